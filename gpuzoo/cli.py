@@ -1,0 +1,196 @@
+"""The command line: one command per verb; the last line on stdout is one JSON object.
+
+Exit codes: 0 done, 1 a check says no, 2 wrong use or environment, 130 interrupted.
+"""
+
+import dataclasses
+import io
+import json
+import re
+import sys
+from typing import Annotated
+
+import tyro
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.recipe import Recipe, list_recipes, load_recipe
+from gpuzoo.registry import list_models, model_info, nearest
+from gpuzoo.runtime import Options
+
+_VERBS = {
+    "train": "train a recipe: gpuzoo train mnist [--epochs 3 ...]",
+    "list": "list the models and the recipes: gpuzoo list [PATTERN]",
+    "info": "show what is known of a model: gpuzoo info cnn",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Everything that may be said about a training."""
+
+    recipe: tyro.conf.OmitArgPrefixes[Recipe]
+    options: tyro.conf.OmitArgPrefixes[Options]
+    out: str | None = None
+    """The run folder; by default the next free runs/<recipe>-<number>."""
+    fast_dev_run: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    """Two steps of everything, to see whether all of it works."""
+    quiet: bool = False
+    """Print nothing but the last line."""
+    debug: bool = False
+    """Show the traceback of an error."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The `gpuzoo` command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _guard(lambda: _dispatch(words), "--debug" in words)
+
+
+def run_recipe(recipe: Recipe) -> None:
+    """The main function of every file in recipes/."""
+    words = sys.argv[1:]
+    _guard(lambda: _train(recipe, words, f"python {sys.argv[0]}"), "--debug" in words)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        _print_help()
+        return 0 if words else 2
+    verb, rest = words[0], words[1:]
+    if verb == "--version":
+        from gpuzoo import __version__
+
+        return _last_line({"version": __version__})
+    if verb not in _VERBS:
+        raise GpuzooError(f"no command named {verb!r}; {nearest(verb, _VERBS)}")
+    return {"train": _train_named, "list": _list, "info": _info}[verb](rest)
+
+
+def _print_help() -> None:
+    print("usage: gpuzoo COMMAND ...\n")
+    for verb, meaning in _VERBS.items():
+        print(f"  {verb:<7} {meaning}")
+    print("\ngpuzoo COMMAND --help shows the options. Recipes:", *list_recipes())
+
+
+def _train_named(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: gpuzoo train RECIPE [OPTIONS]\n\nrecipes:", *list_recipes())
+        print("gpuzoo train RECIPE --help shows every option and its default.")
+        return 0 if words else 2
+    return _train(load_recipe(words[0]), words[1:], f"gpuzoo train {words[0]}")
+
+
+def _train(recipe: Recipe, words: list[str], program: str) -> int:
+    default = TrainCommand(recipe=recipe, options=Options())
+    asked = _parse(TrainCommand, words, program, default)
+    # What was named on the command line goes through override(), which knows what
+    # naming a field means, even if it was given its default value.
+    named = {
+        field.name: getattr(asked.recipe, field.name)
+        for field in dataclasses.fields(Recipe)
+        if any(_names(word, field.name) for word in words)
+    }
+
+    from gpuzoo.training import train
+
+    summary = train(
+        recipe.override(**named),
+        options=asked.options,
+        out=asked.out,
+        fast_dev_run=asked.fast_dev_run,
+        quiet=asked.quiet,
+    )
+    _last_line(summary)
+    return 130 if summary["state"] == "stopped" else 0
+
+
+def _names(word: str, field: str) -> bool:
+    return word.partition("=")[0].replace("_", "-") == "--" + field.replace("_", "-")
+
+
+def _list(words: list[str]) -> int:
+    @dataclasses.dataclass(frozen=True)
+    class ListCommand:
+        """List the models and the recipes."""
+
+        pattern: tyro.conf.Positional[str] = "*"
+        """Shell-style pattern for the names, e.g. "res*"."""
+        task: str | None = None
+        """Only models for this task."""
+
+    asked = _parse(ListCommand, words, "gpuzoo list", None)
+    names = list_models(asked.pattern, task=asked.task)
+    infos = [model_info(name) for name in names]
+    if infos:
+        print(f"{'model':<16}{'task':<12}{'parameters':>12}  what it is")
+    for info in infos:
+        count = f"{info.parameters:,}" if info.parameters is not None else "-"
+        print(f"{info.name:<16}{info.task:<12}{count:>12}  {info.summary}")
+    print("\nrecipes:", *list_recipes())
+    return _last_line(
+        {
+            "models": [
+                {"name": i.name, "task": i.task, "parameters": i.parameters}
+                for i in infos
+            ],
+            "recipes": list_recipes(),
+        }
+    )
+
+
+def _info(words: list[str]) -> int:
+    @dataclasses.dataclass(frozen=True)
+    class InfoCommand:
+        """Show what is known of a model."""
+
+        name: tyro.conf.Positional[str]
+        """Name of the model (gpuzoo list)."""
+
+    info = model_info(_parse(InfoCommand, words, "gpuzoo info", None).name)
+    print(f"{info.name} ({info.task})\n\n{info.doc}\n\noptions:")
+    for name, declared in info.options.items():
+        print(f"  {name}: {declared}")
+    print(f"\nparameters: {info.parameters}\nreference: {info.reference}")
+    return _last_line(dataclasses.asdict(info))
+
+
+def _last_line(summary: dict) -> int:
+    sys.stderr.flush()
+    print(json.dumps(summary), flush=True)
+    return 0
+
+
+def _parse(command: type, words: list[str], program: str, default):
+    """tyro's parser, with its framed error text made one line."""
+    frame, stderr = io.StringIO(), sys.stderr
+    try:
+        sys.stderr = frame
+        kwargs = {} if default is None else {"default": default}
+        return tyro.cli(command, args=words, prog=program, **kwargs)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"[╭╮╰╯│─]+", " ", frame.getvalue())
+        text = re.sub(r"\s+", " ", text).strip()
+        raise GpuzooError(text or "wrong use") from None
+    finally:
+        sys.stderr = stderr
+
+
+def _guard(action, debug: bool) -> None:
+    """Run an action; print a user's error as one line and exit with its code."""
+    try:
+        code = action()
+    except GpuzooError as error:
+        if debug:
+            raise
+        line = " ".join(str(error).split())
+        print(f"gpuzoo: error: {line}", file=sys.stderr, flush=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("gpuzoo: interrupted", file=sys.stderr, flush=True)
+        code = 130
+    sys.exit(code)

@@ -1,0 +1,113 @@
+"""Decoded datasets on disk: written once, checked at every load.
+
+<cache>/data/<name>/<key>/ holds `arrays.safetensors` and `manifest.json`. A folder is
+filled under a temporary name and renamed into place, so it is there whole or not at
+all, and of two processes that decode at once one wins and both are right.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import safetensors
+import safetensors.numpy
+
+from gpuzoo.data.dataset import Dataset, fingerprint
+
+
+def root() -> pathlib.Path:
+    """GPUZOO_CACHE, or gpuzoo's folder in the user's cache folder."""
+    if named := os.environ.get("GPUZOO_CACHE"):
+        return pathlib.Path(named).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(base).expanduser() / "gpuzoo"
+
+
+def load(name: str, key: str | None = None) -> Dataset | None:
+    """The cached dataset of that name and key, or None.
+
+    Without a key: the one that was decoded last. An entry that is damaged is removed
+    and counts as not there.
+    """
+    for folder in _entries(name, key):
+        dataset = _read(folder)
+        if dataset:
+            return dataset
+        shutil.rmtree(folder, ignore_errors=True)
+    return None
+
+
+def store(dataset: Dataset, key: str) -> None:
+    """Write a dataset into the cache.
+
+    Raises:
+        OSError: the cache cannot be written; nothing half-written stays.
+    """
+    parent = root() / "data" / dataset.name
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+    try:
+        arrays = {
+            f"{split}/{name}": array
+            for split, fields in dataset.splits.items()
+            for name, array in fields.items()
+        }
+        manifest = {
+            "name": dataset.name,
+            "source": dataset.source,
+            "classes": list(dataset.classes),
+            "fingerprint": dataset.fingerprint,
+            "findings": list(dataset.findings),
+        }
+        _write_synced(
+            temporary / "arrays.safetensors", safetensors.numpy.save(arrays)
+        )
+        _write_synced(
+            temporary / "manifest.json", json.dumps(manifest, indent=1).encode()
+        )
+        try:
+            os.rename(temporary, parent / key)
+        except OSError:
+            # Another process was first. Its entry is checked like any other.
+            if not (parent / key).is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _entries(name: str, key: str | None) -> list[pathlib.Path]:
+    parent = root() / "data" / name
+    if key is not None:
+        return [parent / key] if (parent / key).is_dir() else []
+    if not parent.is_dir():
+        return []
+    entries = [path for path in parent.iterdir() if not path.name.startswith(".")]
+    return sorted(entries, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+
+
+def _read(folder: pathlib.Path) -> Dataset | None:
+    """The entry, or None if its bytes are not those that were written."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        arrays = safetensors.numpy.load_file(folder / "arrays.safetensors")
+        splits: dict = {}
+        for path, array in arrays.items():
+            split, _, name = path.partition("/")
+            splits.setdefault(split, {})[name] = array
+        if fingerprint(splits) != manifest["fingerprint"]:
+            return None
+        return Dataset(
+            manifest["name"], manifest["source"], splits, tuple(manifest["classes"]),
+            manifest["fingerprint"], tuple(manifest["findings"]),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+        return None
+
+
+def _write_synced(path: pathlib.Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

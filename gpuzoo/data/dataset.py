@@ -1,0 +1,225 @@
+"""Examples in memory, checked."""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+
+from gpuzoo.errors import GpuzooError
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training and test examples of a labelled image set.
+
+    Each split holds `image`, (examples, height, width, channels), uint8 or float32 in
+    [0, 1], and `label`, (examples,), int32 in [0, len(classes)).
+    """
+
+    name: str
+    source: str
+    """Where the examples came from, for a person; holds no path."""
+    splits: dict[str, Arrays]
+    classes: tuple[str, ...]
+    fingerprint: str
+    """sha256 over names, types, shapes and bytes of all arrays."""
+    findings: tuple[str, ...] = ()
+    """Oddities worth knowing that do not stop a training."""
+
+    @property
+    def train(self) -> Arrays:
+        return self.splits["train"]
+
+    @property
+    def test(self) -> Arrays:
+        return self.splits["test"]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(height, width, channels)"""
+        return self.train["image"].shape[1:]
+
+    def as_record(self) -> dict:
+        return {
+            "name": self.name,
+            "source": self.source,
+            "fingerprint": self.fingerprint,
+            "classes": list(self.classes),
+            "input_shape": list(self.input_shape),
+            "train_examples": len(self.train["label"]),
+            "test_examples": len(self.test["label"]),
+            "findings": list(self.findings),
+        }
+
+
+def fingerprint(splits: dict[str, Arrays]) -> str:
+    """sha256 over all arrays of all splits."""
+    digest = hashlib.sha256()
+    for split in sorted(splits):
+        for name, array in sorted(splits[split].items()):
+            digest.update(f"{split}/{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def make_dataset(
+    name: str,
+    source: str,
+    splits: dict[str, Arrays],
+    classes: tuple[str, ...] | None = None,
+) -> Dataset:
+    """Check raw arrays and make a Dataset of them.
+
+    Images may be (n, height, width) or (n, height, width, channels), bool, any integer
+    type with values 0..255, or floats in [0, 1]. Labels may be whole numbers, one-hot
+    rows, or names.
+
+    Raises:
+        GpuzooError: what is wrong, in which array, and the remedy.
+    """
+    if set(splits) != {"train", "test"}:
+        raise GpuzooError(f"{name}: needs train and test examples, has {sorted(splits)}")
+    images = {
+        split: _clean_images(f"{name}, {split} images", arrays["image"])
+        for split, arrays in splits.items()
+    }
+    if images["train"].shape[1:] != images["test"].shape[1:]:
+        raise GpuzooError(
+            f"{name}: train images are {images['train'].shape[1:]} but test images are "
+            f"{images['test'].shape[1:]} (height, width, channels); make them equal"
+        )
+    labels, classes = _clean_labels(name, splits, classes)
+    if images["train"].dtype != images["test"].dtype:
+        raise GpuzooError(
+            f"{name}: train images are {images['train'].dtype} but test images are "
+            f"{images['test'].dtype}; make them equal"
+        )
+    for split in splits:
+        if len(images[split]) != len(labels[split]):
+            raise GpuzooError(
+                f"{name}: {len(images[split])} {split} images but "
+                f"{len(labels[split])} {split} labels"
+            )
+    clean = {s: {"image": images[s], "label": labels[s]} for s in splits}
+    findings = (*_empty_classes(labels, classes), *_duplicates(images))
+    return Dataset(name, source, clean, classes, fingerprint(clean), findings)
+
+
+def _clean_images(what: str, images: np.ndarray) -> np.ndarray:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or 0 in images.shape:
+        raise GpuzooError(
+            f"{what}: the shape must be (examples, height, width[, channels]) with at "
+            f"least one of each: {images.shape}"
+        )
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    if images.dtype == bool:
+        return images.astype(np.uint8) * 255
+    if images.dtype.kind not in "iuf":
+        raise GpuzooError(f"{what}: must be numbers, not {images.dtype}")
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        index = np.unravel_index(np.argmin(np.isfinite(images)), images.shape)
+        raise GpuzooError(
+            f"{what}: {images[index]} at index {tuple(map(int, index))}; every value "
+            "must be finite"
+        )
+    low, high = images.min(), images.max()
+    if images.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.ascontiguousarray(images, np.float32)
+    whole = images.dtype.kind in "iu" or (images == np.floor(images)).all()
+    if low >= 0 and high <= 255 and whole:
+        return images.astype(np.uint8)
+    raise GpuzooError(
+        f"{what}: values from {low:g} to {high:g}; they must be floats in [0, 1] or "
+        "whole numbers in [0, 255]; rescale them"
+    )
+
+
+def _clean_labels(name, splits, classes):
+    raw = {split: _squeeze_labels(name, split, a["label"]) for split, a in splits.items()}
+    kinds = {array.dtype.kind for array in raw.values()}
+    if kinds <= {"U", "S"}:
+        if classes is None:
+            classes = tuple(str(c) for c in np.unique(raw["train"].astype(str)))
+        index = {label: i for i, label in enumerate(classes)}
+        for split, array in raw.items():
+            unknown = set(array.astype(str)) - set(index)
+            if unknown:
+                raise GpuzooError(
+                    f"{name}, {split} labels: {sorted(unknown)[0]!r} is no class of the "
+                    f"training examples: {', '.join(classes)}"
+                )
+            raw[split] = np.array([index[str(c)] for c in array])
+    labels = {}
+    for split, array in raw.items():
+        what = f"{name}, {split} labels"
+        if array.dtype.kind == "f":
+            if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
+                raise GpuzooError(f"{what}: must be whole numbers, found fractions or NaN")
+        elif array.dtype.kind not in "iu":
+            raise GpuzooError(f"{what}: must be whole numbers or names: {array.dtype}")
+        if array.min() < 0:
+            raise GpuzooError(f"{what}: {int(array.min())} is negative; count from 0")
+        labels[split] = array
+    count = len(classes) if classes else int(labels["train"].max()) + 1
+    for split, array in labels.items():
+        if array.max() >= count:
+            raise GpuzooError(
+                f"{name}, {split} labels: {int(array.max())} is out of range; there are "
+                f"{count} classes, so labels must be in 0..{count - 1}"
+            )
+    present = len(np.unique(labels["train"]))
+    if present < 2:
+        raise GpuzooError(f"{name}: only {present} class among the training labels")
+    if count > max(2 * present, present + 10):
+        raise GpuzooError(
+            f"{name}, train labels: the highest is {count - 1} but only {present} values "
+            "occur; number the classes 0, 1, 2, ..."
+        )
+    classes = classes or tuple(str(i) for i in range(count))
+    return {s: a.astype(np.int32) for s, a in labels.items()}, tuple(classes)
+
+
+def _squeeze_labels(name: str, split: str, labels: np.ndarray) -> np.ndarray:
+    """(n,) from (n,), (n, 1) or one-hot (n, classes)."""
+    if labels.size == 0:
+        raise GpuzooError(f"{name}, {split} labels: there are none")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels[:, 0]
+    one_hot = labels.ndim == 2 and labels.dtype.kind in "biuf"
+    if one_hot and ((labels == 0) | (labels == 1)).all():
+        if (labels.sum(axis=1) == 1).all():
+            return labels.argmax(axis=1)
+    if labels.ndim != 1:
+        raise GpuzooError(
+            f"{name}, {split} labels: the shape must be (examples,), (examples, 1) or "
+            f"one-hot (examples, classes): {labels.shape}"
+        )
+    return labels
+
+
+def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
+    return [
+        f"class {classes[i]!r} has no {split} example"
+        for split in ("train", "test")
+        for i in np.flatnonzero(np.bincount(labels[split], minlength=len(classes)) == 0)
+    ]
+
+
+def _duplicates(images: Arrays) -> list[str]:
+    """How many test images are, byte for byte, training images."""
+
+    def digests(split: str) -> list[bytes]:
+        flat = images[split].reshape(len(images[split]), -1)
+        return [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
+
+    seen = set(digests("train"))
+    count = sum(digest in seen for digest in digests("test"))
+    if not count:
+        return []
+    verb = "is also a training image" if count == 1 else "are also training images"
+    return [f"{count} of {len(images['test'])} test images {verb}"]

@@ -1,0 +1,332 @@
+"""Where examples come from: TFDS, the user's own files, or the embedded digits."""
+
+import hashlib
+import os
+import pathlib
+import sys
+import urllib.error
+import urllib.request
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+
+from gpuzoo.data import cache
+from gpuzoo.data.dataset import Dataset, make_dataset
+from gpuzoo import randomness
+from gpuzoo.errors import GpuzooError
+
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Part of the examples held out for testing where the source has no test split.
+HELD_OUT = 0.2
+
+
+class NotToBeHad(GpuzooError):
+    """The dataset is neither on this machine nor can it be downloaded."""
+
+
+def load_data(
+    name: str,
+    *,
+    data_dir: str | None = None,
+    fallback: str = "",
+    image_size: int = 0,
+    note: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
+) -> Dataset:
+    """Load a dataset by name or path.
+
+    Args:
+        name: a TFDS image set (mnist, cifar10, ...), `digits`, a .npz file with
+            x_train, y_train, x_test, y_test (or x, y), or a folder with one sub-folder
+            of images per class (or such folders under train/ and test/).
+        data_dir: a prepared TFDS folder; nothing is downloaded then.
+        fallback: name of the dataset to load when `name` is not to be had.
+        image_size: side in pixels that the images of a folder are resized to; 0: as
+            they are.
+        note: called with a line for the user when something is worth telling.
+
+    Raises:
+        GpuzooError: the data are not to be had, damaged or not fit for training.
+    """
+    path = pathlib.Path(name).expanduser()
+    if name == "digits":
+        return _digits()
+    if path.suffix == ".npz":
+        return _from_npz(path)
+    if os.sep in name or path.is_dir():
+        return _from_folder(path, image_size)
+    try:
+        return _from_tfds(name, data_dir, note)
+    except NotToBeHad as reason:
+        if not fallback:
+            raise
+        note(f"{reason}. Training on {fallback} instead.")
+        return load_data(fallback, note=note)
+
+
+# --- the user's own files -----------------------------------------------------------
+
+
+def _from_npz(path: pathlib.Path) -> Dataset:
+    what = f"data {path.name!r}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise GpuzooError(f"{what}: there is no such file; check the path") from None
+    except OSError as error:
+        raise GpuzooError(f"{what}: cannot be read: {error.strerror or error}") from None
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+        raise GpuzooError(
+            f"{what}: damaged or cut short ({error}); copy it again"
+        ) from None
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            error = "it holds Python objects; save plain arrays of numbers"
+        raise GpuzooError(f"{what}: not a readable .npz file: {error}") from None
+    if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+        splits = {
+            s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
+            for s in ("train", "test")
+        }
+    elif {"x", "y"} <= set(arrays):
+        splits = _hold_out(what, arrays["x"], arrays["y"])
+    else:
+        raise GpuzooError(
+            f"{what}: needs the arrays x_train, y_train, x_test, y_test (or x, y); it "
+            f"has {', '.join(sorted(arrays)) or 'none'}"
+        )
+    return make_dataset(path.stem, "npz file", splits)
+
+
+def _from_folder(path: pathlib.Path, size: int) -> Dataset:
+    what = f"data folder {path.name!r}"
+    if not path.is_dir():
+        raise GpuzooError(f"{what}: there is no such folder; check the path")
+    parts = {s: path / s for s in ("train", "test") if (path / s).is_dir()}
+    if len(parts) == 2:
+        classes = _class_names(what, parts["train"])
+        extra = set(_class_names(what, parts["test"])) - set(classes)
+        if extra:
+            raise GpuzooError(f"{what}: test has a class that train lacks: {min(extra)}")
+        splits = {
+            split: _read_images(what, folder, classes, size)
+            for split, folder in parts.items()
+        }
+    else:
+        classes = _class_names(what, path)
+        both = _read_images(what, path, classes, size)
+        splits = _hold_out(what, both["image"], both["label"])
+    return make_dataset(path.name, "image folder", splits, tuple(classes))
+
+
+def _class_names(what: str, folder: pathlib.Path) -> list[str]:
+    try:
+        names = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    except OSError as error:
+        raise GpuzooError(f"{what}: cannot be read: {error.strerror}") from None
+    names = [name for name in names if not name.startswith(".")]
+    if len(names) < 2:
+        raise GpuzooError(
+            f"{what}: needs one sub-folder of images for each of at least two classes; "
+            f"it has {len(names)}"
+        )
+    return names
+
+
+def _read_images(what, folder: pathlib.Path, classes: list[str], size: int) -> dict:
+    from PIL import Image, UnidentifiedImageError
+
+    images, labels = [], []
+    for label, name in enumerate(classes):
+        for file in sorted((folder / name).rglob("*")):
+            if file.suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            where = f"{what}: {file.relative_to(folder)}"
+            try:
+                with Image.open(file) as image:
+                    gray = image.mode in ("1", "L", "I;16", "I")
+                    image = image.convert("L" if gray else "RGB")
+                    if size:
+                        image = image.resize((size, size), Image.Resampling.BILINEAR)
+                    pixels = np.asarray(image)
+            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+                raise GpuzooError(
+                    f"{where}: not a readable image ({error}); remove or replace it"
+                ) from None
+            images.append(pixels if pixels.ndim == 3 else pixels[..., None])
+            labels.append(label)
+            if images[-1].shape[:2] != images[0].shape[:2]:
+                raise GpuzooError(
+                    f"{where}: {images[-1].shape[:2]} pixels where the first image has "
+                    f"{images[0].shape[:2]}; give one size, e.g. --image-size 64"
+                )
+    if not images:
+        raise GpuzooError(
+            f"{what}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    channels = max(image.shape[2] for image in images)
+    images = [np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]
+    return {"image": np.stack(images), "label": np.array(labels)}
+
+
+def _hold_out(what: str, images: np.ndarray, labels: np.ndarray) -> dict:
+    """Hold out a fifth for testing, the same one every time."""
+    count = len(images)
+    if count != len(labels):
+        raise GpuzooError(f"{what}: {count} images but {len(labels)} labels")
+    if count < 10:
+        raise GpuzooError(f"{what}: {count} examples; at least 10 are needed")
+    order = randomness.permutation(count, 0, "hold out")
+    test, train = np.split(order, [round(count * HELD_OUT)])
+    return {
+        "train": {"image": images[train], "label": labels[train]},
+        "test": {"image": images[test], "label": labels[test]},
+    }
+
+
+# --- the embedded digits ------------------------------------------------------------
+
+
+def _digits() -> Dataset:
+    """1,797 handwritten digits, 8x8 scans enlarged to 28x28, that come with
+    scikit-learn (E. Alpaydin and C. Kaynak, UCI, 1998)."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.zeros((len(bunch.images), 28, 28), np.uint8)
+    for image, scan in zip(images, bunch.images, strict=True):
+        small = Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))
+        # A margin of four pixels, as MNIST has it.
+        image[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
+    splits = _hold_out("digits", images, bunch.target)
+    return make_dataset(
+        "digits", "1,797 scans of handwritten digits from scikit-learn", splits
+    )
+
+
+# --- TFDS ---------------------------------------------------------------------------
+
+
+def _from_tfds(name: str, data_dir: str | None, note) -> Dataset:
+    """A folder the user names, our cache, a download: in this order."""
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if folder:
+        how = "--data-dir" if data_dir else "TFDS_DATA_DIR"
+        prepared = _prepared_folder(name, pathlib.Path(folder).expanduser(), how)
+        key = f"folder-{_hash_files(prepared)[:16]}"
+        if dataset := cache.load(name, key):
+            return dataset
+        dataset = _decode(name, folder, download=False)
+    else:
+        key = "download"
+        if dataset := cache.load(name):
+            return dataset
+        dataset = _decode(name, None, download=True, note=note)
+    try:
+        cache.store(dataset, key)
+    except OSError as error:
+        note(
+            f"The decoded {name} could not be cached ({error.strerror}): the next run "
+            "decodes it again. GPUZOO_CACHE names another folder."
+        )
+    return dataset
+
+
+def _prepared_folder(name: str, folder: pathlib.Path, how: str) -> pathlib.Path:
+    what = f"{how} {folder.name!r}"
+    if not folder.is_dir():
+        raise GpuzooError(f"{what}: there is no such folder; check the path")
+    if not any(folder.iterdir()):
+        raise GpuzooError(f"{what}: the folder is empty")
+    found = sorted(folder.glob(f"{name}/**/dataset_info.json"))
+    if not found:
+        raise GpuzooError(
+            f"{what}: holds no prepared TFDS dataset {name!r} "
+            f"({name}/<version>/dataset_info.json); name the folder above {name}/"
+        )
+    return folder / name
+
+
+def _hash_files(folder: pathlib.Path) -> str:
+    """sha256 over names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise GpuzooError(
+            f"data folder {folder.name!r}: cannot be read: {error.strerror}"
+        ) from None
+    return digest.hexdigest()
+
+
+def _decode(name: str, folder: str | None, download: bool, note=None) -> Dataset:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TFDS about itself
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+        try:
+            builder = tfds.builder(name, data_dir=folder)
+        except tfds.core.DatasetNotFoundError:
+            raise NotToBeHad(
+                f"no dataset named {name!r}: it is not a name that TFDS knows; a file "
+                "of your own is named by its path (data.npz, or folder/)"
+            ) from None
+        try:
+            if download and not builder.data_path.exists():
+                _check_network(name)
+                note(f"Downloading {name} with TFDS (once) ...")
+                builder.download_and_prepare()
+            classes = _class_feature(name, builder.info)
+            parts = {
+                split: builder.as_dataset(split=split, batch_size=-1)
+                for split in ("train", "test")
+            }
+        except GpuzooError:
+            raise
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0][:200]
+            if isinstance(error, OSError) and download:
+                raise NotToBeHad(f"data {name!r} cannot be downloaded: {first}") from None
+            raise GpuzooError(
+                f"data {name!r} cannot be read: {first}; the files are damaged or not "
+                "whole, prepare them again with TFDS"
+            ) from error
+    splits = {
+        split: {"image": part["image"].numpy(), "label": part["label"].numpy()}
+        for split, part in parts.items()
+    }
+    return make_dataset(name, f"TFDS {builder.info.full_name}", splits, classes)
+
+
+def _class_feature(name: str, info) -> tuple[str, ...]:
+    features = info.features or {}
+    missing = {"image", "label"} - set(features)
+    if missing or not {"train", "test"} <= set(info.splits):
+        raise GpuzooError(
+            f"data {name!r} is no labelled image set with train and test examples: it "
+            f"has {sorted(features)} and the splits {sorted(info.splits)}"
+        )
+    return tuple(features["label"].names)
+
+
+def _check_network(name: str) -> None:
+    """TFDS tries for minutes where there is no network; ask once, briefly."""
+    try:
+        urllib.request.urlopen("https://storage.googleapis.com", timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, whatever it says
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", error)
+        raise NotToBeHad(
+            f"data {name!r} is not on this machine and there is no network to download "
+            f"it ({reason}); name a prepared TFDS folder with --data-dir, or a file of "
+            "your own with --data"
+        ) from None

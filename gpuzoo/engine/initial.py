@@ -1,0 +1,126 @@
+"""Initial weights from our own streams, the same on every backend.
+
+Keras draws initial weights from the backend's generator, so TensorFlow and JAX start
+from different bits, and the n-th layer's weights depend on how many layers were built
+before it. Here every random weight is a function of (seed, name of the weight).
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.errors import GpuzooError
+
+# Initializers that compute without drawing: what Keras made of them stays.
+_CONSTANT = (
+    keras.initializers.Constant,
+    keras.initializers.Identity,
+    keras.initializers.Ones,
+    keras.initializers.Zeros,
+)
+
+
+def initialise(model: keras.Model, seed: int) -> None:
+    """Overwrite every weight that was drawn at random.
+
+    A weight `w` is random if its layer has a `w_initializer` that draws.
+
+    Raises:
+        GpuzooError: an initializer that gpuzoo cannot draw for itself.
+    """
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        for variable in layer._trainable_variables + layer._non_trainable_variables:
+            initializer = _initializer_of(layer, variable)
+            if initializer is None or isinstance(initializer, _CONSTANT):
+                continue
+            value = _draw(initializer, tuple(variable.shape), seed, variable.path)
+            variable.assign(value.astype("float32"))
+
+
+def address_generators(model: keras.Model, seed: int) -> list[tuple]:
+    """The seed generators of dropout and noise layers, each with a key of its own.
+
+    Returns:
+        (state variable, key) of each generator; the step writes (key, step) into the
+        state, which makes the draws of a step a function of (seed, layer, step).
+    """
+    return [
+        (generator.state, randomness.integer(seed, "layer", generator.state.path, i))
+        for i, generator in enumerate(seed_generators(model))
+    ]
+
+
+def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
+    """Every seed generator that a layer of the model draws from, in layer order.
+
+    Generators that only seed an initializer are done once the model is built.
+    """
+    found = []
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        for value in vars(layer).values():
+            if isinstance(value, keras.random.SeedGenerator) and value not in found:
+                found.append(value)
+    return found
+
+
+def _initializer_of(layer, variable):
+    for name in (f"{variable.name}_initializer", f"{variable.name}s_initializer"):
+        if hasattr(layer, name):
+            return getattr(layer, name)
+    # Recurrent cells name the initializer of recurrent_kernel recurrent_initializer.
+    if variable.name == "recurrent_kernel":
+        return getattr(layer, "recurrent_initializer", None)
+    return None
+
+
+def _draw(initializer, shape, seed: int, path: str) -> np.ndarray:
+    """The same distribution as the Keras initializer, from our stream."""
+    kinds = keras.initializers
+    address = (seed, "initial", path)
+    if isinstance(initializer, kinds.VarianceScaling):
+        return _variance_scaling(initializer, shape, address)
+    if isinstance(initializer, kinds.RandomUniform):
+        low, high = initializer.minval, initializer.maxval
+        return low + (high - low) * randomness.uniform(shape, *address)
+    if isinstance(initializer, kinds.TruncatedNormal):
+        draws = randomness.truncated_normal(shape, *address)
+        return initializer.mean + initializer.stddev * draws
+    if isinstance(initializer, kinds.RandomNormal):
+        draws = randomness.normal(shape, *address)
+        return initializer.mean + initializer.stddev * draws
+    if isinstance(initializer, kinds.Orthogonal):
+        return initializer.gain * _orthogonal(shape, address)
+    raise GpuzooError(
+        f"weight {path!r} has the initializer {type(initializer).__name__}, which "
+        "gpuzoo cannot draw repeatably; use one of the random initializers of Keras"
+    )
+
+
+def _variance_scaling(initializer, shape, address) -> np.ndarray:
+    receptive = math.prod(shape[:-2])
+    fan_in = receptive * (shape[-2] if len(shape) > 1 else shape[0])
+    fan_out = receptive * shape[-1]
+    fan = {
+        "fan_in": fan_in,
+        "fan_out": fan_out,
+        "fan_avg": (fan_in + fan_out) / 2,
+    }[initializer.mode]
+    variance = initializer.scale / max(1.0, fan)
+    if initializer.distribution == "uniform":
+        limit = math.sqrt(3 * variance)
+        return limit * (2 * randomness.uniform(shape, *address) - 1)
+    if initializer.distribution == "truncated_normal":
+        # 0.8796 is the standard deviation of a standard normal cut off at two.
+        deviation = math.sqrt(variance) / 0.87962566103423978
+        return deviation * randomness.truncated_normal(shape, *address)
+    return math.sqrt(variance) * randomness.normal(shape, *address)
+
+
+def _orthogonal(shape, address) -> np.ndarray:
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+    tall = randomness.normal((max(rows, columns), min(rows, columns)), *address)
+    q, r = np.linalg.qr(tall)
+    q = q * np.sign(np.diag(r))  # makes the decomposition unique
+    return (q if rows >= columns else q.T).reshape(shape)

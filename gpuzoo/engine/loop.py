@@ -1,0 +1,310 @@
+"""The training loop. Everybody reads this one; it reads from top to bottom."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.engine import backend as backends
+from gpuzoo.engine import initial, optim
+from gpuzoo.engine.state import State, digest, digest_all
+from gpuzoo.engine.timing import Stopwatch
+from gpuzoo.errors import Diverged, GpuzooError
+from gpuzoo.recipe import Recipe, parse_options
+from gpuzoo.registry import build, model_info
+from gpuzoo.runtime import Runtime
+from gpuzoo.tasks.classify import Classify
+
+TASKS = {"classify": Classify}
+
+# Pixels per evaluation step: 1,000 MNIST images, 15 photographs of 224x224.
+EVALUATION_PIXELS = 784_000
+# A random layer draws at (its key, step * this + the draw's number within the step).
+DRAWS_PER_STEP = 256
+
+# A watcher is told what happens, as (event, row). It may print and write; it cannot
+# steer. Events: "start", "progress", "train", "test", "digest".
+Watcher = Callable[[str, dict], None]
+
+
+@dataclasses.dataclass
+class Result:
+    """What a run leaves behind."""
+
+    state: str
+    """finished, or stopped (by the user)."""
+    steps: int
+    epochs: int
+    """Whole epochs done."""
+    metrics: dict[str, float]
+    """The last evaluation: test_loss, test_accuracy."""
+    outputs: Arrays
+    """Per test example, of the last evaluation: predicted, confidence, loss."""
+    weights: Arrays
+    """Name -> final value of every variable of the model."""
+    parameters: int
+    seconds: dict[str, float]
+    """setup, compile, train, evaluate."""
+    device_bytes: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many steps, and which examples each of them sees."""
+
+    examples: int
+    batch: int
+    steps_per_epoch: int
+    epochs: int
+    seed: int
+    draws: int
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def feed(self, first: int, last: int) -> Arrays:
+        """What steps first..last-1, all of one epoch, are given."""
+        epoch, start = divmod(first, self.steps_per_epoch)
+        order = _order(self.examples, self.seed, epoch)
+        end = start + last - first
+        indices = order[start * self.batch : end * self.batch]
+        draws = [
+            randomness.uniform((self.batch, self.draws), self.seed, "augment", epoch, s)
+            for s in range(start, end)
+        ]
+        return {
+            "indices": indices.reshape(-1, self.batch),
+            "draws": np.stack(draws).astype(np.float32),
+            "step": np.arange(first, last, dtype=np.int32),
+        }
+
+
+@functools.lru_cache(maxsize=2)
+def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    return randomness.permutation(examples, seed, "order", epoch)
+
+
+def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> Plan:
+    """Raises GpuzooError if the data do not fill one batch."""
+    if recipe.batch_size > examples:
+        raise GpuzooError(
+            f"batch_size {recipe.batch_size} is larger than the {examples} training "
+            f"examples; use --batch-size {min(32, examples)}"
+        )
+    per_epoch = examples // recipe.batch_size
+    epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / per_epoch))
+    if fast:
+        per_epoch, epochs = min(per_epoch, 2), 1
+    return Plan(examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws)
+
+
+def run(
+    recipe: Recipe,
+    dataset: Dataset,
+    runtime: Runtime,
+    *,
+    watch: Watcher = lambda event, row: None,
+    stop: Callable[[], bool] = lambda: False,
+    fast: bool = False,
+) -> Result:
+    """Train a recipe on a dataset.
+
+    Args:
+        watch: told of every event.
+        stop: asked after each compiled call whether to end early.
+        fast: two steps of everything.
+
+    Raises:
+        Diverged: the loss is not finite; `.weights` are the last good ones.
+    """
+    # ----------------------------------------------------------------- model and data
+    backend = backends.get(runtime)
+    clock = Stopwatch(backend.synchronise)
+    with clock.phase("setup"):
+        model = build_model(recipe, dataset)
+        initial.initialise(model, recipe.seed)
+        generators = initial.address_generators(model, recipe.seed)
+        task_class = TASKS[recipe.task]
+        draws = task_class.count_draws(recipe)
+        plan = make_plan(recipe, len(dataset.train["label"]), draws, fast)
+        optimizer = optim.build_optimizer(recipe, plan.steps, backend)
+        optimizer.build(model.trainable_variables)
+        task = task_class(
+            model=model, optimizer=optimizer, recipe=recipe,
+            classes=len(dataset.classes),
+        )  # fmt: skip
+        state = State(model, optimizer, generators, backend)
+        train_arrays = {name: backend.put(dataset.train[name]) for name in task.fields}
+        test_arrays = {name: backend.put(dataset.test[name]) for name in task.fields}
+
+    # --------------------------------------------------------------- the compiled calls
+    def train_step(feed):
+        for generator, key in generators:
+            generator.assign(backend.seed_state(key, feed["step"] * DRAWS_PER_STEP))
+        batch = backend.take(train_arrays, feed["indices"])
+        return task.step(batch, feed["draws"], backend.value_and_grad)
+
+    def evaluation_step(feed):
+        return task.evaluate(backend.take(test_arrays, feed["indices"]))
+
+    evaluation_feed, evaluated = _evaluation_feed(dataset, fast)
+    with clock.phase("compile"):
+        # One step of each, and every variable put back: nothing of it stays.
+        before = state.read(state.all)
+        train_steps = backend.compile_steps(train_step, plan.feed(0, 1))
+        train_steps(plan.feed(0, 1))
+        evaluate_steps = backend.compile_steps(evaluation_step, evaluation_feed)
+        evaluate_steps({"indices": evaluation_feed["indices"][:1]})
+        state.write(before)
+
+    def evaluate(epoch: int, step: int) -> tuple[dict, Arrays]:
+        with clock.phase("evaluate"):
+            outputs = evaluate_steps(evaluation_feed)
+            outputs = {k: v.reshape(-1)[:evaluated] for k, v in outputs.items()}
+            figures = task.summarise(outputs, dataset.test["label"][:evaluated])
+        watch("test", {"epoch": epoch, "step": step, **figures})
+        return {f"test_{k}": v for k, v in figures.items()}, outputs
+
+    # ------------------------------------------------------------------------- training
+    watch("start", {"steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
+                    "parameters": model.count_params()})  # fmt: skip
+    good = _Good(0, state.read(state.weights))
+    logged, trail = [], []  # step results since the last log line, the last digest
+    metrics, outputs, stopped, step = {}, {}, False, 0
+    for first, last in _segments(plan, recipe):
+        with clock.phase("train"):
+            results = train_steps(plan.feed(first, last))
+        step, epoch = last, (last - 1) // plan.steps_per_epoch + 1
+        _check_finite(results["loss"], first, plan, good)
+        logged.append(results)
+        trail.append(results["loss"])
+        watch("progress", {"step": step, "seconds": clock.seconds["train"]})
+        stopped = stop() and step < plan.steps
+        ends_epoch = step % plan.steps_per_epoch == 0
+
+        if step % recipe.log_every == 0 or ends_epoch or stopped:
+            watch("train", {"epoch": epoch, "step": step, **_means(logged)})
+            logged = []
+        if step % recipe.digest_every == 0 or step == plan.steps or stopped:
+            weights = state.read(state.weights)
+            good = good.follow(step, weights)
+            rest = {**state.optimizer, **state.random}
+            watch("digest", {
+                "step": step,
+                "loss": digest(np.concatenate(trail)),
+                "weights": digest_all(weights),
+                "optimizer": digest_all(state.read(rest)),
+                "variables": {name: digest(a)[:8] for name, a in weights.items()},
+            })  # fmt: skip
+            trail = []
+        last_epoch = step == plan.steps or stopped
+        if last_epoch or (ends_epoch and epoch % recipe.eval_every == 0):
+            metrics, outputs = evaluate(epoch, step)
+        if stopped:
+            break
+
+    # --------------------------------------------------------------------------- result
+    if good.step != step:
+        raise _diverged(f"a weight is no longer finite at step {step}", good)
+    return Result(
+        state="stopped" if stopped else "finished",
+        steps=step,
+        epochs=step // plan.steps_per_epoch,
+        metrics=metrics,
+        outputs=outputs,
+        weights=good.weights,
+        parameters=model.count_params(),
+        seconds=clock.rounded(),
+        device_bytes=backend.peak_device_bytes(),
+    )
+
+
+def build_model(recipe: Recipe, dataset: Dataset):
+    """The model of a recipe, made for the shape and the classes of a dataset.
+
+    Raises GpuzooError if the model is for another task or refuses its options.
+    """
+    info = model_info(recipe.model)
+    if info.task != recipe.task:
+        raise GpuzooError(
+            f"model {recipe.model!r} is for the task {info.task!r}; recipe "
+            f"{recipe.name!r} needs one for {recipe.task!r}"
+        )
+    options = {
+        "input_shape": tuple(dataset.input_shape),
+        "num_classes": len(dataset.classes),
+        **parse_options(recipe.model_options),
+    }
+    try:
+        return build(recipe.model, **options)
+    except (TypeError, ValueError) as error:
+        raise GpuzooError(f"model {recipe.model!r} cannot be built: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Good:
+    """The last weights that were all finite, and the step they are of."""
+
+    step: int
+    weights: Arrays
+
+    def follow(self, step: int, weights: Arrays) -> "_Good":
+        finite = all(np.isfinite(array).all() for array in weights.values())
+        return _Good(step, weights) if finite else self
+
+
+def _check_finite(losses: np.ndarray, first: int, plan: Plan, good: _Good) -> None:
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size == 0:
+        return
+    step = first + int(bad[0]) + 1
+    epoch, in_epoch = divmod(step - 1, plan.steps_per_epoch)
+    raise _diverged(
+        f"the loss became {losses[bad[0]]} at epoch {epoch + 1}, step {in_epoch + 1} "
+        f"(step {step} of the run)", good
+    )  # fmt: skip
+
+
+def _diverged(what: str, good: _Good) -> Diverged:
+    return Diverged(
+        f"{what}; the weights of step {good.step} are kept; try a smaller "
+        "--learning-rate, or --precision float32",
+        step=good.step,
+        weights=good.weights,
+    )
+
+
+def _segments(plan: Plan, recipe: Recipe, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Cut the steps where something has to be done between two of them."""
+    step = start
+    while step < plan.steps:
+        marks = (plan.steps_per_epoch, recipe.log_every, recipe.digest_every)
+        end = min(step + mark - step % mark for mark in marks)
+        yield step, min(end, plan.steps)
+        step = min(end, plan.steps)
+
+
+def _means(results: list[Arrays]) -> dict[str, float]:
+    """Means over the steps since the last line."""
+    return {
+        name: float(np.mean(np.concatenate([r[name] for r in results]), dtype=float))
+        for name in results[0]
+    }
+
+
+def _evaluation_feed(dataset: Dataset, fast: bool) -> tuple[Arrays, int]:
+    """Every example once, in batches, and how many they are; the last batch is filled
+    up with the first example, whose surplus results the caller cuts off."""
+    count = len(dataset.test["label"])
+    batch = max(1, EVALUATION_PIXELS // math.prod(dataset.input_shape[:2]))
+    batch = min(batch, count)
+    if fast:
+        count = min(count, 2 * batch)
+    indices = np.zeros(math.ceil(count / batch) * batch, np.int32)
+    indices[:count] = np.arange(count)
+    return {"indices": indices.reshape(-1, batch)}, count

@@ -1,0 +1,89 @@
+"""Optimizers and learning rates from a recipe."""
+
+import keras
+import numpy as np
+
+from gpuzoo.recipe import Recipe
+
+
+def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
+    """The learning rate of every step of a run, float32 of shape (steps,).
+
+    Computed on the host in float64 and rounded once, so that every backend and every
+    way of compiling sees the same bits. The rise ends at `learning_rate` after
+    `warmup * steps` steps; the fall reaches 0 one step after the last.
+    """
+    rising = int(recipe.warmup * steps)
+    up = np.arange(rising) / max(rising, 1)
+    down = np.arange(steps - rising) / max(steps - rising, 1)
+    fall = {
+        "constant": np.ones_like(down),
+        "linear": 1 - down,
+        "cosine": (1 + np.cos(np.pi * down)) / 2,
+        "one_cycle": (1 + np.cos(np.pi * down)) / 2,
+    }[recipe.schedule]
+    if recipe.schedule == "one_cycle":
+        # From a 25th of the peak, along a cosine: Smith and Topin, arXiv 1708.07120,
+        # in the form that PyTorch's OneCycleLR made common.
+        rise = 1 / 25 + (1 - 1 / 25) * (1 - np.cos(np.pi * up)) / 2
+    else:
+        rise = (np.arange(rising) + 1) / (rising + 1)
+    return (recipe.learning_rate * np.concatenate([rise, fall])).astype(np.float32)
+
+
+class Table(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that is a table, indexed by the optimizer's step."""
+
+    def __init__(self, rates: np.ndarray):
+        self.rates = rates
+
+    def __call__(self, step):
+        index = keras.ops.minimum(keras.ops.cast(step, "int32"), len(self.rates) - 1)
+        return keras.ops.take(keras.ops.convert_to_tensor(self.rates), index)
+
+    def get_config(self) -> dict:
+        return {"rates": self.rates.tolist()}
+
+
+def build_optimizer(recipe: Recipe, steps: int, backend) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe; with loss scaling where the layers are float16."""
+    schedule = Table(learning_rates(recipe, steps))
+    decay = recipe.weight_decay or None
+    if recipe.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(
+            schedule, recipe.momentum, nesterov=True, weight_decay=decay
+        )
+    else:
+        optimizer = _fused_adam(backend)(
+            schedule, recipe.momentum, recipe.beta_2, epsilon=1e-8, weight_decay=decay
+        )
+    if keras.config.dtype_policy().compute_dtype == "float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _fused_adam(backend) -> type[keras.optimizers.Adam]:
+    """Keras's Adam with its dozen small operations per weight made one, where the
+    backend has such an operation. Same state, same formula."""
+    if backend.apply_adam is None:
+        return keras.optimizers.Adam
+
+    class Adam(keras.optimizers.Adam):
+        def update_step(self, gradient, variable, learning_rate):
+            step = keras.ops.cast(self.iterations + 1, "float32")
+            beta_1, beta_2 = np.float32(self.beta_1), np.float32(self.beta_2)
+            index = self._get_variable_index(variable)
+            backend.apply_adam(
+                variable,
+                self._momentums[index],
+                self._velocities[index],
+                gradient,
+                learning_rate=keras.ops.cast(learning_rate, "float32"),
+                beta_1=beta_1,
+                beta_2=beta_2,
+                beta_1_power=keras.ops.power(beta_1, step),
+                beta_2_power=keras.ops.power(beta_2, step),
+                epsilon=np.float32(self.epsilon),
+            )
+
+    return Adam

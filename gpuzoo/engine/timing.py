@@ -1,0 +1,39 @@
+"""Where the seconds go: one stopwatch per run, one entry per phase."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+
+class Stopwatch:
+    """Adds up wall seconds by phase; the phases of a run never overlap.
+
+    `synchronise` is called before each reading, so that work the device still has
+    queued is counted in the phase that queued it.
+    """
+
+    def __init__(self, synchronise: Callable[[], None] = lambda: None):
+        self.seconds: dict[str, float] = {}
+        self.synchronise = synchronise
+
+    @contextlib.contextmanager
+    def phase(self, name: str):
+        self.synchronise()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.synchronise()
+            elapsed = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+
+    def rounded(self) -> dict[str, float]:
+        return {name: round(seconds, 4) for name, seconds in self.seconds.items()}
+
+
+def peak_memory_bytes() -> int:
+    """The most main memory that this process has held at once, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,1 @@
+"""What a run proves: its record, its pictures, its progress."""

@@ -1,0 +1,92 @@
+"""What a person sees while a run goes on: a table that grows and a bar below it.
+
+In a terminal the bar moves; anywhere else there are plain lines and no bar. Nothing
+here can change the run.
+"""
+
+import sys
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+_HEADS = ("epoch", "step", "train loss", "train acc", "test loss", "test acc", "img/s")
+_WIDTH = 10
+
+
+class Screen:
+    """A watcher that prints to standard error; silent if `quiet`."""
+
+    def __init__(self, quiet: bool = False):
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        self.bar: Progress | None = None
+        self.quiet = quiet
+        self.batch, self.speed, self.row = 0, 0.0, {}
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """One line."""
+        self.console.print(text, style=style, markup=False)
+
+    def watch(self, event: str, row: dict) -> None:
+        if self.quiet:
+            return
+        if event == "start":
+            self._start(row)
+        elif event == "progress":
+            self.speed = row["step"] * self.batch / max(row["seconds"], 1e-9)
+            if self.bar:
+                self.bar.update(self.task, completed=row["step"])
+        elif event == "train":
+            if self.row:
+                self._print_row()
+            self.row = row
+        elif event == "test":
+            self._print_row(row)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self.row:
+            self._print_row()
+        if self.bar:
+            self.bar.stop()
+            self.bar = None
+
+    def _start(self, row: dict) -> None:
+        self.batch = row["batch"]
+        self.say(
+            f"{row['parameters']:,} parameters, {row['epochs']} epoch"
+            f"{'s' * (row['epochs'] != 1)}, {row['steps']} steps of {row['batch']} images"
+        )
+        self.say("".join(head.rjust(_WIDTH) for head in _HEADS), "bold")
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(),
+                TimeRemainingColumn(), console=self.console, transient=True,
+            )  # fmt: skip
+            self.task = self.bar.add_task("training", total=row["steps"])
+            self.bar.start()
+
+    def _print_row(self, test: dict | None = None) -> None:
+        train, self.row = self.row, {}
+        cells = [
+            str(train["epoch"]),
+            str(train["step"]),
+            f"{train['loss']:.4f}",
+            f"{train['accuracy']:.4f}",
+            f"{test['loss']:.4f}" if test else "",
+            f"{test['accuracy']:.4f}" if test else "",
+            f"{self.speed:,.0f}",
+        ]
+        line = "".join(cell.rjust(_WIDTH) for cell in cells)
+        self.say(line, "bold green" if test else None)
+
+
+def flush() -> None:
+    """So that lines on the two outputs come in the order they were written."""
+    sys.stderr.flush()
+    sys.stdout.flush()

@@ -1,0 +1,177 @@
+"""A recipe is data: a flat, frozen dataclass of literals, and nothing else."""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import math
+import pathlib
+import typing
+from typing import Literal
+
+import typeguard
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.registry import nearest
+
+# Value ranges, as (rule for the reader, test). Fields not named here take any value
+# of their type.
+_RULES = {
+    "epochs": ("at least 1", lambda v: v >= 1),
+    "minimum_steps": ("0 or more", lambda v: v >= 0),
+    "batch_size": ("at least 1", lambda v: v >= 1),
+    "learning_rate": ("a positive number", lambda v: 0 < v < math.inf),
+    "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "beta_2": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "weight_decay": ("0 or more", lambda v: 0 <= v < math.inf),
+    "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "warmup": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "image_size": ("0 or more", lambda v: v >= 0),
+    "seed": ("0 or more and below 2**63", lambda v: 0 <= v < 2**63),
+    "log_every": ("at least 1", lambda v: v >= 1),
+    "eval_every": ("at least 1", lambda v: v >= 1),
+    "checkpoint_every": ("0 or more", lambda v: v >= 0),
+    "digest_every": ("at least 1", lambda v: v >= 1),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to train, on what, and how. Every field is a literal."""
+
+    name: str
+    """Name of the recipe; the run folder is called after it."""
+    task: Literal["classify"] = "classify"
+    """What is learned; one file in gpuzoo/tasks/."""
+
+    model: str = "cnn"
+    """Name of a model in the catalogue (gpuzoo list)."""
+    model_options: tuple[str, ...] = ()
+    """Options of the model as key=value, e.g. filters=(32,64) dense=128."""
+
+    data: str = "mnist"
+    """mnist, cifar10, ... (any TFDS image set), digits, a .npz file, or a folder with
+    one sub-folder of images per class."""
+    data_dir: str | None = None
+    """A prepared TFDS folder to read the dataset from; nothing is downloaded then."""
+    fallback: str = ""
+    """Dataset to train on when `data` is not to be had and was not named by you."""
+    image_size: int = 0
+    """Side in pixels that images of a folder are resized to; 0: all must agree."""
+
+    epochs: int = 1
+    """Passes over the training examples."""
+    minimum_steps: int = 0
+    """A small dataset is repeated until at least so many steps are done; naming
+    --epochs switches this off."""
+    batch_size: int = 128
+    """Examples per step; an epoch leaves out the last, incomplete batch."""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """The rule that moves the weights; sgd is with Nesterov momentum."""
+    learning_rate: float = 1e-3
+    """The highest learning rate that the schedule reaches."""
+    momentum: float = 0.9
+    """Momentum of sgd, beta_1 of adam."""
+    beta_2: float = 0.999
+    """Decay of adam's second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (adamw and sgd), per step and times the learning rate."""
+    schedule: Literal["constant", "cosine", "linear", "one_cycle"] = "constant"
+    """Learning rate over the steps, after the warm-up: constant, or falling to 0;
+    one_cycle warms up along a cosine, the others along a line."""
+    warmup: float = 0.0
+    """Fraction of all steps in which the learning rate rises to its highest."""
+    label_smoothing: float = 0.0
+    """Part of the target spread evenly over all classes."""
+    augment: tuple[str, ...] = ()
+    """Random changes of the training images, as name:amount, e.g. shift:2 flip."""
+
+    seed: int = 0
+    """Everything random is a function of it; two runs with one seed are equal."""
+    log_every: int = 50
+    """Steps between two lines of training loss."""
+    eval_every: int = 1
+    """Epochs between two evaluations on the test examples; the last one is always."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; 0: only when stopped."""
+    digest_every: int = 100
+    """Steps between two digests of the weights in digests.jsonl."""
+
+    def __post_init__(self):
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                value = tuple(value)
+            if hints[field.name] is float and type(value) is int:
+                value = float(value)
+            object.__setattr__(self, field.name, value)
+            try:
+                typeguard.check_type(value, hints[field.name])
+            except typeguard.TypeCheckError as error:
+                raise GpuzooError(
+                    f"{field.name} of recipe {self.name!r}: {error}; got {value!r}"
+                ) from None
+            rule, test = _RULES.get(field.name, ("", lambda v: True))
+            if not test(value) or isinstance(value, bool):
+                raise GpuzooError(
+                    f"{field.name} of recipe {self.name!r} must be {rule}: {value!r}"
+                )
+
+    def override(self, **changes) -> "Recipe":
+        """A copy with other values. Naming `data` means that data and no other, and
+        naming `epochs` means that many: they clear `fallback` and `minimum_steps`."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for key in changes:
+            if key not in known:
+                raise GpuzooError(f"a recipe has no {key!r}; {nearest(key, known)}")
+        if "data" in changes or "data_dir" in changes:
+            changes.setdefault("fallback", "")
+        if "epochs" in changes:
+            changes.setdefault("minimum_steps", 0)
+        return dataclasses.replace(self, **changes)
+
+    def as_record(self) -> dict:
+        """The fields as JSON values."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+
+def parse_options(texts: tuple[str, ...]) -> dict:
+    """`("dense=128", "name=x")` -> `{"dense": 128, "name": "x"}`, literals only."""
+    options = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise GpuzooError(f"model_options must look like key=value: {text!r}")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that ship with gpuzoo."""
+    spec = importlib.util.find_spec("gpuzoo.recipes")
+    if spec is None:
+        raise GpuzooError("gpuzoo.recipes is missing; run: pip install -e .")
+    return sorted(
+        path.stem.removeprefix("train_")
+        for folder in spec.submodule_search_locations
+        for path in pathlib.Path(folder).glob("[!_]*.py")
+    )
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of that name: `load_recipe("mnist")` is recipes/train_mnist.py's."""
+    known = list_recipes()
+    if name not in known:
+        raise GpuzooError(f"no recipe named {name!r}; {nearest(name, known)}")
+    for stem in (f"train_{name}", name):
+        if importlib.util.find_spec(f"gpuzoo.recipes.{stem}"):
+            return importlib.import_module(f"gpuzoo.recipes.{stem}").RECIPE
+    raise GpuzooError(f"recipe {name!r} has vanished from gpuzoo.recipes")

@@ -1,0 +1,225 @@
+"""The catalogue: who is in it, what it takes, and `build`.
+
+The models that ship with gpuzoo are *read* before they are imported: their source is
+parsed for functions under `@register(...)`, so that listing them needs no Keras and
+takes milliseconds. `build` imports the one file that it needs.
+"""
+
+import ast
+import dataclasses
+import difflib
+import fnmatch
+import functools
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import typing
+from collections.abc import Callable, Iterable
+
+import typeguard
+
+from gpuzoo.errors import GpuzooError
+
+# Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
+TASKS = ("classify",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What the catalogue knows about a model without building it."""
+
+    name: str
+    task: str
+    reference: str
+    """The paper or page that the architecture comes from."""
+    parameters: int | None
+    """Number of weights with the default options; checked against the built model."""
+    summary: str
+    """First line of the docstring."""
+    doc: str
+    options: dict[str, str]
+    """Option name -> its annotation and default, as written."""
+    module: str
+
+
+_registered: dict[str, tuple[ModelInfo, Callable]] = {}
+
+
+def register(*, task: str, reference: str, parameters: int | None = None):
+    """Decorator that puts a model builder into the catalogue under its own name.
+
+    The builder is a plain function with keyword-only, typed, defaulted options (no
+    `**kwargs`) that returns a functional `keras.Model`.
+
+    Args:
+        task: what the model is for; one of `gpuzoo.registry.TASKS`.
+        reference: where the architecture comes from.
+        parameters: number of weights with default options, or None if not declared.
+
+    Raises:
+        GpuzooError: unknown task, name already taken, or options that are not
+            keyword-only, typed and defaulted.
+    """
+
+    def decorate(builder: Callable) -> Callable:
+        name = builder.__name__
+        if builder.__module__.split(".")[0] in ("models", "recipes"):
+            raise GpuzooError(
+                f"model {name!r} was imported as {builder.__module__!r}, a second copy "
+                f"of the catalogue; import gpuzoo.{builder.__module__} instead"
+            )
+        if task not in TASKS:
+            raise GpuzooError(f"task of model {name!r} must be one of {TASKS}: {task!r}")
+        taken = _registered.get(name)
+        if taken and not _same_function(taken[1], builder):
+            raise GpuzooError(
+                f"a model named {name!r} exists already in {taken[0].module}; "
+                "give the function another name"
+            )
+        shipped = _shipped().get(name)
+        if shipped and shipped.module != builder.__module__:
+            raise GpuzooError(
+                f"a model named {name!r} ships with gpuzoo ({shipped.module}); "
+                "give the function another name"
+            )
+        options = {}
+        for parameter in inspect.signature(builder).parameters.values():
+            if (
+                parameter.kind is not parameter.KEYWORD_ONLY
+                or parameter.annotation is parameter.empty
+                or parameter.default is parameter.empty
+            ):
+                raise GpuzooError(
+                    f"option {parameter.name!r} of model {name!r} must be keyword-only, "
+                    "typed and have a default"
+                )
+            options[parameter.name] = str(parameter).partition(":")[2].strip()
+        doc = inspect.getdoc(builder) or ""
+        info = ModelInfo(
+            name, task, reference, parameters, doc.partition("\n")[0], doc, options,
+            builder.__module__,
+        )  # fmt: skip
+        _registered[name] = (info, builder)
+        return builder
+
+    return decorate
+
+
+def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays unloaded
+    """Build a model of the catalogue: a plain, untrained `keras.Model`.
+
+    Args:
+        name: a name from `list_models()`.
+        **options: the typed options of that model; `model_info(name).options` has them.
+
+    Raises:
+        GpuzooError: unknown name, or an option's value out of its range.
+        TypeError: unknown option, or a value of the wrong type.
+    """
+    info = model_info(name)
+    if name not in _registered:
+        importlib.import_module(info.module)
+    builder = _registered[name][1]
+    return builder(**_check_options(name, builder, options))
+
+
+def list_models(pattern: str = "*", *, task: str | None = None) -> list[str]:
+    """Names of the models that match a shell-style pattern and, if given, a task."""
+    if task is not None and task not in TASKS:
+        raise GpuzooError(f"task must be one of {TASKS}: {task!r}")
+    infos = {**_shipped(), **{name: info for name, (info, _) in _registered.items()}}
+    return sorted(
+        name
+        for name, info in infos.items()
+        if fnmatch.fnmatch(name, pattern) and task in (None, info.task)
+    )
+
+
+def model_info(name: str) -> ModelInfo:
+    """What the catalogue says of one model. Raises GpuzooError for an unknown name."""
+    if name in _registered:
+        return _registered[name][0]
+    if name in _shipped():
+        return _shipped()[name]
+    raise GpuzooError(f"no model named {name!r}; {nearest(name, list_models())}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The part of an error message that names the three nearest known names."""
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0)
+    return f"nearest: {', '.join(close)}"
+
+
+def _check_options(name: str, builder: Callable, options: dict) -> dict:
+    hints = typing.get_type_hints(builder)
+    checked = {}
+    for key, value in options.items():
+        if key not in inspect.signature(builder).parameters:
+            known = inspect.signature(builder).parameters
+            raise TypeError(
+                f"model {name!r} has no option {key!r}; {nearest(key, known)}"
+            )
+        if isinstance(value, list):
+            value = tuple(value)
+        try:
+            typeguard.check_type(value, hints[key])
+        except typeguard.TypeCheckError as error:
+            raise TypeError(
+                f"option {key!r} of model {name!r}: {error}; got {value!r}"
+            ) from None
+        checked[key] = value
+    return checked
+
+
+def _same_function(one: Callable, other: Callable) -> bool:
+    """A module that is reloaded registers its own functions again: that is fine."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+@functools.cache
+def _shipped() -> dict[str, ModelInfo]:
+    spec = importlib.util.find_spec("gpuzoo.models")
+    if spec is None:
+        raise GpuzooError(
+            "gpuzoo.models is missing: a checkout must be installed before it can be "
+            "used; run: pip install -e ."
+        )
+    found: dict[str, ModelInfo] = {}
+    for folder in spec.submodule_search_locations:
+        for path in sorted(pathlib.Path(folder).glob("[!_]*.py")):
+            for info in _read(path):
+                if info.name in found:
+                    raise GpuzooError(
+                        f"model {info.name!r} stands in {found[info.name].module} and "
+                        f"in {info.module}; rename one"
+                    )
+                found[info.name] = info
+    return found
+
+
+def _read(path: pathlib.Path) -> Iterable[ModelInfo]:
+    """The registered functions of one source file, without importing it."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        for call in node.decorator_list:
+            if not (isinstance(call, ast.Call) and _called_name(call) == "register"):
+                continue
+            declared = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            doc = ast.get_docstring(node) or ""
+            options = {
+                arg.arg: f"{ast.unparse(arg.annotation)} = {ast.unparse(default)}"
+                for arg, default in zip(
+                    node.args.kwonlyargs, node.args.kw_defaults, strict=True
+                )
+            }
+            yield ModelInfo(
+                node.name, declared["task"], declared["reference"],
+                declared.get("parameters"), doc.partition("\n")[0], doc, options,
+                f"gpuzoo.models.{path.stem}",
+            )  # fmt: skip
+
+
+def _called_name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id

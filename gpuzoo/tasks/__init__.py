@@ -1,0 +1,1 @@
+"""What is being learned: one file, one loss, one step, its metrics."""

@@ -1,0 +1,82 @@
+"""Classification: which of several classes an example belongs to."""
+
+import keras
+import numpy as np
+
+from gpuzoo.data import augment
+
+
+class Classify:
+    """Cross-entropy on logits, with label smoothing, and accuracy.
+
+    Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
+    with labels (batch,), int32. The model maps images in [0, 1] to logits
+    (batch, classes).
+    """
+
+    fields = ("image", "label")
+
+    def __init__(self, *, model: keras.Model, optimizer, recipe, classes: int):
+        self.model = model
+        self.optimizer = optimizer
+        self.classes = classes
+        self.smoothing = recipe.label_smoothing
+        self.changes = augment.parse(recipe.augment)
+
+    @staticmethod
+    def count_draws(recipe) -> int:
+        """Uniform numbers that a step needs for each example."""
+        return sum(change.draws for change in augment.parse(recipe.augment))
+
+    def prepare(self, images):
+        """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""
+        integers = keras.backend.standardize_dtype(images.dtype) == "uint8"
+        images = keras.ops.cast(images, keras.config.dtype_policy().compute_dtype)
+        return images * (1 / 255) if integers else images
+
+    def step(self, batch: dict, draws, value_and_grad) -> dict:
+        """One step of training; returns the loss and the accuracy on the batch."""
+        images = self.prepare(augment.apply(self.changes, batch["image"], draws))
+
+        def loss():
+            logits = self.model(images, training=True)
+            loss = keras.ops.mean(self._cross_entropy(batch["label"], logits))
+            return self.optimizer.scale_loss(loss), (loss, logits)
+
+        variables = self.model.trainable_variables
+        (_, (loss, logits)), gradients = value_and_grad(loss, variables)
+        self.optimizer.apply(gradients, variables)
+        correct = keras.ops.equal(_predicted(logits), batch["label"])
+        return {
+            "loss": loss,
+            "accuracy": keras.ops.mean(keras.ops.cast(correct, "float32")),
+        }
+
+    def evaluate(self, batch: dict) -> dict:
+        """Per example: loss, predicted class and the probability given to it."""
+        logits = self.model(self.prepare(batch["image"]), training=False)
+        logits = keras.ops.cast(logits, "float32")
+        return {
+            "loss": self._cross_entropy(batch["label"], logits, smoothing=0.0),
+            "predicted": _predicted(logits),
+            "confidence": keras.ops.max(keras.ops.softmax(logits), axis=-1),
+        }
+
+    def summarise(self, outputs: dict[str, np.ndarray], labels: np.ndarray) -> dict:
+        """The figures of an evaluation over all examples."""
+        return {
+            "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
+            "accuracy": float(np.mean(outputs["predicted"] == labels)),
+        }
+
+    def _cross_entropy(self, labels, logits, smoothing: float | None = None):
+        return keras.losses.categorical_crossentropy(
+            keras.ops.one_hot(labels, self.classes, dtype="float32"),
+            keras.ops.cast(logits, "float32"),
+            from_logits=True,
+            label_smoothing=self.smoothing if smoothing is None else smoothing,
+        )
+
+
+def _predicted(logits):
+    return keras.ops.cast(keras.ops.argmax(logits, axis=-1), "int32")
