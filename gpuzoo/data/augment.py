@@ -33,20 +33,15 @@ def shift(images, draws, amount: float):
     batch, height, width, channels = images.shape
     padded = keras.ops.pad(images, [[0, 0], [size, size], [size, size], [0, 0]])
     offsets = keras.ops.cast(keras.ops.floor(draws * (2 * size + 1)), "int32")
-    # One gather over all pixels of the batch: index of every wanted pixel in the
-    # flattened padded images.
-    rows = offsets[:, 0, None] + keras.ops.arange(height)[None]
-    columns = offsets[:, 1, None] + keras.ops.arange(width)[None]
-    first = keras.ops.arange(batch) * ((height + 2 * size) * (width + 2 * size))
-    index = (
-        first[:, None, None]
-        + rows[:, :, None] * (width + 2 * size)
-        + columns[:, None, :]
-    )
-    pixels = keras.ops.reshape(padded, (-1, channels))
-    return keras.ops.reshape(
-        keras.ops.take(pixels, keras.ops.reshape(index, (-1,)), axis=0), images.shape
-    )
+    # One copy for each way to move sideways, so that every row of every result is one
+    # contiguous row of a copy: a gather of rows is several times faster than one of
+    # pixels. (copies * batch * (height + 2 size), width, channels)
+    copies = [padded[:, :, x : x + width] for x in range(2 * size + 1)]
+    rows = keras.ops.reshape(keras.ops.stack(copies), (-1, width, channels))
+    image = offsets[:, 0] * batch + keras.ops.arange(batch)
+    first = image * (height + 2 * size) + offsets[:, 1]
+    index = first[:, None] + keras.ops.arange(height)[None]
+    return keras.ops.reshape(keras.ops.take(rows, index, axis=0), images.shape)
 
 
 def flip(images, draws, amount: float):

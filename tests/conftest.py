@@ -1,0 +1,68 @@
+"""Shared by all tests: one runtime for this process, and the command line in others."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import gpuzoo
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# A prepared TFDS folder with the real MNIST. Without it those tests are skipped.
+REAL_DATA = os.environ.get("GPUZOO_TEST_DATA")
+
+
+@pytest.fixture(scope="session")
+def runtime():
+    """The runtime of the test process: CPU, float32, two threads, deterministic."""
+    return gpuzoo.configure(device="cpu", precision="float32", threads=2)
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Run the command line in a fresh process, with a home and a cache of its own."""
+
+    def run(*words, program=("-m", "gpuzoo"), env=None, cwd=tmp_path, timeout=300):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("TFDS_")}
+        clean |= {"GPUZOO_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
+        done = subprocess.run(
+            [sys.executable, *program, *map(str, words)],
+            capture_output=True, text=True, cwd=cwd, timeout=timeout,
+            env={**clean, **(env or {})}, check=False,
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        done.json = json.loads(lines[-1]) if done.returncode == 0 and lines else None
+        return done
+
+    return run
+
+
+@pytest.fixture
+def no_network():
+    """Environment in which every download fails at once."""
+    dead = "http://127.0.0.1:9"
+    return {"http_proxy": dead, "https_proxy": dead, "HTTPS_PROXY": dead, "no_proxy": ""}
+
+
+@pytest.fixture
+def arrays():
+    """A small image set that can be learned: two classes, light and dark."""
+    rng = np.random.default_rng(0)
+    label = np.arange(120) % 2
+    image = rng.integers(0, 100, (120, 14, 14, 1)) + 120 * label[:, None, None, None]
+    image = image.astype(np.uint8)
+    return {
+        "x_train": image[:80], "y_train": label[:80],
+        "x_test": image[80:], "y_test": label[80:],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def npz(tmp_path, arrays):
+    path = tmp_path / "tiny.npz"
+    np.savez(path, **arrays)
+    return path

@@ -1,0 +1,331 @@
+"""The parts of a run: addressed randomness, initial weights, schedules, the loop."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import gpuzoo
+from gpuzoo import randomness
+from gpuzoo.data import augment
+from gpuzoo.data.dataset import make_dataset
+from gpuzoo.engine import backend as backends
+from gpuzoo.engine import initial, loop, optim
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="tiny", model="cnn", data="tiny", batch_size=16, epochs=3, learning_rate=0.01,
+    augment=("shift:1", "flip"), model_options=("dropout=0.2", "dense=16"),
+    log_every=2, digest_every=4,
+)  # fmt: skip
+
+# Numbers at three addresses, as they were when the streams were first defined.
+RAW = [9929397452073648219, 15761814226355704753]
+ORDER = [7, 4, 3, 6, 1, 5, 0, 2]
+INTEGER = 1130345027
+
+
+@pytest.fixture
+def dataset(arrays):
+    return make_dataset(
+        "tiny",
+        "made up",
+        {
+            s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
+            for s in ("train", "test")
+        },
+    )
+
+
+def train(recipe, dataset, runtime, **options):
+    rows = []
+    result = loop.run(
+        recipe, dataset, runtime, watch=lambda *event: rows.append(event), **options
+    )
+    return result, rows
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(one.weights[k], other.weights[k]) for k in one.weights)
+
+
+# --- randomness ---------------------------------------------------------------------
+
+
+def test_an_address_always_gives_the_same_numbers():
+    """Written down, so that a change of the streams is seen on the day it happens."""
+    assert randomness.raw(2, 0, "order", 0).tolist() == RAW
+    assert randomness.permutation(8, 1, "order", 2).tolist() == ORDER
+    assert randomness.integer(3, "layer", "dropout") == INTEGER
+
+
+def test_neighbouring_addresses_share_nothing():
+    addresses = [(0, "a", 1), (0, "a", 2), (1, "a", 1), (0, "b", 1), (0, "a", 1, 1)]
+    addresses += [(0, "a1", ""), (0, "a", "1 "), (11, "a", 1), (1, "a", 11)]
+    firsts = {randomness.integer(*address) for address in addresses}
+    assert len(firsts) == len(addresses)
+
+
+def test_distributions_have_the_right_moments():
+    u = randomness.uniform((200_000,), 0, "test")
+    n = randomness.normal((200_001,), 0, "test")
+    t = randomness.truncated_normal((200_000,), 0, "test")
+    assert 0 <= u.min() and u.max() < 1
+    assert abs(u.mean() - 0.5) < 0.003 and abs(u.var() - 1 / 12) < 0.001
+    assert n.shape == (200_001,) and abs(n.mean()) < 0.01 and abs(n.std() - 1) < 0.01
+    assert np.abs(t).max() <= 2 and abs(t.std() - 0.8796) < 0.005
+    order = randomness.permutation(1000, 0, "test")
+    assert np.array_equal(np.sort(order), np.arange(1000))
+
+
+def test_every_epoch_has_its_own_order():
+    plan = loop.Plan(examples=64, batch=16, steps_per_epoch=4, epochs=2, seed=0, draws=0)
+    first, second = plan.feed(0, 4)["indices"], plan.feed(4, 8)["indices"]
+    assert sorted(first.ravel()) == sorted(second.ravel()) == list(range(64))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(plan.feed(6, 8)["indices"], second[2:])
+    assert np.array_equal(plan.feed(2, 3)["draws"], plan.feed(0, 4)["draws"][2:3])
+
+
+# --- initial weights, optimizers, augmentation --------------------------------------
+
+
+def test_initial_weights_depend_on_seed_and_name_only(runtime):
+    first = gpuzoo.build("cnn")
+    gpuzoo.build("mlp")  # moves Keras's own generators
+    second = gpuzoo.build("cnn")
+    for model in (first, second):
+        initial.initialise(model, 5)
+    for one, other in zip(first.weights, second.weights, strict=True):
+        assert np.array_equal(one.numpy(), other.numpy()), one.path
+    initial.initialise(second, 6)
+    assert not np.array_equal(first.weights[0].numpy(), second.weights[0].numpy())
+
+
+KINDS = [
+    "glorot_uniform", "glorot_normal", "he_uniform", "he_normal", "lecun_uniform",
+    "lecun_normal", "random_normal", "random_uniform", "truncated_normal", "orthogonal",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_initial_weights_have_the_distribution_keras_would_draw(kind, runtime):
+    def build():
+        return keras.Sequential(
+            [
+                keras.Input((12, 12, 8)),
+                keras.layers.Conv2D(64, 5, kernel_initializer=kind),
+                keras.layers.Flatten(),
+                keras.layers.Dense(40, kernel_initializer=kind),
+            ]
+        )
+
+    keras.utils.set_random_seed(0)
+    stock, ours = build(), build()
+    initial.initialise(ours, 0)
+    for one, other in zip(stock.weights, ours.weights, strict=True):
+        one, other = one.numpy(), other.numpy()
+        if one.ndim == 1:
+            assert np.array_equal(one, other)
+            continue
+        assert not np.array_equal(one, other)
+        assert abs(other.mean()) < 0.05 * other.std()
+        assert abs(one.std() / other.std() - 1) < 0.03
+        assert abs(np.abs(one).max() / np.abs(other).max() - 1) < 0.35
+
+
+def test_an_initializer_we_cannot_draw_is_refused(runtime):
+    class Odd(keras.initializers.Initializer):
+        def __call__(self, shape, dtype=None):
+            return keras.random.normal(shape)
+
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(2, kernel_initializer=Odd())]
+    )
+    with pytest.raises(gpuzoo.GpuzooError, match="initializer Odd"):
+        initial.initialise(model, 0)
+
+
+def test_recurrent_weights_are_drawn_too(runtime):
+    models = []
+    for _ in range(2):
+        model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4)])
+        initial.initialise(model, 1)
+        models.append({v.name: v.numpy() for v in model.weights})
+    for name, value in models[0].items():
+        assert np.array_equal(value, models[1][name]), name
+    assert models[0]["bias"][4:8].tolist() == [1, 1, 1, 1]  # forget gates
+
+
+def test_learning_rates():
+    recipe = RECIPE.override(learning_rate=1.0, schedule="one_cycle", warmup=0.25)
+    rates = optim.learning_rates(recipe, 400)
+    assert rates.shape == (400,) and rates.dtype == np.float32
+    assert rates[0] == np.float32(1 / 25) and rates.max() == rates[100] == 1
+    assert (np.diff(rates[:101]) > 0).all() and (np.diff(rates[100:]) < 0).all()
+    constant = optim.learning_rates(recipe.override(schedule="constant", warmup=0.0), 9)
+    assert (constant == 1).all()
+    linear = optim.learning_rates(recipe.override(schedule="linear", warmup=0.0), 4)
+    assert linear.tolist() == [1, 0.75, 0.5, 0.25]
+
+
+def test_fused_adam_follows_keras_adam(runtime):
+    backend = backends.get(runtime)
+    recipe = RECIPE.override(schedule="cosine", weight_decay=0.01)
+    fused = optim.build_optimizer(recipe, 20, backend)
+    stock = keras.optimizers.Adam(
+        optim.Table(optim.learning_rates(recipe, 20)), recipe.momentum, recipe.beta_2,
+        epsilon=1e-8, weight_decay=0.01,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=(30, 7)).astype("float32")
+    ours, theirs = keras.Variable(start), keras.Variable(start)
+    fused.build([ours])
+    stock.build([theirs])
+    for _ in range(20):
+        gradient = keras.ops.convert_to_tensor(rng.normal(size=(30, 7)).astype("float32"))
+        fused.apply([gradient], [ours])
+        stock.apply([gradient], [theirs])
+    assert type(fused).update_step is not keras.optimizers.Adam.update_step
+    assert np.allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(ours.numpy(), start, atol=1e-2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_shift_moves_whole_pixels(channels, dtype, runtime):
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 255, (50, 9, 7, channels)).astype(dtype)
+    draws = rng.random((50, 2)).astype("float32")
+    tensor = keras.ops.convert_to_tensor(images)
+    shifted = np.array(augment.shift(tensor, keras.ops.convert_to_tensor(draws), 2.0))
+    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
+    seen = set()
+    for i, (across, down) in enumerate((draws * 5).astype(int)):
+        expected = padded[i, down : down + 9, across : across + 7]
+        assert np.array_equal(shifted[i], expected)
+        seen.add((across, down))
+    assert shifted.dtype == dtype and len(seen) > 15
+
+
+def test_flip_mirrors_about_half(runtime):
+    images = np.arange(200 * 4 * 5 * 1, dtype="float32").reshape(200, 4, 5, 1)
+    draws = np.random.default_rng(0).random((200, 1)).astype("float32")
+    flipped = np.array(augment.flip(images, draws, 0.5))
+    mirrored = draws[:, 0] < 0.5
+    assert 80 < mirrored.sum() < 120
+    assert np.array_equal(flipped[~mirrored], images[~mirrored])
+    assert np.array_equal(flipped[mirrored], images[mirrored, :, ::-1])
+
+
+@pytest.mark.parametrize("text", ["shfit:2", "shift", "shift:0", "shift:1.5", "flip:x"])
+def test_bad_augmentations_are_refused(text):
+    with pytest.raises(gpuzoo.GpuzooError, match="augment"):
+        augment.parse((text,))
+
+
+# --- the loop -----------------------------------------------------------------------
+
+
+def test_a_run_learns_and_repeats(dataset, runtime):
+    one, rows = train(RECIPE, dataset, runtime)
+    other, _ = train(RECIPE, dataset, runtime)
+    control, _ = train(RECIPE.override(seed=1), dataset, runtime)
+    assert one.state == "finished" and one.steps == 15 and one.epochs == 3
+    assert one.metrics["test_accuracy"] > 0.9
+    assert same(one, other) and not same(one, control)
+    assert [event for event, _ in rows].count("test") == 3
+    digests = [row for event, row in rows if event == "digest"]
+    assert [row["step"] for row in digests] == [4, 8, 12, 15]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"log_every": 1}, {"log_every": 1000}, {"eval_every": 3}, {"digest_every": 1}],
+    ids=str,
+)
+def test_watching_changes_no_bit(changes, dataset, runtime):
+    plain, rows = train(RECIPE, dataset, runtime)
+    watched, watched_rows = train(RECIPE.override(**changes), dataset, runtime)
+    assert same(plain, watched)
+    assert plain.metrics == watched.metrics
+
+    def digests(rows):
+        return {row["step"]: row["weights"] for event, row in rows if event == "digest"}
+
+    first, second = digests(rows), digests(watched_rows)
+    assert all(first[step] == second[step] for step in first.keys() & second.keys())
+
+
+def test_warming_up_leaves_nothing(dataset, runtime, monkeypatch):
+    """The same bits when the first step is compiled without being run beforehand."""
+    plain, _ = train(RECIPE, dataset, runtime)
+    compile_steps = backends.TensorFlowBackend.compile_steps
+
+    def lazily(self, body, feed):
+        call, done = compile_steps(self, body, feed), []
+
+        def skip_first(feed):
+            done.append(True)
+            return {} if len(done) == 1 else call(feed)
+
+        return skip_first
+
+    monkeypatch.setattr(backends.TensorFlowBackend, "compile_steps", lazily)
+    cold, _ = train(RECIPE, dataset, runtime)
+    assert same(plain, cold)
+
+
+def test_evaluation_covers_every_example_once(dataset, runtime, monkeypatch):
+    whole, _ = train(RECIPE, dataset, runtime)
+    assert whole.outputs["predicted"].shape == (40,)
+    monkeypatch.setattr(loop, "EVALUATION_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    parts, _ = train(RECIPE, dataset, runtime)
+    assert parts.outputs["predicted"].shape == (40,)
+    assert np.array_equal(whole.outputs["predicted"], parts.outputs["predicted"])
+    assert np.isclose(whole.metrics["test_loss"], parts.metrics["test_loss"], rtol=1e-5)
+
+
+def test_dropout_draws_anew_at_every_step_and_repeats(dataset, runtime):
+    """With a learning rate of almost nothing only the draws move the loss."""
+    recipe = RECIPE.override(
+        augment=(), learning_rate=1e-12, batch_size=80, epochs=4, log_every=1,
+        optimizer="sgd", model_options=("dropout=0.9",),
+    )  # fmt: skip
+
+    def losses(recipe):
+        rows = train(recipe, dataset, runtime)[1]
+        return [row["loss"] for event, row in rows if event == "train"]
+
+    first = losses(recipe)
+    assert len(set(first)) == 4
+    assert losses(recipe) == first
+    assert len(set(losses(recipe.override(model_options=("dropout=0.0",))))) == 1
+
+
+def test_diverging_stops_and_keeps_the_last_good_weights(dataset, runtime):
+    recipe = RECIPE.override(
+        learning_rate=1e30, optimizer="sgd", epochs=6, digest_every=1, momentum=0.9
+    )
+    with pytest.raises(gpuzoo.Diverged, match=r"epoch \d+, step \d+ ") as caught:
+        train(recipe, dataset, runtime)
+    assert all(np.isfinite(w).all() for w in caught.value.weights.values())
+
+
+def test_stopping_early_gives_a_whole_result(dataset, runtime):
+    asked = iter([False, True])
+    result, _ = train(RECIPE, dataset, runtime, stop=lambda: next(asked))
+    assert result.state == "stopped" and result.steps == 4
+    assert result.metrics and result.outputs["predicted"].shape == (40,)
+
+
+def test_a_small_dataset_is_repeated(dataset, runtime):
+    plan = loop.make_plan(dataclasses.replace(RECIPE, minimum_steps=23), 80, 0)
+    assert (plan.steps_per_epoch, plan.epochs) == (5, 5)
+    assert RECIPE.override(minimum_steps=23).override(epochs=2).minimum_steps == 0
+
+
+def test_batch_larger_than_the_data(dataset, runtime):
+    with pytest.raises(gpuzoo.GpuzooError, match="batch_size 81 is larger than the 80"):
+        train(RECIPE.override(batch_size=81), dataset, runtime)

@@ -1,0 +1,118 @@
+"""The house itself: what is installed, who imports whom, what importing costs."""
+
+import ast
+import configparser
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT
+
+SOURCES = [
+    path
+    for top in ("gpuzoo", "models", "recipes")
+    for path in sorted((ROOT / top).rglob("*.py"))
+]
+# Package -> what it may import of gpuzoo, at the top of a file or inside a function.
+# A name allows itself and everything below it.
+FLOOR = {"errors", "registry", "recipe", "runtime", "randomness"}
+ARROWS = {
+    "errors": set(),
+    "randomness": set(),
+    "registry": {"errors"},
+    "recipe": {"errors", "registry"},
+    "runtime": {"errors"},
+    "data": FLOOR | {"data"},
+    "tasks": FLOOR | {"data", "tasks"},
+    "engine": FLOOR | {"data", "tasks", "engine"},
+    "evidence": FLOOR | {"data", "tasks", "engine", "evidence"},
+    "deploy": FLOOR | {"data", "tasks", "engine", "deploy"},
+    "training": FLOOR | {"data", "engine", "evidence", "deploy"},
+    "cli": FLOOR | {"training", "evidence", "engine", "deploy", ""},
+    "__main__": {"cli"},
+    "__init__": set(),
+    "models": {"registry", "runtime", "models"},
+    "recipes": {"recipe", "cli"},
+}
+
+
+def _imports(path: pathlib.Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module in ("gpuzoo", "gpuzoo.engine", "gpuzoo.data"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_arrows_point_one_way(path):
+    parts = path.relative_to(ROOT).parts
+    room = parts[0] if parts[0] != "gpuzoo" else parts[1].removesuffix(".py")
+    for name in _imports(path):
+        top, _, rest = name.partition(".")
+        assert top not in ("models", "recipes"), f"{path} imports a second copy: {name}"
+        if top == "gpuzoo":
+            goal = rest.partition(".")[0]
+            goal = "" if goal == "__version__" else goal
+            assert goal in ARROWS[room], f"{room} must not import gpuzoo.{goal}"
+        elif room == "models":
+            assert top == "keras", f"{path}: a model file imports Keras only, not {top}"
+        elif top in ("tensorflow", "jax"):
+            allowed = {"engine/backend.py", "runtime.py"}
+            assert "/".join(parts[1:]) in allowed, f"{path} knows a backend: {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_stay_small(path):
+    assert len(path.read_text().splitlines()) <= 350
+
+
+def test_every_package_is_named():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = set(config["options"]["packages"].split())
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in SOURCES}
+    folders = {f if f.startswith("gpuzoo") else f"gpuzoo.{f}" for f in folders}
+    assert named == folders
+
+
+def test_the_wheel_holds_every_module_and_no_other_name(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, "."],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"gpuzoo"}
+    for path in SOURCES:
+        inside = str(path.relative_to(ROOT))
+        if not inside.startswith("gpuzoo"):
+            inside = f"gpuzoo/{inside}"
+        assert inside in names
+    assert {"gpuzoo/py.typed", "gpuzoo/evidence/run.schema.json"} <= names
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import gpuzoo",
+        "import gpuzoo; gpuzoo.list_models(); gpuzoo.model_info('cnn')",
+        "import gpuzoo; gpuzoo.load_recipe('mnist'); dir(gpuzoo)",
+        "import gpuzoo.cli",
+    ],
+)
+def test_looking_around_loads_no_backend(code):
+    check = "import sys; assert not {'tensorflow', 'keras', 'jax'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", f"{code}; {check}"], check=True)
+
+
+def test_public_names_all_load():
+    code = "import gpuzoo; [getattr(gpuzoo, name) for name in gpuzoo.__all__]"
+    subprocess.run([sys.executable, "-c", code], check=True)
