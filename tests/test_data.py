@@ -289,7 +289,9 @@ def prepared(tmp_path, arrays, runtime):
 
 def test_prepared_folder_is_decoded_once(prepared, arrays, monkeypatch):
     first = gpuzoo.load_data("mnist", data_dir=str(prepared))
-    assert np.array_equal(first.train["image"], arrays["x_train"])
+    # TFDS writes the examples in an order of its own.
+    found = sorted(image.tobytes() for image in first.train["image"])
+    assert found == sorted(image.tobytes() for image in arrays["x_train"])
     assert len(first.classes) == 10
     monkeypatch.setitem(__import__("sys").modules, "tensorflow_datasets", None)
     again = gpuzoo.load_data("mnist", data_dir=str(prepared))
@@ -337,13 +339,14 @@ def test_a_cache_that_cannot_be_written_is_told_and_survived(prepared, tmp_path)
 
 @pytest.mark.skipif(REAL_DATA is None, reason="GPUZOO_TEST_DATA names no TFDS folder")
 def test_real_mnist_is_mnist(runtime):
-    import hashlib
-
     data = gpuzoo.load_data("mnist", data_dir=REAL_DATA)
-    head = bytes.fromhex("00000803 0000ea60 0000001c 0000001c")
-    md5 = hashlib.md5(head + data.train["image"].tobytes(), usedforsecurity=False)
-    # The well-known digest of train-images-idx3-ubyte.
-    assert md5.hexdigest() == "6bbc9ace898e44ae57da46a324031adb"
+    # The well-known mean and deviation of the training pixels, 0.1307 and 0.3081.
+    pixels = data.train["image"] / np.float32(255)
+    assert round(float(pixels.mean()), 4) == 0.1307
+    assert round(float(pixels.std()), 4) == 0.3081
+    assert np.bincount(data.train["label"]).tolist() == [
+        5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949
+    ]  # fmt: skip
     assert np.bincount(data.test["label"]).tolist() == [
         980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009
     ]  # fmt: skip

@@ -301,7 +301,8 @@ def test_dropout_draws_anew_at_every_step_and_repeats(dataset, runtime):
     first = losses(recipe)
     assert len(set(first)) == 4
     assert losses(recipe) == first
-    assert len(set(losses(recipe.override(model_options=("dropout=0.0",))))) == 1
+    without = losses(recipe.override(model_options=("dropout=0.0",)))
+    assert np.ptp(without) < 1e-6 < 1e-3 < np.ptp(first)  # the order of a sum, no more
 
 
 def test_diverging_stops_and_keeps_the_last_good_weights(dataset, runtime):

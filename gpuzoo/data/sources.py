@@ -72,7 +72,7 @@ def load_data(
 def _from_npz(path: pathlib.Path) -> Dataset:
     what = f"data {path.name!r}"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None

@@ -47,7 +47,7 @@ def load_weights(
         weights = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError) as error:
         raise GpuzooError(f"weights {path.name}: damaged: {error}") from None
-    variables = {variable.path: variable for variable in model.variables}
+    variables = {variable.path: variable for variable in model.weights}
     if set(weights) != set(variables):
         odd = sorted(set(weights) ^ set(variables))[0]
         where = "file" if odd in weights else "model"

@@ -2,7 +2,7 @@
 
 Keras draws initial weights from the backend's generator, so TensorFlow and JAX start
 from different bits, and the n-th layer's weights depend on how many layers were built
-before it. Here every random weight is a function of (seed, name of the weight).
+before it. Here every random weight is a function of (seed, its place in the model).
 """
 
 import math
@@ -30,13 +30,18 @@ def initialise(model: keras.Model, seed: int) -> None:
     Raises:
         GpuzooError: an initializer that gpuzoo cannot draw for itself.
     """
-    for layer in model._flatten_layers(include_self=True, recursive=True):
-        for variable in layer._trainable_variables + layer._non_trainable_variables:
-            initializer = _initializer_of(layer, variable)
-            if initializer is None or isinstance(initializer, _CONSTANT):
-                continue
-            value = _draw(initializer, tuple(variable.shape), seed, variable.path)
-            variable.assign(value.astype("float32"))
+    pairs = [
+        (layer, variable)
+        for layer in model._flatten_layers(include_self=True, recursive=True)
+        for variable in layer._trainable_variables + layer._non_trainable_variables
+    ]
+    for place, (layer, variable) in enumerate(pairs):
+        initializer = _initializer_of(layer, variable)
+        if initializer is None or isinstance(initializer, _CONSTANT):
+            continue
+        # Not the path: Keras numbers the layers of a process that have no name.
+        value = _draw(initializer, variable, (seed, "initial", place, variable.name))
+        variable.assign(value.astype("float32"))
 
 
 def address_generators(model: keras.Model, seed: int) -> list[tuple]:
@@ -44,11 +49,12 @@ def address_generators(model: keras.Model, seed: int) -> list[tuple]:
 
     Returns:
         (state variable, key) of each generator; the step writes (key, step) into the
-        state, which makes the draws of a step a function of (seed, layer, step).
+        state, which makes the draws of a step a function of (seed, place of the layer,
+        step).
     """
     return [
-        (generator.state, randomness.integer(seed, "layer", generator.state.path, i))
-        for i, generator in enumerate(seed_generators(model))
+        (generator.state, randomness.integer(seed, "layer", place))
+        for place, generator in enumerate(seed_generators(model))
     ]
 
 
@@ -75,10 +81,9 @@ def _initializer_of(layer, variable):
     return None
 
 
-def _draw(initializer, shape, seed: int, path: str) -> np.ndarray:
+def _draw(initializer, variable, address: tuple) -> np.ndarray:
     """The same distribution as the Keras initializer, from our stream."""
-    kinds = keras.initializers
-    address = (seed, "initial", path)
+    kinds, shape = keras.initializers, tuple(variable.shape)
     if isinstance(initializer, kinds.VarianceScaling):
         return _variance_scaling(initializer, shape, address)
     if isinstance(initializer, kinds.RandomUniform):
@@ -93,7 +98,7 @@ def _draw(initializer, shape, seed: int, path: str) -> np.ndarray:
     if isinstance(initializer, kinds.Orthogonal):
         return initializer.gain * _orthogonal(shape, address)
     raise GpuzooError(
-        f"weight {path!r} has the initializer {type(initializer).__name__}, which "
+        f"weight {variable.path!r} has the initializer {type(initializer).__name__}, which "
         "gpuzoo cannot draw repeatably; use one of the random initializers of Keras"
     )
 

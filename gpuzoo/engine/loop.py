@@ -45,7 +45,7 @@ class Result:
     outputs: Arrays
     """Per test example, of the last evaluation: predicted, confidence, loss."""
     weights: Arrays
-    """Name -> final value of every variable of the model."""
+    """Name -> final value of every weight of the model."""
     parameters: int
     seconds: dict[str, float]
     """setup, compile, train, evaluate."""

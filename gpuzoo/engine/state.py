@@ -14,7 +14,7 @@ class State:
 
     def __init__(self, model: keras.Model, optimizer, generators, backend):
         self.backend = backend
-        self.weights = _named(model.variables)
+        self.weights = _named(model.weights)
         others = [v for v in optimizer.variables if v is not None]
         self.optimizer = _named(others, "optimizer")
         self.random = _named([generator for generator, _ in generators], "random")
