@@ -8,7 +8,6 @@ import io
 import json
 import re
 import sys
-from typing import Annotated
 
 import tyro
 
@@ -32,11 +31,11 @@ class TrainCommand:
     options: tyro.conf.OmitArgPrefixes[Options]
     out: str | None = None
     """The run folder; by default the next free runs/<recipe>-<number>."""
-    fast_dev_run: Annotated[bool, tyro.conf.FlagConversionOff] = False
+    fast_dev_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Two steps of everything, to see whether all of it works."""
-    quiet: bool = False
+    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print nothing but the last line."""
-    debug: bool = False
+    debug: tyro.conf.FlagCreatePairsOff[bool] = False
     """Show the traceback of an error."""
 
 

@@ -5,8 +5,8 @@ is hashed to the key of a Philox generator. Nothing is drawn from a shared strea
 evaluating, logging or resuming never moves what comes later, and a run that starts at
 step 700 sees what step 700 would have seen.
 
-Only `random_raw` of NumPy's Philox is used. Its stream is guaranteed to stay the same in
-every NumPy release, whereas the streams of `Generator` methods are not
+Only `random_raw` of NumPy's Philox is used. Its stream is guaranteed to stay the same
+in every NumPy release, whereas the streams of `Generator` methods are not
 (NumPy enhancement proposal 19); the few distributions needed are made from it here.
 """
 

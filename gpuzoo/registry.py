@@ -70,7 +70,9 @@ def register(*, task: str, reference: str, parameters: int | None = None):
                 f"of the catalogue; import gpuzoo.{builder.__module__} instead"
             )
         if task not in TASKS:
-            raise GpuzooError(f"task of model {name!r} must be one of {TASKS}: {task!r}")
+            raise GpuzooError(
+                f"task of model {name!r} must be one of {TASKS}: {task!r}"
+            )
         taken = _registered.get(name)
         if taken and not _same_function(taken[1], builder):
             raise GpuzooError(
@@ -91,8 +93,8 @@ def register(*, task: str, reference: str, parameters: int | None = None):
                 or parameter.default is parameter.empty
             ):
                 raise GpuzooError(
-                    f"option {parameter.name!r} of model {name!r} must be keyword-only, "
-                    "typed and have a default"
+                    f"option {parameter.name!r} of model {name!r} must be "
+                    "keyword-only, typed and have a default"
                 )
             options[parameter.name] = str(parameter).partition(":")[2].strip()
         doc = inspect.getdoc(builder) or ""
@@ -118,10 +120,33 @@ def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays un
         TypeError: unknown option, or a value of the wrong type.
     """
     info = model_info(name)
-    if name not in _registered:
-        importlib.import_module(info.module)
-    builder = _registered[name][1]
-    return builder(**_check_options(name, builder, options))
+    checked = check_options(name, options)
+    return _builder(info)(**checked)
+
+
+def check_options(name: str, options: dict) -> dict:
+    """The options, lists made tuples, if the model has them and the types are right.
+
+    Raises TypeError for an unknown option or a value of the wrong type.
+    """
+    builder = _builder(model_info(name))
+    known, hints = inspect.signature(builder).parameters, typing.get_type_hints(builder)
+    checked = {}
+    for key, value in options.items():
+        if key not in known:
+            raise TypeError(
+                f"model {name!r} has no option {key!r}; {nearest(key, known)}"
+            )
+        if isinstance(value, list):
+            value = tuple(value)
+        try:
+            typeguard.check_type(value, hints[key])
+        except typeguard.TypeCheckError as error:
+            raise TypeError(
+                f"option {key!r} of model {name!r}: {error}; got {value!r}"
+            ) from None
+        checked[key] = value
+    return checked
 
 
 def list_models(pattern: str = "*", *, task: str | None = None) -> list[str]:
@@ -151,25 +176,10 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"nearest: {', '.join(close)}"
 
 
-def _check_options(name: str, builder: Callable, options: dict) -> dict:
-    hints = typing.get_type_hints(builder)
-    checked = {}
-    for key, value in options.items():
-        if key not in inspect.signature(builder).parameters:
-            known = inspect.signature(builder).parameters
-            raise TypeError(
-                f"model {name!r} has no option {key!r}; {nearest(key, known)}"
-            )
-        if isinstance(value, list):
-            value = tuple(value)
-        try:
-            typeguard.check_type(value, hints[key])
-        except typeguard.TypeCheckError as error:
-            raise TypeError(
-                f"option {key!r} of model {name!r}: {error}; got {value!r}"
-            ) from None
-        checked[key] = value
-    return checked
+def _builder(info: ModelInfo) -> Callable:
+    if info.name not in _registered:
+        importlib.import_module(info.module)
+    return _registered[info.name][1]
 
 
 def _same_function(one: Callable, other: Callable) -> bool:

@@ -233,7 +233,9 @@ def _configure_tensorflow(options: Options, seed: int) -> Runtime:
             tf.config.set_visible_devices(gpus[:1], "GPU")
             tf.config.experimental.set_memory_growth(gpus[0], True)
     except RuntimeError as error:
-        raise GpuzooError(f"too late to configure TensorFlow ({error}); {LATE}") from None
+        raise GpuzooError(
+            f"too late to configure TensorFlow ({error}); {LATE}"
+        ) from None
 
     capability, name = (0, 0), cpu_model()
     if device == "gpu":

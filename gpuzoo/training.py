@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from typing import NoReturn
 
 from gpuzoo import runtime as runtimes
 from gpuzoo.errors import Diverged, GpuzooError
@@ -60,9 +61,9 @@ def train(
             fast_dev_run=fast_dev_run,
         )
         runtime, dataset = _set_up(recipe, options, folder, screen, fast_dev_run)
-    except BaseException:
+    except BaseException as error:
         folder.discard()
-        raise
+        _raise_readably(folder, error)
     with _interrupts() as interrupted:
         try:
             result = _run(recipe, dataset, runtime, folder, screen, interrupted,
@@ -71,7 +72,7 @@ def train(
         except BaseException as error:
             screen.stop()
             _record_failure(folder, error)
-            raise
+            _raise_readably(folder, error)
 
 
 def _resolve(recipe, options, changes):
@@ -94,11 +95,10 @@ def _set_up(recipe, options, folder, screen, fast):
     """What has to be there before training: the runtime, the data, room on the disk."""
     runtime = runtimes.configure(options, seed=recipe.seed)
 
-    from gpuzoo.data import augment
     from gpuzoo.data.sources import load_data
-    from gpuzoo.engine.loop import build_model, make_plan
+    from gpuzoo.engine.loop import build_model, check_recipe, make_plan
 
-    augment.parse(recipe.augment)
+    check_recipe(recipe)
     dataset = load_data(
         recipe.data,
         data_dir=recipe.data_dir,
@@ -234,11 +234,16 @@ def _record_failure(folder, error: BaseException) -> None:
         if isinstance(error, Diverged):
             _write_weights(folder, error.weights)
         folder.update(state="failed", error=text)
+
+
+def _raise_readably(folder, error: BaseException) -> NoReturn:
+    """A disk that fails is the user's to mend; everything else goes up as it is."""
     if isinstance(error, OSError):
         raise GpuzooError(
-            f"output folder {folder.path}: {error.strerror or error}; free some room or "
-            "name another folder with --out"
+            f"output folder {folder.path}: {error.strerror or error}; free some room "
+            "or name another folder with --out"
         ) from error
+    raise error
 
 
 def _hash_files(path: pathlib.Path) -> dict[str, str]:

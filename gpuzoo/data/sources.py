@@ -1,30 +1,21 @@
 """Where examples come from: TFDS, the user's own files, or the embedded digits."""
 
-import hashlib
-import os
 import pathlib
 import sys
-import urllib.error
-import urllib.request
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 
-from gpuzoo.data import cache
-from gpuzoo.data.dataset import Dataset, make_dataset
 from gpuzoo import randomness
+from gpuzoo.data.dataset import Dataset, make_dataset
+from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Part of the examples held out for testing where the source has no test split.
 HELD_OUT = 0.2
-
-
-class NotToBeHad(GpuzooError):
-    """The dataset is neither on this machine nor can it be downloaded."""
 
 
 def load_data(
@@ -55,10 +46,10 @@ def load_data(
         return _digits()
     if path.suffix == ".npz":
         return _from_npz(path)
-    if os.sep in name or path.is_dir():
+    if path.is_dir() or name.endswith("/") or name.startswith((".", "~", "/")):
         return _from_folder(path, image_size)
     try:
-        return _from_tfds(name, data_dir, note)
+        return from_tfds(name, data_dir, note)
     except NotToBeHad as reason:
         if not fallback:
             raise
@@ -77,7 +68,9 @@ def _from_npz(path: pathlib.Path) -> Dataset:
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
     except OSError as error:
-        raise GpuzooError(f"{what}: cannot be read: {error.strerror or error}") from None
+        raise GpuzooError(
+            f"{what}: cannot be read: {error.strerror or error}"
+        ) from None
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise GpuzooError(
             f"{what}: damaged or cut short ({error}); copy it again"
@@ -110,7 +103,9 @@ def _from_folder(path: pathlib.Path, size: int) -> Dataset:
         classes = _class_names(what, parts["train"])
         extra = set(_class_names(what, parts["test"])) - set(classes)
         if extra:
-            raise GpuzooError(f"{what}: test has a class that train lacks: {min(extra)}")
+            raise GpuzooError(
+                f"{what}: test has a class that train lacks: {min(extra)}"
+            )
         splits = {
             split: _read_images(what, folder, classes, size)
             for split, folder in parts.items()
@@ -206,127 +201,3 @@ def _digits() -> Dataset:
     return make_dataset(
         "digits", "1,797 scans of handwritten digits from scikit-learn", splits
     )
-
-
-# --- TFDS ---------------------------------------------------------------------------
-
-
-def _from_tfds(name: str, data_dir: str | None, note) -> Dataset:
-    """A folder the user names, our cache, a download: in this order."""
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
-    if folder:
-        how = "--data-dir" if data_dir else "TFDS_DATA_DIR"
-        prepared = _prepared_folder(name, pathlib.Path(folder).expanduser(), how)
-        key = f"folder-{_hash_files(prepared)[:16]}"
-        if dataset := cache.load(name, key):
-            return dataset
-        dataset = _decode(name, folder, download=False)
-    else:
-        key = "download"
-        if dataset := cache.load(name):
-            return dataset
-        dataset = _decode(name, None, download=True, note=note)
-    try:
-        cache.store(dataset, key)
-    except OSError as error:
-        note(
-            f"The decoded {name} could not be cached ({error.strerror}): the next run "
-            "decodes it again. GPUZOO_CACHE names another folder."
-        )
-    return dataset
-
-
-def _prepared_folder(name: str, folder: pathlib.Path, how: str) -> pathlib.Path:
-    what = f"{how} {folder.name!r}"
-    if not folder.is_dir():
-        raise GpuzooError(f"{what}: there is no such folder; check the path")
-    if not any(folder.iterdir()):
-        raise GpuzooError(f"{what}: the folder is empty")
-    found = sorted(folder.glob(f"{name}/**/dataset_info.json"))
-    if not found:
-        raise GpuzooError(
-            f"{what}: holds no prepared TFDS dataset {name!r} "
-            f"({name}/<version>/dataset_info.json); name the folder above {name}/"
-        )
-    return folder / name
-
-
-def _hash_files(folder: pathlib.Path) -> str:
-    """sha256 over names and contents of all files of a folder."""
-    digest = hashlib.sha256()
-    try:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    except OSError as error:
-        raise GpuzooError(
-            f"data folder {folder.name!r}: cannot be read: {error.strerror}"
-        ) from None
-    return digest.hexdigest()
-
-
-def _decode(name: str, folder: str | None, download: bool, note=None) -> Dataset:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TFDS about itself
-        import tensorflow_datasets as tfds
-
-        tfds.disable_progress_bar()
-        try:
-            builder = tfds.builder(name, data_dir=folder)
-        except tfds.core.DatasetNotFoundError:
-            raise NotToBeHad(
-                f"no dataset named {name!r}: it is not a name that TFDS knows; a file "
-                "of your own is named by its path (data.npz, or folder/)"
-            ) from None
-        try:
-            if download and not builder.data_path.exists():
-                _check_network(name)
-                note(f"Downloading {name} with TFDS (once) ...")
-                builder.download_and_prepare()
-            classes = _class_feature(name, builder.info)
-            parts = {
-                split: builder.as_dataset(split=split, batch_size=-1)
-                for split in ("train", "test")
-            }
-        except GpuzooError:
-            raise
-        except Exception as error:
-            first = str(error).strip().partition("\n")[0][:200]
-            if isinstance(error, OSError) and download:
-                raise NotToBeHad(f"data {name!r} cannot be downloaded: {first}") from None
-            raise GpuzooError(
-                f"data {name!r} cannot be read: {first}; the files are damaged or not "
-                "whole, prepare them again with TFDS"
-            ) from error
-    splits = {
-        split: {"image": part["image"].numpy(), "label": part["label"].numpy()}
-        for split, part in parts.items()
-    }
-    return make_dataset(name, f"TFDS {builder.info.full_name}", splits, classes)
-
-
-def _class_feature(name: str, info) -> tuple[str, ...]:
-    features = info.features or {}
-    missing = {"image", "label"} - set(features)
-    if missing or not {"train", "test"} <= set(info.splits):
-        raise GpuzooError(
-            f"data {name!r} is no labelled image set with train and test examples: it "
-            f"has {sorted(features)} and the splits {sorted(info.splits)}"
-        )
-    return tuple(features["label"].names)
-
-
-def _check_network(name: str) -> None:
-    """TFDS tries for minutes where there is no network; ask once, briefly."""
-    try:
-        urllib.request.urlopen("https://storage.googleapis.com", timeout=5).close()
-    except urllib.error.HTTPError:
-        pass  # an answer, whatever it says
-    except (OSError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", error)
-        raise NotToBeHad(
-            f"data {name!r} is not on this machine and there is no network to download "
-            f"it ({reason}); name a prepared TFDS folder with --data-dir, or a file of "
-            "your own with --data"
-        ) from None

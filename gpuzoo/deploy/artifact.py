@@ -12,7 +12,9 @@ from gpuzoo.errors import GpuzooError
 
 def weights_bytes(weights: dict[str, np.ndarray]) -> bytes:
     """The content of weights.safetensors: the same bytes for the same weights."""
-    return safetensors.numpy.save({k: np.ascontiguousarray(v) for k, v in weights.items()})
+    return safetensors.numpy.save(
+        {k: np.ascontiguousarray(v) for k, v in weights.items()}
+    )
 
 
 def load_weights(
@@ -39,7 +41,9 @@ def load_weights(
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise GpuzooError(f"weights {path.name}: cannot be read: {error.strerror}") from None
+        raise GpuzooError(
+            f"weights {path.name}: cannot be read: {error.strerror}"
+        ) from None
     found = hashlib.sha256(content).hexdigest()
     if sha256 and found != sha256:
         raise GpuzooError(f"weights {path.name}: sha256 is {found}, not {sha256}")
@@ -52,8 +56,8 @@ def load_weights(
         odd = sorted(set(weights) ^ set(variables))[0]
         where = "file" if odd in weights else "model"
         raise GpuzooError(
-            f"weights {path.name}: {odd!r} is only in the {where}; build the model with "
-            "the options of the run"
+            f"weights {path.name}: {odd!r} is only in the {where}; build the model "
+            "with the options of the run"
         )
     for name, variable in variables.items():
         value = weights[name]

@@ -98,8 +98,8 @@ def _draw(initializer, variable, address: tuple) -> np.ndarray:
     if isinstance(initializer, kinds.Orthogonal):
         return initializer.gain * _orthogonal(shape, address)
     raise GpuzooError(
-        f"weight {variable.path!r} has the initializer {type(initializer).__name__}, which "
-        "gpuzoo cannot draw repeatably; use one of the random initializers of Keras"
+        f"weight {variable.path!r} has the initializer {type(initializer).__name__}, "
+        "which gpuzoo cannot draw repeatably; use a random initializer of Keras"
     )
 
 

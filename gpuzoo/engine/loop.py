@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from gpuzoo import randomness
+from gpuzoo.data import augment
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
 from gpuzoo.engine import initial, optim
@@ -15,7 +16,7 @@ from gpuzoo.engine.state import State, digest, digest_all
 from gpuzoo.engine.timing import Stopwatch
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.recipe import Recipe, parse_options
-from gpuzoo.registry import build, model_info
+from gpuzoo.registry import build, check_options, model_info
 from gpuzoo.runtime import Runtime
 from gpuzoo.tasks.classify import Classify
 
@@ -244,6 +245,15 @@ def build_model(recipe: Recipe, dataset: Dataset):
         return build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {recipe.model!r} cannot be built: {error}") from error
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Whatever can be known to be wrong before the data are there."""
+    augment.parse(recipe.augment)
+    try:
+        check_options(recipe.model, parse_options(recipe.model_options))
+    except TypeError as error:
+        raise GpuzooError(str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,9 @@ def draw_all(
     images = dataset.test["image"][: len(labels)]
     figures = {
         "curves.png": curves(title, rows),
-        "confusion.png": confusion(title, labels, outputs["predicted"], dataset.classes),
+        "confusion.png": confusion(
+            title, labels, outputs["predicted"], dataset.classes
+        ),
         "mistakes.png": mistakes(title, images, labels, outputs, dataset.classes),
     }
     for name, figure in figures.items():
@@ -37,7 +39,9 @@ def curves(title: str, rows: list[dict]) -> Figure:
         for split, colour in (("train", _TRAIN), ("test", _TEST)):
             points = [(r["step"], r[key]) for r in rows if r["split"] == split]
             style = "o-" if len(points) < 30 else "-"
-            axes.plot(*zip(*points, strict=True), style, color=colour, ms=4, label=split)
+            axes.plot(
+                *zip(*points, strict=True), style, color=colour, ms=4, label=split
+            )
         axes.set_xlabel("step")
         axes.set_title(key, loc="left", color=_INK)
         last = [r for r in rows if r["split"] == "test"][-1]
@@ -71,13 +75,15 @@ def confusion(title, labels, predicted, classes) -> Figure:
                     column, row, str(number), ha="center", va="center", fontsize=8,
                     color=_MUTED if right else _INK,
                 )  # fmt: skip
-        axes.set_xticks(range(count), classes, rotation=90 * (max(map(len, classes)) > 3))
+        axes.set_xticks(
+            range(count), classes, rotation=90 * (max(map(len, classes)) > 3)
+        )
         axes.set_yticks(range(count), classes)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    share = np.trace(matrix) / matrix.sum()
+    right, total = np.trace(matrix), matrix.sum()
     axes.set_title(
-        f"{matrix.sum() - np.trace(matrix)} mistakes in {matrix.sum()} ({share:.2%} right)",
+        f"{total - right} mistakes in {total} ({right / total:.2%} right)",
         loc="left", color=_INK,
     )  # fmt: skip
     figure.suptitle(title, color=_MUTED, fontsize=9)
@@ -101,6 +107,8 @@ def mistakes(title, images, labels, outputs, classes) -> Figure:
         )
     for axes in grid.flat:
         axes.axis("off")
-    text = "no mistakes" if not len(worst) else "true class, not the predicted (how sure)"
+    text = (
+        "no mistakes" if not len(worst) else "true class, not the predicted (how sure)"
+    )
     figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
     return figure

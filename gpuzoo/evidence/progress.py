@@ -16,14 +16,16 @@ from rich.progress import (
 )
 
 _HEADS = ("epoch", "step", "train loss", "train acc", "test loss", "test acc", "img/s")
-_WIDTH = 10
+_WIDTH = 11
 
 
 class Screen:
     """A watcher that prints to standard error; silent if `quiet`."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        self.console = Console(
+            stderr=True, quiet=quiet, soft_wrap=True, highlight=False
+        )
         self.bar: Progress | None = None
         self.quiet = quiet
         self.batch, self.speed, self.row = 0, 0.0, {}
@@ -60,7 +62,7 @@ class Screen:
         self.batch = row["batch"]
         self.say(
             f"{row['parameters']:,} parameters, {row['epochs']} epoch"
-            f"{'s' * (row['epochs'] != 1)}, {row['steps']} steps of {row['batch']} images"
+            f"{'s' * (row['epochs'] != 1)}, {row['steps']} steps of {row['batch']}"
         )
         self.say("".join(head.rjust(_WIDTH) for head in _HEADS), "bold")
         if self.console.is_terminal:

@@ -5,6 +5,7 @@ dump, no home path and no secret is written.
 """
 
 import datetime
+import errno
 import functools
 import hashlib
 import importlib.resources
@@ -40,15 +41,14 @@ class RunFolder:
                 path = pathlib.Path(out).expanduser()
                 if path.exists() and (not path.is_dir() or any(path.iterdir())):
                     raise GpuzooError(
-                        f"--out {out} exists and is not an empty folder; a run is never "
-                        "overwritten, name another"
+                        f"--out {out} exists and is not an empty folder; a run is "
+                        "never overwritten, name another"
                     )
                 path.mkdir(parents=True, exist_ok=True)
             else:
                 path = _next_free(pathlib.Path("runs"), name)
-            probe = path / ".probe"
-            probe.write_bytes(b"gpuzoo" * 1000)
-            probe.unlink()
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, "permission denied")
         except OSError as error:
             raise GpuzooError(
                 f"output folder {out or 'runs/'} cannot be written: "
@@ -157,7 +157,9 @@ def check_record(record: dict) -> None:
 def _validator():
     import jsonschema
 
-    text = importlib.resources.files(__package__).joinpath("run.schema.json").read_text()
+    text = (
+        importlib.resources.files(__package__).joinpath("run.schema.json").read_text()
+    )
     return jsonschema.Draft202012Validator(json.loads(text))
 
 

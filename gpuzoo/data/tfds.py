@@ -1,0 +1,171 @@
+"""Datasets by name: a prepared TFDS folder, our cache, or a download by TFDS.
+
+TFDS decodes a dataset once; afterwards it comes from the cache and TFDS, which takes
+seconds to start, is not imported again.
+"""
+
+import hashlib
+import os
+import pathlib
+import re
+import urllib.error
+import urllib.request
+import warnings
+
+import numpy as np
+
+from gpuzoo.data import cache
+from gpuzoo.data.dataset import Dataset, make_dataset
+from gpuzoo.errors import GpuzooError
+
+
+class NotToBeHad(GpuzooError):
+    """The dataset is neither on this machine nor can it be downloaded."""
+
+
+def from_tfds(name: str, data_dir: str | None, note) -> Dataset:
+    """A folder the user names, our cache, a download: in this order."""
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if folder:
+        how = "--data-dir" if data_dir else "TFDS_DATA_DIR"
+        prepared = _prepared_folder(name, pathlib.Path(folder).expanduser(), how)
+        key = f"folder-{_hash_files(prepared)[:16]}"
+        if dataset := cache.load(name, key):
+            return dataset
+        dataset = _decode(name, prepared, note)
+    else:
+        key = "download"
+        if dataset := cache.load(name):
+            return dataset
+        dataset = _decode(name, None, note)
+    try:
+        cache.store(dataset, key)
+    except OSError as error:
+        note(
+            f"The decoded {name} could not be cached ({error.strerror}): the next run "
+            "decodes it again. GPUZOO_CACHE names another folder."
+        )
+    return dataset
+
+
+def _prepared_folder(name: str, folder: pathlib.Path, how: str) -> pathlib.Path:
+    what = f"{how} {folder.name!r}"
+    if not folder.is_dir():
+        raise GpuzooError(f"{what}: there is no such folder; check the path")
+    if not any(folder.iterdir()):
+        raise GpuzooError(f"{what}: the folder is empty")
+    found = [path.parent for path in folder.glob(f"{name}/**/dataset_info.json")]
+    if not found:
+        raise GpuzooError(
+            f"{what}: holds no prepared TFDS dataset {name!r} "
+            f"({name}/<version>/dataset_info.json); name the folder above {name}/"
+        )
+    if len({path.parent for path in found}) > 1:
+        configs = sorted(path.parent.name for path in found)
+        raise GpuzooError(
+            f"{what}: {name!r} has several configurations there; name one as "
+            f"{name}/{configs[0]} (found: {', '.join(configs)})"
+        )
+    return max(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
+
+
+def _hash_files(folder: pathlib.Path) -> str:
+    """sha256 over names and contents of all files of a folder."""
+    digest = hashlib.sha256()
+    try:
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            digest.update(
+                f"{path.relative_to(folder)} {path.stat().st_size}\n".encode()
+            )
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    except OSError as error:
+        raise GpuzooError(
+            f"data folder {folder.name!r}: cannot be read: {error.strerror}"
+        ) from None
+    return digest.hexdigest()
+
+
+def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
+    """Read a prepared folder, or what TFDS has downloaded or downloads now."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of TFDS about itself
+        import tensorflow_datasets as tfds
+
+        tfds.disable_progress_bar()
+        try:
+            if prepared:
+                # Not tfds.builder(name): it would take the shapes of the registered
+                # dataset for those of the files, and fill up with zeros.
+                builder = tfds.builder_from_directory(prepared)
+            else:
+                builder = tfds.builder(name)
+        except tfds.core.DatasetNotFoundError:
+            raise NotToBeHad(
+                f"no dataset named {name!r}: it is not a name that TFDS knows; a file "
+                "of your own is named by its path (data.npz, or folder/)"
+            ) from None
+        try:
+            if not prepared and not builder.data_path.exists():
+                _check_network(name)
+                note(f"Downloading {name} with TFDS (once) ...")
+                builder.download_and_prepare()
+            classes = _class_feature(name, builder.info)
+            splits = {s: _read_split(name, builder, s) for s in ("train", "test")}
+        except GpuzooError:
+            raise
+        except Exception as error:
+            first = str(error).strip().partition("\n")[0][:200]
+            if isinstance(error, OSError) and not prepared:
+                raise NotToBeHad(
+                    f"data {name!r} cannot be downloaded: {first}"
+                ) from None
+            raise GpuzooError(
+                f"data {name!r} cannot be read: {first}; the files are damaged or not "
+                "whole, prepare them again with TFDS"
+            ) from error
+    return make_dataset(name, f"TFDS {builder.info.full_name}", splits, classes)
+
+
+def _read_split(name: str, builder, split: str) -> dict[str, np.ndarray]:
+    if None not in builder.info.features["image"].shape:
+        whole = builder.as_dataset(split=split, batch_size=-1)
+        return {field: whole[field].numpy() for field in ("image", "label")}
+    # One batch of images of several sizes would be filled up with zeros.
+    examples = list(builder.as_dataset(split=split).as_numpy_iterator())
+    shapes = sorted({example["image"].shape for example in examples})
+    if len(shapes) > 1:
+        raise GpuzooError(
+            f"data {name!r}: the {split} images have several sizes, from {shapes[0]} "
+            f"to {shapes[-1]}; save them as an image folder and use --image-size"
+        )
+    return {
+        field: np.stack([example[field] for example in examples])
+        for field in ("image", "label")
+    }
+
+
+def _class_feature(name: str, info) -> tuple[str, ...]:
+    features = info.features or {}
+    missing = {"image", "label"} - set(features)
+    if missing or not {"train", "test"} <= set(info.splits):
+        raise GpuzooError(
+            f"data {name!r} is no labelled image set with train and test examples: it "
+            f"has {sorted(features)} and the splits {sorted(info.splits)}"
+        )
+    return tuple(features["label"].names)
+
+
+def _check_network(name: str) -> None:
+    """TFDS tries for minutes where there is no network; ask once, briefly."""
+    try:
+        urllib.request.urlopen("https://storage.googleapis.com", timeout=5).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, whatever it says
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", error)
+        raise NotToBeHad(
+            f"data {name!r} is not on this machine and there is no network to download "
+            f"it ({reason}); name a prepared TFDS folder with --data-dir, or a file of "
+            "your own with --data"
+        ) from None

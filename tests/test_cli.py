@@ -1,0 +1,272 @@
+"""The command line as a user meets it: in fresh processes, with its exit codes."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REAL_DATA, ROOT
+
+import gpuzoo
+from gpuzoo.evidence.record import read_run
+
+KEYS = {
+    "recipe", "model", "data", "backend", "device", "precision", "xla", "deterministic",
+    "seed", "epochs", "test_accuracy", "train_seconds", "wall_seconds",
+    "weights_sha256", "run_dir",
+}  # fmt: skip
+FILES = {
+    "run.json", "metrics.jsonl", "digests.jsonl", "weights.safetensors", "curves.png",
+    "confusion.png", "mistakes.png",
+}  # fmt: skip
+
+
+# --- recipes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", gpuzoo.list_recipes())
+def test_recipe_runs_both_ways(name, cli, tmp_path):
+    """`gpuzoo train X` and `python recipes/train_X.py` are one program."""
+    words = ["--fast-dev-run", "--data", "digits", "--device", "cpu"]
+    first = cli("train", name, *words)
+    second = cli(*words, program=(ROOT / "recipes" / f"train_{name}.py",))
+    for done in (first, second):
+        assert done.returncode == 0, done.stderr
+        assert KEYS <= set(done.json)
+        run = tmp_path / done.json["run_dir"]
+        assert {path.name for path in run.iterdir()} == FILES
+        record = read_run(run)
+        assert record["state"] == "finished" and record["steps"] == 2
+        assert record["weights_sha256"] == done.json["weights_sha256"]
+    assert first.json["run_dir"] != second.json["run_dir"]
+    assert first.json["weights_sha256"] == second.json["weights_sha256"]
+
+
+@pytest.mark.parametrize("name", gpuzoo.list_recipes())
+def test_help_shows_every_field_and_its_meaning(name, cli):
+    named = cli("train", name, "--help")
+    script = cli("--help", program=(ROOT / "recipes" / f"train_{name}.py",))
+    for done in (named, script):
+        assert done.returncode == 0
+        for field in (
+            "model-options",
+            "label-smoothing",
+            "precision",
+            "out",
+            "threads",
+        ):
+            assert f"--{field}" in done.stdout
+        assert "Part of the target spread evenly over all classes" in done.stdout
+    assert named.stdout.splitlines()[2:] == script.stdout.splitlines()[2:]
+
+
+def test_without_network_and_data_the_digits_are_learned(cli, no_network, tmp_path):
+    done = cli("train", "mnist", env=no_network)
+    assert done.returncode == 0, done.stderr
+    assert done.json["data"] == "digits" and done.json["test_accuracy"] >= 0.97
+    lines = done.stderr.splitlines()
+    assert "no network" in lines[0] and "Training on digits instead" in lines[0]
+    assert sum("digits" in line for line in lines) >= 2
+    assert "on digits, not mnist" in done.stderr
+    assert read_run(tmp_path / done.json["run_dir"])["data"]["name"] == "digits"
+
+
+def test_a_dataset_that_was_named_is_never_replaced(cli, no_network):
+    done = cli("train", "mnist", "--data", "mnist", env=no_network)
+    assert done.returncode == 2 and "no network" in done.stderr
+    assert "--data-dir" in done.stderr
+
+
+@pytest.mark.skipif(REAL_DATA is None, reason="GPUZOO_TEST_DATA names no TFDS folder")
+def test_real_mnist_to_99_percent(cli):
+    done = cli("train", "mnist", "--data-dir", REAL_DATA, "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.json["data"] == "mnist" and done.json["test_accuracy"] >= 0.988
+    assert done.json["peak_memory_bytes"] < 1.5e9
+
+
+# --- repeatable ---------------------------------------------------------------------
+
+
+def test_fresh_processes_give_the_same_bits(cli, tmp_path):
+    """Whatever is watched and however it is shown; another seed is the control."""
+    base = ["train", "mnist", "--data", "digits", "--epochs", "8", "--device", "cpu",
+            "--threads", "2", "--augment", "shift:1",
+            "--model-options", "dropout=0.3"]  # fmt: skip
+    plain = cli(*base)
+    watched = cli(*base, "--log-every", 7, "--eval-every", 3, "--digest-every", 11,
+                  "--checkpoint-every", 0, "--quiet",
+                  env={"FORCE_COLOR": "1", "PYTHONHASHSEED": "5"})  # fmt: skip
+    control = cli(*base, "--seed", 1)
+    digests = [done.json["weights_sha256"] for done in (plain, watched, control)]
+    assert digests[0] == digests[1] != digests[2]
+    assert plain.json["test_loss"] == watched.json["test_loss"]
+    trail = (tmp_path / plain.json["run_dir"] / "digests.jsonl").read_text()
+    assert json.loads(trail.splitlines()[-1])["step"] == plain.json["steps"]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_xla_and_determinism_at_once(precision, cli, tmp_path):
+    """What stock Keras turns off: both in force, and equal bits in fresh processes."""
+    words = ["train", "mnist", "--data", "digits", "--epochs", "1", "--xla", "on",
+             "--precision", precision, "--device", "cpu"]  # fmt: skip
+    first, second = cli(*words), cli(*words)
+    assert first.returncode == 0, first.stderr
+    assert first.json["xla"] is True and first.json["deterministic"] is True
+    assert first.json["precision"] == precision
+    assert first.json["weights_sha256"] == second.json["weights_sha256"]
+
+
+# --- errors -------------------------------------------------------------------------
+
+QUICK = {
+    "command": (["trian"], "no command named 'trian'; nearest: train"),
+    "recipe": (["train", "mnits"], "no recipe named 'mnits'; nearest: mnist"),
+    "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: cnn"),
+    "info": (["info", "mlpp"], "no model named 'mlpp'; nearest: mlp"),
+    "task": (["list", "--task", "x"], "task must be one of"),
+    "option": (["train", "mnist", "--epoch", "3"], "--epochs"),
+    "value type": (["train", "mnist", "--epochs", "many"], "--epochs"),
+    "value": (["train", "mnist", "--epochs", "0"], "epochs .* at least 1: 0"),
+    "rate": (["train", "mnist", "--learning-rate", "nan"], "positive number: nan"),
+    "choice": (["train", "mnist", "--precision", "int3"], "--precision"),
+    "device": (["train", "mnist", "--device", "tpu"], "--device"),
+    "folder taken": (["train", "mnist", "--out", "."], "exists and is not an empty folder"),
+    "folder is a file": (["train", "mnist", "--out", "file/run"], "cannot be written"),
+}  # fmt: skip
+SLOW = {
+    "gpu": (["--device", "gpu"], "device gpu was asked for, but"),
+    "threads": (["--threads", "-1"], "threads must be 0 or more: -1"),
+    "model option": (["--model-options", "dens=3"], "no option 'dens'; nearest: dense"),
+    "model value": (["--model-options", "dense=x"], "option 'dense'.*'x'"),
+    "model syntax": (["--model-options", "dense"], "must look like key=value: 'dense'"),
+    "augment": (["--augment", "shfit:2"], "no change named 'shfit'; nearest: shift"),
+    "batch": (["--data", "digits", "--batch-size", "5000"], "larger than the 1438"),
+    "data file": (["--data", "none.npz"], "data 'none.npz': there is no such file"),
+    "data folder": (["--data", "none/"], "there is no such folder"),
+    "data name": (["--data", "mnits"], "no dataset named 'mnits'"),
+    "data dir": (["--data-dir", "none"], "--data-dir 'none': there is no such folder"),
+    "strict": (["--level", "strict"], "strict refuses XLA_FLAGS=--xla_x"),
+}  # fmt: skip
+
+
+def check_error(done, message, folder: pathlib.Path, before: set):
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("gpuzoo: error: "), done.stderr
+    assert __import__("re").search(message, lines[0]), lines[0]
+    assert done.stdout == ""
+    assert {path.name for path in folder.iterdir()} - {"cache"} == before
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_wrong_use_is_one_line(name, cli, tmp_path):
+    (tmp_path / "file").write_text("x")
+    words, message = QUICK[name]
+    check_error(cli(*words), message, tmp_path, {"file"})
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_bad_settings_are_one_line_and_leave_nothing(name, cli, tmp_path, no_network):
+    words, message = SLOW[name]
+    if name == "gpu" and gpu_is_there():
+        pytest.skip("there is a GPU")
+    env = {**no_network, "CUDA_VISIBLE_DEVICES": ""}
+    if name == "strict":
+        env["XLA_FLAGS"] = "--xla_x"
+    check_error(cli("train", "mnist", *words, env=env), message, tmp_path, set())
+
+
+def gpu_is_there() -> bool:
+    return pathlib.Path("/proc/driver/nvidia/version").exists()
+
+
+def test_debug_shows_the_traceback(cli):
+    done = cli("train", "mnist", "--model", "cmn", "--debug")
+    assert done.returncode != 0 and "Traceback" in done.stderr
+
+
+def test_no_words_print_the_help(cli):
+    done = cli()
+    assert done.returncode == 2 and "gpuzoo COMMAND" in done.stdout
+    assert cli("--help", program=("-m", "gpuzoo")).returncode == 0
+
+
+def test_users_own_npz_trains(cli, npz, tmp_path):
+    done = cli("train", "mnist", "--data", npz, "--batch-size", "16", "--epochs", "6")
+    assert done.returncode == 0, done.stderr
+    assert done.json["data"] == "tiny" and done.json["test_accuracy"] > 0.9
+
+
+def test_diverging_is_exit_code_1_and_recorded(cli, tmp_path):
+    done = cli("train", "mnist", "--data", "digits", "--learning-rate", "1e30",
+               "--optimizer", "sgd", "--digest-every", "1")  # fmt: skip
+    assert done.returncode == 1 and "the weights of step" in done.stderr
+    run = tmp_path / "runs" / "mnist-001"
+    record = read_run(run)
+    assert record["state"] == "failed" and "step" in record["error"]
+    assert (run / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("limit", [1_000, 300_000])
+def test_a_full_disk_is_one_line_and_leaves_no_half(limit, cli, tmp_path):
+    """Writing fails at the record, or only at the weights."""
+    done = cli("train", "mnist", "--data", "digits", "--epochs", "1", file_bytes=limit)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "gpuzoo: error: output folder" in last and "--out" in last
+    run = tmp_path / "runs" / "mnist-001"
+    if limit == 1_000:
+        assert not run.exists()
+    else:
+        assert read_run(run)["state"] == "failed"
+        names = {path.name for path in run.iterdir()}
+        assert names == {"run.json", "metrics.jsonl", "digests.jsonl"}
+
+
+def test_ctrl_c_ends_cleanly(tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpuzoo", "train", "mnist", "--data", "digits",
+         "--epochs", "100000", "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, "GPUZOO_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Stopped after step" in stderr and "Traceback" not in stderr
+    summary = json.loads(stdout.splitlines()[-1])
+    record = read_run(out)
+    assert summary["state"] == record["state"] == "stopped"
+    assert {path.name for path in out.iterdir()} == FILES
+
+
+def test_list_and_info(cli):
+    done = cli("list", "c*")
+    assert [model["name"] for model in done.json["models"]] == ["cnn"]
+    assert "mnist" in done.json["recipes"]
+    assert cli("info", "cnn").json["options"]["dense"] == "int = 128"
+
+
+def test_record_tells_no_home_and_no_environment(cli, tmp_path, monkeypatch):
+    home = tmp_path / "home" / "jane.doe"
+    home.mkdir(parents=True)
+    path = home / "mine.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, x=rng.random((60, 12, 12)), y=np.arange(60) % 2)
+    env = {"HOME": str(home), "SECRET_TOKEN": "hunter2"}
+    done = cli("train", "mnist", "--data", path, "--fast-dev-run", "--batch-size", "8",
+               env=env)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / done.json["run_dir"] / "run.json").read_text()
+    assert "jane.doe" not in text and "hunter2" not in text
+    assert json.loads(text)["recipe"]["data"] == "~/mine.npz"

@@ -1,0 +1,77 @@
+"""No sentence in the README that is not true: its commands and code are executed."""
+
+import os
+import pathlib
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    return re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", README, re.S)[1]
+
+
+def environment(tmp_path) -> dict:
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "GPUZOO_CACHE": str(tmp_path / "cache")}
+
+
+@pytest.mark.parametrize("command", block("commands").splitlines())
+def test_commands(command, tmp_path):
+    done = subprocess.run(
+        ["bash", "-euc", command], cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("{")
+
+
+def test_first_training_without_network(tmp_path, no_network):
+    """The README's own line, where there is neither network nor data."""
+    words = block("train").split()
+    assert words[0] == ".venv/bin/python"
+    done = subprocess.run(
+        [sys.executable, ROOT / words[1]], cwd=tmp_path, capture_output=True, text=True,
+        env={**environment(tmp_path), **no_network}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "digits" in done.stderr.splitlines()[0]
+    assert "digits" in done.stderr.splitlines()[-2]
+
+
+def test_python_code(tmp_path):
+    code = block("python")
+    assert len(code.strip().splitlines()) <= 12
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    measured, recorded = done.stdout.splitlines()[-1].split()
+    # float32 on the host here, 16 bits in the run where the machine has them.
+    assert abs(float(measured) - float(recorded)) < 0.01
+
+
+def test_code_of_a_new_model(tmp_path, runtime):
+    import gpuzoo
+
+    code = re.search(r"## Add a model.*?```python\n(.*?)```", README, re.S)[1]
+    (tmp_path / "linear.py").write_text(code)
+    runpy.run_path(str(tmp_path / "linear.py"), run_name="linear")
+    assert gpuzoo.build("linear").count_params() == 7850
+
+
+def test_figures_come_from_the_records():
+    script = ROOT / "benchmarks" / "tables.py"
+    subprocess.run([sys.executable, script, "--check"], check=True)
+
+
+def test_links_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("http") or (ROOT / target).exists(), target
