@@ -87,7 +87,10 @@ def main() -> None:
             readme, "<!-- figures -->", "<!-- /figures -->", readme_table(record)
         ),
         recipe: replace(
-            recipe, "    python recipes/train_mnist.py\n", '"""', recipe_claim(record)
+            recipe,
+            "    python recipes/train_mnist.py\n",
+            "\nThe figures are written here",
+            recipe_claim(record),
         ),
     }
     stale = [path for path, text in wanted.items() if path.read_text() != text]
