@@ -65,7 +65,8 @@ def main() -> None:
     args = parser.parse_args()
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256, environment
+    from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.machine import environment
 
     runtime = gpuzoo.configure(device="cpu")
     data = gpuzoo.load_data("mnist", data_dir=args.data_dir)

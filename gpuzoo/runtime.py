@@ -6,17 +6,15 @@ or refused with the remedy; `auto` picks by hardware and says why.
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
-import pathlib
-import platform
 import sys
 import tempfile
 import typing
 from typing import Literal
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.machine import available_cores, cpu_isa, cpu_model, moving_variables
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 LATE = "call gpuzoo.configure() first, before any tensor or model exists"
@@ -155,19 +153,6 @@ def _choose_backend(asked: str) -> None:
     os.environ["KERAS_BACKEND"] = backend
 
 
-# Variables that change the arithmetic of a backend.
-_MOVES_BITS = (
-    "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_USE_AUTOTUNE", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB",
-    "TF_DISABLE_MKL", "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS",
-    "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
-)  # fmt: skip
-
-
-def moving_variables() -> dict[str, str]:
-    """The environment variables that are set and move bits (recorded with a run)."""
-    return {name: os.environ[name] for name in _MOVES_BITS if name in os.environ}
-
-
 def _refuse_inherited_flags(level: str) -> None:
     found = moving_variables()
     if level == "strict" and found:
@@ -222,7 +207,7 @@ def _configure_tensorflow(options: Options, seed: int) -> Runtime:
         "asked for" if options.device != "auto"
         else "a GPU is there" if gpus else "TensorFlow sees no GPU"
     )  # fmt: skip
-    threads = options.threads or _available_cores()
+    threads = options.threads or available_cores()
     reasons["threads"] = "asked for" if options.threads else "one per available core"
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -298,51 +283,7 @@ def _choose_precision(asked: str, device: str, capability) -> tuple[str, str]:
         if tuple(capability) >= (7, 0):
             return "mixed_float16", "this GPU computes float16 but not bfloat16"
         return "float32", "this GPU has no 16-bit matrix units"
-    flags = _cpu_flags() & {"avx512_bf16", "amx_bf16"}
+    flags = set(cpu_isa()) & {"avx512_bf16", "amx_bf16"}
     if flags:
         return "mixed_bfloat16", f"this CPU computes bfloat16 ({sorted(flags)[0]})"
     return "float32", "this CPU does not compute 16-bit numbers itself"
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _cpu_info() -> list[tuple[str, str]]:
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return []
-    pairs = (line.partition(":") for line in lines)
-    return [(key.strip(), value.strip()) for key, _, value in pairs]
-
-
-def _cpu_flags() -> set[str]:
-    for key, value in _cpu_info():
-        if key == "flags":
-            return set(value.split())
-    return set()
-
-
-def cpu_model() -> str:
-    """The processor's own name, as far as the system tells."""
-    for key, value in _cpu_info():
-        if key == "model name":
-            return value
-    return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything installed that the bits of a run may depend on."""
-    names = {
-        "gpuzoo", "tensorflow", "keras", "numpy", "jax", "jaxlib", "ml_dtypes",
-        "tensorflow-datasets", "safetensors", "scikit-learn", "pillow",
-    }  # fmt: skip
-    found = {"python": platform.python_version()}
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"] or ""
-        if name in names or name.startswith(("nvidia-", "jax-cuda")):
-            found[name] = distribution.version
-    return dict(sorted(found.items()))

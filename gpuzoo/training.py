@@ -219,7 +219,7 @@ def _say_end(screen, recipe, dataset, summary) -> None:
 
 def _write_weights(folder, weights: dict) -> str:
     from gpuzoo.deploy.artifact import weights_bytes
-    from gpuzoo.evidence.record import write_atomically
+    from gpuzoo.files import write_atomically
 
     content = weights_bytes(weights)
     write_atomically(folder.path / "weights.safetensors", content)

@@ -17,13 +17,15 @@ SOURCES = [
 ]
 # Package -> what it may import of gpuzoo, at the top of a file or inside a function.
 # A name allows itself and everything below it.
-FLOOR = {"errors", "registry", "recipe", "runtime", "randomness"}
+FLOOR = {"errors", "files", "machine", "registry", "recipe", "runtime", "randomness"}
 ARROWS = {
     "errors": set(),
+    "files": set(),
+    "machine": set(),
     "randomness": set(),
     "registry": {"errors"},
     "recipe": {"errors", "registry"},
-    "runtime": {"errors"},
+    "runtime": {"errors", "machine"},
     "data": FLOOR | {"data"},
     "tasks": FLOOR | {"data", "tasks"},
     "engine": FLOOR | {"data", "tasks", "engine"},

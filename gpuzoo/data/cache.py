@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo.data.dataset import Dataset, fingerprint
+from gpuzoo.files import write_atomically
 
 
 def root() -> pathlib.Path:
@@ -61,8 +62,10 @@ def store(dataset: Dataset, key: str) -> None:
             "fingerprint": dataset.fingerprint,
             "findings": list(dataset.findings),
         }
-        _write_synced(temporary / "arrays.safetensors", safetensors.numpy.save(arrays))
-        _write_synced(
+        write_atomically(
+            temporary / "arrays.safetensors", safetensors.numpy.save(arrays)
+        )
+        write_atomically(
             temporary / "manifest.json", json.dumps(manifest, indent=1).encode()
         )
         try:
@@ -106,10 +109,3 @@ def _read(folder: pathlib.Path) -> Dataset | None:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, safetensors.SafetensorError):
         return None
-
-
-def _write_synced(path: pathlib.Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -13,7 +13,7 @@ from gpuzoo.errors import GpuzooError
 def weights_bytes(weights: dict[str, np.ndarray]) -> bytes:
     """The content of weights.safetensors: the same bytes for the same weights."""
     return safetensors.numpy.save(
-        {k: np.ascontiguousarray(v) for k, v in weights.items()}
+        {k: np.asarray(v, order="C") for k, v in weights.items()}
     )
 
 

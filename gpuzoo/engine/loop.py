@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -11,8 +12,10 @@ from gpuzoo import randomness
 from gpuzoo.data import augment
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
-from gpuzoo.engine import initial, optim
-from gpuzoo.engine.state import State, digest, digest_all
+from gpuzoo.engine import checkpoint, initial, optim
+from gpuzoo.engine.checkpoint import Checkpoint
+from gpuzoo.engine.journal import Journal, Watcher
+from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.recipe import Recipe, parse_options
@@ -26,10 +29,6 @@ TASKS = {"classify": Classify}
 EVALUATION_PIXELS = 784_000
 # A random layer draws at (its key, step * this + the draw's number within the step).
 DRAWS_PER_STEP = 256
-
-# A watcher is told what happens, as (event, row). It may print and write; it cannot
-# steer. Events: "start", "progress", "train", "test", "digest".
-Watcher = Callable[[str, dict], None]
 
 
 @dataclasses.dataclass
@@ -112,6 +111,8 @@ def run(
     watch: Watcher = lambda event, row: None,
     stop: Callable[[], bool] = lambda: False,
     fast: bool = False,
+    folder: pathlib.Path | None = None,
+    resume: Checkpoint | None = None,
 ) -> Result:
     """Train a recipe on a dataset.
 
@@ -119,6 +120,8 @@ def run(
         watch: told of every event.
         stop: asked after each compiled call whether to end early.
         fast: two steps of everything.
+        folder: where checkpoints go; without it there are none.
+        resume: the checkpoint to go on from, of the same recipe and dataset.
 
     Raises:
         Diverged: the loss is not finite; `.weights` are the last good ones.
@@ -163,49 +166,61 @@ def run(
         evaluate_steps({"indices": evaluation_feed["indices"][:1]})
         state.write(before)
 
-    def evaluate(epoch: int, step: int) -> tuple[dict, Arrays]:
-        with clock.phase("evaluate"):
-            outputs = evaluate_steps(evaluation_feed)
-            outputs = {k: v.reshape(-1)[:evaluated] for k, v in outputs.items()}
-            figures = task.summarise(outputs, dataset.test["label"][:evaluated])
-        watch("test", {"epoch": epoch, "step": step, **figures})
-        return {f"test_{k}": v for k, v in figures.items()}, outputs
+    # ------------------------------------------------------------- between two segments
+    journal, step, stopped = Journal(watch), 0, False
+    metrics, outputs = {}, {}
+    if resume:
+        step = resume.step
+        state.write(_strip("state/", resume.arrays))
+        journal.restore(resume.history, resume.arrays)
+        clock.seconds.update(resume.seconds)
+    good = _Good(step, state.read(state.weights))
+
+    def save() -> None:
+        arrays = {f"state/{name}": a for name, a in state.read(state.all).items()}
+        arrays |= journal.pending()
+        with clock.phase("checkpoint"):
+            checkpoint.save(
+                folder, Checkpoint(step, arrays, journal.history, clock.rounded())
+            )
+
+    def look() -> None:
+        """Log, digest and evaluate where it is due after `step`; moves no bit."""
+        nonlocal good, metrics, outputs
+        epoch, in_epoch = divmod(step - 1, plan.steps_per_epoch)
+        epoch, ends_epoch = epoch + 1, in_epoch + 1 == plan.steps_per_epoch
+        last = stopped or step == plan.steps
+        if step % recipe.log_every == 0 or ends_epoch or last:
+            journal.log(epoch, step)
+        if step % recipe.digest_every == 0 or last:
+            weights = state.read(state.weights)
+            good = good.follow(step, weights)
+            journal.digest(step, weights, state.read(state.others))
+        if last or (ends_epoch and epoch % recipe.eval_every == 0):
+            with clock.phase("evaluate"):
+                outputs = evaluate_steps(evaluation_feed)
+                outputs = {k: v.reshape(-1)[:evaluated] for k, v in outputs.items()}
+                figures = task.summarise(outputs, dataset.test["label"][:evaluated])
+            journal.test(epoch, step, figures)
+            metrics = {f"test_{name}": value for name, value in figures.items()}
 
     # ------------------------------------------------------------------------- training
     watch("start", {"steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
-                    "parameters": model.count_params()})  # fmt: skip
-    good = _Good(0, state.read(state.weights))
-    logged, trail = [], []  # step results since the last log line, the last digest
-    metrics, outputs, stopped, step = {}, {}, False, 0
-    for first, last in _segments(plan, recipe):
+                    "parameters": model.count_params(), "step": step})  # fmt: skip
+    if resume:
+        look()  # a checkpoint is saved before the run looks at itself
+    for first, last in _segments(plan, recipe, step):
         with clock.phase("train"):
             results = train_steps(plan.feed(first, last))
-        step, epoch = last, (last - 1) // plan.steps_per_epoch + 1
+        step = last
         _check_finite(results["loss"], first, plan, good)
-        logged.append(results)
-        trail.append(results["loss"])
+        journal.add(results)
         watch("progress", {"step": step, "seconds": clock.seconds["train"]})
-        stopped = stop() and step < plan.steps
-        ends_epoch = step % plan.steps_per_epoch == 0
-
-        if step % recipe.log_every == 0 or ends_epoch or stopped:
-            watch("train", {"epoch": epoch, "step": step, **_means(logged)})
-            logged = []
-        if step % recipe.digest_every == 0 or step == plan.steps or stopped:
-            weights = state.read(state.weights)
-            good = good.follow(step, weights)
-            rest = {**state.optimizer, **state.random}
-            watch("digest", {
-                "step": step,
-                "loss": digest(np.concatenate(trail)),
-                "weights": digest_all(weights),
-                "optimizer": digest_all(state.read(rest)),
-                "variables": {name: digest(a)[:8] for name, a in weights.items()},
-            })  # fmt: skip
-            trail = []
-        last_epoch = step == plan.steps or stopped
-        if last_epoch or (ends_epoch and epoch % recipe.eval_every == 0):
-            metrics, outputs = evaluate(epoch, step)
+        stopped = step < plan.steps and stop()
+        due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
+        if folder and step < plan.steps and (due or stopped):
+            save()
+        look()
         if stopped:
             break
 
@@ -289,21 +304,20 @@ def _diverged(what: str, good: _Good) -> Diverged:
     )
 
 
-def _segments(plan: Plan, recipe: Recipe, start: int = 0) -> Iterator[tuple[int, int]]:
+def _segments(plan: Plan, recipe: Recipe, start: int) -> Iterator[tuple[int, int]]:
     """Cut the steps where something has to be done between two of them."""
+    marks = {plan.steps_per_epoch, recipe.log_every, recipe.digest_every}
+    marks |= {recipe.checkpoint_every} - {0}
     step = start
     while step < plan.steps:
-        marks = (plan.steps_per_epoch, recipe.log_every, recipe.digest_every)
         end = min(step + mark - step % mark for mark in marks)
         yield step, min(end, plan.steps)
         step = min(end, plan.steps)
 
 
-def _means(results: list[Arrays]) -> dict[str, float]:
-    """Means over the steps since the last line."""
+def _strip(prefix: str, arrays: Arrays) -> Arrays:
     return {
-        name: float(np.mean(np.concatenate([r[name] for r in results]), dtype=float))
-        for name in results[0]
+        k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
     }
 
 

@@ -5,6 +5,8 @@ import hashlib
 import keras
 import numpy as np
 
+from gpuzoo.errors import GpuzooError
+
 
 class State:
     """The variables of a run: the model's, the optimizer's, the random layers'.
@@ -18,7 +20,8 @@ class State:
         others = [v for v in optimizer.variables if v is not None]
         self.optimizer = _named(others, "optimizer")
         self.random = _named([generator for generator, _ in generators], "random")
-        self.all = {**self.weights, **self.optimizer, **self.random}
+        self.others = {**self.optimizer, **self.random}
+        self.all = {**self.weights, **self.others}
 
     def read(self, part: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
         """Copies of the values, on the host."""
@@ -26,7 +29,18 @@ class State:
         return dict(zip(part, values, strict=True))
 
     def write(self, values: dict[str, np.ndarray]) -> None:
-        """Assign values that `read` gave. Raises KeyError for an unknown name."""
+        """Assign values that `read` gave, all of them.
+
+        Raises:
+            GpuzooError: a name, shape or type is not that of this run's variables.
+        """
+        known = {n: (tuple(v.shape), v.dtype) for n, v in self.all.items()}
+        given = {n: (a.shape, str(a.dtype)) for n, a in values.items()}
+        if known != given:
+            odd = min(n for n in known.keys() | given if known.get(n) != given.get(n))
+            raise GpuzooError(
+                f"state {odd!r} is {given.get(odd)} where the run has {known.get(odd)}"
+            )
         for name, value in values.items():
             self.all[name].assign(value)
 

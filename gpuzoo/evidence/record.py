@@ -12,11 +12,11 @@ import importlib.resources
 import json
 import os
 import pathlib
-import platform
 import sys
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.runtime import cpu_model, moving_variables, versions
+from gpuzoo.files import write_atomically
+from gpuzoo.machine import environment
 
 SCHEMA_VERSION = 1
 
@@ -163,27 +163,6 @@ def _validator():
     return jsonschema.Draft202012Validator(json.loads(text))
 
 
-def environment() -> dict:
-    """What the bits of a run may depend on, apart from the recipe and the runtime."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_model(),
-        "driver": _driver(),
-        "versions": versions(),
-        "variables": moving_variables(),
-    }
-
-
-def _driver() -> str | None:
-    """Version line of the NVIDIA kernel driver, None where there is none."""
-    try:
-        text = pathlib.Path("/proc/driver/nvidia/version").read_text()
-    except OSError:
-        return None
-    return text.partition("\n")[0].strip()
-
-
 @functools.cache
 def code_sha256() -> str:
     """One digest over the sources of gpuzoo, its models and its recipes."""
@@ -201,25 +180,6 @@ def redact(text: str) -> str:
     """A path without the name of the user's home."""
     home = str(pathlib.Path.home())
     return text.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else text
-
-
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """The whole file or the one that was there before; never a half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _now() -> str:

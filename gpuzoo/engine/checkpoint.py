@@ -1,0 +1,88 @@
+"""Everything the next step depends on, in one file that is whole or not at all.
+
+A checkpoint is a safetensors file: the variables of the model, of the optimizer and of
+the random layers, the results not yet logged, and as metadata the step, the history of
+the run and a sha256 over all of it. The last two are kept; a damaged one is passed over
+for the one before it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gpuzoo.engine.state import digest_all
+from gpuzoo.files import remove_leftovers, write_atomically
+
+KEPT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The state of a run between two steps."""
+
+    step: int
+    """Steps done."""
+    arrays: dict[str, np.ndarray]
+    """state/<variable> and journal/<results>."""
+    history: list
+    """[event, row] of everything logged so far."""
+    seconds: dict[str, float]
+    """Phase -> seconds so far."""
+
+
+def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint and remove the ones before the last two. Raises OSError."""
+    facts = {
+        "step": checkpoint.step,
+        "history": checkpoint.history,
+        "seconds": checkpoint.seconds,
+    }
+    text = json.dumps(facts)
+    # One entry: the order of several is not fixed in the file.
+    metadata = {"gpuzoo": json.dumps([text, _seal(text, checkpoint.arrays)])}
+    content = safetensors.numpy.save(
+        {name: np.asarray(a, order="C") for name, a in checkpoint.arrays.items()},
+        metadata=metadata,
+    )
+    folder.mkdir(exist_ok=True)
+    write_atomically(folder / f"step-{checkpoint.step:09d}.safetensors", content)
+    for old in _files(folder)[KEPT:]:
+        old.unlink()
+
+
+def load(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and the names of the damaged ones."""
+    damaged = []
+    if folder.is_dir():
+        remove_leftovers(folder)
+        for path in _files(folder):
+            checkpoint = _read(path)
+            if checkpoint:
+                return checkpoint, damaged
+            damaged.append(path.name)
+    return None, damaged
+
+
+def _files(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _read(path: pathlib.Path) -> Checkpoint | None:
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            text, seal = json.loads(file.metadata()["gpuzoo"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if seal != _seal(text, arrays):
+            return None
+        return Checkpoint(arrays=arrays, **json.loads(text))
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return None
+
+
+def _seal(text: str, arrays: dict[str, np.ndarray]) -> str:
+    return hashlib.sha256(f"{text}\n{digest_all(arrays)}".encode()).hexdigest()

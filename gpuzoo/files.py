@@ -1,0 +1,39 @@
+"""Files that are there whole or not at all."""
+
+import os
+import pathlib
+
+
+def write_atomically(path: pathlib.Path, content: bytes) -> None:
+    """The whole new file, or the one that was there before; never a half.
+
+    Written beside its place, flushed to the disk, renamed into its place, and the
+    rename flushed too: a kill or a power cut at any instant leaves one of the two.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: pathlib.Path) -> None:
+    """Flush the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(path: pathlib.Path) -> None:
+    """Remove what a killed process had begun to write into a folder."""
+    for file in path.glob(".*"):
+        if file.is_file() and file.suffix.removeprefix(".").isdigit():
+            file.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""What this machine is and has, as far as the bits of a run may depend on it."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+
+# Instruction sets that the CPU libraries choose their code by.
+_ISA = (
+    "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16",
+    "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve",
+)  # fmt: skip
+# Environment variables that change the arithmetic of a backend.
+_MOVES_BITS = (
+    "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_USE_AUTOTUNE", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB",
+    "TF_DISABLE_MKL", "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS",
+    "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
+)  # fmt: skip
+# Installed packages that the bits may depend on, besides NVIDIA's.
+_PACKAGES = {
+    "gpuzoo", "tensorflow", "keras", "numpy", "jax", "jaxlib", "ml_dtypes",
+    "tensorflow-datasets", "safetensors", "scikit-learn", "pillow",
+}  # fmt: skip
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpu_info() -> list[tuple[str, str]]:
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return []
+    pairs = (line.partition(":") for line in lines)
+    return [(key.strip(), value.strip()) for key, _, value in pairs]
+
+
+def cpu_isa() -> list[str]:
+    """The instruction sets that matter, in a fixed order."""
+    for key, value in _cpu_info():
+        if key in ("flags", "Features"):
+            return [name for name in _ISA if name in value.split()]
+    return []
+
+
+def cpu_model() -> str:
+    """The processor's own name, as far as the system tells."""
+    for key, value in _cpu_info():
+        if key == "model name":
+            return value
+    return platform.processor() or platform.machine()
+
+
+def driver() -> str | None:
+    """Version line of the NVIDIA kernel driver, None where there is none."""
+    try:
+        text = pathlib.Path("/proc/driver/nvidia/version").read_text()
+    except OSError:
+        return None
+    return text.partition("\n")[0].strip()
+
+
+def moving_variables() -> dict[str, str]:
+    """The environment variables that are set and move bits."""
+    return {name: os.environ[name] for name in _MOVES_BITS if name in os.environ}
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything installed that the bits may depend on."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        if name in _PACKAGES or name.startswith(("nvidia-", "jax-cuda")):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def environment() -> dict:
+    """All of it, as it is recorded with a run."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cpu_isa": cpu_isa(),
+        "driver": driver(),
+        "versions": versions(),
+        "variables": moving_variables(),
+    }
