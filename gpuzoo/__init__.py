@@ -26,6 +26,7 @@ _WHERE = {
     "load_weights": "gpuzoo.deploy.artifact",
     "model_info": "gpuzoo.registry",
     "register": "gpuzoo.registry",
+    "resume": "gpuzoo.training",
     "train": "gpuzoo.training",
 }
 

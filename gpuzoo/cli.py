@@ -18,6 +18,7 @@ from gpuzoo.runtime import Options
 
 _VERBS = {
     "train": "train a recipe: gpuzoo train mnist [--epochs 3 ...]",
+    "resume": "finish a run that was stopped or killed: gpuzoo resume RUN",
     "list": "list the models and the recipes: gpuzoo list [PATTERN]",
     "info": "show what is known of a model: gpuzoo info cnn",
 }
@@ -62,7 +63,10 @@ def _dispatch(words: list[str]) -> int:
         return _last_line({"version": __version__})
     if verb not in _VERBS:
         raise GpuzooError(f"no command named {verb!r}; {nearest(verb, _VERBS)}")
-    return {"train": _train_named, "list": _list, "info": _info}[verb](rest)
+    commands = {
+        "train": _train_named, "resume": _resume, "list": _list, "info": _info,
+    }  # fmt: skip
+    return commands[verb](rest)
 
 
 def _print_help() -> None:
@@ -100,6 +104,28 @@ def _train(recipe: Recipe, words: list[str], program: str) -> int:
         fast_dev_run=asked.fast_dev_run,
         quiet=asked.quiet,
     )
+    _last_line(summary)
+    return 130 if summary["state"] == "stopped" else 0
+
+
+def _resume(words: list[str]) -> int:
+    @dataclasses.dataclass(frozen=True)
+    class ResumeCommand:
+        """Finish a run that was stopped or killed, with the bits it would have had."""
+
+        run: tyro.conf.Positional[str]
+        """The run folder."""
+        allow_drift: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Go on although the environment has changed; that is recorded."""
+        quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Print nothing but the last line."""
+        debug: tyro.conf.FlagCreatePairsOff[bool] = False
+        """Show the traceback of an error."""
+
+    asked = _parse(ResumeCommand, words, "gpuzoo resume", None)
+    from gpuzoo.training import resume
+
+    summary = resume(asked.run, allow_drift=asked.allow_drift, quiet=asked.quiet)
     _last_line(summary)
     return 130 if summary["state"] == "stopped" else 0
 

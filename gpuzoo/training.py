@@ -2,18 +2,15 @@
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 import shutil
 import signal
 import threading
 import time
-from typing import NoReturn
 
 from gpuzoo import runtime as runtimes
-from gpuzoo.errors import Diverged, GpuzooError
+from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, load_recipe
 from gpuzoo.registry import model_info, nearest
 
@@ -49,30 +46,138 @@ def train(
     recipe, options = _resolve(recipe, options, changes)
     model_info(recipe.model)
 
+    from gpuzoo import outcome
     from gpuzoo.evidence.progress import Screen
     from gpuzoo.evidence.record import RunFolder
 
-    folder = RunFolder.create(out, recipe.name)
+    folder = RunFolder.create(
+        out,
+        recipe.name,
+        recipe=_redacted(recipe.as_record()),
+        options=dataclasses.asdict(options),
+        fast_dev_run=fast_dev_run,
+    )
     screen = Screen(quiet)
-    try:
-        folder.start(
-            recipe=_redacted(recipe.as_record()),
-            options=dataclasses.asdict(options),
-            fast_dev_run=fast_dev_run,
-        )
-        runtime, dataset = _set_up(recipe, options, folder, screen, fast_dev_run)
-    except BaseException as error:
-        folder.discard()
-        _raise_readably(folder, error)
     with _interrupts() as interrupted:
         try:
-            result = _run(recipe, dataset, runtime, folder, screen, interrupted,
-                          fast_dev_run)  # fmt: skip
-            return _finish(recipe, dataset, runtime, folder, screen, result, begun)
+            runtime, dataset = _set_up(recipe, options, folder, screen, fast_dev_run)
         except BaseException as error:
-            screen.stop()
-            _record_failure(folder, error)
-            _raise_readably(folder, error)
+            folder.discard()
+            outcome.raise_readably(folder, error)
+        job = _Job(recipe, dataset, runtime, folder, screen, fast_dev_run, begun)
+        return _carry_out(job, interrupted, None)
+
+
+def resume(
+    run: str | pathlib.Path, *, allow_drift: bool = False, quiet: bool = False
+) -> dict:
+    """Finish a run that was stopped or killed, with the bits it would have had.
+
+    Args:
+        run: the run folder.
+        allow_drift: go on although the environment has changed; that is recorded.
+        quiet: print nothing.
+
+    Returns:
+        The summary, as `train` does; of the finished run if it was finished already.
+
+    Raises:
+        GpuzooError: the environment or the data are not those of the run, or the run
+            failed; the fields are named.
+    """
+    begun = time.perf_counter()
+    from gpuzoo import outcome
+    from gpuzoo.engine import checkpoint
+    from gpuzoo.evidence import compare, record
+    from gpuzoo.evidence.progress import Screen
+    from gpuzoo.machine import environment
+
+    folder = record.RunFolder.open(run)
+    recorded = folder.record
+    if recorded["state"] == "finished":
+        return outcome.summary_of(folder)
+    if recorded["state"] == "failed":
+        raise GpuzooError(f"{folder.path} has failed: {recorded['error']}")
+    recipe, options = record.recipe_of(recorded), record.options_of(recorded)
+    fast, screen = recorded["fast_dev_run"], Screen(quiet)
+    with _interrupts() as interrupted:
+        runtime = runtimes.configure(options, seed=recipe.seed)
+        dataset = _load(recipe, screen)
+        here = {
+            "environment": environment(),
+            "code_sha256": record.code_sha256(),
+            "runtime": runtime.as_record(),
+        }
+        drift = compare.environment_differences(recorded, here)
+        other = compare.data_differences(recorded["data"], dataset.as_record())
+        compare.refuse(other, f"{folder.path} cannot be resumed, its data have changed")
+        if not allow_drift:
+            what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
+            compare.refuse(drift, f"{folder.path} {what}")
+        start, damaged = checkpoint.load(folder.path / "checkpoints")
+        for name in damaged:
+            screen.say(
+                f"Checkpoint {name} is damaged; taking an earlier one.", "yellow"
+            )
+        folder.restore(start.history if start else [])
+        step = start.step if start else 0
+        folder.update(
+            state="running",
+            data=dataset.as_record(),
+            runtime=runtime.as_record(),
+            resumed=[
+                *recorded.get("resumed", []),
+                {"at": record.now(), "step": step, "drift": [str(d) for d in drift]},
+            ],
+        )
+        _say_start(screen, runtime, dataset)
+        screen.say(f"Going on after step {step}.")
+        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun)
+        return _carry_out(job, interrupted, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One training with everything that it needs."""
+
+    recipe: Recipe
+    dataset: "Dataset"  # noqa: F821 - the data package stays unloaded
+    runtime: runtimes.Runtime
+    folder: "RunFolder"  # noqa: F821
+    screen: "Screen"  # noqa: F821
+    fast: bool
+    begun: float
+
+
+def _carry_out(job: _Job, interrupted, start) -> dict:
+    """Train, write what a run leaves behind, tell the end."""
+    from gpuzoo import outcome
+    from gpuzoo.engine import loop
+
+    def watch(event: str, row: dict) -> None:
+        job.folder.watch(event, row)
+        job.screen.watch(event, row)
+
+    try:
+        result = loop.run(
+            job.recipe,
+            job.dataset,
+            job.runtime,
+            watch=watch,
+            stop=interrupted,
+            fast=job.fast,
+            folder=job.folder.path / "checkpoints",
+            resume=start,
+        )
+        job.screen.stop()
+        outcome.finish(job, result)
+    except BaseException as error:
+        job.screen.stop()
+        outcome.record_failure(job.folder, error)
+        outcome.raise_readably(job.folder, error)
+    summary = outcome.summary_of(job.folder)
+    outcome.say_end(job, summary)
+    return summary
 
 
 def _resolve(recipe, options, changes):
@@ -95,27 +200,38 @@ def _set_up(recipe, options, folder, screen, fast):
     """What has to be there before training: the runtime, the data, room on the disk."""
     runtime = runtimes.configure(options, seed=recipe.seed)
 
-    from gpuzoo.data.sources import load_data
     from gpuzoo.engine.loop import build_model, check_recipe, make_plan
 
     check_recipe(recipe)
-    dataset = load_data(
-        recipe.data,
-        data_dir=recipe.data_dir,
-        fallback=recipe.fallback,
-        image_size=recipe.image_size,
-        note=lambda text: screen.say(text, "yellow"),
-    )
+    dataset = _load(recipe, screen)
     make_plan(recipe, len(dataset.train["label"]), 0, fast)
     weights_bytes = 4 * build_model(recipe, dataset).count_params()
-    # Weights, record, trail and pictures, and as much again to write them beside.
-    needed, free = 2 * weights_bytes + 4_000_000, shutil.disk_usage(folder.path).free
+    # Two checkpoints with up to three numbers a weight and one being written, the
+    # weights, the record, the trail and the pictures.
+    needed, free = 12 * weights_bytes + 4_000_000, shutil.disk_usage(folder.path).free
     if free < needed:
         raise GpuzooError(
             f"output folder {folder.path}: {free / 1e6:.1f} MB free, about "
             f"{needed / 1e6:.1f} MB needed; free some or name another with --out"
         )
     folder.update(data=dataset.as_record(), runtime=runtime.as_record())
+    _say_start(screen, runtime, dataset)
+    return runtime, dataset
+
+
+def _load(recipe: Recipe, screen):
+    from gpuzoo.data.sources import load_data
+
+    return load_data(
+        recipe.data,
+        data_dir=recipe.data_dir,
+        fallback=recipe.fallback,
+        image_size=recipe.image_size,
+        note=lambda text: screen.say(text, "yellow"),
+    )
+
+
+def _say_start(screen, runtime, dataset) -> None:
     screen.say(
         f"{runtime.line()} · data {dataset.name} ({dataset.source}; "
         f"{len(dataset.train['label']):,} to train, {len(dataset.test['label']):,} to "
@@ -124,140 +240,6 @@ def _set_up(recipe, options, folder, screen, fast):
     )
     for finding in dataset.findings:
         screen.say(f"Note: {finding}.", "yellow")
-    return runtime, dataset
-
-
-def _run(recipe, dataset, runtime, folder, screen, interrupted, fast):
-    from gpuzoo.engine import loop
-
-    def watch(event: str, row: dict) -> None:
-        folder.watch(event, row)
-        screen.watch(event, row)
-
-    result = loop.run(
-        recipe, dataset, runtime, watch=watch, stop=interrupted, fast=fast
-    )
-    screen.stop()
-    return result
-
-
-def _finish(recipe, dataset, runtime, folder, screen, result, begun) -> dict:
-    """Write the weights, the pictures and the final record; returns the summary."""
-    from gpuzoo.engine.timing import peak_memory_bytes
-    from gpuzoo.evidence import plots
-    from gpuzoo.evidence.record import redact
-
-    weights_sha256 = _write_weights(folder, result.weights)
-    lines = (folder.path / "metrics.jsonl").read_text("utf-8").splitlines()
-    plots.draw_all(
-        folder.path,
-        f"{recipe.name}: {recipe.model} on {dataset.name}, seed {recipe.seed}",
-        [json.loads(line) for line in lines],
-        dataset,
-        result.outputs,
-    )
-    folder.close()
-    seconds = {**result.seconds, "wall": round(time.perf_counter() - begun, 4)}
-    folder.update(
-        state=result.state,
-        steps=result.steps,
-        epochs=result.epochs,
-        parameters=result.parameters,
-        metrics=result.metrics,
-        seconds=seconds,
-        peak_memory_bytes=peak_memory_bytes(),
-        peak_device_bytes=result.device_bytes,
-        weights_sha256=weights_sha256,
-        files=_hash_files(folder.path),
-    )
-    summary = {
-        "state": result.state,
-        "recipe": recipe.name,
-        "model": recipe.model,
-        "data": dataset.name,
-        "backend": runtime.backend,
-        "device": runtime.device,
-        "precision": runtime.precision,
-        "xla": runtime.xla,
-        "deterministic": runtime.deterministic,
-        "seed": recipe.seed,
-        "epochs": result.epochs,
-        "steps": result.steps,
-        **{key: round(value, 6) for key, value in result.metrics.items()},
-        "compile_seconds": round(seconds["compile"], 3),
-        "train_seconds": round(seconds["train"], 3),
-        "wall_seconds": round(seconds["wall"], 3),
-        "peak_memory_bytes": folder.record["peak_memory_bytes"],
-        "peak_device_bytes": result.device_bytes,
-        "weights_sha256": weights_sha256,
-        "run_dir": redact(str(folder.path)),
-    }
-    _say_end(screen, recipe, dataset, summary)
-    return summary
-
-
-def _say_end(screen, recipe, dataset, summary) -> None:
-    if summary["state"] == "stopped":
-        screen.say(f"Stopped after step {summary['steps']}.", "bold yellow")
-    data = dataset.name
-    if recipe.fallback and recipe.data != dataset.name:
-        data = f"{dataset.name}, not {recipe.data}, which was not to be had"
-    memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
-    if summary["peak_device_bytes"] is not None:
-        memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
-    screen.say(
-        f"test accuracy {summary['test_accuracy']:.2%} on {data} · "
-        f"{summary['train_seconds']:.2f} s of training, "
-        f"{summary['wall_seconds']:.1f} s in all, {memory}",
-        "bold",
-    )
-    screen.say(
-        f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
-        "(run.json, weights.safetensors, curves.png, confusion.png, mistakes.png)"
-    )
-
-
-def _write_weights(folder, weights: dict) -> str:
-    from gpuzoo.deploy.artifact import weights_bytes
-    from gpuzoo.files import write_atomically
-
-    content = weights_bytes(weights)
-    write_atomically(folder.path / "weights.safetensors", content)
-    return hashlib.sha256(content).hexdigest()
-
-
-def _record_failure(folder, error: BaseException) -> None:
-    """Leave a record of what went wrong, and the last good weights if there are any."""
-    folder.close()
-    text = str(error) or type(error).__name__
-    with contextlib.suppress(OSError):  # the disk may be what failed
-        if isinstance(error, Diverged):
-            _write_weights(folder, error.weights)
-        folder.update(state="failed", error=text)
-
-
-def _raise_readably(folder, error: BaseException) -> NoReturn:
-    """A disk that fails is the user's to mend; everything else goes up as it is."""
-    if isinstance(error, OSError):
-        raise GpuzooError(
-            f"output folder {folder.path}: {error.strerror or error}; free some room "
-            "or name another folder with --out"
-        ) from error
-    raise error
-
-
-def _hash_files(path: pathlib.Path) -> dict[str, str]:
-    return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.iterdir())
-        if file.is_file() and file.name != "run.json"
-    }
-
-
-def _redacted(record: dict) -> dict:
-    from gpuzoo.evidence.record import redact
-
-    return {k: redact(v) if isinstance(v, str) else v for k, v in record.items()}
 
 
 @contextlib.contextmanager
@@ -280,3 +262,9 @@ def _interrupts():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _redacted(record: dict) -> dict:
+    from gpuzoo.evidence.record import redact
+
+    return {k: redact(v) if isinstance(v, str) else v for k, v in record.items()}

@@ -17,8 +17,18 @@ SOURCES = [
 ]
 # Package -> what it may import of gpuzoo, at the top of a file or inside a function.
 # A name allows itself and everything below it.
-FLOOR = {"errors", "files", "machine", "registry", "recipe", "runtime", "randomness"}
+FLOOR = {
+    "digests",
+    "errors",
+    "files",
+    "machine",
+    "registry",
+    "recipe",
+    "runtime",
+    "randomness",
+}
 ARROWS = {
+    "digests": set(),
     "errors": set(),
     "files": set(),
     "machine": set(),
@@ -31,7 +41,8 @@ ARROWS = {
     "engine": FLOOR | {"data", "tasks", "engine"},
     "evidence": FLOOR | {"data", "tasks", "engine", "evidence"},
     "deploy": FLOOR | {"data", "tasks", "engine", "deploy"},
-    "training": FLOOR | {"data", "engine", "evidence", "deploy"},
+    "outcome": FLOOR | {"engine", "evidence", "deploy"},
+    "training": FLOOR | {"data", "engine", "evidence", "deploy", "outcome"},
     "cli": FLOOR | {"training", "evidence", "engine", "deploy", ""},
     "__main__": {"cli"},
     "__init__": set(),

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gpuzoo.engine.state import digest_all
+from gpuzoo.digests import digest_all
 from gpuzoo.files import remove_leftovers, write_atomically
 
 KEPT = 2

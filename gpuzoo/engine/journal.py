@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.data.dataset import Arrays
-from gpuzoo.engine.state import digest, digest_all
+from gpuzoo.digests import digest, digest_all
 
 # A watcher is told what happens, as (event, row). It may print and write; it cannot
 # steer. Events: "start", "progress", and those of the history, "train", "test",
@@ -37,7 +37,7 @@ class Journal:
             name: float(
                 np.mean(np.concatenate([r[name] for r in self.logged]), dtype=float)
             )
-            for name in self.logged[0]
+            for name in sorted(self.logged[0])
         }
         self.logged = []
         self._tell("train", {"epoch": epoch, "step": step, **means})

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from keras.src.utils import naming
 
 from gpuzoo import randomness
 from gpuzoo.data import augment
@@ -256,6 +257,9 @@ def build_model(recipe: Recipe, dataset: Dataset):
         "num_classes": len(dataset.classes),
         **parse_options(recipe.model_options),
     }
+    # Layers without a name are numbered from one again: the names of the weights are
+    # those of a fresh process, whatever was built before.
+    naming.reset_uids()
     try:
         return build(recipe.model, **options)
     except (TypeError, ValueError) as error:

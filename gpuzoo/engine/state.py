@@ -1,7 +1,5 @@
 """Everything that a step depends on, as a list of variables with unique names."""
 
-import hashlib
-
 import keras
 import numpy as np
 
@@ -16,11 +14,12 @@ class State:
 
     def __init__(self, model: keras.Model, optimizer, generators, backend):
         self.backend = backend
-        self.weights = _named(model.weights)
-        others = [v for v in optimizer.variables if v is not None]
-        self.optimizer = _named(others, "optimizer")
-        self.random = _named([generator for generator, _ in generators], "random")
-        self.others = {**self.optimizer, **self.random}
+        self.weights = _unique(model.weights)
+        kept = [v for v in optimizer.variables if v is not None]
+        self.others = {
+            **_numbered("optimizer", kept),
+            **_numbered("random", [generator for generator, _ in generators]),
+        }
         self.all = {**self.weights, **self.others}
 
     def read(self, part: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
@@ -45,24 +44,15 @@ class State:
             self.all[name].assign(value)
 
 
-def digest(array: np.ndarray) -> str:
-    """A short digest of type, shape and bytes: 16 hexadecimal digits."""
-    head = f"{array.dtype} {array.shape}\n".encode()
-    body = np.ascontiguousarray(array).view(np.uint8).reshape(-1) if array.size else b""
-    return hashlib.sha256(head + bytes(body)).hexdigest()[:16]
-
-
-def digest_all(values: dict[str, np.ndarray]) -> str:
-    """One short digest of many named arrays."""
-    lines = "".join(f"{name} {digest(values[name])}\n" for name in sorted(values))
-    return hashlib.sha256(lines.encode()).hexdigest()[:16]
-
-
-def _named(variables: list[keras.Variable], prefix: str = "") -> dict:
+def _unique(variables: list[keras.Variable]) -> dict[str, keras.Variable]:
+    """By path; a second variable of one path gets its place in the name."""
     named: dict[str, keras.Variable] = {}
-    for variable in variables:
-        name = "/".join(part for part in (prefix, variable.path) if part)
-        if name in named:
-            name = f"{name}#{len(named)}"
-        named[name] = variable
+    for place, variable in enumerate(variables):
+        path = variable.path
+        named[f"{path}#{place}" if path in named else path] = variable
     return named
+
+
+def _numbered(prefix: str, variables: list[keras.Variable]) -> dict:
+    """By place: Keras numbers optimizers and generators by what a process has built."""
+    return {f"{prefix}/{place}": v for place, v in enumerate(variables)}

@@ -4,6 +4,7 @@ run.json is the record; metrics.jsonl and digests.jsonl are the trail. No enviro
 dump, no home path and no secret is written.
 """
 
+import dataclasses
 import datetime
 import errno
 import functools
@@ -15,8 +16,10 @@ import pathlib
 import sys
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import write_atomically
+from gpuzoo.files import remove_leftovers, sync_folder, write_atomically
 from gpuzoo.machine import environment
+from gpuzoo.recipe import Recipe
+from gpuzoo.runtime import Options
 
 SCHEMA_VERSION = 1
 
@@ -24,44 +27,25 @@ SCHEMA_VERSION = 1
 class RunFolder:
     """A folder of its own for one run; nothing in it is ever overwritten by another."""
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, record: dict):
         self.path = path
-        self.record: dict = {}
+        self.record = record
         self._files: dict = {}
 
     @classmethod
-    def create(cls, out: str | None, name: str) -> "RunFolder":
+    def create(cls, out: str | None, name: str, **fields) -> "RunFolder":
         """Make the folder `out`, or the next free runs/<name>-<number>.
+
+        It appears together with its run.json, in the state `running`: a kill at any
+        instant leaves either no folder or one that can be resumed.
 
         Raises:
             GpuzooError: it holds a run already, or cannot be written.
         """
-        try:
-            if out:
-                path = pathlib.Path(out).expanduser()
-                if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                    raise GpuzooError(
-                        f"--out {out} exists and is not an empty folder; a run is "
-                        "never overwritten, name another"
-                    )
-                path.mkdir(parents=True, exist_ok=True)
-            else:
-                path = _next_free(pathlib.Path("runs"), name)
-            if not os.access(path, os.W_OK):
-                raise PermissionError(errno.EACCES, "permission denied")
-        except OSError as error:
-            raise GpuzooError(
-                f"output folder {out or 'runs/'} cannot be written: "
-                f"{error.strerror or error}; name another with --out"
-            ) from None
-        return cls(path)
-
-    def start(self, **fields) -> None:
-        """Write run.json for the first time, in the state `running`."""
-        self.record = {
+        record = {
             "schema": SCHEMA_VERSION,
             "state": "running",
-            "started": _now(),
+            "started": now(),
             "finished": None,
             "command": [redact(word) for word in sys.argv],
             "environment": environment(),
@@ -72,17 +56,60 @@ class RunFolder:
             "error": None,
             **fields,
         }
-        self.write()
+        goal = pathlib.Path(out).expanduser() if out else None
+        try:
+            if goal and goal.exists():
+                if not goal.is_dir() or any(goal.iterdir()):
+                    raise GpuzooError(
+                        f"--out {out} exists and is not an empty folder; a run is "
+                        "never overwritten, name another"
+                    )
+                folder = cls(goal, record)
+                folder.write()
+                return folder
+            parent = goal.parent if goal else pathlib.Path("runs")
+            parent.mkdir(parents=True, exist_ok=True)
+            folder = cls(parent / f".{name}.{os.getpid()}", record)
+            folder.path.mkdir()
+            try:
+                folder.write()
+                folder._move_to(goal, parent, name)
+            except BaseException:
+                folder.discard()
+                raise
+            return folder
+        except OSError as error:
+            raise GpuzooError(
+                f"output folder {out or 'runs/'} cannot be written: "
+                f"{error.strerror or error}; name another with --out"
+            ) from None
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path) -> "RunFolder":
+        """The folder of a run that exists, to go on in it."""
+        path = pathlib.Path(path).expanduser()
+        record = read_run(path)
+        remove_leftovers(path)
+        return cls(path, record)
+
+    def restore(self, history: list) -> None:
+        """Make the trail what it was when a checkpoint was saved."""
+        self.close()
+        for name in ("metrics.jsonl", "digests.jsonl"):
+            (self.path / name).unlink(missing_ok=True)
+        for event, row in history:
+            self.watch(event, row)
 
     def update(self, **fields) -> None:
         """Change fields of the record and write it."""
         self.record.update(fields)
         if fields.get("state", "running") != "running":
-            self.record["finished"] = _now()
+            self.record["finished"] = now()
             self.close()
         self.write()
 
     def write(self) -> None:
+        self.record["seal"] = seal(self.record)
         check_record(self.record)
         text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self.path / "run.json", text.encode())
@@ -104,12 +131,30 @@ class RunFolder:
         self.close()
         for name in ("run.json", "metrics.jsonl", "digests.jsonl"):
             (self.path / name).unlink(missing_ok=True)
+        remove_leftovers(self.path)
         try:
             self.path.rmdir()
         except OSError:
             return  # it holds something that is not ours
         if self.path.parent.name == "runs" and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()
+
+    def _move_to(self, goal, parent: pathlib.Path, name: str) -> None:
+        """Give the folder its final name; a rename onto a run fails."""
+        number = 1
+        while True:
+            path = goal or parent / f"{name}-{number:03d}"
+            try:
+                os.rename(self.path, path)
+            except OSError as error:
+                taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+                if goal or not taken:
+                    raise
+                number += 1
+            else:
+                self.path = path
+                sync_folder(parent)
+                return
 
     def _append(self, name: str, row: dict) -> None:
         if name not in self._files:
@@ -118,16 +163,11 @@ class RunFolder:
         self._files[name].flush()
 
 
-def _next_free(parent: pathlib.Path, name: str) -> pathlib.Path:
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        path = parent / f"{name}-{number:03d}"
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            number += 1
+def seal(record: dict) -> str:
+    """sha256 over all other fields of a record: a slip of an editor is noticed."""
+    rest = {key: value for key, value in record.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_run(path: str | pathlib.Path) -> dict:
@@ -141,6 +181,21 @@ def read_run(path: str | pathlib.Path) -> dict:
         raise GpuzooError(f"{file} cannot be read: {error}") from None
     check_record(record)
     return record
+
+
+def recipe_of(record: dict) -> Recipe:
+    """The recipe of a run, as it was carried out: its data are named."""
+    recipe = Recipe(**record["recipe"])
+    if recipe.fallback and record["data"]:
+        if record["data"]["name"] == recipe.fallback:
+            return dataclasses.replace(recipe, data=recipe.fallback, fallback="")
+        return dataclasses.replace(recipe, fallback="")
+    return recipe
+
+
+def options_of(record: dict) -> Options:
+    """What a run asked of its machine."""
+    return Options(**record["options"])
 
 
 def check_record(record: dict) -> None:
@@ -182,5 +237,5 @@ def redact(text: str) -> str:
     return text.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else text
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,133 @@
+"""What a training leaves behind: weights, pictures, the record, the last words."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import shutil
+import time
+from typing import NoReturn
+
+from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.errors import Diverged, GpuzooError
+from gpuzoo.evidence.record import RunFolder, redact
+from gpuzoo.files import write_atomically
+
+
+def finish(job, result) -> None:
+    """Write the weights, the pictures and the final record."""
+    from gpuzoo.engine.timing import peak_memory_bytes
+    from gpuzoo.evidence import plots
+
+    path, recipe = job.folder.path, job.recipe
+    weights_sha256 = _write_weights(job.folder, result.weights)
+    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
+    plots.draw_all(
+        path,
+        f"{recipe.name}: {recipe.model} on {job.dataset.name}, seed {recipe.seed}",
+        [json.loads(line) for line in lines],
+        job.dataset,
+        result.outputs,
+    )
+    if result.state == "finished":
+        shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    wall = round(time.perf_counter() - job.begun, 4)
+    job.folder.update(
+        state=result.state,
+        steps=result.steps,
+        epochs=result.epochs,
+        parameters=result.parameters,
+        metrics=result.metrics,
+        seconds={**result.seconds, "wall": wall},
+        peak_memory_bytes=peak_memory_bytes(),
+        peak_device_bytes=result.device_bytes,
+        weights_sha256=weights_sha256,
+        files=_hash_files(path),
+    )
+
+
+def summary_of(folder: RunFolder) -> dict:
+    """The record in short: the last line of the command line."""
+    record = folder.record
+    return {
+        "state": record["state"],
+        "recipe": record["recipe"]["name"],
+        "model": record["recipe"]["model"],
+        "data": record["data"]["name"],
+        **{
+            key: record["runtime"][key]
+            for key in ("backend", "device", "precision", "xla", "deterministic")
+        },
+        "seed": record["recipe"]["seed"],
+        "epochs": record["epochs"],
+        "steps": record["steps"],
+        **{key: round(value, 6) for key, value in record["metrics"].items()},
+        **{
+            f"{phase}_seconds": round(record["seconds"][phase], 3)
+            for phase in ("compile", "train", "wall")
+        },
+        "peak_memory_bytes": record["peak_memory_bytes"],
+        "peak_device_bytes": record["peak_device_bytes"],
+        "weights_sha256": record["weights_sha256"],
+        "run_dir": redact(str(folder.path)),
+    }
+
+
+def say_end(job, summary: dict) -> None:
+    screen, recipe = job.screen, job.recipe
+    if summary["state"] == "stopped":
+        screen.say(
+            f"Stopped after step {summary['steps']}; to go on: "
+            f"gpuzoo resume {summary['run_dir']}",
+            "bold yellow",
+        )
+    data = job.dataset.name
+    if recipe.fallback and recipe.data != data:
+        data = f"{data}, not {recipe.data}, which was not to be had"
+    memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
+    if summary["peak_device_bytes"] is not None:
+        memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
+    screen.say(
+        f"test accuracy {summary['test_accuracy']:.2%} on {data} · "
+        f"{summary['train_seconds']:.2f} s of training, "
+        f"{summary['wall_seconds']:.1f} s in all, {memory}",
+        "bold",
+    )
+    screen.say(
+        f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
+        "(run.json, weights.safetensors, curves.png, confusion.png, mistakes.png)"
+    )
+
+
+def _write_weights(folder, weights: dict) -> str:
+    content = weights_bytes(weights)
+    write_atomically(folder.path / "weights.safetensors", content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def record_failure(folder: RunFolder, error: BaseException) -> None:
+    """Leave a record of what went wrong, and the last good weights if there are any."""
+    folder.close()
+    text = str(error) or type(error).__name__
+    with contextlib.suppress(OSError):  # the disk may be what failed
+        if isinstance(error, Diverged):
+            _write_weights(folder, error.weights)
+        folder.update(state="failed", error=text)
+
+
+def raise_readably(folder: RunFolder, error: BaseException) -> NoReturn:
+    """A disk that fails is the user's to mend; everything else goes up as it is."""
+    if isinstance(error, OSError):
+        raise GpuzooError(
+            f"output folder {folder.path}: {error.strerror or error}; free some room "
+            "or name another folder with --out"
+        ) from error
+    raise error
+
+
+def _hash_files(path: pathlib.Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.iterdir())
+        if file.is_file() and file.name != "run.json"
+    }
