@@ -27,7 +27,9 @@ _WHERE = {
     "model_info": "gpuzoo.registry",
     "register": "gpuzoo.registry",
     "resume": "gpuzoo.training",
+    "diff": "gpuzoo.evidence.difference",
     "train": "gpuzoo.training",
+    "verify": "gpuzoo.evidence.verify",
 }
 
 __all__ = [*_WHERE, "__version__"]

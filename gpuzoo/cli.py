@@ -4,13 +4,12 @@ Exit codes: 0 done, 1 a check says no, 2 wrong use or environment, 130 interrupt
 """
 
 import dataclasses
-import io
-import json
-import re
 import sys
 
 import tyro
 
+from gpuzoo import commands
+from gpuzoo.arguments import Flag, Word, last_line, parse
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, list_recipes, load_recipe
 from gpuzoo.registry import list_models, model_info, nearest
@@ -19,6 +18,8 @@ from gpuzoo.runtime import Options
 _VERBS = {
     "train": "train a recipe: gpuzoo train mnist [--epochs 3 ...]",
     "resume": "finish a run that was stopped or killed: gpuzoo resume RUN",
+    "verify": "do a run again and compare the bits: gpuzoo verify RUN",
+    "diff": "show where two runs part: gpuzoo diff RUN RUN",
     "list": "list the models and the recipes: gpuzoo list [PATTERN]",
     "info": "show what is known of a model: gpuzoo info cnn",
 }
@@ -32,11 +33,11 @@ class TrainCommand:
     options: tyro.conf.OmitArgPrefixes[Options]
     out: str | None = None
     """The run folder; by default the next free runs/<recipe>-<number>."""
-    fast_dev_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    fast_dev_run: Flag = False
     """Two steps of everything, to see whether all of it works."""
-    quiet: tyro.conf.FlagCreatePairsOff[bool] = False
+    quiet: Flag = False
     """Print nothing but the last line."""
-    debug: tyro.conf.FlagCreatePairsOff[bool] = False
+    debug: Flag = False
     """Show the traceback of an error."""
 
 
@@ -60,13 +61,14 @@ def _dispatch(words: list[str]) -> int:
     if verb == "--version":
         from gpuzoo import __version__
 
-        return _last_line({"version": __version__})
+        return last_line({"version": __version__})
     if verb not in _VERBS:
         raise GpuzooError(f"no command named {verb!r}; {nearest(verb, _VERBS)}")
-    commands = {
-        "train": _train_named, "resume": _resume, "list": _list, "info": _info,
+    verbs = {
+        "train": _train_named, "resume": commands.resume, "verify": commands.verify,
+        "diff": commands.diff, "list": _list, "info": _info,
     }  # fmt: skip
-    return commands[verb](rest)
+    return verbs[verb](rest)
 
 
 def _print_help() -> None:
@@ -86,7 +88,7 @@ def _train_named(words: list[str]) -> int:
 
 def _train(recipe: Recipe, words: list[str], program: str) -> int:
     default = TrainCommand(recipe=recipe, options=Options())
-    asked = _parse(TrainCommand, words, program, default)
+    asked = parse(TrainCommand, words, program, default)
     # What was named on the command line goes through override(), which knows what
     # naming a field means, even if it was given its default value.
     named = {
@@ -104,29 +106,7 @@ def _train(recipe: Recipe, words: list[str], program: str) -> int:
         fast_dev_run=asked.fast_dev_run,
         quiet=asked.quiet,
     )
-    _last_line(summary)
-    return 130 if summary["state"] == "stopped" else 0
-
-
-def _resume(words: list[str]) -> int:
-    @dataclasses.dataclass(frozen=True)
-    class ResumeCommand:
-        """Finish a run that was stopped or killed, with the bits it would have had."""
-
-        run: tyro.conf.Positional[str]
-        """The run folder."""
-        allow_drift: tyro.conf.FlagCreatePairsOff[bool] = False
-        """Go on although the environment has changed; that is recorded."""
-        quiet: tyro.conf.FlagCreatePairsOff[bool] = False
-        """Print nothing but the last line."""
-        debug: tyro.conf.FlagCreatePairsOff[bool] = False
-        """Show the traceback of an error."""
-
-    asked = _parse(ResumeCommand, words, "gpuzoo resume", None)
-    from gpuzoo.training import resume
-
-    summary = resume(asked.run, allow_drift=asked.allow_drift, quiet=asked.quiet)
-    _last_line(summary)
+    last_line(summary)
     return 130 if summary["state"] == "stopped" else 0
 
 
@@ -139,12 +119,12 @@ def _list(words: list[str]) -> int:
     class ListCommand:
         """List the models and the recipes."""
 
-        pattern: tyro.conf.Positional[str] = "*"
+        pattern: Word = "*"
         """Shell-style pattern for the names, e.g. "res*"."""
         task: str | None = None
         """Only models for this task."""
 
-    asked = _parse(ListCommand, words, "gpuzoo list", None)
+    asked = parse(ListCommand, words, "gpuzoo list")
     names = list_models(asked.pattern, task=asked.task)
     infos = [model_info(name) for name in names]
     if infos:
@@ -153,7 +133,7 @@ def _list(words: list[str]) -> int:
         count = f"{info.parameters:,}" if info.parameters is not None else "-"
         print(f"{info.name:<16}{info.task:<12}{count:>12}  {info.summary}")
     print("\nrecipes:", *list_recipes())
-    return _last_line(
+    return last_line(
         {
             "models": [
                 {"name": i.name, "task": i.task, "parameters": i.parameters}
@@ -169,38 +149,15 @@ def _info(words: list[str]) -> int:
     class InfoCommand:
         """Show what is known of a model."""
 
-        name: tyro.conf.Positional[str]
+        name: Word
         """Name of the model (gpuzoo list)."""
 
-    info = model_info(_parse(InfoCommand, words, "gpuzoo info", None).name)
+    info = model_info(parse(InfoCommand, words, "gpuzoo info").name)
     print(f"{info.name} ({info.task})\n\n{info.doc}\n\noptions:")
     for name, declared in info.options.items():
         print(f"  {name}: {declared}")
     print(f"\nparameters: {info.parameters}\nreference: {info.reference}")
-    return _last_line(dataclasses.asdict(info))
-
-
-def _last_line(summary: dict) -> int:
-    sys.stderr.flush()
-    print(json.dumps(summary), flush=True)
-    return 0
-
-
-def _parse(command: type, words: list[str], program: str, default):
-    """tyro's parser, with its framed error text made one line."""
-    frame, stderr = io.StringIO(), sys.stderr
-    try:
-        sys.stderr = frame
-        kwargs = {} if default is None else {"default": default}
-        return tyro.cli(command, args=words, prog=program, **kwargs)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        text = re.sub(r"[╭╮╰╯│─]+", " ", frame.getvalue())
-        text = re.sub(r"\s+", " ", text).strip()
-        raise GpuzooError(text or "wrong use") from None
-    finally:
-        sys.stderr = stderr
+    return last_line(dataclasses.asdict(info))
 
 
 def _guard(action, debug: bool) -> None:

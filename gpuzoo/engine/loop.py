@@ -114,6 +114,7 @@ def run(
     fast: bool = False,
     folder: pathlib.Path | None = None,
     resume: Checkpoint | None = None,
+    until: int | None = None,
 ) -> Result:
     """Train a recipe on a dataset.
 
@@ -123,6 +124,7 @@ def run(
         fast: two steps of everything.
         folder: where checkpoints go; without it there are none.
         resume: the checkpoint to go on from, of the same recipe and dataset.
+        until: a step to cut the compiled calls at, so that `stop` is asked there.
 
     Raises:
         Diverged: the loss is not finite; `.weights` are the last good ones.
@@ -210,7 +212,7 @@ def run(
                     "parameters": model.count_params(), "step": step})  # fmt: skip
     if resume:
         look()  # a checkpoint is saved before the run looks at itself
-    for first, last in _segments(plan, recipe, step):
+    for first, last in _segments(plan, recipe, step, until):
         with clock.phase("train"):
             results = train_steps(plan.feed(first, last))
         step = last
@@ -308,15 +310,20 @@ def _diverged(what: str, good: _Good) -> Diverged:
     )
 
 
-def _segments(plan: Plan, recipe: Recipe, start: int) -> Iterator[tuple[int, int]]:
+def _segments(
+    plan: Plan, recipe: Recipe, start: int, until: int | None = None
+) -> Iterator[tuple[int, int]]:
     """Cut the steps where something has to be done between two of them."""
     marks = {plan.steps_per_epoch, recipe.log_every, recipe.digest_every}
     marks |= {recipe.checkpoint_every} - {0}
     step = start
     while step < plan.steps:
         end = min(step + mark - step % mark for mark in marks)
-        yield step, min(end, plan.steps)
-        step = min(end, plan.steps)
+        end = min(end, plan.steps)
+        if until is not None and step < until:
+            end = min(end, until)
+        yield step, end
+        step = end
 
 
 def _strip(prefix: str, arrays: Arrays) -> Arrays:

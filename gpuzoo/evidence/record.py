@@ -170,8 +170,8 @@ def seal(record: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_run(path: str | pathlib.Path) -> dict:
-    """The checked record of a run folder."""
+def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
+    """The checked record of a run folder; `sealed`: refuse one that was edited."""
     file = pathlib.Path(path) / "run.json"
     try:
         record = json.loads(file.read_text("utf-8"))
@@ -180,6 +180,8 @@ def read_run(path: str | pathlib.Path) -> dict:
     except (OSError, ValueError) as error:
         raise GpuzooError(f"{file} cannot be read: {error}") from None
     check_record(record)
+    if sealed and record["seal"] != seal(record):
+        raise GpuzooError(f"{file} has been changed since gpuzoo wrote it")
     return record
 
 

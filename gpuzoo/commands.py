@@ -1,0 +1,127 @@
+"""The commands that take the folder of a run."""
+
+import dataclasses
+import sys
+
+from gpuzoo.arguments import Flag, Word, last_line, parse
+
+
+@dataclasses.dataclass(frozen=True)
+class ResumeCommand:
+    """Finish a run that was stopped or killed, with the bits it would have had."""
+
+    run: Word
+    """The run folder."""
+    allow_drift: Flag = False
+    """Go on although the environment has changed; that is recorded."""
+    quiet: Flag = False
+    """Print nothing but the last line."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyCommand:
+    """Do a run again from its record and compare the bits.
+
+    Exit codes: 0 identical, 1 differs, 2 cannot compare.
+    """
+
+    run: Word
+    """The run folder."""
+    quick: Flag = False
+    """Compare only the steps up to the first digest."""
+    steps: int = 0
+    """Compare only the first so many steps; 0: all, and the final weights."""
+    allow_drift: Flag = False
+    """Compare although the environment differs."""
+    quiet: Flag = False
+    """Print nothing but the last line."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffCommand:
+    """Show what differs between two runs, and where they part.
+
+    Exit codes: 0 identical, 1 differs, 2 a folder is no run.
+    """
+
+    run_a: Word
+    """A run folder."""
+    run_b: Word
+    """Another run folder."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
+def resume(words: list[str]) -> int:
+    asked = parse(ResumeCommand, words, "gpuzoo resume")
+    from gpuzoo.training import resume
+
+    summary = resume(asked.run, allow_drift=asked.allow_drift, quiet=asked.quiet)
+    last_line(summary)
+    return 130 if summary["state"] == "stopped" else 0
+
+
+def verify(words: list[str]) -> int:
+    asked = parse(VerifyCommand, words, "gpuzoo verify")
+    from gpuzoo.evidence.record import read_run
+    from gpuzoo.evidence.verify import verify
+
+    steps = asked.steps
+    if asked.quick:
+        steps = read_run(asked.run, sealed=False)["recipe"]["digest_every"]
+
+    def say(text: str) -> None:
+        if not asked.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    found = verify(asked.run, steps=steps, allow_drift=asked.allow_drift, note=say)
+    say(f"{found['run_dir']}: {found['verdict']}, {found['steps']} steps compared")
+    for line in _first_difference(found):
+        say(line)
+    for number, cause in enumerate(found["causes"], start=1):
+        say(f"likely cause {number}: {cause}")
+    last_line(found)
+    return found["exit_code"]
+
+
+def diff(words: list[str]) -> int:
+    asked = parse(DiffCommand, words, "gpuzoo diff")
+    from gpuzoo.evidence.difference import diff
+
+    found = diff(asked.run_a, asked.run_b)
+    print(f"{'':<34}{asked.run_a:<30}{asked.run_b}")
+    for group in ("settings", "environment", "data"):
+        for field, one, other in found[group]:
+            print(f"{field:<34}{_short(one):<30}{_short(other)}")
+    for path, names in zip(
+        (asked.run_a, asked.run_b), found["changed_files"], strict=True
+    ):
+        for name in names:
+            print(f"{path}/{name} has been changed since the run ended")
+    for line in _first_difference(found):
+        print(line)
+    print(found["verdict"])
+    last_line(found)
+    return found["exit_code"]
+
+
+def _first_difference(found: dict) -> list[str]:
+    lines = []
+    if first := found["first_difference"]:
+        names = ", ".join(first["variables"]) or "no weight at the next digest"
+        lines.append(
+            f"first difference: {first['what']} of step {first['step']}; {names}"
+        )
+    for name, ulp in found["weights"].items():
+        size = "is of another shape or type" if ulp is None else f"differs by {ulp} ulp"
+        lines.append(f"final weights: {name} {size}")
+    return lines
+
+
+def _short(value) -> str:
+    text = str(value)
+    return text if len(text) < 28 else text[:25] + "..."

@@ -1,0 +1,156 @@
+"""`gpuzoo verify`: do a run again from its record alone and compare the bits."""
+
+import hashlib
+import pathlib
+
+from gpuzoo import runtime as runtimes
+from gpuzoo.errors import Diverged, GpuzooError
+from gpuzoo.evidence import compare, record, trail
+from gpuzoo.machine import environment
+
+IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
+EXIT_CODES = {IDENTICAL: 0, DIFFERS: 1, CANNOT_COMPARE: 2}
+
+
+def verify(
+    run: str | pathlib.Path,
+    *,
+    steps: int = 0,
+    allow_drift: bool = False,
+    note=lambda text: None,
+) -> dict:
+    """Re-run a run and compare it, loss by loss and digest by digest.
+
+    Args:
+        run: the folder of a finished or stopped run.
+        steps: compare only the first so many steps; 0: all, and the final weights.
+        allow_drift: compare although the environment differs.
+        note: called with lines for the user.
+
+    Returns:
+        `verdict` (identical, differs, cannot compare), `exit_code`, `steps`, how many
+        were compared; `first_difference` (step, what, variables), `weights` (name ->
+        ulp), `changed_files`, `environment` (fields that differ) and `causes`, the
+        likeliest first.
+
+    Raises:
+        GpuzooError: the folder is no run, or the run never ended.
+    """
+    path = pathlib.Path(run).expanduser()
+    recorded = record.read_run(path, sealed=False)
+    if recorded["state"] not in ("finished", "stopped"):
+        raise GpuzooError(
+            f"{path} is {recorded['state']}: only a finished or stopped run can be "
+            "verified; gpuzoo resume finishes one"
+        )
+    verdict = {
+        "verdict": IDENTICAL, "run_dir": record.redact(str(path)), "steps": 0,
+        "first_difference": None, "weights": {}, "environment": [], "causes": [],
+        "changed_files": changed_files(path, recorded),
+    }  # fmt: skip
+
+    try:
+        recorded_rows, recorded_weights = (
+            trail.read_digests(path),
+            trail.read_weights(path),
+        )
+    except GpuzooError:
+        if not verdict["changed_files"]:
+            raise
+        return _conclude(verdict, DIFFERS, recorded)
+
+    # ------------------------------------------------------- can it be compared at all?
+    recipe = record.recipe_of(recorded)
+    runtime = runtimes.configure(record.options_of(recorded), seed=recipe.seed)
+    here = {
+        "environment": environment(),
+        "code_sha256": record.code_sha256(),
+        "runtime": runtime.as_record(),
+    }
+    drift = compare.environment_differences(recorded, here)
+    note(runtime.line())
+
+    from gpuzoo.data.sources import load_data
+
+    dataset = load_data(
+        recipe.data, data_dir=recipe.data_dir, image_size=recipe.image_size, note=note
+    )
+    other_data = compare.data_differences(recorded["data"], dataset.as_record())
+    verdict["environment"] = [str(d) for d in (*drift, *other_data)]
+    if other_data or (drift and not allow_drift):
+        return _conclude(verdict, CANNOT_COMPARE, recorded)
+
+    # ------------------------------------------------------------------ do it once more
+    until = min(steps or recorded["steps"], recorded["steps"])
+    rows, weights = _again(recipe, dataset, runtime, recorded["fast_dev_run"], until)
+    verdict["steps"] = until
+    divergence = trail.first_divergence(recorded_rows, rows)
+    if divergence:
+        verdict["first_difference"] = {
+            "step": divergence.step,
+            "what": divergence.what,
+            "variables": list(divergence.variables),
+        }
+    if until == recorded["steps"]:
+        verdict["weights"] = trail.weight_differences(recorded_weights, weights)
+    differs = divergence or verdict["weights"] or verdict["changed_files"]
+    return _conclude(verdict, DIFFERS if differs else IDENTICAL, recorded)
+
+
+def _again(recipe, dataset, runtime, fast: bool, until: int):
+    """The digests of the first `until` steps, done again, and the weights then."""
+    from gpuzoo.engine import loop
+
+    rows, done = [], 0
+
+    def watch(event: str, row: dict) -> None:
+        nonlocal done
+        if event == "digest":
+            rows.append(row)
+        elif event == "progress":
+            done = row["step"]
+
+    try:
+        result = loop.run(
+            recipe, dataset, runtime, watch=watch, stop=lambda: done >= until,
+            fast=fast, until=until,
+        )  # fmt: skip
+    except Diverged as error:
+        return rows, error.weights
+    return rows, result.weights
+
+
+def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
+    """Files of a run that are not as they were when it ended."""
+    changed = [] if recorded["seal"] == record.seal(recorded) else ["run.json"]
+    for name, sha256 in recorded["files"].items():
+        try:
+            found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        except OSError:
+            found = None
+        if found != sha256:
+            changed.append(name)
+    if recorded["weights_sha256"] != recorded["files"].get("weights.safetensors"):
+        changed.append("weights.safetensors")
+    return list(dict.fromkeys(changed))
+
+
+def _conclude(verdict: dict, word: str, recorded: dict) -> dict:
+    verdict["verdict"], verdict["exit_code"] = word, EXIT_CODES[word]
+    causes = []
+    if verdict["changed_files"]:
+        names = ", ".join(verdict["changed_files"])
+        causes.append(f"changed since the run ended: {names}")
+    causes += verdict["environment"]
+    if word == DIFFERS and verdict["first_difference"]:
+        if not recorded["runtime"]["deterministic"]:
+            causes.append("the run was at level fast, which promises no bits")
+        if not causes and verdict["first_difference"]["step"] == 1:
+            causes.append(
+                "other initial weights or examples: gpuzoo itself has changed"
+            )
+        if not verdict["changed_files"]:
+            causes.append("an operation whose result varies from run to run")
+            causes.append("faulty hardware")
+    verdict["causes"] = causes
+    return verdict

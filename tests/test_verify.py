@@ -1,0 +1,178 @@
+"""A planted difference is found by verify or diff, and named."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from gpuzoo.evidence import trail
+from gpuzoo.evidence.record import seal
+
+WORDS = ["--epochs", "12", "--batch-size", "8", "--device", "cpu", "--threads", "2",
+         "--digest-every", "20", "--quiet"]  # fmt: skip
+
+
+@pytest.fixture
+def run(cli, npz, tmp_path):
+    """A finished run of 120 steps on a dataset of the user's own."""
+    done = cli("train", "mnist", "--data", npz, *WORDS, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    return tmp_path / "run"
+
+
+def edit_record(run, **fields):
+    """Change the record as somebody would who also renews its seal."""
+    path = run / "run.json"
+    record = json.loads(path.read_text())
+    record.update(fields)
+    record["files"] = {
+        name: hashlib.sha256((run / name).read_bytes()).hexdigest()
+        for name in record["files"]
+    }
+    record["weights_sha256"] = record["files"]["weights.safetensors"]
+    record["seal"] = seal(record)
+    path.write_text(json.dumps(record))
+
+
+def test_an_honest_run_is_identical(run, cli):
+    done = cli("verify", run)
+    assert done.returncode == 0, done.stderr
+    assert done.json["verdict"] == "identical" and done.json["steps"] == 120
+    done = cli("verify", run, "--quick")
+    assert done.returncode == 0 and done.json["steps"] == 20
+    done = cli("verify", run, "--steps", "33")
+    assert done.returncode == 0 and done.json["steps"] == 33
+
+
+def test_one_ulp_in_one_weight_is_named(run, cli):
+    path = run / "weights.safetensors"
+    weights = safetensors.numpy.load_file(path)
+    kernel = weights["conv_2/kernel"].reshape(-1)
+    kernel[17] = np.nextafter(kernel[17], np.float32(9))
+    path.write_bytes(safetensors.numpy.save(weights))
+    plain = cli("verify", run)
+    edit_record(run)
+    forged = cli("verify", run)
+    assert plain.returncode == forged.returncode == 1
+    assert plain.json["changed_files"] == ["weights.safetensors"]
+    assert forged.json["changed_files"] == []
+    for done in (plain, forged):
+        assert done.json["weights"] == {"conv_2/kernel": 1}
+        assert done.json["first_difference"] is None
+    assert "conv_2/kernel differs by 1 ulp" in forged.stderr
+
+
+def test_one_bit_in_one_loss_is_named_by_its_step(run, cli):
+    rows = trail.read_digests(run)
+    losses = rows[2]["losses"]
+    bit = f"{int(losses[8 * 4 : 8 * 4 + 2], 16) ^ 1:02x}"
+    rows[2]["losses"] = losses[: 8 * 4] + bit + losses[8 * 4 + 2 :]
+    (run / "digests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    edit_record(run)
+    done = cli("verify", run)
+    assert done.returncode == 1
+    assert done.json["first_difference"]["step"] == 45
+    assert done.json["first_difference"]["what"] == "loss"
+    assert "first difference: loss of step 45" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "digests.jsonl", "curves.png", "confusion.png"]
+)
+def test_a_changed_file_is_named(name, run, cli):
+    path = run / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    done = cli("verify", run)
+    assert done.returncode == 1 and done.json["changed_files"] == [name]
+    assert done.json["causes"][0].endswith(name)
+
+
+def test_a_changed_record_is_named(run, cli):
+    path = run / "run.json"
+    path.write_text(
+        path.read_text().replace('"test_accuracy": 1.0', '"test_accuracy": 0.5')
+    )
+    done = cli("verify", run)
+    assert done.returncode == 1 and done.json["changed_files"] == ["run.json"]
+    path.unlink()
+    done = cli("verify", run)
+    assert done.returncode == 2 and "no run folder" in done.stderr
+
+
+def test_one_pixel_is_named(run, cli, npz, arrays):
+    arrays["x_train"][5, 3, 3, 0] ^= 1
+    np.savez(npz, **arrays)
+    done = cli("verify", run)
+    assert done.returncode == 2 and done.json["verdict"] == "cannot compare"
+    assert [field.partition(":")[0] for field in done.json["environment"]] == [
+        "data.fingerprint"
+    ]
+    again = cli("train", "mnist", "--data", npz, *WORDS, "--out", "other")
+    assert again.returncode == 0
+    found = cli("diff", run, "other").json
+    assert [row[0] for row in found["data"]] == ["data.fingerprint"]
+    assert found["verdict"] == "differs" and found["settings"] == []
+
+
+def test_one_flag_is_named(run, cli):
+    done = cli("verify", run, env={"TF_ENABLE_ONEDNN_OPTS": "0"})
+    assert done.returncode == 2
+    (field,) = done.json["environment"]
+    assert field.startswith("variables.TF_ENABLE_ONEDNN_OPTS")
+    drifted = cli("verify", run, "--allow-drift", env={"TF_ENABLE_ONEDNN_OPTS": "0"})
+    assert drifted.returncode in (0, 1)
+    if drifted.returncode == 1:
+        assert "TF_ENABLE_ONEDNN_OPTS" in drifted.json["causes"][0]
+
+
+def test_one_thread_and_another_seed_are_named(run, cli, npz):
+    for changes, field in ((["--threads", "1"], "threads"), (["--seed", "3"], "seed")):
+        done = cli("train", "mnist", "--data", npz, *WORDS, *changes, "--out", field)
+        assert done.returncode == 0, done.stderr
+        found = cli("diff", run, field)
+        assert [row[0] for row in found.json["settings"]] == [field]
+    assert found.returncode == 1
+    assert found.json["first_difference"]["step"] == 1
+    assert "conv_1/kernel" in found.json["first_difference"]["variables"]
+
+
+def test_diff_of_a_copy_is_identical(run, cli, tmp_path):
+    shutil.copytree(run, tmp_path / "copy")
+    done = cli("diff", run, "copy")
+    assert done.returncode == 0 and done.json["verdict"] == "identical"
+    assert cli("diff", run, "nowhere").returncode == 2
+
+
+def test_a_run_that_never_ended_cannot_be_verified(run, cli):
+    edit_record(run, state="running")
+    done = cli("verify", run)
+    assert done.returncode == 2 and "gpuzoo resume finishes one" in done.stderr
+
+
+def test_a_stopped_run_is_verified_as_far_as_it_went(cli, npz, tmp_path, monkeypatch):
+    import gpuzoo  # noqa: F401 - the fixtures' process is not the one that runs
+
+    script = (
+        "import gpuzoo.training as t; calls = iter([False] * 3 + [True] * 9);"
+        "from gpuzoo.engine import loop; real = loop.run;"
+        "loop.run = lambda *a, **k: real(*a, **{**k, 'stop': lambda: next(calls)});"
+        f"t.train('mnist', data={str(npz)!r}, epochs=12, batch_size=8, digest_every=20,"
+        " log_every=7, device='cpu', threads=2, out='stopped')"
+    )
+    done = cli(program=("-c", "import gpuzoo.runtime as r; r.configure(device='cpu',"
+                        " threads=2);" + script))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = cli("verify", "stopped")
+    assert found.returncode == 0, found.stderr
+    assert 0 < found.json["steps"] < 120
+
+
+def test_ulp_distance():
+    one = np.array([1.0, -0.0, 5e-45], np.float32)
+    assert trail.ulp_distance(one, one) == 0
+    assert trail.ulp_distance(one, np.nextafter(one, np.float32(2))) == 1
+    tiny = np.array([1e-45, -1e-45], np.float32)
+    assert trail.ulp_distance(tiny[:1], tiny[1:]) == 2
