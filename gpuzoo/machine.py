@@ -16,6 +16,8 @@ _MOVES_BITS = (
     "TF_DISABLE_MKL", "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS",
     "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
 )  # fmt: skip
+# What XLA is told on a GPU when bits are promised.
+DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 # Installed packages that the bits may depend on, besides NVIDIA's.
 _PACKAGES = {
     "gpuzoo", "tensorflow", "keras", "numpy", "jax", "jaxlib", "ml_dtypes",
@@ -65,8 +67,11 @@ def driver() -> str | None:
 
 
 def moving_variables() -> dict[str, str]:
-    """The environment variables that are set and move bits."""
-    return {name: os.environ[name] for name in _MOVES_BITS if name in os.environ}
+    """The environment variables that somebody has set and that move bits."""
+    found = {name: os.environ.get(name, "") for name in _MOVES_BITS}
+    # What gpuzoo sets itself is known from the runtime.
+    found["XLA_FLAGS"] = found["XLA_FLAGS"].replace(DETERMINISTIC_FLAG, "").strip()
+    return {name: value for name, value in found.items() if value}
 
 
 def versions() -> dict[str, str]:

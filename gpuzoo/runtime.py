@@ -4,19 +4,18 @@
 or refused with the remedy; `auto` picks by hardware and says why.
 """
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
 import sys
-import tempfile
 import typing
 from typing import Literal
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.machine import available_cores, cpu_isa, cpu_model, moving_variables
+from gpuzoo.machine import moving_variables
 
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+BACKENDS = ("tensorflow", "jax")
 LATE = "call gpuzoo.configure() first, before any tensor or model exists"
 
 
@@ -24,8 +23,8 @@ LATE = "call gpuzoo.configure() first, before any tensor or model exists"
 class Options:
     """What a person may ask of the machine; `auto` leaves the choice to gpuzoo."""
 
-    backend: Literal["auto", "tensorflow"] = "auto"
-    """The Keras backend; auto: KERAS_BACKEND, or tensorflow."""
+    backend: Literal["auto", "tensorflow", "jax"] = "auto"
+    """The Keras backend; auto: KERAS_BACKEND, or tensorflow where it is installed."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; gpu is an error where there is none."""
     precision: Precision = "auto"
@@ -115,9 +114,11 @@ def configure(options: Options | None = None, *, seed: int = 0, **named) -> Runt
             f"the runtime of this process is already set up as {_in_force[0]}; "
             "start a new process for other settings"
         )
-    _choose_backend(options.backend)
+    backend = _choose_backend(options.backend)
     _refuse_inherited_flags(options.level)
-    runtime = _configure_tensorflow(options, seed)
+    from gpuzoo import start
+
+    runtime = getattr(start, backend)(options, seed)
     _in_force = (options, runtime)
     return runtime
 
@@ -135,13 +136,16 @@ def _check_values(options: Options, seed: int) -> None:
         raise GpuzooError(f"seed must be a whole number, 0 or more: {seed!r}")
 
 
-def _choose_backend(asked: str) -> None:
-    backend = "tensorflow" if asked == "auto" else asked
+def _choose_backend(asked: str) -> str:
     named = os.environ.get("KERAS_BACKEND")
-    if named and named != backend:
+    backend = asked
+    if asked == "auto":
+        installed = importlib.util.find_spec("tensorflow") is not None
+        backend = named or ("tensorflow" if installed else "jax")
+    if backend not in BACKENDS:
         raise GpuzooError(
-            f"KERAS_BACKEND={named} but gpuzoo runs on {backend}; "
-            f"run: export KERAS_BACKEND={backend}"
+            f"KERAS_BACKEND={backend}, but gpuzoo runs on {' or '.join(BACKENDS)}; "
+            "name one with --backend"
         )
     if "keras" in sys.modules and sys.modules["keras"].config.backend() != backend:
         raise GpuzooError(
@@ -151,6 +155,7 @@ def _choose_backend(asked: str) -> None:
     if importlib.util.find_spec(backend) is None:
         raise GpuzooError(f"{backend} is not installed; run: pip install {backend}")
     os.environ["KERAS_BACKEND"] = backend
+    return backend
 
 
 def _refuse_inherited_flags(level: str) -> None:
@@ -163,127 +168,8 @@ def _refuse_inherited_flags(level: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def _quiet_start():
-    """Keep the start-up lines of a backend's C++ off the terminal.
-
-    They are shown after all if what is started fails.
-    """
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as log:
-        saved = os.dup(2)
-        try:
-            os.dup2(log.fileno(), 2)
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(saved, log.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-
-
-def _configure_tensorflow(options: Options, seed: int) -> Runtime:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Two cuBLAS workspaces of 4 MiB, so that products on several streams repeat; read
-    # when CUDA starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with _quiet_start():
-        import keras
-        import tensorflow as tf
-        from tensorflow.python.framework.config import is_op_determinism_enabled
-
-        gpus = tf.config.list_physical_devices("GPU")
-    reasons = {}
-    if options.device == "gpu" and not gpus:
-        raise GpuzooError(
-            "device gpu was asked for, but TensorFlow sees no GPU here; check the "
-            "driver with nvidia-smi and run: pip install 'tensorflow[and-cuda]', or "
-            "use --device cpu"
-        )
-    device = "gpu" if gpus and options.device != "cpu" else "cpu"
-    reasons["device"] = (
-        "asked for" if options.device != "auto"
-        else "a GPU is there" if gpus else "TensorFlow sees no GPU"
-    )  # fmt: skip
-    threads = options.threads or available_cores()
-    reasons["threads"] = "asked for" if options.threads else "one per available core"
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
-        if device == "cpu":
-            tf.config.set_visible_devices([], "GPU")
-        else:
-            tf.config.set_visible_devices(gpus[:1], "GPU")
-            tf.config.experimental.set_memory_growth(gpus[0], True)
-    except RuntimeError as error:
-        raise GpuzooError(
-            f"too late to configure TensorFlow ({error}); {LATE}"
-        ) from None
-
-    capability, name = (0, 0), cpu_model()
-    if device == "gpu":
-        details = tf.config.experimental.get_device_details(gpus[0])
-        capability = details.get("compute_capability", (0, 0))
-        name = details.get("device_name", "unknown GPU")
-    precision, reasons["precision"] = _choose_precision(
-        options.precision, device, capability
-    )
-    keras.config.set_dtype_policy(precision)
-
-    deterministic = options.level != "fast"
-    reasons["deterministic"] = f"level {options.level}"
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-    elif is_op_determinism_enabled():
-        raise GpuzooError(
-            "level fast was asked for, but op determinism is already on in this "
-            "process; start a new one"
-        )
-    tf32 = options.tf32 != "off"
-    reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
-    tf.config.experimental.enable_tensor_float_32_execution(tf32)
-    xla = options.xla == "on" or (options.xla == "auto" and device == "gpu")
-    reasons["xla"] = (
-        "asked for" if options.xla != "auto"
-        else "compiled steps are faster on a GPU" if xla
-        else "on a CPU oneDNN convolutions are several times faster than XLA's"
-    )  # fmt: skip
-    keras.utils.set_random_seed(seed % 2**32)
-
-    return Runtime(
-        backend=keras.config.backend(),
-        device=device,
-        device_name=name,
-        precision=keras.config.dtype_policy().name,
-        xla=xla,
-        deterministic=is_op_determinism_enabled(),
-        level=options.level,
-        threads=tf.config.threading.get_intra_op_parallelism_threads(),
-        tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
-        seed=seed,
-        reasons=reasons,
-    )
-
-
 def _reseed(seed: int) -> None:
     global _in_force
     sys.modules["keras"].utils.set_random_seed(seed % 2**32)
     options, runtime = _in_force
     _in_force = (options, dataclasses.replace(runtime, seed=seed))
-
-
-def _choose_precision(asked: str, device: str, capability) -> tuple[str, str]:
-    if asked != "auto":
-        return asked, "asked for"
-    if device == "gpu":
-        if tuple(capability) >= (8, 0):
-            return "mixed_bfloat16", "this GPU computes bfloat16 (capability >= 8.0)"
-        if tuple(capability) >= (7, 0):
-            return "mixed_float16", "this GPU computes float16 but not bfloat16"
-        return "float32", "this GPU has no 16-bit matrix units"
-    flags = set(cpu_isa()) & {"avx512_bf16", "amx_bf16"}
-    if flags:
-        return "mixed_bfloat16", f"this CPU computes bfloat16 ({sorted(flags)[0]})"
-    return "float32", "this CPU does not compute 16-bit numbers itself"

@@ -267,8 +267,8 @@ def test_warming_up_leaves_nothing(dataset, runtime, monkeypatch):
     plain, _ = train(RECIPE, dataset, runtime)
     compile_steps = backends.TensorFlowBackend.compile_steps
 
-    def lazily(self, body, feed):
-        call, done = compile_steps(self, body, feed), []
+    def lazily(self, body, feed, variables):
+        call, done = compile_steps(self, body, feed, variables), []
 
         def skip_first(feed):
             done.append(True)

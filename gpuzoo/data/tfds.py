@@ -5,6 +5,7 @@ seconds to start, is not imported again.
 """
 
 import hashlib
+import importlib.util
 import os
 import pathlib
 import re
@@ -88,6 +89,12 @@ def _hash_files(folder: pathlib.Path) -> str:
 
 def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
     """Read a prepared folder, or what TFDS has downloaded or downloads now."""
+    for package in ("tensorflow", "tensorflow_datasets"):
+        if importlib.util.find_spec(package) is None:
+            raise NotToBeHad(
+                f"data {name!r} is read with {package}, which is not installed; run: "
+                "pip install tensorflow tensorflow-datasets, or use a .npz file"
+            )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TFDS about itself
         import tensorflow_datasets as tfds

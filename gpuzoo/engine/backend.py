@@ -9,9 +9,15 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from gpuzoo.runtime import Runtime
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+else:
+    import jax
+    import jax.numpy as jnp
+    from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 
 class TensorFlowBackend:
@@ -25,12 +31,12 @@ class TensorFlowBackend:
         self.xla = runtime.xla
         self.device = "/GPU:0" if runtime.device == "gpu" else "/CPU:0"
 
-    def put(self, array: np.ndarray) -> tf.Tensor:
+    def put(self, array: np.ndarray):
         """The array on the device."""
         with tf.device(self.device):
             return tf.constant(array)
 
-    def take(self, arrays: dict[str, tf.Tensor], indices) -> dict[str, tf.Tensor]:
+    def take(self, arrays: dict, indices) -> dict:
         """The examples of one batch, gathered on the device."""
         return {name: tf.gather(array, indices) for name, array in arrays.items()}
 
@@ -44,12 +50,22 @@ class TensorFlowBackend:
             loss, rest = function()
         return (loss, rest), tape.gradient(loss, [v.value for v in variables])
 
-    def compile_steps(self, body: Callable[[dict], dict], feed: dict) -> Callable:
+    def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
+        """One update of the variables by the optimizer."""
+        optimizer.apply(gradients, variables)
+
+    def compile_steps(
+        self,
+        body: Callable[[dict], dict],
+        feed: dict,
+        variables: list[keras.Variable],
+    ) -> Callable:
         """Compile `body`, which does one step, into a call that does many.
 
         Args:
             body: takes one entry of each array of the feed, returns a dict of tensors.
             feed: example of a feed; arrays of any leading size, the number of steps.
+            variables: everything that `body` reads or writes.
 
         Returns:
             A function from a feed to a dict of arrays on the host, stacked over the
@@ -117,5 +133,129 @@ class TensorFlowBackend:
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
-def get(runtime: Runtime) -> TensorFlowBackend:
+class JaxBackend:
+    """The same steps as pure functions of the values of the variables.
+
+    The stateful code of a task is traced under `keras.StatelessScope`: what it reads
+    becomes an argument of the compiled function and what it writes a result.
+    """
+
+    apply_adam = None
+
+    def __init__(self, runtime: Runtime):
+        self.device = jax.devices(runtime.device)[0]
+        # On a GPU all steps of a call are one program. On a CPU convolutions inside a
+        # loop are many times slower than outside, so there each step is a call.
+        self.scan = runtime.device != "cpu"
+        self._variables: list[keras.Variable] = []
+
+    def put(self, array: np.ndarray):
+        """The array on the device."""
+        return jax.device_put(array, self.device)
+
+    def take(self, arrays: dict, indices) -> dict:
+        """The examples of one batch, gathered on the device."""
+        return {
+            name: jnp.take(array, indices, axis=0) for name, array in arrays.items()
+        }
+
+    def seed_state(self, key: int, counter):
+        """The value of a Keras seed generator that draws at (key, counter)."""
+        return jnp.stack([jnp.uint32(key), counter.astype(jnp.uint32)])
+
+    def value_and_grad(self, function: Callable, variables: list[keras.Variable]):
+        """`function()` -> (loss, rest); returns (loss, rest), gradients."""
+        outer = get_stateless_scope()
+        trained = {id(variable) for variable in variables}
+        others = [v for v in self._variables if id(v) not in trained]
+
+        def pure(values):
+            mapping = [*zip(variables, values, strict=True)]
+            mapping += [(v, _current(outer, v)) for v in others]
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                loss, rest = function()
+            return loss, (rest, [_current(scope, v) for v in others])
+
+        values = [_current(outer, v) for v in variables]
+        (loss, (rest, written)), gradients = jax.value_and_grad(pure, has_aux=True)(
+            values
+        )
+        for update in zip(others, written, strict=True):
+            outer.add_update(update)
+        return (loss, rest), gradients
+
+    def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
+        """One update of the variables by the optimizer."""
+        # Not optimizer.apply(): loss scaling writes variables inside a condition.
+        scope = get_stateless_scope()
+        values = [_current(scope, v) for v in variables]
+        slots = [_current(scope, v) for v in optimizer.variables]
+        values, slots = optimizer.stateless_apply(slots, gradients, values)
+        for update in zip(variables, values, strict=True):
+            scope.add_update(update)
+        for update in zip(optimizer.variables, slots, strict=True):
+            scope.add_update(update)
+
+    def compile_steps(
+        self,
+        body: Callable[[dict], dict],
+        feed: dict,
+        variables: list[keras.Variable],
+    ) -> Callable:
+        """See `TensorFlowBackend.compile_steps`."""
+
+        def step(values, entry):
+            self._variables = variables
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                outputs = body(entry)
+            return [_current(scope, v) for v in variables], outputs
+
+        def many(values, feed):
+            return jax.lax.scan(step, values, feed)
+
+        compiled = jax.jit(many if self.scan else step, donate_argnums=0)
+
+        def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            values = [variable.value for variable in variables]
+            if self.scan:
+                values, outputs = compiled(values, feed)
+            else:
+                parts = []
+                for i in range(len(next(iter(feed.values())))):
+                    entry = {name: array[i] for name, array in feed.items()}
+                    values, part = compiled(values, entry)
+                    parts.append(part)
+                outputs = jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            return {name: np.asarray(array) for name, array in outputs.items()}
+
+        return call
+
+    def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
+        """The values of variables, copied to the host."""
+        return [np.array(variable.value) for variable in variables]
+
+    def synchronise(self) -> None:
+        """Wait until the device has done everything it was given."""
+        jax.effects_barrier()
+        jax.device_put(np.zeros(()), self.device).block_until_ready()
+
+    def peak_device_bytes(self) -> int | None:
+        """The most GPU memory held at once; None on a CPU."""
+        stats = self.device.memory_stats() if self.scan else None
+        return stats["peak_bytes_in_use"] if stats else None
+
+
+def _current(scope, variable: keras.Variable):
+    """The value of a variable as the scope has it, or its own."""
+    value = scope.get_current_value(variable) if scope else None
+    return variable._value if value is None else value
+
+
+def get(runtime: Runtime) -> TensorFlowBackend | JaxBackend:
+    """The backend that Keras runs on in this process."""
+    if runtime.backend == "jax":
+        return JaxBackend(runtime)
     return TensorFlowBackend(runtime)

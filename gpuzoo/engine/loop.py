@@ -154,7 +154,7 @@ def run(
         for generator, key in generators:
             generator.assign(backend.seed_state(key, feed["step"] * DRAWS_PER_STEP))
         batch = backend.take(train_arrays, feed["indices"])
-        return task.step(batch, feed["draws"], backend.value_and_grad)
+        return task.step(batch, feed["draws"], backend)
 
     def evaluation_step(feed):
         return task.evaluate(backend.take(test_arrays, feed["indices"]))
@@ -162,10 +162,12 @@ def run(
     evaluation_feed, evaluated = _evaluation_feed(dataset, fast)
     with clock.phase("compile"):
         # One step of each, and every variable put back: nothing of it stays.
-        before = state.read(state.all)
-        train_steps = backend.compile_steps(train_step, plan.feed(0, 1))
+        before, variables = state.read(state.all), list(state.all.values())
+        train_steps = backend.compile_steps(train_step, plan.feed(0, 1), variables)
         train_steps(plan.feed(0, 1))
-        evaluate_steps = backend.compile_steps(evaluation_step, evaluation_feed)
+        evaluate_steps = backend.compile_steps(
+            evaluation_step, evaluation_feed, variables
+        )
         evaluate_steps({"indices": evaluation_feed["indices"][:1]})
         state.write(before)
 

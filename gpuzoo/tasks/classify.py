@@ -34,7 +34,7 @@ class Classify:
         images = keras.ops.cast(images, keras.config.dtype_policy().compute_dtype)
         return images * (1 / 255) if integers else images
 
-    def step(self, batch: dict, draws, value_and_grad) -> dict:
+    def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss and the accuracy on the batch."""
         images = self.prepare(augment.apply(self.changes, batch["image"], draws))
 
@@ -44,8 +44,8 @@ class Classify:
             return self.optimizer.scale_loss(loss), (loss, logits)
 
         variables = self.model.trainable_variables
-        (_, (loss, logits)), gradients = value_and_grad(loss, variables)
-        self.optimizer.apply(gradients, variables)
+        (_, (loss, logits)), gradients = backend.value_and_grad(loss, variables)
+        backend.apply(self.optimizer, gradients, variables)
         correct = keras.ops.equal(_predicted(logits), batch["label"])
         return {
             "loss": loss,

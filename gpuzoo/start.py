@@ -1,0 +1,193 @@
+"""Starting a backend as it was asked for, and reading back what came of it."""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.machine import DETERMINISTIC_FLAG, available_cores, cpu_isa, cpu_model
+from gpuzoo.runtime import LATE, Options, Runtime
+
+
+@contextlib.contextmanager
+def _quiet_start():
+    """Keep the start-up lines of a backend's C++ off the terminal.
+
+    They are shown after all if what is started fails.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as log:
+        saved = os.dup(2)
+        try:
+            os.dup2(log.fileno(), 2)
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(saved, log.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def tensorflow(options: Options, seed: int) -> Runtime:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # Two cuBLAS workspaces of 4 MiB, so that products on several streams repeat; read
+    # when CUDA starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with _quiet_start():
+        import keras
+        import tensorflow as tf
+        from tensorflow.python.framework.config import is_op_determinism_enabled
+
+        gpus = tf.config.list_physical_devices("GPU")
+    reasons = {}
+    if options.device == "gpu" and not gpus:
+        raise GpuzooError(
+            "device gpu was asked for, but TensorFlow sees no GPU here; check the "
+            "driver with nvidia-smi and run: pip install 'tensorflow[and-cuda]', or "
+            "use --device cpu"
+        )
+    device = "gpu" if gpus and options.device != "cpu" else "cpu"
+    reasons["device"] = (
+        "asked for" if options.device != "auto"
+        else "a GPU is there" if gpus else "TensorFlow sees no GPU"
+    )  # fmt: skip
+    threads, reasons["threads"] = _choose_threads(options)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        if device == "cpu":
+            tf.config.set_visible_devices([], "GPU")
+        else:
+            tf.config.set_visible_devices(gpus[:1], "GPU")
+            tf.config.experimental.set_memory_growth(gpus[0], True)
+    except RuntimeError as error:
+        raise GpuzooError(
+            f"too late to configure TensorFlow ({error}); {LATE}"
+        ) from None
+
+    capability, name = (0, 0), cpu_model()
+    if device == "gpu":
+        details = tf.config.experimental.get_device_details(gpus[0])
+        capability = details.get("compute_capability", (0, 0))
+        name = details.get("device_name", "unknown GPU")
+    precision, reasons["precision"] = _choose_precision(
+        options.precision, device, capability
+    )
+    keras.config.set_dtype_policy(precision)
+
+    deterministic = options.level != "fast"
+    reasons["deterministic"] = f"level {options.level}"
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    elif is_op_determinism_enabled():
+        raise GpuzooError(
+            "level fast was asked for, but op determinism is already on in this "
+            "process; start a new one"
+        )
+    tf32 = options.tf32 != "off"
+    reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
+    tf.config.experimental.enable_tensor_float_32_execution(tf32)
+    xla = options.xla == "on" or (options.xla == "auto" and device == "gpu")
+    reasons["xla"] = (
+        "asked for" if options.xla != "auto"
+        else "compiled steps are faster on a GPU" if xla
+        else "on a CPU oneDNN convolutions are several times faster than XLA's"
+    )  # fmt: skip
+    keras.utils.set_random_seed(seed % 2**32)
+
+    return Runtime(
+        backend=keras.config.backend(),
+        device=device,
+        device_name=name,
+        precision=keras.config.dtype_policy().name,
+        xla=xla,
+        deterministic=is_op_determinism_enabled(),
+        level=options.level,
+        threads=tf.config.threading.get_intra_op_parallelism_threads(),
+        tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+        seed=seed,
+        reasons=reasons,
+    )
+
+
+def jax(options: Options, seed: int) -> Runtime:
+    if "jax" in sys.modules:
+        from jax._src import xla_bridge
+
+        if xla_bridge.backends_are_initialized():
+            raise GpuzooError(f"too late to configure JAX; {LATE}")
+    if options.xla == "off":
+        raise GpuzooError("xla off was asked for, but JAX compiles everything with XLA")
+    reasons = {"xla": "JAX always compiles with XLA"}
+    threads, reasons["threads"] = _choose_threads(options)
+    os.environ["NPROC"] = str(threads)  # what XLA's CPU thread pool goes by
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    deterministic = options.level != "fast"
+    reasons["deterministic"] = f"level {options.level}"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if deterministic and DETERMINISTIC_FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC_FLAG}".strip()
+    with _quiet_start():
+        import jax
+
+        if options.device == "cpu":
+            jax.config.update("jax_platforms", "cpu")
+        found = jax.devices()[0]
+        import keras
+    device = "gpu" if found.platform in ("gpu", "cuda") else "cpu"
+    if options.device == "gpu" and device != "gpu":
+        raise GpuzooError(
+            "device gpu was asked for, but JAX sees no GPU here; check the driver with "
+            "nvidia-smi and run: pip install 'jax[cuda13]', or use --device cpu"
+        )
+    reasons["device"] = (
+        "asked for" if options.device != "auto"
+        else "a GPU is there" if device == "gpu" else "JAX sees no GPU"
+    )  # fmt: skip
+    capability = str(getattr(found, "compute_capability", "0.0")).split(".")
+    precision, reasons["precision"] = _choose_precision(
+        options.precision, device, tuple(map(int, capability))
+    )
+    keras.config.set_dtype_policy(precision)
+    tf32 = options.tf32 != "off"
+    reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
+    if not tf32:
+        jax.config.update("jax_default_matmul_precision", "highest")
+    keras.utils.set_random_seed(seed % 2**32)
+    return Runtime(
+        backend=keras.config.backend(),
+        device=device,
+        device_name=cpu_model() if device == "cpu" else found.device_kind,
+        precision=keras.config.dtype_policy().name,
+        xla=True,
+        deterministic=deterministic,
+        level=options.level,
+        threads=int(os.environ["NPROC"]),
+        tf32=tf32,
+        seed=seed,
+        reasons=reasons,
+    )
+
+
+def _choose_threads(options: Options) -> tuple[int, str]:
+    if options.threads:
+        return options.threads, "asked for"
+    return available_cores(), "one per available core"
+
+
+def _choose_precision(asked: str, device: str, capability) -> tuple[str, str]:
+    if asked != "auto":
+        return asked, "asked for"
+    if device == "gpu":
+        if tuple(capability) >= (8, 0):
+            return "mixed_bfloat16", "this GPU computes bfloat16 (capability >= 8.0)"
+        if tuple(capability) >= (7, 0):
+            return "mixed_float16", "this GPU computes float16 but not bfloat16"
+        return "float32", "this GPU has no 16-bit matrix units"
+    flags = set(cpu_isa()) & {"avx512_bf16", "amx_bf16"}
+    if flags:
+        return "mixed_bfloat16", f"this CPU computes bfloat16 ({sorted(flags)[0]})"
+    return "float32", "this CPU does not compute 16-bit numbers itself"
