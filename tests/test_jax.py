@@ -1,0 +1,130 @@
+"""JAX as the second backend: the same promises, in processes of its own."""
+
+import importlib.util
+import signal
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from test_resume import SAME, start
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax") is None, reason="JAX is not installed"
+)
+BASE = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
+        "--augment", "shift:1", "--model-options", "dropout=0.3"]  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_fresh_processes_give_the_same_bits(precision, cli):
+    words = [*BASE, "--backend", "jax", "--epochs", "3", "--precision", precision]
+    first = cli(*words)
+    second = cli(*words[:-4], *words[-4:], "--log-every", "3", env={"FORCE_COLOR": "1"})
+    assert first.returncode == 0, first.stderr
+    assert first.json["backend"] == "jax" and first.json["deterministic"]
+    assert first.json["weights_sha256"] == second.json["weights_sha256"]
+    if precision == "float32":
+        control = cli(*words, "--seed", "1")
+        assert first.json["weights_sha256"] != control.json["weights_sha256"]
+
+
+def test_killed_resumed_and_verified(tmp_path, cli):
+    words = [*BASE, "--backend", "jax", "--epochs", "20", "--checkpoint-every", "7"]
+    whole = cli(*words, "--out", "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = start([*words, "--out", "run"], tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    resumed = cli("resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in SAME:
+        one, other = (tmp_path / run / name for run in ("run", "whole"))
+        assert one.read_bytes() == other.read_bytes(), name
+    assert cli("verify", "run").returncode == 0
+
+
+def test_both_backends_start_from_the_same_bits_and_see_the_same_examples(
+    cli, tmp_path
+):
+    """A rate of almost nothing leaves the initial weights; the losses then tell which
+    examples, shifts and labels each step saw."""
+    runs = {}
+    for backend in ("tensorflow", "jax"):
+        done = cli(
+            "train", "mnist", "--data", "digits", "--epochs", "2", "--log-every", "1",
+            "--backend", backend, "--precision", "float32", "--learning-rate", "1e-30",
+            "--optimizer", "sgd", "--augment", "shift:2", "--batch-size", "64",
+            "--device", "cpu", "--out", backend,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        path = tmp_path / backend / "weights.safetensors"
+        runs[backend] = safetensors.numpy.load_file(path)
+    for name, one in runs["tensorflow"].items():
+        other = runs["jax"][name]
+        if name.endswith("bias"):  # they start at zero, where the rate is not nothing
+            assert np.abs([one, other]).max() < 1e-28, name
+        else:
+            assert one.tobytes() == other.tobytes(), name
+    rows = [(tmp_path / b / "metrics.jsonl").read_text().splitlines() for b in runs]
+    losses = [[float(r.split('"loss": ')[1].split(",")[0].strip("}")) for r in side]
+              for side in rows]  # fmt: skip
+    assert len(losses[0]) > 40 and np.ptp(losses[0]) > 1e-3
+    assert np.allclose(*losses, rtol=1e-5)
+
+
+def test_a_few_steps_on_both_backends_stay_close(cli, tmp_path):
+    weights = []
+    for backend in ("tensorflow", "jax"):
+        done = cli("train", "mnist", "--data", "digits", "--epochs", "1", "--backend",
+                   backend, "--precision", "float32", "--learning-rate", "0.001",
+                   "--momentum", "0.9", "--beta-2", "0.999", "--device", "cpu",
+                   "--out", backend)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        path = tmp_path / backend / "weights.safetensors"
+        weights.append(safetensors.numpy.load_file(path))
+    assert weights[0].keys() == weights[1].keys()
+    for name, one in weights[0].items():
+        assert np.allclose(one, weights[1][name], atol=2e-4), name
+
+
+WITHOUT = """
+import sys
+for name in {missing!r}:
+    sys.modules[name] = None
+sys.argv = ["gpuzoo", *sys.argv[1:]]
+from gpuzoo.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "backend"),
+    [(("tensorflow", "tensorflow_datasets"), "jax"), (("jax", "jaxlib"), "tensorflow")],
+)
+def test_one_backend_is_enough(missing, backend, cli):
+    code = WITHOUT.format(missing=missing)
+    done = cli("train", "mnist", "--fast-dev-run", program=("-c", code))
+    if backend == "jax":
+        assert done.returncode == 0, done.stderr
+        assert "read with tensorflow, which is not installed" in done.stderr
+        assert done.json["data"] == "digits"
+    else:
+        done = cli("train", "mnist", "--fast-dev-run", "--data", "digits",
+                   program=("-c", code))  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert done.json["backend"] == backend
+    other = "tensorflow" if backend == "jax" else "jax"
+    refused = cli("train", "mnist", "--backend", other, program=("-c", code))
+    assert refused.returncode == 2 and f"{other} is not installed" in refused.stderr
+
+
+def test_what_jax_cannot_do_is_refused(cli):
+    done = cli(*BASE, "--backend", "jax", "--xla", "off")
+    assert done.returncode == 2 and "JAX compiles everything with XLA" in done.stderr
+    done = cli(*BASE, env={"KERAS_BACKEND": "torch"})
+    assert done.returncode == 2 and "KERAS_BACKEND=torch" in done.stderr
