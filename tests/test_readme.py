@@ -1,5 +1,6 @@
 """No sentence in the README that is not true: its commands and code are executed."""
 
+import json
 import os
 import pathlib
 import re
@@ -43,6 +44,19 @@ def test_first_training_without_network(tmp_path, no_network):
     assert done.returncode == 0, done.stderr
     assert "digits" in done.stderr.splitlines()[0]
     assert "digits" in done.stderr.splitlines()[-2]
+
+
+def test_proof(tmp_path):
+    """The commands that show the promise, in one folder, one after another."""
+    done = subprocess.run(
+        ["bash", "-euc", block("proof")], cwd=tmp_path, env=environment(tmp_path),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    words = [json.loads(line) for line in told]
+    verdicts = [word.get("verdict", word.get("state")) for word in words]
+    assert verdicts == ["finished", "identical", "finished", "differs", "finished"]
 
 
 def test_python_code(tmp_path):
