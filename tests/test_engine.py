@@ -318,6 +318,38 @@ def test_diverging_stops_and_keeps_the_last_good_weights(dataset, runtime):
     assert all(np.isfinite(w).all() for w in caught.value.weights.values())
 
 
+def test_a_layer_that_cannot_repeat_is_refused_by_name(dataset, runtime):
+    """XLA with determinism and the native max-pool, which was built without XLA."""
+    mixed = dataclasses.replace(runtime, xla=True)
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="layer 'cnn.*/pool_2.*MaxPoolGrad"
+    ) as e:
+        train(RECIPE, dataset, mixed)
+    assert "--xla off" in str(e.value)
+    # Without a promise it is the user's own choice.
+    result, _ = train(RECIPE, dataset, dataclasses.replace(mixed, deterministic=False))
+    assert result.state == "finished"
+
+
+def test_what_xla_cannot_compile_is_one_line(dataset, runtime):
+    @gpuzoo.register(task="classify", reference="here")
+    def unsortable(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2):
+        """A model with an operation that XLA lacks."""
+        inputs = keras.Input(input_shape)
+        resize = keras.layers.Resizing(9, 9, interpolation="nearest")
+        x = resize(keras.layers.Conv2D(2, 3)(inputs))
+        x = keras.layers.Dense(num_classes)(keras.layers.Flatten()(x))
+        return keras.Model(inputs, x)
+
+    mixed = dataclasses.replace(runtime, xla=True)
+    recipe = RECIPE.override(model="unsortable", model_options=())
+    with pytest.raises(gpuzoo.GpuzooError, match="nearest"):
+        train(recipe, dataset, mixed)
+    free = dataclasses.replace(mixed, deterministic=False)
+    with pytest.raises(gpuzoo.GpuzooError, match="XLA cannot compile.*--xla off"):
+        train(recipe, dataset, free)
+
+
 def test_stopping_early_gives_a_whole_result(dataset, runtime):
     asked = iter([False, True])
     result, _ = train(RECIPE, dataset, runtime, stop=lambda: next(asked))

@@ -5,11 +5,14 @@ variables, and a compiled call that does many steps at once. Tasks and the loop 
 written against these and contain no TensorFlow.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
+from gpuzoo.engine.unrepeatable import check_jax, check_tensorflow
+from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import Runtime
 
 if keras.config.backend() == "tensorflow":
@@ -28,6 +31,7 @@ class TensorFlowBackend:
     """
 
     def __init__(self, runtime: Runtime):
+        self.runtime = runtime
         self.xla = runtime.xla
         self.device = "/GPU:0" if runtime.device == "gpu" else "/CPU:0"
 
@@ -82,7 +86,9 @@ class TensorFlowBackend:
         step = tf.function(
             body, input_signature=[entry], jit_compile=self.xla, autograph=False
         )
-        outputs = step.get_concrete_function().structured_outputs
+        traced = step.get_concrete_function()
+        check_tensorflow(traced.graph, self.runtime)
+        outputs = traced.structured_outputs
         out_signature = tf.nest.map_structure(
             lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), outputs
         )
@@ -95,7 +101,7 @@ class TensorFlowBackend:
             )
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            with tf.device(self.device):
+            with tf.device(self.device), _readable(self.xla):
                 outputs = many({name: tf.constant(a) for name, a in feed.items()})
             return {name: tensor.numpy() for name, tensor in outputs.items()}
 
@@ -133,6 +139,20 @@ class TensorFlowBackend:
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
 
+@contextlib.contextmanager
+def _readable(xla: bool):
+    """Say in one line what XLA cannot compile."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        if not xla:
+            raise
+        first = error.message.strip().partition("\n")[0][:300]
+        raise GpuzooError(
+            f"XLA cannot compile this model: {first}; use --xla off"
+        ) from error
+
+
 class JaxBackend:
     """The same steps as pure functions of the values of the variables.
 
@@ -143,6 +163,7 @@ class JaxBackend:
     apply_adam = None
 
     def __init__(self, runtime: Runtime):
+        self.runtime = runtime
         self.device = jax.devices(runtime.device)[0]
         # On a GPU all steps of a call are one program. On a CPU convolutions inside a
         # loop are many times slower than outside, so there each step is a call.
@@ -215,6 +236,9 @@ class JaxBackend:
             return jax.lax.scan(step, values, feed)
 
         compiled = jax.jit(many if self.scan else step, donate_argnums=0)
+        if self.scan:
+            values = [variable.value for variable in variables]
+            check_jax(compiled.lower(values, feed).as_text(), self.runtime)
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             values = [variable.value for variable in variables]
