@@ -50,11 +50,12 @@ def cpu_isa() -> list[str]:
 
 
 def cpu_model() -> str:
-    """The processor's own name, as far as the system tells."""
-    for key, value in _cpu_info():
-        if key == "model name":
-            return value
-    return platform.processor() or platform.machine()
+    """The processor's name, with family and model, since clouds shorten the name."""
+    found = dict(reversed(_cpu_info()))
+    if "model name" not in found:
+        return platform.processor() or platform.machine()
+    numbers = [f"{key} {found[key]}" for key in ("cpu family", "model") if key in found]
+    return f"{found['model name']} ({', '.join(numbers)})"
 
 
 def driver() -> str | None:

@@ -147,7 +147,9 @@ def _readable(xla: bool):
     except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
         if not xla:
             raise
-        first = error.message.strip().partition("\n")[0][:300]
+        noise = ("Graph execution error", "Detected at", "<stack traces", "Stack trace")
+        lines = [line.strip() for line in error.message.splitlines()]
+        first = [x for x in lines if x and not x.startswith(noise)][0][:300]
         raise GpuzooError(
             f"XLA cannot compile this model: {first}; use --xla off"
         ) from error
