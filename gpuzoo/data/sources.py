@@ -46,7 +46,11 @@ def load_data(
         return _digits()
     if path.suffix == ".npz":
         return _from_npz(path)
-    if path.is_dir() or name.endswith("/") or name.startswith((".", "~", "/")):
+    if name.endswith("/") or name.startswith((".", "~", "/")):
+        return _from_folder(path, image_size)
+    if path.is_dir() and not fallback:
+        # The name of a recipe's dataset is never taken for a folder that happens to
+        # be called the same.
         return _from_folder(path, image_size)
     try:
         return from_tfds(name, data_dir, note)

@@ -25,11 +25,14 @@ class NotToBeHad(GpuzooError):
 
 
 def from_tfds(name: str, data_dir: str | None, note) -> Dataset:
-    """A folder the user names, our cache, a download: in this order."""
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR")
-    if folder:
-        how = "--data-dir" if data_dir else "TFDS_DATA_DIR"
-        prepared = _prepared_folder(name, pathlib.Path(folder).expanduser(), how)
+    """A folder the user names, our cache, a download: in this order.
+
+    TFDS_DATA_DIR is such a folder if it holds the dataset, and where TFDS downloads to
+    if it does not.
+    """
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR", "")
+    if data_dir or _is_prepared(name, folder):
+        prepared = _prepared_folder(name, pathlib.Path(folder).expanduser())
         key = f"folder-{_hash_files(prepared)[:16]}"
         if dataset := cache.load(name, key):
             return dataset
@@ -49,8 +52,13 @@ def from_tfds(name: str, data_dir: str | None, note) -> Dataset:
     return dataset
 
 
-def _prepared_folder(name: str, folder: pathlib.Path, how: str) -> pathlib.Path:
-    what = f"{how} {folder.name!r}"
+def _is_prepared(name: str, folder: str) -> bool:
+    found = pathlib.Path(folder).expanduser().glob(f"{name}/**/dataset_info.json")
+    return bool(folder) and any(found)
+
+
+def _prepared_folder(name: str, folder: pathlib.Path) -> pathlib.Path:
+    what = f"--data-dir {folder.name!r}"
     if not folder.is_dir():
         raise GpuzooError(f"{what}: there is no such folder; check the path")
     if not any(folder.iterdir()):
