@@ -3,6 +3,18 @@
 import os
 import pathlib
 
+from gpuzoo.errors import GpuzooError
+
+
+def expand(path: str | pathlib.Path) -> pathlib.Path:
+    """A path with `~` made the home it stands for."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError:
+        raise GpuzooError(
+            f"path {str(path)!r}: there is no such user's home; write it out"
+        ) from None
+
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """The whole new file, or the one that was there before; never a half.

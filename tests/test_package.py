@@ -30,7 +30,7 @@ FLOOR = {
 ARROWS = {
     "digests": set(),
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "machine": set(),
     "randomness": set(),
     "registry": {"errors"},

@@ -5,6 +5,7 @@ filled under a temporary name and renamed into place, so it is there whole or no
 all, and of two processes that decode at once one wins and both are right.
 """
 
+import hashlib
 import json
 import os
 import pathlib
@@ -15,15 +16,15 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo.data.dataset import Dataset, fingerprint
-from gpuzoo.files import write_atomically
+from gpuzoo.files import expand, write_atomically
 
 
 def root() -> pathlib.Path:
     """GPUZOO_CACHE, or gpuzoo's folder in the user's cache folder."""
     if named := os.environ.get("GPUZOO_CACHE"):
-        return pathlib.Path(named).expanduser()
+        return expand(named)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(base).expanduser() / "gpuzoo"
+    return expand(base) / "gpuzoo"
 
 
 def load(name: str, key: str | None = None) -> Dataset | None:
@@ -62,6 +63,7 @@ def store(dataset: Dataset, key: str) -> None:
             "fingerprint": dataset.fingerprint,
             "findings": list(dataset.findings),
         }
+        manifest["seal"] = _seal(manifest)
         write_atomically(
             temporary / "arrays.safetensors", safetensors.numpy.save(arrays)
         )
@@ -96,6 +98,8 @@ def _read(folder: pathlib.Path) -> Dataset | None:
     """The entry, or None if its bytes are not those that were written."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        if manifest["seal"] != _seal(manifest):
+            return None
         arrays = safetensors.numpy.load_file(folder / "arrays.safetensors")
         splits: dict = {}
         for path, array in arrays.items():
@@ -107,5 +111,10 @@ def _read(folder: pathlib.Path) -> Dataset | None:
             manifest["name"], manifest["source"], splits, tuple(manifest["classes"]),
             manifest["fingerprint"], tuple(manifest["findings"]),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
         return None
+
+
+def _seal(manifest: dict) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

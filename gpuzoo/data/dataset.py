@@ -84,7 +84,7 @@ def make_dataset(
             f"{name}: needs train and test examples, has {sorted(splits)}"
         )
     images = {
-        split: _clean_images(f"{name}, {split} images", arrays["image"])
+        split: clean_images(f"{name}, {split} images", arrays["image"])
         for split, arrays in splits.items()
     }
     if images["train"].shape[1:] != images["test"].shape[1:]:
@@ -109,7 +109,8 @@ def make_dataset(
     return Dataset(name, source, clean, classes, fingerprint(clean), findings)
 
 
-def _clean_images(what: str, images: np.ndarray) -> np.ndarray:
+def clean_images(what: str, images: np.ndarray) -> np.ndarray:
+    """(n, height, width, channels), uint8 or float32 in [0, 1], or GpuzooError."""
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
@@ -145,8 +146,9 @@ def _clean_labels(name, splits, classes):
     raw = {
         split: _squeeze_labels(name, split, a["label"]) for split, a in splits.items()
     }
+    raw = {s: _decoded(a) if a.dtype.kind == "S" else a for s, a in raw.items()}
     kinds = {array.dtype.kind for array in raw.values()}
-    if kinds <= {"U", "S"}:
+    if kinds <= {"U"}:
         if classes is None:
             classes = tuple(str(c) for c in np.unique(raw["train"].astype(str)))
         index = {label: i for i, label in enumerate(classes)}
@@ -175,7 +177,7 @@ def _clean_labels(name, splits, classes):
     for split, array in labels.items():
         if array.max() >= count:
             raise GpuzooError(
-                f"{name}, {split} labels: {int(array.max())} is out of range; there "
+                f"{name}, {split} labels: {array.max():g} is out of range; there "
                 f"are {count} classes, so labels must be in 0..{count - 1}"
             )
     present = len(np.unique(labels["train"]))
@@ -208,12 +210,21 @@ def _squeeze_labels(name: str, split: str, labels: np.ndarray) -> np.ndarray:
     return labels
 
 
+def _decoded(names: np.ndarray) -> np.ndarray:
+    return np.array([name.decode("utf-8", "replace") for name in names.tolist()])
+
+
 def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
-    return [
-        f"class {classes[i]!r} has no {split} example"
-        for split in ("train", "test")
-        for i in np.flatnonzero(np.bincount(labels[split], minlength=len(classes)) == 0)
-    ]
+    found = []
+    for split in ("train", "test"):
+        counts = np.bincount(labels[split], minlength=len(classes))
+        empty = [classes[i] for i in np.flatnonzero(counts == 0)]
+        if len(empty) > 5:
+            first = f"{len(empty)} classes, {empty[0]!r} to {empty[-1]!r}, have"
+            found.append(f"{first} no {split} example")
+        else:
+            found += [f"class {name!r} has no {split} example" for name in empty]
+    return found
 
 
 def _duplicates(images: Arrays) -> list[str]:

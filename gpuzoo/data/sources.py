@@ -1,17 +1,17 @@
 """Where examples come from: TFDS, the user's own files, or the embedded digits."""
 
+import os
 import pathlib
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data.dataset import Dataset, make_dataset
+from gpuzoo.data.dataset import Dataset, clean_images, make_dataset
 from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Part of the examples held out for testing where the source has no test split.
@@ -41,7 +41,7 @@ def load_data(
     Raises:
         GpuzooError: the data are not to be had, damaged or not fit for training.
     """
-    path = pathlib.Path(name).expanduser()
+    path = expand(name)
     if name == "digits":
         return _digits()
     if path.suffix == ".npz":
@@ -71,24 +71,21 @@ def _from_npz(path: pathlib.Path) -> Dataset:
             arrays = {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
-    except OSError as error:
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen different ones
+        text = str(error) or type(error).__name__
+        if "allow_pickle" in text:
+            text = "it holds Python objects; save plain arrays of numbers"
         raise GpuzooError(
-            f"{what}: cannot be read: {error.strerror or error}"
+            f"{what}: not a readable .npz file, or damaged or cut short: {text}"
         ) from None
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        raise GpuzooError(
-            f"{what}: damaged or cut short ({error}); copy it again"
-        ) from None
-    except ValueError as error:
-        if "allow_pickle" in str(error):
-            error = "it holds Python objects; save plain arrays of numbers"
-        raise GpuzooError(f"{what}: not a readable .npz file: {error}") from None
     if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
         splits = {
             s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
             for s in ("train", "test")
         }
     elif {"x", "y"} <= set(arrays):
+        # Checked before they are shuffled, so that an error names the right example.
+        clean_images(f"{what}, x", arrays["x"])
         splits = _hold_out(what, arrays["x"], arrays["y"])
     else:
         raise GpuzooError(
@@ -118,7 +115,9 @@ def _from_folder(path: pathlib.Path, size: int) -> Dataset:
         classes = _class_names(what, path)
         both = _read_images(what, path, classes, size)
         splits = _hold_out(what, both["image"], both["label"])
-    return make_dataset(path.name, "image folder", splits, tuple(classes))
+    # A name that is no UTF-8 is shown with replacement characters.
+    names = tuple(os.fsencode(name).decode("utf-8", "replace") for name in classes)
+    return make_dataset(path.name, "image folder", splits, names)
 
 
 def _class_names(what: str, folder: pathlib.Path) -> list[str]:
@@ -146,12 +145,19 @@ def _read_images(what, folder: pathlib.Path, classes: list[str], size: int) -> d
             where = f"{what}: {file.relative_to(folder)}"
             try:
                 with Image.open(file) as image:
-                    gray = image.mode in ("1", "L", "I;16", "I")
-                    image = image.convert("L" if gray else "RGB")
+                    if image.mode.startswith(("I", "F")):
+                        raise ValueError(
+                            "it has more than 8 bits a channel, which would be lost; "
+                            "convert it, or save floats in [0, 1] as .npz"
+                        )
+                    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
                     if size:
                         image = image.resize((size, size), Image.Resampling.BILINEAR)
                     pixels = np.asarray(image)
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            except (
+                UnidentifiedImageError, Image.DecompressionBombError, OSError,
+                SyntaxError, ValueError,
+            ) as error:  # fmt: skip
                 raise GpuzooError(
                     f"{where}: not a readable image ({error}); remove or replace it"
                 ) from None
@@ -173,6 +179,8 @@ def _read_images(what, folder: pathlib.Path, classes: list[str], size: int) -> d
 
 def _hold_out(what: str, images: np.ndarray, labels: np.ndarray) -> dict:
     """Hold out a fifth for testing, the same one every time."""
+    if np.ndim(images) == 0 or np.ndim(labels) == 0:
+        raise GpuzooError(f"{what}: a single number where there should be examples")
     count = len(images)
     if count != len(labels):
         raise GpuzooError(f"{what}: {count} images but {len(labels)} labels")

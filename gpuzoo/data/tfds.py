@@ -18,6 +18,7 @@ import numpy as np
 from gpuzoo.data import cache
 from gpuzoo.data.dataset import Dataset, make_dataset
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
 
 
 class NotToBeHad(GpuzooError):
@@ -32,7 +33,7 @@ def from_tfds(name: str, data_dir: str | None, note) -> Dataset:
     """
     folder = data_dir or os.environ.get("TFDS_DATA_DIR", "")
     if data_dir or _is_prepared(name, folder):
-        prepared = _prepared_folder(name, pathlib.Path(folder).expanduser())
+        prepared = _prepared_folder(name, expand(folder))
         key = f"folder-{_hash_files(prepared)[:16]}"
         if dataset := cache.load(name, key):
             return dataset
@@ -53,7 +54,7 @@ def from_tfds(name: str, data_dir: str | None, note) -> Dataset:
 
 
 def _is_prepared(name: str, folder: str) -> bool:
-    found = pathlib.Path(folder).expanduser().glob(f"{name}/**/dataset_info.json")
+    found = expand(folder).glob(f"{name}/**/dataset_info.json")
     return bool(folder) and any(found)
 
 
@@ -115,7 +116,9 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
                 builder = tfds.builder_from_directory(prepared)
             else:
                 builder = tfds.builder(name)
-        except tfds.core.DatasetNotFoundError:
+        except Exception as error:  # of a name, or of damaged metadata: many kinds
+            if prepared:
+                raise _unreadable(name, error) from error
             raise NotToBeHad(
                 f"no dataset named {name!r}: it is not a name that TFDS knows; a file "
                 "of your own is named by its path (data.npz, or folder/)"
@@ -130,16 +133,24 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
         except GpuzooError:
             raise
         except Exception as error:
-            first = str(error).strip().partition("\n")[0][:200]
             if isinstance(error, OSError) and not prepared:
                 raise NotToBeHad(
-                    f"data {name!r} cannot be downloaded: {first}"
+                    f"data {name!r} cannot be downloaded: {_first_line(error)}"
                 ) from None
-            raise GpuzooError(
-                f"data {name!r} cannot be read: {first}; the files are damaged or not "
-                "whole, prepare them again with TFDS"
-            ) from error
+            raise _unreadable(name, error) from error
     return make_dataset(name, f"TFDS {builder.info.full_name}", splits, classes)
+
+
+def _unreadable(name: str, error: Exception) -> GpuzooError:
+    return GpuzooError(
+        f"data {name!r} cannot be read: {_first_line(error)}; the files of its TFDS "
+        "folder are damaged or not whole, prepare them again with TFDS"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    first = str(error).strip().partition("\n")[0]
+    return re.sub(r"\{\{.*?\}\}\s*", "", first)[:200] or type(error).__name__
 
 
 def _read_split(name: str, builder, split: str) -> dict[str, np.ndarray]:

@@ -4,7 +4,9 @@ The same run gives the same files: no date and no version is written into them.
 """
 
 import pathlib
+import warnings
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,15 +22,19 @@ def draw_all(
     """Draw every picture of a classification into the folder; returns the files."""
     labels = dataset.test["label"][: len(outputs["predicted"])]
     images = dataset.test["image"][: len(labels)]
-    figures = {
-        "curves.png": curves(title, rows),
-        "confusion.png": confusion(
-            title, labels, outputs["predicted"], dataset.classes
-        ),
-        "mistakes.png": mistakes(title, images, labels, outputs, dataset.classes),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=110, metadata={"Software": None})
+    with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
+        # Class names are the user's: a dollar sign is no formula, and a letter that the
+        # font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figures = {
+            "curves.png": curves(title, rows),
+            "confusion.png": confusion(
+                title, labels, outputs["predicted"], dataset.classes
+            ),
+            "mistakes.png": mistakes(title, images, labels, outputs, dataset.classes),
+        }
+        for name, figure in figures.items():
+            figure.savefig(folder / name, dpi=110, metadata={"Software": None})
     return [folder / name for name in figures]
 
 
@@ -98,8 +104,9 @@ def mistakes(title, images, labels, outputs, classes) -> Figure:
     grid = figure.subplots(4, MISTAKES // 4)
     for axes, index in zip(grid.flat, worst, strict=False):
         image = images[index]
-        gray = image.shape[-1] == 1
-        axes.imshow(image[..., 0] if gray else image[..., :3], cmap="gray_r")
+        if image.shape[-1] not in (3, 4):
+            image = image.mean(axis=-1)
+        axes.imshow(image, cmap="gray_r")
         told = classes[outputs["predicted"][index]]
         sure = outputs["confidence"][index]
         axes.set_title(
