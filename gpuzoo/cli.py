@@ -3,7 +3,9 @@
 Exit codes: 0 done, 1 a check says no, 2 wrong use or environment, 130 interrupted.
 """
 
+import contextlib
 import dataclasses
+import os
 import sys
 
 import tyro
@@ -162,14 +164,26 @@ def _info(words: list[str]) -> int:
 
 def _guard(action, debug: bool) -> None:
     """Run an action; print a user's error as one line and exit with its code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever called
+            setattr(sys, name, open(os.devnull, "w"))
     try:
         code = action()
     except GpuzooError as error:
         if debug:
             raise
         line = " ".join(str(error).split())
-        print(f"gpuzoo: error: {line}", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            print(f"gpuzoo: error: {line}", file=sys.stderr, flush=True)
         code = error.exit_code
+    except OSError as error:
+        if debug:
+            raise
+        # Mostly stdout; the interpreter would try, and fail, once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0 if isinstance(error, BrokenPipeError) else 2
+        if code:
+            print(f"gpuzoo: error: {error}; free some room", file=sys.stderr)
     except KeyboardInterrupt:
         if debug:
             raise

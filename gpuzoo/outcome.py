@@ -106,21 +106,31 @@ def _write_weights(folder, weights: dict) -> str:
 
 
 def record_failure(folder: RunFolder, error: BaseException) -> None:
-    """Leave a record of what went wrong, and the last good weights if there are any."""
-    folder.close()
+    """Leave a record of what went wrong, and the last good weights if there are any.
+
+    A run whose disk failed stays `running`: it can be resumed when there is room.
+    """
     text = str(error) or type(error).__name__
-    with contextlib.suppress(OSError):  # the disk may be what failed
+    with contextlib.suppress(OSError):
+        folder.close()
+        if isinstance(error, OSError):
+            return
         if isinstance(error, Diverged):
             _write_weights(folder, error.weights)
         folder.update(state="failed", error=text)
 
 
 def raise_readably(folder: RunFolder, error: BaseException) -> NoReturn:
-    """A disk that fails is the user's to mend; everything else goes up as it is."""
+    """A disk or a memory that fails is the user's to mend; the rest goes up."""
+    if type(error).__name__ in ("ResourceExhaustedError", "MemoryError"):
+        raise GpuzooError(
+            f"out of memory: {str(error).partition(chr(10))[0][:200]}; use a smaller "
+            "--batch-size or a smaller model"
+        ) from error
     if isinstance(error, OSError):
         raise GpuzooError(
             f"output folder {folder.path}: {error.strerror or error}; free some room "
-            "or name another folder with --out"
+            f"and run: gpuzoo resume {folder.path}, or name another with --out"
         ) from error
     raise error
 

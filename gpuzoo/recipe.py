@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import math
 import pathlib
+import re
 import typing
 from typing import Literal
 
@@ -26,7 +27,11 @@ _RULES = {
     "weight_decay": ("0 or more", lambda v: 0 <= v < math.inf),
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "warmup": ("in [0, 1]", lambda v: 0 <= v <= 1),
-    "image_size": ("0 or more", lambda v: v >= 0),
+    "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
+    "name": (
+        "letters, digits, - and _ only",
+        lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", v) is not None,
+    ),
     "seed": ("0 or more and below 2**63", lambda v: 0 <= v < 2**63),
     "log_every": ("at least 1", lambda v: v >= 1),
     "eval_every": ("at least 1", lambda v: v >= 1),

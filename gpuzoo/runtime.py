@@ -127,8 +127,8 @@ def _check_values(options: Options, seed: int) -> None:
     for field in dataclasses.fields(Options):
         value = getattr(options, field.name)
         if field.name == "threads":
-            if type(value) is not int or value < 0:
-                raise GpuzooError(f"threads must be 0 or more: {value!r}")
+            if type(value) is not int or not 0 <= value <= 1024:
+                raise GpuzooError(f"threads must be in 0..1024: {value!r}")
         elif value not in typing.get_args(field.type):
             choices = ", ".join(typing.get_args(field.type))
             raise GpuzooError(f"{field.name} must be one of {choices}: {value!r}")

@@ -22,7 +22,7 @@ def _quiet_start():
         try:
             os.dup2(log.fileno(), 2)
             yield
-        except BaseException:
+        except Exception:
             log.seek(0)
             os.write(saved, log.read())
             raise

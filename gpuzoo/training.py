@@ -1,6 +1,5 @@
 """One training from end to end: set up, train, record, draw."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -50,22 +49,22 @@ def train(
     from gpuzoo.evidence.progress import Screen
     from gpuzoo.evidence.record import RunFolder
 
-    folder = RunFolder.create(
-        out,
-        recipe.name,
-        recipe=_redacted(recipe.as_record()),
-        options=dataclasses.asdict(options),
-        fast_dev_run=fast_dev_run,
-    )
     screen = Screen(quiet)
-    with _interrupts() as interrupted:
+    with _Interrupts() as interrupts:
+        folder = RunFolder.create(
+            out,
+            recipe.name,
+            recipe=_redacted(recipe.as_record()),
+            options=dataclasses.asdict(options),
+            fast_dev_run=fast_dev_run,
+        )
         try:
             runtime, dataset = _set_up(recipe, options, folder, screen, fast_dev_run)
         except BaseException as error:
             folder.discard()
             outcome.raise_readably(folder, error)
         job = _Job(recipe, dataset, runtime, folder, screen, fast_dev_run, begun)
-        return _carry_out(job, interrupted, None)
+        return _carry_out(job, interrupts, None)
 
 
 def resume(
@@ -100,7 +99,7 @@ def resume(
         raise GpuzooError(f"{folder.path} has failed: {recorded['error']}")
     recipe, options = record.recipe_of(recorded), record.options_of(recorded)
     fast, screen = recorded["fast_dev_run"], Screen(quiet)
-    with _interrupts() as interrupted:
+    with _Interrupts() as interrupts:
         runtime = runtimes.configure(options, seed=recipe.seed)
         dataset = _load(recipe, screen)
         here = {
@@ -133,7 +132,7 @@ def resume(
         _say_start(screen, runtime, dataset)
         screen.say(f"Going on after step {step}.")
         job = _Job(recipe, dataset, runtime, folder, screen, fast, begun)
-        return _carry_out(job, interrupted, start)
+        return _carry_out(job, interrupts, start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +148,7 @@ class _Job:
     begun: float
 
 
-def _carry_out(job: _Job, interrupted, start) -> dict:
+def _carry_out(job: _Job, interrupts, start) -> dict:
     """Train, write what a run leaves behind, tell the end."""
     from gpuzoo import outcome
     from gpuzoo.engine import loop
@@ -158,13 +157,14 @@ def _carry_out(job: _Job, interrupted, start) -> dict:
         job.folder.watch(event, row)
         job.screen.watch(event, row)
 
+    interrupts.training = True
     try:
         result = loop.run(
             job.recipe,
             job.dataset,
             job.runtime,
             watch=watch,
-            stop=interrupted,
+            stop=interrupts.asked,
             fast=job.fast,
             folder=job.folder.path / "checkpoints",
             resume=start,
@@ -200,11 +200,14 @@ def _set_up(recipe, options, folder, screen, fast):
     """What has to be there before training: the runtime, the data, room on the disk."""
     runtime = runtimes.configure(options, seed=recipe.seed)
 
-    from gpuzoo.engine.loop import build_model, check_recipe, make_plan
+    from gpuzoo.data import augment
+    from gpuzoo.engine.loop import build_model, check_recipe
+    from gpuzoo.engine.plan import make_plan
 
     check_recipe(recipe)
     dataset = _load(recipe, screen)
     make_plan(recipe, len(dataset.train["label"]), 0, fast)
+    augment.check(recipe.augment, dataset.input_shape)
     weights_bytes = 4 * build_model(recipe, dataset).count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.
@@ -242,26 +245,40 @@ def _say_start(screen, runtime, dataset) -> None:
         screen.say(f"Note: {finding}.", "yellow")
 
 
-@contextlib.contextmanager
-def _interrupts():
-    """The first Ctrl-C (or SIGTERM) asks the loop to end; a second one kills it."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
+class _Interrupts:
+    """What Ctrl-C, SIGTERM and a closed terminal do.
 
-    def handle(number, frame):
-        if asked.is_set():
+    While a run is being set up they end it at once. While it trains, the first asks the
+    loop to end, and a second one kills the process.
+    """
+
+    def __init__(self):
+        self.training = False
+        self._asked = threading.Event()
+        self._before: dict = {}
+
+    def __enter__(self) -> "_Interrupts":
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                if hasattr(signal, name):
+                    number = getattr(signal, name)
+                    self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def asked(self) -> bool:
+        return self._asked.is_set()
+
+    def _handle(self, number, frame) -> None:
+        if not self.training:
+            raise KeyboardInterrupt
+        if self._asked.is_set():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        asked.set()
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        self._asked.set()
 
 
 def _redacted(record: dict) -> dict:

@@ -133,6 +133,7 @@ QUICK = {
     "option": (["train", "mnist", "--epoch", "3"], "--epochs"),
     "value type": (["train", "mnist", "--epochs", "many"], "--epochs"),
     "value": (["train", "mnist", "--epochs", "0"], "epochs .* at least 1: 0"),
+    "name": (["train", "mnist", "--name", "../x"], "letters, digits"),
     "rate": (["train", "mnist", "--learning-rate", "nan"], "positive number: nan"),
     "choice": (["train", "mnist", "--precision", "int3"], "--precision"),
     "device": (["train", "mnist", "--device", "tpu"], "--device"),
@@ -141,7 +142,13 @@ QUICK = {
 }  # fmt: skip
 SLOW = {
     "gpu": (["--device", "gpu"], "device gpu was asked for, but"),
-    "threads": (["--threads", "-1"], "threads must be 0 or more: -1"),
+    "threads": (["--threads", "-1"], r"threads must be in 0\.\.1024: -1"),
+    "model shape": (["--model-options", "num_classes=5"], "cannot set num_classes"),
+    "shift": (["--data", "digits", "--augment", "shift:28"], "28x28 pixels out of sight"),
+    "steps": (["--data", "digits", "--epochs", "9999999"], "8000000 is the most"),
+    "odd data name": (["--data", "fashion-mnist"], "no dataset named 'fashion-mnist'"),
+    "no such home": (["--data-dir", "~nosuch/x"], "no such user's home"),
+    "parents": (["--out", "a/b/c", "--data", "none.npz"], "there is no such file"),
     "model option": (["--model-options", "dens=3"], "no option 'dens'; nearest: dense"),
     "model value": (["--model-options", "dense=x"], "option 'dense'.*'x'"),
     "model syntax": (["--model-options", "dense"], "must look like key=value: 'dense'"),
@@ -224,9 +231,59 @@ def test_a_full_disk_is_one_line_and_leaves_no_half(limit, cli, tmp_path):
     if limit == 1_000:
         assert not run.exists()
     else:
-        assert read_run(run)["state"] == "failed"
+        assert "gpuzoo resume" in last
         names = {path.name for path in run.iterdir()}
         assert names == {"run.json", "metrics.jsonl", "digests.jsonl"}
+        again = cli("resume", run)
+        assert again.returncode == 0 and read_run(run)["state"] == "finished"
+
+
+@pytest.mark.parametrize("where", ["2>&1 | head -1", "2>/dev/full", "2>&-", "| true"])
+def test_a_terminal_that_goes_away_stops_no_run(where, cli, tmp_path):
+    command = f"{sys.executable} -m gpuzoo train mnist --data digits --epochs 2 {where}"
+    subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert read_run(tmp_path / "runs" / "mnist-001")["state"] == "finished"
+
+
+def test_a_full_stdout_is_one_line(cli, tmp_path):
+    command = f"{sys.executable} -m gpuzoo list > /dev/full"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_setting_up_leaves_nothing(number, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gpuzoo", "train", "mnist", "--data", "digits"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "runs/mnist-001").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and stderr == "gpuzoo: interrupted\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_look_like_formulas_and_odd_channels(cli, tmp_path):
+    rng = np.random.default_rng(0)
+    names = np.array(["$x_{", "caf\u00e9 \u732b"])[np.arange(60) % 2]
+    np.savez(tmp_path / "odd.npz", x=rng.random((60, 12, 12, 2)), y=names)
+    done = cli(
+        "train", "mnist", "--data", "odd.npz", "--fast-dev-run", "--batch-size", "8"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
 
 
 def test_ctrl_c_ends_cleanly(tmp_path):
@@ -247,7 +304,7 @@ def test_ctrl_c_ends_cleanly(tmp_path):
     summary = json.loads(stdout.splitlines()[-1])
     record = read_run(out)
     assert summary["state"] == record["state"] == "stopped"
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == FILES | {"checkpoints"}
 
 
 def test_list_and_info(cli):

@@ -1,5 +1,6 @@
 """Good data become a Dataset; bad data become one clear line."""
 
+import json
 import multiprocessing
 import os
 import pathlib
@@ -136,8 +137,24 @@ def test_damaged_npz(npz, tmp_path):
     (tmp_path / "text.npz").write_text("hello")
     np.savez(tmp_path / "objects.npz", x=np.array([{}, {}]), y=np.array([1, 2]))
     np.savez(tmp_path / "names.npz", images=np.zeros(3))
-    for name in ("cut", "flip", "empty", "text", "objects", "names", "missing"):
-        with pytest.raises(gpuzoo.GpuzooError, match=f"data '{name}.npz': "):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    np.savez(tmp_path / "scalar.npz", x=np.float32(1), y=np.int32(1))
+    bad = np.array([b"\xff\xfe", b"a"] * 6)
+    np.savez(tmp_path / "latin.npz", x=np.zeros((12, 4, 4)), y=bad)
+    assert gpuzoo.load_data(str(tmp_path / "latin.npz")).classes[0] == "a"
+    for name in (
+        "array",
+        "scalar",
+        "cut",
+        "flip",
+        "empty",
+        "text",
+        "objects",
+        "names",
+        "missing",
+    ):
+        with pytest.raises(gpuzoo.GpuzooError, match=f"data '{name}.npz'"):
             gpuzoo.load_data(str(tmp_path / f"{name}.npz"))
 
 
@@ -176,6 +193,14 @@ def test_image_folder_with_splits(folder, tmp_path):
 def test_gray_and_colour_images_mix(folder):
     Image.new("RGB", (14, 14), "red").save(folder / "cat" / "000.png")
     assert gpuzoo.load_data(str(folder)).input_shape == (14, 14, 3)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_images_of_more_than_8_bits_are_refused(mode, folder):
+    suffix = "png" if mode == "I;16" else "tif"
+    Image.new(mode, (14, 14)).save(folder / "cat" / f"wide.{suffix}")
+    with pytest.raises(gpuzoo.GpuzooError, match="cat/wide.*more than 8 bits"):
+        gpuzoo.load_data(str(folder))
 
 
 def test_bad_image_folders(folder, tmp_path):
@@ -236,6 +261,18 @@ def test_a_damaged_cache_entry_is_dropped(file, damage, arrays):
         path.write_bytes(content)
     assert cache.load("mine") is None
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda m: [], lambda m: None, lambda m: {**m, "classes": ["0"]},
+     lambda m: {**m, "findings": None}, lambda m: {**m, "classes": ["0", "x"]}],
+)  # fmt: skip
+def test_an_edited_cache_manifest_is_dropped(change, arrays):
+    cache.store(make_dataset("mine", "somewhere", splits(arrays)), "key")
+    path = cache.root() / "data" / "mine" / "key" / "manifest.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    assert cache.load("mine") is None
 
 
 def _store(seed):
@@ -319,6 +356,18 @@ def test_a_changed_prepared_folder_is_not_taken_from_the_cache(prepared):
     records.write_bytes(content[: len(content) // 2])
     with pytest.raises(gpuzoo.GpuzooError, match="damaged"):
         gpuzoo.load_data("mnist", data_dir=str(prepared))
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json"])
+@pytest.mark.parametrize("content", ["{}", "", None])
+def test_damaged_tfds_metadata(name, content, prepared):
+    path = prepared / "mnist" / "3.0.1" / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(gpuzoo.GpuzooError) as caught:
+        gpuzoo.load_data("mnist", data_dir=str(prepared))
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_data_dirs(tmp_path):

@@ -15,7 +15,7 @@ from gpuzoo.data import augment
 from gpuzoo.data.dataset import make_dataset
 from gpuzoo.digests import digest_all
 from gpuzoo.engine import backend as backends
-from gpuzoo.engine import checkpoint, initial, loop, optim
+from gpuzoo.engine import checkpoint, initial, loop, optim, plan
 from gpuzoo.recipe import Recipe
 
 RECIPE = Recipe(
@@ -84,14 +84,14 @@ def test_distributions_have_the_right_moments():
 
 
 def test_every_epoch_has_its_own_order():
-    plan = loop.Plan(
+    whole = plan.Plan(
         examples=64, batch=16, steps_per_epoch=4, epochs=2, seed=0, draws=0
     )
-    first, second = plan.feed(0, 4)["indices"], plan.feed(4, 8)["indices"]
+    first, second = whole.feed(0, 4)["indices"], whole.feed(4, 8)["indices"]
     assert sorted(first.ravel()) == sorted(second.ravel()) == list(range(64))
     assert not np.array_equal(first, second)
-    assert np.array_equal(plan.feed(6, 8)["indices"], second[2:])
-    assert np.array_equal(plan.feed(2, 3)["draws"], plan.feed(0, 4)["draws"][2:3])
+    assert np.array_equal(whole.feed(6, 8)["indices"], second[2:])
+    assert np.array_equal(whole.feed(2, 3)["draws"], whole.feed(0, 4)["draws"][2:3])
 
 
 # --- initial weights, optimizers, augmentation --------------------------------------
@@ -361,8 +361,8 @@ def test_stopping_early_gives_a_whole_result(dataset, runtime):
 
 
 def test_a_small_dataset_is_repeated(dataset, runtime):
-    plan = loop.make_plan(dataclasses.replace(RECIPE, minimum_steps=23), 80, 0)
-    assert (plan.steps_per_epoch, plan.epochs) == (5, 5)
+    longer = plan.make_plan(dataclasses.replace(RECIPE, minimum_steps=23), 80, 0)
+    assert (longer.steps_per_epoch, longer.epochs) == (5, 5)
     assert RECIPE.override(minimum_steps=23).override(epochs=2).minimum_steps == 0
 
 

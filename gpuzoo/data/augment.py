@@ -84,6 +84,16 @@ def parse(texts: tuple[str, ...]) -> list[Augmentation]:
     return found
 
 
+def check(texts: tuple[str, ...], input_shape: tuple[int, ...]) -> None:
+    """Raises GpuzooError for a change that images of this shape cannot bear."""
+    for change, text in zip(parse(texts), texts, strict=True):
+        if change.apply is shift and change.amount >= min(input_shape[:2]):
+            raise GpuzooError(
+                f"augment {text} moves images of {input_shape[0]}x{input_shape[1]} "
+                "pixels out of sight; use a smaller amount"
+            )
+
+
 def apply(changes: list[Augmentation], images, draws):
     """All changes one after another, each with its own columns of `draws`."""
     column = 0

@@ -1,21 +1,21 @@
 """The training loop. Everybody reads this one; it reads from top to bottom."""
 
 import dataclasses
-import functools
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+import keras
 import numpy as np
 from keras.src.utils import naming
 
-from gpuzoo import randomness
 from gpuzoo.data import augment
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
 from gpuzoo.engine import checkpoint, initial, optim
 from gpuzoo.engine.checkpoint import Checkpoint
 from gpuzoo.engine.journal import Journal, Watcher
+from gpuzoo.engine.plan import Plan, make_plan, segments
 from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
 from gpuzoo.errors import Diverged, GpuzooError
@@ -51,57 +51,6 @@ class Result:
     seconds: dict[str, float]
     """setup, compile, train, evaluate."""
     device_bytes: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How many steps, and which examples each of them sees."""
-
-    examples: int
-    batch: int
-    steps_per_epoch: int
-    epochs: int
-    seed: int
-    draws: int
-
-    @property
-    def steps(self) -> int:
-        return self.steps_per_epoch * self.epochs
-
-    def feed(self, first: int, last: int) -> Arrays:
-        """What steps first..last-1, all of one epoch, are given."""
-        epoch, start = divmod(first, self.steps_per_epoch)
-        order = _order(self.examples, self.seed, epoch)
-        end = start + last - first
-        indices = order[start * self.batch : end * self.batch]
-        draws = [
-            randomness.uniform((self.batch, self.draws), self.seed, "augment", epoch, s)
-            for s in range(start, end)
-        ]
-        return {
-            "indices": indices.reshape(-1, self.batch),
-            "draws": np.stack(draws).astype(np.float32),
-            "step": np.arange(first, last, dtype=np.int32),
-        }
-
-
-@functools.lru_cache(maxsize=2)
-def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    return randomness.permutation(examples, seed, "order", epoch)
-
-
-def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> Plan:
-    """Raises GpuzooError if the data do not fill one batch."""
-    if recipe.batch_size > examples:
-        raise GpuzooError(
-            f"batch_size {recipe.batch_size} is larger than the {examples} training "
-            f"examples; use --batch-size {min(32, examples)}"
-        )
-    per_epoch = examples // recipe.batch_size
-    epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / per_epoch))
-    if fast:
-        per_epoch, epochs = min(per_epoch, 2), 1
-    return Plan(examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws)
 
 
 def run(
@@ -214,7 +163,7 @@ def run(
                     "parameters": model.count_params(), "step": step})  # fmt: skip
     if resume:
         look()  # a checkpoint is saved before the run looks at itself
-    for first, last in _segments(plan, recipe, step, until):
+    for first, last in segments(plan, recipe, step, until):
         with clock.phase("train"):
             results = train_steps(plan.feed(first, last))
         step = last
@@ -265,16 +214,32 @@ def build_model(recipe: Recipe, dataset: Dataset):
     # those of a fresh process, whatever was built before.
     naming.reset_uids()
     try:
-        return build(recipe.model, **options)
+        model = build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {recipe.model!r} cannot be built: {error}") from error
+    if not isinstance(model, keras.Model) or not model.built:
+        raise GpuzooError(
+            f"model {recipe.model!r} must return a built keras.Model, not {model!r}"
+        )
+    if model.output_shape != (None, len(dataset.classes)):
+        raise GpuzooError(
+            f"model {recipe.model!r} puts out {model.output_shape}, not "
+            f"(batch, classes) = (None, {len(dataset.classes)})"
+        )
+    return model
 
 
 def check_recipe(recipe: Recipe) -> None:
     """Whatever can be known to be wrong before the data are there."""
     augment.parse(recipe.augment)
+    options = parse_options(recipe.model_options)
+    for name in ("input_shape", "num_classes"):
+        if name in options:
+            raise GpuzooError(
+                f"model_options cannot set {name}: it follows from the data"
+            )
     try:
-        check_options(recipe.model, parse_options(recipe.model_options))
+        check_options(recipe.model, options)
     except TypeError as error:
         raise GpuzooError(str(error)) from None
 
@@ -310,22 +275,6 @@ def _diverged(what: str, good: _Good) -> Diverged:
         step=good.step,
         weights=good.weights,
     )
-
-
-def _segments(
-    plan: Plan, recipe: Recipe, start: int, until: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """Cut the steps where something has to be done between two of them."""
-    marks = {plan.steps_per_epoch, recipe.log_every, recipe.digest_every}
-    marks |= {recipe.checkpoint_every} - {0}
-    step = start
-    while step < plan.steps:
-        end = min(step + mark - step % mark for mark in marks)
-        end = min(end, plan.steps)
-        if until is not None and step < until:
-            end = min(end, until)
-        yield step, end
-        step = end
 
 
 def _strip(prefix: str, arrays: Arrays) -> Arrays:

@@ -4,7 +4,7 @@ In a terminal the bar moves; anywhere else there are plain lines and no bar. Not
 here can change the run.
 """
 
-import sys
+import contextlib
 
 from rich.console import Console
 from rich.progress import (
@@ -19,11 +19,17 @@ _HEADS = ("epoch", "step", "train loss", "train acc", "test loss", "test acc", "
 _WIDTH = 11
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """rich would end the process here."""
+        raise BrokenPipeError
+
+
 class Screen:
     """A watcher that prints to standard error; silent if `quiet`."""
 
     def __init__(self, quiet: bool = False):
-        self.console = Console(
+        self.console = _Console(
             stderr=True, quiet=quiet, soft_wrap=True, highlight=False
         )
         self.bar: Progress | None = None
@@ -32,9 +38,24 @@ class Screen:
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line."""
-        self.console.print(text, style=style, markup=False)
+        with self._unless_gone():
+            self.console.print(text, style=style, markup=False)
 
     def watch(self, event: str, row: dict) -> None:
+        with self._unless_gone():
+            self._watch(event, row)
+
+    @contextlib.contextmanager
+    def _unless_gone(self):
+        """A terminal that is closed or full ends the talking, not the training."""
+        try:
+            yield
+        except OSError:
+            self.quiet = True
+            self.bar = None
+            self.console = Console(quiet=True)
+
+    def _watch(self, event: str, row: dict) -> None:
         if self.quiet:
             return
         if event == "start":
@@ -52,11 +73,12 @@ class Screen:
 
     def stop(self) -> None:
         """Take the bar away."""
-        if self.row:
-            self._print_row()
-        if self.bar:
-            self.bar.stop()
-            self.bar = None
+        with self._unless_gone():
+            if self.row:
+                self._print_row()
+            if self.bar:
+                self.bar.stop()
+        self.bar = None
 
     def _start(self, row: dict) -> None:
         self.batch = row["batch"]
@@ -86,9 +108,3 @@ class Screen:
         ]
         line = "".join(cell.rjust(_WIDTH) for cell in cells)
         self.say(line, "bold green" if test else None)
-
-
-def flush() -> None:
-    """So that lines on the two outputs come in the order they were written."""
-    sys.stderr.flush()
-    sys.stdout.flush()

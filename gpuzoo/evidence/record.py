@@ -16,7 +16,7 @@ import pathlib
 import sys
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import remove_leftovers, sync_folder, write_atomically
+from gpuzoo.files import expand, remove_leftovers, sync_folder, write_atomically
 from gpuzoo.machine import environment
 from gpuzoo.recipe import Recipe
 from gpuzoo.runtime import Options
@@ -31,6 +31,7 @@ class RunFolder:
         self.path = path
         self.record = record
         self._files: dict = {}
+        self._made: list[pathlib.Path] = []  # folders that were not there before
 
     @classmethod
     def create(cls, out: str | None, name: str, **fields) -> "RunFolder":
@@ -56,7 +57,7 @@ class RunFolder:
             "error": None,
             **fields,
         }
-        goal = pathlib.Path(out).expanduser() if out else None
+        goal = expand(str(out)) if out else None
         try:
             if goal and goal.exists():
                 if not goal.is_dir() or any(goal.iterdir()):
@@ -68,9 +69,13 @@ class RunFolder:
                 folder.write()
                 return folder
             parent = goal.parent if goal else pathlib.Path("runs")
-            parent.mkdir(parents=True, exist_ok=True)
             folder = cls(parent / f".{name}.{os.getpid()}", record)
-            folder.path.mkdir()
+            folder._made = [
+                path
+                for path in (folder.path, parent, *parent.parents)
+                if not path.exists()
+            ]
+            folder.path.mkdir(parents=True)
             try:
                 folder.write()
                 folder._move_to(goal, parent, name)
@@ -87,7 +92,7 @@ class RunFolder:
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "RunFolder":
         """The folder of a run that exists, to go on in it."""
-        path = pathlib.Path(path).expanduser()
+        path = expand(path)
         record = read_run(path)
         remove_leftovers(path)
         return cls(path, record)
@@ -111,7 +116,7 @@ class RunFolder:
     def write(self) -> None:
         self.record["seal"] = seal(self.record)
         check_record(self.record)
-        text = json.dumps(self.record, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(self.record, indent=1) + "\n"
         write_atomically(self.path / "run.json", text.encode())
 
     def watch(self, event: str, row: dict) -> None:
@@ -132,12 +137,11 @@ class RunFolder:
         for name in ("run.json", "metrics.jsonl", "digests.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         remove_leftovers(self.path)
-        try:
-            self.path.rmdir()
-        except OSError:
-            return  # it holds something that is not ours
-        if self.path.parent.name == "runs" and not any(self.path.parent.iterdir()):
-            self.path.parent.rmdir()
+        for path in self._made:
+            try:
+                path.rmdir()
+            except OSError:
+                return  # it holds something that is not ours
 
     def _move_to(self, goal, parent: pathlib.Path, name: str) -> None:
         """Give the folder its final name; a rename onto a run fails."""
@@ -152,7 +156,7 @@ class RunFolder:
                     raise
                 number += 1
             else:
-                self.path = path
+                self.path = self._made[0] = path
                 sync_folder(parent)
                 return
 

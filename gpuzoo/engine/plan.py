@@ -1,0 +1,88 @@
+"""How many steps a run has, which examples each sees, where to pause."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.data.dataset import Arrays
+from gpuzoo.errors import GpuzooError
+from gpuzoo.recipe import Recipe
+
+# So that a learning rate for each fits into memory, and a step times 256 into 32 bits.
+MOST_STEPS = 8_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How many steps, and which examples each of them sees."""
+
+    examples: int
+    batch: int
+    steps_per_epoch: int
+    epochs: int
+    seed: int
+    draws: int
+
+    @property
+    def steps(self) -> int:
+        return self.steps_per_epoch * self.epochs
+
+    def feed(self, first: int, last: int) -> Arrays:
+        """What steps first..last-1, all of one epoch, are given."""
+        epoch, start = divmod(first, self.steps_per_epoch)
+        order = _order(self.examples, self.seed, epoch)
+        end = start + last - first
+        indices = order[start * self.batch : end * self.batch]
+        draws = [
+            randomness.uniform((self.batch, self.draws), self.seed, "augment", epoch, s)
+            for s in range(start, end)
+        ]
+        return {
+            "indices": indices.reshape(-1, self.batch),
+            "draws": np.stack(draws).astype(np.float32),
+            "step": np.arange(first, last, dtype=np.int32),
+        }
+
+
+@functools.lru_cache(maxsize=2)
+def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
+    return randomness.permutation(examples, seed, "order", epoch)
+
+
+def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> Plan:
+    """Raises GpuzooError if the data do not fill one batch."""
+    if recipe.batch_size > examples:
+        raise GpuzooError(
+            f"batch_size {recipe.batch_size} is larger than the {examples} training "
+            f"examples; use --batch-size {min(32, examples)}"
+        )
+    per_epoch = examples // recipe.batch_size
+    epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / per_epoch))
+    if fast:
+        per_epoch, epochs = min(per_epoch, 2), 1
+    if per_epoch * epochs > MOST_STEPS:
+        raise GpuzooError(
+            f"epochs {epochs} of {per_epoch} steps are {epochs * per_epoch} steps; "
+            f"{MOST_STEPS} is the most"
+        )
+    return Plan(examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws)
+
+
+def segments(
+    plan: Plan, recipe: Recipe, start: int, until: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Cut the steps where something has to be done between two of them."""
+    marks = {plan.steps_per_epoch, recipe.log_every, recipe.digest_every}
+    marks |= {recipe.checkpoint_every} - {0}
+    step = start
+    while step < plan.steps:
+        end = min(step + mark - step % mark for mark in marks)
+        end = min(end, plan.steps)
+        if until is not None and step < until:
+            end = min(end, until)
+        yield step, end
+        step = end
