@@ -17,6 +17,15 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 REAL_DATA = os.environ.get("GPUZOO_TEST_DATA")
 
 
+def environment(tmp_path) -> dict[str, str]:
+    """What a fresh process gets: a cache of its own, and nothing that configuring the
+    test process has set."""
+    ours = ("KERAS_BACKEND", "NPROC", "XLA_FLAGS", "CUBLAS_WORKSPACE_CONFIG")
+    dropped = (*ours, "TF_CPP_MIN_LOG_LEVEL", "TFDS_DATA_DIR")
+    clean = {k: v for k, v in os.environ.items() if k not in dropped}
+    return {**clean, "GPUZOO_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
+
+
 @pytest.fixture(scope="session")
 def runtime():
     """The runtime of the test process: CPU, float32, two threads, deterministic."""
@@ -32,12 +41,10 @@ def cli(tmp_path):
             if file_bytes:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("TFDS_")}
-        clean |= {"GPUZOO_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
         done = subprocess.run(
             [sys.executable, *program, *map(str, words)],
             capture_output=True, text=True, cwd=tmp_path, timeout=timeout,
-            env={**clean, **(env or {})}, check=False,
+            env={**environment(tmp_path), **(env or {})}, check=False,
             preexec_fn=limit,
         )  # fmt: skip
         lines = done.stdout.splitlines()

@@ -1,7 +1,6 @@
 """The command line as a user meets it: in fresh processes, with its exit codes."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -10,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, ROOT
+from conftest import REAL_DATA, ROOT, environment
 
 import gpuzoo
 from gpuzoo.evidence.record import read_run
@@ -292,7 +291,7 @@ def test_ctrl_c_ends_cleanly(tmp_path):
         [sys.executable, "-m", "gpuzoo", "train", "mnist", "--data", "digits",
          "--epochs", "100000", "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-        env={**os.environ, "GPUZOO_CACHE": str(tmp_path / "cache")},
+        env=environment(tmp_path),
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() and time.monotonic() < deadline:

@@ -125,7 +125,7 @@ def test_cnn_says_which_sizes_do():
 
 def test_list_models_filters():
     assert gpuzoo.list_models("c*") == ["cnn"]
-    assert gpuzoo.list_models(task="classify") == MODELS
+    assert set(MODELS) <= set(gpuzoo.list_models(task="classify"))
     with pytest.raises(gpuzoo.GpuzooError, match="task must be one of"):
         gpuzoo.list_models(task="clasify")
 

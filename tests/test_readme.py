@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
 
@@ -18,15 +18,15 @@ def block(name: str) -> str:
     return re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```", README, re.S)[1]
 
 
-def environment(tmp_path) -> dict:
+def with_path(tmp_path) -> dict:
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "GPUZOO_CACHE": str(tmp_path / "cache")}
+    return {**environment(tmp_path), "PATH": path}
 
 
 @pytest.mark.parametrize("command", block("commands").splitlines())
 def test_commands(command, tmp_path):
     done = subprocess.run(
-        ["bash", "-euc", command], cwd=tmp_path, env=environment(tmp_path),
+        ["bash", "-euc", command], cwd=tmp_path, env=with_path(tmp_path),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -39,7 +39,7 @@ def test_first_training_without_network(tmp_path, no_network):
     assert words[0] == ".venv/bin/python"
     done = subprocess.run(
         [sys.executable, ROOT / words[1]], cwd=tmp_path, capture_output=True, text=True,
-        env={**environment(tmp_path), **no_network}, check=False,
+        env={**with_path(tmp_path), **no_network}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "digits" in done.stderr.splitlines()[0]
@@ -49,7 +49,7 @@ def test_first_training_without_network(tmp_path, no_network):
 def test_proof(tmp_path):
     """The commands that show the promise, in one folder, one after another."""
     done = subprocess.run(
-        ["bash", "-euc", block("proof")], cwd=tmp_path, env=environment(tmp_path),
+        ["bash", "-euc", block("proof")], cwd=tmp_path, env=with_path(tmp_path),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -63,7 +63,7 @@ def test_python_code(tmp_path):
     code = block("python")
     assert len(code.strip().splitlines()) <= 12
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path),
+        [sys.executable, "-c", code], cwd=tmp_path, env=with_path(tmp_path),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,6 @@
 """Killed at any instant, a run ends with the bits of the one that was never killed."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import sys
 import time
 
 import pytest
+from conftest import environment
 
 from gpuzoo.evidence.record import read_run
 
@@ -24,7 +24,7 @@ def start(words, tmp_path, env=None):
     return subprocess.Popen(
         [sys.executable, "-m", "gpuzoo", *map(str, words)], cwd=tmp_path,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "GPUZOO_CACHE": str(tmp_path / "cache"), **(env or {})},
+        env={**environment(tmp_path), **(env or {})},
     )  # fmt: skip
 
 
