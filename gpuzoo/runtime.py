@@ -83,12 +83,20 @@ def in_force() -> Runtime | None:
     return _in_force[1] if _in_force else None
 
 
-def configure(options: Options | None = None, *, seed: int = 0, **named) -> Runtime:
+def options_in_force() -> Options | None:
+    """What `configure` was asked for in this process, or None."""
+    return _in_force[0] if _in_force else None
+
+
+def configure(
+    options: Options | None = None, *, seed: int = 0, quiet: bool = False, **named
+) -> Runtime:
     """Set up device, precision, XLA, determinism and threads, once per process.
 
     Args:
         options: all choices at once, or name them one by one: `device="cpu"`, ...
         seed: master seed of Python, NumPy and the backend.
+        quiet: do not print what is in force, in one line, to standard error.
 
     Returns:
         What is in force. A second call with the same arguments returns it again.
@@ -120,6 +128,8 @@ def configure(options: Options | None = None, *, seed: int = 0, **named) -> Runt
 
     runtime = getattr(start, backend)(options, seed)
     _in_force = (options, runtime)
+    if not quiet:
+        print(runtime.line(), file=sys.stderr)
     return runtime
 
 

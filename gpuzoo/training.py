@@ -28,7 +28,8 @@ def train(
     Args:
         recipe: a Recipe, or the name of one (`gpuzoo.list_recipes()`).
         out: the run folder; default: the next free runs/<recipe>-<number>.
-        options: what is asked of the machine; its fields may also be named.
+        options: what is asked of the machine; its fields may also be named. Default:
+            what `gpuzoo.configure` was asked for.
         fast_dev_run: two steps of everything, to see whether all of it works.
         quiet: print nothing.
         **changes: other values for fields of the recipe or of the options, for example
@@ -100,7 +101,7 @@ def resume(
     recipe, options = record.recipe_of(recorded), record.options_of(recorded)
     fast, screen = recorded["fast_dev_run"], Screen(quiet)
     with _Interrupts() as interrupts:
-        runtime = runtimes.configure(options, seed=recipe.seed)
+        runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
         dataset = _load(recipe, screen)
         here = {
             "environment": environment(),
@@ -184,7 +185,7 @@ def _resolve(recipe, options, changes):
     """The recipe and the options, with the changes in the one or the other."""
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
-    options = options or runtimes.Options()
+    options = options or runtimes.options_in_force() or runtimes.Options()
     runtime_fields = {field.name for field in dataclasses.fields(options)}
     recipe_fields = {field.name for field in dataclasses.fields(recipe)}
     for key in changes:
@@ -198,7 +199,7 @@ def _resolve(recipe, options, changes):
 
 def _set_up(recipe, options, folder, screen, fast):
     """What has to be there before training: the runtime, the data, room on the disk."""
-    runtime = runtimes.configure(options, seed=recipe.seed)
+    runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
 
     from gpuzoo.data import augment
     from gpuzoo.engine.loop import build_model, check_recipe

@@ -20,7 +20,6 @@ import gpuzoo
 
 # Once and early: device, precision, XLA, determinism and threads, each with its reason.
 runtime = gpuzoo.configure(seed=0)
-print(runtime.line())
 runtime.reasons
 
 # %% [markdown]

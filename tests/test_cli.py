@@ -306,6 +306,18 @@ def test_ctrl_c_ends_cleanly(tmp_path):
     assert {path.name for path in out.iterdir()} == FILES | {"checkpoints"}
 
 
+def test_train_takes_what_was_configured(cli, tmp_path):
+    code = (
+        "import gpuzoo; r = gpuzoo.configure(precision='float32', threads=1);"
+        "gpuzoo.train('mnist', data='digits', fast_dev_run=True, quiet=True, out='run')"
+    )
+    done = cli(program=("-c", code))
+    assert done.returncode == 0, done.stderr
+    assert "float32" in done.stderr and len(done.stderr.splitlines()) == 1
+    runtime = read_run(tmp_path / "run")["runtime"]
+    assert (runtime["precision"], runtime["threads"]) == ("float32", 1)
+
+
 def test_list_and_info(cli):
     done = cli("list", "c*")
     assert [model["name"] for model in done.json["models"]] == ["cnn"]

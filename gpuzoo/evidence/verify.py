@@ -61,7 +61,9 @@ def verify(
 
     # ------------------------------------------------------- can it be compared at all?
     recipe = record.recipe_of(recorded)
-    runtime = runtimes.configure(record.options_of(recorded), seed=recipe.seed)
+    runtime = runtimes.configure(
+        record.options_of(recorded), seed=recipe.seed, quiet=True
+    )
     here = {
         "environment": environment(),
         "code_sha256": record.code_sha256(),
