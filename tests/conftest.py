@@ -67,8 +67,7 @@ def no_network():
     }
 
 
-@pytest.fixture
-def arrays():
+def two_classes() -> dict[str, np.ndarray]:
     """A small image set that can be learned: two classes, light and dark."""
     rng = np.random.default_rng(0)
     label = np.arange(120) % 2
@@ -78,6 +77,11 @@ def arrays():
         "x_train": image[:80], "y_train": label[:80],
         "x_test": image[80:], "y_test": label[80:],
     }  # fmt: skip
+
+
+@pytest.fixture
+def arrays():
+    return two_classes()
 
 
 @pytest.fixture

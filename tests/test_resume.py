@@ -42,7 +42,7 @@ def assert_same(run, whole):
     assert not (run / "checkpoints").exists()
 
 
-@pytest.fixture(scope="module", params=["float32", "mixed_bfloat16", "mixed_float16"])
+@pytest.fixture(scope="module", params=["float32", "mixed_float16"])
 def whole(request, tmp_path_factory):
     """The run that is never killed, in one precision."""
     folder = tmp_path_factory.mktemp("whole")
@@ -103,7 +103,7 @@ main()
 )
 def test_killed_inside_a_save(call, number, whole, tmp_path):
     unbroken, words, summary = whole
-    if summary["precision"] != "mixed_bfloat16":
+    if summary["precision"] != "mixed_float16":
         pytest.skip("one precision is enough for the file system")
     script = tmp_path / "die.py"
     script.write_text(DIE_AT)
@@ -119,6 +119,8 @@ def test_killed_inside_a_save(call, number, whole, tmp_path):
 def test_stopped_and_resumed(whole, tmp_path):
     """Ctrl-C between two log lines leaves no trace in the resumed run."""
     unbroken, words, summary = whole
+    if summary["precision"] != "mixed_float16":
+        pytest.skip("one precision is enough for the signals")
     run = tmp_path / "run"
     process = start([*words, "--out", run], tmp_path)
     deadline = time.monotonic() + 120

@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import two_classes
+from test_resume import start
 
 from gpuzoo.evidence import trail
 from gpuzoo.evidence.record import seal
@@ -15,11 +17,31 @@ WORDS = ["--epochs", "12", "--batch-size", "8", "--device", "cpu", "--threads", 
          "--digest-every", "20", "--quiet"]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A finished run of 120 steps on a dataset of the user's own, and the dataset."""
+    folder = tmp_path_factory.mktemp("original")
+    np.savez(folder / "tiny.npz", **two_classes())
+    words = ["train", "mnist", "--data", folder / "tiny.npz", *WORDS, "--out", "run"]
+    process = start(words, folder)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return folder
+
+
 @pytest.fixture
-def run(cli, npz, tmp_path):
-    """A finished run of 120 steps on a dataset of the user's own."""
-    done = cli("train", "mnist", "--data", npz, *WORDS, "--out", "run")
-    assert done.returncode == 0, done.stderr
+def npz(original):
+    """The dataset of the run; whatever a test does to it is undone."""
+    path = original / "tiny.npz"
+    content = path.read_bytes()
+    yield path
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def run(original, tmp_path):
+    """A copy of the run, to be spoiled."""
+    shutil.copytree(original / "run", tmp_path / "run")
     return tmp_path / "run"
 
 
