@@ -52,6 +52,8 @@ class DiffCommand:
     """A run folder."""
     run_b: Word
     """Another run folder."""
+    replay: Flag = False
+    """Do both again around the first difference and name the layer it begins in."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -92,7 +94,12 @@ def diff(words: list[str]) -> int:
     asked = parse(DiffCommand, words, "gpuzoo diff")
     from gpuzoo.evidence.difference import diff
 
-    found = diff(asked.run_a, asked.run_b)
+    found = diff(
+        asked.run_a,
+        asked.run_b,
+        replay=asked.replay,
+        note=lambda text: print(text, file=sys.stderr, flush=True),
+    )
     print(f"{'':<34}{asked.run_a:<30}{asked.run_b}")
     for group in ("settings", "environment", "data"):
         for field, one, other in found[group]:
@@ -102,7 +109,7 @@ def diff(words: list[str]) -> int:
     ):
         for name in names:
             print(f"{path}/{name} has been changed since the run ended")
-    for line in _first_difference(found):
+    for line in [*_first_difference(found), *_replayed(found)]:
         print(line)
     print(found["verdict"])
     last_line(found)
@@ -120,6 +127,26 @@ def _first_difference(found: dict) -> list[str]:
         size = "is of another shape or type" if ulp is None else f"differs by {ulp} ulp"
         lines.append(f"final weights: {name} {size}")
     return lines
+
+
+def _replayed(found: dict) -> list[str]:
+    again = found["replay"]
+    if not again:
+        return []
+    lines = [
+        f"replay of {path}: not the losses that were recorded"
+        for path, same in zip("AB", again["replayed"], strict=True)
+        if not same
+    ]
+    if again["step"] is None:
+        return [*lines, "replayed here, both sides are equal"]
+    line = f"replayed: the first to differ is {again['where']} in step {again['step']}"
+    if again["values"]:
+        line += (
+            f", in {again['differing']:,} of {again['values']:,} values by at most "
+            f"{again['largest']:.3g}"
+        )
+    return [*lines, line]
 
 
 def _short(value) -> str:

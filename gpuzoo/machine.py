@@ -14,10 +14,18 @@ _ISA = (
 _MOVES_BITS = (
     "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_USE_AUTOTUNE", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB",
     "TF_DISABLE_MKL", "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS",
-    "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "CUBLAS_WORKSPACE_CONFIG",
 )  # fmt: skip
-# What XLA is told on a GPU when bits are promised.
+# What XLA is told on a GPU when bits are promised, and when its choices are pinned.
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
+LOAD_TUNING_FLAG = "--xla_gpu_load_autotune_results_from="
+WHOLE_TUNING_FLAG = "--xla_gpu_require_complete_aot_autotune_results=true"
+# Variables that gpuzoo sets unless they are set. TensorFlow turns oneDNN on or off by
+# the CPU; CUDA's products on several streams repeat with two workspaces of 4 MiB.
+DEFAULT_VARIABLES = {
+    "TF_ENABLE_ONEDNN_OPTS": "1",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
 # Installed packages that the bits may depend on, besides NVIDIA's.
 _PACKAGES = {
     "gpuzoo", "tensorflow", "keras", "numpy", "jax", "jaxlib", "ml_dtypes",
@@ -68,11 +76,27 @@ def driver() -> str | None:
 
 
 def moving_variables() -> dict[str, str]:
-    """The environment variables that somebody has set and that move bits."""
+    """The environment variables that move bits and are not as gpuzoo sets them."""
     found = {name: os.environ.get(name, "") for name in _MOVES_BITS}
-    # What gpuzoo sets itself is known from the runtime.
-    found["XLA_FLAGS"] = found["XLA_FLAGS"].replace(DETERMINISTIC_FLAG, "").strip()
-    return {name: value for name, value in found.items() if value}
+    ours = (DETERMINISTIC_FLAG, LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG)
+    flags = found["XLA_FLAGS"].split()
+    found["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(ours))
+    return {
+        name: value
+        for name, value in found.items()
+        if value and value != DEFAULT_VARIABLES.get(name)
+    }
+
+
+def variables_in_force() -> dict[str, str]:
+    """What gpuzoo has set in the environment of this process, read back."""
+    names = (*DEFAULT_VARIABLES, "PYTHONHASHSEED", "NPROC")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if flags := os.environ.get("XLA_FLAGS", ""):
+        # The tuning is known by its digest; the path would differ from place to place.
+        kept = [f for f in flags.split() if not f.startswith(LOAD_TUNING_FLAG)]
+        found["XLA_FLAGS"] = " ".join(kept)
+    return found
 
 
 def versions() -> dict[str, str]:

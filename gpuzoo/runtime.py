@@ -33,11 +33,14 @@ class Options:
     """Compile the step with XLA; auto: on a GPU, not on a CPU."""
     level: Literal["fast", "repeatable", "strict"] = "repeatable"
     """fast promises nothing; repeatable gives the same bits on the same machine; strict
-    also refuses environment variables that move bits."""
+    also refuses whatever may move bits from outside, and tries the first step twice."""
     threads: int = 0
     """CPU threads, which the bits depend on; 0: one per available core."""
     tf32: Literal["auto", "on", "off"] = "auto"
     """TensorFloat-32 in float32 products of NVIDIA GPUs; auto: on."""
+    autotune: str = ""
+    """A file that pins XLA's choice of GPU kernels, so that repeatable steps are also
+    tuned; a training makes it, by tuning once, if it is not there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +57,12 @@ class Runtime:
     level: str
     threads: int
     tf32: bool
+    onednn: bool | None
+    """Whether TensorFlow computes with oneDNN; None on JAX, which has none."""
+    autotune_sha256: str | None
+    """Of the file that pins XLA's choice of kernels."""
+    variables: dict[str, str]
+    """Environment variables that gpuzoo has set."""
     seed: int
     reasons: dict[str, str]
     """Setting -> why it is what it is."""
@@ -123,10 +132,17 @@ def configure(
             "start a new process for other settings"
         )
     backend = _choose_backend(options.backend)
-    _refuse_inherited_flags(options.level)
-    from gpuzoo import start
+    if options.level == "strict":
+        _refuse_drift()
+    from gpuzoo import autotune, start
 
-    runtime = getattr(start, backend)(options, seed)
+    autotune_sha256 = autotune.pin(options)
+    runtime = getattr(start, backend)(options, seed, autotune_sha256)
+    if autotune_sha256 and not (runtime.device == "gpu" and runtime.xla):
+        raise GpuzooError(
+            f"autotune pins what XLA compiles for a GPU, and this is {runtime.line()}; "
+            "leave it out"
+        )
     _in_force = (options, runtime)
     if not quiet:
         print(runtime.line(), file=sys.stderr)
@@ -139,6 +155,9 @@ def _check_values(options: Options, seed: int) -> None:
         if field.name == "threads":
             if type(value) is not int or not 0 <= value <= 1024:
                 raise GpuzooError(f"threads must be in 0..1024: {value!r}")
+        elif field.name == "autotune":
+            if not isinstance(value, str):
+                raise GpuzooError(f"autotune must be the path of a file: {value!r}")
         elif value not in typing.get_args(field.type):
             choices = ", ".join(typing.get_args(field.type))
             raise GpuzooError(f"{field.name} must be one of {choices}: {value!r}")
@@ -168,18 +187,24 @@ def _choose_backend(asked: str) -> str:
     return backend
 
 
-def _refuse_inherited_flags(level: str) -> None:
-    found = moving_variables()
-    if level == "strict" and found:
-        name, value = next(iter(found.items()))
+def _refuse_drift() -> None:
+    """What level strict does not accept from outside."""
+    for name, value in moving_variables().items():
         raise GpuzooError(
             f"level strict refuses {name}={value} in the environment, it moves bits; "
             f"run: unset {name}"
+        )
+    if not os.environ.get("PYTHONHASHSEED", "random").isdigit():
+        raise GpuzooError(
+            "level strict refuses a random order of Python's sets; it is fixed before "
+            "Python starts: run PYTHONHASHSEED=0 python ..."
         )
 
 
 def _reseed(seed: int) -> None:
     global _in_force
-    sys.modules["keras"].utils.set_random_seed(seed % 2**32)
+    from gpuzoo import start
+
+    start.reseed(seed)
     options, runtime = _in_force
     _in_force = (options, dataclasses.replace(runtime, seed=seed))

@@ -2,11 +2,19 @@
 
 import contextlib
 import os
+import random
 import sys
 import tempfile
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.machine import DETERMINISTIC_FLAG, available_cores, cpu_isa, cpu_model
+from gpuzoo.machine import (
+    DEFAULT_VARIABLES,
+    DETERMINISTIC_FLAG,
+    available_cores,
+    cpu_isa,
+    cpu_model,
+    variables_in_force,
+)
 from gpuzoo.runtime import LATE, Options, Runtime
 
 
@@ -31,15 +39,20 @@ def _quiet_start():
             os.close(saved)
 
 
-def tensorflow(options: Options, seed: int) -> Runtime:
+def _set_variables() -> None:
+    """Before a backend is imported, which is when it reads them."""
+    for name, value in DEFAULT_VARIABLES.items():
+        os.environ.setdefault(name, value)
+
+
+def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Two cuBLAS workspaces of 4 MiB, so that products on several streams repeat; read
-    # when CUDA starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _set_variables()
     with _quiet_start():
         import keras
         import tensorflow as tf
         from tensorflow.python.framework.config import is_op_determinism_enabled
+        from tensorflow.python.util import _pywrap_util_port
 
         gpus = tf.config.list_physical_devices("GPU")
     reasons = {}
@@ -96,7 +109,7 @@ def tensorflow(options: Options, seed: int) -> Runtime:
         else "compiled steps are faster on a GPU" if xla
         else "on a CPU oneDNN convolutions are several times faster than XLA's"
     )  # fmt: skip
-    keras.utils.set_random_seed(seed % 2**32)
+    reseed(seed)
 
     return Runtime(
         backend=keras.config.backend(),
@@ -108,12 +121,15 @@ def tensorflow(options: Options, seed: int) -> Runtime:
         level=options.level,
         threads=tf.config.threading.get_intra_op_parallelism_threads(),
         tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+        onednn=_pywrap_util_port.IsMklEnabled(),
+        autotune_sha256=autotune_sha256,
+        variables=variables_in_force(),
         seed=seed,
         reasons=reasons,
     )
 
 
-def jax(options: Options, seed: int) -> Runtime:
+def jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
     if "jax" in sys.modules:
         from jax._src import xla_bridge
 
@@ -124,7 +140,7 @@ def jax(options: Options, seed: int) -> Runtime:
     reasons = {"xla": "JAX always compiles with XLA"}
     threads, reasons["threads"] = _choose_threads(options)
     os.environ["NPROC"] = str(threads)  # what XLA's CPU thread pool goes by
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    _set_variables()
     deterministic = options.level != "fast"
     reasons["deterministic"] = f"level {options.level}"
     flags = os.environ.get("XLA_FLAGS", "")
@@ -161,7 +177,7 @@ def jax(options: Options, seed: int) -> Runtime:
     reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
     if not tf32:
         jax.config.update("jax_default_matmul_precision", "highest")
-    keras.utils.set_random_seed(seed % 2**32)
+    reseed(seed)
     return Runtime(
         backend=keras.config.backend(),
         device=device,
@@ -172,9 +188,31 @@ def jax(options: Options, seed: int) -> Runtime:
         level=options.level,
         threads=int(os.environ["NPROC"]),
         tf32=tf32,
+        onednn=None,
+        autotune_sha256=autotune_sha256,
+        variables=variables_in_force(),
         seed=seed,
         reasons=reasons,
     )
+
+
+def reseed(seed: int) -> None:
+    """Seed Python, NumPy, Keras and the backend."""
+    import keras
+
+    if keras.config.backend() == "tensorflow":
+        keras.utils.set_random_seed(seed % 2**32)
+        return
+    # keras.utils.set_random_seed would import TensorFlow, which takes seconds.
+    import numpy as np
+    from keras.src.backend.common import global_state
+    from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+    from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
+
+    global_state.set_global_attribute(GLOBAL_RANDOM_SEED, seed % 2**32)
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)
+    random.seed(seed % 2**32)
+    np.random.seed(seed % 2**32)
 
 
 def _choose_threads(options: Options) -> tuple[int, str]:

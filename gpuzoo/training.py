@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 
+from gpuzoo import autotune
 from gpuzoo import runtime as runtimes
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, load_recipe
@@ -99,6 +100,11 @@ def resume(
     if recorded["state"] == "failed":
         raise GpuzooError(f"{folder.path} has failed: {recorded['error']}")
     recipe, options = record.recipe_of(recorded), record.options_of(recorded)
+    if allow_drift and options.level == "strict":
+        raise GpuzooError(
+            f"{folder.path} was trained at level strict, which allows no drift; leave "
+            "--allow-drift out"
+        )
     fast, screen = recorded["fast_dev_run"], Screen(quiet)
     with _Interrupts() as interrupts:
         runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
@@ -199,6 +205,7 @@ def _resolve(recipe, options, changes):
 
 def _set_up(recipe, options, folder, screen, fast):
     """What has to be there before training: the runtime, the data, room on the disk."""
+    autotune.tune(recipe, options, screen.say)
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
 
     from gpuzoo.data import augment

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import gpuzoo
+from gpuzoo import machine
+from gpuzoo.recipe import Recipe
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A prepared TFDS folder with the real MNIST. Without it those tests are skipped.
@@ -20,7 +22,7 @@ REAL_DATA = os.environ.get("GPUZOO_TEST_DATA")
 def environment(tmp_path) -> dict[str, str]:
     """What a fresh process gets: a cache of its own, and nothing that configuring the
     test process has set."""
-    ours = ("KERAS_BACKEND", "NPROC", "XLA_FLAGS", "CUBLAS_WORKSPACE_CONFIG")
+    ours = ("KERAS_BACKEND", "NPROC", "XLA_FLAGS", *machine.DEFAULT_VARIABLES)
     dropped = (*ours, "TF_CPP_MIN_LOG_LEVEL", "TFDS_DATA_DIR")
     clean = {k: v for k, v in os.environ.items() if k not in dropped}
     return {**clean, "GPUZOO_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
@@ -89,3 +91,38 @@ def npz(tmp_path, arrays):
     path = tmp_path / "tiny.npz"
     np.savez(path, **arrays)
     return path
+
+
+# --- runs of the loop inside the test process ---------------------------------------
+
+RECIPE = Recipe(
+    name="tiny", model="cnn", data="tiny", batch_size=16, epochs=3, learning_rate=0.01,
+    augment=("shift:1", "flip"), model_options=("dropout=0.2", "dense=16"),
+    log_every=2, digest_every=4,
+)  # fmt: skip
+
+
+def train(recipe, dataset, runtime, **options):
+    """A run of the loop: its result, and what it told its watcher."""
+    from gpuzoo.engine import loop
+
+    rows = []
+    result = loop.run(
+        recipe, dataset, runtime, watch=lambda *event: rows.append(event), **options
+    )
+    return result, rows
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(one.weights[k], other.weights[k]) for k in one.weights)
+
+
+@pytest.fixture
+def dataset(arrays):
+    from gpuzoo.data.dataset import make_dataset
+
+    splits = {
+        s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
+        for s in ("train", "test")
+    }
+    return make_dataset("tiny", "made up", splits)

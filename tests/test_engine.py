@@ -1,57 +1,22 @@
 """The parts of a run: addressed randomness, initial weights, schedules, the loop."""
 
 import dataclasses
-import json
-import os
-import pathlib
 
 import keras
 import numpy as np
 import pytest
+from conftest import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo import machine, randomness
+from gpuzoo import randomness
 from gpuzoo.data import augment
-from gpuzoo.data.dataset import make_dataset
-from gpuzoo.digests import digest_all
 from gpuzoo.engine import backend as backends
-from gpuzoo.engine import checkpoint, initial, loop, optim, plan
-from gpuzoo.recipe import Recipe
-
-RECIPE = Recipe(
-    name="tiny", model="cnn", data="tiny", batch_size=16, epochs=3, learning_rate=0.01,
-    augment=("shift:1", "flip"), model_options=("dropout=0.2", "dense=16"),
-    log_every=2, digest_every=4,
-)  # fmt: skip
+from gpuzoo.engine import initial, loop, optim, plan
 
 # Numbers at three addresses, as they were when the streams were first defined.
 RAW = [9929397452073648219, 15761814226355704753]
 ORDER = [7, 4, 3, 6, 1, 5, 0, 2]
 INTEGER = 1130345027
-
-
-@pytest.fixture
-def dataset(arrays):
-    return make_dataset(
-        "tiny",
-        "made up",
-        {
-            s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
-            for s in ("train", "test")
-        },
-    )
-
-
-def train(recipe, dataset, runtime, **options):
-    rows = []
-    result = loop.run(
-        recipe, dataset, runtime, watch=lambda *event: rows.append(event), **options
-    )
-    return result, rows
-
-
-def same(one, other) -> bool:
-    return all(np.array_equal(one.weights[k], other.weights[k]) for k in one.weights)
 
 
 # --- randomness ---------------------------------------------------------------------
@@ -322,37 +287,6 @@ def test_diverging_stops_and_keeps_the_last_good_weights(dataset, runtime):
     assert all(np.isfinite(w).all() for w in caught.value.weights.values())
 
 
-def test_a_layer_that_cannot_repeat_is_refused_by_name(dataset, runtime):
-    """XLA with determinism and the native max-pool, which was built without XLA."""
-    mixed = dataclasses.replace(runtime, xla=True)
-    with pytest.raises(
-        gpuzoo.GpuzooError, match="layer 'cnn.*/pool_2.*MaxPoolGrad"
-    ) as e:
-        train(RECIPE, dataset, mixed)
-    assert "--xla off" in str(e.value)
-
-
-def test_what_xla_cannot_compile_is_one_line(dataset, runtime):
-    @gpuzoo.register(task="classify", reference="here")
-    def unsortable(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2):
-        """A model with an operation that XLA lacks."""
-        inputs = keras.Input(input_shape)
-        resize = keras.layers.Resizing(9, 9, interpolation="nearest")
-        x = resize(keras.layers.Conv2D(2, 3)(inputs))
-        x = keras.layers.Dense(num_classes)(keras.layers.Flatten()(x))
-        return keras.Model(inputs, x)
-
-    mixed = dataclasses.replace(runtime, xla=True)
-    recipe = RECIPE.override(model="unsortable", model_options=())
-    with pytest.raises(gpuzoo.GpuzooError, match="nearest"):
-        train(recipe, dataset, mixed)
-    free = dataclasses.replace(mixed, deterministic=False)
-    with pytest.raises(
-        gpuzoo.GpuzooError, match="XLA cannot compile.*Resize.*--xla off"
-    ):
-        train(recipe, dataset, free)
-
-
 def test_stopping_early_gives_a_whole_result(dataset, runtime):
     asked = iter([False, True])
     result, _ = train(RECIPE, dataset, runtime, stop=lambda: next(asked))
@@ -369,117 +303,3 @@ def test_a_small_dataset_is_repeated(dataset, runtime):
 def test_batch_larger_than_the_data(dataset, runtime):
     with pytest.raises(gpuzoo.GpuzooError, match="batch_size 81 is larger than the 80"):
         train(RECIPE.override(batch_size=81), dataset, runtime)
-
-
-# --- checkpoints --------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_going_on_from_any_checkpoint_gives_the_same_bits(
-    precision, optimizer, dataset, runtime, tmp_path
-):
-    """Also from between two log lines, and after being stopped twice."""
-    recipe = RECIPE.override(
-        checkpoint_every=3, log_every=4, digest_every=5, optimizer=optimizer
-    )
-    keras.config.set_dtype_policy(precision)
-    try:
-        whole, rows = train(recipe, dataset, runtime)
-        told = [row for row in rows if row[0] in ("train", "test", "digest")]
-        checkpoints = tmp_path / "checkpoints"
-        stops = 0
-        start = None
-        while True:
-            counter = iter([False, True] + [True] * 99)
-            part, part_rows = train(
-                recipe, dataset, runtime, folder=checkpoints, resume=start,
-                stop=lambda counter=counter: next(counter),
-            )  # fmt: skip
-            if part.state == "finished":
-                break
-            stops += 1
-            start, damaged = checkpoint.load(checkpoints)
-            assert start.step == part.steps and damaged == []
-    finally:
-        keras.config.set_dtype_policy("float32")
-    assert stops >= 3
-    assert same(whole, part) and whole.metrics == part.metrics
-    history = start.history + [
-        list(row) for row in part_rows if row[0] in ("train", "test", "digest")
-    ]
-    assert history == [list(row) for row in told]
-
-
-def test_only_the_last_two_checkpoints_are_kept(dataset, runtime, tmp_path):
-    train(RECIPE.override(checkpoint_every=2), dataset, runtime, folder=tmp_path / "c")
-    names = sorted(path.name for path in (tmp_path / "c").iterdir())
-    assert names == ["step-000000012.safetensors", "step-000000014.safetensors"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "flip weights", "flip facts"])
-def test_a_damaged_checkpoint_is_passed_over(damage, dataset, runtime, tmp_path):
-    folder = tmp_path / "c"
-    recipe = RECIPE.override(checkpoint_every=2)
-    whole, _ = train(recipe, dataset, runtime, folder=folder)
-    newest = folder / "step-000000014.safetensors"
-    content = bytearray(newest.read_bytes())
-    if damage == "cut":
-        newest.write_bytes(content[:-1])
-    elif damage == "empty":
-        newest.write_bytes(b"")
-    else:
-        where = -3 if damage == "flip weights" else content.find(b"accuracy") + 1
-        content[where] ^= 1
-        newest.write_bytes(content)
-    (folder / ".step-000000016.safetensors.123").write_bytes(b"half")
-    start, damaged = checkpoint.load(folder)
-    assert start.step == 12 and damaged == [newest.name]
-    assert not list(folder.glob(".*"))
-    resumed, _ = train(recipe, dataset, runtime, folder=folder, resume=start)
-    assert same(whole, resumed)
-
-
-def test_a_checkpoint_of_another_model_is_refused(dataset, runtime, tmp_path):
-    train(RECIPE.override(checkpoint_every=2), dataset, runtime, folder=tmp_path / "c")
-    start, _ = checkpoint.load(tmp_path / "c")
-    other = RECIPE.override(model_options=("dropout=0.2", "dense=17"))
-    with pytest.raises(gpuzoo.GpuzooError, match="state 'dense/bias' is"):
-        train(other, dataset, runtime, resume=start)
-
-
-# --- reference digests --------------------------------------------------------------
-
-REFERENCE = pathlib.Path(__file__).parent / "reference_digests.json"
-
-
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_reference_digest(precision, dataset, runtime):
-    """The bits are those of the day they were written down, on a machine of that class.
-
-    A change of numerics is meant to fail here: look why, write the new digests with
-    GPUZOO_WRITE_REFERENCE=1 and say in the commit what has changed.
-    """
-    packages = ("tensorflow", "keras", "numpy")
-    kind = " ".join(
-        [
-            machine.cpu_model(),
-            *machine.cpu_isa(),
-            f"threads={runtime.threads}",
-            *(f"{name}={machine.versions()[name]}" for name in packages),
-            *(f"{k}={v}" for k, v in machine.moving_variables().items()),
-        ]
-    )
-    keras.config.set_dtype_policy(precision)
-    try:
-        result, _ = train(RECIPE, dataset, runtime)
-    finally:
-        keras.config.set_dtype_policy("float32")
-    found = digest_all(result.weights)
-    known = json.loads(REFERENCE.read_text())
-    if os.environ.get("GPUZOO_WRITE_REFERENCE"):
-        known.setdefault(kind, {})[precision] = found
-        REFERENCE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
-    if kind not in known:
-        pytest.skip(f"no reference digests for: {kind}")
-    assert known[kind][precision] == found

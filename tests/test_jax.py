@@ -29,6 +29,16 @@ def test_fresh_processes_give_the_same_bits(precision, cli):
         assert first.json["weights_sha256"] != control.json["weights_sha256"]
 
 
+def test_tensorflow_stays_unloaded(cli):
+    """Importing it would cost seconds and half a gigabyte."""
+    script = (
+        "import gpuzoo, sys; gpuzoo.train('mnist', data='digits', epochs=1,"
+        " backend='jax', model='mlp', quiet=True); print('tensorflow' in sys.modules)"
+    )
+    done = cli(program=("-c", script))
+    assert done.returncode == 0 and done.stdout.strip() == "False", done.stderr
+
+
 def test_killed_resumed_and_verified(tmp_path, cli):
     words = [*BASE, "--backend", "jax", "--epochs", "20", "--checkpoint-every", "7"]
     whole = cli(*words, "--out", "whole")

@@ -161,6 +161,28 @@ def test_one_thread_and_another_seed_are_named(run, cli, npz):
     assert "conv_1/kernel" in found.json["first_difference"]["variables"]
 
 
+def test_replay_names_what_is_computed_differently_first(run, cli, arrays, tmp_path):
+    words = ["train", "mnist", *WORDS]
+    arrays["x_train"][5, 3, 3, 0] ^= 1
+    np.savez(tmp_path / "pixel.npz", **arrays)
+    assert cli(*words, "--data", "pixel.npz", "--out", "pixel").returncode == 0
+    done = cli("diff", run, "pixel", "--replay")
+    found = done.json["replay"]
+    assert found["where"] == "input of the model" and found["differing"] == 1
+    assert found["step"] == done.json["first_difference"]["step"] <= 10
+    assert found["replayed"] == [True, True] and found["drift"] == [[], []]
+    assert "first to differ is input of the model in step" in done.stdout
+
+
+def test_replay_names_the_layer(run, cli, npz):
+    """XLA on one side: the arithmetic differs, and nothing before it."""
+    done = cli("train", "mnist", "--data", npz, *WORDS, "--xla", "on", "--out", "xla")
+    assert done.returncode == 0, done.stderr
+    found = cli("diff", run, "xla", "--replay").json["replay"]
+    assert found["where"].startswith(("output of conv_1", "output of conv_2"))
+    assert 0 < found["largest"] < 1e-4 and found["replayed"] == [True, True]
+
+
 def test_diff_of_a_copy_is_identical(run, cli, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
     done = cli("diff", run, "copy")

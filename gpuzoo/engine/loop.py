@@ -12,7 +12,7 @@ from keras.src.utils import naming
 from gpuzoo.data import augment
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
-from gpuzoo.engine import checkpoint, initial, optim
+from gpuzoo.engine import checkpoint, initial, optim, probe
 from gpuzoo.engine.checkpoint import Checkpoint
 from gpuzoo.engine.journal import Journal, Watcher
 from gpuzoo.engine.plan import Plan, make_plan, segments
@@ -51,6 +51,8 @@ class Result:
     seconds: dict[str, float]
     """setup, compile, train, evaluate."""
     device_bytes: int | None
+    tensors: list[tuple[str, np.ndarray]] = dataclasses.field(default_factory=list)
+    """Of the step that was taken apart: what it is, its values."""
 
 
 def run(
@@ -64,6 +66,7 @@ def run(
     folder: pathlib.Path | None = None,
     resume: Checkpoint | None = None,
     until: int | None = None,
+    take_apart: bool = False,
 ) -> Result:
     """Train a recipe on a dataset.
 
@@ -74,6 +77,7 @@ def run(
         folder: where checkpoints go; without it there are none.
         resume: the checkpoint to go on from, of the same recipe and dataset.
         until: a step to cut the compiled calls at, so that `stop` is asked there.
+        take_apart: train up to `until` only, and take the step after it apart.
 
     Raises:
         Diverged: the loss is not finite; `.weights` are the last good ones.
@@ -99,7 +103,7 @@ def run(
         test_arrays = {name: backend.put(dataset.test[name]) for name in task.fields}
 
     # --------------------------------------------------------------- the compiled calls
-    def train_step(feed):
+    def train_step(feed, backend=backend):
         for generator, key in generators:
             generator.assign(backend.seed_state(key, feed["step"] * DRAWS_PER_STEP))
         batch = backend.take(train_arrays, feed["indices"])
@@ -114,6 +118,8 @@ def run(
         before, variables = state.read(state.all), list(state.all.values())
         train_steps = backend.compile_steps(train_step, plan.feed(0, 1), variables)
         train_steps(plan.feed(0, 1))
+        if runtime.level == "strict":
+            _try_again(train_steps, plan, state, before)
         evaluate_steps = backend.compile_steps(
             evaluation_step, evaluation_feed, variables
         )
@@ -164,6 +170,8 @@ def run(
     if resume:
         look()  # a checkpoint is saved before the run looks at itself
     for first, last in segments(plan, recipe, step, until):
+        if take_apart and first == until:
+            break
         with clock.phase("train"):
             results = train_steps(plan.feed(first, last))
         step = last
@@ -179,7 +187,11 @@ def run(
             break
 
     # --------------------------------------------------------------------------- result
-    if good.step != step:
+    tensors = []
+    if take_apart:
+        feed = plan.feed(step, step + 1)
+        tensors = probe.take_apart(train_step, feed, model, state, backend)
+    elif good.step != step:
         raise _diverged(f"a weight is no longer finite at step {step}", good)
     return Result(
         state="stopped" if stopped else "finished",
@@ -191,6 +203,7 @@ def run(
         parameters=model.count_params(),
         seconds=clock.rounded(),
         device_bytes=backend.peak_device_bytes(),
+        tensors=tensors,
     )
 
 
@@ -254,6 +267,20 @@ class _Good:
     def follow(self, step: int, weights: Arrays) -> "_Good":
         finite = all(np.isfinite(array).all() for array in weights.values())
         return _Good(step, weights) if finite else self
+
+
+def _try_again(train_steps, plan: Plan, state: State, before: Arrays) -> None:
+    """Level strict: the first step, just done, must end with the same bits again."""
+    once = state.read(state.all)
+    state.write(before)
+    train_steps(plan.feed(0, 1))
+    again = state.read(state.all)
+    differ = [name for name in once if once[name].tobytes() != again[name].tobytes()]
+    if differ:
+        raise GpuzooError(
+            "level strict: the first step, done twice, gave other bits in "
+            f"{', '.join(differ[:5])}; an operation of the model varies from run to run"
+        )
 
 
 def _check_finite(losses: np.ndarray, first: int, plan: Plan, good: _Good) -> None:

@@ -31,11 +31,24 @@ _NEAREST = (
 )
 _NO_KERNEL = "TensorFlow has no deterministic kernel for it on a GPU"
 _ELSE = "use another operation, --device cpu, or --level fast"
+_STREAM = (
+    "it draws from a stream that no checkpoint holds",
+    "use keras.random with a keras.random.SeedGenerator",
+)
 # Type of a TensorFlow operation -> (where it is a problem, why, remedy).
 _TENSORFLOW = {
     **{
         name: ("xla", *_MAX_POOL)
         for name in ("MaxPoolGrad", "MaxPoolGradV2", "MaxPool3DGrad")
+    },
+    **{
+        name: ("any", *_STREAM)
+        for name in (
+            "RandomUniform", "RandomUniformInt", "RandomStandardNormal",
+            "TruncatedNormal", "ParameterizedTruncatedNormal", "RandomShuffle",
+            "RandomGamma", "RandomPoissonV2", "Multinomial",
+            "StatefulUniform", "StatefulStandardNormalV2", "StatefulUniformInt",
+        )
     },
     "ResizeNearestNeighborGrad": ("xla gpu", *_NEAREST),
     "MaxPoolGradWithArgmax": ("xla gpu", _NO_KERNEL, _ELSE),
@@ -60,7 +73,7 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
     """
     if not runtime.deterministic:
         return
-    here = {"xla"} if runtime.xla else set()
+    here = {"any", "xla"} if runtime.xla else {"any"}
     if runtime.device == "gpu":
         here.add("gpu")
     for operation in _operations(graph):

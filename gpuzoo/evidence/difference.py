@@ -6,14 +6,26 @@ from gpuzoo.evidence import compare, record, trail
 from gpuzoo.evidence.verify import DIFFERS, EXIT_CODES, IDENTICAL, changed_files
 
 
-def diff(one: str | pathlib.Path, other: str | pathlib.Path) -> dict:
+def diff(
+    one: str | pathlib.Path,
+    other: str | pathlib.Path,
+    *,
+    replay: bool = False,
+    note=lambda text: None,
+) -> dict:
     """Compare the records, the trails and the weights of two runs.
+
+    Args:
+        one, other: two run folders.
+        replay: do both again around the first difference and name what is computed
+            differently first (`gpuzoo.evidence.replay.replay`).
+        note: called with lines for the user.
 
     Returns:
         `verdict` (identical or differs: of the trails and the weights), `exit_code`,
         `settings`, `environment` and `data` (field, then both values),
-        `first_difference` (step, what, variables), `weights` (name -> ulp) and
-        `changed_files` (of each run).
+        `first_difference` (step, what, variables), `weights` (name -> ulp),
+        `changed_files` (of each run) and `replay` (None unless asked for and needed).
 
     Raises:
         GpuzooError: a folder is no run or its files cannot be read.
@@ -26,6 +38,11 @@ def diff(one: str | pathlib.Path, other: str | pathlib.Path) -> dict:
         weights = trail.weight_differences(*map(trail.read_weights, paths))
     same_length = records[0].get("steps") == records[1].get("steps")
     verdict = IDENTICAL if same_length and not (first or weights) else DIFFERS
+    replayed = None
+    if replay and first:
+        from gpuzoo.evidence.replay import replay as do_again
+
+        replayed = do_again(paths, first.step, note)
     return {
         "verdict": verdict,
         "exit_code": EXIT_CODES[verdict],
@@ -44,6 +61,7 @@ def diff(one: str | pathlib.Path, other: str | pathlib.Path) -> dict:
             changed_files(path, run) if "files" in run else []
             for path, run in zip(paths, records, strict=True)
         ],
+        "replay": replayed,
     }
 
 

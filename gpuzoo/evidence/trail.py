@@ -16,8 +16,8 @@ class Divergence:
     """Where two trails part."""
 
     step: int
-    """The first step whose loss differs in any bit, or whose weights do if no loss
-    differs up to the digest that does."""
+    """The first step whose loss differs in any bit, or the first with a digest whose
+    weights do, whichever comes first."""
     what: str
     """loss, weights or optimizer."""
     variables: tuple[str, ...]
@@ -45,14 +45,14 @@ def first_divergence(one: list[dict], other: list[dict]) -> Divergence | None:
     theirs = {row["step"]: row for row in other}
     for mine in one:
         row = theirs.get(mine["step"])
-        if row is None or mine["step"] < (step or 0):
+        if row is None:
             continue
         names = tuple(
             name
             for name, digest in mine["variables"].items()
             if row["variables"].get(name) != digest
         )
-        if step:
+        if step and step <= mine["step"]:
             return Divergence(step, "loss", names)
         if names or mine["weights"] != row["weights"]:
             return Divergence(mine["step"], "weights", names)

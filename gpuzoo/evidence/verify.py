@@ -147,6 +147,8 @@ def _conclude(verdict: dict, word: str, recorded: dict) -> dict:
     if word == DIFFERS and verdict["first_difference"]:
         if not recorded["runtime"]["deterministic"]:
             causes.append("the run was at level fast, which promises no bits")
+        if "PYTHONHASHSEED" not in recorded["runtime"]["variables"]:
+            causes.append("an order of Python's sets: PYTHONHASHSEED was not fixed")
         if not causes and verdict["first_difference"]["step"] == 1:
             causes.append(
                 "other initial weights or examples: gpuzoo itself has changed"

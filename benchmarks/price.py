@@ -1,0 +1,212 @@
+"""What repeatability costs: determinism, XLA, precision, backend; checkpoints, digests.
+
+    python benchmarks/price.py --data-dir DIR    # a prepared TFDS folder
+
+Writes benchmarks/records/price.json. Two parts, both with the recipe `mnist`:
+
+- The matrix: every mode trains in a fresh process of its own, on the first 12,800
+  examples; the modes take turns, ROUNDS times, so that a change of the machine's speed
+  meets all of them. Given is the median of the examples per second of training, and
+  for pairs of modes the median, and the quartiles, of the ratios within the rounds.
+- The trail: one process, all of MNIST, runs with and without a checkpoint every 100
+  steps and a digest every 100 steps taking turns; seconds from the first step to the
+  end, evaluation left out.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+EXAMPLES = 12_800
+NEVER = 10**9
+# Name -> options of the machine, epochs of 50 steps.
+MODES = {
+    "tensorflow float32": ({"precision": "float32"}, 4),
+    "tensorflow float32, no determinism": (
+        {"precision": "float32", "level": "fast"}, 4,
+    ),
+    "tensorflow float32, no oneDNN": (
+        {"precision": "float32", "variables": {"TF_ENABLE_ONEDNN_OPTS": "0"}}, 4,
+    ),
+    "tensorflow bfloat16": ({"precision": "mixed_bfloat16"}, 2),
+    "tensorflow bfloat16, no determinism": (
+        {"precision": "mixed_bfloat16", "level": "fast"}, 2,
+    ),
+    "tensorflow float16": ({"precision": "mixed_float16"}, 1),
+    "tensorflow float32, XLA": ({"precision": "float32", "xla": "on"}, 1),
+    "tensorflow float32, XLA, no determinism": (
+        {"precision": "float32", "xla": "on", "level": "fast"}, 1,
+    ),
+    "jax float32": ({"precision": "float32", "backend": "jax"}, 1),
+    "jax float32, no determinism": (
+        {"precision": "float32", "backend": "jax", "level": "fast"}, 1,
+    ),
+    "jax bfloat16": ({"precision": "mixed_bfloat16", "backend": "jax"}, 1),
+    "jax float16": ({"precision": "mixed_float16", "backend": "jax"}, 1),
+}  # fmt: skip
+# What -> (the mode with it, the mode without it).
+PRICES = {
+    "determinism, tensorflow float32": (
+        "tensorflow float32", "tensorflow float32, no determinism",
+    ),
+    "determinism, tensorflow bfloat16": (
+        "tensorflow bfloat16", "tensorflow bfloat16, no determinism",
+    ),
+    "determinism, tensorflow float32 with XLA": (
+        "tensorflow float32, XLA", "tensorflow float32, XLA, no determinism",
+    ),
+    "determinism, jax float32": ("jax float32", "jax float32, no determinism"),
+    "XLA, tensorflow float32": ("tensorflow float32, XLA", "tensorflow float32"),
+    "bfloat16, tensorflow": ("tensorflow bfloat16", "tensorflow float32"),
+    "bfloat16, jax": ("jax bfloat16", "jax float32"),
+    "jax instead of tensorflow, float32": ("jax float32", "tensorflow float32"),
+    "oneDNN, tensorflow float32": (
+        "tensorflow float32", "tensorflow float32, no oneDNN",
+    ),
+}  # fmt: skip
+TRAILS = {
+    "neither": {"checkpoint_every": 0, "digest_every": NEVER},
+    "checkpoints": {"checkpoint_every": 100, "digest_every": NEVER},
+    "digests": {"checkpoint_every": 0, "digest_every": 100},
+}
+
+
+def quartiles(values: list[float]) -> dict:
+    low, middle, high = np.percentile(values, [25, 50, 75])
+    return {
+        "median": round(float(middle), 4),
+        "quartiles": [round(float(low), 4), round(float(high), 4)],
+        "n": len(values),
+    }
+
+
+def train_once(npz: pathlib.Path, name: str, folder: str, number: int) -> dict:
+    """One mode in a fresh process; its summary."""
+    options, epochs = MODES[name]
+    options = dict(options)
+    words = ["--data", str(npz), "--epochs", str(epochs), "--eval-every", str(NEVER)]
+    variables = options.pop("variables", {})
+    for key, value in options.items():
+        words += [f"--{key}", value]
+    out = f"{folder}/{number}"
+    done = subprocess.run(
+        ["env", *(f"{k}={v}" for k, v in variables.items()),
+         sys.executable, "-m", "gpuzoo", "train", "mnist", *words, "--device", "cpu",
+         "--checkpoint-every", "0", "--out", out, "--quiet"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{name} failed: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def matrix(npz: pathlib.Path, rounds: int, folder: str) -> dict:
+    speed: dict[str, list[float]] = {name: [] for name in MODES}
+    digests: dict[str, set[str]] = {name: set() for name in MODES}
+    for turn in range(rounds):
+        for place, name in enumerate(MODES):
+            row = train_once(npz, name, folder, turn * len(MODES) + place)
+            speed[name].append(row["steps"] * 256 / row["train_seconds"])
+            digests[name].add(row["weights_sha256"])
+            print(turn, name, round(speed[name][-1]), flush=True)
+    return {
+        "modes": {
+            name: {
+                "examples_per_second": quartiles(values),
+                "different_weights": len(digests[name]),
+            }
+            for name, values in speed.items()
+        },
+        "seconds_with_over_without": {
+            what: quartiles(
+                [b / a for a, b in zip(speed[one], speed[other], strict=True)]
+            )
+            for what, (one, other) in PRICES.items()
+        },
+    }
+
+
+def trails(data, rounds: int) -> dict:
+    """Seconds of a training with checkpoints, with digests, with neither."""
+    from gpuzoo.engine import loop
+    from gpuzoo.recipe import load_recipe
+    from gpuzoo.runtime import in_force
+
+    seconds: dict[str, list[float]] = {name: [] for name in TRAILS}
+    for turn in range(rounds + 1):
+        for name, changes in TRAILS.items():
+            recipe = load_recipe("mnist").override(epochs=4, eval_every=9, **changes)
+            begun = []
+
+            def watch(event, row, begun=begun):
+                if event == "start":
+                    begun.append(time.perf_counter())
+
+            with tempfile.TemporaryDirectory(dir=".") as folder:
+                checkpoints = pathlib.Path(folder) / "checkpoints"
+                result = loop.run(
+                    recipe, data, in_force(), watch=watch, folder=checkpoints
+                )
+            took = time.perf_counter() - begun[0] - result.seconds["evaluate"]
+            if turn:  # the first round warms up
+                seconds[name].append(took)
+        print("trail", turn, {k: v[-1:] for k, v in seconds.items()}, flush=True)
+    return {
+        "steps": result.steps,
+        "seconds": {name: quartiles(values) for name, values in seconds.items()},
+        "seconds_with_over_without": {
+            name: quartiles(
+                [a / b for a, b in zip(seconds[name], seconds["neither"], strict=True)]
+            )
+            for name in ("checkpoints", "digests")
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+
+    import gpuzoo
+    from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.machine import environment
+
+    here = environment()
+    data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
+    with tempfile.TemporaryDirectory() as folder:
+        npz = pathlib.Path(folder) / "part.npz"
+        parts = (("train", EXAMPLES), ("test", 1000))
+        images = {f"x_{s}": data.splits[s]["image"][:n] for s, n in parts}
+        labels = {f"y_{s}": data.splits[s]["label"][:n] for s, n in parts}
+        np.savez(npz, **images, **labels)
+        found = matrix(npz, args.rounds, folder)
+    runtime = gpuzoo.configure(device="cpu")
+    record = {
+        "what": "the price of repeatability, of XLA, precision and backend",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": "python benchmarks/price.py --data-dir DIR",
+        "environment": here,
+        "threads": runtime.threads,
+        "code_sha256": code_sha256(),
+        "rounds": args.rounds,
+        **found,
+        "trail": {"precision": runtime.precision, **trails(data, 2 * args.rounds)},
+    }
+    path = HERE / "records" / "price.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    prices = record["seconds_with_over_without"]
+    prices |= record["trail"]["seconds_with_over_without"]
+    print(json.dumps({what: figure["median"] for what, figure in prices.items()}))
+
+
+if __name__ == "__main__":
+    main()

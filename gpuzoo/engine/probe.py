@@ -1,0 +1,136 @@
+"""One step taken apart: what every layer puts out, every gradient, every variable.
+
+The step is compiled as always, with these tensors as results of it.
+"""
+
+import contextlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from gpuzoo.data.dataset import Arrays
+from gpuzoo.engine.state import State
+
+
+def take_apart(
+    step: Callable, feed: Arrays, model: keras.Model, state: State, backend
+) -> list[tuple[str, np.ndarray]]:
+    """Do one step and return (what it is, its values) in the order of computation.
+
+    Args:
+        step: takes a feed and a backend, does one step, returns a dict of tensors.
+        feed: of one step.
+
+    Returns:
+        Input of the step, weights before it, outputs of layers, loss, gradients from
+        the last to the first weight, variables after it; 16-bit values as float32.
+    """
+    recorder = _Recorder(backend, model)
+
+    def body(feed):
+        results = step(feed, recorder)
+        # Results come back sorted by name.
+        return {
+            f"{number:05d} {name}": tensor
+            for number, (name, tensor) in enumerate(
+                [*recorder.tensors, *((name, results[name]) for name in results)]
+            )
+        }
+
+    before = state.read(state.all)
+    call = backend.compile_steps(body, feed, list(state.all.values()))
+    found = call(feed)
+    after = state.read(state.all)
+    found = {name[6:]: found[name][0] for name in sorted(found)}
+    gradients = [name for name in found if name.startswith("gradient")]
+    parts = [(f"{name} fed to the step", array[0]) for name, array in feed.items()]
+    parts += [
+        (f"{name} before the step", before[name]) for name in state.weights
+    ]  # the optimizer's and the generators' are numbered, not named
+    parts += [(n, a) for n, a in found.items() if n not in gradients]
+    parts += [(name, found[name]) for name in reversed(gradients)]
+    parts += [(f"{name} after the step", array) for name, array in after.items()]
+    return [(name, _as_plain(array)) for name, array in parts]
+
+
+class _Recorder:
+    """A backend that keeps what passes through the layers and the gradients."""
+
+    def __init__(self, backend, model: keras.Model):
+        self._backend = backend
+        self._model = model
+        self.tensors: list[tuple[str, object]] = []
+
+    def __getattr__(self, name: str):
+        return getattr(self._backend, name)
+
+    def value_and_grad(self, function: Callable, variables: list[keras.Variable]):
+        names: list[str] = []
+
+        def recorded():
+            names.clear()
+            tensors: list = []
+            with _watched(self._model, names, tensors):
+                loss, rest = function()
+            return loss, (rest, tensors)
+
+        (loss, (rest, tensors)), gradients = self._backend.value_and_grad(
+            recorded, variables
+        )
+        self.tensors += zip(names, tensors, strict=True)
+        self.tensors += [
+            (f"gradient of {variable.path}", gradient)
+            for variable, gradient in zip(variables, gradients, strict=True)
+        ]
+        return (loss, rest), gradients
+
+
+@contextlib.contextmanager
+def _watched(model: keras.Model, names: list[str], tensors: list):
+    """Note the output of every layer of the model, each time it is called."""
+
+    def note(name: str, value) -> None:
+        for tensor in keras.tree.flatten(value):
+            times = sum(known.startswith(name) for known in names)
+            names.append(name + (f" ({times + 1})" if times else ""))
+            tensors.append(tensor)
+
+    def watch(operation, path: str):
+        real = operation.call
+
+        def call(*args, **kwargs):
+            if operation is model:
+                note("input of the model", args[0])
+                return real(*args, **kwargs)
+            result = real(*args, **kwargs)
+            note(f"output of {path}", result)
+            return result
+
+        object.__setattr__(operation, "call", call)
+
+    watched = [(model, ""), *_operations(model, "")]
+    try:
+        for operation, path in watched:
+            watch(operation, path)
+        yield
+    finally:
+        for operation, _ in watched:
+            operation.__dict__.pop("call", None)
+
+
+def _operations(model: keras.Model, prefix: str):
+    """The layers and the bare operations of a model and of the models within."""
+    for operation in getattr(model, "operations", None) or model.layers:
+        path = prefix + operation.name
+        if isinstance(operation, keras.Model):
+            yield from _operations(operation, path + "/")
+        elif not isinstance(operation, keras.layers.InputLayer):
+            yield operation, path
+
+
+def _as_plain(array: np.ndarray) -> np.ndarray:
+    """16-bit floats as float32, which holds them exactly."""
+    array = np.asarray(array)
+    small = array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
+    return np.ascontiguousarray(array.astype(np.float32) if small else array)

@@ -1,0 +1,154 @@
+"""What is promised at each level: refusals by name, and the bits themselves."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import keras
+import pytest
+from conftest import RECIPE, train
+
+import gpuzoo
+from gpuzoo import machine
+from gpuzoo.digests import digest_all
+
+
+def with_layer(function, name="odd"):
+    """A registered model with an operation of its own in the middle."""
+
+    class Odd(keras.layers.Layer):
+        def call(self, x):
+            return function(x)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    @gpuzoo.register(task="classify", reference="here")
+    def odd_model(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2):
+        """A model with an odd layer."""
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Dense(8, name="dense")(keras.layers.Flatten()(inputs))
+        return keras.Model(
+            inputs, keras.layers.Dense(num_classes, name="logits")(Odd(name=name)(x))
+        )
+
+    return RECIPE.override(model="odd_model", model_options=())
+
+
+def test_a_hidden_stream_of_random_numbers_is_refused_by_name(dataset, runtime):
+    import tensorflow as tf
+
+    recipe = with_layer(lambda x: x + tf.random.normal(tf.shape(x)), name="noisy")
+    with pytest.raises(gpuzoo.GpuzooError, match="layer '.*noisy.*SeedGenerator"):
+        train(recipe, dataset, runtime)
+
+
+def test_strict_tries_the_first_step_twice(dataset, runtime):
+    """A layer that counts its calls in Python is no function of its input."""
+    import tensorflow as tf
+
+    calls = iter(range(1, 10_000))
+
+    def count(x):
+        factor = tf.numpy_function(lambda: 1 + 1e-3 * next(calls), (), tf.float64)
+        return x * tf.cast(tf.ensure_shape(factor, ()), x.dtype)
+
+    strict = dataclasses.replace(runtime, level="strict")
+    train(RECIPE, dataset, strict)  # an honest model passes
+    with pytest.raises(gpuzoo.GpuzooError, match="done twice, gave.* logits/kernel"):
+        train(with_layer(count), dataset, strict)
+
+
+def test_the_command_fixes_the_order_of_sets(cli, npz):
+    words = ["mnist", "--data", npz, "--batch-size", "16", "--fast-dev-run", "--quiet"]
+    programs = [("-m", "gpuzoo", "train"), (pathlib.Path("recipes/train_mnist.py"),)]
+    root = pathlib.Path(__file__).parent.parent
+    for program in programs:
+        head = [root / p if isinstance(p, pathlib.Path) else p for p in program]
+        rest = words if program[-1] == "train" else words[1:]
+        done = cli(*rest, "--out", f"run{len(head)}", "--level", "strict", program=head)
+        assert done.returncode == 0, done.stderr
+        run = json.loads((npz.parent / f"run{len(head)}" / "run.json").read_text())
+        assert run["runtime"]["variables"]["PYTHONHASHSEED"] == "0"
+        assert run["runtime"]["variables"]["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+def test_autotune_is_for_gpus(cli, tmp_path):
+    """What can be shown without one: nothing is left out quietly."""
+    words = ["train", "mnist", "--data", "digits", "--autotune", "choices.txt"]
+    done = cli(*words, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2 and "sees no GPU" in done.stderr
+    assert cli(*words, "--device", "cpu").returncode == 2
+    (tmp_path / "choices.txt").write_text("version: 3\n")
+    done = cli(*words, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 2 and "pins what XLA compiles" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"choices.txt", "cache"}
+
+
+def test_a_layer_that_cannot_repeat_is_refused_by_name(dataset, runtime):
+    """XLA with determinism and the native max-pool, which was built without XLA."""
+    mixed = dataclasses.replace(runtime, xla=True)
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="layer 'cnn.*/pool_2.*MaxPoolGrad"
+    ) as e:
+        train(RECIPE, dataset, mixed)
+    assert "--xla off" in str(e.value)
+
+
+def test_what_xla_cannot_compile_is_one_line(dataset, runtime):
+    @gpuzoo.register(task="classify", reference="here")
+    def unsortable(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2):
+        """A model with an operation that XLA lacks."""
+        inputs = keras.Input(input_shape)
+        resize = keras.layers.Resizing(9, 9, interpolation="nearest")
+        x = resize(keras.layers.Conv2D(2, 3)(inputs))
+        x = keras.layers.Dense(num_classes)(keras.layers.Flatten()(x))
+        return keras.Model(inputs, x)
+
+    mixed = dataclasses.replace(runtime, xla=True)
+    recipe = RECIPE.override(model="unsortable", model_options=())
+    with pytest.raises(gpuzoo.GpuzooError, match="nearest"):
+        train(recipe, dataset, mixed)
+    free = dataclasses.replace(mixed, deterministic=False)
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="XLA cannot compile.*Resize.*--xla off"
+    ):
+        train(recipe, dataset, free)
+
+
+# --- reference digests --------------------------------------------------------------
+
+REFERENCE = pathlib.Path(__file__).parent / "reference_digests.json"
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_reference_digest(precision, dataset, runtime):
+    """The bits are those of the day they were written down, on a machine of that class.
+
+    A change of numerics is meant to fail here: look why, write the new digests with
+    GPUZOO_WRITE_REFERENCE=1 and say in the commit what has changed.
+    """
+    packages = ("tensorflow", "keras", "numpy")
+    kind = " ".join(
+        [
+            machine.cpu_model(),
+            *machine.cpu_isa(),
+            f"threads={runtime.threads}",
+            *(f"{name}={machine.versions()[name]}" for name in packages),
+            *(f"{k}={v}" for k, v in machine.moving_variables().items()),
+        ]
+    )
+    keras.config.set_dtype_policy(precision)
+    try:
+        result, _ = train(RECIPE, dataset, runtime)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    found = digest_all(result.weights)
+    known = json.loads(REFERENCE.read_text())
+    if os.environ.get("GPUZOO_WRITE_REFERENCE"):
+        known.setdefault(kind, {})[precision] = found
+        REFERENCE.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+    if kind not in known:
+        pytest.skip(f"no reference digests for: {kind}")
+    assert known[kind][precision] == found
