@@ -8,6 +8,7 @@ import shutil
 import time
 from typing import NoReturn
 
+from gpuzoo import tasks
 from gpuzoo.deploy.artifact import weights_bytes
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.evidence.record import RunFolder, redact
@@ -24,6 +25,7 @@ def finish(job, result) -> None:
     lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
     plots.draw_all(
         path,
+        recipe.task,
         f"{recipe.name}: {recipe.model} on {job.dataset.name}, seed {recipe.seed}",
         [json.loads(line) for line in lines],
         job.dataset,
@@ -74,6 +76,8 @@ def summary_of(folder: RunFolder) -> dict:
 
 
 def say_end(job, summary: dict) -> None:
+    from gpuzoo.evidence import plots
+
     screen, recipe = job.screen, job.recipe
     if summary["state"] == "stopped":
         screen.say(
@@ -87,16 +91,22 @@ def say_end(job, summary: dict) -> None:
     memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
     if summary["peak_device_bytes"] is not None:
         memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
+    headline = tasks.load(recipe.task).headline
+    figure = summary[f"test_{headline}"]
     screen.say(
-        f"test accuracy {summary['test_accuracy']:.2%} on {data} · "
+        f"test {headline} {_readable(headline, figure)} on {data} · "
         f"{summary['train_seconds']:.2f} s of training, "
         f"{summary['wall_seconds']:.1f} s in all, {memory}",
         "bold",
     )
     screen.say(
         f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
-        "(run.json, weights.safetensors, curves.png, confusion.png, mistakes.png)"
+        f"(run.json, weights.safetensors, {', '.join(plots.names(recipe.task))})"
     )
+
+
+def _readable(name: str, figure: float) -> str:
+    return f"{figure:.2%}" if name == "accuracy" else f"{figure:.4f}"
 
 
 def _write_weights(folder, weights: dict) -> str:

@@ -214,7 +214,7 @@ def _set_up(recipe, options, folder, screen, fast):
 
     check_recipe(recipe)
     dataset = _load(recipe, screen)
-    make_plan(recipe, len(dataset.train["label"]), 0, fast)
+    make_plan(recipe, len(dataset.train["image"]), 0, fast)
     augment.check(recipe.augment, dataset.input_shape)
     weights_bytes = 4 * build_model(recipe, dataset).count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the

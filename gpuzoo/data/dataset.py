@@ -48,8 +48,8 @@ class Dataset:
             "fingerprint": self.fingerprint,
             "classes": list(self.classes),
             "input_shape": list(self.input_shape),
-            "train_examples": len(self.train["label"]),
-            "test_examples": len(self.test["label"]),
+            "train_examples": len(self.train["image"]),
+            "test_examples": len(self.test["image"]),
             "findings": list(self.findings),
         }
 

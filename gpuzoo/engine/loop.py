@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras.src.utils import naming
 
+from gpuzoo import tasks
 from gpuzoo.data import augment
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
@@ -22,9 +23,6 @@ from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.recipe import Recipe, parse_options
 from gpuzoo.registry import build, check_options, model_info
 from gpuzoo.runtime import Runtime
-from gpuzoo.tasks.classify import Classify
-
-TASKS = {"classify": Classify}
 
 # Pixels per evaluation step: 1,000 MNIST images, 15 photographs of 224x224.
 EVALUATION_PIXELS = 784_000
@@ -42,9 +40,9 @@ class Result:
     epochs: int
     """Whole epochs done."""
     metrics: dict[str, float]
-    """The last evaluation: test_loss, test_accuracy."""
+    """The last evaluation: test_loss, ..."""
     outputs: Arrays
-    """Per test example, of the last evaluation: predicted, confidence, loss."""
+    """Per test example, of the last evaluation: what the task puts out."""
     weights: Arrays
     """Name -> final value of every weight of the model."""
     parameters: int
@@ -89,16 +87,17 @@ def run(
         model = build_model(recipe, dataset)
         initial.initialise(model, recipe.seed)
         generators = initial.address_generators(model, recipe.seed)
-        task_class = TASKS[recipe.task]
-        draws = task_class.count_draws(recipe)
-        plan = make_plan(recipe, len(dataset.train["label"]), draws, fast)
-        optimizer = optim.build_optimizer(recipe, plan.steps, backend)
-        optimizer.build(model.trainable_variables)
-        task = task_class(
-            model=model, optimizer=optimizer, recipe=recipe,
-            classes=len(dataset.classes),
-        )  # fmt: skip
-        state = State(model, optimizer, generators, backend)
+        kind = tasks.load(recipe.task)
+        draws = kind.count_draws(recipe)
+        plan = make_plan(recipe, len(dataset.train["image"]), draws, fast)
+        groups = kind.groups(model)
+        optimizers = [
+            optim.build_optimizer(recipe, plan.steps, backend) for _ in groups
+        ]
+        for optimizer, variables in zip(optimizers, groups, strict=True):
+            optimizer.build(variables)
+        task = kind(model=model, optimizers=optimizers, recipe=recipe, dataset=dataset)
+        state = State(model, optimizers, generators, backend)
         train_arrays = {name: backend.put(dataset.train[name]) for name in task.fields}
         test_arrays = {name: backend.put(dataset.test[name]) for name in task.fields}
 
@@ -159,14 +158,19 @@ def run(
         if last or (ends_epoch and epoch % recipe.eval_every == 0):
             with clock.phase("evaluate"):
                 outputs = evaluate_steps(evaluation_feed)
-                outputs = {k: v.reshape(-1)[:evaluated] for k, v in outputs.items()}
-                figures = task.summarise(outputs, dataset.test["label"][:evaluated])
+                outputs = {
+                    name: array.reshape(-1, *array.shape[2:])[:evaluated]
+                    for name, array in outputs.items()
+                }
+                seen = {name: dataset.test[name][:evaluated] for name in task.fields}
+                figures = task.summarise(outputs, seen)
             journal.test(epoch, step, figures)
             metrics = {f"test_{name}": value for name, value in figures.items()}
 
     # ------------------------------------------------------------------------- training
     watch("start", {"steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
-                    "parameters": model.count_params(), "step": step})  # fmt: skip
+                    "parameters": model.count_params(), "step": step,
+                    "figures": task.figures})  # fmt: skip
     if resume:
         look()  # a checkpoint is saved before the run looks at itself
     for first, last in segments(plan, recipe, step, until):
@@ -218,11 +222,8 @@ def build_model(recipe: Recipe, dataset: Dataset):
             f"model {recipe.model!r} is for the task {info.task!r}; recipe "
             f"{recipe.name!r} needs one for {recipe.task!r}"
         )
-    options = {
-        "input_shape": tuple(dataset.input_shape),
-        "num_classes": len(dataset.classes),
-        **parse_options(recipe.model_options),
-    }
+    kind = tasks.load(recipe.task)
+    options = {**kind.model_options(dataset), **parse_options(recipe.model_options)}
     # Layers without a name are numbered from one again: the names of the weights are
     # those of a fresh process, whatever was built before.
     naming.reset_uids()
@@ -234,11 +235,8 @@ def build_model(recipe: Recipe, dataset: Dataset):
         raise GpuzooError(
             f"model {recipe.model!r} must return a built keras.Model, not {model!r}"
         )
-    if model.output_shape != (None, len(dataset.classes)):
-        raise GpuzooError(
-            f"model {recipe.model!r} puts out {model.output_shape}, not "
-            f"(batch, classes) = (None, {len(dataset.classes)})"
-        )
+    if fault := kind.check_model(model, dataset):
+        raise GpuzooError(f"model {recipe.model!r} {fault}")
     return model
 
 
@@ -313,7 +311,7 @@ def _strip(prefix: str, arrays: Arrays) -> Arrays:
 def _evaluation_feed(dataset: Dataset, fast: bool) -> tuple[Arrays, int]:
     """Every example once, in batches, and how many they are; the last batch is filled
     up with the first example, whose surplus results the caller cuts off."""
-    count = len(dataset.test["label"])
+    count = len(dataset.test["image"])
     batch = max(1, EVALUATION_PIXELS // math.prod(dataset.input_shape[:2]))
     batch = min(batch, count)
     if fast:

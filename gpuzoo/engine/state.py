@@ -12,10 +12,10 @@ class State:
     Names are unique and in a fixed order, the same for every run of a recipe.
     """
 
-    def __init__(self, model: keras.Model, optimizer, generators, backend):
+    def __init__(self, model: keras.Model, optimizers: list, generators, backend):
         self.backend = backend
         self.weights = _unique(model.weights)
-        kept = [v for v in optimizer.variables if v is not None]
+        kept = [v for one in optimizers for v in one.variables if v is not None]
         self.others = {
             **_numbered("optimizer", kept),
             **_numbered("random", [generator for generator, _ in generators]),

@@ -16,32 +16,38 @@ MISTAKES = 24  # shown on the sheet
 _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
 
 
+def names(task: str) -> list[str]:
+    """The files that a run of a task is drawn into."""
+    return ["curves.png", *(f"{kind.__name__}.png" for kind in _KINDS[task])]
+
+
 def draw_all(
-    folder: pathlib.Path, title: str, rows: list[dict], dataset: Dataset, outputs: dict
-) -> list[pathlib.Path]:
-    """Draw every picture of a classification into the folder; returns the files."""
-    labels = dataset.test["label"][: len(outputs["predicted"])]
-    images = dataset.test["image"][: len(labels)]
+    folder: pathlib.Path,
+    task: str,
+    title: str,
+    rows: list[dict],
+    dataset: Dataset,
+    outputs: dict,
+) -> None:
+    """Draw every picture of a run into its folder; `outputs` as in engine/loop.py."""
     with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
         # Class names are the user's: a dollar sign is no formula, and a letter that the
         # font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figures = {
-            "curves.png": curves(title, rows),
-            "confusion.png": confusion(
-                title, labels, outputs["predicted"], dataset.classes
-            ),
-            "mistakes.png": mistakes(title, images, labels, outputs, dataset.classes),
-        }
-        for name, figure in figures.items():
+        figures = [curves(title, rows)]
+        figures += [kind(title, dataset, outputs) for kind in _KINDS[task]]
+        for name, figure in zip(names(task), figures, strict=True):
             figure.savefig(folder / name, dpi=110, metadata={"Software": None})
-    return [folder / name for name in figures]
 
 
 def curves(title: str, rows: list[dict]) -> Figure:
-    """Loss and accuracy over the steps; rows as in metrics.jsonl."""
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    for axes, key in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    """Every figure over the steps; rows as in metrics.jsonl."""
+    keys = [key for key in rows[0] if key not in ("split", "epoch", "step")]
+    keys.sort(key=lambda key: (key != "loss", key))
+    figure = Figure(figsize=(4.5 * max(2, len(keys)), 3.8), layout="constrained")
+    for axes, key in zip(
+        figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True
+    ):
         for split, colour in (("train", _TRAIN), ("test", _TEST)):
             points = [(r["step"], r[key]) for r in rows if r["split"] == split]
             style = "o-" if len(points) < 30 else "-"
@@ -62,10 +68,11 @@ def curves(title: str, rows: list[dict]) -> Figure:
     return figure
 
 
-def confusion(title, labels, predicted, classes) -> Figure:
+def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
     """True classes down, predicted across; the diagonal is left out of the colours,
     so that the mistakes can be seen."""
-    count = len(classes)
+    classes, predicted = dataset.classes, outputs["predicted"]
+    labels, count = dataset.test["label"][: len(predicted)], len(dataset.classes)
     matrix = np.bincount(labels * count + predicted, minlength=count**2)
     matrix = matrix.reshape(count, count)
     wrong = matrix * (1 - np.eye(count, dtype=int))
@@ -96,8 +103,10 @@ def confusion(title, labels, predicted, classes) -> Figure:
     return figure
 
 
-def mistakes(title, images, labels, outputs, classes) -> Figure:
+def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure:
     """The mistakes that the model was surest of, worst first."""
+    images, classes = dataset.test["image"], dataset.classes
+    labels = dataset.test["label"][: len(outputs["predicted"])]
     wrong = np.flatnonzero(outputs["predicted"] != labels)
     worst = wrong[np.argsort(-outputs["confidence"][wrong], kind="stable")][:MISTAKES]
     figure = Figure(figsize=(9, 5.6), layout="constrained")
@@ -119,3 +128,7 @@ def mistakes(title, images, labels, outputs, classes) -> Figure:
     )
     figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
     return figure
+
+
+# Task -> its pictures besides the curves.
+_KINDS = {"classify": (confusion, mistakes)}

@@ -15,7 +15,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_HEADS = ("epoch", "step", "train loss", "train acc", "test loss", "test acc", "img/s")
 _WIDTH = 11
 
 
@@ -35,6 +34,7 @@ class Screen:
         self.bar: Progress | None = None
         self.quiet = quiet
         self.batch, self.speed, self.row = 0, 0.0, {}
+        self.figures: tuple[str, ...] = ()
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line."""
@@ -81,12 +81,15 @@ class Screen:
         self.bar = None
 
     def _start(self, row: dict) -> None:
-        self.batch = row["batch"]
+        self.batch, self.figures = row["batch"], row["figures"]
         self.say(
             f"{row['parameters']:,} parameters, {row['epochs']} epoch"
             f"{'s' * (row['epochs'] != 1)}, {row['steps']} steps of {row['batch']}"
         )
-        self.say("".join(head.rjust(_WIDTH) for head in _HEADS), "bold")
+        short = [name.replace("accuracy", "acc") for name in self.figures]
+        heads = [f"{split} {name}" for split in ("train", "test") for name in short]
+        heads = ["epoch", "step", *heads, "img/s"]
+        self.say("".join(head.rjust(_WIDTH) for head in heads), "bold")
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(),
@@ -100,10 +103,8 @@ class Screen:
         cells = [
             str(train["epoch"]),
             str(train["step"]),
-            f"{train['loss']:.4f}",
-            f"{train['accuracy']:.4f}",
-            f"{test['loss']:.4f}" if test else "",
-            f"{test['accuracy']:.4f}" if test else "",
+            *(f"{train[name]:.4f}" for name in self.figures),
+            *(f"{test[name]:.4f}" if test else "" for name in self.figures),
             f"{self.speed:,.0f}",
         ]
         line = "".join(cell.rjust(_WIDTH) for cell in cells)

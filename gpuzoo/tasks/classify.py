@@ -6,7 +6,7 @@ import numpy as np
 from gpuzoo.data import augment
 
 
-class Classify:
+class Task:
     """Cross-entropy on logits, with label smoothing, and accuracy.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
@@ -15,11 +15,15 @@ class Classify:
     """
 
     fields = ("image", "label")
+    figures = ("loss", "accuracy")
+    """What a step and an evaluation tell."""
+    headline = "accuracy"
+    """The figure that a run is judged by."""
 
-    def __init__(self, *, model: keras.Model, optimizer, recipe, classes: int):
+    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
         self.model = model
-        self.optimizer = optimizer
-        self.classes = classes
+        (self.optimizer,) = optimizers
+        self.classes = len(dataset.classes)
         self.smoothing = recipe.label_smoothing
         self.changes = augment.parse(recipe.augment)
 
@@ -27,6 +31,29 @@ class Classify:
     def count_draws(recipe) -> int:
         """Uniform numbers that a step needs for each example."""
         return sum(change.draws for change in augment.parse(recipe.augment))
+
+    @staticmethod
+    def model_options(dataset) -> dict:
+        """Options of the model that follow from the data."""
+        return {
+            "input_shape": tuple(dataset.input_shape),
+            "num_classes": len(dataset.classes),
+        }
+
+    @staticmethod
+    def check_model(model: keras.Model, dataset) -> str | None:
+        """What is wrong with a model, or None."""
+        if model.output_shape != (None, len(dataset.classes)):
+            return (
+                f"puts out {model.output_shape}, not (batch, classes) = "
+                f"(None, {len(dataset.classes)})"
+            )
+        return None
+
+    @staticmethod
+    def groups(model: keras.Model) -> list[list]:
+        """The weights that each optimizer moves."""
+        return [model.trainable_variables]
 
     def prepare(self, images):
         """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""
@@ -62,11 +89,11 @@ class Classify:
             "confidence": keras.ops.max(keras.ops.softmax(logits), axis=-1),
         }
 
-    def summarise(self, outputs: dict[str, np.ndarray], labels: np.ndarray) -> dict:
-        """The figures of an evaluation over all examples."""
+    def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """The figures of an evaluation; `arrays` are the examples it was done on."""
         return {
             "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
-            "accuracy": float(np.mean(outputs["predicted"] == labels)),
+            "accuracy": float(np.mean(outputs["predicted"] == arrays["label"])),
         }
 
     def _cross_entropy(self, labels, logits, smoothing: float | None = None):
