@@ -6,7 +6,6 @@ priority over both: tuned once, in a process of its own, then loaded by every ru
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -16,42 +15,11 @@ import tempfile
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, write_atomically
-from gpuzoo.machine import LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG
 from gpuzoo.recipe import Recipe
 from gpuzoo.runtime import Options
+from gpuzoo.start import check_autotune
 
 _DUMP_FLAG = "--xla_gpu_dump_autotune_results_to="
-
-
-def pin(options: Options) -> str | None:
-    """Tell XLA, before it starts, to take its choices from the file; its sha256.
-
-    XLA then refuses to compile what the file has no choice for.
-    """
-    if not options.autotune:
-        return None
-    _check(options)
-    path = expand(options.autotune).resolve()
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise GpuzooError(
-            f"autotune file {options.autotune}: {error.strerror}; gpuzoo train "
-            "--autotune FILE makes it on a GPU"
-        ) from None
-    flags = os.environ.get("XLA_FLAGS", "")
-    flags = f"{flags} {LOAD_TUNING_FLAG}{path} {WHOLE_TUNING_FLAG}"
-    os.environ["XLA_FLAGS"] = flags.strip()
-    return hashlib.sha256(content).hexdigest()
-
-
-def _check(options: Options) -> None:
-    for name, value in (("device", "cpu"), ("xla", "off")):
-        if getattr(options, name) == value:
-            raise GpuzooError(
-                f"autotune pins what XLA compiles for a GPU; leave it out with "
-                f"--{name} {value}"
-            )
 
 
 def tune(recipe: Recipe, options: Options, note) -> None:
@@ -62,7 +30,7 @@ def tune(recipe: Recipe, options: Options, note) -> None:
     """
     if not options.autotune or expand(options.autotune).exists():
         return
-    _check(options)
+    check_autotune(options)
     note(f"Tuning XLA's GPU kernels once, into {options.autotune}.")
     goal = expand(options.autotune).resolve()
     asked = dataclasses.replace(options, device="gpu", level="fast", autotune="")

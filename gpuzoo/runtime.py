@@ -134,9 +134,9 @@ def configure(
     backend = _choose_backend(options.backend)
     if options.level == "strict":
         _refuse_drift()
-    from gpuzoo import autotune, start
+    from gpuzoo import start
 
-    autotune_sha256 = autotune.pin(options)
+    autotune_sha256 = start.pin_autotune(options)
     runtime = getattr(start, backend)(options, seed, autotune_sha256)
     if autotune_sha256 and not (runtime.device == "gpu" and runtime.xla):
         raise GpuzooError(

@@ -1,15 +1,19 @@
 """Starting a backend as it was asked for, and reading back what came of it."""
 
 import contextlib
+import hashlib
 import os
 import random
 import sys
 import tempfile
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
 from gpuzoo.machine import (
     DEFAULT_VARIABLES,
     DETERMINISTIC_FLAG,
+    LOAD_TUNING_FLAG,
+    WHOLE_TUNING_FLAG,
     available_cores,
     cpu_isa,
     cpu_model,
@@ -43,6 +47,38 @@ def _set_variables() -> None:
     """Before a backend is imported, which is when it reads them."""
     for name, value in DEFAULT_VARIABLES.items():
         os.environ.setdefault(name, value)
+
+
+def pin_autotune(options: Options) -> str | None:
+    """Tell XLA, before it starts, to take its choices from the file; its sha256.
+
+    XLA then refuses to compile what the file has no choice for.
+    """
+    if not options.autotune:
+        return None
+    check_autotune(options)
+    path = expand(options.autotune).resolve()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise GpuzooError(
+            f"autotune file {options.autotune}: {error.strerror}; gpuzoo train "
+            "--autotune FILE makes it on a GPU"
+        ) from None
+    flags = os.environ.get("XLA_FLAGS", "")
+    flags = f"{flags} {LOAD_TUNING_FLAG}{path} {WHOLE_TUNING_FLAG}"
+    os.environ["XLA_FLAGS"] = flags.strip()
+    return hashlib.sha256(content).hexdigest()
+
+
+def check_autotune(options: Options) -> None:
+    """Refuse to pin what XLA compiles for a GPU where it compiles nothing for one."""
+    for name, value in (("device", "cpu"), ("xla", "off")):
+        if getattr(options, name) == value:
+            raise GpuzooError(
+                f"autotune pins what XLA compiles for a GPU; leave it out with "
+                f"--{name} {value}"
+            )
 
 
 def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
