@@ -184,8 +184,8 @@ class Mode:
             call = self.chance.choice(CALLS)
             moments = ["before", "after", "half"][: 2 + (call == "write")]
             moment = self.chance.choice(moments)
-            # More often near the ends of a run, where the rare calls are.
-            share = self.chance.random() ** self.chance.choice((0.5, 2))
+            # More often near the start, so that later kills have steps to meet.
+            share = self.chance.random() ** self.chance.choice((1, 3))
             number = 1 + int(share * max(1, left * self.calls[call]))
             program = str(HERE / "die_at.py"), ".", call, str(number), moment
             kind, place = f"{verb} {moment} {call}", str(number)
