@@ -47,5 +47,11 @@ def sync_folder(path: pathlib.Path) -> None:
 def remove_leftovers(path: pathlib.Path) -> None:
     """Remove what a killed process had begun to write into a folder."""
     for file in path.glob(".*"):
-        if file.is_file() and file.suffix.removeprefix(".").isdigit():
+        if is_leftover(file):
             file.unlink(missing_ok=True)
+
+
+def is_leftover(path: pathlib.Path) -> bool:
+    """Whether it is a file that `write_atomically` has not renamed yet."""
+    hidden = path.name.startswith(".")
+    return hidden and path.suffix.removeprefix(".").isdigit() and path.is_file()

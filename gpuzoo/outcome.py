@@ -31,8 +31,6 @@ def finish(job, result) -> None:
         job.dataset,
         result.outputs,
     )
-    if result.state == "finished":
-        shutil.rmtree(path / "checkpoints", ignore_errors=True)
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
         state=result.state,
@@ -46,6 +44,13 @@ def finish(job, result) -> None:
         weights_sha256=weights_sha256,
         files=_hash_files(path),
     )
+    if result.state == "finished":
+        # Last: without them a kill before the record is written costs all the steps.
+        remove_checkpoints(job.folder)
+
+
+def remove_checkpoints(folder: RunFolder) -> None:
+    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
 
 
 def summary_of(folder: RunFolder) -> dict:

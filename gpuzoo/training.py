@@ -96,6 +96,7 @@ def resume(
     folder = record.RunFolder.open(run)
     recorded = folder.record
     if recorded["state"] == "finished":
+        outcome.remove_checkpoints(folder)  # killed before it could
         return outcome.summary_of(folder)
     if recorded["state"] == "failed":
         raise GpuzooError(f"{folder.path} has failed: {recorded['error']}")

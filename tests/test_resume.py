@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import environment
+from conftest import ROOT, environment
 
 from gpuzoo.evidence.record import read_run
 
@@ -78,42 +78,50 @@ def test_killed_at_random_instants(whole, tmp_path):
     assert_same(run, unbroken)
 
 
-# A process that dies at the n-th call of one function of the operating system.
-DIE_AT = """
-import os, signal, sys
-name, left = sys.argv[1], int(sys.argv[2])
-real = getattr(os, name)
-def deadly(*words, **options):
-    global left
-    path = str(words[0])
-    watched = "step-" in path or name == "fsync"
-    left -= watched
-    if watched and left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*words, **options)
-setattr(os, name, deadly)
-sys.argv[1:] = sys.argv[3:]
-from gpuzoo.cli import main
-main()
-"""
+def die_at(call, number, moment, words, tmp_path):
+    """A process that dies at the n-th call that changes a file, see the script."""
+    script = ROOT / "benchmarks" / "die_at.py"
+    process = subprocess.run(
+        [sys.executable, script, ".", call, str(number), moment, *words],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env=environment(tmp_path),
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL, process.stderr
 
 
 @pytest.mark.parametrize(
-    ("call", "number"), [("replace", 1), ("replace", 3), ("fsync", 5), ("fsync", 8)]
+    ("call", "number", "moment"),
+    [
+        ("replace", 4, "before"),
+        ("write", 12, "half"),
+        ("unlink", 2, "after"),
+        ("fsync", 9, "before"),
+    ],
 )
-def test_killed_inside_a_save(call, number, whole, tmp_path):
+def test_killed_inside_a_save(call, number, moment, whole, tmp_path):
     unbroken, words, summary = whole
     if summary["precision"] != "mixed_float16":
         pytest.skip("one precision is enough for the file system")
-    script = tmp_path / "die.py"
-    script.write_text(DIE_AT)
-    process = subprocess.run(
-        [sys.executable, script, call, str(number), *words, "--out", "run"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert process.returncode == -signal.SIGKILL, process.stderr
+    die_at(call, number, moment, [*words, "--out", "run"], tmp_path)
     assert finish("run", tmp_path)["weights_sha256"] == summary["weights_sha256"]
     assert_same(tmp_path / "run", unbroken)
+
+
+@pytest.mark.parametrize("empty_folder", [False, True])
+def test_killed_at_its_birth_and_at_its_end(empty_folder, tmp_path):
+    """What is left of a run that was not born yet does not stand in the way of the
+    next one, and a run that only had to tidy up is not trained again."""
+    run = tmp_path / "run"
+    words = [*WORDS, "--epochs", "2", "--checkpoint-every", "3", "--out", "run"]
+    if empty_folder:
+        run.mkdir()
+    die_at("replace", 1, "before", words, tmp_path)
+    assert not (run / "run.json").exists()
+    die_at("rmtree", 2, "after", words, tmp_path)
+    assert (run / "checkpoints").exists()
+    assert finish("run", tmp_path)["state"] == "finished"
+    assert "resumed" not in read_run(run) and not (run / "checkpoints").exists()
+    assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 
 def test_stopped_and_resumed(whole, tmp_path):
@@ -149,9 +157,8 @@ def test_a_changed_environment_is_refused_by_name(tmp_path):
     assert "variables.TF_ENABLE_ONEDNN_OPTS: None in the run, '0' here" in stderr
     allowed = start(["resume", "run", "--allow-drift"], tmp_path, env=other)
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(5)
+    while "resumed" not in read_run(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.1)
     allowed.send_signal(signal.SIGINT)
     _, stderr = allowed.communicate(timeout=120)
     assert allowed.returncode == 130, stderr

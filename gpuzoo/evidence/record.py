@@ -13,10 +13,17 @@ import importlib.resources
 import json
 import os
 import pathlib
+import secrets
 import sys
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand, remove_leftovers, sync_folder, write_atomically
+from gpuzoo.files import (
+    expand,
+    is_leftover,
+    remove_leftovers,
+    sync_folder,
+    write_atomically,
+)
 from gpuzoo.machine import environment
 from gpuzoo.recipe import Recipe
 from gpuzoo.runtime import Options
@@ -60,16 +67,18 @@ class RunFolder:
         goal = expand(str(out)) if out else None
         try:
             if goal and goal.exists():
-                if not goal.is_dir() or any(goal.iterdir()):
+                if not goal.is_dir() or not all(map(is_leftover, goal.iterdir())):
                     raise GpuzooError(
                         f"--out {out} exists and is not an empty folder; a run is "
                         "never overwritten, name another"
                     )
+                remove_leftovers(goal)
                 folder = cls(goal, record)
                 folder.write()
                 return folder
             parent = goal.parent if goal else pathlib.Path("runs")
-            folder = cls(parent / f".{name}.{os.getpid()}", record)
+            # Not the process number: in a container it is that of the killed one.
+            folder = cls(parent / f".{name}.{secrets.token_hex(4)}", record)
             folder._made = [
                 path
                 for path in (folder.path, parent, *parent.parents)

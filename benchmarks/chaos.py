@@ -1,0 +1,249 @@
+"""Trainings killed at random instants, resumed, killed again, and compared.
+
+    python benchmarks/chaos.py                                # an hour on two cores
+    python benchmarks/chaos.py --kills 8 --modes tensorflow-float32 --seed 1
+
+Writes benchmarks/records/chaos.json. Each mode trains once without a kill. Its other
+runs are killed 3 to 6 times each, by SIGKILL at an instant drawn between the start of
+the process and its expected end (`instant`), or by themselves at a drawn call that
+changes a file (die_at.py), and then left to end. After a kill the same command is given
+again if there is no run yet, `gpuzoo resume` if there is one. A quarter of the runs
+find `--out` made and empty; half of them have an empty cache of their own.
+
+At the end every file must have the bytes of the run that was never killed. A run that
+cannot go on is `lost`, one with another byte `different`, one that goes on from before
+its newest checkpoint `set_back`: its folder is kept, and the exit code is 1.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from die_at import CALLS
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.evidence.record import code_sha256, read_run
+from gpuzoo.machine import environment
+
+HERE = pathlib.Path(__file__).resolve().parent
+WORDS = [
+    "train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
+    "--augment", "shift:1", "--model-options", "dropout=0.3", "--log-every", "7",
+    "--digest-every", "9", "--eval-every", "2", "--quiet", "--out", "run",
+]  # fmt: skip
+# Mode -> backend, precision, XLA, epochs of 5 steps, steps between two checkpoints.
+MODES = {
+    "tensorflow-float32": ("tensorflow", "float32", "off", 24, 4),
+    "tensorflow-bfloat16": ("tensorflow", "mixed_bfloat16", "off", 16, 4),
+    "tensorflow-float16": ("tensorflow", "mixed_float16", "off", 16, 4),
+    "tensorflow-xla-bfloat16": ("tensorflow", "mixed_bfloat16", "on", 12, 4),
+    "jax-float32": ("jax", "float32", "auto", 10, 3),
+    "jax-bfloat16": ("jax", "mixed_bfloat16", "auto", 8, 3),
+    "jax-float16": ("jax", "mixed_float16", "auto", 8, 3),
+}
+FINAL = ("state", "steps", "epochs", "metrics", "weights_sha256", "files", "data")
+HANGS = 900.0  # seconds
+
+
+class Fault(GpuzooError):
+    """A run that is lost, different or set_back, and how."""
+
+
+class Run:
+    """One run, started again and again in a folder of its own."""
+
+    def __init__(self, words: list[str], place: pathlib.Path, cache: pathlib.Path):
+        self.words, self.place, self.path = words, place, place / "run"
+        self.environment = {**os.environ, "GPUZOO_CACHE": str(cache)}
+        self.begun, self.saved = False, 0  # the step of the newest checkpoint
+        self.resumed: list[int] = []  # steps that it went on from
+        place.mkdir(parents=True)
+
+    def start(self, *program: str, until: float = HANGS) -> bool:
+        """Begin or go on; kill after `until` seconds. True: the run has ended."""
+        words = ["resume", "run", "--quiet"] if self.begun else self.words
+        command = [sys.executable, "-P", *(program or ("-m", "gpuzoo")), *words]
+        with open(self.place / "stderr.txt", "a+") as stderr:
+            try:
+                code = subprocess.run(
+                    command, cwd=self.place, env=self.environment, check=False,
+                    stdout=subprocess.DEVNULL, stderr=stderr, timeout=until,
+                ).returncode  # fmt: skip
+            except subprocess.TimeoutExpired:  # killed
+                code = -signal.SIGKILL
+            if code not in (0, -signal.SIGKILL):
+                stderr.seek(0)
+                raise Fault(f"lost: {stderr.read().splitlines()[-1:]}")
+        self._look()
+        return code == 0
+
+    def _look(self) -> None:
+        """What is there now, and whether it is less than before."""
+        if not (self.begun or (self.path / "run.json").exists()):
+            return
+        self.begun, record = True, read_run(self.path)
+        files = self.path.glob("checkpoints/step-*.safetensors")
+        newest = max((int(file.stem[5:]) for file in files), default=0)
+        if record["state"] == "finished":
+            newest = max(newest, self.saved)  # its checkpoints may go
+        steps = [entry["step"] for entry in record.get("resumed", [])]
+        lowest = min([newest, *steps[len(self.resumed) :]])
+        if lowest < self.saved:
+            raise Fault(f"set_back: from step {self.saved} to {lowest}")
+        self.saved, self.resumed = newest, steps
+
+    def found(self) -> str:
+        """What a kill has met."""
+        if not self.begun:
+            return "no run"
+        if read_run(self.path)["state"] == "finished":
+            return "a finished run"
+        if (self.path / "weights.safetensors").exists():
+            return "weights"
+        return "a checkpoint" if self.saved else "no checkpoint"
+
+    def compare(self, whole: "Run") -> None:
+        """Raises Fault if anything but the history of a run differs."""
+        mine, other = _everything(self.path), _everything(whole.path)
+        names = sorted(mine.keys() | other.keys())
+        if wrong := [name for name in names if mine.get(name) != other.get(name)]:
+            raise Fault(f"different: {', '.join(wrong)}")
+
+
+def _everything(path: pathlib.Path) -> dict:
+    record, files = read_run(path), set(path.iterdir()) - {path / "run.json"}
+    return {
+        **{f"run.json: {key}": record[key] for key in FINAL},
+        **{file.name: file.is_file() and file.read_bytes() for file in files},
+    }
+
+
+class Mode:
+    """All runs of one mode, and what happened to them."""
+
+    def __init__(self, name: str, top: pathlib.Path, chance: random.Random):
+        self.name, self.top, self.chance = name, top / name, chance
+        self.begun, self.runs, self.faults = time.perf_counter(), 0, []
+        self.kinds, self.found = collections.Counter(), collections.Counter()
+        self.resumed: list[int] = []
+        backend, precision, xla, epochs, every = MODES[name]
+        self.words = [
+            *WORDS, "--backend", backend, "--precision", precision, "--xla", xla,
+            "--epochs", str(epochs), "--checkpoint-every", str(every),
+        ]  # fmt: skip
+        self.whole = Run(self.words, self.top / "whole", self.top / "cache")
+        counts = self.whole.place / "counts.json"
+        self.whole.start(str(HERE / "die_at.py"), ".", "count", str(counts), "-")
+        self.calls = json.loads(counts.read_text())
+        record = read_run(self.whole.path)
+        self.steps, seconds = record["steps"], record["seconds"]
+        self.inside = seconds["train"] + seconds["evaluate"] + seconds["checkpoint"]
+        self.outside = time.perf_counter() - self.begun - self.inside
+
+    def torment(self, kills: int) -> None:
+        """One run with up to so many kills, left to end, compared and removed."""
+        self.runs += 1
+        place = self.top / f"{self.runs:03d}"
+        cache = self.chance.choice((self.top / "cache", place / "cache"))
+        run, history = Run(self.words, place, cache), []
+        if self.chance.random() < 0.25:
+            run.path.mkdir()
+        try:
+            while len(history) < kills and not self._kill(run, history):
+                self.found[run.found()] += 1
+                history[-1] += f" -> {run.found()}, step {run.saved}"
+                print(self.name, f"{self.runs}.{len(history)}", history[-1], flush=True)
+            if not run.start():  # does no harm to one that has ended
+                raise Fault(f"lost: hangs for {HANGS} seconds")
+            run.compare(self.whole)
+            shutil.rmtree(place)
+        except GpuzooError as fault:
+            what = f"{'' if isinstance(fault, Fault) else 'lost: '}{fault}"
+            print(self.name, self.runs, f"{what}; kept in {place}", flush=True)
+            self.faults.append({"run": self.runs, "what": what, "kills": history})
+        self.resumed += run.resumed
+
+    def _kill(self, run: Run, history: list[str]) -> bool:
+        """A process that is to be killed. True: it has ended before."""
+        verb, program = "resume" if run.begun else "train", ()
+        until, left = HANGS, 1 - run.saved / self.steps
+        if self.chance.random() < 0.5:
+            until = self.chance.uniform(0, self.outside + left * self.inside)
+            kind, place = f"{verb} instant", f"{until:.1f} s"
+        else:
+            call = self.chance.choice(CALLS)
+            moments = ["before", "after", "half"][: 2 + (call == "write")]
+            moment = self.chance.choice(moments)
+            # More often near the start, so that later kills have steps to meet.
+            share = self.chance.random() ** self.chance.choice((1, 3))
+            number = 1 + int(share * max(1, left * self.calls[call]))
+            program = str(HERE / "die_at.py"), ".", call, str(number), moment
+            kind, place = f"{verb} {moment} {call}", str(number)
+        history.append(f"{kind} {place}")
+        ended = run.start(*program, until=until)
+        self.kinds[kind] += not ended
+        return ended
+
+    def as_record(self) -> dict:
+        faults = [fault["what"].partition(":")[0] for fault in self.faults]
+        steps = [step for step in self.resumed if step] or [0]
+        return {
+            "runs": self.runs,
+            "kills": self.kinds.total(),
+            "met_a_checkpoint": self.found["a checkpoint"] + self.found["weights"],
+            "steps": self.steps,
+            "resumed_at_different_steps": len(set(steps)),
+            "resumed_at": [min(steps), statistics.median(steps), max(steps)],
+            **{what: faults.count(what) for what in ("lost", "different", "set_back")},
+            "seconds": round(time.perf_counter() - self.begun),
+            "kinds": +self.kinds,
+            "found": self.found,
+            "faults": self.faults,
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=126, help="in all modes together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    args = parser.parse_args()
+    top, modes = pathlib.Path(tempfile.mkdtemp(prefix="chaos-")), {}
+    for number, name in enumerate(args.modes):
+        mode = Mode(name, top, random.Random(f"{args.seed} {name}"))
+        kills = (args.kills + number) // len(args.modes)
+        while (left := kills - mode.kinds.total()) > 0 and len(mode.faults) < 9:
+            mode.torment(min(left, mode.chance.randint(3, 6)))
+        modes[name] = mode.as_record()
+        print(name, json.dumps(modes[name]), flush=True)
+    keys = "runs", "kills", "met_a_checkpoint", "lost", "different", "set_back"
+    total = {key: sum(mode[key] for mode in modes.values()) for key in keys}
+    kinds = sum((mode["kinds"] for mode in modes.values()), collections.Counter())
+    record = {
+        "what": "runs killed at random instants against runs never killed",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python benchmarks/chaos.py", *sys.argv[1:]]),
+        "environment": environment(),
+        "code_sha256": code_sha256(),
+        "total": {**total, "kinds": dict(sorted(kinds.items()))},
+        "modes": modes,
+    }
+    (HERE / "records" / "chaos.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(total))
+    if any(mode["faults"] for mode in modes.values()):
+        sys.exit(1)
+    shutil.rmtree(top)
+
+
+if __name__ == "__main__":
+    main()

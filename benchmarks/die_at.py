@@ -1,0 +1,135 @@
+"""gpuzoo, killed by itself at the n-th call that changes a file below a folder.
+
+    python benchmarks/die_at.py FOLDER CALL NUMBER MOMENT train mnist ...
+    python benchmarks/die_at.py FOLDER count FILE - train mnist ...
+
+CALL is one of CALLS: `open` is opening for writing, `replace` is renaming too, `rmtree`
+is the call and every removal in it, which `unlink` leaves out. MOMENT is `before`,
+`after`, or for a write `half`: half of the bytes are in the file. `count` does not kill
+but writes to FILE how many calls there were.
+
+Every process has the same number, as it has in a container that is started again.
+"""
+
+import atexit
+import builtins
+import collections
+import functools
+import io
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+
+CALLS = ("open", "write", "fsync", "replace", "unlink", "rmtree", "mkdir")
+CONTAINER_PID = 7
+
+
+class Fate:
+    """Counts the calls, and dies at the one that was named."""
+
+    def __init__(self, folder: str, call: str, number: str, moment: str):
+        self.top = os.path.abspath(folder) + os.sep
+        self.call, self.number, self.moment = call, number, moment
+        self.counts = collections.Counter(dict.fromkeys(CALLS, 0))
+        self.in_rmtree = False
+        self.die = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
+
+    def due(self, call: str) -> bool:
+        self.counts[call] += 1
+        return call == self.call and self.counts[call] == int(self.number)
+
+    def concerns(self, path) -> bool:
+        if isinstance(path, int):
+            path = os.readlink(f"/proc/self/fd/{path}")
+        return (os.path.abspath(os.fspath(path)) + os.sep).startswith(self.top)
+
+    def watch(self, module, name: str, call: str) -> None:
+        """Put a function that counts, and may die, in the place of module.name."""
+        real = getattr(module, name)
+
+        @functools.wraps(real)
+        def watched(path, *words, **options):
+            if not self.in_rmtree and not self.concerns(path):
+                return real(path, *words, **options)
+            due = self.due("rmtree" if self.in_rmtree else call)
+            if due and self.moment == "before":
+                self.die()
+            outermost = call == "rmtree" and not self.in_rmtree
+            self.in_rmtree |= outermost
+            try:
+                return real(path, *words, **options)
+            finally:
+                self.in_rmtree &= not outermost
+                if due:
+                    self.die()
+
+        setattr(module, name, watched)
+
+    def watch_open(self, module) -> None:
+        real = module.open
+
+        @functools.wraps(real)
+        def watched(path, mode="r", *words, **options):
+            writes = any(letter in mode for letter in "wxa+")
+            if isinstance(path, int) or not writes or not self.concerns(path):
+                return real(path, mode, *words, **options)
+            due = self.due("open")
+            if due and self.moment == "before":
+                self.die()
+            file = real(path, mode, *words, **options)
+            if due:
+                self.die()
+            return File(file, self)
+
+        module.open = watched
+
+
+class File:
+    """A file that is open for writing."""
+
+    def __init__(self, file, fate: Fate):
+        self._file, self._fate = file, fate
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+    def __enter__(self) -> "File":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def write(self, content) -> int:
+        if not self._fate.due("write"):
+            return self._file.write(content)
+        if self._fate.moment != "before":
+            part = len(content) // (2 if self._fate.moment == "half" else 1)
+            self._file.write(content[:part])
+            self._file.flush()
+        self._fate.die()
+
+
+def main() -> None:
+    fate, words = Fate(*sys.argv[1:5]), sys.argv[5:]
+    if fate.call == "count":
+        report = pathlib.Path(fate.number)
+        atexit.register(lambda: report.write_text(json.dumps(fate.counts)))
+    os.getpid = lambda: CONTAINER_PID
+    for name in ("fsync", "replace", "unlink", "mkdir"):
+        fate.watch(os, name, name)
+    fate.watch(os, "rename", "replace")
+    fate.watch(os, "rmdir", "unlink")
+    fate.watch(shutil, "rmtree", "rmtree")
+    fate.watch_open(builtins)
+    fate.watch_open(io)
+    sys.argv = ["gpuzoo", *words]
+    from gpuzoo.cli import main as gpuzoo
+
+    gpuzoo()
+
+
+if __name__ == "__main__":
+    main()
