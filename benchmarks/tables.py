@@ -70,24 +70,74 @@ def recipe_claim(record: dict) -> str:
     )
 
 
-def replace(path: pathlib.Path, opening: str, closing: str, text: str) -> str:
-    """The file's text with what stands between two markers replaced."""
+def ratio(figure: dict) -> str:
+    low, high = figure["quartiles"]
+    return f"{figure['median']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def price_text(price: dict, drift: dict, chaos: dict) -> str:
+    """What repeatability costs, how it was tried, and where it ends."""
+    costs, trail = price["seconds_with_over_without"], price["trail"]
+    lines = [
+        "| seconds of training, with / without | median (quartiles) |",
+        "|---|---|",
+        *(f"| {what} | {ratio(figure)} |" for what, figure in costs.items()),
+        *(
+            f"| {what} every 100 steps, {trail['precision']} | {ratio(figure)} |"
+            for what, figure in trail["seconds_with_over_without"].items()
+        ),
+    ]
+    apart = drift["tensorflow against jax"]
+    seeds = drift["one seed against another"]
+    losses = apart["relative_loss_difference"]
+    total = chaos["total"]
+    lines += [
+        "",
+        f"Recipe `mnist`, n = {price['rounds']} rounds in which the modes took turns, "
+        f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
+        "",
+        f"Killed {total['kills']} times at random instants and inside of writes, "
+        f"flushes and renames, in {len(chaos['modes'])} combinations of backend, "
+        f"precision and XLA, {total['runs']} runs ended with {total['different']} "
+        f"other bits; {total['lost']} were lost (`benchmarks/chaos.py`).",
+        "",
+        "With one seed, TensorFlow and JAX start from the same weights and see the "
+        "same examples, but their arithmetic differs in the last bits: in float32 the "
+        f"losses are {losses['1']:.0e} apart (relative) at step 1, "
+        f"{losses['100']:.0e} at step 100, {losses['468']:.0e} at step 468, and the "
+        f"weights at the end {apart['weights_relative_distance']:.0%} (two seeds: "
+        f"{seeds['weights_relative_distance']:.0%}); test accuracy "
+        f"{apart['test_accuracy'][0]:.2%} and {apart['test_accuracy'][1]:.2%} "
+        "(`benchmarks/drift.py`).",
+    ]
+    return "\n".join(lines)
+
+
+def replace(old: str, opening: str, closing: str, text: str) -> str:
+    """A text with what stands between two markers replaced."""
     pattern = re.compile(f"({re.escape(opening)}\n).*?(\n{re.escape(closing)})", re.S)
-    old = path.read_text()
     if not pattern.search(old):
-        sys.exit(f"{path.name} lacks {opening!r} ... {closing!r}")
+        sys.exit(f"{opening!r} ... {closing!r} is missing")
     return pattern.sub(lambda found: found[1] + text + found[2], old)
 
 
 def main() -> None:
     record = json.loads((RECORDS / "mnist_to_99.json").read_text())
     readme, recipe = ROOT / "README.md", ROOT / "recipes" / "train_mnist.py"
+    parts = [
+        json.loads((RECORDS / f"{name}.json").read_text())
+        for name in ("price", "drift", "chaos")
+    ]
+    text = replace(
+        readme.read_text(),
+        "<!-- figures -->",
+        "<!-- /figures -->",
+        readme_table(record),
+    )
     wanted = {
-        readme: replace(
-            readme, "<!-- figures -->", "<!-- /figures -->", readme_table(record)
-        ),
+        readme: replace(text, "<!-- price -->", "<!-- /price -->", price_text(*parts)),
         recipe: replace(
-            recipe,
+            recipe.read_text(),
             "    python recipes/train_mnist.py\n",
             "\nThe figures are written here",
             recipe_claim(record),

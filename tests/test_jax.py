@@ -14,13 +14,15 @@ pytestmark = pytest.mark.skipif(
 )
 BASE = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
         "--augment", "shift:1", "--model-options", "dropout=0.3"]  # fmt: skip
+MODELS = {"float32": "cnn", "mixed_float16": "mlp"}
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_fresh_processes_give_the_same_bits(precision, cli):
-    words = [*BASE, "--backend", "jax", "--epochs", "3", "--precision", precision]
+    words = [*BASE, "--backend", "jax", "--epochs", "3", "--precision", precision,
+             "--model", MODELS[precision]]  # fmt: skip
     first = cli(*words)
-    second = cli(*words[:-4], *words[-4:], "--log-every", "3", env={"FORCE_COLOR": "1"})
+    second = cli(*words, "--log-every", "3", env={"FORCE_COLOR": "1"})
     assert first.returncode == 0, first.stderr
     assert first.json["backend"] == "jax" and first.json["deterministic"]
     assert first.json["weights_sha256"] == second.json["weights_sha256"]
@@ -40,7 +42,8 @@ def test_tensorflow_stays_unloaded(cli):
 
 
 def test_killed_resumed_and_verified(tmp_path, cli):
-    words = [*BASE, "--backend", "jax", "--epochs", "20", "--checkpoint-every", "7"]
+    words = [*BASE, "--backend", "jax", "--epochs", "400", "--checkpoint-every", "7",
+             "--model", "mlp"]  # fmt: skip
     whole = cli(*words, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     process = start([*words, "--out", "run"], tmp_path)
@@ -66,7 +69,7 @@ def test_both_backends_start_from_the_same_bits_and_see_the_same_examples(
     runs = {}
     for backend in ("tensorflow", "jax"):
         done = cli(
-            "train", "mnist", "--data", "digits", "--epochs", "2", "--log-every", "1",
+            "train", "mnist", "--data", "digits", "--epochs", "1", "--log-every", "1",
             "--backend", backend, "--precision", "float32", "--learning-rate", "1e-30",
             "--optimizer", "sgd", "--augment", "shift:2", "--batch-size", "64",
             "--device", "cpu", "--out", backend,
@@ -83,7 +86,7 @@ def test_both_backends_start_from_the_same_bits_and_see_the_same_examples(
     rows = [(tmp_path / b / "metrics.jsonl").read_text().splitlines() for b in runs]
     losses = [[float(r.split('"loss": ')[1].split(",")[0].strip("}")) for r in side]
               for side in rows]  # fmt: skip
-    assert len(losses[0]) > 40 and np.ptp(losses[0]) > 1e-3
+    assert len(losses[0]) > 20 and np.ptp(losses[0]) > 1e-3
     assert np.allclose(*losses, rtol=1e-5)
 
 
