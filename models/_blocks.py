@@ -5,6 +5,15 @@ import keras
 from gpuzoo.runtime import in_force
 
 
+def check_image(input_shape: tuple[int, ...], *, least: int, model: str) -> None:
+    """Refuse what is not (height, width, channels) with sides of at least `least`."""
+    if min(input_shape[:2]) < least or input_shape[2] < 1:
+        raise ValueError(
+            f"input_shape of {model} must be (height, width, channels) with sides of "
+            f"at least {least} pixels: {input_shape}; resize the images or use mlp"
+        )
+
+
 def max_pool(x, size: int = 2, *, name: str | None = None):
     """Max-pooling with a window and stride of `size`; odd borders are dropped.
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.models._blocks import max_pool
+from gpuzoo.models._blocks import check_image, max_pool
 from gpuzoo.registry import register
 
 # Smallest side of the feature map that is still halved by one more block.
@@ -37,11 +37,7 @@ def cnn(
             "filters and kernel_sizes must have the same length, at least 1: "
             f"{filters}, {kernel_sizes}"
         )
-    if min(input_shape[:2]) < 12 or input_shape[2] < 1:
-        raise ValueError(
-            "input_shape of cnn must be (height, width, channels) with sides of at "
-            f"least 12 pixels: {input_shape}; resize the images or use mlp"
-        )
+    check_image(input_shape, least=12, model="cnn")
     inputs = keras.Input(input_shape, name="image")
     x, block = inputs, 0
     while block < len(filters) or min(x.shape[1:3]) >= _STOP_AT:

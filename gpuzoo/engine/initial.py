@@ -75,9 +75,13 @@ def _initializer_of(layer, variable):
     for name in (f"{variable.name}_initializer", f"{variable.name}s_initializer"):
         if hasattr(layer, name):
             return getattr(layer, name)
-    # Recurrent cells name the initializer of recurrent_kernel recurrent_initializer.
-    if variable.name == "recurrent_kernel":
-        return getattr(layer, "recurrent_initializer", None)
+    # Recurrent cells name the initializer of recurrent_kernel recurrent_initializer,
+    # and separable convolutions those of their two kernels in the same way.
+    if variable.name.endswith("_kernel"):
+        stem = variable.name.removesuffix("_kernel")
+        return getattr(layer, f"{stem}_initializer", None)
+    if variable.name == "kernel":  # a depthwise convolution's
+        return getattr(layer, "depthwise_initializer", None)
     return None
 
 
