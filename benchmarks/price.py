@@ -1,12 +1,14 @@
 """What repeatability costs: determinism, XLA, precision, backend; checkpoints, digests.
 
     python benchmarks/price.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/price.py --data mnist.npz --device gpu --autotune choices.txt
 
-Writes benchmarks/records/price.json. Two parts, both with the recipe `mnist`:
+Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two parts,
+both with the recipe `mnist`:
 
-- The matrix: every mode trains in a fresh process of its own, on the first 12,800
-  examples; the modes take turns, ROUNDS times, so that a change of the machine's speed
-  meets all of them. Given is the median of the examples per second of training, and
+- The matrix: every mode trains in a fresh process of its own, on a CPU on the first
+  12,800 examples; the modes take turns, so that a change of the machine's speed meets
+  all of them. Given is the median of the examples per second of training, and
   for pairs of modes the median, and the quartiles, of the ratios within the rounds.
 - The trail: one process, all of MNIST, runs with and without a checkpoint every 100
   steps and a digest every 100 steps taking turns; seconds from the first step to the
@@ -51,6 +53,27 @@ MODES = {
     "jax bfloat16": ({"precision": "mixed_bfloat16", "backend": "jax"}, 1),
     "jax float16": ({"precision": "mixed_float16", "backend": "jax"}, 1),
 }  # fmt: skip
+# The same for a GPU, where epochs are whole; {autotune} is a file, made at first use.
+GPU_MODES = {
+    f"jax {short}{what}": (
+        {"precision": precision, "backend": "jax", "device": "gpu", **options}, 20
+    )
+    for short, precision in (
+        ("float32", "float32"), ("bfloat16", "mixed_bfloat16"),
+        ("float16", "mixed_float16"),
+    )
+    for what, options in (
+        ("", {}), (", no determinism", {"level": "fast"}),
+        (", pinned tuning", {"autotune": "{autotune}"}),
+    )
+}  # fmt: skip
+GPU_PRICES = {
+    f"determinism{what}, jax {short}": (
+        f"jax {short}{what}", f"jax {short}, no determinism",
+    )
+    for short in ("float32", "bfloat16", "float16")
+    for what in ("", ", pinned tuning")
+}  # fmt: skip
 # What -> (the mode with it, the mode without it).
 PRICES = {
     "determinism, tensorflow float32": (
@@ -87,32 +110,38 @@ def quartiles(values: list[float]) -> dict:
     }
 
 
-def train_once(npz: pathlib.Path, name: str, folder: str, number: int) -> dict:
+def train_once(npz: pathlib.Path, mode: tuple, out: str, autotune: str) -> dict:
     """One mode in a fresh process; its summary."""
-    options, epochs = MODES[name]
-    options = dict(options)
+    options, epochs = {"device": "cpu", **mode[0]}, mode[1]
     words = ["--data", str(npz), "--epochs", str(epochs), "--eval-every", str(NEVER)]
     variables = options.pop("variables", {})
     for key, value in options.items():
-        words += [f"--{key}", value]
-    out = f"{folder}/{number}"
+        words += [f"--{key}", value.format(autotune=autotune)]
     done = subprocess.run(
         ["env", *(f"{k}={v}" for k, v in variables.items()),
-         sys.executable, "-m", "gpuzoo", "train", "mnist", *words, "--device", "cpu",
+         sys.executable, "-m", "gpuzoo", "train", "mnist", *words,
          "--checkpoint-every", "0", "--out", out, "--quiet"],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
-        sys.exit(f"{name} failed: {done.stderr[-2000:]}")
+        sys.exit(f"{mode} failed: {done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def matrix(npz: pathlib.Path, rounds: int, folder: str) -> dict:
-    speed: dict[str, list[float]] = {name: [] for name in MODES}
-    digests: dict[str, set[str]] = {name: set() for name in MODES}
+def matrix(
+    modes: dict,
+    prices: dict,
+    npz: pathlib.Path,
+    rounds: int,
+    folder: str,
+    autotune: str,
+) -> dict:
+    speed: dict[str, list[float]] = {name: [] for name in modes}
+    digests: dict[str, set[str]] = {name: set() for name in modes}
     for turn in range(rounds):
-        for place, name in enumerate(MODES):
-            row = train_once(npz, name, folder, turn * len(MODES) + place)
+        for place, (name, mode) in enumerate(modes.items()):
+            out = f"{folder}/{turn}-{place}"
+            row = train_once(npz, mode, out, autotune)
             speed[name].append(row["steps"] * 256 / row["train_seconds"])
             digests[name].add(row["weights_sha256"])
             print(turn, name, round(speed[name][-1]), flush=True)
@@ -128,7 +157,7 @@ def matrix(npz: pathlib.Path, rounds: int, folder: str) -> dict:
             what: quartiles(
                 [b / a for a, b in zip(speed[one], speed[other], strict=True)]
             )
-            for what, (one, other) in PRICES.items()
+            for what, (one, other) in prices.items()
         },
     }
 
@@ -172,28 +201,34 @@ def trails(data, rounds: int) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--data-dir")
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--autotune", default="choices.txt")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
+    gpu = args.device == "gpu"
 
     import gpuzoo
     from gpuzoo.evidence.record import code_sha256
     from gpuzoo.machine import environment
 
     here = environment()
-    data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
+    data = gpuzoo.load_data(args.data, data_dir=args.data_dir)
     with tempfile.TemporaryDirectory() as folder:
         npz = pathlib.Path(folder) / "part.npz"
-        parts = (("train", EXAMPLES), ("test", 1000))
+        parts = (("train", None if gpu else EXAMPLES), ("test", 1000))
         images = {f"x_{s}": data.splits[s]["image"][:n] for s, n in parts}
         labels = {f"y_{s}": data.splits[s]["label"][:n] for s, n in parts}
         np.savez(npz, **images, **labels)
-        found = matrix(npz, args.rounds, folder)
-    runtime = gpuzoo.configure(device="cpu")
+        modes, prices = (GPU_MODES, GPU_PRICES) if gpu else (MODES, PRICES)
+        found = matrix(modes, prices, npz, args.rounds, folder, args.autotune)
+    runtime = gpuzoo.configure(device=args.device, backend="jax" if gpu else "auto")
     record = {
         "what": "the price of repeatability, of XLA, precision and backend",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/price.py --data-dir DIR",
+        "command": " ".join(["python", *sys.argv]),
+        "device": runtime.device_name,
         "environment": here,
         "threads": runtime.threads,
         "code_sha256": code_sha256(),
@@ -201,7 +236,7 @@ def main() -> None:
         **found,
         "trail": {"precision": runtime.precision, **trails(data, 2 * args.rounds)},
     }
-    path = HERE / "records" / "price.json"
+    path = HERE / "records" / ("price_gpu.json" if gpu else "price.json")
     path.write_text(json.dumps(record, indent=1) + "\n")
     prices = record["seconds_with_over_without"]
     prices |= record["trail"]["seconds_with_over_without"]

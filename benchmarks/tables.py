@@ -102,8 +102,9 @@ def price_text(price: dict, drift: dict, chaos: dict) -> str:
         f"other bits; {total['lost']} were lost (`benchmarks/chaos.py`).",
         "",
         "With one seed, TensorFlow and JAX start from the same weights and see the "
-        "same examples, but their arithmetic differs in the last bits: in float32 the "
-        f"losses are {losses['1']:.0e} apart (relative) at step 1, "
+        "same examples, but their arithmetic differs in the last bits. In float32 the "
+        f"losses of recipe `mnist` part at step {apart['first_step_with_other_bits']} "
+        f"and are {losses['20']:.0e} apart (relative) at step 20, "
         f"{losses['100']:.0e} at step 100, {losses['468']:.0e} at step 468, and the "
         f"weights at the end {apart['weights_relative_distance']:.0%} (two seeds: "
         f"{seeds['weights_relative_distance']:.0%}); test accuracy "
