@@ -55,17 +55,66 @@ def readme_table(record: dict) -> str:
     return "\n".join(lines)
 
 
-def recipe_claim(record: dict) -> str:
-    mine = record["train_mnist"]
+def figures(record: dict) -> dict[str, str]:
+    """What a recipe reaches: the accuracy, or else every test figure."""
+    if "test_accuracy" in record:
+        return {"test accuracy": percent(record["test_accuracy"])}
+    return {
+        name.replace("_", " "): f"{value['mean']:.4g} ± {value['std']:.2g}"
+        for name, value in record.items()
+        if name.startswith("test_")
+    }
+
+
+def claim(record: dict, measured: dict, script: str) -> str:
+    """The figures in the head of a recipe; `measured`: the part of them."""
+    rows = {
+        **figures(measured),
+        "seeds": str(measured["train_seconds"]["n"]),
+        "training": f"{measured['train_seconds']['mean']:.1f} s, "
+        f"{measured['process_seconds']['mean']:.1f} s for the whole process",
+        "on": f"{record['threads']} threads of an {record['environment']['cpu']} CPU, "
+        f"{record['date']}",
+        "measured by": script,
+    }
+    return "\n".join(f"    {name:<15}{text}" for name, text in rows.items())
+
+
+def recipe_records() -> dict[str, dict]:
+    """Recipe -> its record of recipe_figures.py, where there is one."""
+    paths = sorted((ROOT / "recipes").glob("train_*.py"))
+    names = [path.stem.removeprefix("train_") for path in paths]
+    files = {name: RECORDS / f"{name}.json" for name in names}
+    return {
+        name: json.loads(file.read_text())
+        for name, file in files.items()
+        if file.exists()
+    }
+
+
+def more_table(records: dict[str, dict]) -> str:
+    lines = [
+        "| command | model | reaches | training | whole process |",
+        "|" + "---|" * 5,
+    ]
+    for name, record in records.items():
+        reached = ", ".join(f"{k} {v}" for k, v in figures(record).items())
+        lines.append(
+            f"| `python recipes/train_{name}.py` | {record['runs'][0]['model']} | "
+            f"{reached} | {record['train_seconds']['mean']:.0f} s | "
+            f"{record['process_seconds']['mean']:.0f} s |"
+        )
+    one = next(iter(records.values()))
+    seeds = {record["train_seconds"]["n"] for record in records.values()}
+    if len({machine(record) + record["date"] for record in records.values()}) > 1:
+        sys.exit("the recipes were measured on different machines or days")
     return "\n".join(
         [
-            f"    test accuracy  {percent(mine['test_accuracy'])} "
-            f"(n = {mine['test_accuracy']['n']})",
-            f"    training       {mine['train_seconds']['mean']:.1f} s, "
-            f"{mine['process_seconds']['mean']:.1f} s for the whole process",
-            f"    on             {record['threads']} threads of an "
-            f"{record['environment']['cpu']} CPU, {record['date']}",
-            "    measured by    benchmarks/mnist_to_99.py",
+            *lines,
+            "",
+            f"All on MNIST, mean ± standard deviation over {max(seeds)} seeds, "
+            f"{machine(one)}, {one['date']}. Measured by "
+            "`benchmarks/recipe_figures.py`.",
         ]
     )
 
@@ -124,26 +173,32 @@ def replace(old: str, opening: str, closing: str, text: str) -> str:
 
 def main() -> None:
     record = json.loads((RECORDS / "mnist_to_99.json").read_text())
-    readme, recipe = ROOT / "README.md", ROOT / "recipes" / "train_mnist.py"
+    readme = ROOT / "README.md"
     parts = [
         json.loads((RECORDS / f"{name}.json").read_text())
         for name in ("price", "drift", "chaos")
     ]
-    text = replace(
-        readme.read_text(),
-        "<!-- figures -->",
-        "<!-- /figures -->",
-        readme_table(record),
-    )
-    wanted = {
-        readme: replace(text, "<!-- price -->", "<!-- /price -->", price_text(*parts)),
-        recipe: replace(
-            recipe.read_text(),
-            "    python recipes/train_mnist.py\n",
+    others = recipe_records()
+    text = readme.read_text()
+    for name, part in (
+        ("figures", readme_table(record)),
+        ("more", more_table(others)),
+        ("price", price_text(*parts)),
+    ):
+        text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
+    mine = record["train_mnist"]
+    claims = {"mnist": claim(record, mine, "benchmarks/mnist_to_99.py")}
+    for name, other in others.items():
+        claims[name] = claim(other, other, "benchmarks/recipe_figures.py")
+    wanted = {readme: text}
+    for name, part in claims.items():
+        path = ROOT / "recipes" / f"train_{name}.py"
+        wanted[path] = replace(
+            path.read_text(),
+            f"    python recipes/train_{name}.py\n",
             "\nThe figures are written here",
-            recipe_claim(record),
-        ),
-    }
+            part,
+        )
     stale = [path for path, text in wanted.items() if path.read_text() != text]
     if "--check" in sys.argv and stale:
         sys.exit(f"not up to date: {', '.join(path.name for path in stale)}")

@@ -2,6 +2,8 @@
 
     python recipes/train_mnist_mlp.py
 
+    (not measured yet)
+
 The figures are written here by benchmarks/tables.py.
 """
 

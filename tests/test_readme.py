@@ -56,7 +56,14 @@ def test_proof(tmp_path):
     told = [line for line in done.stdout.splitlines() if line.startswith("{")]
     words = [json.loads(line) for line in told]
     verdicts = [word.get("verdict", word.get("state")) for word in words]
-    assert verdicts == ["finished", "identical", "finished", "differs", "differs", "finished"]
+    assert verdicts == [
+        "finished",
+        "identical",
+        "finished",
+        "differs",
+        "differs",
+        "finished",
+    ]
 
 
 def test_python_code(tmp_path):
