@@ -1,0 +1,133 @@
+"""What a recipe reaches: one fresh process for each seed, on this machine.
+
+    python benchmarks/recipe_figures.py --recipe mnist_vae --seeds 3 --data-dir DIR
+    python benchmarks/recipe_figures.py --recipe mnist --record mnist_mlp \\
+        -- --model mlp --epochs 3
+
+What stands after `--` goes to `gpuzoo train` as it is. Writes
+benchmarks/records/<recipe>.json, or the name given with --record: every test figure,
+the seconds (training without tracing and compiling, compiling, the whole process) and
+the highest memory (resident bytes of the process), each as mean, standard deviation,
+least, greatest and number of runs, and all single runs.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+RECORDS = pathlib.Path(__file__).resolve().parent / "records"
+COSTS = ("train_seconds", "compile_seconds", "process_seconds", "peak_memory_bytes")
+
+
+def run_json(command: list[str]) -> dict:
+    """The last stdout line as JSON, and the wall seconds of the whole process."""
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return {
+        **json.loads(done.stdout.splitlines()[-1]),
+        "process_seconds": round(seconds, 3),
+    }
+
+
+def spread(values: list[float]) -> dict:
+    """Mean, standard deviation (of the sample), least, greatest, how many."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {
+        "mean": round(statistics.mean(values), 6),
+        "std": None if deviation is None else round(deviation, 6),
+        "min": round(min(values), 6),
+        "max": round(max(values), 6),
+        "n": len(values),
+    }
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Every figure and every cost that all runs tell."""
+    keys = [key for key in rows[0] if key.startswith("test_")] + list(COSTS)
+    return {
+        key: spread([row[key] for row in rows])
+        for key in keys
+        if all(isinstance(row.get(key), int | float) for row in rows)
+    }
+
+
+def measure(recipe: str, options: list[str], seeds: int) -> list[dict]:
+    """One run for each seed 0, 1, ..., each in a process and a folder of its own."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(seeds):
+            row = run_json(
+                [
+                    sys.executable, "-m", "gpuzoo", "train", recipe, "--quiet",
+                    *options, "--seed", str(seed), "--out", f"{folder}/{seed}",
+                ]
+            )  # fmt: skip
+            row.pop("run_dir")
+            run = json.loads(pathlib.Path(f"{folder}/{seed}/run.json").read_text())
+            rows.append({"seed": seed, "threads": run["runtime"]["threads"], **row})
+            told = {k: v for k, v in row.items() if k.startswith("test_")}
+            print(seed, told, f"{row['train_seconds']:.1f} s", flush=True)
+    return rows
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """What was asked for, and the options for `gpuzoo train`."""
+    words, rest = sys.argv[1:], []
+    if "--" in words:
+        place = words.index("--")
+        words, rest = words[:place], words[place + 1 :]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--data-dir", help="a prepared TFDS folder")
+    parser.add_argument("--record", help="name of the record (default: the recipe's)")
+    return parser.parse_args(words), rest
+
+
+def main() -> None:
+    args, options = parse()
+
+    from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.machine import environment
+    from gpuzoo.recipe import load_recipe
+
+    load_recipe(args.recipe)  # an unknown name is told before anything is run
+    date, code = time.strftime("%Y-%m-%d"), code_sha256()
+    place = ["--data-dir", args.data_dir] if args.data_dir else []
+    rows = measure(args.recipe, [*place, *options], args.seeds)
+    if code_sha256() != code:
+        sys.exit("the code was changed while it was measured; measure again")
+    name = args.record or args.recipe
+    words = ["--recipe", args.recipe, "--seeds", str(args.seeds)]
+    words += ["--data-dir", "DIR"] if place else []
+    words += ["--record", name] if args.record else []
+    words += ["--", *options] if options else []
+    record = {
+        "what": " ".join(["gpuzoo train", args.recipe, *options]),
+        "date": date,
+        "command": " ".join(["python benchmarks/recipe_figures.py", *words]),
+        "environment": environment(),
+        "device": rows[0]["device"],
+        "threads": rows[0]["threads"],
+        "code_sha256": code,
+        "recipe": args.recipe,
+        "options": options,
+        **summarise(rows),
+        "runs": rows,
+    }
+    (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(summarise(rows)))
+
+
+if __name__ == "__main__":
+    main()
