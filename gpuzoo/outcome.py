@@ -81,8 +81,6 @@ def summary_of(folder: RunFolder) -> dict:
 
 
 def say_end(job, summary: dict) -> None:
-    from gpuzoo.evidence import plots
-
     screen, recipe = job.screen, job.recipe
     if summary["state"] == "stopped":
         screen.say(
@@ -104,9 +102,10 @@ def say_end(job, summary: dict) -> None:
         f"{summary['wall_seconds']:.1f} s in all, {memory}",
         "bold",
     )
+    pictures = [name for name in job.folder.record["files"] if name.endswith(".png")]
     screen.say(
         f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
-        f"(run.json, weights.safetensors, {', '.join(plots.names(recipe.task))})"
+        f"(run.json, weights.safetensors, {', '.join(pictures)})"
     )
 
 

@@ -46,7 +46,7 @@ class Recipe:
 
     name: str
     """Name of the recipe; the run folder is called after it."""
-    task: Literal["classify"] = "classify"
+    task: Literal["autoencode", "classify"] = "classify"
     """What is learned; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"

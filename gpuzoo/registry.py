@@ -22,7 +22,7 @@ import typeguard
 from gpuzoo.errors import GpuzooError
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
-TASKS = ("classify",)
+TASKS = ("autoencode", "classify")
 
 
 @dataclasses.dataclass(frozen=True)

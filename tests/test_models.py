@@ -12,11 +12,16 @@ import gpuzoo
 from gpuzoo.deploy.artifact import weights_bytes
 
 MODELS = gpuzoo.list_models()
+CLASSIFIERS = gpuzoo.list_models(task="classify")
+AUTOENCODERS = gpuzoo.list_models(task="autoencode")
 SIZES = {
     "mlp": [(28, 28, 1), (4, 4, 1), (32, 32, 3)],
     "cnn": [(28, 28, 1), (12, 12, 1), (32, 32, 1), (32, 32, 3), (224, 224, 3), (13, 40, 2)],
 }  # fmt: skip
-CASES = [(name, size) for name in MODELS for size in SIZES.get(name, [(28, 28, 1)])]
+CASES = [
+    (name, size) for name in CLASSIFIERS for size in SIZES.get(name, [(28, 28, 1)])
+]
+IMAGES = [(28, 28, 1), (8, 8, 1), (13, 40, 2), (32, 32, 3)]
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -27,6 +32,15 @@ def batch(size, count=4, classes=10):
         rng.random((count, *size), np.float32),
         rng.integers(0, classes, count).astype(np.int32),
     )
+
+
+def answers(model, images) -> list[np.ndarray]:
+    """Everything that a model puts out."""
+    return keras.tree.flatten(model.predict(images, verbose=0))
+
+
+def equal(one, other) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def compiled(model):
@@ -46,8 +60,9 @@ def test_declared_parameter_count_is_true(name):
 def test_card_is_complete(name):
     info = gpuzoo.model_info(name)
     assert info.name == name and info.reference and len(info.summary) < 90
-    assert {"input_shape", "num_classes"} <= set(info.options)
-    assert "(batch, num_classes)" in info.doc
+    assert "input_shape" in info.options and "(batch, " in info.doc
+    if info.task == "classify":
+        assert "num_classes" in info.options and "(batch, num_classes)" in info.doc
 
 
 @pytest.mark.parametrize(("name", "size"), CASES)
@@ -64,16 +79,55 @@ def test_builds_and_trains_at_any_sensible_size(name, size):
         assert not np.array_equal(old, new), f"{weight.path} got no gradient"
 
 
+@pytest.mark.parametrize("size", IMAGES, ids=str)
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_reconstructs_and_trains_at_any_sensible_size(name, size):
+    model = gpuzoo.build(name, input_shape=size, latents=3, dense=16)
+    images, _ = batch(size)
+    outputs = model.output
+    logits = outputs["reconstruction"] if isinstance(outputs, dict) else outputs
+    assert logits.shape == (None, *size)
+    assert model.get_layer("decoder").output.shape == (None, *size)
+    first, second = (answers(model, images) for _ in range(2))
+    assert equal(first, second) and {a.dtype for a in first} == {np.dtype("float32")}
+    fitted = keras.Model(model.input, logits)
+    fitted.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    before = [w.numpy().copy() for w in model.trainable_weights]
+    fitted.fit(images, images, batch_size=4, epochs=1, verbose=0)
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        assert np.isfinite(weight.numpy()).all()
+        assert not np.array_equal(old, weight.numpy()), f"{weight.path}: no gradient"
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_autoencoders_say_which_sizes_do(name):
+    with pytest.raises(ValueError, match=r"at least 8 pixels.*\(28, 7, 1\)"):
+        gpuzoo.build(name, input_shape=(28, 7, 1))
+    with pytest.raises(ValueError, match="latents and filters"):
+        gpuzoo.build(name, latents=0)
+
+
+def test_a_code_is_drawn_in_training_only():
+    model = gpuzoo.build("vae")
+    images, _ = batch((28, 28, 1))
+    calm = [model(images, training=False)["reconstruction"] for _ in range(2)]
+    drawn = [model(images, training=True)["reconstruction"] for _ in range(2)]
+    assert np.array_equal(*calm) and not np.array_equal(*drawn)
+    decoded = model.get_layer("decoder")(model(images)["mean"])
+    assert np.array_equal(calm[0], decoded)
+
+
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_are_float32_in_every_precision(name, precision):
+def test_outputs_are_float32_in_every_precision(name, precision):
     keras.config.set_dtype_policy(precision)
     try:
         model = gpuzoo.build(name)
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.compute_dtype == precision.removeprefix("mixed_")
-    assert model(batch((28, 28, 1))[0]).dtype == "float32"
+    for output in keras.tree.flatten(model(batch((28, 28, 1))[0])):
+        assert output.dtype == "float32"
     assert {w.dtype for w in model.weights} == {"float32"}
 
 
@@ -81,31 +135,33 @@ def test_logits_are_float32_in_every_precision(name, precision):
 def test_saves_and_loads_as_keras_and_as_safetensors(name, tmp_path):
     model = gpuzoo.build(name)
     images, _ = batch((28, 28, 1))
-    expected = model.predict(images, verbose=0)
+    expected = answers(model, images)
 
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert np.array_equal(loaded.predict(images, verbose=0), expected)
+    assert equal(answers(loaded, images), expected)
 
     weights = {v.path: v.numpy() for v in model.weights}
     (tmp_path / "weights.safetensors").write_bytes(weights_bytes(weights))
     fresh = gpuzoo.build(name)
-    assert not np.array_equal(fresh.predict(images, verbose=0), expected)
+    assert not equal(answers(fresh, images), expected)
     gpuzoo.load_weights(fresh, tmp_path / "weights.safetensors")
-    assert np.array_equal(fresh.predict(images, verbose=0), expected)
+    assert equal(answers(fresh, images), expected)
 
 
 def test_a_keras_file_needs_no_gpuzoo(tmp_path):
     """The models are plain Keras: no custom object stands in the file."""
-    gpuzoo.build("cnn").save(tmp_path / "model.keras")
+    paths = [tmp_path / f"{name}.keras" for name in ("cnn", "vae")]
+    for path in paths:
+        gpuzoo.build(path.stem).save(path)
     code = (
-        "import keras, sys; keras.saving.load_model(sys.argv[1]);"
+        "import keras, sys; [keras.saving.load_model(p) for p in sys.argv[1:]];"
         "assert 'gpuzoo' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, tmp_path / "model.keras"], check=True)
+    subprocess.run([sys.executable, "-c", code, *paths], check=True)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_a_typo_in_an_option_is_a_type_error(name):
     with pytest.raises(TypeError, match="no option 'num_clases'; nearest: num_classes"):
         gpuzoo.build(name, num_clases=3)
@@ -125,7 +181,9 @@ def test_cnn_says_which_sizes_do():
 
 def test_list_models_filters():
     assert gpuzoo.list_models("c*") == ["cnn"]
-    assert set(MODELS) <= set(gpuzoo.list_models(task="classify"))
+    assert gpuzoo.list_models("*mlp", task="classify") == ["mlp"]
+    assert set(MODELS) >= {*CLASSIFIERS, *AUTOENCODERS}
+    assert "vae" in AUTOENCODERS and "vae" not in CLASSIFIERS
     with pytest.raises(gpuzoo.GpuzooError, match="task must be one of"):
         gpuzoo.list_models(task="clasify")
 
@@ -209,7 +267,7 @@ def test_the_catalogue_read_from_source_equals_the_registered_one():
     """`list` and `info` parse the files; importing them must say the same."""
     from gpuzoo import registry
 
-    for name in ("mlp", "cnn"):
+    for name in ("mlp", "cnn", "vae"):
         gpuzoo.build(name)
         read, registered = registry._shipped()[name], registry._registered[name][0]
         assert json.dumps(read.options) == json.dumps(registered.options)

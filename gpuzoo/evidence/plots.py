@@ -1,4 +1,4 @@
-"""Pictures of a run: the curves, the confusion matrix, the worst mistakes.
+"""Pictures of a run: the curves, and what the model makes of the examples.
 
 The same run gives the same files: no date and no version is written into them.
 """
@@ -13,12 +13,8 @@ from matplotlib.figure import Figure
 from gpuzoo.data.dataset import Dataset
 
 MISTAKES = 24  # shown on the sheet
+ACROSS = 12  # images in a row of a sheet
 _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
-
-
-def names(task: str) -> list[str]:
-    """The files that a run of a task is drawn into."""
-    return ["curves.png", *(f"{kind.__name__}.png" for kind in _KINDS[task])]
 
 
 def draw_all(
@@ -34,10 +30,13 @@ def draw_all(
         # Class names are the user's: a dollar sign is no formula, and a letter that the
         # font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figures = [curves(title, rows)]
-        figures += [kind(title, dataset, outputs) for kind in _KINDS[task]]
-        for name, figure in zip(names(task), figures, strict=True):
-            figure.savefig(folder / name, dpi=110, metadata={"Software": None})
+        figures = {"curves": curves(title, rows)}
+        for kind in _KINDS[task]:
+            figures[kind.__name__] = kind(title, dataset, outputs)
+        for name, figure in figures.items():
+            if figure is not None:
+                path = folder / f"{name}.png"
+                figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
 def curves(title: str, rows: list[dict]) -> Figure:
@@ -130,5 +129,55 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure:
     return figure
 
 
-# Task -> its pictures besides the curves.
-_KINDS = {"classify": (confusion, mistakes)}
+def reconstructions(title: str, dataset: Dataset, outputs: dict) -> Figure:
+    """The first test images, each above what the model makes of its code."""
+    made = outputs["reconstruction"]
+    originals = dataset.test["image"][: len(made)]
+    if originals.dtype != np.uint8:
+        originals = np.round(255 * originals).astype(np.uint8)
+    rows = min(4, -(-len(made) // ACROSS))
+    pairs = [
+        images[row * ACROSS : (row + 1) * ACROSS]
+        for row in range(rows)
+        for images in (originals, made)
+    ]
+    return _sheet(f"{title} · test images, each above its reconstruction", pairs)
+
+
+def samples(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
+    """Images that the model draws by itself; None if it draws none."""
+    if "samples" not in outputs:
+        return None
+    drawn = outputs["samples"][:60]
+    rows = [drawn[i : i + ACROSS] for i in range(0, len(drawn), ACROSS)]
+    return _sheet(f"{title} · drawn from the prior", rows)
+
+
+def _sheet(title: str, rows: list[np.ndarray]) -> Figure:
+    """Rows of images, each (at most ACROSS, height, width, channels), uint8."""
+    height, width, channels = rows[0].shape[1:]
+    colours = channels in (3, 4)
+    paper = 255 if colours else 0  # grey images are drawn dark on light
+    shape = (len(rows), height + 2, ACROSS, width + 2, channels)
+    sheet = np.full(shape, paper, np.uint8)
+    for row, images in enumerate(rows):
+        sheet[row, :height, : len(images), :width] = images.swapaxes(0, 1)
+    sheet = sheet.reshape(shape[0] * shape[1], shape[2] * shape[3], channels)
+    figure = Figure(
+        figsize=(9, 0.4 + 9 * sheet.shape[0] / sheet.shape[1]), layout="constrained"
+    )
+    axes = figure.subplots()
+    if colours:
+        axes.imshow(sheet)
+    else:
+        axes.imshow(sheet.mean(axis=-1), cmap="gray_r", vmin=0, vmax=255)
+    axes.axis("off")
+    figure.suptitle(title, color=_MUTED, fontsize=9)
+    return figure
+
+
+# Task -> its pictures besides the curves; one that does not apply is None.
+_KINDS = {
+    "autoencode": (reconstructions, samples),
+    "classify": (confusion, mistakes),
+}

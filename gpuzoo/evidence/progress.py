@@ -35,6 +35,7 @@ class Screen:
         self.quiet = quiet
         self.batch, self.speed, self.row = 0, 0.0, {}
         self.figures: tuple[str, ...] = ()
+        self.width = _WIDTH
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line."""
@@ -89,7 +90,8 @@ class Screen:
         short = [name.replace("accuracy", "acc") for name in self.figures]
         heads = [f"{split} {name}" for split in ("train", "test") for name in short]
         heads = ["epoch", "step", *heads, "img/s"]
-        self.say("".join(head.rjust(_WIDTH) for head in heads), "bold")
+        self.width = max(_WIDTH, *(len(head) + 1 for head in heads))
+        self.say("".join(head.rjust(self.width) for head in heads), "bold")
         if self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(),
@@ -107,5 +109,5 @@ class Screen:
             *(f"{test[name]:.4f}" if test else "" for name in self.figures),
             f"{self.speed:,.0f}",
         ]
-        line = "".join(cell.rjust(_WIDTH) for cell in cells)
+        line = "".join(cell.rjust(self.width) for cell in cells)
         self.say(line, "bold green" if test else None)

@@ -1,0 +1,187 @@
+"""Autoencoding: images are reconstructed from a code, and drawn from it."""
+
+import math
+
+import keras
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.data import augment
+from gpuzoo.errors import GpuzooError
+
+SAMPLES = 60
+"""Images that are drawn from the prior of a variational autoencoder."""
+
+
+class Task:
+    """Cross-entropy of the pixels, and the divergence of the code if it is drawn.
+
+    Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
+    The model maps images in [0, 1] to logits of the same shape, or, a variational
+    autoencoder, to a dict of these as `reconstruction` with `mean` and `log_variance`,
+    both (batch, latents), of the normal distribution of each image's code; it then has
+    a layer `decoder` that maps codes to logits.
+
+    Figures, all in float32 whatever the layers compute in:
+
+    - `loss`, in nats per image: the binary cross-entropy of the pixels, each taken as
+      the probability of being white, summed over all pixels and channels; plus `kl`.
+      With `kl` it is the negative evidence lower bound (Kingma and Welling, arXiv
+      1312.6114), estimated with one code per image. For images of black and white it
+      bounds the negative log-likelihood; for grey ones the cross-entropy cannot fall
+      below the entropy of the pixels themselves.
+    - `error`: the mean squared error of a pixel in [0, 1]. An evaluation decodes the
+      mean code for it, a step of training the code that was drawn.
+    - `kl`, in nats per image: Kullback and Leibler's divergence of the code's
+      distribution from the prior, the standard normal one.
+    """
+
+    fields = ("image",)
+    figures = ("loss", "error")
+    """What a step and an evaluation tell; with `kl` for a variational autoencoder."""
+    headline = "loss"
+    """The figure that a run is judged by."""
+
+    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+        if recipe.label_smoothing:
+            raise GpuzooError("label_smoothing is for labels; autoencode uses none")
+        self.model = model
+        (self.optimizer,) = optimizers
+        self.changes = augment.parse(recipe.augment)
+        self.seed = recipe.seed
+        self.variational = isinstance(model.output, dict)
+        if self.variational:
+            self.figures = (*self.figures, "kl")
+            self.decoder = model.get_layer("decoder")
+            self.latents = model.output["mean"].shape[1]
+
+    @staticmethod
+    def count_draws(recipe) -> int:
+        """Uniform numbers that a step needs for each example."""
+        return sum(change.draws for change in augment.parse(recipe.augment))
+
+    @staticmethod
+    def model_options(dataset) -> dict:
+        """Options of the model that follow from the data."""
+        return {"input_shape": tuple(dataset.input_shape)}
+
+    @staticmethod
+    def check_model(model: keras.Model, dataset) -> str | None:
+        """What is wrong with a model, or None."""
+        image = (None, *dataset.input_shape)
+        outputs = model.output
+        if not isinstance(outputs, dict):
+            shape = getattr(outputs, "shape", "several tensors")
+            return None if shape == image else f"puts out {shape}, not {image}"
+        if set(outputs) != {"reconstruction", "mean", "log_variance"}:
+            return (
+                f"puts out {', '.join(sorted(outputs))}, not reconstruction, mean and "
+                "log_variance"
+            )
+        shapes = {name: tensor.shape for name, tensor in outputs.items()}
+        code = shapes["mean"]
+        if shapes["reconstruction"] != image:
+            return f"reconstructs {shapes['reconstruction']}, not {image}"
+        if len(code) != 2 or shapes["log_variance"] != code:
+            return (
+                f"has a mean of {code} and a log_variance of {shapes['log_variance']}; "
+                "both must be (batch, latents)"
+            )
+        decoders = [layer for layer in model.layers if layer.name == "decoder"]
+        if not decoders or decoders[0].compute_output_shape(code) != image:
+            return f"has no layer 'decoder' from codes {code} to logits {image}"
+        return None
+
+    @staticmethod
+    def groups(model: keras.Model) -> list[list]:
+        """The weights that each optimizer moves."""
+        return [model.trainable_variables]
+
+    def step(self, batch: dict, draws, backend) -> dict:
+        """One step of training; returns the figures of the batch."""
+        pixels = _pixels(augment.apply(self.changes, batch["image"], draws))
+
+        def loss():
+            outputs = self._outputs(self.model(pixels, training=True))
+            figures = self._figures(pixels, outputs, outputs["reconstruction"])
+            means = {name: keras.ops.mean(each) for name, each in figures.items()}
+            return self.optimizer.scale_loss(means["loss"]), means
+
+        variables = self.model.trainable_variables
+        (_, means), gradients = backend.value_and_grad(loss, variables)
+        backend.apply(self.optimizer, gradients, variables)
+        return means
+
+    def evaluate(self, batch: dict) -> dict:
+        """Per example: the figures, and `reconstruction`, uint8, of the mean code.
+
+        A variational autoencoder's codes for the loss are drawn at an address of the
+        seed, the same in every evaluation; `samples`, uint8, are SAMPLES images from
+        the prior, decoded from numbers at another address, the same in every batch.
+        """
+        pixels = _pixels(batch["image"])
+        outputs = self._outputs(self.model(pixels, training=False))
+        shown = drawn = outputs["reconstruction"]
+        if self.variational:
+            noise = self._normal(pixels.shape[0], "code")
+            deviation = keras.ops.exp(0.5 * outputs["log_variance"])
+            drawn = self._decode(outputs["mean"] + deviation * noise)
+        figures = self._figures(pixels, {**outputs, "reconstruction": drawn}, shown)
+        images = {"reconstruction": _image(shown)}
+        if self.variational:
+            images["samples"] = _image(self._decode(self._normal(SAMPLES, "prior")))
+        return {**figures, **images}
+
+    def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        return {
+            name: float(np.mean(outputs[name], dtype=np.float64))
+            for name in self.figures
+        }
+
+    def _figures(self, pixels, outputs: dict, shown) -> dict:
+        """Every figure, (batch,); the error is that of the logits `shown`."""
+        logits = outputs["reconstruction"]
+        # Of the sigmoid's cross-entropy the form that neither overflows nor cancels.
+        loss = _sum(keras.ops.softplus(logits) - pixels * logits)
+        error = _sum(keras.ops.square(keras.ops.sigmoid(shown) - pixels))
+        error = error / math.prod(pixels.shape[1:])
+        if not self.variational:
+            return {"loss": loss, "error": error}
+        mean, log_variance = outputs["mean"], outputs["log_variance"]
+        variance = keras.ops.exp(log_variance)
+        kl = 0.5 * _sum(keras.ops.square(mean) + variance - 1 - log_variance)
+        return {"loss": loss + kl, "error": error, "kl": kl}
+
+    def _outputs(self, outputs) -> dict:
+        """What the model puts out, by name and in float32."""
+        if not self.variational:
+            outputs = {"reconstruction": outputs}
+        return {k: keras.ops.cast(v, "float32") for k, v in outputs.items()}
+
+    def _decode(self, codes):
+        """Codes (batch, latents) -> logits (batch, height, width, channels)."""
+        return keras.ops.cast(self.decoder(codes, training=False), "float32")
+
+    def _normal(self, count: int, purpose: str) -> np.ndarray:
+        """(count, latents) standard normal numbers, a function of seed and purpose."""
+        shape = (count, self.latents)
+        draws = randomness.normal(shape, self.seed, "autoencode", purpose)
+        return draws.astype(np.float32)
+
+
+def _pixels(images):
+    """uint8 or floats in [0, 1] -> float32 in [0, 1]."""
+    integers = keras.backend.standardize_dtype(images.dtype) == "uint8"
+    images = keras.ops.cast(images, "float32")
+    return images * (1 / 255) if integers else images
+
+
+def _image(logits):
+    """Logits -> uint8."""
+    return keras.ops.cast(keras.ops.round(255 * keras.ops.sigmoid(logits)), "uint8")
+
+
+def _sum(values):
+    """(batch, ...) -> (batch,)"""
+    return keras.ops.sum(values, axis=tuple(range(1, len(values.shape))))

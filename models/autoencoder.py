@@ -1,0 +1,154 @@
+"""Convolutional autoencoders: images to a few numbers and back."""
+
+import keras
+
+from gpuzoo.registry import register
+
+# Smallest side of the feature map that is still halved by one more block.
+_STOP_AT = 8
+
+
+@register(
+    task="autoencode",
+    reference="Hinton and Salakhutdinov, Science 313 (2006) 504; the convolutions "
+    "after Masci, Meier, Ciresan and Schmidhuber, ICANN 2011",
+    parameters=417_348,
+)
+def autoencoder(
+    *,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    latents: int = 16,
+    filters: tuple[int, ...] = (16, 32),
+    dense: int = 128,
+) -> keras.Model:
+    """A convolutional autoencoder with a small code.
+
+    Input (batch, height, width, channels), numbers in [0, 1]; output of the same
+    shape, the logits of the reconstruction in float32: their sigmoid is the image.
+    Any height and width from 8 up: blocks like the last one are added until the map
+    is smaller than 8 pixels a side. The code, (batch, latents), is the output of the
+    layer `code`; the layer `decoder` is a model from it to the logits.
+    """
+    inputs = keras.Input(_checked(input_shape, latents, filters), name="image")
+    x, maps = _encode(inputs, filters, dense)
+    code = keras.layers.Dense(latents, dtype="float32", name="code")(x)
+    decoder = _decoder(maps, input_shape, latents, dense)
+    return keras.Model(inputs, decoder(code), name="autoencoder")
+
+
+@register(
+    task="autoencode",
+    reference="Kingma and Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114",
+    parameters=830_300,
+)
+def vae(
+    *,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    latents: int = 20,
+    filters: tuple[int, ...] = (16, 32),
+    dense: int = 256,
+) -> keras.Model:
+    """A variational autoencoder with convolutions: images can be drawn from it.
+
+    Input (batch, height, width, channels), numbers in [0, 1]; output a dict, all of
+    it float32:
+
+    - `reconstruction`, of the input's shape: logits, whose sigmoid is the image;
+    - `mean` and `log_variance`, (batch, latents): of the normal distribution of the
+      code of each image, log_variance in nats.
+
+    In training the code is drawn from that distribution, otherwise it is the mean.
+    The layer `decoder` is a model from codes, (batch, latents), to logits: fed with
+    standard normal numbers it draws new images. Sizes as for autoencoder.
+    """
+    inputs = keras.Input(_checked(input_shape, latents, filters), name="image")
+    x, maps = _encode(inputs, filters, dense)
+    # The code stays in float32 in every precision: its divergence needs the digits.
+    mean = keras.layers.Dense(latents, dtype="float32", name="mean")(x)
+    log_variance = keras.layers.Dense(latents, dtype="float32", name="log_variance")(x)
+    # Noise on zeros: standard normal numbers in training, zeros otherwise, from a
+    # layer of Keras's own, so that a saved model needs no code of ours.
+    noise = keras.layers.GaussianNoise(1.0, dtype="float32", name="noise")(
+        keras.ops.zeros_like(mean)
+    )
+    code = mean + keras.ops.exp(0.5 * log_variance) * noise
+    decoder = _decoder(maps, input_shape, latents, dense)
+    outputs = {
+        "reconstruction": decoder(code),
+        "mean": mean,
+        "log_variance": log_variance,
+    }
+    return keras.Model(inputs, outputs, name="vae")
+
+
+def _encode(x, filters: tuple[int, ...], dense: int):
+    """Convolutions with stride 2, then a dense layer.
+
+    Returns (batch, dense), and the shape (height, width, filters) of every map.
+    """
+    maps = []
+    while len(maps) < len(filters) or min(x.shape[1:3]) >= _STOP_AT:
+        number, width = len(maps) + 1, filters[min(len(maps), len(filters) - 1)]
+        x = keras.layers.Conv2D(
+            width, 3, 2, "same", activation="relu", name=f"conv_{number}"
+        )(x)
+        maps.append(x.shape[1:])
+    x = keras.layers.Flatten(name="flatten")(x)
+    return keras.layers.Dense(dense, activation="relu", name="dense")(x), maps
+
+
+def _decoder(maps, input_shape, latents: int, dense: int) -> keras.Model:
+    """The way back, block for block: (batch, latents) to (batch, *input_shape)."""
+    code = keras.Input((latents,), name="code")
+    x = keras.layers.Dense(dense, activation="relu", name="decoder_dense_1")(code)
+    height, width, channels = maps[-1]
+    x = keras.layers.Dense(
+        height * width * channels, activation="relu", name="decoder_dense_2"
+    )(x)
+    x = keras.layers.Reshape((height, width, channels), name="reshape")(x)
+    for number, (height, width, channels) in enumerate(maps[-2::-1], start=1):
+        x = keras.layers.Conv2DTranspose(
+            channels, 3, 2, "same", activation="relu", name=f"decoder_conv_{number}"
+        )(x)
+        x = _cropped(x, height, width, name=f"crop_{number}")
+    height, width, channels = input_shape
+    x = _doubled(x, channels)
+    return keras.Model(code, _cropped(x, height, width, name="crop"), name="decoder")
+
+
+def _doubled(x, channels: int):
+    """A convolution that makes 2x2 pixels of one: (batch, 2 height, 2 width, channels).
+
+    In effect a transposed convolution, which takes three times as long on a CPU where
+    the channels are few (Shi et al., arXiv 1609.05158). The logits stay in float32 in
+    every precision: the loss sums over all pixels.
+    """
+    height, width = x.shape[1:3]
+    layers, f32 = keras.layers, "float32"
+    x = layers.Conv2D(4 * channels, 3, padding="same", dtype=f32, name="logits")(x)
+    x = layers.Reshape((height, width, 2, 2, channels), dtype=f32, name="split")(x)
+    x = layers.Permute((1, 3, 2, 4, 5), dtype=f32, name="interleave")(x)
+    shape = (2 * height, 2 * width, channels)
+    return layers.Reshape(shape, dtype=f32, name="join")(x)
+
+
+def _cropped(x, height: int, width: int, name: str):
+    """The upper left part: an odd side was rounded up when it was halved."""
+    rows, columns = x.shape[1] - height, x.shape[2] - width
+    if not rows and not columns:
+        return x
+    edges = ((0, rows), (0, columns))
+    return keras.layers.Cropping2D(edges, dtype=x.dtype, name=name)(x)
+
+
+def _checked(input_shape, latents: int, filters) -> tuple[int, int, int]:
+    if latents < 1 or not filters:
+        raise ValueError(
+            f"latents and filters must be at least one: {latents}, {filters}"
+        )
+    if min(input_shape[:2]) < 8 or input_shape[2] < 1:
+        raise ValueError(
+            "input_shape of an autoencoder must be (height, width, channels) with "
+            f"sides of at least 8 pixels: {input_shape}; resize the images"
+        )
+    return input_shape

@@ -1,0 +1,172 @@
+"""The task of autoencoding: its figures, its noise, its pictures."""
+
+import keras
+import numpy as np
+import pytest
+from conftest import RECIPE, same, train
+
+import gpuzoo
+from gpuzoo.engine import loop
+from gpuzoo.evidence import plots
+from gpuzoo.tasks.autoencode import Task
+
+SMALL = ("filters=(4,8)", "dense=16", "latents=3")
+VAE = RECIPE.override(
+    task="autoencode",
+    model="vae",
+    augment=("shift:1",),
+    model_options=SMALL,
+    epochs=8,
+)
+PLAIN = VAE.override(model="autoencoder")
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Results of whole runs, by recipe: each is trained once for all tests."""
+    return {}
+
+
+def trained(runs, recipe, dataset, runtime):
+    if recipe not in runs:
+        runs[recipe] = train(recipe, dataset, runtime)
+    return runs[recipe]
+
+
+@pytest.mark.parametrize("recipe", [VAE, PLAIN], ids=lambda recipe: recipe.model)
+def test_a_run_learns_and_repeats(recipe, runs, dataset, runtime):
+    one, rows = trained(runs, recipe, dataset, runtime)
+    other, _ = train(recipe, dataset, runtime)
+    assert same(one, other) and one.metrics == other.metrics
+    for name in one.outputs:
+        assert np.array_equal(one.outputs[name], other.outputs[name]), name
+    control, _ = train(recipe.override(seed=1), dataset, runtime)
+    assert not same(one, control)
+    figures = {"loss", "error"} | ({"kl"} if recipe.model == "vae" else set())
+    assert one.metrics.keys() == {f"test_{name}" for name in figures}
+    tests = [row for event, row in rows if event == "test"]
+    assert tests[0].keys() - {"epoch", "step"} == figures
+    assert tests[-1]["loss"] < tests[0]["loss"]
+
+
+def test_figures_are_what_they_are_called(runs, dataset, runtime):
+    result, _ = trained(runs, VAE, dataset, runtime)
+    outputs = result.outputs
+    assert outputs["loss"].shape == outputs["kl"].shape == (40,)
+    assert outputs["reconstruction"].dtype == outputs["samples"].dtype == np.uint8
+    assert outputs["reconstruction"].shape == (40, 14, 14, 1)
+    shown = outputs["reconstruction"] / 255 - dataset.test["image"] / 255
+    error = np.mean(np.square(shown), axis=(1, 2, 3))
+    assert np.allclose(outputs["error"], error, atol=1e-3)
+    assert (outputs["kl"] >= 0).all()
+    assert result.metrics["test_error"] == outputs["error"].mean(dtype=float)
+
+
+def test_loss_is_the_cross_entropy_and_the_divergence(runtime):
+    """Against the formulas, in float64, with logits that would overflow."""
+    rng = np.random.default_rng(0)
+    pixels = rng.random((5, 4, 3, 2)).astype("float32")
+    logits = rng.normal(0, 5, pixels.shape).astype("float32")
+    logits[0, 0, 0] = 200, -200
+    mean, spread = rng.normal(size=(2, 5, 7)).astype("float32")
+    outputs = {"reconstruction": logits, "mean": mean, "log_variance": spread}
+    task = object.__new__(Task)
+    task.variational = True
+    found = task._figures(pixels, outputs, logits)
+    found = {name: np.array(tensor) for name, tensor in found.items()}
+    x, logit = pixels.astype("float64"), logits.astype("float64")
+    entropy = x * np.logaddexp(0, -logit) + (1 - x) * np.logaddexp(0, logit)
+    # Of two normal distributions, the second with mean 0 and variance 1.
+    variance = np.exp(spread.astype("float64"))
+    kl = -np.log(np.sqrt(variance)) + (variance + np.square(mean)) / 2 - 1 / 2
+    assert np.allclose(found["kl"], kl.sum(axis=1), rtol=1e-5)
+    bound = entropy.sum(axis=(1, 2, 3)) + kl.sum(axis=1)
+    assert np.allclose(found["loss"], bound, rtol=1e-5)
+    error = np.square(1 / (1 + np.exp(-logit)) - x).mean(axis=(1, 2, 3))
+    assert np.allclose(found["error"], error, rtol=1e-5)
+
+
+def test_codes_are_drawn_anew_at_every_step_and_repeat(dataset, runtime):
+    """With a learning rate of almost nothing only the draws move the loss."""
+    recipe = VAE.override(
+        augment=(), learning_rate=1e-12, batch_size=80, epochs=4, log_every=1,
+        optimizer="sgd",
+    )  # fmt: skip
+    rows = [train(recipe, dataset, runtime)[1] for _ in range(2)]
+    one, other = (
+        [row["loss"] for event, row in each if event == "train"] for each in rows
+    )
+    assert one == other and len(set(one)) == 4
+    tests = [row["loss"] for event, row in rows[0] if event == "test"]
+    assert len(set(tests)) == 1  # the same codes in every evaluation
+
+
+def test_evaluation_does_not_depend_on_its_batches(runs, dataset, runtime, monkeypatch):
+    whole, _ = trained(runs, VAE, dataset, runtime)
+    monkeypatch.setattr(loop, "EVALUATION_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    parts, _ = train(VAE, dataset, runtime)
+    for name in ("error", "kl"):
+        assert np.allclose(whole.outputs[name], parts.outputs[name], rtol=1e-4)
+    assert same(whole, parts)
+
+
+def test_pictures(runs, dataset, runtime, tmp_path):
+    for recipe, more in ((VAE, {"samples.png"}), (PLAIN, set())):
+        result, rows = trained(runs, recipe, dataset, runtime)
+        lines = [{"split": e, **row} for e, row in rows if e in ("train", "test")]
+        contents = []
+        for attempt in ("a", "b"):
+            folder = tmp_path / recipe.model / attempt
+            folder.mkdir(parents=True)
+            plots.draw_all(folder, "autoencode", "T", lines, dataset, result.outputs)
+            contents.append({p.name: p.read_bytes() for p in folder.iterdir()})
+        assert contents[0] == contents[1]
+        assert contents[0].keys() == {"curves.png", "reconstructions.png", *more}
+
+
+def _vae(names=("reconstruction", "mean", "log_variance"), latents=3, decoder=True):
+    image, code = keras.Input((14, 14, 1)), keras.Input((3,))
+    x = keras.layers.Flatten()(image)
+    pixels = keras.layers.Reshape((14, 14, 1))(keras.layers.Dense(196)(code))
+    decode = keras.Model(code, pixels, name="decoder" if decoder else "other")
+    mean = keras.layers.Dense(3)(x)
+    outputs = (decode(mean), mean, keras.layers.Dense(latents)(x))
+    return keras.Model(image, dict(zip(names, outputs, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"names": ("image", "mean", "log_variance")}, "puts out image, log_variance"),
+        ({"latents": 4}, r"a log_variance of \(None, 4\)"),
+        ({"decoder": False}, "no layer 'decoder'"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_refused(options, fault, dataset, runtime):
+    assert Task.check_model(_vae(), dataset) is None
+    with pytest.raises(AssertionError, match=fault):
+        raise AssertionError(Task.check_model(_vae(**options), dataset))
+
+
+def test_label_smoothing_and_models_of_other_tasks_are_refused(dataset, runtime):
+    with pytest.raises(gpuzoo.GpuzooError, match="label_smoothing"):
+        train(VAE.override(label_smoothing=0.1), dataset, runtime)
+    with pytest.raises(gpuzoo.GpuzooError, match="'cnn' is for the task 'classify'"):
+        train(VAE.override(model="cnn", model_options=()), dataset, runtime)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--backend", "jax"),
+        ("--xla", "on", "--precision", "mixed_float16"),
+    ],
+    ids=" ".join,
+)
+def test_trains_with_every_compiler(words, cli):
+    done = cli(
+        "train", "mnist_vae", "--data", "digits", "--device", "cpu", "--fast-dev-run",
+        "--level", "strict", *words, "--model-options", *SMALL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.json["test_loss"] < 700 and done.json["test_kl"] >= 0
