@@ -11,6 +11,13 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
+# Figure -> what it is told as: times what, digits after the point, unit.
+UNITS = {
+    "accuracy": (100, 2, " %"),
+    "loss": (1, 2, " nats per image"),
+    "error": (1, 4, " per pixel, squared"),
+    "kl": (1, 2, " nats per image"),
+}
 
 
 def percent(figure: dict) -> str:
@@ -70,6 +77,43 @@ def recipe_claim(record: dict) -> str:
     )
 
 
+def recipe_head(record: dict) -> str:
+    """The head of a recipe from a record of benchmarks/recipe_figures.py."""
+    lines = []
+    for key, figure in record.items():
+        if key.startswith("test_"):
+            name = key.removeprefix("test_")
+            scale, digits, unit = UNITS[name]
+            value = f"{scale * figure['mean']:.{digits}f}"
+            if figure["std"] is not None:
+                value += f" ± {scale * figure['std']:.{digits}f}"
+            lines.append(f"    {'test ' + name:<15}{value}{unit} (n = {figure['n']})")
+    return "\n".join(
+        [
+            *lines,
+            f"    training       {record['train_seconds']['mean']:.0f} s, "
+            f"{record['process_seconds']['mean']:.0f} s for the whole process",
+            f"    on             {record['threads']} threads of an "
+            f"{record['environment']['cpu']} CPU, {record['date']}",
+            "    measured by    benchmarks/recipe_figures.py",
+        ]
+    )
+
+
+def recipe_heads() -> dict[pathlib.Path, str]:
+    """Recipe -> its text with the head that its own record gives."""
+    found = {}
+    for path in sorted(RECORDS.glob("*.json")):
+        record = json.loads(path.read_text())
+        name = record.get("recipe")
+        if name == path.stem and not record["options"]:
+            recipe = ROOT / "recipes" / f"train_{name}.py"
+            command = f"    python recipes/{recipe.name}\n"
+            closing = "\nThe figures are written here"
+            found[recipe] = replace(recipe, command, closing, recipe_head(record))
+    return found
+
+
 def replace(path: pathlib.Path, opening: str, closing: str, text: str) -> str:
     """The file's text with what stands between two markers replaced."""
     pattern = re.compile(f"({re.escape(opening)}\n).*?(\n{re.escape(closing)})", re.S)
@@ -92,6 +136,7 @@ def main() -> None:
             "\nThe figures are written here",
             recipe_claim(record),
         ),
+        **recipe_heads(),
     }
     stale = [path for path, text in wanted.items() if path.read_text() != text]
     if "--check" in sys.argv and stale:
