@@ -11,6 +11,12 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
+# Of the figures of autoencoders (gpuzoo/tasks/autoencode.py).
+UNITS = {
+    "test_loss": " nats per image",
+    "test_kl": " nats per image",
+    "test_error": " (mean squared error of a pixel)",
+}
 
 
 def percent(figure: dict) -> str:
@@ -60,7 +66,7 @@ def figures(record: dict) -> dict[str, str]:
     if "test_accuracy" in record:
         return {"test accuracy": percent(record["test_accuracy"])}
     return {
-        name.replace("_", " "): f"{value['mean']:.4g} ± {value['std']:.2g}"
+        name.replace("_", " "): f"{value['mean']:.4g} ± {value['std']:.2g}{UNITS[name]}"
         for name, value in record.items()
         if name.startswith("test_")
     }

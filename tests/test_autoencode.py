@@ -1,5 +1,7 @@
 """The task of autoencoding: its figures, its noise, its pictures."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -40,8 +42,9 @@ def test_a_run_learns_and_repeats(recipe, runs, dataset, runtime):
     assert same(one, other) and one.metrics == other.metrics
     for name in one.outputs:
         assert np.array_equal(one.outputs[name], other.outputs[name]), name
-    control, _ = train(recipe.override(seed=1), dataset, runtime)
-    assert not same(one, control)
+    if recipe is VAE:
+        control, _ = train(recipe.override(seed=1), dataset, runtime)
+        assert not same(one, control)
     figures = {"loss", "error"} | ({"kl"} if recipe.model == "vae" else set())
     assert one.metrics.keys() == {f"test_{name}" for name in figures}
     tests = [row for event, row in rows if event == "test"]
@@ -86,19 +89,17 @@ def test_loss_is_the_cross_entropy_and_the_divergence(runtime):
     assert np.allclose(found["error"], error, rtol=1e-5)
 
 
-def test_codes_are_drawn_anew_at_every_step_and_repeat(dataset, runtime):
+def test_codes_are_drawn_anew_at_every_step(dataset, runtime):
     """With a learning rate of almost nothing only the draws move the loss."""
     recipe = VAE.override(
         augment=(), learning_rate=1e-12, batch_size=80, epochs=4, log_every=1,
         optimizer="sgd",
     )  # fmt: skip
-    rows = [train(recipe, dataset, runtime)[1] for _ in range(2)]
-    one, other = (
-        [row["loss"] for event, row in each if event == "train"] for each in rows
-    )
-    assert one == other and len(set(one)) == 4
-    tests = [row["loss"] for event, row in rows[0] if event == "test"]
-    assert len(set(tests)) == 1  # the same codes in every evaluation
+    _, rows = train(recipe, dataset, runtime)
+    losses = [row["loss"] for event, row in rows if event == "train"]
+    assert len(losses) == len(set(losses)) == 4 and np.ptp(losses) > 1e-3
+    tests = [row["loss"] for event, row in rows if event == "test"]
+    assert len(tests) == 4 and np.ptp(tests) < 1e-6  # the same codes every time
 
 
 def test_evaluation_does_not_depend_on_its_batches(runs, dataset, runtime, monkeypatch):
@@ -155,18 +156,23 @@ def test_label_smoothing_and_models_of_other_tasks_are_refused(dataset, runtime)
         train(VAE.override(model="cnn", model_options=()), dataset, runtime)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--backend", "jax"),
-        ("--xla", "on", "--precision", "mixed_float16"),
-    ],
-    ids=" ".join,
-)
-def test_trains_with_every_compiler(words, cli):
+def test_half_precision_under_xla_stays_close(runs, dataset, runtime):
+    plain, _ = trained(runs, VAE, dataset, runtime)
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half, _ = train(VAE, dataset, dataclasses.replace(runtime, xla=True))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert not same(plain, half)
+    # Loss scaling begins by leaving steps out, so the two are not at the same point.
+    assert abs(half.metrics["test_loss"] / plain.metrics["test_loss"] - 1) < 0.05
+    assert all(np.isfinite(array).all() for array in half.outputs.values())
+
+
+def test_trains_on_jax(cli):
     done = cli(
         "train", "mnist_vae", "--data", "digits", "--device", "cpu", "--fast-dev-run",
-        "--level", "strict", *words, "--model-options", *SMALL,
+        "--backend", "jax", "--level", "strict", "--model-options", *SMALL,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.json["test_loss"] < 700 and done.json["test_kl"] >= 0
