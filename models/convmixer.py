@@ -27,9 +27,9 @@ def convmixer(
     border that does not fill a patch is left out. For photographs take a larger
     `patch`, such as 7 or 14 pixels: the work grows with the number of patches.
 
-    As in the paper, whose CIFAR-10 network of this width and depth has kernels of 9 and
-    patches of 1 or 2 pixels. What differs: the moving averages of normalisation follow
-    faster (momentum 0.9), for short schedules.
+    As in the paper; width and depth are those of its CIFAR-10 network, ConvMixer-256/8.
+    What differs: initial weights by fan-in, and moving averages of the normalisation
+    that follow faster (momentum 0.9), both for short schedules.
     """
     if min(width, depth, kernel_size, patch) < 1:
         raise ValueError(
@@ -38,12 +38,20 @@ def convmixer(
         )
     check_image(input_shape, least=4 * patch, model="convmixer")
     inputs = keras.Input(input_shape, name="image")
-    x = keras.layers.Conv2D(width, patch, strides=patch, name="patches")(inputs)
+    # The moving averages of a normalisation start at one and need some eighty steps to
+    # come down to what Keras's default initial weights give here: they divide by the
+    # fan-out too, which is large for patches, and for a depthwise kernel by all
+    # channels, of which an output sees one.
+    scaling = keras.initializers.VarianceScaling(scale=width)
+    x = keras.layers.Conv2D(
+        width, patch, strides=patch, kernel_initializer="he_normal", name="patches"
+    )(inputs)
     x = _activate(x, name="patches")
     for i in range(1, depth + 1):
         y = keras.layers.DepthwiseConv2D(
-            kernel_size, padding="same", name=f"depthwise_{i}"
-        )(x)
+            kernel_size, padding="same", depthwise_initializer=scaling.clone(),
+            name=f"depthwise_{i}",
+        )(x)  # fmt: skip
         y = _activate(y, name=f"depthwise_{i}")
         x = keras.layers.Add(name=f"add_{i}")([x, y])
         x = keras.layers.Conv2D(width, 1, name=f"pointwise_{i}")(x)

@@ -1,5 +1,6 @@
 """One body of tests for every model of the catalogue."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,10 +15,30 @@ from gpuzoo.deploy.artifact import weights_bytes
 MODELS = gpuzoo.list_models()
 CLASSIFIERS = gpuzoo.list_models(task="classify")
 AUTOENCODERS = gpuzoo.list_models(task="autoencode")
+# The first one of a model is for all tests that need one size only.
 SIZES = {
     "mlp": [(28, 28, 1), (4, 4, 1), (32, 32, 3)],
     "cnn": [(28, 28, 1), (12, 12, 1), (32, 32, 1), (32, 32, 3), (224, 224, 3), (13, 40, 2)],
+    "lenet5": [(28, 28, 1), (12, 12, 1), (13, 40, 3)],
+    "tutorial_cnn": [(32, 32, 1), (4, 4, 1), (13, 40, 3)],
+    "fully_convolutional": [(8, 8, 3), (13, 40, 2), (224, 224, 3)],
+    "resnet8": [(8, 8, 3), (4, 4, 1), (13, 40, 2), (28, 28, 1)],
+    "resnet20": [(8, 8, 3)],
+    "resnet18": [(8, 8, 3), (72, 65, 1)],
+    "wide_resnet": [(8, 8, 3), (13, 5, 1)],
+    "convmixer": [(8, 8, 3), (13, 40, 1)],
+    "vit_tiny": [(8, 8, 3), (28, 28, 1), (80, 96, 3)],
+    "lstm": [(28, 28, 1), (5, 7, 3)],
+    "bilstm": [(5, 7, 3)],
+    "gru": [(5, 7, 3)],
 }  # fmt: skip
+# Options that leave the kinds of layers and take away most of the time.
+SMALL = {
+    "convmixer": {"width": 32, "depth": 1},
+    "resnet18": {"width": 8},
+    "vit_tiny": {"width": 24, "depth": 1},
+    "wide_resnet": {"depth": 10, "width": 1},
+}
 CASES = [
     (name, size) for name in CLASSIFIERS for size in SIZES.get(name, [(28, 28, 1)])
 ]
@@ -36,11 +57,21 @@ def batch(size, count=4, classes=10):
 
 def answers(model, images) -> list[np.ndarray]:
     """Everything that a model puts out."""
-    return keras.tree.flatten(model.predict(images, verbose=0))
+    return [np.array(output) for output in keras.tree.flatten(model(images))]
 
 
 def equal(one, other) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def small(name, **options):
+    """The model at its first size, without most of its depth."""
+    size = {"input_shape": SIZES.get(name, [(28, 28, 1)])[0]}
+    return gpuzoo.build(name, **{**size, **SMALL.get(name, {}), **options})
+
+
+def random_batch(model, count=4):
+    return batch(model.input_shape[1:], count)[0]
 
 
 def compiled(model):
@@ -67,7 +98,9 @@ def test_card_is_complete(name):
 
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_builds_and_trains_at_any_sensible_size(name, size):
-    model = compiled(gpuzoo.build(name, input_shape=size, num_classes=7))
+    model = compiled(small(name, input_shape=size, num_classes=7))
+    # Tracing takes longer than computing: once for each model, not for deep ones.
+    model.run_eagerly = size != SIZES.get(name, [size])[0] or len(model.layers) > 20
     images, labels = batch(size, classes=7)
     logits = model.predict(images, verbose=0)
     assert logits.shape == (4, 7) and logits.dtype == np.float32
@@ -122,43 +155,76 @@ def test_a_code_is_drawn_in_training_only():
 def test_outputs_are_float32_in_every_precision(name, precision):
     keras.config.set_dtype_policy(precision)
     try:
-        model = gpuzoo.build(name)
+        model = small(name)
     finally:
         keras.config.set_dtype_policy("float32")
     assert model.compute_dtype == precision.removeprefix("mixed_")
-    for output in keras.tree.flatten(model(batch((28, 28, 1))[0])):
-        assert output.dtype == "float32"
+    for output in answers(model, random_batch(model)):
+        assert output.dtype == np.float32 and np.isfinite(output).all()
     assert {w.dtype for w in model.weights} == {"float32"}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_saves_and_loads_as_keras_and_as_safetensors(name, tmp_path):
-    model = gpuzoo.build(name)
-    images, _ = batch((28, 28, 1))
+def test_saves_and_loads_as_safetensors(name, tmp_path):
+    model = small(name)
+    images = random_batch(model)
     expected = answers(model, images)
-
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert equal(answers(loaded, images), expected)
-
     weights = {v.path: v.numpy() for v in model.weights}
     (tmp_path / "weights.safetensors").write_bytes(weights_bytes(weights))
-    fresh = gpuzoo.build(name)
+    fresh = small(name)
     assert not equal(answers(fresh, images), expected)
     gpuzoo.load_weights(fresh, tmp_path / "weights.safetensors")
     assert equal(answers(fresh, images), expected)
 
 
-def test_a_keras_file_needs_no_gpuzoo(tmp_path):
-    """The models are plain Keras: no custom object stands in the file."""
-    paths = [tmp_path / f"{name}.keras" for name in ("cnn", "vae")]
-    for path in paths:
-        gpuzoo.build(path.stem).save(path)
-    code = (
-        "import keras, sys; [keras.saving.load_model(p) for p in sys.argv[1:]];"
-        "assert 'gpuzoo' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+WITHOUT_GPUZOO = """
+import keras, numpy, pathlib, sys
+for path in sorted(pathlib.Path(sys.argv[1]).glob("*.keras")):
+    with numpy.load(path.with_suffix(".npz")) as file:
+        model = keras.saving.load_model(path)
+        for number, output in enumerate(keras.tree.flatten(model(file["images"]))):
+            assert numpy.array_equal(output, file[f"output_{number}"]), path
+    print(path.stem)
+assert "gpuzoo" not in sys.modules
+"""
+
+
+def test_a_keras_file_needs_no_gpuzoo(runtime, monkeypatch, tmp_path):
+    """The models are plain Keras: no custom object stands in the file, neither in the
+    form for XLA nor in the one without."""
+    from gpuzoo import runtime as runtimes
+
+    options, _ = runtimes._in_force
+    for name, xla in [(name, False) for name in MODELS] + [("cnn", True)]:
+        changed = dataclasses.replace(runtime, xla=xla)
+        monkeypatch.setattr(runtimes, "_in_force", (options, changed))
+        model, path = small(name), tmp_path / f"{name}-{xla}"
+        images = random_batch(model, count=1)
+        model.save(path.with_suffix(".keras"))
+        outputs = {f"output_{i}": a for i, a in enumerate(answers(model, images))}
+        np.savez(path.with_suffix(".npz"), images=images, **outputs)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_GPUZOO, tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(MODELS) + 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_all_random_weights_come_from_the_seed(name):
+    """None is left as Keras drew it, and their names do not depend on what was built
+    before."""
+    from gpuzoo.engine import initial
+
+    models = [small(name), small(name), small(name)]
+    for model, seed in zip(models, (5, 5, 6), strict=True):
+        initial.initialise(model, seed)
+    paths = [[v.path for v in model.weights] for model in models]
+    assert paths[0] == paths[1] and len(set(paths[0])) == len(paths[0])
+    one, other, third = ([v.numpy() for v in model.weights] for model in models)
+    assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(one, third, strict=True))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
@@ -174,13 +240,67 @@ def test_unknown_model_names_the_nearest():
         gpuzoo.build("cn")
 
 
-def test_cnn_says_which_sizes_do():
-    with pytest.raises(ValueError, match=r"at least 12 pixels.*\(8, 8, 1\)"):
-        gpuzoo.build("cnn", input_shape=(8, 8, 1))
+REFUSED = [
+    ("cnn", {"input_shape": (8, 8, 1)}, r"at least 12 pixels: \(8, 8, 1\); resize"),
+    ("lenet5", {"input_shape": (11, 40, 1)}, r"lenet5.*at least 12 pixels"),
+    ("tutorial_cnn", {"input_shape": (3, 3, 1)}, r"at least 4 pixels"),
+    ("fully_convolutional", {"input_shape": (7, 7, 1)}, r"at least 8 pixels"),
+    ("resnet8", {"input_shape": (3, 8, 1)}, r"at least 4 pixels.*\(3, 8, 1\)"),
+    ("resnet20", {"input_shape": (8, 8, 0)}, r"\(height, width, channels\)"),
+    (
+        "resnet18",
+        {"input_shape": (24, 24, 1), "large_stem": True},
+        r"at least 32 pixels",
+    ),
+    ("wide_resnet", {"depth": 17}, r"depth of wide_resnet must be 10, 16, 22.*17"),
+    ("convmixer", {"input_shape": (9, 9, 1), "patch": 3}, r"at least 12 pixels"),
+    ("convmixer", {"depth": 0}, r"must be at least 1: 256, 0"),
+    (
+        "vit_tiny",
+        {"input_shape": (30, 20, 1)},
+        r"patch.* 4 for \(30, 20, 1\); patch=10 does",
+    ),
+    ("vit_tiny", {"heads": 5}, r"heads of vit_tiny must divide width 192: 5"),
+    ("lstm", {"units": 0}, r"units and layers of lstm must be at least 1: 0, 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "words"), REFUSED)
+def test_a_model_says_which_sizes_and_options_do(name, options, words):
+    with pytest.raises(ValueError, match=words):
+        gpuzoo.build(name, **options)
+
+
+def test_large_images_get_the_large_stem():
+    for side, large in ((64, False), (65, True)):
+        model = gpuzoo.build("resnet18", input_shape=(side, side, 3), width=8)
+        size = model.get_layer("stem_conv").kernel.shape[0]
+        assert size == (7 if large else 3)
+
+
+def test_recurrent_options():
+    images = batch((3, 5, 2))[0]
+    for name in ("lstm", "bilstm", "gru"):
+        model = gpuzoo.build(
+            name, input_shape=(3, 5, 2), units=4, layers=2, dropout=0.5
+        )
+        one, other = (model(images, training=True).numpy() for _ in range(2))
+        assert not np.array_equal(one, other)
+        # The first row matters although the logits come after the last one.
+        changed = images.copy()
+        changed[:, 0] += 1
+        assert not np.array_equal(model(images).numpy(), model(changed).numpy())
+
+
+def test_weights_of_fully_convolutional_fit_every_size():
+    one = gpuzoo.build("fully_convolutional", input_shape=(16, 16, 1))
+    other = gpuzoo.build("fully_convolutional", input_shape=(32, 24, 1))
+    other.set_weights(one.get_weights())
+    assert other(batch((32, 24, 1))[0]).shape == (4, 10)
 
 
 def test_list_models_filters():
-    assert gpuzoo.list_models("c*") == ["cnn"]
+    assert gpuzoo.list_models("c*") == ["cnn", "convmixer"]
     assert gpuzoo.list_models("*mlp", task="classify") == ["mlp"]
     assert set(MODELS) >= {*CLASSIFIERS, *AUTOENCODERS}
     assert "vae" in AUTOENCODERS and "vae" not in CLASSIFIERS
@@ -233,8 +353,6 @@ def test_weights_load_strictly(damage, tmp_path):
 
 def test_max_pool_forms_give_the_same_bits(runtime, monkeypatch):
     """The form for XLA with determinism, and the native one, forward and backward."""
-    import dataclasses
-
     import tensorflow as tf
 
     from gpuzoo.models import _blocks
@@ -267,8 +385,8 @@ def test_the_catalogue_read_from_source_equals_the_registered_one():
     """`list` and `info` parse the files; importing them must say the same."""
     from gpuzoo import registry
 
-    for name in ("mlp", "cnn", "vae"):
-        gpuzoo.build(name)
+    for name in MODELS:
+        registry._builder(gpuzoo.model_info(name))
         read, registered = registry._shipped()[name], registry._registered[name][0]
         assert json.dumps(read.options) == json.dumps(registered.options)
         for field in ("name", "task", "reference", "parameters", "doc", "module"):

@@ -93,6 +93,12 @@ def test_figures_come_from_the_records():
     subprocess.run([sys.executable, script, "--check"], check=True)
 
 
+def test_every_model_is_named():
+    from gpuzoo import registry
+
+    assert set(registry._shipped()) <= set(re.findall(r"`(\w+)`", README))
+
+
 def test_links_exist():
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target

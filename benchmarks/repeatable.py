@@ -1,0 +1,283 @@
+"""Does every model repeat to the bit, on every backend and in every precision?
+
+    python benchmarks/repeatable.py                        # all models, all modes
+    python benchmarks/repeatable.py --device gpu --out FILE
+    python benchmarks/repeatable.py --models lstm gru --precisions float32 --xla on
+
+A mode is a backend, a precision and XLA on or off. For each mode two fresh processes
+train every model for a few steps on the embedded digits, with augmentation and, where
+a model has it, dropout. The second goes through the models in the opposite order, so
+that what a process did before cannot matter, and trains each once more with another
+seed. The digests of the weights must be equal, and those of the other seed must differ.
+
+Writes benchmarks/records/repeatable.json (--out). Results of other models and modes
+that stand there stay if code, environment and options are the same. What gpuzoo refuses
+is recorded with its words and is no failure; exit code 1 if a digest differs, if the
+other seed changes nothing, or if a training fails.
+"""
+
+import argparse
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+OTHER_SEED = 1
+# Options that leave the kinds of layers and take away most of the work (--small).
+SMALL = {
+    "convmixer": ("width=32", "depth=1"),
+    "resnet18": ("width=8",),
+    "resnet20": ("width=4",),
+    "vit_tiny": ("width=24", "depth=1"),
+    "wide_resnet": ("depth=10", "width=1"),
+}
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
+                        default=PRECISIONS)  # fmt: skip
+    parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"),
+                        default=("tensorflow", "jax"))  # fmt: skip
+    parser.add_argument("--xla", nargs="+", choices=("off", "on"),
+                        default=("off", "on"),
+                        help="TensorFlow's; JAX is always XLA")  # fmt: skip
+    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--no-control", action="store_true",
+                        help="leave out the trainings with another seed")  # fmt: skip
+    parser.add_argument("--small", action="store_true",
+                        help="narrow, shallow forms of the large models")  # fmt: skip
+    parser.add_argument("--out", type=pathlib.Path,
+                        default=HERE / "records" / "repeatable.json")  # fmt: skip
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# --- in a process of its own ----------------------------------------------------------
+
+
+def work(job: dict) -> None:
+    """Train the models of a job one after another; a line of JSON for each, and a last
+    one about the machine."""
+    import gpuzoo
+    from gpuzoo.runtime import in_force
+
+    dataset = gpuzoo.load_data(job["data"])
+    for name in job["models"]:
+        row = {"model": name}
+        try:
+            for key, seed in job["seeds"].items():
+                row[key] = train(name, seed, dataset, job)
+        except gpuzoo.Diverged as error:
+            row["failed"] = str(error)
+        except gpuzoo.GpuzooError as error:
+            row["refused"] = str(error)
+        except Exception as error:
+            row["failed"] = f"{type(error).__name__}: {error}"
+        print(json.dumps(row), flush=True)
+    if runtime := in_force():
+        device = {"device": runtime.device_name, "threads": runtime.threads}
+        print(json.dumps({"model": None, **device}))
+
+
+def train(name: str, seed: int, dataset, job: dict) -> str:
+    """What `gpuzoo train` gives as `weights_sha256`, but without a run folder."""
+    import gpuzoo
+
+    runtime = gpuzoo.configure(**job["runtime"], seed=seed, quiet=True)
+    from gpuzoo.deploy.artifact import weights_bytes
+    from gpuzoo.engine import loop
+
+    known = gpuzoo.model_info(name).options
+    options = SMALL.get(name, ()) if job["small"] else ()
+    task = gpuzoo.model_info(name).task
+    recipe = gpuzoo.load_recipe("mnist").override(
+        task=task,
+        model=name,
+        label_smoothing=0.1 if task == "classify" else 0.0,
+        model_options=(*options, *(["dropout=0.2"] if "dropout" in known else [])),
+        epochs=1,
+        batch_size=job["batch"],
+        learning_rate=1e-3,
+        augment=("shift:1",),
+        seed=seed,
+    )
+    result = loop.run(recipe, dataset, runtime)
+    if result.steps != job["steps"]:
+        raise RuntimeError(f"{result.steps} steps in place of {job['steps']}")
+    return hashlib.sha256(weights_bytes(result.weights)).hexdigest()
+
+
+# --- the two processes of a mode ------------------------------------------------------
+
+
+def check(mode: dict, models: list[str], args, data: str) -> tuple[dict, dict]:
+    """What became of each model in this mode, and on which device."""
+    xla = mode["xla"] if mode["backend"] == "tensorflow" else "auto"
+    job = {
+        "data": data,
+        "steps": args.steps,
+        "batch": args.batch,
+        "small": args.small,
+        "runtime": {
+            "backend": mode["backend"],
+            "precision": mode["precision"],
+            "xla": xla,
+            "device": args.device,
+            "threads": args.threads,
+        },
+    }
+    seeds = {"digest": 0}
+    first, device = run_worker({**job, "models": models, "seeds": seeds})
+    if not args.no_control:
+        seeds = {**seeds, "other_seed": OTHER_SEED}
+    second, _ = run_worker({**job, "models": models[::-1], "seeds": seeds})
+    return {name: judge(first[name], second[name]) for name in models}, device
+
+
+def run_worker(job: dict) -> tuple[dict, dict]:
+    """The row that a fresh process printed for each model, and its last one."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, "--worker", json.dumps(job)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    rows = {}
+    with process:
+        for line in process.stdout:
+            if line.startswith("{"):
+                row = json.loads(line)
+                rows[row.pop("model")] = row
+    missing = {"failed": f"the process ended before it, with code {process.returncode}"}
+    return {name: rows.get(name, missing) for name in job["models"]}, rows.get(None, {})
+
+
+def judge(first: dict, second: dict) -> dict:
+    for verdict in ("failed", "refused"):
+        for row in (first, second):
+            if verdict in row:
+                return {"verdict": verdict, "message": row[verdict]}
+    result = {"weights_sha256": first["digest"]}
+    if first["digest"] != second["digest"]:
+        return {"verdict": "differs", **result, "second": second["digest"]}
+    if second.get("other_seed") == first["digest"]:
+        return {"verdict": "another seed changes nothing", **result}
+    return {"verdict": "equal", **result}
+
+
+# --- the record -----------------------------------------------------------------------
+
+
+def small_digits(folder: str, steps: int, batch: int) -> str:
+    """As many digits as the steps need, of every class, in a file of their own."""
+    import gpuzoo
+
+    data = gpuzoo.load_data("digits")
+    train, path = data.train, pathlib.Path(folder) / "digits.npz"
+    label, count = train["label"], max(steps * batch, 10)
+    if count > len(label):
+        sys.exit(f"{count} examples are needed; there are {len(label)}")
+    # How many of its class come before an example: the first ten are of ten classes.
+    before = [np.count_nonzero(label[:i] == label[i]) for i in range(len(label))]
+    taken = np.argsort(before, kind="stable")[:count]
+    np.savez(
+        path,
+        x_train=train["image"][taken], y_train=label[taken],
+        x_test=data.test["image"][:16], y_test=data.test["label"][:16],
+    )  # fmt: skip
+    return str(path)
+
+
+def merged(record: dict, path: pathlib.Path) -> dict:
+    """The record with what an earlier one says of other models and modes."""
+    if not path.exists():
+        return record
+    old = json.loads(path.read_text())
+    differing = {"date", "command", "modes"}
+    if any(old.get(key) != record[key] for key in record.keys() - differing):
+        return record
+    modes = dict(old["modes"])
+    for mode, results in record["modes"].items():
+        modes[mode] = dict(sorted({**modes.get(mode, {}), **results}.items()))
+    return {**record, "modes": dict(sorted(modes.items()))}
+
+
+def table(modes: dict) -> str:
+    """Models down, modes across."""
+    models = sorted({name for results in modes.values() for name in results})
+    rows = [["model", *modes]]
+    for name in models:
+        rows.append(
+            [name, *(r.get(name, {}).get("verdict", "") for r in modes.values())]
+        )
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    args = parse()
+    if args.worker:
+        return work(json.loads(args.worker))
+
+    import gpuzoo
+    from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.machine import environment
+
+    models = sorted(args.models or gpuzoo.list_models())
+    for name in models:
+        gpuzoo.model_info(name)
+    modes = [
+        {"backend": backend, "precision": precision, "xla": xla}
+        for backend in args.backends
+        for precision in args.precisions
+        for xla in (args.xla if backend == "tensorflow" else ["on"])
+    ]
+    record = {
+        "what": "weights after a few steps, compared between two fresh processes",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["python benchmarks/repeatable.py", *options_given(args)]),
+        "environment": environment(),
+        "code_sha256": code_sha256(),
+        "device": None,
+        "threads": None,
+        "steps": args.steps,
+        "batch": args.batch,
+        "small": args.small,
+        "control": not args.no_control,
+        "modes": {},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        data = small_digits(folder, args.steps, args.batch)
+        for mode in modes:
+            name = f"{mode['backend']} {mode['precision']} XLA {mode['xla']}"
+            print(name, file=sys.stderr, flush=True)
+            record["modes"][name], device = check(mode, models, args, data)
+            record.update(device)
+            args.out.write_text(json.dumps(merged(record, args.out), indent=1) + "\n")
+    print(table(record["modes"]))
+    results = [r for mode in record["modes"].values() for r in mode.values()]
+    for result in results:
+        if "message" in result:
+            print(f"{result['verdict']}: {result['message']}")
+    sys.exit(any(r["verdict"] not in ("equal", "refused") for r in results))
+
+
+def options_given(args) -> list[str]:
+    return [word for word in sys.argv[1:] if word != str(args.out) and word != "--out"]
+
+
+if __name__ == "__main__":
+    main()

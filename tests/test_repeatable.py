@@ -1,0 +1,83 @@
+"""The models under the engine: equal digests in fresh processes, exact resuming."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, environment, two_classes
+
+import gpuzoo
+from gpuzoo.data.dataset import make_dataset
+from gpuzoo.engine import checkpoint, loop
+from gpuzoo.recipe import Recipe
+
+# XLA compiles for many seconds, so a few kinds of models stand for all: loops and
+# attention; depthwise convolutions and normalisation. benchmarks/repeatable.py takes all
+# models, in every mode.
+MODES = {
+    "tensorflow": ("mixed_bfloat16", ["gru", "vit_tiny"]),
+    "jax": ("float32", ["convmixer"]),
+}
+RECIPE = Recipe(
+    name="tiny", model="convmixer", model_options=("width=16", "depth=1"), data="tiny",
+    batch_size=16, epochs=2, learning_rate=0.01, augment=("shift:1",), digest_every=4,
+    checkpoint_every=3,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", MODES)
+def test_fresh_processes_train_to_the_same_bits_under_xla(backend, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    precision, models = MODES[backend]
+    out = tmp_path / "repeatable.json"
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "repeatable.py", "--backends", backend,
+         "--precisions", precision, "--xla", "on", "--models", *models, "--small",
+         "--steps", "2", "--device", "cpu", "--no-control", "--out", out],
+        env=environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (results,) = json.loads(out.read_text())["modes"].values()
+    verdicts = {name: result["verdict"] for name, result in results.items()}
+    assert verdicts == dict.fromkeys(models, "equal")
+
+
+def test_moving_statistics_are_state_like_any_other(runtime, tmp_path):
+    """They move, go through a checkpoint, and evaluating uses them."""
+    arrays = two_classes()
+    splits = {
+        split: {"image": arrays[f"x_{split}"], "label": arrays[f"y_{split}"]}
+        for split in ("train", "test")
+    }
+    dataset = make_dataset("tiny", "made up", splits)
+    whole = loop.run(RECIPE, dataset, runtime)
+    moved = [name for name in whole.weights if name.endswith("moving_variance")]
+    assert len(moved) == 3
+    assert not any(np.all(whole.weights[name] == 1) for name in moved)
+
+    model = loop.build_model(RECIPE, dataset)
+    for variable in model.weights:
+        variable.assign(whole.weights[variable.path])
+    logits = model.predict(dataset.test["image"] / np.float32(255), verbose=0)
+    assert np.array_equal(logits.argmax(axis=1), whole.outputs["predicted"])
+
+    asked = iter([False, True])
+    part = loop.run(RECIPE, dataset, runtime, folder=tmp_path, stop=lambda: next(asked))
+    start, _ = checkpoint.load(tmp_path)
+    assert part.state == "stopped" and start.step == part.steps < whole.steps
+    resumed = loop.run(RECIPE, dataset, runtime, resume=start)
+    for name, value in whole.weights.items():
+        assert np.array_equal(resumed.weights[name], value), name
+
+
+def test_the_record_shows_every_model():
+    """With XLA, determinism and bfloat16 at once; nothing in it differs or failed."""
+    record = json.loads((ROOT / "benchmarks/records/repeatable.json").read_text())
+    both = record["modes"]["tensorflow mixed_bfloat16 XLA on"]
+    assert set(both) == set(gpuzoo.list_models())
+    for results in record["modes"].values():
+        assert {r["verdict"] for r in results.values()} <= {"equal", "refused"}
