@@ -42,7 +42,7 @@ SMALL = {
 CASES = [
     (name, size) for name in CLASSIFIERS for size in SIZES.get(name, [(28, 28, 1)])
 ]
-IMAGES = [(8, 8, 1), (13, 40, 2), (32, 32, 3)]  # 28x28 is seen below
+IMAGES = [(8, 8, 1), (13, 40, 2)]  # 28x28 is seen below
 
 pytestmark = pytest.mark.usefixtures("runtime")
 
@@ -183,7 +183,8 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.keras")):
     with numpy.load(path.with_suffix(".npz")) as file:
         model = keras.saving.load_model(path)
         for number, output in enumerate(keras.tree.flatten(model(file["images"]))):
-            assert numpy.array_equal(output, file[f"output_{number}"]), path
+            # With other threads than here, in other last bits.
+            assert numpy.allclose(output, file[f"output_{number}"], 1e-4, 1e-5), path
     print(path.stem)
 assert "gpuzoo" not in sys.modules
 """
