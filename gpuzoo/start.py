@@ -131,6 +131,9 @@ def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runt
     reasons["deterministic"] = f"level {options.level}"
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+        # It makes one AddN of a chain of additions, whose order follows the timing of
+        # the threads (see engine/backend.py).
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     elif is_op_determinism_enabled():
         raise GpuzooError(
             "level fast was asked for, but op determinism is already on in this "

@@ -8,6 +8,7 @@ import pytest
 from conftest import RECIPE, same, train
 
 import gpuzoo
+from gpuzoo.engine import backend as backends
 from gpuzoo.engine import loop
 from gpuzoo.evidence import plots
 from gpuzoo.tasks.autoencode import Task
@@ -154,6 +155,26 @@ def test_label_smoothing_and_models_of_other_tasks_are_refused(dataset, runtime)
         train(VAE.override(label_smoothing=0.1), dataset, runtime)
     with pytest.raises(gpuzoo.GpuzooError, match="'cnn' is for the task 'classify'"):
         train(VAE.override(model="cnn", model_options=()), dataset, runtime)
+
+
+def test_no_sum_has_an_order_that_timing_decides(runtime):
+    """AddN of three or more is not repeatable: neither the tape nor the optimizer of
+    the graph may make one."""
+    import tensorflow as tf
+
+    variable = keras.Variable(np.ones(3, "float32"))
+
+    def squares():
+        ways = [keras.ops.sum(variable * i + variable**i) for i in range(4)]
+        return sum(ways), None
+
+    backend = backends.get(runtime)
+    traced = tf.function(lambda: backend.value_and_grad(squares, [variable])[1])
+    graph = traced.get_concrete_function().graph
+    sums = [op for op in graph.get_operations() if op.type == "AddN"]
+    assert sums and all(len(op.inputs) == 2 for op in sums)
+    chosen = tf.config.optimizer.get_experimental_options()
+    assert chosen["arithmetic_optimization"] is False
 
 
 def test_half_precision_under_xla_stays_close(runs, dataset, runtime):

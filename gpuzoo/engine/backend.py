@@ -6,6 +6,8 @@ written against these and contain no TensorFlow.
 """
 
 import contextlib
+import functools
+import types
 from collections.abc import Callable
 
 import keras
@@ -17,6 +19,7 @@ from gpuzoo.runtime import Runtime
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.eager import backprop
 else:
     import jax
     import jax.numpy as jnp
@@ -52,7 +55,9 @@ class TensorFlowBackend:
         """`function()` -> (loss, rest); returns (loss, rest), gradients."""
         with tf.GradientTape() as tape:
             loss, rest = function()
-        return (loss, rest), tape.gradient(loss, [v.value for v in variables])
+        with _added_in_pairs():
+            gradients = tape.gradient(loss, [v.value for v in variables])
+        return (loss, rest), gradients
 
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
         """One update of the variables by the optimizer."""
@@ -137,6 +142,25 @@ class TensorFlowBackend:
         if self.device == "/CPU:0":
             return None
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+
+@contextlib.contextmanager
+def _added_in_pairs():
+    """Gradients of a tensor that is used more than twice are added two by two.
+
+    AddN of three or more begins with whichever of them nobody else still holds: the
+    order of the sum, and its last bits, follow the timing of the threads.
+    """
+    real = backprop.gen_math_ops
+
+    def add_n(inputs, name=None):
+        return functools.reduce(lambda a, b: real.add_n([a, b], name), inputs)
+
+    backprop.gen_math_ops = types.SimpleNamespace(**{**vars(real), "add_n": add_n})
+    try:
+        yield
+    finally:
+        backprop.gen_math_ops = real
 
 
 @contextlib.contextmanager
