@@ -19,6 +19,12 @@ UNITS = {
 }
 
 
+def load(name: str) -> dict | None:
+    """A record, or None where nothing has been measured yet."""
+    path = RECORDS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def percent(figure: dict) -> str:
     return f"{100 * figure['mean']:.2f} ± {100 * figure['std']:.2f} %"
 
@@ -130,10 +136,9 @@ def ratio(figure: dict) -> str:
     return f"{figure['median']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def price_text(price: dict, drift: dict, chaos: dict) -> str:
-    """What repeatability costs, how it was tried, and where it ends."""
+def price_rows(price: dict) -> list[str]:
     costs, trail = price["seconds_with_over_without"], price["trail"]
-    lines = [
+    return [
         "| seconds of training, with / without | median (quartiles) |",
         "|---|---|",
         *(f"| {what} | {ratio(figure)} |" for what, figure in costs.items()),
@@ -141,16 +146,21 @@ def price_text(price: dict, drift: dict, chaos: dict) -> str:
             f"| {what} every 100 steps, {trail['precision']} | {ratio(figure)} |"
             for what, figure in trail["seconds_with_over_without"].items()
         ),
+        "",
+        f"Recipe `mnist`, n = {price['rounds']} rounds in which the modes took turns, "
+        f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
+        "",
     ]
+
+
+def reach_text(price: dict | None, drift: dict, chaos: dict) -> str:
+    """What repeatability costs, how it was tried, and where it ends."""
+    lines = price_rows(price) if price else []
     apart = drift["tensorflow against jax"]
     seeds = drift["one seed against another"]
     losses = apart["relative_loss_difference"]
     total = chaos["total"]
     lines += [
-        "",
-        f"Recipe `mnist`, n = {price['rounds']} rounds in which the modes took turns, "
-        f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
-        "",
         f"Killed {total['kills']} times at random instants and inside of writes, "
         f"flushes and renames, in {len(chaos['modes'])} combinations of backend, "
         f"precision and XLA, {total['runs']} runs ended with {total['different']} "
@@ -180,16 +190,13 @@ def replace(old: str, opening: str, closing: str, text: str) -> str:
 def main() -> None:
     record = json.loads((RECORDS / "mnist_to_99.json").read_text())
     readme = ROOT / "README.md"
-    parts = [
-        json.loads((RECORDS / f"{name}.json").read_text())
-        for name in ("price", "drift", "chaos")
-    ]
+    parts = [load(name) for name in ("price", "drift", "chaos")]
     others = recipe_records()
     text = readme.read_text()
     for name, part in (
         ("figures", readme_table(record)),
         ("more", more_table(others)),
-        ("price", price_text(*parts)),
+        ("reach", reach_text(*parts)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
     mine = record["train_mnist"]

@@ -7,7 +7,6 @@ written against these and contain no TensorFlow.
 
 import contextlib
 import functools
-import types
 from collections.abc import Callable
 
 import keras
@@ -19,7 +18,7 @@ from gpuzoo.runtime import Runtime
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
-    from tensorflow.python.eager import backprop
+    from tensorflow.python.ops import gen_math_ops
 else:
     import jax
     import jax.numpy as jnp
@@ -151,16 +150,16 @@ def _added_in_pairs():
     AddN of three or more begins with whichever of them nobody else still holds: the
     order of the sum, and its last bits, follow the timing of the threads.
     """
-    real = backprop.gen_math_ops
+    real = gen_math_ops.add_n
 
     def add_n(inputs, name=None):
-        return functools.reduce(lambda a, b: real.add_n([a, b], name), inputs)
+        return functools.reduce(lambda a, b: real([a, b], name=name), inputs)
 
-    backprop.gen_math_ops = types.SimpleNamespace(**{**vars(real), "add_n": add_n})
+    gen_math_ops.add_n = add_n
     try:
         yield
     finally:
-        backprop.gen_math_ops = real
+        gen_math_ops.add_n = real
 
 
 @contextlib.contextmanager
