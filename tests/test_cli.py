@@ -305,7 +305,7 @@ def test_ctrl_c_ends_cleanly(tmp_path):
     summary = json.loads(stdout.splitlines()[-1])
     record = read_run(out)
     assert summary["state"] == record["state"] == "stopped"
-    assert {path.name for path in out.iterdir()} == FILES | {"checkpoints"}
+    assert {path.name for path in out.iterdir()} == FILES | CLASSIFIED | {"checkpoints"}
 
 
 def test_train_takes_what_was_configured(cli, tmp_path):
