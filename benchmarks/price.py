@@ -10,9 +10,8 @@ both with the recipe `mnist`:
   12,800 examples; the modes take turns, so that a change of the machine's speed meets
   all of them. Given is the median of the examples per second of training, and
   for pairs of modes the median, and the quartiles, of the ratios within the rounds.
-- The trail: one process, all of MNIST, runs with and without a checkpoint every 100
-  steps and a digest every 100 steps taking turns; seconds from the first step to the
-  end, evaluation left out.
+- The trail: of runs on all of MNIST with a checkpoint and a digest every 100 steps, how
+  long these took as parts of the training, from the phases that a run tells apart.
 """
 
 import argparse
@@ -94,11 +93,6 @@ PRICES = {
         "tensorflow float32", "tensorflow float32, no oneDNN",
     ),
 }  # fmt: skip
-TRAILS = {
-    "neither": {"checkpoint_every": 0, "digest_every": NEVER},
-    "checkpoints": {"checkpoint_every": 100, "digest_every": NEVER},
-    "digests": {"checkpoint_every": 0, "digest_every": 100},
-}
 
 
 def quartiles(values: list[float]) -> dict:
@@ -163,39 +157,26 @@ def matrix(
 
 
 def trails(data, rounds: int) -> dict:
-    """Seconds of a training with checkpoints, with digests, with neither."""
+    """What checkpoints and digests take, as parts of the seconds of training."""
     from gpuzoo.engine import loop
     from gpuzoo.recipe import load_recipe
     from gpuzoo.runtime import in_force
 
-    seconds: dict[str, list[float]] = {name: [] for name in TRAILS}
-    for turn in range(rounds + 1):
-        for name, changes in TRAILS.items():
-            recipe = load_recipe("mnist").override(epochs=4, eval_every=9, **changes)
-            begun = []
-
-            def watch(event, row, begun=begun):
-                if event == "start":
-                    begun.append(time.perf_counter())
-
-            with tempfile.TemporaryDirectory(dir=".") as folder:
-                checkpoints = pathlib.Path(folder) / "checkpoints"
-                result = loop.run(
-                    recipe, data, in_force(), watch=watch, folder=checkpoints
-                )
-            took = time.perf_counter() - begun[0] - result.seconds["evaluate"]
-            if turn:  # the first round warms up
-                seconds[name].append(took)
-        print("trail", turn, {k: v[-1:] for k, v in seconds.items()}, flush=True)
+    parts: dict[str, list[float]] = {"checkpoint": [], "digest": []}
+    recipe = load_recipe("mnist").override(
+        epochs=2, eval_every=9, checkpoint_every=100, digest_every=100
+    )
+    for turn in range(rounds):
+        with tempfile.TemporaryDirectory(dir=".") as folder:
+            checkpoints = pathlib.Path(folder) / "checkpoints"
+            result = loop.run(recipe, data, in_force(), folder=checkpoints)
+        for name, values in parts.items():
+            values.append(result.seconds[name] / result.seconds["train"])
+        print("trail", turn, {k: v[-1] for k, v in parts.items()}, flush=True)
     return {
         "steps": result.steps,
-        "seconds": {name: quartiles(values) for name, values in seconds.items()},
-        "seconds_with_over_without": {
-            name: quartiles(
-                [a / b for a, b in zip(seconds[name], seconds["neither"], strict=True)]
-            )
-            for name in ("checkpoints", "digests")
-        },
+        "parameters": result.parameters,
+        "part_of_training": {name: quartiles(v) for name, v in parts.items()},
     }
 
 
@@ -234,12 +215,12 @@ def main() -> None:
         "code_sha256": code_sha256(),
         "rounds": args.rounds,
         **found,
-        "trail": {"precision": runtime.precision, **trails(data, 2 * args.rounds)},
+        "trail": {"precision": runtime.precision, **trails(data, args.rounds)},
     }
     path = HERE / "records" / ("price_gpu.json" if gpu else "price.json")
     path.write_text(json.dumps(record, indent=1) + "\n")
     prices = record["seconds_with_over_without"]
-    prices |= record["trail"]["seconds_with_over_without"]
+    prices |= record["trail"]["part_of_training"]
     print(json.dumps({what: figure["median"] for what, figure in prices.items()}))
 
 

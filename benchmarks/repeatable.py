@@ -5,7 +5,7 @@
     python benchmarks/repeatable.py --models lstm gru --precisions float32 --xla on
 
 A mode is a backend, a precision and XLA on or off. For each mode two fresh processes
-train every model for a few steps on the embedded digits, with augmentation and, where
+train every model for some steps on the embedded digits, with augmentation and, where
 a model has it, dropout. The second goes through the models in the opposite order, so
 that what a process did before cannot matter, and trains each once more with another
 seed. The digests of the weights must be equal, and those of the other seed must differ.
@@ -33,6 +33,11 @@ OTHER_SEED = 1
 # Options that leave the kinds of layers and take away most of the work (--small).
 SMALL = {
     "convmixer": ("width=32", "depth=1"),
+    "diffusion": ("filters=(8,16)", "blocks=1"),
+    "gan": ("filters=(8,16)",),
+    "conditional_gan": ("filters=(8,16)",),
+    "wgan_gp": ("filters=(8,16)",),
+    "speednet": ("filters=(8,16,16)",),
     "resnet18": ("width=8",),
     "resnet20": ("width=4",),
     "vit_tiny": ("width=24", "depth=1"),
@@ -54,8 +59,8 @@ def parse() -> argparse.Namespace:
                         help="TensorFlow's; JAX is always XLA")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=40)
     parser.add_argument("--no-control", action="store_true",
                         help="leave out the trainings with another seed")  # fmt: skip
     parser.add_argument("--small", action="store_true",
@@ -246,7 +251,7 @@ def main() -> None:
         for xla in (args.xla if backend == "tensorflow" else ["on"])
     ]
     record = {
-        "what": "weights after a few steps, compared between two fresh processes",
+        "what": "weights after some steps, compared between two fresh processes",
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["python benchmarks/repeatable.py", *options_given(args)]),
         "environment": environment(),

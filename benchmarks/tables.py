@@ -11,8 +11,10 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
-# Of the figures of autoencoders (gpuzoo/tasks/autoencode.py).
+# Figures of the tasks (gpuzoo/tasks/), in the order in which they are told.
+SHOWN = ("test_accuracy", "test_frechet", "test_loss", "test_error", "test_kl")
 UNITS = {
+    "test_frechet": " (Frechet distance, fixed classifier)",
     "test_loss": " nats per image",
     "test_kl": " nats per image",
     "test_error": " (mean squared error of a pixel)",
@@ -68,13 +70,15 @@ def readme_table(record: dict) -> str:
 
 
 def figures(record: dict) -> dict[str, str]:
-    """What a recipe reaches: the accuracy, or else every test figure."""
-    if "test_accuracy" in record:
-        return {"test accuracy": percent(record["test_accuracy"])}
+    """What a recipe reaches: every test figure, but a loss only where it is a bound."""
+    shown = [name for name in SHOWN if name in record]
+    if "test_kl" not in shown:
+        shown.remove("test_loss")
     return {
-        name.replace("_", " "): f"{value['mean']:.4g} ± {value['std']:.2g}{UNITS[name]}"
-        for name, value in record.items()
-        if name.startswith("test_")
+        name.replace("_", " "): percent(record[name])
+        if name == "test_accuracy"
+        else f"{record[name]['mean']:.4g} ± {record[name]['std']:.2g}{UNITS[name]}"
+        for name in shown
     }
 
 
@@ -142,10 +146,13 @@ def price_rows(price: dict) -> list[str]:
         "| seconds of training, with / without | median (quartiles) |",
         "|---|---|",
         *(f"| {what} | {ratio(figure)} |" for what, figure in costs.items()),
-        *(
-            f"| {what} every 100 steps, {trail['precision']} | {ratio(figure)} |"
-            for what, figure in trail["seconds_with_over_without"].items()
-        ),
+        "",
+        "Of the seconds of training, "
+        + " and ".join(
+            f"a {what} every 100 steps takes {figure['median']:.1%}"
+            for what, figure in trail["part_of_training"].items()
+        )
+        + f" ({trail['precision']}, {trail['parameters']:,} weights).",
         "",
         f"Recipe `mnist`, n = {price['rounds']} rounds in which the modes took turns, "
         f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
@@ -153,9 +160,37 @@ def price_rows(price: dict) -> list[str]:
     ]
 
 
-def reach_text(price: dict | None, drift: dict, chaos: dict) -> str:
+def repeated_text(record: dict) -> str:
+    """How many models gave equal bits in how many modes, and which did not."""
+    modes = record["modes"]
+    models = {name for results in modes.values() for name in results}
+    verdicts: dict[str, list[str]] = {}
+    for mode, results in modes.items():
+        for name, result in results.items():
+            verdicts.setdefault(result["verdict"], []).append(f"{name} ({mode})")
+    told = [
+        f"{verdict}: {', '.join(cases)}"
+        for verdict, cases in sorted(verdicts.items())
+        if verdict != "equal"
+    ]
+    return (
+        f"Trained twice in fresh processes, {record['steps']} steps on each of "
+        f"{len(modes)} combinations of backend, precision and XLA, {len(models)} "
+        f"models gave equal bits in {len(verdicts.get('equal', []))} of "
+        f"{sum(map(len, verdicts.values()))} cases"
+        + (f"; {'; '.join(told)}" if told else "")
+        + f" ({record['threads']} threads, large models narrowed, {record['date']}, "
+        "`benchmarks/repeatable.py`)."
+    )
+
+
+def reach_text(
+    price: dict | None, repeated: dict | None, drift: dict, chaos: dict
+) -> str:
     """What repeatability costs, how it was tried, and where it ends."""
     lines = price_rows(price) if price else []
+    if repeated:
+        lines += [repeated_text(repeated), ""]
     apart = drift["tensorflow against jax"]
     seeds = drift["one seed against another"]
     losses = apart["relative_loss_difference"]
@@ -190,7 +225,7 @@ def replace(old: str, opening: str, closing: str, text: str) -> str:
 def main() -> None:
     record = json.loads((RECORDS / "mnist_to_99.json").read_text())
     readme = ROOT / "README.md"
-    parts = [load(name) for name in ("price", "drift", "chaos")]
+    parts = [load(name) for name in ("price", "repeatable", "drift", "chaos")]
     others = recipe_records()
     text = readme.read_text()
     for name, part in (

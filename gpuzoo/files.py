@@ -1,7 +1,14 @@
 """Files that are there whole or not at all."""
 
+import contextlib
+import errno
 import os
 import pathlib
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 from gpuzoo.errors import GpuzooError
 
@@ -33,6 +40,36 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def held(path: pathlib.Path):
+    """A run folder is this process's alone until the end of the block.
+
+    The system gives it back when the process ends, however it ends. A folder that is
+    not there, or whose file system knows no locks, is not held.
+
+    Raises:
+        GpuzooError: another process holds it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(descriptor)
+            raise GpuzooError(
+                f"{path} is in the hands of another process; wait for it, or end it"
+            ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(path: pathlib.Path) -> None:

@@ -31,6 +31,7 @@ def finish(job, result) -> None:
         job.dataset,
         result.outputs,
     )
+    plots.animate(path / "samples", path / "samples.gif")
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
         state=result.state,
@@ -95,6 +96,8 @@ def say_end(job, summary: dict) -> None:
     if summary["peak_device_bytes"] is not None:
         memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
     headline = tasks.load(recipe.task).headline
+    if f"test_{headline}" not in summary:
+        headline = "loss"
     figure = summary[f"test_{headline}"]
     screen.say(
         f"test {headline} {_readable(headline, figure)} on {data} · "
@@ -102,7 +105,8 @@ def say_end(job, summary: dict) -> None:
         f"{summary['wall_seconds']:.1f} s in all, {memory}",
         "bold",
     )
-    pictures = [name for name in job.folder.record["files"] if name.endswith(".png")]
+    files = job.folder.record["files"]
+    pictures = [n for n in files if n.endswith((".png", ".gif")) and "/" not in n]
     screen.say(
         f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
         f"(run.json, weights.safetensors, {', '.join(pictures)})"
@@ -151,7 +155,7 @@ def raise_readably(folder: RunFolder, error: BaseException) -> NoReturn:
 
 def _hash_files(path: pathlib.Path) -> dict[str, str]:
     return {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted(path.iterdir())
+        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted([*path.iterdir(), *path.glob("samples/*")])
         if file.is_file() and file.name != "run.json"
     }

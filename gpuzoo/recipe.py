@@ -46,11 +46,11 @@ class Recipe:
 
     name: str
     """Name of the recipe; the run folder is called after it."""
-    task: Literal["autoencode", "classify"] = "classify"
+    task: Literal["adversarial", "autoencode", "classify", "denoise"] = "classify"
     """What is learned; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"
-    """Name of a model in the catalogue (gpuzoo list)."""
+    """A model of the catalogue (gpuzoo list), or path.py:function of your own."""
     model_options: tuple[str, ...] = ()
     """Options of the model as key=value, e.g. filters=(32,64) dense=128."""
 

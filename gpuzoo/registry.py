@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable
 import typeguard
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
-TASKS = ("autoencode", "classify")
+TASKS = ("adversarial", "autoencode", "classify", "denoise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class ModelInfo:
     module: str
 
 
+_OWN = "gpuzoo_own_"  # before the name of a user's own file, as a module
 _registered: dict[str, tuple[ModelInfo, Callable]] = {}
 
 
@@ -112,7 +114,7 @@ def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays un
     """Build a model of the catalogue: a plain, untrained `keras.Model`.
 
     Args:
-        name: a name from `list_models()`.
+        name: a name from `list_models()`, or path.py:function.
         **options: the typed options of that model; `model_info(name).options` has them.
 
     Raises:
@@ -162,7 +164,17 @@ def list_models(pattern: str = "*", *, task: str | None = None) -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """What the catalogue says of one model. Raises GpuzooError for an unknown name."""
+    """What the catalogue, or a user's own file, says of one model.
+
+    Args:
+        name: a name from `list_models()`, or path.py:function of a function under
+            `@gpuzoo.register`.
+
+    Raises:
+        GpuzooError: there is no such model.
+    """
+    if ":" in name:
+        return _in_file(name)
     if name in _registered:
         return _registered[name][0]
     if name in _shipped():
@@ -176,10 +188,33 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"nearest: {', '.join(close)}"
 
 
+def file_of(name: str) -> pathlib.Path | None:
+    """The user's own file that a model stands in; None for one of the catalogue."""
+    return expand(name.rpartition(":")[0]) if ":" in name else None
+
+
+def _in_file(name: str) -> ModelInfo:
+    path, function = file_of(name), name.rpartition(":")[2]
+    try:
+        infos = {info.name: info for info in _read(path, _OWN + path.stem)}
+    except OSError as error:
+        raise GpuzooError(f"model {name!r}: {path}: {error.strerror}") from None
+    except (SyntaxError, ValueError, KeyError) as error:
+        raise GpuzooError(f"model {name!r}: {path} cannot be read: {error}") from None
+    if function not in infos:
+        known = ", ".join(infos) or "none; put @gpuzoo.register(...) above its function"
+        raise GpuzooError(f"{path} has no model {function!r}; it has {known}")
+    return dataclasses.replace(infos[function], name=name)
+
+
 def _builder(info: ModelInfo) -> Callable:
-    if info.name not in _registered:
+    if info.module.startswith(_OWN):
+        # Anew each time: the file may have been edited since.
+        spec = importlib.util.spec_from_file_location(info.module, file_of(info.name))
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    elif info.name not in _registered:
         importlib.import_module(info.module)
-    return _registered[info.name][1]
+    return _registered[info.name.rpartition(":")[2]][1]
 
 
 def _same_function(one: Callable, other: Callable) -> bool:
@@ -198,7 +233,7 @@ def _shipped() -> dict[str, ModelInfo]:
     found: dict[str, ModelInfo] = {}
     for folder in spec.submodule_search_locations:
         for path in sorted(pathlib.Path(folder).glob("[!_]*.py")):
-            for info in _read(path):
+            for info in _read(path, f"gpuzoo.models.{path.stem}"):
                 if info.name in found:
                     raise GpuzooError(
                         f"model {info.name!r} stands in {found[info.name].module} and "
@@ -208,7 +243,7 @@ def _shipped() -> dict[str, ModelInfo]:
     return found
 
 
-def _read(path: pathlib.Path) -> Iterable[ModelInfo]:
+def _read(path: pathlib.Path, module: str) -> Iterable[ModelInfo]:
     """The registered functions of one source file, without importing it."""
     for node in ast.parse(path.read_text("utf-8")).body:
         if not isinstance(node, ast.FunctionDef):
@@ -227,7 +262,7 @@ def _read(path: pathlib.Path) -> Iterable[ModelInfo]:
             yield ModelInfo(
                 node.name, declared["task"], declared["reference"],
                 declared.get("parameters"), doc.partition("\n")[0], doc, options,
-                f"gpuzoo.models.{path.stem}",
+                module,
             )  # fmt: skip
 
 

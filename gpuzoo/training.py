@@ -50,6 +50,7 @@ def train(
     from gpuzoo import outcome
     from gpuzoo.evidence.progress import Screen
     from gpuzoo.evidence.record import RunFolder
+    from gpuzoo.files import held
 
     screen = Screen(quiet)
     with _Interrupts() as interrupts:
@@ -60,13 +61,16 @@ def train(
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
         )
-        try:
-            runtime, dataset = _set_up(recipe, options, folder, screen, fast_dev_run)
-        except BaseException as error:
-            folder.discard()
-            outcome.raise_readably(folder, error)
-        job = _Job(recipe, dataset, runtime, folder, screen, fast_dev_run, begun)
-        return _carry_out(job, interrupts, None)
+        with held(folder.path):
+            try:
+                runtime, dataset = _set_up(
+                    recipe, options, folder, screen, fast_dev_run
+                )
+            except BaseException as error:
+                folder.discard()
+                outcome.raise_readably(folder, error)
+            job = _Job(recipe, dataset, runtime, folder, screen, fast_dev_run, begun)
+            return _carry_out(job, interrupts, None)
 
 
 def resume(
@@ -89,35 +93,28 @@ def resume(
     begun = time.perf_counter()
     from gpuzoo import outcome
     from gpuzoo.engine import checkpoint
-    from gpuzoo.evidence import compare, record
+    from gpuzoo.evidence import again, compare, record
     from gpuzoo.evidence.progress import Screen
-    from gpuzoo.machine import environment
+    from gpuzoo.files import expand, held
 
-    folder = record.RunFolder.open(run)
-    recorded = folder.record
-    if recorded["state"] == "finished":
-        outcome.remove_checkpoints(folder)  # killed before it could
-        return outcome.summary_of(folder)
-    if recorded["state"] == "failed":
-        raise GpuzooError(f"{folder.path} has failed: {recorded['error']}")
-    recipe, options = record.recipe_of(recorded), record.options_of(recorded)
-    if allow_drift and options.level == "strict":
-        raise GpuzooError(
-            f"{folder.path} was trained at level strict, which allows no drift; leave "
-            "--allow-drift out"
-        )
-    fast, screen = recorded["fast_dev_run"], Screen(quiet)
-    with _Interrupts() as interrupts:
-        runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
-        dataset = _load(recipe, screen)
-        here = {
-            "environment": environment(),
-            "code_sha256": record.code_sha256(),
-            "runtime": runtime.as_record(),
-        }
-        drift = compare.environment_differences(recorded, here)
-        other = compare.data_differences(recorded["data"], dataset.as_record())
-        compare.refuse(other, f"{folder.path} cannot be resumed, its data have changed")
+    screen = Screen(quiet)
+    with _Interrupts() as interrupts, held(expand(run)):
+        folder = record.RunFolder.open(run)
+        recorded = folder.record
+        if recorded["state"] == "finished":
+            outcome.remove_checkpoints(folder)  # killed before it could
+            return outcome.summary_of(folder)
+        if recorded["state"] == "failed":
+            raise GpuzooError(f"{folder.path} has failed: {recorded['error']}")
+        if allow_drift and record.options_of(recorded).level == "strict":
+            raise GpuzooError(
+                f"{folder.path} was trained at level strict, which allows no drift; "
+                "leave --allow-drift out"
+            )
+        setting = again.set_up(recorded, lambda text: screen.say(text, "yellow"))
+        drift, runtime, dataset = setting.drift, setting.runtime, setting.dataset
+        what = "cannot be resumed, its data have changed"
+        compare.refuse(setting.other_data, f"{folder.path} {what}")
         if not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
             compare.refuse(drift, f"{folder.path} {what}")
@@ -139,7 +136,8 @@ def resume(
         )
         _say_start(screen, runtime, dataset)
         screen.say(f"Going on after step {step}.")
-        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun)
+        fast = recorded["fast_dev_run"]
+        job = _Job(setting.recipe, dataset, runtime, folder, screen, fast, begun)
         return _carry_out(job, interrupts, start)
 
 
@@ -160,9 +158,12 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     """Train, write what a run leaves behind, tell the end."""
     from gpuzoo import outcome
     from gpuzoo.engine import loop
+    from gpuzoo.evidence import plots
 
     def watch(event: str, row: dict) -> None:
         job.folder.watch(event, row)
+        if event == "samples":
+            plots.save_sheet(job.folder.path / "samples", row)
         job.screen.watch(event, row)
 
     interrupts.training = True

@@ -17,13 +17,14 @@ def check_image(input_shape: tuple[int, ...], *, least: int, model: str) -> None
 def max_pool(x, size: int = 2, *, name: str | None = None):
     """Max-pooling with a window and stride of `size`; odd borders are dropped.
 
-    XLA has no deterministic gradient for the native operation, and on a CPU without
-    XLA every other form is several times slower, so the form follows the runtime.
-    Both forms give the same bits, forward and backward, unless two values of a window
-    are equal.
+    XLA has no deterministic gradient for the native operation, and on a CPU a slow one;
+    without XLA every other form is several times slower. So the form follows the
+    runtime. Both give the same bits, forward and backward, unless two values of a
+    window are equal.
     """
     runtime = in_force()
-    if runtime is None or not (runtime.xla and runtime.deterministic):
+    native = runtime is None or not runtime.xla
+    if native or (runtime.device == "gpu" and not runtime.deterministic):
         return keras.layers.MaxPooling2D(size, name=name)(x)
     height, width = (side // size * size for side in x.shape[1:3])
     slices = [
@@ -35,3 +36,42 @@ def max_pool(x, size: int = 2, *, name: str | None = None):
     for other in slices[1:]:
         pooled = keras.ops.maximum(pooled, other)
     return pooled
+
+
+def doubled(x, channels: int):
+    """A convolution that makes 2x2 pixels of one: (batch, 2 height, 2 width, channels).
+
+    In effect a transposed convolution, which takes three times as long on a CPU where
+    the channels are few (Shi et al., arXiv 1609.05158). The logits stay in float32 in
+    every precision: the loss sums over all pixels.
+    """
+    height, width = x.shape[1:3]
+    layers, f32 = keras.layers, "float32"
+    x = layers.Conv2D(4 * channels, 3, padding="same", dtype=f32, name="logits")(x)
+    x = layers.Reshape((height, width, 2, 2, channels), dtype=f32, name="split")(x)
+    x = layers.Permute((1, 3, 2, 4, 5), dtype=f32, name="interleave")(x)
+    shape = (2 * height, 2 * width, channels)
+    return layers.Reshape(shape, dtype=f32, name="join")(x)
+
+
+def cropped(x, height: int, width: int, name: str):
+    """The upper left part: an odd side was rounded up when it was halved."""
+    rows, columns = x.shape[1] - height, x.shape[2] - width
+    if not rows and not columns:
+        return x
+    edges = ((0, rows), (0, columns))
+    return keras.layers.Cropping2D(edges, dtype=x.dtype, name=name)(x)
+
+
+def input_gradient(function, tensor):
+    """The gradient of a scalar function at a tensor, itself differentiable."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(function)(tensor)
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(tensor)
+        value = function(tensor)
+    return tape.gradient(value, tensor)

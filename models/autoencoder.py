@@ -2,6 +2,7 @@
 
 import keras
 
+from gpuzoo.models._blocks import cropped, doubled
 from gpuzoo.registry import register
 
 # Smallest side of the feature map that is still halved by one more block.
@@ -110,35 +111,10 @@ def _decoder(maps, input_shape, latents: int, dense: int) -> keras.Model:
         x = keras.layers.Conv2DTranspose(
             channels, 3, 2, "same", activation="relu", name=f"decoder_conv_{number}"
         )(x)
-        x = _cropped(x, height, width, name=f"crop_{number}")
+        x = cropped(x, height, width, name=f"crop_{number}")
     height, width, channels = input_shape
-    x = _doubled(x, channels)
-    return keras.Model(code, _cropped(x, height, width, name="crop"), name="decoder")
-
-
-def _doubled(x, channels: int):
-    """A convolution that makes 2x2 pixels of one: (batch, 2 height, 2 width, channels).
-
-    In effect a transposed convolution, which takes three times as long on a CPU where
-    the channels are few (Shi et al., arXiv 1609.05158). The logits stay in float32 in
-    every precision: the loss sums over all pixels.
-    """
-    height, width = x.shape[1:3]
-    layers, f32 = keras.layers, "float32"
-    x = layers.Conv2D(4 * channels, 3, padding="same", dtype=f32, name="logits")(x)
-    x = layers.Reshape((height, width, 2, 2, channels), dtype=f32, name="split")(x)
-    x = layers.Permute((1, 3, 2, 4, 5), dtype=f32, name="interleave")(x)
-    shape = (2 * height, 2 * width, channels)
-    return layers.Reshape(shape, dtype=f32, name="join")(x)
-
-
-def _cropped(x, height: int, width: int, name: str):
-    """The upper left part: an odd side was rounded up when it was halved."""
-    rows, columns = x.shape[1] - height, x.shape[2] - width
-    if not rows and not columns:
-        return x
-    edges = ((0, rows), (0, columns))
-    return keras.layers.Cropping2D(edges, dtype=x.dtype, name=name)(x)
+    x = doubled(x, channels)
+    return keras.Model(code, cropped(x, height, width, name="crop"), name="decoder")
 
 
 def _checked(input_shape, latents: int, filters) -> tuple[int, int, int]:

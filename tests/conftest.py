@@ -81,6 +81,19 @@ def two_classes() -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+def splits(arrays) -> dict:
+    return {
+        s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
+        for s in ("train", "test")
+    }
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPUZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+
 @pytest.fixture
 def arrays():
     return two_classes()
@@ -121,8 +134,4 @@ def same(one, other) -> bool:
 def dataset(arrays):
     from gpuzoo.data.dataset import make_dataset
 
-    splits = {
-        s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
-        for s in ("train", "test")
-    }
-    return make_dataset("tiny", "made up", splits)
+    return make_dataset("tiny", "made up", splits(arrays))

@@ -145,7 +145,7 @@ SLOW = {
     "gpu": (["--device", "gpu"], "device gpu was asked for, but"),
     "threads": (["--threads", "-1"], r"threads must be in 0\.\.1024: -1"),
     "model shape": (["--model-options", "num_classes=5"], "cannot set num_classes"),
-    "shift": (["--data", "digits", "--augment", "shift:28"], "28x28 pixels out of sight"),
+    "shift": (["--data", "digits", "--augment", "shift:28"], "leaves nothing of images of 28x28"),
     "steps": (["--data", "digits", "--epochs", "9999999"], "8000000 is the most"),
     "odd data name": (["--data", "fashion-mnist"], "no dataset named 'fashion-mnist'"),
     "no such home": (["--data-dir", "~nosuch/x"], "no such user's home"),

@@ -9,7 +9,6 @@ from conftest import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo import randomness
-from gpuzoo.data import augment
 from gpuzoo.engine import backend as backends
 from gpuzoo.engine import initial, loop, optim, plan
 
@@ -59,7 +58,7 @@ def test_every_epoch_has_its_own_order():
     assert np.array_equal(whole.feed(2, 3)["draws"], whole.feed(0, 4)["draws"][2:3])
 
 
-# --- initial weights, optimizers, augmentation --------------------------------------
+# --- initial weights, optimizers --------------------------------------
 
 
 def test_initial_weights_depend_on_seed_and_name_only(runtime):
@@ -163,39 +162,6 @@ def test_fused_adam_follows_keras_adam(runtime):
     assert type(fused).update_step is not keras.optimizers.Adam.update_step
     assert np.allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-6)
     assert not np.allclose(ours.numpy(), start, atol=1e-2)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_shift_moves_whole_pixels(channels, dtype, runtime):
-    rng = np.random.default_rng(0)
-    images = rng.integers(1, 255, (50, 9, 7, channels)).astype(dtype)
-    draws = rng.random((50, 2)).astype("float32")
-    tensor = keras.ops.convert_to_tensor(images)
-    shifted = np.array(augment.shift(tensor, keras.ops.convert_to_tensor(draws), 2.0))
-    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
-    seen = set()
-    for i, (across, down) in enumerate((draws * 5).astype(int)):
-        expected = padded[i, down : down + 9, across : across + 7]
-        assert np.array_equal(shifted[i], expected)
-        seen.add((across, down))
-    assert shifted.dtype == dtype and len(seen) > 15
-
-
-def test_flip_mirrors_about_half(runtime):
-    images = np.arange(200 * 4 * 5 * 1, dtype="float32").reshape(200, 4, 5, 1)
-    draws = np.random.default_rng(0).random((200, 1)).astype("float32")
-    flipped = np.array(augment.flip(images, draws, 0.5))
-    mirrored = draws[:, 0] < 0.5
-    assert 80 < mirrored.sum() < 120
-    assert np.array_equal(flipped[~mirrored], images[~mirrored])
-    assert np.array_equal(flipped[mirrored], images[mirrored, :, ::-1])
-
-
-@pytest.mark.parametrize("text", ["shfit:2", "shift", "shift:0", "shift:1.5", "flip:x"])
-def test_bad_augmentations_are_refused(text):
-    with pytest.raises(gpuzoo.GpuzooError, match="augment"):
-        augment.parse((text,))
 
 
 # --- the loop -----------------------------------------------------------------------

@@ -44,6 +44,18 @@ def test_a_hidden_stream_of_random_numbers_is_refused_by_name(dataset, runtime):
         train(recipe, dataset, runtime)
 
 
+def test_a_sum_of_three_at_once_is_refused_by_name(dataset, runtime):
+    import tensorflow as tf
+
+    def add(*parts):
+        return with_layer(lambda x: tf.add_n([x * p for p in parts]), name="sum")
+
+    with pytest.raises(gpuzoo.GpuzooError, match="layer '.*sum.*AddN.*two by two"):
+        train(add(1, 2, 3), dataset, runtime)
+    train(add(1, 2), dataset, runtime)
+    train(add(1, 2, 3), dataset, dataclasses.replace(runtime, deterministic=False))
+
+
 def test_strict_tries_the_first_step_twice(dataset, runtime):
     """A layer that counts its calls in Python is no function of its input."""
     import tensorflow as tf

@@ -143,6 +143,25 @@ def test_stopped_and_resumed(whole, tmp_path):
     assert finish(run, tmp_path)["state"] == "finished"  # once more does no harm
 
 
+def test_a_run_in_the_hands_of_another_process_is_left_alone(tmp_path):
+    process = start([*WORDS, "--epochs", "5000", "--out", "run"], tmp_path)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = start(["resume", "run"], tmp_path)
+    _, stderr = second.communicate(timeout=120)
+    assert second.returncode == 2 and "in the hands of another process" in stderr
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    third = start(["resume", "run"], tmp_path)
+    while "resumed" not in read_run(tmp_path / "run") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    third.send_signal(signal.SIGINT)
+    _, stderr = third.communicate(timeout=120)
+    assert third.returncode == 130, stderr
+
+
 def test_a_changed_environment_is_refused_by_name(tmp_path):
     process = start([*WORDS, "--epochs", "5000", "--out", "run"], tmp_path)
     deadline = time.monotonic() + 120

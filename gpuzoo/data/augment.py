@@ -2,7 +2,8 @@
 
 `draws` are uniform numbers in [0, 1), a few for each image, made on the host at the
 address (seed, "augment", epoch, step). The device only applies them: the same images
-come out on every backend, with and without XLA, whatever ran before.
+come out on every backend, with and without XLA, whatever ran before; those that are
+computed, not moved, up to the rounding of the arithmetic.
 """
 
 import dataclasses
@@ -10,6 +11,7 @@ import math
 from collections.abc import Callable
 
 import keras
+import numpy as np
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.registry import nearest
@@ -25,6 +27,22 @@ class Augmentation:
     draws: int
     """Uniform numbers needed for each image."""
     amount: float
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image gets something of another one, and of its label."""
+        return self.apply in (mixup, cutmix)
+
+
+def pixels(images, dtype: str = "float32"):
+    """uint8 or floats in [0, 1] -> numbers in [0, 1] of that type."""
+    values = keras.ops.cast(images, dtype)
+    return values * (1 / 255) if _whole(images) else values
+
+
+def bytes_of(images):
+    """Numbers in [0, 1] -> uint8."""
+    return keras.ops.cast(keras.ops.round(255 * images), "uint8")
 
 
 def shift(images, draws, amount: float):
@@ -50,6 +68,125 @@ def flip(images, draws, amount: float):
     return keras.ops.where(draws[:, 0, None, None, None] < amount, mirrored, images)
 
 
+def rotate(images, draws, amount: float):
+    """Turn each image by up to `amount` degrees either way; zeros turn in."""
+    angle = (2 * draws[:, 0, None, None] - 1) * (amount * math.pi / 180)
+    height, width = images.shape[1:3]
+    down = np.arange(height, dtype="f4")[None, :, None] - (height - 1) / 2
+    right = np.arange(width, dtype="f4")[None, None, :] - (width - 1) / 2
+    cos, sin = keras.ops.cos(angle), keras.ops.sin(angle)
+    rows = cos * down - sin * right + (height - 1) / 2
+    return _sampled(images, rows, sin * down + cos * right + (width - 1) / 2)
+
+
+def crop(images, draws, amount: float):
+    """Enlarge a part of each image, with at least `amount` of its sides."""
+    part = amount + (1 - amount) * draws[:, 0, None]
+    places = []
+    for axis, side in enumerate(images.shape[1:3], start=1):
+        first = draws[:, axis, None] * (1 - part) * side
+        places.append(first + (np.arange(side, dtype="f4") + 0.5) * part - 0.5)
+        places[-1] = keras.ops.clip(places[-1], 0, side - 1)
+    rows, columns = places
+    across = keras.ops.zeros_like(columns[:, None, :])
+    return _sampled(
+        images, rows[:, :, None] + across, columns[:, None, :] + 0 * rows[:, :, None]
+    )
+
+
+def cutout(images, draws, amount: float):
+    """Put a square of zeros, `amount` pixels a side, anywhere on each image (DeVries
+    and Taylor, arXiv 1708.04552)."""
+    return keras.ops.where(_square(images, draws, amount), 0, images)
+
+
+def colour(images, draws, amount: float):
+    """Change brightness, contrast and saturation of each by up to `amount` of them."""
+    values, factors = pixels(images), 1 + amount * (2 * draws - 1)
+    light, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
+    values = values * light
+    grey = keras.ops.mean(values, axis=-1, keepdims=True)
+    if images.shape[-1] == 3:
+        values = grey + saturation * (values - grey)
+    middle = keras.ops.mean(grey, axis=(1, 2), keepdims=True)
+    return _as_before(middle + contrast * (values - middle), images)
+
+
+def mixup(images, draws, amount: float):
+    """Blend each image, with probability `amount`, with another of the batch, in any
+    proportion (Zhang et al., arXiv 1710.09412, with Beta(1, 1)).
+
+    Returns:
+        The images, and how much of each is its own, (batch,).
+    """
+    own = keras.ops.where(draws[:, 0] < amount, draws[:, 1], 1.0)
+    part, values = own[:, None, None, None], pixels(images)
+    mixed = part * values + (1 - part) * keras.ops.flip(values, axis=0)
+    return _as_before(mixed, images), own
+
+
+def cutmix(images, draws, amount: float):
+    """Put, with probability `amount`, a part of another image of the batch on each
+    (Yun et al., arXiv 1905.04899).
+
+    Returns:
+        The images, and how much of each is its own, (batch,).
+    """
+    height, width = images.shape[1:3]
+    size = keras.ops.sqrt(1 - draws[:, 1, None, None])
+    other = _square(images, draws[:, 2:], size * height, size * width)
+    other = keras.ops.logical_and(draws[:, 0, None, None, None] < amount, other)
+    share = keras.ops.mean(keras.ops.cast(other, "float32"), axis=(1, 2, 3))
+    return keras.ops.where(other, keras.ops.flip(images, axis=0), images), 1 - share
+
+
+def _square(images, draws, rows, columns=None):
+    """(batch, height, width, 1), whether a pixel is in a rectangle of so many rows and
+    columns, by default as many, around a pixel that is drawn."""
+    columns = rows if columns is None else columns
+    inside = []
+    for axis, size in enumerate((rows, columns)):
+        side = images.shape[1 + axis]
+        middle = keras.ops.floor(draws[:, axis, None, None] * side)
+        shape = (1, -1, 1) if axis == 0 else (1, 1, -1)
+        place = np.arange(side, dtype="f4").reshape(shape)
+        inside.append(keras.ops.abs(place - middle + 0.25) < size / 2)
+    return keras.ops.logical_and(*inside)[..., None]
+
+
+def _sampled(images, rows, columns):
+    """The images at places (batch, height, width) between their pixels, in proportion
+    to the four around each; outside there are zeros."""
+    batch, height, width, channels = images.shape
+    flat = keras.ops.reshape(pixels(images), (-1, channels))
+    first = keras.ops.arange(batch, dtype="int32")[:, None, None] * (height * width)
+    top, left = keras.ops.floor(rows), keras.ops.floor(columns)
+    total = 0
+    for down in (0, 1):
+        for right in (0, 1):
+            row, column = top + down, left + right
+            weight = (1 - keras.ops.abs(rows - row)) * (
+                1 - keras.ops.abs(columns - column)
+            )
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            row = keras.ops.cast(keras.ops.clip(row, 0, height - 1), "int32")
+            column = keras.ops.cast(keras.ops.clip(column, 0, width - 1), "int32")
+            found = keras.ops.take(flat, first + row * width + column, axis=0)
+            weight = keras.ops.where(inside, weight, 0.0)[..., None]
+            total = total + weight * found
+    return _as_before(total, images)
+
+
+def _as_before(values, images):
+    """Numbers in [0, 1], clipped to that, in the type of the images."""
+    values = keras.ops.clip(values, 0, 1)
+    return bytes_of(values) if _whole(images) else keras.ops.cast(values, images.dtype)
+
+
+def _whole(images) -> bool:
+    return keras.backend.standardize_dtype(images.dtype) == "uint8"
+
+
 # name -> (function, draws per image, default amount, rule, test of the amount)
 _KNOWN = {
     "shift": (
@@ -57,6 +194,15 @@ _KNOWN = {
         lambda amount: amount >= 1 and amount == int(amount),
     ),
     "flip": (flip, 1, 0.5, "a probability", lambda amount: 0 < amount <= 1),
+    "rotate": (rotate, 1, None, "degrees up to 180", lambda amount: 0 < amount <= 180),
+    "crop": (crop, 3, None, "a part of the sides", lambda amount: 0 < amount < 1),
+    "cutout": (
+        cutout, 2, None, "a whole number of pixels, 1 or more",
+        lambda amount: amount >= 1 and amount == int(amount),
+    ),
+    "colour": (colour, 3, None, "a part of 1", lambda amount: 0 < amount <= 1),
+    "mixup": (mixup, 2, 1.0, "a probability", lambda amount: 0 < amount <= 1),
+    "cutmix": (cutmix, 4, 1.0, "a probability", lambda amount: 0 < amount <= 1),
 }  # fmt: skip
 
 
@@ -79,26 +225,39 @@ def parse(texts: tuple[str, ...]) -> list[Augmentation]:
         except ValueError:
             amount = math.nan
         if amount is None or not (math.isfinite(amount) and test(amount)):
-            raise GpuzooError(f"augment {name} needs {rule}, as {name}:1; got {text!r}")
+            example = 1 if default is None and test(1.0) else 0.5
+            raise GpuzooError(
+                f"augment {name} needs {rule}, as {name}:{example}; got {text!r}"
+            )
         found.append(Augmentation(function, draws, amount))
+    if sum(change.mixes for change in found) > 1:
+        raise GpuzooError("augment takes one of mixup and cutmix, once")
     return found
 
 
 def check(texts: tuple[str, ...], input_shape: tuple[int, ...]) -> None:
     """Raises GpuzooError for a change that images of this shape cannot bear."""
     for change, text in zip(parse(texts), texts, strict=True):
-        if change.apply is shift and change.amount >= min(input_shape[:2]):
+        pixels_of_size = change.apply in (shift, cutout)
+        if pixels_of_size and change.amount >= min(input_shape[:2]):
             raise GpuzooError(
-                f"augment {text} moves images of {input_shape[0]}x{input_shape[1]} "
-                "pixels out of sight; use a smaller amount"
+                f"augment {text} leaves nothing of images of {input_shape[0]}x"
+                f"{input_shape[1]} pixels; use a smaller amount"
             )
 
 
 def apply(changes: list[Augmentation], images, draws):
-    """All changes one after another, each with its own columns of `draws`."""
-    column = 0
+    """All changes one after another, each with its own columns of `draws`.
+
+    Returns:
+        The images, and how much of each is its own, (batch,), the rest being of the
+        one in its place from the end of the batch; None if no change mixes images.
+    """
+    column, own = 0, None
     for change in changes:
-        own = draws[:, column : column + change.draws]
-        images = change.apply(images, own, change.amount)
+        mine = draws[:, column : column + change.draws]
+        images = change.apply(images, mine, change.amount)
+        if change.mixes:
+            images, own = images
         column += change.draws
-    return images
+    return images, own

@@ -5,18 +5,22 @@ filled under a temporary name and renamed into place, so it is there whole or no
 all, and of two processes that decode at once one wins and both are right.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
+import time
 
 import safetensors
 import safetensors.numpy
 
 from gpuzoo.data.dataset import Dataset, fingerprint
 from gpuzoo.files import expand, write_atomically
+
+_WRITING, _DAY = ".writing-", 86_400
 
 
 def root() -> pathlib.Path:
@@ -49,7 +53,8 @@ def store(dataset: Dataset, key: str) -> None:
     """
     parent = _parent(dataset.name)
     parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
+    _remove_leftovers(parent)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=_WRITING, dir=parent))
     try:
         arrays = {
             f"{split}/{name}": array
@@ -78,6 +83,14 @@ def store(dataset: Dataset, key: str) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_leftovers(parent: pathlib.Path) -> None:
+    """What a killed process had begun to write, once nobody can be at it any more."""
+    for path in parent.glob(f"{_WRITING}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _parent(name: str) -> pathlib.Path:

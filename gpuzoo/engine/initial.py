@@ -44,6 +44,31 @@ def initialise(model: keras.Model, seed: int) -> None:
         variable.assign(value.astype("float32"))
 
 
+def whiten(model: keras.Model, images: np.ndarray) -> None:
+    """Set a layer named `whiten`, a frozen convolution, from training images.
+
+    The first half of its filters are the principal directions of the patches that it
+    sees, each divided by its standard deviation, the second half their negatives; the
+    bias takes the mean away. A model without such a layer stays as it is. In float64 on
+    the host, from the first 5,000 images, (examples, height, width, channels).
+    """
+    layers = [layer for layer in model.layers if layer.name == "whiten"]
+    if not layers:
+        return
+    (layer,), images = layers, images[:5000]
+    images = images / 255 if images.dtype == np.uint8 else images.astype(np.float64)
+    rows, columns, channels, filters = layer.kernel.shape
+    windows = np.lib.stride_tricks.sliding_window_view(images, (rows, columns), (1, 2))
+    patches = np.moveaxis(windows, 3, -1).reshape(-1, rows * columns * channels)
+    mean = patches.mean(axis=0)
+    values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
+    half = (vectors / np.sqrt(values + 5e-4))[:, ::-1][:, : filters // 2]
+    kernel = np.concatenate([half, -half], axis=1)
+    layer.bias.assign((-mean @ kernel).astype("float32"))
+    kernel = kernel.reshape(rows, columns, channels, filters)
+    layer.kernel.assign(kernel.astype("float32"))
+
+
 def address_generators(model: keras.Model, seed: int) -> list[tuple]:
     """The seed generators of dropout and noise layers, each with a key of its own.
 

@@ -10,7 +10,6 @@ import numpy as np
 from keras.src.utils import naming
 
 from gpuzoo import tasks
-from gpuzoo.data import augment
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
 from gpuzoo.engine import checkpoint, initial, optim, probe
@@ -86,9 +85,11 @@ def run(
     with clock.phase("setup"):
         model = build_model(recipe, dataset)
         initial.initialise(model, recipe.seed)
+        initial.whiten(model, dataset.train["image"])
         generators = initial.address_generators(model, recipe.seed)
+        tasks.check(recipe)
         kind = tasks.load(recipe.task)
-        draws = kind.count_draws(recipe)
+        draws = kind.count_draws(recipe, model)
         plan = make_plan(recipe, len(dataset.train["image"]), draws, fast)
         groups = kind.groups(model)
         optimizers = [
@@ -109,7 +110,8 @@ def run(
         return task.step(batch, feed["draws"], backend)
 
     def evaluation_step(feed):
-        return task.evaluate(backend.take(test_arrays, feed["indices"]))
+        batch = backend.take(test_arrays, feed["indices"])
+        return task.evaluate({**batch, "index": feed["indices"]})
 
     evaluation_feed, evaluated = _evaluation_feed(dataset, fast)
     with clock.phase("compile"):
@@ -152,9 +154,10 @@ def run(
         if step % recipe.log_every == 0 or ends_epoch or last:
             journal.log(epoch, step)
         if step % recipe.digest_every == 0 or last:
-            weights = state.read(state.weights)
-            good = good.follow(step, weights)
-            journal.digest(step, weights, state.read(state.others))
+            with clock.phase("digest"):
+                weights = state.read(state.weights)
+                good = good.follow(step, weights)
+                journal.digest(step, weights, state.read(state.others))
         if last or (ends_epoch and epoch % recipe.eval_every == 0):
             with clock.phase("evaluate"):
                 outputs = evaluate_steps(evaluation_feed)
@@ -165,12 +168,16 @@ def run(
                 seen = {name: dataset.test[name][:evaluated] for name in task.fields}
                 figures = task.summarise(outputs, seen)
             journal.test(epoch, step, figures)
+            if "samples" in outputs:
+                watch("samples", {"epoch": epoch, "images": outputs["samples"]})
             metrics = {f"test_{name}": value for name, value in figures.items()}
 
     # ------------------------------------------------------------------------- training
-    watch("start", {"steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
-                    "parameters": model.count_params(), "step": step,
-                    "figures": task.figures})  # fmt: skip
+    watch("start", {
+        "steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
+        "parameters": model.count_params(), "step": step,
+        "figures": {"train": task.step_figures, "test": task.figures},
+    })  # fmt: skip
     if resume:
         look()  # a checkpoint is saved before the run looks at itself
     for first, last in segments(plan, recipe, step, until):
@@ -223,7 +230,10 @@ def build_model(recipe: Recipe, dataset: Dataset):
             f"{recipe.name!r} needs one for {recipe.task!r}"
         )
     kind = tasks.load(recipe.task)
-    options = {**kind.model_options(dataset), **parse_options(recipe.model_options)}
+    options = {
+        k: v for k, v in kind.model_options(dataset).items() if k in info.options
+    }
+    options |= parse_options(recipe.model_options)
     # Layers without a name are numbered from one again: the names of the weights are
     # those of a fresh process, whatever was built before.
     naming.reset_uids()
@@ -242,7 +252,7 @@ def build_model(recipe: Recipe, dataset: Dataset):
 
 def check_recipe(recipe: Recipe) -> None:
     """Whatever can be known to be wrong before the data are there."""
-    augment.parse(recipe.augment)
+    tasks.check(recipe)
     options = parse_options(recipe.model_options)
     for name in ("input_shape", "num_classes"):
         if name in options:

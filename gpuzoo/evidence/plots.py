@@ -3,17 +3,21 @@
 The same run gives the same files: no date and no version is written into them.
 """
 
+import io
 import pathlib
 import warnings
 
 import matplotlib
 import numpy as np
+import PIL.Image
 from matplotlib.figure import Figure
 
 from gpuzoo.data.dataset import Dataset
+from gpuzoo.files import write_atomically
 
 MISTAKES = 24  # shown on the sheet
 ACROSS = 12  # images in a row of a sheet
+SAMPLES = 60  # images that a model draws, on a sheet
 _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
 
 
@@ -41,25 +45,29 @@ def draw_all(
 
 def curves(title: str, rows: list[dict]) -> Figure:
     """Every figure over the steps; rows as in metrics.jsonl."""
-    keys = [key for key in rows[0] if key not in ("split", "epoch", "step")]
-    keys.sort(key=lambda key: (key != "loss", key))
+    keys = {key for row in rows for key in row} - {"split", "epoch", "step"}
+    keys = sorted(keys, key=lambda key: (key != "loss", key))
     figure = Figure(figsize=(4.5 * max(2, len(keys)), 3.8), layout="constrained")
     for axes, key in zip(
         figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True
     ):
         for split, colour in (("train", _TRAIN), ("test", _TEST)):
-            points = [(r["step"], r[key]) for r in rows if r["split"] == split]
+            points = [
+                (r["step"], r[key]) for r in rows if r["split"] == split and key in r
+            ]
+            if not points:
+                continue
             style = "o-" if len(points) < 30 else "-"
             axes.plot(
                 *zip(*points, strict=True), style, color=colour, ms=4, label=split
             )
+            if split == "test":
+                axes.annotate(
+                    f"{points[-1][1]:.4f}", points[-1], (0, 8), color=_TEST,
+                    textcoords="offset points", ha="right",
+                )  # fmt: skip
         axes.set_xlabel("step")
         axes.set_title(key, loc="left", color=_INK)
-        last = [r for r in rows if r["split"] == "test"][-1]
-        axes.annotate(
-            f"{last[key]:.4f}", (last["step"], last[key]), (0, 8), color=_TEST,
-            textcoords="offset points", ha="right",
-        )  # fmt: skip
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
         axes.legend(frameon=False)
@@ -148,13 +156,45 @@ def samples(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     """Images that the model draws by itself; None if it draws none."""
     if "samples" not in outputs:
         return None
-    drawn = outputs["samples"][:60]
-    rows = [drawn[i : i + ACROSS] for i in range(0, len(drawn), ACROSS)]
-    return _sheet(f"{title} · drawn from the prior", rows)
+    return _sheet(f"{title} · drawn by the model", _rows(outputs["samples"]))
+
+
+def save_sheet(folder: pathlib.Path, row: dict) -> None:
+    """A watcher's event `samples` as a picture of its own, samples/epoch-<n>.png."""
+    folder.mkdir(exist_ok=True)
+    content = io.BytesIO()
+    _picture(_rows(row["images"])).save(content, "png")
+    write_atomically(folder / f"epoch-{row['epoch']:03d}.png", content.getvalue())
+
+
+def animate(folder: pathlib.Path, path: pathlib.Path) -> None:
+    """The sheets of a folder one after another as a GIF; the last stays longest."""
+    frames = [PIL.Image.open(sheet) for sheet in sorted(folder.glob("epoch-*.png"))]
+    if len(frames) > 1:
+        times = [250] * (len(frames) - 1) + [2000]
+        frames[0].save(path, append_images=frames[1:], duration=times, loop=0)
+
+
+def _rows(images: np.ndarray) -> list[np.ndarray]:
+    images = images[:SAMPLES]
+    return [images[i : i + ACROSS] for i in range(0, len(images), ACROSS)]
 
 
 def _sheet(title: str, rows: list[np.ndarray]) -> Figure:
     """Rows of images, each (at most ACROSS, height, width, channels), uint8."""
+    picture = _picture(rows)
+    figure = Figure(
+        figsize=(9, 0.4 + 9 * picture.height / picture.width), layout="constrained"
+    )
+    axes = figure.subplots()
+    axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
+    axes.axis("off")
+    figure.suptitle(title, color=_MUTED, fontsize=9)
+    return figure
+
+
+def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
+    """The same rows, pixel for pixel."""
     height, width, channels = rows[0].shape[1:]
     colours = channels in (3, 4)
     paper = 255 if colours else 0  # grey images are drawn dark on light
@@ -163,21 +203,15 @@ def _sheet(title: str, rows: list[np.ndarray]) -> Figure:
     for row, images in enumerate(rows):
         sheet[row, :height, : len(images), :width] = images.swapaxes(0, 1)
     sheet = sheet.reshape(shape[0] * shape[1], shape[2] * shape[3], channels)
-    figure = Figure(
-        figsize=(9, 0.4 + 9 * sheet.shape[0] / sheet.shape[1]), layout="constrained"
-    )
-    axes = figure.subplots()
     if colours:
-        axes.imshow(sheet)
-    else:
-        axes.imshow(sheet.mean(axis=-1), cmap="gray_r", vmin=0, vmax=255)
-    axes.axis("off")
-    figure.suptitle(title, color=_MUTED, fontsize=9)
-    return figure
+        return PIL.Image.fromarray(sheet)
+    return PIL.Image.fromarray(255 - sheet.mean(axis=-1).astype(np.uint8))
 
 
 # Task -> its pictures besides the curves; one that does not apply is None.
 _KINDS = {
+    "adversarial": (samples,),
     "autoencode": (reconstructions, samples),
+    "denoise": (samples,),
     "classify": (confusion, mistakes),
 }

@@ -34,7 +34,7 @@ class Screen:
         self.bar: Progress | None = None
         self.quiet = quiet
         self.batch, self.speed, self.row = 0, 0.0, {}
-        self.figures: tuple[str, ...] = ()
+        self.figures: dict[str, tuple[str, ...]] = {}
         self.width = _WIDTH
 
     def say(self, text: str, style: str | None = None) -> None:
@@ -87,8 +87,12 @@ class Screen:
             f"{row['parameters']:,} parameters, {row['epochs']} epoch"
             f"{'s' * (row['epochs'] != 1)}, {row['steps']} steps of {row['batch']}"
         )
-        short = [name.replace("accuracy", "acc") for name in self.figures]
-        heads = [f"{split} {name}" for split in ("train", "test") for name in short]
+        short = {"accuracy": "acc", "discriminator": "discr."}
+        heads = [
+            f"{split} {short.get(name, name)}"
+            for split in ("train", "test")
+            for name in self.figures[split]
+        ]
         heads = ["epoch", "step", *heads, "img/s"]
         self.width = max(_WIDTH, *(len(head) + 1 for head in heads))
         self.say("".join(head.rjust(self.width) for head in heads), "bold")
@@ -105,8 +109,8 @@ class Screen:
         cells = [
             str(train["epoch"]),
             str(train["step"]),
-            *(f"{train[name]:.4f}" for name in self.figures),
-            *(f"{test[name]:.4f}" if test else "" for name in self.figures),
+            *(f"{train[name]:.4f}" for name in self.figures["train"]),
+            *(f"{test[name]:.4f}" if test else "" for name in self.figures["test"]),
             f"{self.speed:,.0f}",
         ]
         line = "".join(cell.rjust(self.width) for cell in cells)

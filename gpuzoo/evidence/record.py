@@ -26,6 +26,7 @@ from gpuzoo.files import (
 )
 from gpuzoo.machine import environment
 from gpuzoo.recipe import Recipe
+from gpuzoo.registry import file_of
 from gpuzoo.runtime import Options
 
 SCHEMA_VERSION = 1
@@ -57,7 +58,7 @@ class RunFolder:
             "finished": None,
             "command": [redact(word) for word in sys.argv],
             "environment": environment(),
-            "code_sha256": code_sha256(),
+            "code_sha256": code_sha256(fields["recipe"]["model"]),
             "data": None,
             "runtime": None,
             "metrics": {},
@@ -234,8 +235,9 @@ def _validator():
 
 
 @functools.cache
-def code_sha256() -> str:
-    """One digest over the sources of gpuzoo, its models and its recipes."""
+def code_sha256(model: str = "") -> str:
+    """One digest over the sources of gpuzoo, its models and its recipes, and the
+    user's own file that a model stands in."""
     digest = hashlib.sha256()
     for package in ("gpuzoo", "gpuzoo.models", "gpuzoo.recipes"):
         top = importlib.resources.files(package)
@@ -243,6 +245,8 @@ def code_sha256() -> str:
             relative = f"{package}/{path.relative_to(str(top))}"
             digest.update(f"{relative} {path.stat().st_size}\n".encode())
             digest.update(path.read_bytes())
+    if own := file_of(model):
+        digest.update(own.read_bytes())
     return digest.hexdigest()
 
 

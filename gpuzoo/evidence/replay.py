@@ -5,6 +5,7 @@ and environment variables, first with a digest after every step, then up to the 
 step that differs, which is taken apart (engine/probe.py).
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -14,10 +15,9 @@ import tempfile
 
 import numpy as np
 
-from gpuzoo import runtime as runtimes
-from gpuzoo.errors import Diverged, GpuzooError
-from gpuzoo.evidence import compare, record, trail
-from gpuzoo.machine import environment, moving_variables
+from gpuzoo.errors import GpuzooError
+from gpuzoo.evidence import again, record, trail
+from gpuzoo.machine import moving_variables
 
 
 def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dict:
@@ -121,50 +121,20 @@ def main() -> None:
 
 def _again(spec: dict) -> dict:
     recorded = record.read_run(spec["run"], sealed=False)
-    recipe, options = record.recipe_of(recorded), record.options_of(recorded)
-    runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
-
-    from gpuzoo.data.sources import load_data
-    from gpuzoo.engine import loop
-
-    dataset = load_data(
-        recipe.data, data_dir=recipe.data_dir, image_size=recipe.image_size
-    )
-    here = {
-        "environment": environment(),
-        "code_sha256": record.code_sha256(),
-        "runtime": runtime.as_record(),
-    }
-    drift = [
-        *compare.environment_differences(recorded, here),
-        *compare.data_differences(recorded["data"], dataset.as_record()),
-    ]
-    rows, done = [], 0
-
-    def watch(event: str, row: dict) -> None:
-        nonlocal done
-        if event == "digest":
-            rows.append(row)
-        elif event == "progress":
-            done = row["step"]
-
+    setting = again.set_up(recorded)
+    every_step = setting.recipe.override(digest_every=1)
     take_apart = spec.get("take_apart", 0)
-    until = take_apart - 1 if take_apart else spec["steps"]
-    try:
-        result = loop.run(
-            recipe.override(digest_every=1), dataset, runtime, watch=watch,
-            stop=lambda: done >= until, fast=recorded["fast_dev_run"], until=until,
-            take_apart=bool(take_apart),
-        )  # fmt: skip
-    except Diverged:
-        if take_apart:
-            raise
-    else:
-        if take_apart:
-            names = [name for name, _ in result.tensors]
-            arrays = {f"{i:05d}": a for i, (_, a) in enumerate(result.tensors)}
-            np.savez(spec["out"], names=np.array(names), **arrays)
-    return {"rows": rows, "drift": [str(difference) for difference in drift]}
+    rows, _, tensors = again.first_steps(
+        dataclasses.replace(setting, recipe=every_step),
+        take_apart - 1 if take_apart else spec["steps"],
+        fast=recorded["fast_dev_run"],
+        take_apart=bool(take_apart),
+    )
+    if take_apart:
+        arrays = {f"{i:05d}": array for i, (_, array) in enumerate(tensors)}
+        np.savez(spec["out"], names=np.array([name for name, _ in tensors]), **arrays)
+    differences = [*setting.drift, *setting.other_data]
+    return {"rows": rows, "drift": [str(difference) for difference in differences]}
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 import hashlib
 import pathlib
 
-from gpuzoo import runtime as runtimes
-from gpuzoo.errors import Diverged, GpuzooError
-from gpuzoo.evidence import compare, record, trail
-from gpuzoo.machine import environment
+from gpuzoo.errors import GpuzooError
+from gpuzoo.evidence import again, record, trail
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
 EXIT_CODES = {IDENTICAL: 0, DIFFERS: 1, CANNOT_COMPARE: 2}
@@ -60,31 +58,16 @@ def verify(
         return _conclude(verdict, DIFFERS, recorded)
 
     # ------------------------------------------------------- can it be compared at all?
-    recipe = record.recipe_of(recorded)
-    runtime = runtimes.configure(
-        record.options_of(recorded), seed=recipe.seed, quiet=True
-    )
-    here = {
-        "environment": environment(),
-        "code_sha256": record.code_sha256(),
-        "runtime": runtime.as_record(),
-    }
-    drift = compare.environment_differences(recorded, here)
-    note(runtime.line())
-
-    from gpuzoo.data.sources import load_data
-
-    dataset = load_data(
-        recipe.data, data_dir=recipe.data_dir, image_size=recipe.image_size, note=note
-    )
-    other_data = compare.data_differences(recorded["data"], dataset.as_record())
+    setting = again.set_up(recorded, note)
+    drift, other_data = setting.drift, setting.other_data
+    note(setting.runtime.line())
     verdict["environment"] = [str(d) for d in (*drift, *other_data)]
     if other_data or (drift and not allow_drift):
         return _conclude(verdict, CANNOT_COMPARE, recorded)
 
     # ------------------------------------------------------------------ do it once more
     until = min(steps or recorded["steps"], recorded["steps"])
-    rows, weights = _again(recipe, dataset, runtime, recorded["fast_dev_run"], until)
+    rows, weights, _ = again.first_steps(setting, until, fast=recorded["fast_dev_run"])
     verdict["steps"] = until
     divergence = trail.first_divergence(recorded_rows, rows)
     if divergence:
@@ -97,29 +80,6 @@ def verify(
         verdict["weights"] = trail.weight_differences(recorded_weights, weights)
     differs = divergence or verdict["weights"] or verdict["changed_files"]
     return _conclude(verdict, DIFFERS if differs else IDENTICAL, recorded)
-
-
-def _again(recipe, dataset, runtime, fast: bool, until: int):
-    """The digests of the first `until` steps, done again, and the weights then."""
-    from gpuzoo.engine import loop
-
-    rows, done = [], 0
-
-    def watch(event: str, row: dict) -> None:
-        nonlocal done
-        if event == "digest":
-            rows.append(row)
-        elif event == "progress":
-            done = row["step"]
-
-    try:
-        result = loop.run(
-            recipe, dataset, runtime, watch=watch, stop=lambda: done >= until,
-            fast=fast, until=until,
-        )  # fmt: skip
-    except Diverged as error:
-        return rows, error.weights
-    return rows, result.weights
 
 
 def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:

@@ -2,7 +2,25 @@
 
 import importlib
 
+from gpuzoo.errors import GpuzooError
+
 
 def load(name: str) -> type:
     """The class of a task: gpuzoo/tasks/<name>.py's Task."""
     return importlib.import_module(f"gpuzoo.tasks.{name}").Task
+
+
+def check(recipe) -> None:
+    """Raises GpuzooError for a bad change of the images, and for what needs labels
+    where the task has none."""
+    from gpuzoo.data import augment
+
+    changes = augment.parse(recipe.augment)
+    if recipe.task == "classify":
+        return
+    for name, asked in (
+        ("label_smoothing", recipe.label_smoothing),
+        ("augment mixup or cutmix", any(change.mixes for change in changes)),
+    ):
+        if asked:
+            raise GpuzooError(f"{name} is for labels; {recipe.task} uses none")

@@ -7,10 +7,7 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.data import augment
-from gpuzoo.errors import GpuzooError
-
-SAMPLES = 60
-"""Images that are drawn from the prior of a variational autoencoder."""
+from gpuzoo.tasks.measure import Measure
 
 
 class Task:
@@ -34,29 +31,34 @@ class Task:
       mean code for it, a step of training the code that was drawn.
     - `kl`, in nats per image: Kullback and Leibler's divergence of the code's
       distribution from the prior, the standard normal one.
+    - `frechet`, in an evaluation: the distance between as many images drawn from the
+      prior and the test images under the fixed classifier of gpuzoo/tasks/measure.py,
+      if it can read such images.
     """
 
     fields = ("image",)
-    figures = ("loss", "error")
-    """What a step and an evaluation tell; with `kl` for a variational autoencoder."""
+    figures = step_figures = ("loss", "error")
+    """What an evaluation and a step tell; with `kl` for a variational autoencoder."""
     headline = "loss"
     """The figure that a run is judged by."""
 
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        if recipe.label_smoothing:
-            raise GpuzooError("label_smoothing is for labels; autoencode uses none")
         self.model = model
         (self.optimizer,) = optimizers
         self.changes = augment.parse(recipe.augment)
         self.seed = recipe.seed
         self.variational = isinstance(model.output, dict)
         if self.variational:
-            self.figures = (*self.figures, "kl")
+            self.measure = Measure(dataset)
+            self.step_figures = (*self.figures, "kl")
+            self.figures = (*self.step_figures, *self.measure.figures)
+            codes = self._normal(len(dataset.test["image"]), "prior")
+            self.prior = keras.ops.convert_to_tensor(codes)
             self.decoder = model.get_layer("decoder")
             self.latents = model.output["mean"].shape[1]
 
     @staticmethod
-    def count_draws(recipe) -> int:
+    def count_draws(recipe, model: keras.Model) -> int:
         """Uniform numbers that a step needs for each example."""
         return sum(change.draws for change in augment.parse(recipe.augment))
 
@@ -99,7 +101,8 @@ class Task:
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""
-        pixels = _pixels(augment.apply(self.changes, batch["image"], draws))
+        images, _ = augment.apply(self.changes, batch["image"], draws)
+        pixels = augment.pixels(images)
 
         def loss():
             outputs = self._outputs(self.model(pixels, training=True))
@@ -116,10 +119,10 @@ class Task:
         """Per example: the figures, and `reconstruction`, uint8, of the mean code.
 
         A variational autoencoder's codes for the loss are drawn at an address of the
-        seed, the same in every evaluation; `samples`, uint8, are SAMPLES images from
-        the prior, decoded from numbers at another address, the same in every batch.
+        seed, the same in every evaluation; `samples`, uint8, are images from the
+        prior, decoded from numbers at another address.
         """
-        pixels = _pixels(batch["image"])
+        pixels = augment.pixels(batch["image"])
         outputs = self._outputs(self.model(pixels, training=False))
         shown = drawn = outputs["reconstruction"]
         if self.variational:
@@ -127,17 +130,21 @@ class Task:
             deviation = keras.ops.exp(0.5 * outputs["log_variance"])
             drawn = self._decode(outputs["mean"] + deviation * noise)
         figures = self._figures(pixels, {**outputs, "reconstruction": drawn}, shown)
-        images = {"reconstruction": _image(shown)}
+        images = {"reconstruction": augment.bytes_of(keras.ops.sigmoid(shown))}
         if self.variational:
-            images["samples"] = _image(self._decode(self._normal(SAMPLES, "prior")))
+            codes = keras.ops.take(self.prior, batch["index"], axis=0)
+            drawn = keras.ops.sigmoid(self._decode(codes))
+            images["samples"] = augment.bytes_of(drawn)
+            images |= self.measure.look(drawn, pixels)
         return {**figures, **images}
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """The figures of an evaluation; `arrays` are the examples it was done on."""
-        return {
+        means = {
             name: float(np.mean(outputs[name], dtype=np.float64))
-            for name in self.figures
+            for name in self.step_figures
         }
+        return means | (self.measure.summarise(outputs) if self.variational else {})
 
     def _figures(self, pixels, outputs: dict, shown) -> dict:
         """Every figure, (batch,); the error is that of the logits `shown`."""
@@ -168,18 +175,6 @@ class Task:
         shape = (count, self.latents)
         draws = randomness.normal(shape, self.seed, "autoencode", purpose)
         return draws.astype(np.float32)
-
-
-def _pixels(images):
-    """uint8 or floats in [0, 1] -> float32 in [0, 1]."""
-    integers = keras.backend.standardize_dtype(images.dtype) == "uint8"
-    images = keras.ops.cast(images, "float32")
-    return images * (1 / 255) if integers else images
-
-
-def _image(logits):
-    """Logits -> uint8."""
-    return keras.ops.cast(keras.ops.round(255 * keras.ops.sigmoid(logits)), "uint8")
 
 
 def _sum(values):

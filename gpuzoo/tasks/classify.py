@@ -15,8 +15,8 @@ class Task:
     """
 
     fields = ("image", "label")
-    figures = ("loss", "accuracy")
-    """What a step and an evaluation tell."""
+    figures = step_figures = ("loss", "accuracy")
+    """What an evaluation and a step tell."""
     headline = "accuracy"
     """The figure that a run is judged by."""
 
@@ -28,7 +28,7 @@ class Task:
         self.changes = augment.parse(recipe.augment)
 
     @staticmethod
-    def count_draws(recipe) -> int:
+    def count_draws(recipe, model: keras.Model) -> int:
         """Uniform numbers that a step needs for each example."""
         return sum(change.draws for change in augment.parse(recipe.augment))
 
@@ -57,17 +57,20 @@ class Task:
 
     def prepare(self, images):
         """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""
-        integers = keras.backend.standardize_dtype(images.dtype) == "uint8"
-        images = keras.ops.cast(images, keras.config.dtype_policy().compute_dtype)
-        return images * (1 / 255) if integers else images
+        return augment.pixels(images, keras.config.dtype_policy().compute_dtype)
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss and the accuracy on the batch."""
-        images = self.prepare(augment.apply(self.changes, batch["image"], draws))
+        images, own = augment.apply(self.changes, batch["image"], draws)
+        images = self.prepare(images)
 
         def loss():
             logits = self.model(images, training=True)
-            loss = keras.ops.mean(self._cross_entropy(batch["label"], logits))
+            loss = self._cross_entropy(batch["label"], logits)
+            if own is not None:
+                other = keras.ops.flip(batch["label"], axis=0)
+                loss = own * loss + (1 - own) * self._cross_entropy(other, logits)
+            loss = keras.ops.mean(loss)
             return self.optimizer.scale_loss(loss), (loss, logits)
 
         variables = self.model.trainable_variables

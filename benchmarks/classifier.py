@@ -1,0 +1,72 @@
+"""Train the fixed classifier that drawn digits are measured with.
+
+    python benchmarks/classifier.py --data-dir DIR    # a prepared TFDS folder
+
+Writes gpuzoo/tasks/digits.safetensors and benchmarks/records/classifier.json. Another
+machine gets other bits, and with other weights every Frechet distance changes: the file
+in the tree stays, and is pinned by its sha256 in gpuzoo/tasks/measure.py. Also records
+the distance of 10,000 MNIST training images from the test images: no generator of new
+digits can be expected to come nearer.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+HERE = pathlib.Path(__file__).resolve().parent
+OPTIONS = ["--model", "lenet5", "--epochs", "12", "--augment", "shift:1", "--precision",
+           "float32", "--learning-rate", "0.004"]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir")
+    args = parser.parse_args()
+    where = ["--data-dir", args.data_dir] if args.data_dir else ["--data", "mnist"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["train", "mnist", *OPTIONS]
+        done = subprocess.run(
+            [sys.executable, "-m", "gpuzoo", *command, *where, "--quiet", "--out",
+             f"{folder}/run"],
+            stdout=subprocess.PIPE, text=True, check=True,
+        )  # fmt: skip
+        summary = json.loads(done.stdout.splitlines()[-1])
+        target = HERE.parent / "gpuzoo" / "tasks" / "digits.safetensors"
+        shutil.copy(f"{folder}/run/weights.safetensors", target)
+
+    import gpuzoo
+    from gpuzoo.machine import environment
+    from gpuzoo.tasks import measure
+
+    here = environment()
+    gpuzoo.configure(device="cpu", precision="float32")
+    measure.SHA256 = summary["weights_sha256"]
+    classifier, data = measure.load(), gpuzoo.load_data("mnist", data_dir=args.data_dir)
+    seen = [
+        classifier.predict(part[:10_000] / np.float32(255), verbose=0)[0]
+        for part in (data.train["image"], data.test["image"])
+    ]
+    record = {
+        "what": "the fixed classifier of gpuzoo/tasks/measure.py",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": " ".join(["gpuzoo", *command]),
+        "environment": here,
+        "weights_sha256": summary["weights_sha256"],
+        "test_accuracy": summary["test_accuracy"],
+        "frechet_of_training_images": measure.frechet(*seen),
+    }
+    path = HERE / "records" / "classifier.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(record["weights_sha256"], record["test_accuracy"],
+          record["frechet_of_training_images"])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A recorded run done again in this process: for resume, verify and diff."""
+
+import dataclasses
+
+from gpuzoo import runtime as runtimes
+from gpuzoo.errors import Diverged
+from gpuzoo.evidence import compare, record
+from gpuzoo.machine import environment
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What a recorded run takes to be done again, and what of it is not as it was."""
+
+    recipe: "Recipe"  # noqa: F821 - read from the record
+    runtime: runtimes.Runtime
+    dataset: "Dataset"  # noqa: F821 - the data package stays unloaded
+    drift: list[compare.Difference]
+    """Fields of the environment that differ."""
+    other_data: list[compare.Difference]
+    """Fields of the data that differ."""
+
+
+def set_up(recorded: dict, note=lambda text: None) -> Setting:
+    """Configure this process, and load the data, as a record says.
+
+    Raises:
+        GpuzooError: the machine or the data are not there.
+    """
+    recipe = record.recipe_of(recorded)
+    runtime = runtimes.configure(
+        record.options_of(recorded), seed=recipe.seed, quiet=True
+    )
+    here = {
+        "environment": environment(),
+        "code_sha256": record.code_sha256(recipe.model),
+        "runtime": runtime.as_record(),
+    }
+    from gpuzoo.data.sources import load_data
+
+    dataset = load_data(
+        recipe.data,
+        data_dir=recipe.data_dir,
+        fallback=recipe.fallback,
+        image_size=recipe.image_size,
+        note=note,
+    )
+    return Setting(
+        recipe,
+        runtime,
+        dataset,
+        drift=compare.environment_differences(recorded, here),
+        other_data=compare.data_differences(recorded["data"], dataset.as_record()),
+    )
+
+
+def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = False):
+    """Do the first `until` steps again.
+
+    Args:
+        fast: the run was a `--fast-dev-run`.
+        take_apart: take the step after them apart.
+
+    Returns:
+        The digests, the weights then, the tensors of the step that was taken apart.
+
+    Raises:
+        Diverged: before the step to be taken apart. Otherwise the weights are the last
+            good ones.
+    """
+    from gpuzoo.engine import loop
+
+    rows, done = [], 0
+
+    def watch(event: str, row: dict) -> None:
+        nonlocal done
+        if event == "digest":
+            rows.append(row)
+        elif event == "progress":
+            done = row["step"]
+
+    try:
+        result = loop.run(
+            setting.recipe, setting.dataset, setting.runtime, watch=watch,
+            stop=lambda: done >= until, fast=fast, until=until, take_apart=take_apart,
+        )  # fmt: skip
+    except Diverged as error:
+        if take_apart:
+            raise
+        return rows, error.weights, []
+    return rows, result.weights, result.tensors

@@ -1,0 +1,153 @@
+"""Adversarial training: a generator of images and the judge that it has to deceive."""
+
+import keras
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.data import augment
+from gpuzoo.errors import GpuzooError
+from gpuzoo.tasks.measure import CLASSES, Measure
+
+
+class Task:
+    """The discriminator moves, then the generator, each on its own loss.
+
+    Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
+    for a model with classes with labels (batch,), int32. The losses are the model's:
+    models/gan.py. Where it asks for several steps of the discriminator for one of the
+    generator, each is done on its part of the batch.
+
+    Figures of a step: `loss`, the generator's, and `discriminator`, the other's. An
+    evaluation draws as many images as there are test examples, always of the same
+    codes, and tells `loss` and:
+
+    - `frechet`: the distance between them and the test images under the fixed
+      classifier of gpuzoo/tasks/measure.py, if it can read such images.
+    - `accuracy`, with classes: how many that classifier takes for what they were asked
+      to be.
+    """
+
+    step_figures = ("loss", "discriminator")
+    """What a step tells; `figures`: what an evaluation tells."""
+    headline = "frechet"
+    """The figure that a run is judged by, if it has it; otherwise the loss."""
+
+    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+        self.model, self.conditional = model, model.conditional
+        self.parts = model.critic_steps
+        if recipe.batch_size % self.parts:
+            raise GpuzooError(
+                f"batch_size of {recipe.model} must be a multiple of {self.parts}, one "
+                f"part for each step of its discriminator: {recipe.batch_size}"
+            )
+        self.for_discriminator, self.for_generator = optimizers
+        self.changes = augment.parse(recipe.augment)
+        self.fields = ("image", "label") if self.conditional else ("image",)
+        self.measure = Measure(dataset)
+        self.figures = ("loss", *self.measure.figures)
+        if self.conditional and self.measure.figures:
+            if len(dataset.classes) == CLASSES:
+                self.figures = (*self.figures, "accuracy")
+        codes = (recipe.seed, "adversarial", "codes")
+        shape = (len(dataset.test["image"]), model.latents)
+        codes = 2 * randomness.uniform(shape, *codes) - 1
+        self.codes = keras.ops.convert_to_tensor(codes.astype(np.float32))
+
+    @staticmethod
+    def count_draws(recipe, model: keras.Model) -> int:
+        """Uniform numbers that a step needs for each example: two codes, a place
+        between two images, and what the changes need."""
+        changes = sum(change.draws for change in augment.parse(recipe.augment))
+        return 2 * model.latents + 1 + changes
+
+    @staticmethod
+    def model_options(dataset) -> dict:
+        """Options of the model that follow from the data."""
+        return {
+            "input_shape": tuple(dataset.input_shape),
+            "num_classes": len(dataset.classes),
+        }
+
+    @staticmethod
+    def check_model(model: keras.Model, dataset) -> str | None:
+        """What is wrong with a model, or None."""
+        parts = ("generator", "discriminator", "latents", "conditional", "critic_steps")
+        missing = [part for part in parts if not hasattr(model, part)]
+        if missing:
+            return f"has no {', '.join(missing)}; see models/gan.py"
+        image, drawn = (None, *dataset.input_shape), model.generator.output_shape
+        return None if drawn == image else f"draws {drawn}, not {image}"
+
+    @staticmethod
+    def groups(model: keras.Model) -> list[list]:
+        """The weights that each optimizer moves."""
+        return [
+            model.discriminator.trainable_variables,
+            model.generator.trainable_variables,
+        ]
+
+    def step(self, batch: dict, draws, backend) -> dict:
+        """One step of both; returns their losses."""
+        latents, size = self.model.latents, draws.shape[0] // self.parts
+        free = draws[:, 2 * latents + 1 :]
+        images, _ = augment.apply(self.changes, batch["image"], free)
+        real = augment.pixels(images)
+        told = []
+        for part in range(self.parts):
+            rows = slice(part * size, (part + 1) * size)
+            labels = batch["label"][rows] if self.conditional else None
+            told.append(self._discriminate(real[rows], labels, draws[rows], backend))
+        codes = 2 * draws[:size, latents : 2 * latents] - 1
+        labels = batch["label"][:size] if self.conditional else None
+        return {
+            "loss": self._generate(codes, labels, backend),
+            "discriminator": sum(told[1:], start=told[0]) / self.parts,
+        }
+
+    def _discriminate(self, real, labels, draws, backend):
+        model, optimizer = self.model, self.for_discriminator
+        latents = model.latents
+        codes, between = draws[:, :latents], draws[:, 2 * latents : 2 * latents + 1]
+        fake = keras.ops.stop_gradient(model.draw(2 * codes - 1, labels, training=True))
+
+        def loss():
+            loss = model.discriminator_loss(real, fake, labels, between)
+            return optimizer.scale_loss(loss), loss
+
+        variables = model.discriminator.trainable_variables
+        (_, value), gradients = backend.value_and_grad(loss, variables)
+        backend.apply(optimizer, gradients, variables)
+        return value
+
+    def _generate(self, codes, labels, backend):
+        model, optimizer = self.model, self.for_generator
+
+        def loss():
+            fake = model.draw(codes, labels, training=True)
+            loss = model.generator_loss(model.judge(fake, labels, training=True))
+            return optimizer.scale_loss(loss), loss
+
+        variables = model.generator.trainable_variables
+        (_, value), gradients = backend.value_and_grad(loss, variables)
+        backend.apply(optimizer, gradients, variables)
+        return value
+
+    def evaluate(self, batch: dict) -> dict:
+        """Per test example, of the image that is drawn in its place: its score, and
+        what the fixed classifier sees in both; `samples`, uint8: the images."""
+        model = self.model
+        codes = keras.ops.take(self.codes, batch["index"], axis=0)
+        labels = batch["label"] if self.conditional else None
+        fake = model.draw(codes, labels)
+        outputs = {"score": model.judge(fake, labels)[:, 0]}
+        outputs |= self.measure.look(fake, augment.pixels(batch["image"]))
+        return {**outputs, "samples": augment.bytes_of(fake)}
+
+    def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        figures = {"loss": float(self.model.generator_loss(outputs["score"]))}
+        figures |= self.measure.summarise(outputs)
+        if "accuracy" in self.figures:
+            right = outputs["predicted"] == arrays["label"]
+            figures["accuracy"] = float(np.mean(right))
+        return figures

@@ -1,0 +1,105 @@
+"""Diffusion: a network learns to take noise out, and draws by taking out all of it."""
+
+import keras
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.data import augment
+from gpuzoo.tasks.measure import Measure
+
+
+class Task:
+    """The squared error of the noise that the model finds, at random times.
+
+    Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
+    The model says what its loss is and draws: models/diffusion.py.
+
+    Figures: `loss`, the mean squared error of the velocity. An evaluation takes the
+    test images at evenly spread times, draws as many images, always of the same noise,
+    and tells besides `frechet`, the distance between them and the test images under the
+    fixed classifier of gpuzoo/tasks/measure.py, if it can read such images.
+    """
+
+    fields = ("image",)
+    step_figures = ("loss",)
+    """What a step tells; `figures`: what an evaluation tells."""
+    headline = "frechet"
+    """The figure that a run is judged by, if it has it; otherwise the loss."""
+
+    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+        self.model = model
+        (self.optimizer,) = optimizers
+        self.changes = augment.parse(recipe.augment)
+        self.measure = Measure(dataset)
+        self.figures = ("loss", *self.measure.figures)
+        shape = dataset.test["image"].shape
+        self.noise, self.start = (
+            keras.ops.convert_to_tensor(
+                randomness.normal(shape, recipe.seed, "denoise", purpose).astype("f4")
+            )
+            for purpose in ("noise", "start")
+        )
+        times = (np.arange(len(self.noise), dtype="f4") + 0.5) / len(self.noise)
+        self.times = keras.ops.convert_to_tensor(times[:, None])
+
+    @staticmethod
+    def count_draws(recipe, model: keras.Model) -> int:
+        """Uniform numbers that a step needs for each example."""
+        return 1 + sum(change.draws for change in augment.parse(recipe.augment))
+
+    @staticmethod
+    def model_options(dataset) -> dict:
+        """Options of the model that follow from the data."""
+        return {"input_shape": tuple(dataset.input_shape)}
+
+    @staticmethod
+    def check_model(model: keras.Model, dataset) -> str | None:
+        """What is wrong with a model, or None."""
+        missing = [
+            x for x in ("losses_of", "draw", "denoiser") if not hasattr(model, x)
+        ]
+        if missing:
+            return f"has no {', '.join(missing)}; see models/diffusion.py"
+        image, found = (None, *dataset.input_shape), model.denoiser.output_shape
+        return None if found == image else f"puts out {found}, not {image}"
+
+    @staticmethod
+    def groups(model: keras.Model) -> list[list]:
+        """The weights that each optimizer moves."""
+        return [model.trainable_variables]
+
+    def step(self, batch: dict, draws, backend) -> dict:
+        """One step of training; returns the loss of the batch."""
+        images, _ = augment.apply(self.changes, batch["image"], draws[:, 1:])
+        images, count = augment.pixels(images), draws.shape[0]
+        # One draw for each slice of the times: their mean moves less.
+        times = (np.arange(count, dtype="f4")[:, None] + draws[:, :1]) / count
+
+        def loss():
+            loss = keras.ops.mean(self.model.losses_of(images, times, training=True))
+            return self.optimizer.scale_loss(loss), loss
+
+        variables = self.model.trainable_variables
+        (_, value), gradients = backend.value_and_grad(loss, variables)
+        backend.apply(self.optimizer, gradients, variables)
+        return {"loss": value}
+
+    def evaluate(self, batch: dict) -> dict:
+        """Per test example: its loss; `samples`, uint8, an image that is drawn in its
+        place, and what the fixed classifier sees in both."""
+        images = augment.pixels(batch["image"])
+        times, noise, start = (
+            keras.ops.take(one, batch["index"], axis=0)
+            for one in (self.times, self.noise, self.start)
+        )
+        drawn = self.model.draw(start)
+        return {
+            "loss": self.model.losses_of(images, times, noise=noise),
+            "samples": augment.bytes_of(drawn),
+            **self.measure.look(drawn, images),
+        }
+
+    def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        loss = float(np.mean(outputs["loss"], dtype=np.float64))
+        return {"loss": loss, **self.measure.summarise(outputs)}

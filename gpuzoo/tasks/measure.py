@@ -1,0 +1,97 @@
+"""How like the real ones are images that a model draws? A fixed classifier is asked.
+
+It is the catalogue's lenet5, trained on MNIST; its weights are digits.safetensors
+beside this file. What it sees in an image are the 84 numbers before its logits. The
+distance between two sets of images is that of Frechet between the normal distributions
+of what it sees in them: what FID is for the Inception network (Heusel et al., arXiv
+1706.08500). Its numbers compare with each other only, never with FID.
+"""
+
+import hashlib
+import importlib.resources
+
+import keras
+import numpy as np
+import safetensors.numpy
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.registry import build
+
+SHA256 = "75afa82538f9fb5f226b712631fe2b39cac80b2b5ea3d9a570fb3ef628966d51"
+"""Of digits.safetensors: figures under other weights would be others."""
+CLASSES = 10
+
+
+class Measure:
+    """What an evaluation tells of images that were drawn, if the classifier can read
+    such images: 28x28 and grey."""
+
+    def __init__(self, dataset):
+        self.classifier = None
+        self.figures: tuple[str, ...] = ()
+        if tuple(dataset.input_shape) == (28, 28, 1):
+            self.classifier = load()
+            self.figures = ("frechet",)
+
+    def look(self, drawn, real) -> dict:
+        """What it sees in as many drawn as real images in [0, 1], for each of them."""
+        if self.classifier is None:
+            return {}
+        seen, predicted = self.classifier(drawn)
+        seen_in_real, _ = self.classifier(real)
+        return {"seen": seen, "predicted": predicted, "seen_in_real": seen_in_real}
+
+    def summarise(self, outputs: dict[str, np.ndarray]) -> dict:
+        """The figures of all that it saw."""
+        if self.classifier is None:
+            return {}
+        return {"frechet": frechet(outputs["seen"], outputs["seen_in_real"])}
+
+
+def load() -> keras.Model:
+    """The classifier: images (batch, 28, 28, 1) in [0, 1] to what it sees, (batch, 84),
+    and the class (batch,), int32. It computes in float32 whatever the run does.
+
+    Raises:
+        GpuzooError: the file of its weights is not the one that was measured with.
+    """
+    file = importlib.resources.files(__package__).joinpath("digits.safetensors")
+    content = file.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise GpuzooError(
+            f"{file} has the sha256 {found}, not {SHA256}; install gpuzoo again"
+        )
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        model = build("lenet5")
+        predicted = keras.ops.argmax(model.output, axis=-1)
+        outputs = [
+            model.get_layer("dense_2").output,
+            keras.ops.cast(predicted, "int32"),
+        ]
+        classifier = keras.Model(model.input, outputs, trainable=False)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    weights = safetensors.numpy.load(content)
+    for variable in model.weights:
+        variable.assign(weights[variable.path])
+    return classifier
+
+
+def frechet(seen: np.ndarray, seen_in_real: np.ndarray) -> float:
+    """Squared distance of Frechet between the normal distributions with the means and
+    covariances of two sets of vectors, each (examples, numbers); in float64."""
+    means, covariances = [], []
+    for one in (seen, seen_in_real):
+        one = np.asarray(one, np.float64)
+        means.append(one.mean(axis=0))
+        covariances.append(np.cov(one, rowvar=False))
+    values, vectors = np.linalg.eigh(covariances[0])
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    product = np.linalg.eigvalsh(root @ covariances[1] @ root)
+    shared = np.sum(np.sqrt(np.maximum(product, 0)))
+    apart = np.sum((means[0] - means[1]) ** 2)
+    spread = np.trace(covariances[0]) + np.trace(covariances[1])
+    return float(apart + spread - 2 * shared)

@@ -1,0 +1,169 @@
+"""A diffusion model: images are drawn by taking the noise out of pure noise."""
+
+import math
+
+import keras
+import numpy as np
+
+from gpuzoo.models._blocks import check_image, cropped, doubled
+from gpuzoo.registry import register
+
+
+class Diffusion(keras.Model):
+    """A network that finds the noise in an image, and how images are drawn with it.
+
+    A time t in [0, 1] mixes an image x, its pixels moved to [-1, 1], with normal noise
+    e: cos(t pi / 2) x + sin(t pi / 2) e. `denoiser`, a functional model of the noisy
+    image and its time (batch, 1), says what the velocity cos(t pi / 2) e - sin(t pi /
+    2) x is, which tells both x and e (Salimans and Ho, arXiv 2202.00512).
+
+    `compile(optimizer)` and `fit(images)` train it; `draw(noise)` gives images.
+    """
+
+    def __init__(self, denoiser: keras.Model, name: str):
+        super().__init__(name=name)
+        self.denoiser = denoiser
+        self.noise = keras.random.SeedGenerator(name="noise")
+        self.built = True
+
+    def call(self, images, training: bool = False):
+        """What the network sees in images without noise."""
+        times = keras.ops.zeros_like(images[:, :1, 0, 0])
+        return self.denoiser({"image": images, "time": times}, training=training)
+
+    def losses_of(self, images, times, training: bool = False, noise=None):
+        """Mean squared error of the velocity, (batch,), of images in [0, 1] at times
+        (batch, 1); the noise, of the images' shape, is drawn if none is given."""
+        if noise is None:
+            shape = keras.ops.shape(images)
+            noise = keras.random.normal(shape, dtype="float32", seed=self.noise)
+        image, noisy = _parts(times)
+        clean = 2 * images - 1
+        given = {"image": image * clean + noisy * noise, "time": times}
+        velocity = self.denoiser(given, training=training)
+        missed = velocity - (image * noise - noisy * clean)
+        return keras.ops.mean(keras.ops.square(missed), axis=(1, 2, 3))
+
+    def draw(self, noise, steps: int = 20):
+        """Images in [0, 1] of standard normal noise (batch, height, width, channels),
+        in so many equal steps of time; the same images for the same noise (DDIM: Song,
+        Meng and Ermon, arXiv 2010.02502)."""
+
+        def step(index, mixed):
+            time = 1 - keras.ops.cast(index, "float32") / steps
+            times = keras.ops.ones_like(noise[:, :1, 0, 0]) * time
+            image, noisy = _parts(times)
+            velocity = self.denoiser({"image": mixed, "time": times})
+            clean = keras.ops.clip(image * mixed - noisy * velocity, -1, 1)
+            left = noisy * mixed + image * velocity
+            image, noisy = _parts(times - 1 / steps)
+            return image * clean + noisy * left
+
+        drawn = keras.ops.fori_loop(0, steps, step, noise)
+        return keras.ops.clip((drawn + 1) / 2, 0, 1)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        shape = (keras.ops.shape(x)[0], 1)
+        times = keras.random.uniform(shape, dtype="float32", seed=self.noise)
+        return keras.ops.mean(self.losses_of(x, times, training))
+
+
+def _parts(times):
+    """How much of an image and of noise there is at times (batch, 1)."""
+    angle = keras.ops.reshape(times, (-1, 1, 1, 1)) * (math.pi / 2)
+    return keras.ops.cos(angle), keras.ops.sin(angle)
+
+
+@register(
+    task="denoise",
+    reference="Ho, Jain and Abbeel, arXiv 2006.11239; Nichol and Dhariwal, arXiv "
+    "2102.09672; the network after Ronneberger et al., arXiv 1505.04597",
+    parameters=470_372,
+)
+def diffusion(
+    *,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    filters: tuple[int, ...] = (32, 64),
+    blocks: int = 2,
+) -> keras.Model:
+    """A small diffusion model with a U-Net.
+
+    Images (batch, height, width, channels) in [0, 1], any height and width from 8 up.
+    Returns a `keras.Model` that holds the functional model `denoiser`, a dict of
+    `image` and `time` (batch, 1) to an image, both float32, and draws with it.
+
+    What differs from the papers: the network works on 2x2 pixels at a time, which a
+    quarter of the arithmetic pays for; it has `blocks` residual blocks for each entry
+    of `filters` and no attention; it predicts the velocity; time is continuous.
+    """
+    check_image(input_shape, least=8, model="diffusion")
+    if blocks < 1 or not filters or min(filters) < 1:
+        raise ValueError(
+            f"blocks and filters of diffusion must be at least 1: {blocks}, {filters}"
+        )
+    layers = keras.layers
+    height, width, channels = input_shape
+    image = keras.Input(input_shape, name="image")
+    time = keras.Input((1,), name="time")
+    code = _time_code(time, 4 * filters[0])
+    x = layers.Conv2D(filters[0], 2, 2, "same", name="patches")(image)
+    ways = []
+    for number, size in enumerate(filters, start=1):
+        if number > 1:
+            x = layers.Conv2D(size, 3, 2, "same", name=f"down_{number}")(x)
+        for block in range(1, blocks + 1):
+            x = _residual(x, code, size, f"in_{number}_{block}")
+        ways.append(x)
+    for number in range(len(filters), 0, -1):
+        way = ways[number - 1]
+        if number < len(filters):
+            x = layers.UpSampling2D(2, name=f"up_{number}")(x)
+            x = cropped(x, *way.shape[1:3], name=f"crop_{number}")
+            x = layers.Concatenate(name=f"join_{number}")([x, way])
+        for block in range(1, blocks + 1):
+            x = _residual(x, code, filters[number - 1], f"out_{number}_{block}")
+    x = _active(x, "last")
+    outputs = cropped(doubled(x, channels), height, width, name="crop")
+    denoiser = keras.Model({"image": image, "time": time}, outputs, name="denoiser")
+    return Diffusion(denoiser, name="diffusion")
+
+
+def _time_code(time, size: int):
+    """(batch, 1) -> (batch, size): waves of the time, then a dense layer."""
+    waves = size // 4
+    frequencies = np.geomspace(1, 1000, waves, dtype="float32")
+    angles = keras.layers.Dense(
+        waves, use_bias=False, trainable=False, dtype="float32", name="time_waves",
+        kernel_initializer=keras.initializers.Constant(frequencies[None]),
+    )(time)  # fmt: skip
+    code = keras.layers.Concatenate(dtype="float32", name="time_code")(
+        [keras.ops.sin(angles), keras.ops.cos(angles)]
+    )
+    return keras.layers.Dense(size, activation="silu", name="time_dense")(code)
+
+
+def _residual(x, code, size: int, name: str):
+    """Two convolutions, the time added between them, beside a way that changes
+    nothing but the number of channels."""
+    layers, way = keras.layers, x
+    if x.shape[-1] != size:
+        way = layers.Conv2D(size, 1, name=f"{name}_way")(x)
+    x = layers.Conv2D(size, 3, padding="same", name=f"{name}_conv_1")(
+        _active(x, f"{name}_1")
+    )
+    added = layers.Dense(size, name=f"{name}_time")(code)
+    x = layers.Add(name=f"{name}_timed")(
+        [x, layers.Reshape((1, 1, size), name=f"{name}_spread")(added)]
+    )
+    x = layers.Conv2D(
+        size, 3, padding="same", kernel_initializer="zeros", name=f"{name}_conv_2"
+    )(_active(x, f"{name}_2"))
+    return layers.Add(name=f"{name}_add")([way, x])
+
+
+def _active(x, name: str):
+    groups = math.gcd(8, x.shape[-1])
+    x = keras.layers.GroupNormalization(groups, name=f"{name}_norm")(x)
+    return keras.layers.Activation("silu", name=f"{name}_silu")(x)

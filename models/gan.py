@@ -1,0 +1,241 @@
+"""Generative adversarial networks: one network draws, another tells it from the real.
+
+A generator makes images of random codes; a discriminator learns to tell them from the
+images of a dataset, and the generator to be taken for them.
+"""
+
+import keras
+
+from gpuzoo.models._blocks import check_image, cropped, doubled, input_gradient
+from gpuzoo.registry import register
+
+
+class Adversaries(keras.Model):
+    """A generator and its discriminator, and what each of them wants.
+
+    `generator`: codes (batch, latents), numbers in [-1, 1], to images (batch, height,
+    width, channels) in [0, 1]; `discriminator`: images to scores (batch, 1), high for
+    real ones. Both are float32 at their ends. With classes both take a dict: `code` or
+    `image`, and `label` (batch,), int32.
+
+    Called like its discriminator. `compile(optimizer)` and `fit(images)`, or with
+    classes `fit({"image": ..., "label": ...})`, move both at once on one sum of losses,
+    in which each is blind to the other's; the task `adversarial` moves them in turn,
+    as the papers do.
+    """
+
+    critic_steps = 1
+    """Updates of the discriminator for each of the generator."""
+
+    def __init__(self, generator: keras.Model, discriminator: keras.Model, name: str):
+        super().__init__(name=name)
+        self.generator = generator
+        self.discriminator = discriminator
+        self.conditional = isinstance(generator.input, dict)
+        codes = generator.input["code"] if self.conditional else generator.input
+        self.latents = codes.shape[1]
+        self.codes = keras.random.SeedGenerator(name="codes")
+        self.built = True
+
+    def call(self, real, training: bool = False):
+        return self.discriminator(real, training=training)
+
+    def draw(self, codes, labels=None, training: bool = False):
+        """Images of codes, and with classes of labels."""
+        given = {"code": codes, "label": labels} if self.conditional else codes
+        return self.generator(given, training=training)
+
+    def judge(self, images, labels=None, training: bool = False):
+        """Scores of images, and with classes of their labels."""
+        given = {"image": images, "label": labels} if self.conditional else images
+        return self.discriminator(given, training=training)
+
+    def discriminator_loss(self, real, fake, labels, between):
+        """Of images of both kinds, a scalar: cross-entropy of telling them apart.
+
+        `between`, (batch, 1) numbers in [0, 1], is for losses that look between a real
+        and a generated image.
+        """
+        scores = self.judge(real, labels, True), self.judge(fake, labels, True)
+        told_real, told_fake = map(keras.ops.softplus, (-scores[0], scores[1]))
+        return keras.ops.mean(told_real) + keras.ops.mean(told_fake)
+
+    def generator_loss(self, scores):
+        """Of the scores of generated images, a scalar: of being taken for real."""
+        return keras.ops.mean(keras.ops.softplus(-scores))
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        real, labels = (x["image"], x["label"]) if self.conditional else (x, None)
+        batch = keras.ops.shape(real)[0]
+        codes = keras.random.uniform((batch, self.latents), -1, 1, seed=self.codes)
+        between = keras.random.uniform((batch, 1), seed=self.codes)
+        fake = self.draw(codes, labels, training=True)
+        still = keras.ops.stop_gradient(fake)
+        loss = self.discriminator_loss(real, still, labels, between)
+        # The generator's loss must not move the discriminator.
+        weights = self.discriminator.weights
+        held = [(w, keras.ops.stop_gradient(w.value)) for w in weights]
+        with keras.StatelessScope(state_mapping=held):
+            scores = self.judge(fake, labels, training=False)
+        return loss + self.generator_loss(scores)
+
+
+class Critics(Adversaries):
+    """Wasserstein's distance in place of the cross-entropy, and a gradient near 1."""
+
+    critic_steps = 5
+    penalty = 10.0
+
+    def discriminator_loss(self, real, fake, labels, between):
+        between = keras.ops.reshape(between, (-1, 1, 1, 1))
+        mixed = fake + between * (keras.ops.cast(real, fake.dtype) - fake)
+        gradient = input_gradient(
+            lambda images: keras.ops.sum(self.judge(images, labels, True)), mixed
+        )
+        squares = keras.ops.sum(keras.ops.square(gradient), axis=(1, 2, 3))
+        steepness = keras.ops.sqrt(squares + 1e-12)
+        distance = keras.ops.mean(self.judge(real, labels, True))
+        distance = distance - keras.ops.mean(self.judge(fake, labels, True))
+        penalty = keras.ops.mean(keras.ops.square(steepness - 1))
+        return self.penalty * penalty - distance
+
+    def generator_loss(self, scores):
+        return -keras.ops.mean(scores)
+
+
+@register(
+    task="adversarial",
+    reference="Goodfellow et al., arXiv 1406.2661; as convolutions: Radford, Metz and "
+    "Chintala, arXiv 1511.06434",
+    parameters=283_813,
+)
+def gan(
+    *,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    latents: int = 64,
+    filters: tuple[int, int] = (32, 64),
+    dropout: float = 0.3,
+) -> keras.Model:
+    """A deep convolutional GAN (DCGAN).
+
+    Images (batch, height, width, channels) in [0, 1], any height and width from 8 up;
+    codes (batch, latents), uniform in [-1, 1]. Returns a `keras.Model` that holds the
+    functional models `generator`, codes to images, and `discriminator`, images to
+    scores (batch, 1).
+
+    What differs from the paper: two doublings of the map in place of four, as the
+    images are small; dropout in place of batch normalisation in the discriminator; the
+    last layer makes 2x2 pixels of one with a convolution.
+    """
+    return _adversaries(Adversaries, "gan", input_shape, latents, filters, dropout, 0)
+
+
+@register(
+    task="adversarial",
+    reference="Mirza and Osindero, arXiv 1411.1784",
+    parameters=320_293,
+)
+def conditional_gan(
+    *,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    num_classes: int = 10,
+    latents: int = 64,
+    filters: tuple[int, int] = (32, 64),
+    dropout: float = 0.3,
+) -> keras.Model:
+    """A DCGAN that draws what it is asked for.
+
+    As gan, with a label for each image: both networks take a dict, `code` (batch,
+    latents) or `image` (batch, height, width, channels), and `label` (batch,), int32
+    below num_classes. The generator gets the label as one-hot numbers beside the code,
+    the discriminator as maps that are 1 where they stand for the class.
+    """
+    return _adversaries(
+        Adversaries, "conditional_gan", input_shape, latents, filters, dropout,
+        num_classes,
+    )  # fmt: skip
+
+
+@register(
+    task="adversarial",
+    reference="Gulrajani et al., arXiv 1704.00028; Arjovsky, Chintala and Bottou, "
+    "arXiv 1701.07875",
+    parameters=283_813,
+)
+def wgan_gp(
+    *,
+    input_shape: tuple[int, int, int] = (28, 28, 1),
+    latents: int = 64,
+    filters: tuple[int, int] = (32, 64),
+) -> keras.Model:
+    """A Wasserstein GAN whose critic is held by a penalty on its gradient.
+
+    Networks as in gan, without dropout. The critic's score is no probability: it is
+    trained to be as different as possible between real and generated images while its
+    slope between them stays near 1, and five times for each step of the generator, on
+    a fifth of the batch each time.
+    """
+    return _adversaries(Critics, "wgan_gp", input_shape, latents, filters, 0.0, 0)
+
+
+def _adversaries(
+    kind, name, input_shape, latents, filters, dropout, num_classes
+) -> Adversaries:
+    check_image(input_shape, least=8, model=name)
+    if latents < 1 or len(filters) != 2 or min(filters) < 1:
+        raise ValueError(
+            f"latents of {name} must be positive, and filters two positive numbers: "
+            f"{latents}, {filters}"
+        )
+    generator = _generator(input_shape, latents, filters, num_classes)
+    discriminator = _discriminator(input_shape, filters, dropout, num_classes)
+    return kind(generator, discriminator, name=name)
+
+
+def _generator(input_shape, latents, filters, num_classes) -> keras.Model:
+    layers = keras.layers
+    height, width, channels = input_shape
+    inputs = x = keras.Input((latents,), name="code")
+    if num_classes:
+        label = keras.Input((), name="label", dtype="int32")
+        inputs = {"code": inputs, "label": label}
+        x = layers.Concatenate(name="g_asked")(
+            [x, keras.ops.one_hot(label, num_classes)]
+        )
+    rows, columns = -(-height // 4), -(-width // 4)
+    x = layers.Dense(rows * columns * filters[1], use_bias=False, name="g_dense")(x)
+    x = layers.BatchNormalization(name="g_norm_1")(x)
+    x = layers.ReLU(name="g_relu_1")(x)
+    x = layers.Reshape((rows, columns, filters[1]), name="g_reshape")(x)
+    x = layers.Conv2DTranspose(
+        filters[0], 4, 2, "same", use_bias=False, name="g_conv_1"
+    )(x)
+    x = layers.BatchNormalization(name="g_norm_2")(x)
+    x = layers.ReLU(name="g_relu_2")(x)
+    x = cropped(doubled(x, channels), height, width, name="g_crop")
+    outputs = layers.Activation("sigmoid", dtype="float32", name="image")(x)
+    return keras.Model(inputs, outputs, name="generator")
+
+
+def _discriminator(input_shape, filters, dropout, num_classes) -> keras.Model:
+    layers = keras.layers
+    inputs = image = keras.Input(input_shape, name="image")
+    x = layers.Rescaling(2.0, -1.0, name="d_centre")(image)
+    if num_classes:
+        label = keras.Input((), name="label", dtype="int32")
+        inputs = {"image": image, "label": label}
+        maps = keras.ops.one_hot(label, num_classes, dtype=x.dtype)
+        maps = layers.Reshape((1, 1, num_classes), name="d_class")(maps)
+        maps = layers.UpSampling2D(input_shape[:2], name="d_class_maps")(maps)
+        x = layers.Concatenate(name="d_claimed")([x, maps])
+    for number, width in enumerate(filters, start=1):
+        x = layers.Conv2D(width, 4, 2, "same", name=f"d_conv_{number}")(x)
+        # Not LeakyReLU: TensorFlow's optimizer of graphs fails over two calls of it.
+        x = keras.ops.maximum(x, 0.2 * x)
+        if dropout:
+            x = layers.Dropout(dropout, name=f"d_dropout_{number}")(x)
+    x = layers.Flatten(name="d_flatten")(x)
+    outputs = layers.Dense(1, dtype="float32", name="score")(x)
+    return keras.Model(inputs, outputs, name="discriminator")

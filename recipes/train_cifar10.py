@@ -1,0 +1,33 @@
+"""The network of the CIFAR-10 speed runs, narrowed for a CPU.
+
+    python recipes/train_cifar10.py
+
+    (not measured yet)
+
+The figures are written here by benchmarks/tables.py.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="cifar10",
+    task="classify",
+    model="speednet",
+    model_options=("filters=(32,64,64)", "activation=relu"),
+    data="cifar10",
+    epochs=4,
+    minimum_steps=300,  # for smaller data
+    batch_size=250,
+    optimizer="sgd",
+    learning_rate=0.5,
+    momentum=0.85,
+    weight_decay=0.0005,
+    schedule="one_cycle",
+    warmup=0.2,
+    label_smoothing=0.2,
+    augment=("shift:2", "flip"),
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)

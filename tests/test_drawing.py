@@ -1,0 +1,205 @@
+"""Models that draw images, adversarial and by diffusion, and how that is measured."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import RECIPE, same, train
+
+import gpuzoo
+from gpuzoo.engine import checkpoint, loop
+from gpuzoo.tasks import measure
+
+GAN = RECIPE.override(
+    task="adversarial", model="gan", augment=(), epochs=4, momentum=0.5,
+    model_options=("filters=(4,8)", "latents=5"),
+)  # fmt: skip
+CONDITIONAL = GAN.override(model="conditional_gan")
+WASSERSTEIN = GAN.override(model="wgan_gp", batch_size=20)
+DIFFUSION = GAN.override(
+    task="denoise", model="diffusion", model_options=("filters=(8,)", "blocks=1")
+)
+RECIPES = [GAN, CONDITIONAL, WASSERSTEIN, DIFFUSION]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return gpuzoo.load_data("digits")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.model)
+def test_a_run_learns_repeats_and_resumes(recipe, dataset, runtime, tmp_path):
+    one, rows = train(recipe, dataset, runtime)
+    other, _ = train(recipe, dataset, runtime)
+    assert same(one, other) and one.metrics == other.metrics
+    assert np.array_equal(one.outputs["samples"], other.outputs["samples"])
+    assert not same(one, train(recipe.override(seed=1), dataset, runtime)[0])
+    asked = iter([False, False, True])
+    train(recipe, dataset, runtime, folder=tmp_path, stop=lambda: next(asked))
+    start, _ = checkpoint.load(tmp_path)
+    assert 0 < start.step < one.steps
+    resumed, _ = train(recipe, dataset, runtime, resume=start)
+    assert same(one, resumed) and one.metrics == resumed.metrics
+    tests = [row for event, row in rows if event == "test"]
+    assert tests[0].keys() == {"epoch", "step", "loss"}  # 14x14: no other figure
+    shown = [row for event, row in rows if event == "samples"]
+    assert [row["epoch"] for row in shown] == [1, 2, 3, 4]
+    assert shown[0]["images"].shape == (40, 14, 14, 1)
+    if recipe is DIFFUSION:
+        assert tests[-1]["loss"] < tests[0]["loss"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.model)
+def test_half_precision_under_xla(recipe, dataset, runtime):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        half, _ = train(recipe, dataset, dataclasses.replace(runtime, xla=True))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    for values in (*half.weights.values(), *half.outputs.values()):
+        assert np.isfinite(values).all()
+
+
+def test_each_side_moves_on_its_own_loss_alone(dataset, runtime):
+    """With no rate for one optimizer only the other network moves."""
+    from gpuzoo.tasks.adversarial import Task
+
+    model = loop.build_model(GAN, dataset)
+    before = {w.path: w.numpy().copy() for w in model.trainable_weights}
+    from gpuzoo.engine import backend as backends
+
+    backend = backends.get(runtime)
+    rates = (1e-3, 0.0)
+    optimizers = [keras.optimizers.SGD(rate) for rate in rates]
+    for optimizer, group in zip(optimizers, Task.groups(model), strict=True):
+        optimizer.build(group)
+    task = Task(model=model, optimizers=optimizers, recipe=GAN, dataset=dataset)
+    draws = np.random.default_rng(0).random((16, 2 * 5 + 1)).astype("f4")
+    batch = {"image": keras.ops.convert_to_tensor(dataset.train["image"][:16])}
+    told = task.step(batch, keras.ops.convert_to_tensor(draws), backend)
+    moved = {w.path for w in model.trainable_weights
+             if not np.array_equal(before[w.path], w.numpy())}  # fmt: skip
+    assert moved == {w.path for w in model.discriminator.trainable_weights}
+    assert set(told) == set(task.step_figures)
+
+
+def test_the_losses_are_the_papers(dataset, runtime):
+    """Against their formulas in numpy; the penalty against differences."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(7, 1)).astype("f4")
+    plain = gpuzoo.build("gan", input_shape=(14, 14, 1))
+    taken = -np.log(1 / (1 + np.exp(-scores.astype(float)))).mean()
+    assert np.allclose(plain.generator_loss(scores), taken, rtol=1e-5)
+    critic = gpuzoo.build("wgan_gp", input_shape=(14, 14, 1), filters=(4, 8))
+    assert np.allclose(critic.generator_loss(scores), -scores.mean(), rtol=1e-5)
+    real, fake = rng.random((2, 3, 14, 14, 1)).astype("f4")
+    between = rng.random((3, 1)).astype("f4")
+    found = float(critic.discriminator_loss(*map(
+        keras.ops.convert_to_tensor, (real, fake)), None, between))  # fmt: skip
+    judged = [np.array(critic.judge(x)).mean() for x in (real, fake)]
+    mixed = (fake + between[:, :, None, None] * (real - fake)).astype("f4")
+    slopes, step = [], 1e-2
+    for pixel in range(196):
+        bump = np.zeros(196, "f4")
+        bump[pixel] = step
+        bump = bump.reshape(14, 14, 1)
+        sides = [np.array(critic.judge(mixed + s * bump))[:, 0] for s in (1, -1)]
+        slopes.append((sides[0] - sides[1]) / (2 * step))
+    steep = np.sqrt(np.square(slopes).sum(axis=0))
+    wanted = 10 * np.square(steep - 1).mean() - judged[0] + judged[1]
+    assert np.isclose(found, wanted, rtol=1e-2)
+
+
+def test_the_true_velocity_draws_the_image(runtime):
+    """A model that knew the image would draw it from any noise, and lose nothing."""
+    from gpuzoo.models.diffusion import Diffusion, _parts
+
+    image = np.random.default_rng(0).random((1, 8, 8, 1)).astype("f4")
+    clean = 2 * image - 1
+
+    class Knows(keras.Model):
+        def call(self, given, training=False):
+            x, noise = _parts(given["time"])
+            e = (given["image"] - x * clean) / keras.ops.maximum(noise, 1e-6)
+            return x * e - noise * clean
+
+    model = Diffusion(Knows(), name="knows")
+    noise = np.random.default_rng(1).normal(size=(5, 8, 8, 1)).astype("f4")
+    assert np.allclose(model.draw(noise), np.tile(image, (5, 1, 1, 1)), atol=1e-4)
+    times = np.linspace(0.1, 1, 5, dtype="f4")[:, None]
+    images = np.tile(image, (5, 1, 1, 1))
+    assert np.max(model.losses_of(images, times, noise=noise)) < 1e-6
+
+
+def test_frechet_is_the_distance_of_normal_distributions():
+    rng = np.random.default_rng(0)
+    one = rng.normal(size=(20_000, 3))
+    assert measure.frechet(one, one) == pytest.approx(0, abs=1e-9)
+    other = one * [1, 2, 3] + [0, 0, 5]
+    # Along each axis (difference of means)^2 + (difference of deviations)^2.
+    assert measure.frechet(one, other) == pytest.approx(25 + 1 + 4, rel=0.02)
+    turned = other @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    back = measure.frechet(turned, turned @ np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    assert back > 0.1
+    assert measure.frechet(one, other) == pytest.approx(measure.frechet(other, one))
+
+
+def test_the_fixed_classifier_reads_digits_and_is_pinned(digits, monkeypatch):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        classifier = measure.load()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    seen, predicted = classifier(digits.test["image"] / np.float32(255))
+    assert seen.shape[1] == 84 and seen.dtype == "float32"
+    assert np.mean(np.array(predicted) == digits.test["label"]) > 0.8  # other scans
+    monkeypatch.setattr(measure, "SHA256", "0" * 64)
+    with pytest.raises(gpuzoo.GpuzooError, match="digits.safetensors has the sha256"):
+        measure.load()
+
+
+def test_figures_and_pictures_of_a_run(cli, tmp_path):
+    done = cli(
+        "train", "mnist_gan", "--model", "conditional_gan", "--data", "digits",
+        "--device", "cpu", "--epochs", "2", "--threads", "2", "--model-options",
+        "filters=(8,16)", "--batch-size", "64", "--out", "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.json["test_frechet"] > 1 and 0 <= done.json["test_accuracy"] <= 1
+    assert "train discr." in done.stderr and "test frechet" in done.stderr
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    sheets = [f"samples/epoch-{number:03d}.png" for number in (1, 2)]
+    assert {*sheets, "samples.png", "samples.gif", "curves.png"} <= run["files"].keys()
+    with PIL.Image.open(tmp_path / "run" / "samples.gif") as gif:
+        assert gif.n_frames == 2
+    (tmp_path / "run" / sheets[0]).write_bytes(b"another")
+    done = cli("verify", "run", "--quick")
+    assert done.returncode == 1 and done.json["changed_files"] == [sheets[0]]
+
+
+def test_what_does_not_fit_is_refused(dataset, runtime):
+    with pytest.raises(gpuzoo.GpuzooError, match="multiple of 5.*: 16"):
+        train(WASSERSTEIN.override(batch_size=16), dataset, runtime)
+    with pytest.raises(gpuzoo.GpuzooError, match="latents of gan must be positive"):
+        train(GAN.override(model_options=("latents=0",)), dataset, runtime)
+    with pytest.raises(gpuzoo.GpuzooError, match="'cnn' is for the task"):
+        train(GAN.override(model="cnn", model_options=()), dataset, runtime)
+    fault = gpuzoo.tasks.load("adversarial").check_model(
+        gpuzoo.build("vae", input_shape=(14, 14, 1)), dataset
+    )
+    assert "has no generator" in fault
+
+
+@pytest.mark.parametrize("recipe", ["mnist_gan", "mnist_diffusion"])
+def test_trains_on_jax(recipe, cli):
+    small = {"mnist_gan": ("filters=(4,8)",), "mnist_diffusion": ("filters=(8,)",)}
+    words = ["train", recipe, "--data", "digits", "--device", "cpu", "--fast-dev-run",
+             "--backend", "jax", "--level", "strict", "--model-options",
+             *small[recipe], "--quiet"]  # fmt: skip
+    first, second = cli(*words), cli(*words)
+    assert first.returncode == 0, first.stderr
+    assert first.json["test_frechet"] > 1
+    assert first.json["weights_sha256"] == second.json["weights_sha256"]

@@ -1,0 +1,134 @@
+"""The catalogue: names, options, a user's own models, weights from a file."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import gpuzoo
+from gpuzoo.deploy.artifact import weights_bytes
+
+MODELS = gpuzoo.list_models()
+CLASSIFIERS = gpuzoo.list_models(task="classify")
+AUTOENCODERS = gpuzoo.list_models(task="autoencode")
+
+pytestmark = pytest.mark.usefixtures("runtime")
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_a_typo_in_an_option_is_a_type_error(name):
+    with pytest.raises(TypeError, match="no option 'num_clases'; nearest: num_classes"):
+        gpuzoo.build(name, num_clases=3)
+    with pytest.raises(TypeError, match="num_classes.*'ten'"):
+        gpuzoo.build(name, num_classes="ten")
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(gpuzoo.GpuzooError, match="no model named 'cn'; nearest: cnn"):
+        gpuzoo.build("cn")
+
+
+def test_list_models_filters():
+    assert gpuzoo.list_models("co*") == ["conditional_gan", "convmixer"]
+    assert gpuzoo.list_models("*mlp", task="classify") == ["mlp"]
+    assert set(MODELS) >= {*CLASSIFIERS, *AUTOENCODERS}
+    assert "vae" in AUTOENCODERS and "vae" not in CLASSIFIERS
+    with pytest.raises(gpuzoo.GpuzooError, match="task must be one of"):
+        gpuzoo.list_models(task="clasify")
+
+
+def test_register_takes_a_users_model_and_refuses_a_bad_one():
+    def shallow(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2):
+        """A line."""
+        inputs = keras.Input(input_shape)
+        return keras.Model(inputs, keras.layers.Dense(num_classes)(inputs))
+
+    gpuzoo.register(task="classify", reference="here")(shallow)
+    assert "shallow" in gpuzoo.list_models()
+    assert gpuzoo.build("shallow", num_classes=3).output_shape == (None, 3)
+
+    def mlp(*, num_classes: int = 2): ...
+
+    with pytest.raises(gpuzoo.GpuzooError, match="named 'mlp' (ships|exists)"):
+        gpuzoo.register(task="classify", reference="here")(mlp)
+
+    def loose(**options): ...
+
+    with pytest.raises(gpuzoo.GpuzooError, match="keyword-only, typed"):
+        gpuzoo.register(task="classify", reference="here")(loose)
+
+
+@pytest.mark.parametrize("damage", ["name", "shape", "dtype", "bytes", "sha256"])
+def test_weights_load_strictly(damage, tmp_path):
+    model = gpuzoo.build("mlp")
+    weights = {v.path: v.numpy() for v in model.weights}
+    path, wanted = tmp_path / "weights.safetensors", None
+    if damage == "name":
+        weights["other/kernel"] = weights.pop("logits/kernel")
+    elif damage == "shape":
+        weights["logits/bias"] = weights["logits/bias"][:-1]
+    elif damage == "dtype":
+        weights["logits/bias"] = weights["logits/bias"].astype("float16")
+    content = weights_bytes(weights)
+    path.write_bytes(content[:-7] if damage == "bytes" else content)
+    if damage == "sha256":
+        wanted = "0" * 64
+    before = [v.numpy() for v in model.weights]
+    with pytest.raises(gpuzoo.GpuzooError, match="weights.safetensors"):
+        gpuzoo.load_weights(model, path, sha256=wanted)
+    after = [v.numpy() for v in model.weights]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_the_catalogue_read_from_source_equals_the_registered_one():
+    """`list` and `info` parse the files; importing them must say the same."""
+    from gpuzoo import registry
+
+    for name in MODELS:
+        registry._builder(gpuzoo.model_info(name))
+        read, registered = registry._shipped()[name], registry._registered[name][0]
+        assert json.dumps(read.options) == json.dumps(registered.options)
+        for field in ("name", "task", "reference", "parameters", "doc", "module"):
+            assert getattr(read, field) == getattr(registered, field)
+
+
+OWN = '''
+import keras
+import gpuzoo
+
+@gpuzoo.register(task="classify", reference="here")
+def net(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2, width: int = 8):
+    """Mine."""
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Dense(width, "relu", name="dense")(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(x))
+'''
+
+
+def test_a_model_in_a_users_own_file(cli, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    words = ["train", "mnist", "--data", "digits", "--epochs", "1", "--device", "cpu",
+             "--model-options", "width=12", "--quiet"]  # fmt: skip
+    done = cli(*words, "--model", "own.py:net", "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert cli("verify", "run").returncode == 0
+    assert cli("info", "own.py:net").returncode == 0
+    model = gpuzoo.build(
+        f"{file}:net", input_shape=(28, 28, 1), num_classes=10, width=12
+    )
+    gpuzoo.load_weights(model, tmp_path / "run", sha256=done.json["weights_sha256"])
+    file.write_text(OWN.replace("relu", "tanh"))
+    done = cli("verify", "run")
+    assert done.returncode == 2 and "code_sha256" in done.stdout
+    for text, name, words_told in (
+        (OWN, "nte", "own.py has no model 'nte'; it has net"),
+        ("x = 1", "net", "it has none; put @gpuzoo.register"),
+        ("def", "net", "own.py cannot be read: invalid syntax"),
+    ):
+        file.write_text(text)
+        done = cli(*words, "--model", f"own.py:{name}")
+        assert done.returncode == 2 and words_told in done.stderr, done.stderr
+    done = cli(*words, "--model", "missing.py:net")
+    assert done.returncode == 2 and "missing.py: No such file" in done.stderr
