@@ -25,6 +25,7 @@ _RULES = {
     "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),
     "beta_2": ("in [0, 1)", lambda v: 0 <= v < 1),
     "weight_decay": ("0 or more", lambda v: 0 <= v < math.inf),
+    "average": ("in [0, 1)", lambda v: 0 <= v < 1),
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "warmup": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
@@ -87,6 +88,9 @@ class Recipe:
     one_cycle warms up along a cosine, the others along a line."""
     warmup: float = 0.0
     """Fraction of all steps in which the learning rate rises to its highest."""
+    average: float = 0.0
+    """Decay per step of a running average of the weights, which is then what is
+    evaluated and kept; 0: none."""
     label_smoothing: float = 0.0
     """Part of the target spread evenly over all classes."""
     augment: tuple[str, ...] = ()

@@ -21,14 +21,15 @@ class Adversaries(keras.Model):
     Called like its discriminator. `compile(optimizer)` and `fit(images)`, or with
     classes `fit({"image": ..., "label": ...})`, move both at once on one sum of losses,
     in which each is blind to the other's; the task `adversarial` moves them in turn,
-    as the papers do.
+    as the papers do, the discriminator `critic_steps` times for each of the generator.
     """
 
-    critic_steps = 1
-    """Updates of the discriminator for each of the generator."""
-
-    def __init__(self, generator: keras.Model, discriminator: keras.Model, name: str):
+    def __init__(
+        self, generator: keras.Model, discriminator: keras.Model, critic_steps: int,
+        name: str,
+    ):  # fmt: skip
         super().__init__(name=name)
+        self.critic_steps = critic_steps
         self.generator = generator
         self.discriminator = discriminator
         self.conditional = isinstance(generator.input, dict)
@@ -85,7 +86,6 @@ class Adversaries(keras.Model):
 class Critics(Adversaries):
     """Wasserstein's distance in place of the cross-entropy, and a gradient near 1."""
 
-    critic_steps = 5
     penalty = 10.0
 
     def discriminator_loss(self, real, fake, labels, between):
@@ -116,7 +116,8 @@ def gan(
     input_shape: tuple[int, int, int] = (28, 28, 1),
     latents: int = 64,
     filters: tuple[int, int] = (32, 64),
-    dropout: float = 0.3,
+    dropout: float = 0.0,
+    critic_steps: int = 2,
 ) -> keras.Model:
     """A deep convolutional GAN (DCGAN).
 
@@ -126,10 +127,13 @@ def gan(
     scores (batch, 1).
 
     What differs from the paper: two doublings of the map in place of four, as the
-    images are small; dropout in place of batch normalisation in the discriminator; the
-    last layer makes 2x2 pixels of one with a convolution.
+    images are small; no batch normalisation in the discriminator, which may have
+    dropout and moves `critic_steps` times for each step of the generator, each time on
+    its part of the batch; the last layer makes 2x2 pixels of one with a convolution.
     """
-    return _adversaries(Adversaries, "gan", input_shape, latents, filters, dropout, 0)
+    return _adversaries(
+        Adversaries, "gan", input_shape, latents, filters, dropout, critic_steps
+    )
 
 
 @register(
@@ -143,7 +147,8 @@ def conditional_gan(
     num_classes: int = 10,
     latents: int = 64,
     filters: tuple[int, int] = (32, 64),
-    dropout: float = 0.3,
+    dropout: float = 0.0,
+    critic_steps: int = 2,
 ) -> keras.Model:
     """A DCGAN that draws what it is asked for.
 
@@ -154,7 +159,7 @@ def conditional_gan(
     """
     return _adversaries(
         Adversaries, "conditional_gan", input_shape, latents, filters, dropout,
-        num_classes,
+        critic_steps, num_classes,
     )  # fmt: skip
 
 
@@ -169,29 +174,32 @@ def wgan_gp(
     input_shape: tuple[int, int, int] = (28, 28, 1),
     latents: int = 64,
     filters: tuple[int, int] = (32, 64),
+    critic_steps: int = 5,
 ) -> keras.Model:
     """A Wasserstein GAN whose critic is held by a penalty on its gradient.
 
     Networks as in gan, without dropout. The critic's score is no probability: it is
     trained to be as different as possible between real and generated images while its
-    slope between them stays near 1, and five times for each step of the generator, on
-    a fifth of the batch each time.
+    slope between them stays near 1, `critic_steps` times for each step of the
+    generator, each time on its part of the batch.
     """
-    return _adversaries(Critics, "wgan_gp", input_shape, latents, filters, 0.0, 0)
+    return _adversaries(
+        Critics, "wgan_gp", input_shape, latents, filters, 0.0, critic_steps
+    )
 
 
 def _adversaries(
-    kind, name, input_shape, latents, filters, dropout, num_classes
+    kind, name, input_shape, latents, filters, dropout, critic_steps, num_classes=0
 ) -> Adversaries:
     check_image(input_shape, least=8, model=name)
-    if latents < 1 or len(filters) != 2 or min(filters) < 1:
+    if min(latents, critic_steps, *filters) < 1 or len(filters) != 2:
         raise ValueError(
-            f"latents of {name} must be positive, and filters two positive numbers: "
-            f"{latents}, {filters}"
+            f"latents and critic_steps of {name} must be positive, and filters two "
+            f"positive numbers: {latents}, {critic_steps}, {filters}"
         )
     generator = _generator(input_shape, latents, filters, num_classes)
     discriminator = _discriminator(input_shape, filters, dropout, num_classes)
-    return kind(generator, discriminator, name=name)
+    return kind(generator, discriminator, critic_steps, name=name)
 
 
 def _generator(input_shape, latents, filters, num_classes) -> keras.Model:

@@ -1,6 +1,7 @@
 """The parts of a run: addressed randomness, initial weights, schedules, the loop."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from conftest import RECIPE, same, train
 import gpuzoo
 from gpuzoo import randomness
 from gpuzoo.engine import backend as backends
-from gpuzoo.engine import initial, loop, optim, plan
+from gpuzoo.engine import checkpoint, initial, loop, optim, plan
 
 # Numbers at three addresses, as they were when the streams were first defined.
 RAW = [9929397452073648219, 15761814226355704753]
@@ -269,3 +270,46 @@ def test_a_small_dataset_is_repeated(dataset, runtime):
 def test_batch_larger_than_the_data(dataset, runtime):
     with pytest.raises(gpuzoo.GpuzooError, match="batch_size 81 is larger than the 80"):
         train(RECIPE.override(batch_size=81), dataset, runtime)
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_averaged_weights_are_the_average(precision, dataset, runtime, tmp_path):
+    """Of the weights after every step; the training itself does not see it."""
+    recipe = RECIPE.override(epochs=1, log_every=1, digest_every=1, optimizer="sgd")
+    averaged = recipe.override(average=0.7)
+    keras.config.set_dtype_policy(precision)
+    try:
+        found, rows = train(averaged, dataset, runtime)
+        plain, plain_rows = train(recipe, dataset, runtime)
+        after = []
+        for steps in range(1, plain.steps):
+            asked = iter([False] * (steps - 1) + [True])
+            after.append(
+                train(recipe, dataset, runtime, stop=functools.partial(next, asked))[0]
+            )
+        asked = iter([False, True])
+        train(
+            averaged,
+            dataset,
+            runtime,
+            folder=tmp_path,
+            stop=functools.partial(next, asked),
+        )
+        start, _ = checkpoint.load(tmp_path)
+        resumed, _ = train(averaged, dataset, runtime, resume=start)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    after.append(plain)
+    raw = [
+        [r["weights"] for e, r in side if e == "digest"] for side in (rows, plain_rows)
+    ]
+    assert raw[0] == raw[1] and len(raw[0]) == plain.steps == len(after) == 5
+    assert same(found, resumed) and not same(found, plain)
+    if precision == "float32":  # loss scaling leaves the first steps out
+        for name in plain.weights:
+            average = after[0].weights[name]
+            for one in after[1:]:
+                average = 0.7 * average + 0.3 * one.weights[name]
+            assert np.allclose(found.weights[name], average, atol=1e-6), name
+    else:
+        assert all(np.isfinite(value).all() for value in found.weights.values())

@@ -159,7 +159,7 @@ def run(
                 good = good.follow(step, weights)
                 journal.digest(step, weights, state.read(state.others))
         if last or (ends_epoch and epoch % recipe.eval_every == 0):
-            with clock.phase("evaluate"):
+            with clock.phase("evaluate"), state.averaged():
                 outputs = evaluate_steps(evaluation_feed)
                 outputs = {
                     name: array.reshape(-1, *array.shape[2:])[:evaluated]
@@ -204,13 +204,15 @@ def run(
         tensors = probe.take_apart(train_step, feed, model, state, backend)
     elif good.step != step:
         raise _diverged(f"a weight is no longer finite at step {step}", good)
+    with state.averaged():
+        weights = state.read(state.weights)
     return Result(
         state="stopped" if stopped else "finished",
         steps=step,
         epochs=step // plan.steps_per_epoch,
         metrics=metrics,
         outputs=outputs,
-        weights=good.weights,
+        weights=weights,
         parameters=model.count_params(),
         seconds=clock.rounded(),
         device_bytes=backend.peak_device_bytes(),

@@ -48,18 +48,29 @@ class Table(keras.optimizers.schedules.LearningRateSchedule):
 def build_optimizer(recipe: Recipe, steps: int, backend) -> keras.optimizers.Optimizer:
     """The optimizer of a recipe; with loss scaling where the layers are float16."""
     schedule = Table(learning_rates(recipe, steps))
-    decay = recipe.weight_decay or None
+    common = {"weight_decay": recipe.weight_decay or None}
+    if recipe.average:
+        common |= {"use_ema": True, "ema_momentum": recipe.average}
     if recipe.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(
-            schedule, recipe.momentum, nesterov=True, weight_decay=decay
+            schedule, recipe.momentum, nesterov=True, **common
         )
     else:
         optimizer = _fused_adam(backend)(
-            schedule, recipe.momentum, recipe.beta_2, epsilon=1e-8, weight_decay=decay
+            schedule, recipe.momentum, recipe.beta_2, epsilon=1e-8, **common
         )
     if keras.config.dtype_policy().compute_dtype == "float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def averages(optimizer) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Each weight that an optimizer moves with its running average, if it keeps one."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not optimizer.use_ema:
+        return []
+    kept = optimizer._model_variables_moving_average
+    return list(zip(optimizer._trainable_variables, kept, strict=True))
 
 
 def _fused_adam(backend) -> type[keras.optimizers.Adam]:

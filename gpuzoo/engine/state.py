@@ -1,8 +1,11 @@
 """Everything that a step depends on, as a list of variables with unique names."""
 
+import contextlib
+
 import keras
 import numpy as np
 
+from gpuzoo.engine.optim import averages
 from gpuzoo.errors import GpuzooError
 
 
@@ -21,11 +24,26 @@ class State:
             **_numbered("random", [generator for generator, _ in generators]),
         }
         self.all = {**self.weights, **self.others}
+        self._averages = [pair for one in optimizers for pair in averages(one)]
 
     def read(self, part: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
         """Copies of the values, on the host."""
         values = self.backend.read(list(part.values()))
         return dict(zip(part, values, strict=True))
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Until the end of the block the weights are their running averages, where
+        the run keeps some."""
+        weights = [weight for weight, _ in self._averages]
+        before = self.backend.read(weights)
+        for weight, average in self._averages:
+            weight.assign(average)
+        try:
+            yield
+        finally:
+            for weight, value in zip(weights, before, strict=True):
+                weight.assign(value)
 
     def write(self, values: dict[str, np.ndarray]) -> None:
         """Assign values that `read` gave, all of them.
