@@ -6,7 +6,7 @@
 
 A mode is a backend, a precision and XLA on or off. For each mode two fresh processes
 train every model for some steps on the embedded digits, with augmentation and, where
-a model has it, dropout. The second goes through the models in the opposite order, so
+a model has it, dropout; models that forecast on a computed series. The second goes through the models in the opposite order, so
 that what a process did before cannot matter, and trains each once more with another
 seed. The digests of the weights must be equal, and those of the other seed must differ.
 
@@ -17,6 +17,7 @@ other seed changes nothing, or if a training fails.
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -80,12 +81,14 @@ def work(job: dict) -> None:
     import gpuzoo
     from gpuzoo.runtime import in_force
 
-    dataset = gpuzoo.load_data(job["data"])
+    datasets = {"image": gpuzoo.load_data(job["data"]), "series": series(job)}
     for name in job["models"]:
         row = {"model": name}
         try:
             for key, seed in job["seeds"].items():
-                row[key] = train(name, seed, dataset, job)
+                task = gpuzoo.model_info(name).task
+                kind = "series" if task == "forecast" else "image"
+                row[key] = train(name, seed, datasets[kind], job)
         except gpuzoo.Diverged as error:
             row["failed"] = str(error)
         except gpuzoo.GpuzooError as error:
@@ -96,6 +99,19 @@ def work(job: dict) -> None:
     if runtime := in_force():
         device = {"device": runtime.device_name, "threads": runtime.threads}
         print(json.dumps({"model": None, **device}))
+
+
+def series(job: dict):
+    """As many windows of a series as the steps need."""
+    import gpuzoo
+
+    data = gpuzoo.load_data("mackey_glass")
+    counts = {"train": job["steps"] * job["batch"], "test": 16}
+    splits = {
+        split: {name: array[: counts[split]] for name, array in arrays.items()}
+        for split, arrays in data.splits.items()
+    }
+    return dataclasses.replace(data, splits=splits)
 
 
 def train(name: str, seed: int, dataset, job: dict) -> str:
@@ -117,7 +133,7 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
         epochs=1,
         batch_size=job["batch"],
         learning_rate=1e-3,
-        augment=("shift:1",),
+        augment=("shift:1",) if dataset.field == "image" else (),
         seed=seed,
     )
     result = loop.run(recipe, dataset, runtime)

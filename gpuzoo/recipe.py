@@ -47,7 +47,9 @@ class Recipe:
 
     name: str
     """Name of the recipe; the run folder is called after it."""
-    task: Literal["adversarial", "autoencode", "classify", "denoise"] = "classify"
+    task: Literal[
+        "adversarial", "autoencode", "classify", "denoise", "forecast", "next_frame"
+    ] = "classify"
     """What is learned; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"

@@ -23,7 +23,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
-TASKS = ("adversarial", "autoencode", "classify", "denoise")
+TASKS = ("adversarial", "autoencode", "classify", "denoise", "forecast", "next_frame")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -216,8 +216,9 @@ def _set_up(recipe, options, folder, screen, fast):
 
     check_recipe(recipe)
     dataset = _load(recipe, screen)
-    make_plan(recipe, len(dataset.train["image"]), 0, fast)
-    augment.check(recipe.augment, dataset.input_shape)
+    make_plan(recipe, dataset.count("train"), 0, fast)
+    if dataset.field == "image":
+        augment.check(recipe.augment, dataset.input_shape)
     weights_bytes = 4 * build_model(recipe, dataset).count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.
@@ -247,8 +248,7 @@ def _load(recipe: Recipe, screen):
 def _say_start(screen, runtime, dataset) -> None:
     screen.say(
         f"{runtime.line()} · data {dataset.name} ({dataset.source}; "
-        f"{len(dataset.train['label']):,} to train, {len(dataset.test['label']):,} to "
-        "test)",
+        f"{dataset.count('train'):,} to train, {dataset.count('test'):,} to test)",
         "bold",
     )
     for finding in dataset.findings:

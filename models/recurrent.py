@@ -1,4 +1,4 @@
-"""Recurrent networks that read an image row by row."""
+"""Recurrent networks: over the rows of an image, and over a series."""
 
 import keras
 
@@ -120,3 +120,35 @@ def _cudnn() -> str | bool:
     has no XLA kernel in TensorFlow, and JAX has it for float32 only."""
     runtime = in_force()
     return False if runtime is not None and runtime.xla else "auto"
+
+
+@register(
+    task="forecast",
+    reference="Hochreiter and Schmidhuber, Neural Computation 9 (1997) 1735",
+    parameters=17_936,
+)
+def lstm_forecaster(
+    *,
+    input_shape: tuple[int, int] = (64, 1),
+    horizon: int = 16,
+    units: int = 64,
+    layers: int = 1,
+) -> keras.Model:
+    """An LSTM that foretells the next values of a series.
+
+    Input (batch, time, channels), about standard normal; output (batch, horizon), in
+    float32: all values to come at once, as what they differ from the last one seen.
+    """
+    if min(input_shape) < 1 or min(horizon, units, layers) < 1:
+        raise ValueError(
+            "input_shape, horizon, units and layers of lstm_forecaster must be at "
+            f"least 1: {input_shape}, {horizon}, {units}, {layers}"
+        )
+    inputs = x = keras.Input(input_shape, name="series")
+    for number in range(1, layers + 1):
+        x = keras.layers.LSTM(
+            units, return_sequences=number < layers, name=f"lstm_{number}"
+        )(x)
+    x = keras.layers.Dense(horizon, dtype="float32", name="change")(x)
+    outputs = keras.layers.Add(dtype="float32", name="values")([x, inputs[:, -1, :1]])
+    return keras.Model(inputs, outputs, name="lstm_forecaster")

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed"
 )
 BASE = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
-        "--augment", "shift:1", "--model-options", "dropout=0.3"]  # fmt: skip
+        "--augment", "shift:1", "--model-options", "dropout=0.3", "--average", "0.9"]  # fmt: skip
 MODELS = {"float32": "cnn", "mixed_float16": "mlp"}
 
 

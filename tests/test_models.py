@@ -32,6 +32,8 @@ SIZES = {
     "lstm": [(28, 28, 1), (5, 7, 3)],
     "bilstm": [(5, 7, 3)],
     "gru": [(5, 7, 3)],
+    "conv_lstm": [(3, 8, 12, 1)],
+    "lstm_forecaster": [(20, 1)],
 }  # fmt: skip
 # Options that leave the kinds of layers and take away most of the time.
 SMALL = {

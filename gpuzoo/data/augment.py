@@ -76,7 +76,7 @@ def rotate(images, draws, amount: float):
     right = np.arange(width, dtype="f4")[None, None, :] - (width - 1) / 2
     cos, sin = keras.ops.cos(angle), keras.ops.sin(angle)
     rows = cos * down - sin * right + (height - 1) / 2
-    return _sampled(images, rows, sin * down + cos * right + (width - 1) / 2)
+    return sampled(images, rows, sin * down + cos * right + (width - 1) / 2)
 
 
 def crop(images, draws, amount: float):
@@ -89,7 +89,7 @@ def crop(images, draws, amount: float):
         places[-1] = keras.ops.clip(places[-1], 0, side - 1)
     rows, columns = places
     across = keras.ops.zeros_like(columns[:, None, :])
-    return _sampled(
+    return sampled(
         images, rows[:, :, None] + across, columns[:, None, :] + 0 * rows[:, :, None]
     )
 
@@ -154,7 +154,7 @@ def _square(images, draws, rows, columns=None):
     return keras.ops.logical_and(*inside)[..., None]
 
 
-def _sampled(images, rows, columns):
+def sampled(images, rows, columns):
     """The images at places (batch, height, width) between their pixels, in proportion
     to the four around each; outside there are zeros."""
     batch, height, width, channels = images.shape

@@ -12,10 +12,11 @@ Arrays = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Training and test examples of a labelled image set.
+    """Training and test examples.
 
-    Each split holds `image`, (examples, height, width, channels), uint8 or float32 in
-    [0, 1], and `label`, (examples,), int32 in [0, len(classes)).
+    Each split of a labelled image set holds `image`, (examples, height, width,
+    channels), uint8 or float32 in [0, 1], and `label`, (examples,), int32 in
+    [0, len(classes)); of a time series `series` and `target` (gpuzoo/data/series.py).
     """
 
     name: str
@@ -37,9 +38,18 @@ class Dataset:
         return self.splits["test"]
 
     @property
+    def field(self) -> str:
+        """Name of what a model is given: image, or series."""
+        return "series" if "series" in self.train else "image"
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels)"""
-        return self.train["image"].shape[1:]
+        """(height, width, channels), or of a series (time, 1)."""
+        return self.train[self.field].shape[1:]
+
+    def count(self, split: str) -> int:
+        """How many examples a split has."""
+        return len(self.splits[split][self.field])
 
     def as_record(self) -> dict:
         return {
@@ -48,8 +58,8 @@ class Dataset:
             "fingerprint": self.fingerprint,
             "classes": list(self.classes),
             "input_shape": list(self.input_shape),
-            "train_examples": len(self.train["image"]),
-            "test_examples": len(self.test["image"]),
+            "train_examples": self.count("train"),
+            "test_examples": self.count("test"),
             "findings": list(self.findings),
         }
 

@@ -1,4 +1,4 @@
-"""Where examples come from: TFDS, the user's own files, or the embedded digits."""
+"""Where examples come from: TFDS, the user's own files, or what comes with gpuzoo."""
 
 import os
 import pathlib
@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo import randomness
+from gpuzoo.data import series
 from gpuzoo.data.dataset import Dataset, clean_images, make_dataset
 from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
@@ -31,7 +32,8 @@ def load_data(
     Args:
         name: a TFDS image set (mnist, cifar10, ...), `digits`, a .npz file with
             x_train, y_train, x_test, y_test (or x, y), or a folder with one sub-folder
-            of images per class (or such folders under train/ and test/).
+            of images per class (or such folders under train/ and test/); to forecast,
+            `mackey_glass` or a .csv file.
         data_dir: a prepared TFDS folder; nothing is downloaded then.
         fallback: name of the dataset to load when `name` is not to be had.
         image_size: side in pixels that the images of a folder are resized to; 0: as
@@ -44,6 +46,10 @@ def load_data(
     path = expand(name)
     if name == "digits":
         return _digits()
+    if name == "mackey_glass":
+        return series.mackey_glass()
+    if path.suffix == ".csv":
+        return series.from_csv(path)
     if path.suffix == ".npz":
         return _from_npz(path)
     if name.endswith("/") or name.startswith((".", "~", "/")):

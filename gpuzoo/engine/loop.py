@@ -85,12 +85,12 @@ def run(
     with clock.phase("setup"):
         model = build_model(recipe, dataset)
         initial.initialise(model, recipe.seed)
-        initial.whiten(model, dataset.train["image"])
+        initial.whiten(model, dataset.train[dataset.field])
         generators = initial.address_generators(model, recipe.seed)
         tasks.check(recipe)
         kind = tasks.load(recipe.task)
         draws = kind.count_draws(recipe, model)
-        plan = make_plan(recipe, len(dataset.train["image"]), draws, fast)
+        plan = make_plan(recipe, dataset.count("train"), draws, fast)
         groups = kind.groups(model)
         optimizers = [
             optim.build_optimizer(recipe, plan.steps, backend) for _ in groups
@@ -113,7 +113,7 @@ def run(
         batch = backend.take(test_arrays, feed["indices"])
         return task.evaluate({**batch, "index": feed["indices"]})
 
-    evaluation_feed, evaluated = _evaluation_feed(dataset, fast)
+    evaluation_feed, evaluated = _evaluation_feed(dataset, fast, kind.expansion)
     with clock.phase("compile"):
         # One step of each, and every variable put back: nothing of it stays.
         before, variables = state.read(state.all), list(state.all.values())
@@ -226,12 +226,17 @@ def build_model(recipe: Recipe, dataset: Dataset):
     Raises GpuzooError if the model is for another task or refuses its options.
     """
     info = model_info(recipe.model)
+    kind = tasks.load(recipe.task)
+    if not set(kind.fields) <= set(dataset.train):
+        raise GpuzooError(
+            f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
+            f"example; data {dataset.name} have {' and '.join(dataset.train)}"
+        )
     if info.task != recipe.task:
         raise GpuzooError(
             f"model {recipe.model!r} is for the task {info.task!r}; recipe "
             f"{recipe.name!r} needs one for {recipe.task!r}"
         )
-    kind = tasks.load(recipe.task)
     options = {
         k: v for k, v in kind.model_options(dataset).items() if k in info.options
     }
@@ -256,7 +261,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Whatever can be known to be wrong before the data are there."""
     tasks.check(recipe)
     options = parse_options(recipe.model_options)
-    for name in ("input_shape", "num_classes"):
+    for name in ("input_shape", "num_classes", "horizon"):
         if name in options:
             raise GpuzooError(
                 f"model_options cannot set {name}: it follows from the data"
@@ -320,11 +325,14 @@ def _strip(prefix: str, arrays: Arrays) -> Arrays:
     }
 
 
-def _evaluation_feed(dataset: Dataset, fast: bool) -> tuple[Arrays, int]:
+def _evaluation_feed(
+    dataset: Dataset, fast: bool, expansion: int
+) -> tuple[Arrays, int]:
     """Every example once, in batches, and how many they are; the last batch is filled
     up with the first example, whose surplus results the caller cuts off."""
-    count = len(dataset.test["image"])
-    batch = max(1, EVALUATION_PIXELS // math.prod(dataset.input_shape[:2]))
+    count = dataset.count("test")
+    pixels = math.prod(dataset.input_shape[:2]) * expansion
+    batch = max(1, EVALUATION_PIXELS // pixels)
     batch = min(batch, count)
     if fast:
         count = min(count, 2 * batch)

@@ -37,8 +37,11 @@ class State:
         the run keeps some."""
         weights = [weight for weight, _ in self._averages]
         before = self.backend.read(weights)
-        for weight, average in self._averages:
-            weight.assign(average)
+        # By way of the host: JAX gives away the memory of what a step is given, so two
+        # variables must not share it.
+        values = self.backend.read([average for _, average in self._averages])
+        for weight, value in zip(weights, values, strict=True):
+            weight.assign(value)
         try:
             yield
         finally:

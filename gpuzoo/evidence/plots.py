@@ -152,6 +152,30 @@ def reconstructions(title: str, dataset: Dataset, outputs: dict) -> Figure:
     return _sheet(f"{title} · test images, each above its reconstruction", pairs)
 
 
+def forecasts(title: str, dataset: Dataset, outputs: dict) -> Figure:
+    """Of evenly spread test windows the past, what came and what was foretold."""
+    count = len(outputs["foretold"])
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    grid = figure.subplots(3, 2, sharey=True)
+    for axes, index in zip(grid.flat, np.linspace(0, count - 1, 6), strict=True):
+        past = dataset.test["series"][int(index), :, 0]
+        came, told = dataset.test["target"][int(index)], outputs["foretold"][int(index)]
+        ahead = np.arange(len(came)) + 1
+        axes.plot(np.arange(1 - len(past), 1), past, color=_MUTED)
+        axes.plot(ahead, came, color=_INK, label="what came")
+        axes.plot(ahead, told, color=_TEST, label="foretold")
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0, 0].legend(frameon=False)
+    figure.suptitle(f"{title} · test windows", color=_MUTED, fontsize=9)
+    return figure
+
+
+def frames(title: str, dataset: Dataset, outputs: dict) -> Figure:
+    """The last frame that the model saw, the one that came, and what it foretold."""
+    rows = [outputs[name][:ACROSS] for name in ("last", "next", "foretold")]
+    return _sheet(f"{title} · last frame, the next one, the one foretold", rows)
+
+
 def samples(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     """Images that the model draws by itself; None if it draws none."""
     if "samples" not in outputs:
@@ -213,5 +237,7 @@ _KINDS = {
     "adversarial": (samples,),
     "autoencode": (reconstructions, samples),
     "denoise": (samples,),
+    "forecast": (forecasts,),
+    "next_frame": (frames,),
     "classify": (confusion, mistakes),
 }

@@ -27,10 +27,14 @@ class Task:
       to be.
     """
 
+    fields = ("image",)
     step_figures = ("loss", "discriminator")
     """What a step tells; `figures`: what an evaluation tells."""
     headline = "frechet"
     """The figure that a run is judged by, if it has it; otherwise the loss."""
+
+    expansion = 1
+    """Pixels that an evaluation holds at once for each of an example's."""
 
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
         self.model, self.conditional = model, model.conditional
@@ -42,7 +46,8 @@ class Task:
             )
         self.for_discriminator, self.for_generator = optimizers
         self.changes = augment.parse(recipe.augment)
-        self.fields = ("image", "label") if self.conditional else ("image",)
+        if self.conditional:
+            self.fields = ("image", "label")
         self.measure = Measure(dataset)
         self.figures = ("loss", *self.measure.figures)
         if self.conditional and self.measure.figures:

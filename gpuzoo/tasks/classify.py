@@ -20,6 +20,9 @@ class Task:
     headline = "accuracy"
     """The figure that a run is judged by."""
 
+    expansion = 1
+    """Pixels that an evaluation holds at once for each of an example's."""
+
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
         self.model = model
         (self.optimizer,) = optimizers

@@ -26,6 +26,9 @@ class Task:
     headline = "frechet"
     """The figure that a run is judged by, if it has it; otherwise the loss."""
 
+    expansion = 1
+    """Pixels that an evaluation holds at once for each of an example's."""
+
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
         self.model = model
         (self.optimizer,) = optimizers

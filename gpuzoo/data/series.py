@@ -1,0 +1,97 @@
+"""Time series: windows of the past, and what came after each."""
+
+import csv
+import pathlib
+
+import numpy as np
+
+from gpuzoo.data.dataset import Dataset, fingerprint
+from gpuzoo.errors import GpuzooError
+
+WINDOW = 64  # values that a model sees
+HORIZON = 16  # values after them that it foretells
+HELD_OUT = 0.2  # the last part of a series, for testing
+
+
+def mackey_glass() -> Dataset:
+    """10,000 values of the delayed equation of Mackey and Glass (Science 197 (1977)
+    287), chaotic at a delay of 17; computed here, by Runge and Kutta's fourth-order
+    rule at steps of 0.1 with the delayed value taken between them, one value per unit
+    of time after the first 1,000."""
+    steps, delay, count = 10, 170, 11_000
+    x = [1.2] * (delay + count * steps + 1)
+
+    def slope(now: float, then: float) -> float:
+        square = then * then
+        fourth = square * square
+        return 0.2 * then / (1 + fourth * fourth * square) - 0.1 * now
+
+    step = 0.1
+    for i in range(delay, len(x) - 1):
+        then, after = x[i - delay], x[i - delay + 1]
+        between = (then + after) / 2
+        a = slope(x[i], then)
+        b = slope(x[i] + step / 2 * a, between)
+        c = slope(x[i] + step / 2 * b, between)
+        d = slope(x[i] + step * c, after)
+        x[i + 1] = x[i] + step / 6 * (a + 2 * b + 2 * c + d)
+    values = np.array(x[delay::steps][1_000:11_000])
+    return make_series("mackey_glass", "computed by gpuzoo", values)
+
+
+def from_csv(path: pathlib.Path) -> Dataset:
+    """The last column of a CSV file, one line for each time, oldest first; a first line
+    without a number is taken for the names of the columns."""
+    what = f"data {path.name!r}"
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [(n, row) for n, row in enumerate(csv.reader(file), 1) if row]
+    except FileNotFoundError:
+        raise GpuzooError(f"{what}: there is no such file; check the path") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise GpuzooError(f"{what}: not a readable CSV file: {error}") from None
+    values = []
+    for place, (line, row) in enumerate(rows):
+        try:
+            values.append(float(row[-1]))
+        except ValueError:
+            if place:
+                raise GpuzooError(
+                    f"{what}: line {line}: {row[-1]!r} is no number; the last column "
+                    "must hold the series"
+                ) from None
+    return make_series(path.stem, "CSV file", np.array(values))
+
+
+def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
+    """Cut a series into windows; those that reach into its last part are for testing.
+
+    Returns:
+        A Dataset whose splits hold `series` (examples, WINDOW, 1) and `target`
+        (examples, HORIZON), float32, moved and scaled to mean 0 and deviation 1 of the
+        training part.
+
+    Raises:
+        GpuzooError: too few values, one that is not finite, or all the same.
+    """
+    least = round((WINDOW + HORIZON) / HELD_OUT)
+    if len(values) < least:
+        raise GpuzooError(f"{name}: {len(values)} values; at least {least} are needed")
+    if not np.isfinite(values).all():
+        index = int(np.argmin(np.isfinite(values)))
+        raise GpuzooError(
+            f"{name}: {values[index]} at place {index}; every value must be finite"
+        )
+    border = round(len(values) * (1 - HELD_OUT))
+    mean, deviation = values[:border].mean(), values[:border].std()
+    if not deviation:
+        raise GpuzooError(f"{name}: all training values are {values[0]:g}")
+    scaled = ((values - mean) / deviation).astype(np.float32)
+    splits = {}
+    for split, part in (("train", scaled[:border]), ("test", scaled[border:])):
+        windows = np.lib.stride_tricks.sliding_window_view(part, WINDOW + HORIZON)
+        splits[split] = {
+            "series": np.ascontiguousarray(windows[:, :WINDOW, None]),
+            "target": np.ascontiguousarray(windows[:, WINDOW:]),
+        }
+    return Dataset(name, source, splits, (), fingerprint(splits))

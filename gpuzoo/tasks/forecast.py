@@ -1,0 +1,124 @@
+"""Forecasting: the next values of a series."""
+
+import keras
+import numpy as np
+
+from gpuzoo.data.series import HORIZON, WINDOW
+from gpuzoo.errors import GpuzooError
+
+
+class Task:
+    """Mean squared error of the values to come.
+
+    Examples are windows `series` (batch, WINDOW, 1) with what followed, `target`
+    (batch, HORIZON), in standard deviations of the training part; see
+    gpuzoo/data/series.py. The model maps the one to the other.
+
+    Figures: `loss`, the mean squared error over all HORIZON values. An evaluation tells
+    besides what it would be with two rules that need no training to speak of:
+
+    - `seasonal`: the value one period before, the period being the one after which the
+      training values resemble themselves most, or the last value if none does;
+    - `linear`: the linear function of the window that fits the training examples best.
+    """
+
+    fields = ("series", "target")
+    step_figures = ("loss",)
+    """What a step tells; `figures`: what an evaluation tells."""
+    figures = ("loss", "seasonal", "linear")
+    headline = "loss"
+    """The figure that a run is judged by."""
+    expansion = 1
+    """Pixels that an evaluation holds at once for each of an example's."""
+
+    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+        if recipe.augment:
+            raise GpuzooError("augment changes images; forecast has none")
+        self.model = model
+        (self.optimizer,) = optimizers
+        self.period = _period(dataset.train["series"])
+        self.line = _fit(dataset.train)
+
+    @staticmethod
+    def count_draws(recipe, model: keras.Model) -> int:
+        """Uniform numbers that a step needs for each example."""
+        return 0
+
+    @staticmethod
+    def model_options(dataset) -> dict:
+        """Options of the model that follow from the data."""
+        return {"input_shape": (WINDOW, 1), "horizon": HORIZON}
+
+    @staticmethod
+    def check_model(model: keras.Model, dataset) -> str | None:
+        """What is wrong with a model, or None."""
+        if model.output_shape == (None, HORIZON):
+            return None
+        return f"puts out {model.output_shape}, not {(None, HORIZON)}"
+
+    @staticmethod
+    def groups(model: keras.Model) -> list[list]:
+        """The weights that each optimizer moves."""
+        return [model.trainable_variables]
+
+    def step(self, batch: dict, draws, backend) -> dict:
+        """One step of training; returns the loss of the batch."""
+
+        def loss():
+            told = self.model(batch["series"], training=True)
+            loss = keras.ops.mean(_errors(told, batch["target"]))
+            return self.optimizer.scale_loss(loss), loss
+
+        variables = self.model.trainable_variables
+        (_, value), gradients = backend.value_and_grad(loss, variables)
+        backend.apply(self.optimizer, gradients, variables)
+        return {"loss": value}
+
+    def evaluate(self, batch: dict) -> dict:
+        """Per example: the loss, and what is `foretold`, (batch, HORIZON)."""
+        told = keras.ops.cast(self.model(batch["series"], training=False), "float32")
+        return {"loss": _errors(told, batch["target"]), "foretold": told}
+
+    def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        series, target = arrays["series"][:, :, 0], arrays["target"]
+        ahead = np.arange(HORIZON) % self.period
+        season = series[:, WINDOW - self.period + ahead]
+        straight = _with_one(series) @ self.line
+        return {
+            "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
+            "seasonal": float(np.mean(np.square(season - target), dtype=np.float64)),
+            "linear": float(np.mean(np.square(straight - target), dtype=np.float64)),
+        }
+
+
+def _errors(told, target):
+    """(batch, HORIZON) -> (batch,)"""
+    told = keras.ops.cast(told, "float32")
+    return keras.ops.mean(keras.ops.square(told - target), axis=-1)
+
+
+def _period(windows: np.ndarray) -> int:
+    """The lag, up to WINDOW, at which a series is most like itself, if that is a peak;
+    1, the last value, if there is none."""
+    values = np.concatenate([windows[0, :, 0], windows[1:, -1, 0]]).astype(np.float64)
+    values -= values.mean()
+    lags = np.arange(WINDOW + 1)
+    like = np.array([np.dot(values[lag:], values[: len(values) - lag]) for lag in lags])
+    like /= like[0]
+    inner = like[1:-1]
+    peaks = (
+        np.flatnonzero((inner > like[:-2]) & (inner >= like[2:]) & (inner > 0.2)) + 1
+    )
+    return int(peaks[np.argmax(like[peaks])]) if len(peaks) else 1
+
+
+def _fit(train: dict) -> np.ndarray:
+    """(WINDOW + 1, HORIZON), by least squares."""
+    inputs = _with_one(train["series"][:, :, 0])
+    target = train["target"].astype(np.float64)
+    return np.linalg.lstsq(inputs, target, rcond=None)[0]
+
+
+def _with_one(series: np.ndarray) -> np.ndarray:
+    return np.concatenate([series, np.ones((len(series), 1))], axis=1, dtype=np.float64)

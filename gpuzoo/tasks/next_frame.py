@@ -1,0 +1,162 @@
+"""The next frame of a film in which two images move about (Moving MNIST)."""
+
+import keras
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.data import augment
+
+FRAMES = 8  # that the model sees
+SPEED = 4.0  # most pixels from one frame to the next, along an axis
+
+
+class Task:
+    """Cross-entropy of the pixels of the frame after the last.
+
+    Examples are images (batch, height, width, channels), uint8 or floats in [0, 1]. The
+    films are made of them inside of the step: each image moves in a straight line over
+    a canvas half as large again, is thrown back by its borders, and shares it with the
+    image from the other end of the batch, where the lighter one is seen (Srivastava,
+    Mansimov and Salakhutdinov, arXiv 1502.04681). The model maps (batch, FRAMES,
+    height, width, channels) in [0, 1] to the logits of the frame that comes next.
+
+    Figures: `loss`, the binary cross-entropy in nats per frame; `error`, the mean
+    squared error of a pixel; in an evaluation also `copied`, the error of taking the
+    last frame for the next. The films of the test images are always the same.
+    """
+
+    fields = ("image",)
+    step_figures = ("loss", "error")
+    """What a step tells; `figures`: what an evaluation tells."""
+    figures = ("loss", "error", "copied")
+    headline = "error"
+    """The figure that a run is judged by."""
+
+    expansion = FRAMES
+    """Pixels that an evaluation holds at once for each of an example's."""
+
+    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+        self.model = model
+        (self.optimizer,) = optimizers
+        self.changes = augment.parse(recipe.augment)
+        self.size = _canvas(dataset)[1:3]
+        shape = (len(dataset.test["image"]), 8)
+        ways = randomness.uniform(shape, recipe.seed, "next_frame", "test")
+        self.ways = keras.ops.convert_to_tensor(ways.astype(np.float32))
+
+    @staticmethod
+    def count_draws(recipe, model: keras.Model) -> int:
+        """Uniform numbers that a step needs for each example: place and speed of two
+        images along two axes."""
+        return 8 + sum(change.draws for change in augment.parse(recipe.augment))
+
+    @staticmethod
+    def model_options(dataset) -> dict:
+        """Options of the model that follow from the data."""
+        return {"input_shape": _canvas(dataset)}
+
+    @staticmethod
+    def check_model(model: keras.Model, dataset) -> str | None:
+        """What is wrong with a model, or None."""
+        frame = (None, *_canvas(dataset)[1:])
+        found = model.output_shape
+        return None if found == frame else f"puts out {found}, not {frame}"
+
+    @staticmethod
+    def groups(model: keras.Model) -> list[list]:
+        """The weights that each optimizer moves."""
+        return [model.trainable_variables]
+
+    def step(self, batch: dict, draws, backend) -> dict:
+        """One step of training; returns the figures of the batch."""
+        images, _ = augment.apply(self.changes, batch["image"], draws[:, 8:])
+        film = moving(augment.pixels(images), draws[:, :8], self.size)
+
+        def loss():
+            logits = self.model(film[:, :-1], training=True)
+            figures = _figures(logits, film[:, -1])
+            means = {name: keras.ops.mean(each) for name, each in figures.items()}
+            return self.optimizer.scale_loss(means["loss"]), means
+
+        variables = self.model.trainable_variables
+        (_, means), gradients = backend.value_and_grad(loss, variables)
+        backend.apply(self.optimizer, gradients, variables)
+        return means
+
+    def evaluate(self, batch: dict) -> dict:
+        """Per example: the figures, and uint8 the last frame, the `next` one and what
+        is `foretold`."""
+        ways = keras.ops.take(self.ways, batch["index"], axis=0)
+        film = moving(augment.pixels(batch["image"]), ways, self.size)
+        logits = self.model(film[:, :-1], training=False)
+        foretold = keras.ops.sigmoid(keras.ops.cast(logits, "float32"))
+        shown = {"last": film[:, -2], "next": film[:, -1], "foretold": foretold}
+        return {
+            **_figures(logits, film[:, -1]),
+            "copied": _mean(keras.ops.square(film[:, -1] - film[:, -2])),
+            **{name: augment.bytes_of(image) for name, image in shown.items()},
+        }
+
+    def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        return {
+            name: float(np.mean(outputs[name], dtype=np.float64))
+            for name in self.figures
+        }
+
+
+def moving(images, ways, size: tuple[int, int]):
+    """Films (batch, FRAMES + 1, *size, channels) of images in [0, 1] that move.
+
+    Args:
+        images: (batch, height, width, channels), float32.
+        ways: (batch, 8) numbers in [0, 1): of each image and then of its companion the
+            place down and right, and the speed down and right.
+        size: height and width of the canvas.
+    """
+    one = _alone(images, ways[:, :4], size)
+    other = _alone(keras.ops.flip(images, axis=0), ways[:, 4:], size)
+    return keras.ops.maximum(one, other)
+
+
+def _alone(images, ways, size):
+    batch, _, _, channels = images.shape
+    frames = FRAMES + 1
+    time = np.arange(frames, dtype="f4")[None]
+    places = []
+    for axis in (0, 1):
+        free = float(size[axis] - images.shape[1 + axis])
+        travelled = ways[:, axis, None] * free
+        travelled = travelled + (2 * ways[:, 2 + axis, None] - 1) * SPEED * time
+        # To the border and back: a triangle of twice the free way.
+        places.append(free - keras.ops.abs(keras.ops.mod(travelled, 2 * free) - free))
+    down, right = places
+    height, width = size
+    rows = np.arange(height, dtype="f4")[None, None, :, None] - down[..., None, None]
+    columns = np.arange(width, dtype="f4")[None, None, None] - right[..., None, None]
+    shape = (batch, frames * height, width)
+    rows = keras.ops.reshape(
+        keras.ops.broadcast_to(rows, (batch, frames, *size)), shape
+    )
+    columns = keras.ops.broadcast_to(columns, (batch, frames, *size))
+    seen = augment.sampled(images, rows, keras.ops.reshape(columns, shape))
+    return keras.ops.reshape(seen, (batch, frames, *size, channels))
+
+
+def _canvas(dataset) -> tuple[int, int, int, int]:
+    """(FRAMES, height, width, channels); sides half as long again, multiples of 4."""
+    height, width, channels = dataset.input_shape
+    return (FRAMES, *(-(-side * 3 // 8) * 4 for side in (height, width)), channels)
+
+
+def _figures(logits, target) -> dict:
+    """Each (batch,)."""
+    logits = keras.ops.cast(logits, "float32")
+    # Of the sigmoid's cross-entropy the form that neither overflows nor cancels.
+    loss = keras.ops.softplus(logits) - target * logits
+    error = _mean(keras.ops.square(keras.ops.sigmoid(logits) - target))
+    return {"loss": keras.ops.sum(loss, axis=(1, 2, 3)), "error": error}
+
+
+def _mean(values):
+    return keras.ops.mean(values, axis=(1, 2, 3))
