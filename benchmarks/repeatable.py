@@ -6,9 +6,10 @@
 
 A mode is a backend, a precision and XLA on or off. For each mode two fresh processes
 train every model for some steps on the embedded digits, with augmentation and, where
-a model has it, dropout; models that forecast on a computed series. The second goes through the models in the opposite order, so
-that what a process did before cannot matter, and trains each once more with another
-seed. The digests of the weights must be equal, and those of the other seed must differ.
+a model has it, dropout; a model that forecasts on a computed series. The second goes
+through the models in the opposite order, so that what a process did before cannot
+matter, and trains each once more with another seed. The digests of the weights must be
+equal, and those of the other seed must differ.
 
 Writes benchmarks/records/repeatable.json (--out). Results of other models and modes
 that stand there stay if code, environment and options are the same. What gpuzoo refuses
