@@ -2,7 +2,7 @@
 
     python benchmarks/mnist_to_99.py --data-dir DIR    # a prepared TFDS folder
 
-Writes benchmarks/records/mnist_to_99.json. What is measured:
+Writes benchmarks/records/mnist_to_99_<cpu>.json. What is measured:
 
 - stock Keras: seconds inside `fit` until the test accuracy is 99.0 % for the first time
   (peers/stock_keras_mnist.py, several seeds), and the seconds of one epoch;
@@ -17,6 +17,7 @@ the two take turns, so that a change of the machine's speed meets both.
 import argparse
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -132,7 +133,9 @@ def main() -> None:
             epoch / record["longer"]["train_seconds"]["mean"], 2
         ),
     }
-    path = HERE / "records" / "mnist_to_99.json"
+    words = re.findall(r"[a-z0-9]+", record["environment"]["cpu"].lower())
+    cpu = "_".join(word for word in words if word not in ("cpu", "family", "model"))
+    path = HERE / "records" / f"mnist_to_99_{cpu}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record["ratio"]))
 

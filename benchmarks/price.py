@@ -7,9 +7,10 @@ Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two
 both with the recipe `mnist`:
 
 - The matrix: every mode trains in a fresh process of its own, on a CPU on the first
-  12,800 examples; the modes take turns, so that a change of the machine's speed meets
-  all of them. Given is the median of the examples per second of training, and
-  for pairs of modes the median, and the quartiles, of the ratios within the rounds.
+  12,800 examples; the modes take turns, back and forth, so that a change of the
+  machine's speed meets all of them. Given is the median of the examples per second of
+  training, and for pairs of modes the median, and the quartiles, of the ratios within
+  the rounds.
 - The trail: of runs on all of MNIST with a checkpoint and a digest every 100 steps, how
   long these took as parts of the training, from the phases that a run tells apart.
 """
@@ -133,7 +134,8 @@ def matrix(
     speed: dict[str, list[float]] = {name: [] for name in modes}
     digests: dict[str, set[str]] = {name: set() for name in modes}
     for turn in range(rounds):
-        for place, (name, mode) in enumerate(modes.items()):
+        order = list(modes.items())[:: -1 if turn % 2 else 1]
+        for place, (name, mode) in enumerate(order):
             out = f"{folder}/{turn}-{place}"
             row = train_once(npz, mode, out, autotune)
             speed[name].append(row["steps"] * 256 / row["train_seconds"])

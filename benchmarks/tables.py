@@ -223,19 +223,24 @@ def replace(old: str, opening: str, closing: str, text: str) -> str:
 
 
 def main() -> None:
-    record = json.loads((RECORDS / "mnist_to_99.json").read_text())
+    # One record for each kind of CPU, the fastest first.
+    files = RECORDS.glob("mnist_to_99_*.json")
+    fast = sorted(
+        (json.loads(file.read_text()) for file in files),
+        key=lambda record: record["train_mnist"]["train_seconds"]["mean"],
+    )
     readme = ROOT / "README.md"
     parts = [load(name) for name in ("price", "repeatable", "drift", "chaos")]
     others = recipe_records()
     text = readme.read_text()
     for name, part in (
-        ("figures", readme_table(record)),
+        ("figures", "\n\n".join(map(readme_table, fast))),
         ("more", more_table(others)),
         ("reach", reach_text(*parts)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
-    mine = record["train_mnist"]
-    claims = {"mnist": claim(record, mine, "benchmarks/mnist_to_99.py")}
+    mine = fast[0]["train_mnist"]
+    claims = {"mnist": claim(fast[0], mine, "benchmarks/mnist_to_99.py")}
     for name, other in others.items():
         claims[name] = claim(other, other, "benchmarks/recipe_figures.py")
     wanted = {readme: text}
