@@ -49,6 +49,8 @@ class Diffusion(keras.Model):
         in so many equal steps of time; the same images for the same noise (DDIM: Song,
         Meng and Ermon, arXiv 2010.02502)."""
 
+        noise = keras.ops.convert_to_tensor(noise)
+
         def step(index, mixed):
             time = 1 - keras.ops.cast(index, "float32") / steps
             times = keras.ops.ones_like(noise[:, :1, 0, 0]) * time

@@ -167,7 +167,7 @@ def conditional_gan(
     task="adversarial",
     reference="Gulrajani et al., arXiv 1704.00028; Arjovsky, Chintala and Bottou, "
     "arXiv 1701.07875",
-    parameters=283_813,
+    parameters=283_812,
 )
 def wgan_gp(
     *,
@@ -178,7 +178,8 @@ def wgan_gp(
 ) -> keras.Model:
     """A Wasserstein GAN whose critic is held by a penalty on its gradient.
 
-    Networks as in gan, without dropout. The critic's score is no probability: it is
+    Images (batch, height, width, channels) in [0, 1], codes (batch, latents) and
+    networks as in gan, without dropout. The critic's score is no probability: it is
     trained to be as different as possible between real and generated images while its
     slope between them stays near 1, `critic_steps` times for each step of the
     generator, each time on its part of the batch.
@@ -198,7 +199,8 @@ def _adversaries(
             f"positive numbers: {latents}, {critic_steps}, {filters}"
         )
     generator = _generator(input_shape, latents, filters, num_classes)
-    discriminator = _discriminator(input_shape, filters, dropout, num_classes)
+    biased = kind is not Critics  # a difference of two scores has no bias
+    discriminator = _discriminator(input_shape, filters, dropout, num_classes, biased)
     return kind(generator, discriminator, critic_steps, name=name)
 
 
@@ -227,7 +229,7 @@ def _generator(input_shape, latents, filters, num_classes) -> keras.Model:
     return keras.Model(inputs, outputs, name="generator")
 
 
-def _discriminator(input_shape, filters, dropout, num_classes) -> keras.Model:
+def _discriminator(input_shape, filters, dropout, num_classes, biased) -> keras.Model:
     layers = keras.layers
     inputs = image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(2.0, -1.0, name="d_centre")(image)
@@ -245,5 +247,5 @@ def _discriminator(input_shape, filters, dropout, num_classes) -> keras.Model:
         if dropout:
             x = layers.Dropout(dropout, name=f"d_dropout_{number}")(x)
     x = layers.Flatten(name="d_flatten")(x)
-    outputs = layers.Dense(1, dtype="float32", name="score")(x)
+    outputs = layers.Dense(1, use_bias=biased, dtype="float32", name="score")(x)
     return keras.Model(inputs, outputs, name="discriminator")

@@ -20,8 +20,9 @@ RECIPE = Recipe(
     minimum_steps=900,  # for smaller data
     batch_size=128,
     optimizer="adam",
-    learning_rate=0.0005,
+    learning_rate=0.002,
     momentum=0.5,  # the paper's; more of it makes the two swing
+    beta_2=0.99,
     schedule="linear",
 )
 

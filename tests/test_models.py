@@ -77,13 +77,12 @@ def small(name, **options):
 def random_batch(model, count=4):
     """Something that a model takes, or a part of one."""
     if hasattr(model, "denoiser"):
-        shapes = model.denoiser.input_shape["image"]
-    else:
-        shapes = getattr(model, "discriminator", model).input_shape
-    if not isinstance(shapes, dict):
-        return batch(shapes[1:], count)[0]
-    given = {name: batch(shape[1:], count)[0] for name, shape in shapes.items()}
-    return given | ({"label": np.arange(count)} if "label" in given else {})
+        return batch(model.denoiser.input["image"].shape[1:], count)[0]
+    given = getattr(model, "discriminator", model).input
+    if not isinstance(given, dict):
+        return batch(given.shape[1:], count)[0]
+    arrays = {name: batch(one.shape[1:], count)[0] for name, one in given.items()}
+    return arrays | ({"label": np.arange(count)} if "label" in arrays else {})
 
 
 def compiled(model):

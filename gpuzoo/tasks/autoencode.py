@@ -52,13 +52,13 @@ class Task:
         self.seed = recipe.seed
         self.variational = isinstance(model.output, dict)
         if self.variational:
+            self.decoder = model.get_layer("decoder")
+            self.latents = model.output["mean"].shape[1]
             self.measure = Measure(dataset)
             self.step_figures = (*self.figures, "kl")
             self.figures = (*self.step_figures, *self.measure.figures)
             codes = self._normal(len(dataset.test["image"]), "prior")
             self.prior = keras.ops.convert_to_tensor(codes)
-            self.decoder = model.get_layer("decoder")
-            self.latents = model.output["mean"].shape[1]
 
     @staticmethod
     def count_draws(recipe, model: keras.Model) -> int:
