@@ -12,12 +12,15 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 # Figures of the tasks (gpuzoo/tasks/), in the order in which they are told.
-SHOWN = ("test_accuracy", "test_frechet", "test_loss", "test_error", "test_kl")
 UNITS = {
+    "test_accuracy": "",
     "test_frechet": " (Frechet distance, fixed classifier)",
-    "test_loss": " nats per image",
-    "test_kl": " nats per image",
+    "test_loss": "",
     "test_error": " (mean squared error of a pixel)",
+    "test_copied": " (of the last frame in place of the next)",
+    "test_linear": " (of a line fitted to the window)",
+    "test_seasonal": " (of the value one period before)",
+    "test_kl": " nats per image",
 }
 
 
@@ -70,15 +73,20 @@ def readme_table(record: dict) -> str:
 
 
 def figures(record: dict) -> dict[str, str]:
-    """What a recipe reaches: every test figure, but a loss only where it is a bound."""
-    shown = [name for name in SHOWN if name in record]
-    if "test_kl" not in shown:
-        shown.remove("test_loss")
+    """What a recipe reaches; a loss only where it is a bound or an error."""
+    units = dict(UNITS)
+    if "test_kl" in record:
+        units["test_loss"] = " nats per image"
+    elif "test_linear" in record:
+        units["test_loss"] = " (mean squared error)"
+    else:
+        del units["test_loss"]
     return {
         name.replace("_", " "): percent(record[name])
         if name == "test_accuracy"
-        else f"{record[name]['mean']:.4g} ± {record[name]['std']:.2g}{UNITS[name]}"
-        for name in shown
+        else f"{record[name]['mean']:.4g} ± {record[name]['std']:.2g}{unit}"
+        for name, unit in units.items()
+        if name in record
     }
 
 
@@ -128,7 +136,7 @@ def more_table(records: dict[str, dict]) -> str:
         [
             *lines,
             "",
-            f"All on MNIST, mean ± standard deviation over {max(seeds)} seeds, "
+            f"Mean ± standard deviation over {max(seeds)} seeds, "
             f"{machine(one)}, {one['date']}. Measured by "
             "`benchmarks/recipe_figures.py`.",
         ]

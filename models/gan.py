@@ -116,8 +116,8 @@ def gan(
     input_shape: tuple[int, int, int] = (28, 28, 1),
     latents: int = 64,
     filters: tuple[int, int] = (32, 64),
-    dropout: float = 0.0,
-    critic_steps: int = 2,
+    dropout: float = 0.3,
+    critic_steps: int = 1,
 ) -> keras.Model:
     """A deep convolutional GAN (DCGAN).
 
@@ -127,9 +127,9 @@ def gan(
     scores (batch, 1).
 
     What differs from the paper: two doublings of the map in place of four, as the
-    images are small; no batch normalisation in the discriminator, which may have
-    dropout and moves `critic_steps` times for each step of the generator, each time on
-    its part of the batch; the last layer makes 2x2 pixels of one with a convolution.
+    images are small; dropout in place of batch normalisation in the discriminator,
+    which may move `critic_steps` times for each step of the generator, each time on its
+    part of the batch; the last layer makes 2x2 pixels of one with a convolution.
     """
     return _adversaries(
         Adversaries, "gan", input_shape, latents, filters, dropout, critic_steps
@@ -147,8 +147,8 @@ def conditional_gan(
     num_classes: int = 10,
     latents: int = 64,
     filters: tuple[int, int] = (32, 64),
-    dropout: float = 0.0,
-    critic_steps: int = 2,
+    dropout: float = 0.3,
+    critic_steps: int = 1,
 ) -> keras.Model:
     """A DCGAN that draws what it is asked for.
 

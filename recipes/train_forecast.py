@@ -2,7 +2,13 @@
 
     python recipes/train_forecast.py
 
-    (not measured yet)
+    test loss      0.000599 ± 0.00024 (mean squared error)
+    test linear    0.06298 ± 0 (of a line fitted to the window)
+    test seasonal  0.5414 ± 0 (of the value one period before)
+    seeds          3
+    training       33.0 s, 48.3 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """

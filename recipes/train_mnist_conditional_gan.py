@@ -20,9 +20,8 @@ RECIPE = Recipe(
     minimum_steps=900,  # for smaller data
     batch_size=128,
     optimizer="adam",
-    learning_rate=0.002,
+    learning_rate=0.0005,
     momentum=0.5,
-    beta_2=0.99,
     schedule="linear",
 )
 

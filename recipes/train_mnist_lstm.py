@@ -2,7 +2,11 @@
 
     python recipes/train_mnist_lstm.py
 
-    (not measured yet)
+    test accuracy  99.03 ± 0.03 %
+    seeds          3
+    training       112.1 s, 130.1 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """

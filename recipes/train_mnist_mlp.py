@@ -2,7 +2,11 @@
 
     python recipes/train_mnist_mlp.py
 
-    (not measured yet)
+    test accuracy  98.95 ± 0.07 %
+    seeds          3
+    training       18.6 s, 33.8 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """
