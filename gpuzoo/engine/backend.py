@@ -56,6 +56,12 @@ class TensorFlowBackend:
             loss, rest = function()
         with _added_in_pairs():
             gradients = tape.gradient(loss, [v.value for v in variables])
+        # No update before everything is computed: where a gradient does not depend on
+        # a result, as with Wasserstein's loss, the one could overtake the other, which
+        # then saw the new weights.
+        computed = tf.nest.flatten((loss, rest, gradients))
+        with tf.control_dependencies([one for one in computed if one is not None]):
+            gradients = [g if g is None else tf.identity(g) for g in gradients]
         return (loss, rest), gradients
 
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:

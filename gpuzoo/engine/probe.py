@@ -43,7 +43,7 @@ def take_apart(
     found = call(feed)
     after = state.read(state.all)
     found = {name[6:]: found[name][0] for name in sorted(found)}
-    gradients = [name for name in found if name.startswith("gradient")]
+    gradients = [name for name in found if name.startswith("gradient of")]
     parts = [(f"{name} fed to the step", array[0]) for name, array in feed.items()]
     parts += [
         (f"{name} before the step", before[name]) for name in state.weights
@@ -61,6 +61,7 @@ class _Recorder:
         self._backend = backend
         self._model = model
         self.tensors: list[tuple[str, object]] = []
+        self.updates = 0
 
     def __getattr__(self, name: str):
         return getattr(self._backend, name)
@@ -78,10 +79,13 @@ class _Recorder:
         (loss, (rest, tensors)), gradients = self._backend.value_and_grad(
             recorded, variables
         )
-        self.tensors += zip(names, tensors, strict=True)
+        # A step may have several updates, of networks that learn against each other.
+        self.updates += 1
+        which = f"update {self.updates}: " if self.updates > 1 else ""
+        names += [f"gradient of {variable.path}" for variable in variables]
         self.tensors += [
-            (f"gradient of {variable.path}", gradient)
-            for variable, gradient in zip(variables, gradients, strict=True)
+            (which + name, tensor)
+            for name, tensor in zip(names, [*tensors, *gradients], strict=True)
         ]
         return (loss, rest), gradients
 
