@@ -210,7 +210,9 @@ def main() -> None:
     record = {
         "what": "the price of repeatability, of XLA, precision and backend",
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(
+            ["python", *("DIR" if w == args.data_dir else w for w in sys.argv)]
+        ),
         "device": runtime.device_name,
         "environment": here,
         "threads": runtime.threads,

@@ -197,3 +197,21 @@ def test_trains_on_jax(cli):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.json["test_loss"] < 700 and done.json["test_kl"] >= 0
+
+
+@pytest.mark.parametrize("name", gpuzoo.list_models(task="autoencode"))
+def test_autoencoders_say_which_sizes_do(name, runtime):
+    with pytest.raises(ValueError, match=r"at least 8 pixels.*\(28, 7, 1\)"):
+        gpuzoo.build(name, input_shape=(28, 7, 1))
+    with pytest.raises(ValueError, match="latents and filters"):
+        gpuzoo.build(name, latents=0)
+
+
+def test_a_code_is_drawn_in_training_only(runtime):
+    model = gpuzoo.build("vae")
+    images = np.random.default_rng(0).random((4, 28, 28, 1), np.float32)
+    calm = [model(images, training=False)["reconstruction"] for _ in range(2)]
+    drawn = [model(images, training=True)["reconstruction"] for _ in range(2)]
+    assert np.array_equal(*calm) and not np.array_equal(*drawn)
+    decoded = model.get_layer("decoder")(model(images)["mean"])
+    assert np.array_equal(calm[0], decoded)
