@@ -328,7 +328,8 @@ def test_train_takes_what_was_configured(cli, tmp_path):
 
 def test_list_and_info(cli):
     done = cli("list", "c*")
-    assert [model["name"] for model in done.json["models"]] == ["cnn", "convmixer"]
+    names = [model["name"] for model in done.json["models"]]
+    assert names == ["cnn", "conditional_gan", "conv_lstm", "convmixer"]
     assert "mnist" in done.json["recipes"]
     assert cli("info", "cnn").json["options"]["dense"] == "int = 128"
 
