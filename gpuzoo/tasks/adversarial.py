@@ -7,6 +7,7 @@ from gpuzoo import randomness
 from gpuzoo.data import augment
 from gpuzoo.errors import GpuzooError
 from gpuzoo.tasks.measure import CLASSES, Measure
+from gpuzoo.tasks.one_loss import minimise
 
 
 class Task:
@@ -110,32 +111,28 @@ class Task:
         }
 
     def _discriminate(self, real, labels, draws, backend):
-        model, optimizer = self.model, self.for_discriminator
+        model = self.model
         latents = model.latents
         codes, between = draws[:, :latents], draws[:, 2 * latents : 2 * latents + 1]
         fake = keras.ops.stop_gradient(model.draw(2 * codes - 1, labels, training=True))
 
         def loss():
             loss = model.discriminator_loss(real, fake, labels, between)
-            return optimizer.scale_loss(loss), loss
+            return loss, loss
 
         variables = model.discriminator.trainable_variables
-        (_, value), gradients = backend.value_and_grad(loss, variables)
-        backend.apply(optimizer, gradients, variables)
-        return value
+        return minimise(loss, self.for_discriminator, variables, backend)
 
     def _generate(self, codes, labels, backend):
-        model, optimizer = self.model, self.for_generator
+        model = self.model
 
         def loss():
             fake = model.draw(codes, labels, training=True)
             loss = model.generator_loss(model.judge(fake, labels, training=True))
-            return optimizer.scale_loss(loss), loss
+            return loss, loss
 
         variables = model.generator.trainable_variables
-        (_, value), gradients = backend.value_and_grad(loss, variables)
-        backend.apply(optimizer, gradients, variables)
-        return value
+        return minimise(loss, self.for_generator, variables, backend)
 
     def evaluate(self, batch: dict) -> dict:
         """Per test example, of the image that is drawn in its place: its score, and

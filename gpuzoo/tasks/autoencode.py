@@ -8,9 +8,10 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.data import augment
 from gpuzoo.tasks.measure import Measure
+from gpuzoo.tasks.one_loss import OneLoss
 
 
-class Task:
+class Task(OneLoss):
     """Cross-entropy of the pixels, and the divergence of the code if it is drawn.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
@@ -36,19 +37,11 @@ class Task:
       if it can read such images.
     """
 
-    fields = ("image",)
     figures = step_figures = ("loss", "error")
     """What an evaluation and a step tell; with `kl` for a variational autoencoder."""
-    headline = "loss"
-    """The figure that a run is judged by."""
 
-    expansion = 1
-    """Pixels that an evaluation holds at once for each of an example's."""
-
-    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        self.model = model
-        (self.optimizer,) = optimizers
-        self.changes = augment.parse(recipe.augment)
+    def __init__(self, *, model: keras.Model, recipe, dataset, **parts):
+        super().__init__(model=model, recipe=recipe, dataset=dataset, **parts)
         self.seed = recipe.seed
         self.variational = isinstance(model.output, dict)
         if self.variational:
@@ -59,16 +52,6 @@ class Task:
             self.figures = (*self.step_figures, *self.measure.figures)
             codes = self._normal(len(dataset.test["image"]), "prior")
             self.prior = keras.ops.convert_to_tensor(codes)
-
-    @staticmethod
-    def count_draws(recipe, model: keras.Model) -> int:
-        """Uniform numbers that a step needs for each example."""
-        return sum(change.draws for change in augment.parse(recipe.augment))
-
-    @staticmethod
-    def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
-        return {"input_shape": tuple(dataset.input_shape)}
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
@@ -97,11 +80,6 @@ class Task:
             return f"has no layer 'decoder' from codes {code} to logits {image}"
         return None
 
-    @staticmethod
-    def groups(model: keras.Model) -> list[list]:
-        """The weights that each optimizer moves."""
-        return [model.trainable_variables]
-
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""
         images, _ = augment.apply(self.changes, batch["image"], draws)
@@ -111,12 +89,9 @@ class Task:
             outputs = self._outputs(self.model(pixels, training=True))
             figures = self._figures(pixels, outputs, outputs["reconstruction"])
             means = {name: keras.ops.mean(each) for name, each in figures.items()}
-            return self.optimizer.scale_loss(means["loss"]), means
+            return means["loss"], means
 
-        variables = self.model.trainable_variables
-        (_, means), gradients = backend.value_and_grad(loss, variables)
-        backend.apply(self.optimizer, gradients, variables)
-        return means
+        return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: the figures, and `reconstruction`, uint8, of the mean code.

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 
 from gpuzoo.data import augment
+from gpuzoo.tasks.one_loss import OneLoss
 
 
-class Task:
+class Task(OneLoss):
     """Cross-entropy on logits, with label smoothing, and accuracy.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
@@ -20,20 +21,10 @@ class Task:
     headline = "accuracy"
     """The figure that a run is judged by."""
 
-    expansion = 1
-    """Pixels that an evaluation holds at once for each of an example's."""
-
-    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        self.model = model
-        (self.optimizer,) = optimizers
+    def __init__(self, *, recipe, dataset, **parts):
+        super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.classes = len(dataset.classes)
         self.smoothing = recipe.label_smoothing
-        self.changes = augment.parse(recipe.augment)
-
-    @staticmethod
-    def count_draws(recipe, model: keras.Model) -> int:
-        """Uniform numbers that a step needs for each example."""
-        return sum(change.draws for change in augment.parse(recipe.augment))
 
     @staticmethod
     def model_options(dataset) -> dict:
@@ -53,11 +44,6 @@ class Task:
             )
         return None
 
-    @staticmethod
-    def groups(model: keras.Model) -> list[list]:
-        """The weights that each optimizer moves."""
-        return [model.trainable_variables]
-
     def prepare(self, images):
         """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""
         return augment.pixels(images, keras.config.dtype_policy().compute_dtype)
@@ -74,11 +60,9 @@ class Task:
                 other = keras.ops.flip(batch["label"], axis=0)
                 loss = own * loss + (1 - own) * self._cross_entropy(other, logits)
             loss = keras.ops.mean(loss)
-            return self.optimizer.scale_loss(loss), (loss, logits)
+            return loss, (loss, logits)
 
-        variables = self.model.trainable_variables
-        (_, (loss, logits)), gradients = backend.value_and_grad(loss, variables)
-        backend.apply(self.optimizer, gradients, variables)
+        loss, logits = self.minimise(loss, backend)
         correct = keras.ops.equal(_predicted(logits), batch["label"])
         return {
             "loss": loss,

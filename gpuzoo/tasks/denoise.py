@@ -6,9 +6,10 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.data import augment
 from gpuzoo.tasks.measure import Measure
+from gpuzoo.tasks.one_loss import OneLoss
 
 
-class Task:
+class Task(OneLoss):
     """The squared error of the noise that the model finds, at random times.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
@@ -20,19 +21,13 @@ class Task:
     fixed classifier of gpuzoo/tasks/measure.py, if it can read such images.
     """
 
-    fields = ("image",)
-    step_figures = ("loss",)
-    """What a step tells; `figures`: what an evaluation tells."""
     headline = "frechet"
     """The figure that a run is judged by, if it has it; otherwise the loss."""
 
-    expansion = 1
-    """Pixels that an evaluation holds at once for each of an example's."""
+    own_draws = 1  # a time
 
-    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        self.model = model
-        (self.optimizer,) = optimizers
-        self.changes = augment.parse(recipe.augment)
+    def __init__(self, *, recipe, dataset, **parts):
+        super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.measure = Measure(dataset)
         self.figures = ("loss", *self.measure.figures)
         shape = dataset.test["image"].shape
@@ -46,16 +41,6 @@ class Task:
         self.times = keras.ops.convert_to_tensor(times[:, None])
 
     @staticmethod
-    def count_draws(recipe, model: keras.Model) -> int:
-        """Uniform numbers that a step needs for each example."""
-        return 1 + sum(change.draws for change in augment.parse(recipe.augment))
-
-    @staticmethod
-    def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
-        return {"input_shape": tuple(dataset.input_shape)}
-
-    @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
         missing = [
@@ -66,11 +51,6 @@ class Task:
         image, found = (None, *dataset.input_shape), model.denoiser.output_shape
         return None if found == image else f"puts out {found}, not {image}"
 
-    @staticmethod
-    def groups(model: keras.Model) -> list[list]:
-        """The weights that each optimizer moves."""
-        return [model.trainable_variables]
-
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss of the batch."""
         images, _ = augment.apply(self.changes, batch["image"], draws[:, 1:])
@@ -80,12 +60,9 @@ class Task:
 
         def loss():
             loss = keras.ops.mean(self.model.losses_of(images, times, training=True))
-            return self.optimizer.scale_loss(loss), loss
+            return loss, {"loss": loss}
 
-        variables = self.model.trainable_variables
-        (_, value), gradients = backend.value_and_grad(loss, variables)
-        backend.apply(self.optimizer, gradients, variables)
-        return {"loss": value}
+        return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
         """Per test example: its loss; `samples`, uint8, an image that is drawn in its

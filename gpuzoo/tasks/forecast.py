@@ -5,9 +5,10 @@ import numpy as np
 
 from gpuzoo.data.series import HORIZON, WINDOW
 from gpuzoo.errors import GpuzooError
+from gpuzoo.tasks.one_loss import OneLoss
 
 
-class Task:
+class Task(OneLoss):
     """Mean squared error of the values to come.
 
     Examples are windows `series` (batch, WINDOW, 1) with what followed, `target`
@@ -23,26 +24,14 @@ class Task:
     """
 
     fields = ("series", "target")
-    step_figures = ("loss",)
-    """What a step tells; `figures`: what an evaluation tells."""
     figures = ("loss", "seasonal", "linear")
-    headline = "loss"
-    """The figure that a run is judged by."""
-    expansion = 1
-    """Pixels that an evaluation holds at once for each of an example's."""
 
-    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+    def __init__(self, *, recipe, dataset, **parts):
+        super().__init__(recipe=recipe, dataset=dataset, **parts)
         if recipe.augment:
             raise GpuzooError("augment changes images; forecast has none")
-        self.model = model
-        (self.optimizer,) = optimizers
         self.period = _period(dataset.train["series"])
         self.line = _fit(dataset.train)
-
-    @staticmethod
-    def count_draws(recipe, model: keras.Model) -> int:
-        """Uniform numbers that a step needs for each example."""
-        return 0
 
     @staticmethod
     def model_options(dataset) -> dict:
@@ -56,23 +45,15 @@ class Task:
             return None
         return f"puts out {model.output_shape}, not {(None, HORIZON)}"
 
-    @staticmethod
-    def groups(model: keras.Model) -> list[list]:
-        """The weights that each optimizer moves."""
-        return [model.trainable_variables]
-
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss of the batch."""
 
         def loss():
             told = self.model(batch["series"], training=True)
             loss = keras.ops.mean(_errors(told, batch["target"]))
-            return self.optimizer.scale_loss(loss), loss
+            return loss, {"loss": loss}
 
-        variables = self.model.trainable_variables
-        (_, value), gradients = backend.value_and_grad(loss, variables)
-        backend.apply(self.optimizer, gradients, variables)
-        return {"loss": value}
+        return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: the loss, and what is `foretold`, (batch, HORIZON)."""

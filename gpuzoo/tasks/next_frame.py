@@ -5,12 +5,13 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.data import augment
+from gpuzoo.tasks.one_loss import OneLoss
 
 FRAMES = 8  # that the model sees
 SPEED = 4.0  # most pixels from one frame to the next, along an axis
 
 
-class Task:
+class Task(OneLoss):
     """Cross-entropy of the pixels of the frame after the last.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1]. The
@@ -25,30 +26,18 @@ class Task:
     last frame for the next. The films of the test images are always the same.
     """
 
-    fields = ("image",)
     step_figures = ("loss", "error")
-    """What a step tells; `figures`: what an evaluation tells."""
     figures = ("loss", "error", "copied")
     headline = "error"
-    """The figure that a run is judged by."""
-
     expansion = FRAMES
-    """Pixels that an evaluation holds at once for each of an example's."""
+    own_draws = 8  # place and speed of two images along two axes
 
-    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        self.model = model
-        (self.optimizer,) = optimizers
-        self.changes = augment.parse(recipe.augment)
+    def __init__(self, *, recipe, dataset, **parts):
+        super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.size = _canvas(dataset)[1:3]
         shape = (len(dataset.test["image"]), 8)
         ways = randomness.uniform(shape, recipe.seed, "next_frame", "test")
         self.ways = keras.ops.convert_to_tensor(ways.astype(np.float32))
-
-    @staticmethod
-    def count_draws(recipe, model: keras.Model) -> int:
-        """Uniform numbers that a step needs for each example: place and speed of two
-        images along two axes."""
-        return 8 + sum(change.draws for change in augment.parse(recipe.augment))
 
     @staticmethod
     def model_options(dataset) -> dict:
@@ -62,11 +51,6 @@ class Task:
         found = model.output_shape
         return None if found == frame else f"puts out {found}, not {frame}"
 
-    @staticmethod
-    def groups(model: keras.Model) -> list[list]:
-        """The weights that each optimizer moves."""
-        return [model.trainable_variables]
-
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""
         images, _ = augment.apply(self.changes, batch["image"], draws[:, 8:])
@@ -76,12 +60,9 @@ class Task:
             logits = self.model(film[:, :-1], training=True)
             figures = _figures(logits, film[:, -1])
             means = {name: keras.ops.mean(each) for name, each in figures.items()}
-            return self.optimizer.scale_loss(means["loss"]), means
+            return means["loss"], means
 
-        variables = self.model.trainable_variables
-        (_, means), gradients = backend.value_and_grad(loss, variables)
-        backend.apply(self.optimizer, gradients, variables)
-        return means
+        return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: the figures, and uint8 the last frame, the `next` one and what
