@@ -6,7 +6,7 @@
 
 A mode is a backend, a precision and XLA on or off. For each mode two fresh processes
 train every model for some steps on the embedded digits, with augmentation and, where
-a model has it, dropout; a model that forecasts on a computed series. The second goes
+a model has it, dropout; one that listens or forecasts on computed data. The second goes
 through the models in the opposite order, so that what a process did before cannot
 matter, and trains each once more with another seed. The digests of the weights must be
 equal, and those of the other seed must differ.
@@ -82,14 +82,18 @@ def work(job: dict) -> None:
     import gpuzoo
     from gpuzoo.runtime import in_force
 
-    datasets = {"image": gpuzoo.load_data(job["data"]), "series": series(job)}
+    datasets = {
+        None: gpuzoo.load_data(job["data"]),
+        "forecast": part("mackey_glass", job),
+        "classify_audio": part("tones", job),
+    }
     for name in job["models"]:
         row = {"model": name}
         try:
             for key, seed in job["seeds"].items():
                 task = gpuzoo.model_info(name).task
-                kind = "series" if task == "forecast" else "image"
-                row[key] = train(name, seed, datasets[kind], job)
+                dataset = datasets.get(task) or datasets[None]
+                row[key] = train(name, seed, dataset, job)
         except gpuzoo.Diverged as error:
             row["failed"] = str(error)
         except gpuzoo.GpuzooError as error:
@@ -102,11 +106,11 @@ def work(job: dict) -> None:
         print(json.dumps({"model": None, **device}))
 
 
-def series(job: dict):
-    """As many windows of a series as the steps need."""
+def part(name: str, job: dict):
+    """As many examples of a dataset as the steps need."""
     import gpuzoo
 
-    data = gpuzoo.load_data("mackey_glass")
+    data = gpuzoo.load_data(name)
     counts = {"train": job["steps"] * job["batch"], "test": 16}
     splits = {
         split: {name: array[: counts[split]] for name, array in arrays.items()}

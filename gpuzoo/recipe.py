@@ -29,6 +29,7 @@ _RULES = {
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "warmup": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
+    "audio_seconds": ("in 0..30", lambda v: 0 <= v <= 30),
     "name": (
         "letters, digits, - and _ only",
         lambda v: re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", v) is not None,
@@ -48,8 +49,9 @@ class Recipe:
     name: str
     """Name of the recipe; the run folder is called after it."""
     task: Literal[
-        "adversarial", "autoencode", "classify", "denoise", "forecast", "next_frame"
-    ] = "classify"
+        "adversarial", "autoencode", "classify", "classify_audio", "denoise",
+        "forecast", "next_frame",
+    ] = "classify"  # fmt: skip
     """What is learned; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"
@@ -58,14 +60,16 @@ class Recipe:
     """Options of the model as key=value, e.g. filters=(32,64) dense=128."""
 
     data: str = "mnist"
-    """mnist, cifar10, ... (any TFDS image set), digits, a .npz file, or a folder with
-    one sub-folder of images per class."""
+    """mnist, cifar10, ... (any TFDS image set), digits, tones, mackey_glass, a .npz or
+    .csv file, or a folder with one sub-folder of images or .wav files per class."""
     data_dir: str | None = None
     """A prepared TFDS folder to read the dataset from; nothing is downloaded then."""
     fallback: str = ""
     """Dataset to train on when `data` is not to be had and was not named by you."""
     image_size: int = 0
     """Side in pixels that images of a folder are resized to; 0: all must agree."""
+    audio_seconds: float = 0.0
+    """Length that the sounds of a folder are cut or filled up to; 0: the longest's."""
 
     epochs: int = 1
     """Passes over the training examples."""

@@ -23,7 +23,10 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
-TASKS = ("adversarial", "autoencode", "classify", "denoise", "forecast", "next_frame")
+TASKS = (
+    "adversarial", "autoencode", "classify", "classify_audio", "denoise", "forecast",
+    "next_frame",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -241,6 +241,7 @@ def _load(recipe: Recipe, screen):
         data_dir=recipe.data_dir,
         fallback=recipe.fallback,
         image_size=recipe.image_size,
+        audio_seconds=recipe.audio_seconds,
         note=lambda text: screen.say(text, "yellow"),
     )
 

@@ -34,6 +34,7 @@ SIZES = {
     "gru": [(5, 7, 3)],
     "conv_lstm": [(3, 8, 12, 1)],
     "lstm_forecaster": [(20, 1)],
+    "audio_cnn": [(1_700,)],
 }  # fmt: skip
 # Options that leave the kinds of layers and take away most of the time.
 SMALL = {

@@ -8,6 +8,7 @@ import numpy as np
 from gpuzoo.errors import GpuzooError
 
 Arrays = dict[str, np.ndarray]
+FIELDS = ("image", "audio", "series")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Dataset:
 
     Each split of a labelled image set holds `image`, (examples, height, width,
     channels), uint8 or float32 in [0, 1], and `label`, (examples,), int32 in
-    [0, len(classes)); of a time series `series` and `target` (gpuzoo/data/series.py).
+    [0, len(classes)); of sounds `audio`, (examples, samples), int16, and `label`; of a
+    time series `series` and `target` (gpuzoo/data/series.py).
     """
 
     name: str
@@ -39,12 +41,12 @@ class Dataset:
 
     @property
     def field(self) -> str:
-        """Name of what a model is given: image, or series."""
-        return "series" if "series" in self.train else "image"
+        """Name of what a model is given: image, audio or series."""
+        return next(name for name in FIELDS if name in self.train)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels), or of a series (time, 1)."""
+        """(height, width, channels), of a sound (samples,), of a series (time, 1)."""
         return self.train[self.field].shape[1:]
 
     def count(self, split: str) -> int:
@@ -102,21 +104,34 @@ def make_dataset(
             f"{name}: train images are {images['train'].shape[1:]} but test images are "
             f"{images['test'].shape[1:]} (height, width, channels); make them equal"
         )
-    labels, classes = _clean_labels(name, splits, classes)
     if images["train"].dtype != images["test"].dtype:
         raise GpuzooError(
             f"{name}: train images are {images['train'].dtype} but test images are "
             f"{images['test'].dtype}; make them equal"
         )
+    clean = {s: {"image": images[s], "label": splits[s]["label"]} for s in splits}
+    return label_examples(name, source, clean, classes)
+
+
+def label_examples(
+    name: str,
+    source: str,
+    splits: dict[str, Arrays],
+    classes: tuple[str, ...] | None = None,
+) -> Dataset:
+    """Make a Dataset of examples that are clean and of labels as in make_dataset."""
+    labels, classes = _clean_labels(name, splits, classes)
+    clean = {split: {**splits[split], "label": labels[split]} for split in splits}
+    dataset = Dataset(name, source, clean, classes, fingerprint(clean))
+    examples = {split: clean[split][dataset.field] for split in splits}
     for split in splits:
-        if len(images[split]) != len(labels[split]):
+        if len(examples[split]) != len(labels[split]):
             raise GpuzooError(
-                f"{name}: {len(images[split])} {split} images but "
+                f"{name}: {len(examples[split])} {split} {dataset.field}s but "
                 f"{len(labels[split])} {split} labels"
             )
-    clean = {s: {"image": images[s], "label": labels[s]} for s in splits}
-    findings = (*_empty_classes(labels, classes), *_duplicates(images))
-    return Dataset(name, source, clean, classes, fingerprint(clean), findings)
+    findings = (*_empty_classes(labels, classes), *_duplicates(dataset.field, examples))
+    return dataclasses.replace(dataset, findings=findings)
 
 
 def clean_images(what: str, images: np.ndarray) -> np.ndarray:
@@ -237,16 +252,18 @@ def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _duplicates(images: Arrays) -> list[str]:
-    """How many test images are, byte for byte, training images."""
+def _duplicates(field: str, examples: Arrays) -> list[str]:
+    """How many test examples are, byte for byte, training examples."""
 
     def digests(split: str) -> list[bytes]:
-        flat = images[split].reshape(len(images[split]), -1)
+        flat = examples[split].reshape(len(examples[split]), -1)
         return [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
 
     seen = set(digests("train"))
     count = sum(digest in seen for digest in digests("test"))
     if not count:
         return []
-    verb = "is also a training image" if count == 1 else "are also training images"
-    return [f"{count} of {len(images['test'])} test images {verb}"]
+    verb = (
+        f"is also a training {field}" if count == 1 else f"are also training {field}s"
+    )
+    return [f"{count} of {len(examples['test'])} test {field}s {verb}"]

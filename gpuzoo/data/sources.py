@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import series
-from gpuzoo.data.dataset import Dataset, clean_images, make_dataset
+from gpuzoo.data import audio, series
+from gpuzoo.data.dataset import Dataset, clean_images, label_examples, make_dataset
 from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
@@ -25,6 +25,7 @@ def load_data(
     data_dir: str | None = None,
     fallback: str = "",
     image_size: int = 0,
+    audio_seconds: float = 0.0,
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Dataset:
     """Load a dataset by name or path.
@@ -32,12 +33,14 @@ def load_data(
     Args:
         name: a TFDS image set (mnist, cifar10, ...), `digits`, a .npz file with
             x_train, y_train, x_test, y_test (or x, y), or a folder with one sub-folder
-            of images per class (or such folders under train/ and test/); to forecast,
-            `mackey_glass` or a .csv file.
+            of images or of .wav files per class (or such folders under train/ and
+            test/); computed sounds, `tones`; to forecast `mackey_glass` or a .csv file.
         data_dir: a prepared TFDS folder; nothing is downloaded then.
         fallback: name of the dataset to load when `name` is not to be had.
         image_size: side in pixels that the images of a folder are resized to; 0: as
             they are.
+        audio_seconds: length that the sounds of a folder are cut or filled up to; 0:
+            that of the longest.
         note: called with a line for the user when something is worth telling.
 
     Raises:
@@ -48,16 +51,17 @@ def load_data(
         return _digits()
     if name == "mackey_glass":
         return series.mackey_glass()
+    if name == "tones":
+        return audio.tones()
     if path.suffix == ".csv":
         return series.from_csv(path)
     if path.suffix == ".npz":
         return _from_npz(path)
-    if name.endswith("/") or name.startswith((".", "~", "/")):
-        return _from_folder(path, image_size)
-    if path.is_dir() and not fallback:
-        # The name of a recipe's dataset is never taken for a folder that happens to
-        # be called the same.
-        return _from_folder(path, image_size)
+    # The name of a recipe's dataset is never taken for a folder that happens to be
+    # called the same.
+    like_a_path = name.endswith("/") or name.startswith((".", "~", "/"))
+    if like_a_path or (path.is_dir() and not fallback):
+        return _from_folder(path, image_size, audio_seconds)
     try:
         return from_tfds(name, data_dir, note)
     except NotToBeHad as reason:
@@ -92,7 +96,7 @@ def _from_npz(path: pathlib.Path) -> Dataset:
     elif {"x", "y"} <= set(arrays):
         # Checked before they are shuffled, so that an error names the right example.
         clean_images(f"{what}, x", arrays["x"])
-        splits = _hold_out(what, arrays["x"], arrays["y"])
+        splits = _hold_out(what, {"image": arrays["x"], "label": arrays["y"]})
     else:
         raise GpuzooError(
             f"{what}: needs the arrays x_train, y_train, x_test, y_test (or x, y); it "
@@ -101,10 +105,17 @@ def _from_npz(path: pathlib.Path) -> Dataset:
     return make_dataset(path.stem, "npz file", splits)
 
 
-def _from_folder(path: pathlib.Path, size: int) -> Dataset:
+def _from_folder(path: pathlib.Path, size: int, seconds: float) -> Dataset:
     what = f"data folder {path.name!r}"
     if not path.is_dir():
         raise GpuzooError(f"{what}: there is no such folder; check the path")
+
+    def read(folder: pathlib.Path, classes: list[str]) -> dict:
+        suffixes = {f.suffix.lower() for c in classes for f in (folder / c).rglob("*")}
+        if ".wav" in suffixes and not suffixes & IMAGE_SUFFIXES:
+            return audio.read_folder(what, folder, classes, seconds)
+        return _read_images(what, folder, classes, size)
+
     parts = {s: path / s for s in ("train", "test") if (path / s).is_dir()}
     if len(parts) == 2:
         classes = _class_names(what, parts["train"])
@@ -113,16 +124,18 @@ def _from_folder(path: pathlib.Path, size: int) -> Dataset:
             raise GpuzooError(
                 f"{what}: test has a class that train lacks: {min(extra)}"
             )
-        splits = {
-            split: _read_images(what, folder, classes, size)
-            for split, folder in parts.items()
-        }
+        splits = {split: read(folder, classes) for split, folder in parts.items()}
     else:
         classes = _class_names(what, path)
-        both = _read_images(what, path, classes, size)
-        splits = _hold_out(what, both["image"], both["label"])
+        splits = _hold_out(what, read(path, classes))
+    kinds = {s: next(iter(arrays)) for s, arrays in splits.items()}
+    if len(set(kinds.values())) > 1:
+        raise GpuzooError(f"{what}: images and sounds in one set: {kinds}")
     # A name that is no UTF-8 is shown with replacement characters.
     names = tuple(os.fsencode(name).decode("utf-8", "replace") for name in classes)
+    if kinds["train"] == "audio":
+        audio.check_lengths(what, splits)
+        return label_examples(path.name, "folder of WAV files", splits, names)
     return make_dataset(path.name, "image folder", splits, names)
 
 
@@ -134,8 +147,8 @@ def _class_names(what: str, folder: pathlib.Path) -> list[str]:
     names = [name for name in names if not name.startswith(".")]
     if len(names) < 2:
         raise GpuzooError(
-            f"{what}: needs one sub-folder of images for each of at least two classes; "
-            f"it has {len(names)}"
+            f"{what}: needs one sub-folder of images or of .wav files for each of at "
+            f"least two classes; it has {len(names)}"
         )
     return names
 
@@ -183,20 +196,21 @@ def _read_images(what, folder: pathlib.Path, classes: list[str], size: int) -> d
     return {"image": np.stack(images), "label": np.array(labels)}
 
 
-def _hold_out(what: str, images: np.ndarray, labels: np.ndarray) -> dict:
+def _hold_out(what: str, arrays: dict) -> dict:
     """Hold out a fifth for testing, the same one every time."""
-    if np.ndim(images) == 0 or np.ndim(labels) == 0:
+    if any(np.ndim(array) == 0 for array in arrays.values()):
         raise GpuzooError(f"{what}: a single number where there should be examples")
-    count = len(images)
-    if count != len(labels):
-        raise GpuzooError(f"{what}: {count} images but {len(labels)} labels")
+    (field, count), (_, labels) = ((name, len(a)) for name, a in arrays.items())
+    if count != labels:
+        raise GpuzooError(f"{what}: {count} {field}s but {labels} labels")
     if count < 10:
         raise GpuzooError(f"{what}: {count} examples; at least 10 are needed")
     order = randomness.permutation(count, 0, "hold out")
     test, train = np.split(order, [round(count * HELD_OUT)])
+    parts = {"train": train, "test": test}
     return {
-        "train": {"image": images[train], "label": labels[train]},
-        "test": {"image": images[test], "label": labels[test]},
+        split: {name: array[part] for name, array in arrays.items()}
+        for split, part in parts.items()
     }
 
 
@@ -215,7 +229,7 @@ def _digits() -> Dataset:
         small = Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))
         # A margin of four pixels, as MNIST has it.
         image[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
-    splits = _hold_out("digits", images, bunch.target)
+    splits = _hold_out("digits", {"image": images, "label": bunch.target})
     return make_dataset(
         "digits", "1,797 scans of handwritten digits from scikit-learn", splits
     )

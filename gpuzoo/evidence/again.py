@@ -43,6 +43,7 @@ def set_up(recorded: dict, note=lambda text: None) -> Setting:
         data_dir=recipe.data_dir,
         fallback=recipe.fallback,
         image_size=recipe.image_size,
+        audio_seconds=recipe.audio_seconds,
         note=note,
     )
     return Setting(

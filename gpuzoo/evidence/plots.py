@@ -240,4 +240,5 @@ _KINDS = {
     "forecast": (forecasts,),
     "next_frame": (frames,),
     "classify": (confusion, mistakes),
+    "classify_audio": (confusion,),
 }

@@ -18,8 +18,10 @@ def check(recipe) -> None:
     changes = augment.parse(recipe.augment)
     if recipe.task == "classify":
         return
+    if changes and recipe.task in ("classify_audio", "forecast"):
+        raise GpuzooError(f"augment changes images; {recipe.task} has none")
     for name, asked in (
-        ("label_smoothing", recipe.label_smoothing),
+        ("label_smoothing", recipe.label_smoothing and recipe.task != "classify_audio"),
         ("augment mixup or cutmix", any(change.mixes for change in changes)),
     ):
         if asked:

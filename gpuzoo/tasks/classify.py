@@ -16,6 +16,8 @@ class Task(OneLoss):
     """
 
     fields = ("image", "label")
+    field = "image"
+    """The one that the model is given."""
     figures = step_figures = ("loss", "accuracy")
     """What an evaluation and a step tell."""
     headline = "accuracy"
@@ -50,7 +52,7 @@ class Task(OneLoss):
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss and the accuracy on the batch."""
-        images, own = augment.apply(self.changes, batch["image"], draws)
+        images, own = augment.apply(self.changes, batch[self.field], draws)
         images = self.prepare(images)
 
         def loss():
@@ -71,7 +73,7 @@ class Task(OneLoss):
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: loss, predicted class and the probability given to it."""
-        logits = self.model(self.prepare(batch["image"]), training=False)
+        logits = self.model(self.prepare(batch[self.field]), training=False)
         logits = keras.ops.cast(logits, "float32")
         return {
             "loss": self._cross_entropy(batch["label"], logits, smoothing=0.0),

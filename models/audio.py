@@ -1,0 +1,68 @@
+"""A convolutional network that listens."""
+
+import keras
+
+from gpuzoo.models._blocks import max_pool
+from gpuzoo.registry import register
+
+_RATE = 16_000  # samples per second, of every sound (gpuzoo/data/audio.py)
+_WINDOW, _STRIDE = 512, 128  # samples: 32 and 8 ms
+_BINS = 64
+
+
+@register(
+    task="classify_audio",
+    reference="log-mel spectrograms into plain convolutions, as Hershey et al., arXiv "
+    "1609.09430, at the size of a small network",
+    parameters=205_480,
+)
+def audio_cnn(
+    *,
+    input_shape: tuple[int] = (4_000,),
+    num_classes: int = 8,
+    filters: tuple[int, ...] = (32, 48, 96),
+    dropout: float = 0.0,
+) -> keras.Model:
+    """A log-mel spectrogram, then blocks of convolution, pool and ReLU.
+
+    Input (batch, samples) at 16,000 a second, numbers in [-1, 1]; output
+    (batch, num_classes), logits in float32. Any length from 0.1 s up: the map is
+    averaged over time at the end. The spectrogram has 64 bins from 40 Hz up, of 32 ms
+    every 8 ms, is computed in float32 in every precision, and is moved and
+    scaled to mean 0 and deviation 1 of each sound, so that the level hardly matters.
+    Differences from the reference: everything is smaller, and nothing is pretrained.
+    """
+    if len(input_shape) != 1 or input_shape[0] < _RATE // 10:
+        raise ValueError(
+            f"input_shape of audio_cnn must be (samples,) with at least {_RATE // 10} "
+            f"of them: {input_shape}; fill shorter sounds up with --audio-seconds 0.1"
+        )
+    if not filters or len(filters) > 4 or min(filters) < 1:
+        raise ValueError(
+            f"filters of audio_cnn must be 1 to 4 numbers of at least 1: {filters}"
+        )
+    inputs = keras.Input(input_shape, name="audio", dtype="float32")
+    x = keras.layers.MelSpectrogram(
+        fft_length=_WINDOW, sequence_stride=_STRIDE, sampling_rate=_RATE,
+        num_mel_bins=_BINS, min_freq=40.0, max_freq=_RATE / 2,
+        # Its decibels depend on the loudest sound of the batch.
+        power_to_db=False, dtype="float32", name="mel",
+    )(inputs)  # fmt: skip
+    x = keras.ops.expand_dims(keras.ops.log(x + 1e-6), -1)
+    x = keras.layers.LayerNormalization(
+        axis=(1, 2), center=False, scale=False, dtype="float32", name="level"
+    )(x)
+    for block, width in enumerate(filters, 1):
+        x = keras.layers.Conv2D(
+            width, 3, padding="same", use_bias=False, name=f"conv_{block}"
+        )(x)
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{block}")(x)
+        x = max_pool(x, name=f"pool_{block}")
+        x = keras.layers.ReLU(name=f"relu_{block}")(x)
+    x = keras.layers.Conv2D(2 * width, (x.shape[1], 1), name="frequencies")(x)
+    x = keras.layers.ReLU(name="relu_frequencies")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="average")(x)
+    if dropout:
+        x = keras.layers.Dropout(dropout, name="dropout")(x)
+    outputs = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
+    return keras.Model(inputs, outputs, name="audio_cnn")

@@ -1,0 +1,30 @@
+"""A convolutional network that tells eight kinds of sounds apart.
+
+    python recipes/train_tones.py
+    python recipes/train_tones.py --data folder/  # of .wav files, a sub-folder a class
+
+    (not measured yet)
+
+The figures are written here by benchmarks/tables.py.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="tones",
+    task="classify_audio",
+    model="audio_cnn",
+    data="tones",  # computed, the same everywhere
+    epochs=3,
+    batch_size=64,
+    optimizer="adam",
+    learning_rate=0.004,
+    beta_2=0.99,
+    schedule="one_cycle",
+    warmup=0.3,
+    label_smoothing=0.1,
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)

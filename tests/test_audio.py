@@ -1,0 +1,170 @@
+"""Sounds: computed ones, folders of WAV files, and the model that tells them apart."""
+
+import struct
+
+import numpy as np
+import pytest
+from conftest import RECIPE, same, train
+from scipy.io import wavfile
+
+import gpuzoo
+from gpuzoo.data import audio
+from gpuzoo.engine import checkpoint
+
+LISTEN = RECIPE.override(
+    name="listen", task="classify_audio", model="audio_cnn", augment=(), epochs=2,
+    model_options=("filters=(4,8)", "dropout=0.1"), label_smoothing=0.1,
+)  # fmt: skip
+
+
+def tone(pitch: float, samples: int = 2_000, rate: int = 16_000) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * pitch * np.arange(samples) / rate)
+
+
+def write(path, sound, rate=16_000, dtype=np.int16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if dtype == np.uint8:
+        sound = np.round(128 + 127 * sound)
+    elif np.dtype(dtype).kind == "i":
+        sound = np.round(sound * np.iinfo(dtype).max)
+    wavfile.write(path, rate, sound.astype(dtype))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(20):
+        write(
+            tmp_path / "sounds" / "high" / f"{number:02}.wav", tone(2000 + 10 * number)
+        )
+        write(tmp_path / "sounds" / "low" / f"{number:02}.WAV", tone(300 + 10 * number))
+    return tmp_path / "sounds"
+
+
+def test_tones_are_the_same_everywhere_and_balanced():
+    data = gpuzoo.load_data("tones")
+    assert data.fingerprint.startswith("101c8cf2bb20") and data.findings == ()
+    assert data.input_shape == (4_000,) and data.train["audio"].dtype == np.int16
+    assert list(np.bincount(data.test["label"])) == [125] * 8
+    loudest = np.abs(data.train["audio"].astype(int)).max(axis=1)
+    assert 3_200 < loudest.min() < 4_000 and 31_000 < loudest.max() < 32_768
+
+
+def test_a_folder_of_wav_files(folder):
+    data = gpuzoo.load_data(str(folder))
+    assert data.classes == ("high", "low") and data.source == "folder of WAV files"
+    assert data.count("train") == 32 and data.input_shape == (2_000,)
+    # The pitch, from the zeros that are crossed, tells that sound and label belong.
+    crossed = (np.diff(np.sign(data.train["audio"]), axis=1) != 0).sum(axis=1)
+    assert np.array_equal(crossed < 200, data.train["label"] == 1)
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64]
+)
+def test_every_width_rate_and_number_of_channels(folder, dtype):
+    wanted = audio.read_folder("x", folder, ["high"], 0.0)["audio"][0]
+    sound = tone(2000, 6_000, 48_000)
+    write(folder / "high" / "00.wav", np.stack([sound, sound], 1), 48_000, dtype)
+    found = audio.read_folder("x", folder, ["high"], 0.0)["audio"][0]
+    # But for the edges, where resampling sees the silence around.
+    middle = slice(100, -100)
+    apart = found[middle].astype(int) - wanted[middle]
+    assert len(found) == 2_000 and np.abs(apart).max() < 300
+
+
+def test_lengths(folder):
+    write(folder / "low" / "long.wav", tone(300, 3_000))
+    shapes = {
+        seconds: gpuzoo.load_data(str(folder), audio_seconds=seconds).input_shape
+        for seconds in (0.0, 0.1, 0.25)
+    }
+    assert shapes == {0.0: (3_000,), 0.1: (1_600,), 0.25: (4_000,)}
+    short = audio.read_folder("x", folder, ["low"], 0.25)["audio"][0]
+    assert short[:2_000].any() and not short[2_000:].any()
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-1_000])
+
+
+def of_none(path):
+    write(path, tone(300, 0))
+
+
+def too_long(path):
+    write(path, np.zeros(31 * 400), 400)
+
+
+def not_finite(path):
+    write(path, np.full(2_000, np.nan), dtype=np.float32)
+
+
+def no_sound(path):
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4) + b"WAVE")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda path: path.write_bytes(b"no sound"), "low/00.WAV: not a readable WAV"),
+        (lambda path: path.write_bytes(b""), "low/00.WAV: not a readable WAV"),
+        (no_sound, "low/00.WAV: not a readable WAV"),
+        (cut_short, "low/00.WAV: not a readable WAV"),
+        (not_finite, "values that are not finite"),
+        (of_none, "0 seconds; they must be more than none"),
+        (too_long, "31 seconds; .*--audio-seconds 1 cuts"),
+    ],
+)
+def test_bad_files(folder, damage, words):
+    damage(folder / "low" / "00.WAV")
+    with pytest.raises(gpuzoo.GpuzooError, match=words):
+        gpuzoo.load_data(str(folder))
+
+
+def test_bad_folders(folder, tmp_path, runtime):
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "train").symlink_to(folder)
+    for name in ("low", "high"):
+        write(both / "test" / name / "1.wav", tone(300, 1_000))
+    with pytest.raises(gpuzoo.GpuzooError, match="0.125 seconds in train and 0.0625"):
+        gpuzoo.load_data(str(both))
+    data = gpuzoo.load_data(str(both), audio_seconds=0.1)
+    assert (data.count("train"), data.count("test")) == (40, 2)
+    with pytest.raises(gpuzoo.GpuzooError, match="needs image and label"):
+        train(RECIPE, data, runtime)
+    with pytest.raises(gpuzoo.GpuzooError, match="at least 1600 .*--audio-seconds"):
+        train(LISTEN, gpuzoo.load_data(str(both), audio_seconds=0.05), runtime)
+    with pytest.raises(gpuzoo.GpuzooError, match="augment changes images"):
+        train(LISTEN.override(augment=("flip",)), data, runtime)
+
+
+def test_a_run_learns_repeats_and_resumes(folder, runtime, tmp_path):
+    data = gpuzoo.load_data(str(folder))
+    one, _ = train(LISTEN, data, runtime)
+    asked = iter([False, True])
+    train(LISTEN, data, runtime, folder=tmp_path, stop=lambda: next(asked))
+    start, _ = checkpoint.load(tmp_path)
+    resumed, _ = train(LISTEN, data, runtime, resume=start)
+    assert same(one, resumed) and one.metrics == resumed.metrics
+    assert not same(one, train(LISTEN.override(seed=1), data, runtime)[0])
+    longer = LISTEN.override(epochs=10, learning_rate=0.02)
+    assert train(longer, data, runtime)[0].metrics["test_accuracy"] == 1
+
+
+def test_the_level_and_the_batch_do_not_matter(runtime):
+    model = gpuzoo.build("audio_cnn", input_shape=(2_000,), filters=(4,))
+    noise = 0.1 * np.random.default_rng(0).normal(size=(3, 2_000))
+    sounds = np.stack([tone(pitch) for pitch in (200, 900, 3_000)]) + noise
+    sounds = sounds.astype("f4")
+    logits = np.array(model(sounds))
+    assert np.allclose(np.array(model(sounds / 8)), logits, atol=2e-2)
+    assert np.allclose(np.array(model(sounds[:1])), logits[:1], atol=1e-4)
+
+
+def test_a_folder_from_the_command_line(cli, folder):
+    done = cli("train", "tones", "--data", folder, "--fast-dev-run", "--batch-size", "8",
+               "--out", "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.json["data"] == "sounds" and "WAV" in done.stderr
+    assert cli("verify", "run").json["verdict"] == "identical"
