@@ -50,7 +50,7 @@ class Recipe:
     """Name of the recipe; the run folder is called after it."""
     task: Literal[
         "adversarial", "autoencode", "classify", "classify_audio", "denoise",
-        "forecast", "next_frame",
+        "detect", "forecast", "next_frame",
     ] = "classify"  # fmt: skip
     """What is learned; one file in gpuzoo/tasks/."""
 

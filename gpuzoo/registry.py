@@ -24,8 +24,8 @@ from gpuzoo.files import expand
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
 TASKS = (
-    "adversarial", "autoencode", "classify", "classify_audio", "denoise", "forecast",
-    "next_frame",
+    "adversarial", "autoencode", "classify", "classify_audio", "denoise", "detect",
+    "forecast", "next_frame",
 )  # fmt: skip
 
 

@@ -35,6 +35,7 @@ SIZES = {
     "conv_lstm": [(3, 8, 12, 1)],
     "lstm_forecaster": [(20, 1)],
     "audio_cnn": [(1_700,)],
+    "detector": [(16, 24, 2)],
 }  # fmt: skip
 # Options that leave the kinds of layers and take away most of the time.
 SMALL = {

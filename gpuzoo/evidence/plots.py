@@ -176,6 +176,36 @@ def frames(title: str, dataset: Dataset, outputs: dict) -> Figure:
     return _sheet(f"{title} · last frame, the next one, the one foretold", rows)
 
 
+def detections(title: str, dataset: Dataset, outputs: dict) -> Figure:
+    """Scenes with what is there, in grey, and what was found with a score from 0.3."""
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    grid, classes = figure.subplots(3, 4), dataset.classes
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, index in zip(grid.flat, range(len(outputs["canvas"])), strict=False):
+        row = {name: array[index] for name, array in outputs.items()}
+        canvas = row["canvas"]
+        canvas = canvas if canvas.shape[-1] == 3 else canvas.mean(axis=-1)
+        axes.imshow(canvas, cmap="gray_r", vmin=0, vmax=255)
+        for box in row["boxes"][row["present"] > 0]:
+            _frame(axes, box, _MUTED, 3)
+        for number in np.flatnonzero(row["score"] >= 0.3):
+            box = row["found_boxes"][number]
+            _frame(axes, box, _TEST, 1.2)
+            told = f"{classes[row['found_label'][number]]} {row['score'][number]:.0%}"
+            axes.text(box[1] - 0.5, box[0] - 1, told, fontsize=7, color=_TEST)
+    text = "what is there, grey, and what was found (how sure)"
+    figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
+    return figure
+
+
+def _frame(axes, box: np.ndarray, colour: str, width: float) -> None:
+    """A box whose edges count from the outer edge of the first pixel."""
+    top, left, bottom, right = box - 0.5
+    x, y = [left, right, right, left, left], [top, top, bottom, bottom, top]
+    axes.plot(x, y, color=colour, lw=width)
+
+
 def samples(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     """Images that the model draws by itself; None if it draws none."""
     if "samples" not in outputs:
@@ -237,6 +267,7 @@ _KINDS = {
     "adversarial": (samples,),
     "autoencode": (reconstructions, samples),
     "denoise": (samples,),
+    "detect": (detections,),
     "forecast": (forecasts,),
     "next_frame": (frames,),
     "classify": (confusion, mistakes),

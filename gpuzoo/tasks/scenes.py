@@ -1,0 +1,83 @@
+"""Scenes to find things in: several images on one canvas, with exact boxes."""
+
+import keras
+import numpy as np
+
+PLACES = 4  # images that may be on a canvas, one around the middle of each quarter
+DRAWS = 4 * PLACES
+_SCALES = (0.6, 1.1)
+_STRAY = 4  # pixels that an image may reach out of its quarter
+_PRESENT = 0.75  # how often there is an image in a quarter
+_INK = 0.2  # what is lighter belongs to the object
+
+
+def canvas(dataset) -> tuple[int, int, int]:
+    """Height, width and channels: sides 2.25 times as long, multiples of 8."""
+    height, width, channels = dataset.input_shape
+    return (*(-(-round(2.25 * side) // 8) * 8 for side in (height, width)), channels)
+
+
+def make(images, labels, draws, size: tuple[int, int, int]) -> dict:
+    """Put each image of a batch and those after it on a canvas.
+
+    Args:
+        images: (batch, height, width, channels), float32 in [0, 1], light on dark.
+        labels: (batch,), int32.
+        draws: (batch, DRAWS) numbers in [0, 1): of each place whether something is
+            there, its size, and how far down and right.
+        size: height, width and channels of the canvas.
+
+    Returns:
+        `image` (batch, *size); `boxes` (batch, PLACES, 4): top, left, bottom and right
+        of what is lighter than a fifth, in pixels, edges counting from 0; `label` and
+        `present` (batch, PLACES), the latter 1.0 or 0.0.
+    """
+    scene, boxes, classes, presents = 0, [], [], []
+    for place in range(PLACES):
+        there, scale, *moves = (draws[:, 4 * place + i] for i in range(4))
+        source = keras.ops.roll(images, -place, axis=0)
+        scale = _SCALES[0] + (_SCALES[1] - _SCALES[0]) * scale
+        extents, matrices = [], []
+        light = keras.ops.max(source, axis=-1) > _INK
+        for axis, move in enumerate(moves):
+            quarter, side = size[axis] / 2, images.shape[1 + axis]
+            first = quarter * (place // 2, place % 2)[axis] - _STRAY
+            first = first + move * (quarter + 2 * _STRAY - side * scale)
+            first = keras.ops.clip(first, 0, size[axis] - side * scale)
+            matrices.append(_stretched(first, scale, side, size[axis]))
+            low, high = _extent(keras.ops.any(light, axis=2 - axis))
+            extents.append((first + scale * low, first + scale * high))
+        present = there < _PRESENT if place else there >= 0
+        present = keras.ops.logical_and(present, keras.ops.any(light, axis=(1, 2)))
+        present = keras.ops.cast(present, "float32")
+        (top, bottom), (left, right) = extents
+        rows, columns = matrices
+        one = keras.ops.einsum("byi,bijc,bxj->byxc", rows, source, columns)
+        scene = keras.ops.maximum(scene, one * present[:, None, None, None])
+        boxes.append(keras.ops.stack([top, left, bottom, right], axis=-1))
+        classes.append(keras.ops.roll(labels, -place, axis=0))
+        presents.append(present)
+    return {
+        "image": keras.ops.clip(scene, 0, 1),
+        "boxes": keras.ops.stack(boxes, axis=1),
+        "label": keras.ops.stack(classes, axis=1),
+        "present": keras.ops.stack(presents, axis=1),
+    }
+
+
+def _stretched(first, scale, side: int, length: int):
+    """(batch, length, side): how much of each pixel of an image that begins at `first`
+    and is stretched by `scale` is in each of the canvas, between the two next to it."""
+    places = np.arange(length, dtype="f4")[None] + 0.5
+    places = (places - first[:, None]) / scale[:, None] - 0.5
+    apart = keras.ops.abs(places[:, :, None] - np.arange(side, dtype="f4"))
+    return keras.ops.maximum(0.0, 1 - apart)
+
+
+def _extent(mask):
+    """Of (batch, side) the first edge and the last of what is true, (batch,), float32;
+    side and 0 where nothing is."""
+    side = mask.shape[1]
+    edges = np.arange(side, dtype="f4")[None]
+    low = keras.ops.min(keras.ops.where(mask, edges, float(side)), axis=1)
+    return low, keras.ops.max(keras.ops.where(mask, edges + 1, 0.0), axis=1)

@@ -1,0 +1,30 @@
+"""A detector that finds the digits of MNIST on a canvas.
+
+    python recipes/train_digit_detection.py
+
+    (not measured yet)
+
+The figures are written here by benchmarks/tables.py.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="digit_detection",
+    task="detect",
+    model="detector",
+    data="mnist",
+    fallback="digits",  # without network and data: the digits of scikit-learn
+    epochs=3,
+    minimum_steps=600,
+    batch_size=64,
+    optimizer="adam",
+    learning_rate=0.003,
+    beta_2=0.99,
+    schedule="one_cycle",
+    warmup=0.2,
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)
