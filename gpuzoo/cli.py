@@ -13,7 +13,7 @@ import tyro
 from gpuzoo import commands
 from gpuzoo.arguments import Flag, Word, last_line, parse
 from gpuzoo.errors import GpuzooError
-from gpuzoo.recipe import Recipe, list_recipes, load_recipe
+from gpuzoo.recipe import Recipe, figures_of, list_recipes, load_recipe
 from gpuzoo.registry import list_models, model_info, nearest
 from gpuzoo.runtime import Options
 
@@ -147,11 +147,17 @@ def _list(words: list[str]) -> int:
     names = list_models(asked.pattern, task=asked.task)
     infos = [model_info(name) for name in names]
     if infos:
-        print(f"{'model':<16}{'task':<12}{'parameters':>12}  what it is")
+        print(f"{'model':<20}{'task':<15}{'parameters':>12}  what it is")
     for info in infos:
         count = f"{info.parameters:,}" if info.parameters is not None else "-"
-        print(f"{info.name:<16}{info.task:<12}{count:>12}  {info.summary}")
-    print("\nrecipes:", *list_recipes())
+        print(f"{info.name:<20}{info.task:<15}{count:>12}  {info.summary}")
+    figures = {name: figures_of(name) for name in list_recipes()}
+    print(f"\n{'recipe':<24}{'model':<20}{'training':<12}reaches")
+    for name, reached in figures.items():
+        seconds = reached.get("training", "-")
+        told = [f"{k} {v}" for k, v in reached.items() if k != "training"]
+        told = ", ".join(told) or "not measured yet"
+        print(f"{name:<24}{load_recipe(name).model:<20}{seconds:<12}{told}")
     return last_line(
         {
             "models": [
@@ -159,6 +165,7 @@ def _list(words: list[str]) -> int:
                 for i in infos
             ],
             "recipes": list_recipes(),
+            "figures": figures,
         }
     )
 
@@ -176,7 +183,11 @@ def _info(words: list[str]) -> int:
     for name, declared in info.options.items():
         print(f"  {name}: {declared}")
     print(f"\nparameters: {info.parameters}\nreference: {info.reference}")
-    return last_line(dataclasses.asdict(info))
+    recipes = [r for r in list_recipes() if load_recipe(r).model == info.name]
+    for name in recipes:
+        told = [f"{what} {figure}" for what, figure in figures_of(name).items()]
+        print(f"gpuzoo train {name}: {', '.join(told) or 'not measured yet'}")
+    return last_line({**dataclasses.asdict(info), "recipes": recipes})
 
 
 def _guard(action, debug: bool) -> None:

@@ -181,12 +181,24 @@ def list_recipes() -> list[str]:
     )
 
 
+def figures_of(name: str) -> dict[str, str]:
+    """What stands in the head of a recipe's file of its figures: what was measured
+    ("test accuracy", "training", ...) -> how much; empty if nothing was yet."""
+    text = _module(name).__doc__ or ""
+    return dict(
+        re.findall(r"^    (test \w+|training) +(.+?)(?:, .* process)?$", text, re.M)
+    )
+
+
 def load_recipe(name: str) -> Recipe:
     """The recipe of that name: `load_recipe("mnist")` is recipes/train_mnist.py's."""
     known = list_recipes()
     if name not in known:
         raise GpuzooError(f"no recipe named {name!r}; {nearest(name, known)}")
-    for stem in (f"train_{name}", name):
-        if importlib.util.find_spec(f"gpuzoo.recipes.{stem}"):
-            return importlib.import_module(f"gpuzoo.recipes.{stem}").RECIPE
-    raise GpuzooError(f"recipe {name!r} has vanished from gpuzoo.recipes")
+    return _module(name).RECIPE
+
+
+def _module(name: str):
+    prefixed = f"gpuzoo.recipes.train_{name}"
+    found = importlib.util.find_spec(prefixed) is not None
+    return importlib.import_module(prefixed if found else f"gpuzoo.recipes.{name}")

@@ -24,6 +24,7 @@ FILES = {
 }  # fmt: skip
 DRAWN = {"samples.png", "samples"}
 PICTURES = {
+    "digit_detection": {"detections.png"},
     "forecast": {"forecasts.png"},
     "mnist_conditional_gan": DRAWN,
     "mnist_diffusion": DRAWN,
@@ -31,6 +32,7 @@ PICTURES = {
     "mnist_vae": {"reconstructions.png", *DRAWN},
     "mnist_wgan": DRAWN,
     "moving_mnist": {"frames.png"},
+    "tones": {"confusion.png"},
 }  # of other recipes:
 CLASSIFIED = {"confusion.png", "mistakes.png"}
 
@@ -42,7 +44,7 @@ CLASSIFIED = {"confusion.png", "mistakes.png"}
 def test_recipe_runs_both_ways(name, cli, tmp_path):
     """`gpuzoo train X` and `python recipes/train_X.py` are one program."""
     words = ["--fast-dev-run", "--device", "cpu"]
-    words += [] if name == "forecast" else ["--data", "digits"]
+    words += [] if name in ("forecast", "tones") else ["--data", "digits"]
     done = [cli(*words, program=(ROOT / "recipes" / f"train_{name}.py",))]
     if name in ("mnist", "mnist_gan"):
         done.append(cli("train", name, *words))
@@ -331,7 +333,12 @@ def test_list_and_info(cli):
     names = [model["name"] for model in done.json["models"]]
     assert names == ["cnn", "conditional_gan", "conv_lstm", "convmixer"]
     assert "mnist" in done.json["recipes"]
-    assert cli("info", "cnn").json["options"]["dense"] == "int = 128"
+    figures = done.json["figures"]["mnist"]
+    assert 0.98 < float(figures["test accuracy"].split()[0]) / 100 < 1
+    assert f"{figures['test accuracy']}" in done.stdout
+    card = cli("info", "cnn")
+    assert card.json["options"]["dense"] == "int = 128"
+    assert card.json["recipes"] == ["mnist"] and "gpuzoo train mnist" in card.stdout
 
 
 def test_record_tells_no_home_and_no_environment(cli, tmp_path, monkeypatch):
