@@ -14,6 +14,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 # Figures of the tasks (gpuzoo/tasks/), in the order in which they are told.
 UNITS = {
     "test_accuracy": "",
+    "test_map50": " (mean average precision at an overlap of 0.5)",
     "test_frechet": " (Frechet distance, fixed classifier)",
     "test_loss": "",
     "test_error": " (mean squared error of a pixel)",

@@ -26,6 +26,8 @@ _RULES = {
     "beta_2": ("in [0, 1)", lambda v: 0 <= v < 1),
     "weight_decay": ("0 or more", lambda v: 0 <= v < math.inf),
     "average": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "imitation": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "temperature": ("a positive number", lambda v: 0 < v < math.inf),
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "warmup": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
@@ -50,7 +52,7 @@ class Recipe:
     """Name of the recipe; the run folder is called after it."""
     task: Literal[
         "adversarial", "autoencode", "classify", "classify_audio", "denoise",
-        "detect", "forecast", "next_frame",
+        "detect", "distill", "forecast", "next_frame",
     ] = "classify"  # fmt: skip
     """What is learned; one file in gpuzoo/tasks/."""
 
@@ -58,6 +60,16 @@ class Recipe:
     """A model of the catalogue (gpuzoo list), or path.py:function of your own."""
     model_options: tuple[str, ...] = ()
     """Options of the model as key=value, e.g. filters=(32,64) dense=128."""
+
+    teacher: str = ""
+    """Of the task distill: the folder of a run that classifies, or lenet5, the one on
+    MNIST that comes with gpuzoo."""
+    teacher_sha256: str = ""
+    """Digest that the teacher's weights must have; empty: it is found and recorded."""
+    imitation: float = 0.9
+    """Part of the loss of the task distill that compares with the teacher."""
+    temperature: float = 3.0
+    """What the logits are divided by for that."""
 
     data: str = "mnist"
     """mnist, cifar10, ... (any TFDS image set), digits, tones, mackey_glass, a .npz or

@@ -63,7 +63,7 @@ def train(
         )
         with held(folder.path):
             try:
-                runtime, dataset = _set_up(
+                recipe, runtime, dataset = _set_up(
                     recipe, options, folder, screen, fast_dev_run
                 )
             except BaseException as error:
@@ -91,7 +91,7 @@ def resume(
             failed; the fields are named.
     """
     begun = time.perf_counter()
-    from gpuzoo import outcome
+    from gpuzoo import outcome, tasks
     from gpuzoo.engine import checkpoint
     from gpuzoo.evidence import again, compare, record
     from gpuzoo.evidence.progress import Screen
@@ -112,6 +112,7 @@ def resume(
                 "leave --allow-drift out"
             )
         setting = again.set_up(recorded, lambda text: screen.say(text, "yellow"))
+        recipe = tasks.settle(setting.recipe)
         drift, runtime, dataset = setting.drift, setting.runtime, setting.dataset
         what = "cannot be resumed, its data have changed"
         compare.refuse(setting.other_data, f"{folder.path} {what}")
@@ -127,6 +128,8 @@ def resume(
         step = start.step if start else 0
         folder.update(
             state="running",
+            # If it was killed before they were known.
+            recipe={**recorded["recipe"], "teacher_sha256": recipe.teacher_sha256},
             data=dataset.as_record(),
             runtime=runtime.as_record(),
             resumed=[
@@ -137,7 +140,7 @@ def resume(
         _say_start(screen, runtime, dataset)
         screen.say(f"Going on after step {step}.")
         fast = recorded["fast_dev_run"]
-        job = _Job(setting.recipe, dataset, runtime, folder, screen, fast, begun)
+        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun)
         return _carry_out(job, interrupts, start)
 
 
@@ -206,15 +209,20 @@ def _resolve(recipe, options, changes):
 
 
 def _set_up(recipe, options, folder, screen, fast):
-    """What has to be there before training: the runtime, the data, room on the disk."""
+    """What has to be there before training: the runtime, the data, room on the disk.
+
+    Returns the recipe, with the digests of the files that it names, and the first two.
+    """
     autotune.tune(recipe, options, screen.say)
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
 
+    from gpuzoo import tasks
     from gpuzoo.data import augment
     from gpuzoo.engine.loop import build_model, check_recipe
     from gpuzoo.engine.plan import make_plan
 
     check_recipe(recipe)
+    recipe = tasks.settle(recipe)
     dataset = _load(recipe, screen)
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
@@ -228,9 +236,13 @@ def _set_up(recipe, options, folder, screen, fast):
             f"output folder {folder.path}: {free / 1e6:.1f} MB free, about "
             f"{needed / 1e6:.1f} MB needed; free some or name another with --out"
         )
-    folder.update(data=dataset.as_record(), runtime=runtime.as_record())
+    folder.update(
+        recipe=_redacted(recipe.as_record()),
+        data=dataset.as_record(),
+        runtime=runtime.as_record(),
+    )
     _say_start(screen, runtime, dataset)
-    return runtime, dataset
+    return recipe, runtime, dataset
 
 
 def _load(recipe: Recipe, screen):

@@ -40,12 +40,17 @@ CLASSIFIED = {"confusion.png", "mistakes.png"}
 # --- recipes ------------------------------------------------------------------------
 
 
+def script_of(name: str):
+    named = ROOT / "recipes" / f"{name}.py"
+    return named if named.exists() else ROOT / "recipes" / f"train_{name}.py"
+
+
 @pytest.mark.parametrize("name", gpuzoo.list_recipes())
 def test_recipe_runs_both_ways(name, cli, tmp_path):
     """`gpuzoo train X` and `python recipes/train_X.py` are one program."""
     words = ["--fast-dev-run", "--device", "cpu"]
     words += [] if name in ("forecast", "tones") else ["--data", "digits"]
-    done = [cli(*words, program=(ROOT / "recipes" / f"train_{name}.py",))]
+    done = [cli(*words, program=(script_of(name),))]
     if name in ("mnist", "mnist_gan"):
         done.append(cli("train", name, *words))
     for one in done:
@@ -57,6 +62,7 @@ def test_recipe_runs_both_ways(name, cli, tmp_path):
         assert record["state"] == "finished" and record["steps"] == 2
         assert record["weights_sha256"] == one.json["weights_sha256"]
         assert KEYS - {"test_accuracy"} <= set(one.json)
+        assert bool(record["recipe"]["teacher"]) == (name == "distill_mnist")
     assert len({one.json["run_dir"] for one in done}) == len(done)
     assert len({one.json["weights_sha256"] for one in done}) == 1
 
@@ -64,7 +70,7 @@ def test_recipe_runs_both_ways(name, cli, tmp_path):
 @pytest.mark.parametrize("name", gpuzoo.list_recipes())
 def test_help_shows_every_field_and_its_meaning(name, cli):
     named = cli("train", name, "--help")
-    script = cli("--help", program=(ROOT / "recipes" / f"train_{name}.py",))
+    script = cli("--help", program=(script_of(name),))
     for done in (named, script):
         assert done.returncode == 0
         words = "model-options label-smoothing precision out threads"

@@ -35,15 +35,7 @@ def load_weights(
         GpuzooError: the file is damaged, is not the one that was named, or does not fit
             the model weight by weight.
     """
-    path = pathlib.Path(path)
-    if path.is_dir():
-        path = path / "weights.safetensors"
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise GpuzooError(
-            f"weights {path.name}: cannot be read: {error.strerror}"
-        ) from None
+    path, content = _read(path)
     found = hashlib.sha256(content).hexdigest()
     if sha256 and found != sha256:
         raise GpuzooError(f"weights {path.name}: sha256 is {found}, not {sha256}")
@@ -68,3 +60,20 @@ def load_weights(
             )
     for name, variable in variables.items():
         variable.assign(weights[name])
+
+
+def digest_of(path: str | pathlib.Path) -> str:
+    """sha256 of a weights.safetensors file, or of that of a run folder."""
+    return hashlib.sha256(_read(path)[1]).hexdigest()
+
+
+def _read(path: str | pathlib.Path) -> tuple[pathlib.Path, bytes]:
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    try:
+        return path, path.read_bytes()
+    except OSError as error:
+        raise GpuzooError(
+            f"weights {path.name}: cannot be read: {error.strerror}"
+        ) from None

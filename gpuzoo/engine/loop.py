@@ -232,10 +232,11 @@ def build_model(recipe: Recipe, dataset: Dataset):
             f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
             f"example; data {dataset.name} have {' and '.join(dataset.train)}"
         )
-    if info.task != recipe.task:
+    wanted = getattr(kind, "models", "") or recipe.task
+    if info.task != wanted:
         raise GpuzooError(
             f"model {recipe.model!r} is for the task {info.task!r}; recipe "
-            f"{recipe.name!r} needs one for {recipe.task!r}"
+            f"{recipe.name!r} needs one for {wanted!r}"
         )
     options = {
         k: v for k, v in kind.model_options(dataset).items() if k in info.options

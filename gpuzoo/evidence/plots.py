@@ -268,6 +268,7 @@ _KINDS = {
     "autoencode": (reconstructions, samples),
     "denoise": (samples,),
     "detect": (detections,),
+    "distill": (confusion, mistakes),
     "forecast": (forecasts,),
     "next_frame": (frames,),
     "classify": (confusion, mistakes),

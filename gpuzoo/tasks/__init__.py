@@ -16,7 +16,9 @@ def check(recipe) -> None:
     from gpuzoo.data import augment
 
     changes = augment.parse(recipe.augment)
-    if recipe.task == "classify":
+    if recipe.teacher and recipe.task != "distill":
+        raise GpuzooError(f"teacher is for the task distill; {recipe.task} has none")
+    if recipe.task in ("classify", "distill"):
         return
     if changes and recipe.task in ("classify_audio", "forecast"):
         raise GpuzooError(f"augment changes images; {recipe.task} has none")
@@ -26,3 +28,13 @@ def check(recipe) -> None:
     ):
         if asked:
             raise GpuzooError(f"{name} is for labels; {recipe.task} uses none")
+
+
+def settle(recipe):
+    """The recipe with the digests of all that it names, to be recorded.
+
+    Raises GpuzooError for what cannot be read.
+    """
+    if recipe.task != "distill":
+        return recipe
+    return importlib.import_module("gpuzoo.tasks.distill").settle(recipe)

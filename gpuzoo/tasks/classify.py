@@ -57,11 +57,7 @@ class Task(OneLoss):
 
         def loss():
             logits = self.model(images, training=True)
-            loss = self._cross_entropy(batch["label"], logits)
-            if own is not None:
-                other = keras.ops.flip(batch["label"], axis=0)
-                loss = own * loss + (1 - own) * self._cross_entropy(other, logits)
-            loss = keras.ops.mean(loss)
+            loss = self.loss(images, batch["label"], own, logits)
             return loss, (loss, logits)
 
         loss, logits = self.minimise(loss, backend)
@@ -70,6 +66,14 @@ class Task(OneLoss):
             "loss": loss,
             "accuracy": keras.ops.mean(keras.ops.cast(correct, "float32")),
         }
+
+    def loss(self, images, labels, own, logits):
+        """The mean loss of a batch; `own`: what of each image is its own, or None."""
+        loss = self._cross_entropy(labels, logits)
+        if own is not None:
+            other = keras.ops.flip(labels, axis=0)
+            loss = own * loss + (1 - own) * self._cross_entropy(other, logits)
+        return keras.ops.mean(loss)
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: loss, predicted class and the probability given to it."""

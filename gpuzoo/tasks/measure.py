@@ -7,6 +7,7 @@ of what it sees in them: what FID is for the Inception network (Heusel et al., a
 1706.08500). Its numbers compare with each other only, never with FID.
 """
 
+import contextlib
 import hashlib
 import importlib.resources
 
@@ -50,7 +51,17 @@ class Measure:
 
 def load() -> keras.Model:
     """The classifier: images (batch, 28, 28, 1) in [0, 1] to what it sees, (batch, 84),
-    and the class (batch,), int32. It computes in float32 whatever the run does.
+    and the class (batch,), int32. It computes in float32 whatever the run does."""
+    model = load_logits()
+    with in_float32():
+        predicted = keras.ops.argmax(model.output, axis=-1)
+        seen = model.get_layer("dense_2").output
+        outputs = [seen, keras.ops.cast(predicted, "int32")]
+        return keras.Model(model.input, outputs, trainable=False)
+
+
+def load_logits() -> keras.Model:
+    """The same with the logits (batch, 10) as its output.
 
     Raises:
         GpuzooError: the file of its weights is not the one that was measured with.
@@ -62,22 +73,23 @@ def load() -> keras.Model:
         raise GpuzooError(
             f"{file} has the sha256 {found}, not {SHA256}; install gpuzoo again"
         )
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with in_float32():
         model = build("lenet5")
-        predicted = keras.ops.argmax(model.output, axis=-1)
-        outputs = [
-            model.get_layer("dense_2").output,
-            keras.ops.cast(predicted, "int32"),
-        ]
-        classifier = keras.Model(model.input, outputs, trainable=False)
-    finally:
-        keras.config.set_dtype_policy(policy)
     weights = safetensors.numpy.load(content)
     for variable in model.weights:
         variable.assign(weights[variable.path])
-    return classifier
+    return model
+
+
+@contextlib.contextmanager
+def in_float32():
+    """Layers that are made inside compute in float32, whatever the run does."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
 
 
 def frechet(seen: np.ndarray, seen_in_real: np.ndarray) -> float:

@@ -17,6 +17,8 @@ class OneLoss:
     """The figure that a run is judged by."""
     expansion = 1
     """Pixels that an evaluation holds at once for each of an example's."""
+    models = ""
+    """The task that its models are registered for, if it is not its own."""
     own_draws = 0
     """Uniform numbers that a step needs for each example, before those of `augment`."""
 

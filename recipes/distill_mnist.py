@@ -1,0 +1,35 @@
+"""A small dense network learns MNIST from a convolutional one.
+
+    python recipes/distill_mnist.py
+
+    (not measured yet)
+
+The figures are written here by benchmarks/tables.py.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="distill_mnist",
+    task="distill",
+    model="mlp",
+    model_options=("units=(64,)",),
+    teacher="lenet5",  # the one that comes with gpuzoo; or the folder of your own run
+    imitation=0.9,
+    temperature=3.0,
+    data="mnist",
+    fallback="digits",  # without network and data: the digits of scikit-learn
+    epochs=8,
+    minimum_steps=900,
+    batch_size=128,
+    optimizer="adam",
+    learning_rate=0.004,
+    beta_2=0.99,
+    schedule="one_cycle",
+    warmup=0.2,
+    augment=("shift:1",),
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)
