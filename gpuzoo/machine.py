@@ -26,6 +26,8 @@ DEFAULT_VARIABLES = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+# Of these what TensorFlow reads once, when it is imported.
+READ_AT_IMPORT = ("TF_ENABLE_ONEDNN_OPTS",)
 # Installed packages that the bits may depend on, besides NVIDIA's.
 _PACKAGES = {
     "gpuzoo", "tensorflow", "keras", "numpy", "jax", "jaxlib", "ml_dtypes",

@@ -13,6 +13,7 @@ from gpuzoo.deploy.artifact import weights_bytes
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.evidence.record import RunFolder, redact
 from gpuzoo.files import write_atomically
+from gpuzoo.registry import short_name
 
 
 def finish(job, result) -> None:
@@ -26,7 +27,8 @@ def finish(job, result) -> None:
     plots.draw_all(
         path,
         recipe.task,
-        f"{recipe.name}: {recipe.model} on {job.dataset.name}, seed {recipe.seed}",
+        f"{recipe.name}: {short_name(recipe.model)} on {job.dataset.name}, "
+        f"seed {recipe.seed}",
         [json.loads(line) for line in lines],
         job.dataset,
         result.outputs,
@@ -60,7 +62,7 @@ def summary_of(folder: RunFolder) -> dict:
     return {
         "state": record["state"],
         "recipe": record["recipe"]["name"],
-        "model": record["recipe"]["model"],
+        "model": short_name(record["recipe"]["model"]),
         "data": record["data"]["name"],
         **{
             key: record["runtime"][key]

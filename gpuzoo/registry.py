@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 
 import typeguard
 
+from gpuzoo import own_model
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
@@ -170,12 +171,15 @@ def model_info(name: str) -> ModelInfo:
     """What the catalogue, or a user's own file, says of one model.
 
     Args:
-        name: a name from `list_models()`, or path.py:function of a function under
-            `@gpuzoo.register`.
+        name: a name from `list_models()`, path.py:function of a function under
+            `@gpuzoo.register`, or the text of gpuzoo/own_model.py.
 
     Raises:
         GpuzooError: there is no such model.
     """
+    if name.startswith("{"):
+        what = "A model of a user's own."
+        return ModelInfo(name, "", "", None, what, what, {}, "")
     if ":" in name:
         return _in_file(name)
     if name in _registered:
@@ -193,7 +197,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def file_of(name: str) -> pathlib.Path | None:
     """The user's own file that a model stands in; None for one of the catalogue."""
-    return expand(name.rpartition(":")[0]) if ":" in name else None
+    own = ":" in name and not name.startswith("{")
+    return expand(name.rpartition(":")[0]) if own else None
+
+
+def short_name(name: str) -> str:
+    """What a model is called before a person."""
+    return own_model.name_of(name) if name.startswith("{") else name
 
 
 def _in_file(name: str) -> ModelInfo:
@@ -211,6 +221,8 @@ def _in_file(name: str) -> ModelInfo:
 
 
 def _builder(info: ModelInfo) -> Callable:
+    if info.name.startswith("{"):
+        return lambda: own_model.rebuild(info.name)
     if info.module.startswith(_OWN):
         # Anew each time: the file may have been edited since.
         spec = importlib.util.spec_from_file_location(info.module, file_of(info.name))

@@ -78,6 +78,8 @@ class Runtime:
             f"({self.reasons['deterministic']})",
             f"{self.threads} thread{'s' * (self.threads != 1)}",
         ]  # fmt: skip
+        if self.device == "cpu" and self.onednn is False:
+            parts.append(f"slow without oneDNN: {self.reasons['onednn']}")
         return " · ".join(parts)
 
     def as_record(self) -> dict:

@@ -13,6 +13,7 @@ from gpuzoo.machine import (
     DEFAULT_VARIABLES,
     DETERMINISTIC_FLAG,
     LOAD_TUNING_FLAG,
+    READ_AT_IMPORT,
     WHOLE_TUNING_FLAG,
     available_cores,
     cpu_isa,
@@ -43,10 +44,21 @@ def _quiet_start():
             os.close(saved)
 
 
-def _set_variables() -> None:
-    """Before a backend is imported, which is when it reads them."""
+def _set_variables() -> list[str]:
+    """Before a backend is imported, which is when it reads them.
+
+    Returns those that TensorFlow, imported already, would read no more: they are not
+    set, so that nothing says that they are in force.
+    """
+    late = [
+        name
+        for name in READ_AT_IMPORT
+        if "tensorflow" in sys.modules and name not in os.environ
+    ]
     for name, value in DEFAULT_VARIABLES.items():
-        os.environ.setdefault(name, value)
+        if name not in late:
+            os.environ.setdefault(name, value)
+    return late
 
 
 def pin_autotune(options: Options) -> str | None:
@@ -83,7 +95,12 @@ def check_autotune(options: Options) -> None:
 
 def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _set_variables()
+    late = _set_variables()
+    if late and options.level == "strict":
+        raise GpuzooError(
+            f"level strict: too late to set {', '.join(late)}, TensorFlow has been "
+            f"imported; {LATE}"
+        )
     with _quiet_start():
         import keras
         import tensorflow as tf
@@ -147,6 +164,10 @@ def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runt
         "asked for" if options.xla != "auto"
         else "compiled steps are faster on a GPU" if xla
         else "on a CPU oneDNN convolutions are several times faster than XLA's"
+    )  # fmt: skip
+    reasons["onednn"] = (
+        "TensorFlow was imported before gpuzoo could turn it on" if late
+        else f"TF_ENABLE_ONEDNN_OPTS={os.environ['TF_ENABLE_ONEDNN_OPTS']}"
     )  # fmt: skip
     reseed(seed)
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 
-from gpuzoo import autotune
+from gpuzoo import autotune, own_model
 from gpuzoo import runtime as runtimes
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, load_recipe
@@ -16,7 +16,7 @@ from gpuzoo.registry import model_info, nearest
 
 
 def train(
-    recipe: Recipe | str,
+    recipe: "Recipe | str | keras.Model",  # noqa: F821 - keras stays unloaded
     *,
     out: str | None = None,
     options: runtimes.Options | None = None,
@@ -27,7 +27,10 @@ def train(
     """Train a recipe into a run folder of its own.
 
     Args:
-        recipe: a Recipe, or the name of one (`gpuzoo.list_recipes()`).
+        recipe: a Recipe, the name of one (`gpuzoo.list_recipes()`), or a keras.Model of
+            your own, functional or Sequential, that puts out what its task wants: for
+            classification logits. It begins with the weights of the seed, not with its
+            own, and holds the trained ones in the end.
         out: the run folder; default: the next free runs/<recipe>-<number>.
         options: what is asked of the machine; its fields may also be named. Default:
             what `gpuzoo.configure` was asked for.
@@ -43,7 +46,10 @@ def train(
         GpuzooError: what is wrong and the remedy; nothing half-written is left.
         Diverged: the loss is not finite; the last good weights are in the run folder.
     """
-    begun = time.perf_counter()
+    begun, model = time.perf_counter(), None
+    if not isinstance(recipe, Recipe | str):
+        model = recipe
+        recipe = own_model.recipe_for(model)
     recipe, options = _resolve(recipe, options, changes)
     model_info(recipe.model)
 
@@ -70,7 +76,10 @@ def train(
                 folder.discard()
                 outcome.raise_readably(folder, error)
             job = _Job(recipe, dataset, runtime, folder, screen, fast_dev_run, begun)
-            return _carry_out(job, interrupts, None)
+            summary = _carry_out(job, interrupts, None)
+    if model is not None:
+        own_model.give_weights(model, folder.path, recipe.model)
+    return summary
 
 
 def resume(

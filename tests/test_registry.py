@@ -132,3 +132,60 @@ def test_a_model_in_a_users_own_file(cli, tmp_path):
         assert done.returncode == 2 and words_told in done.stderr, done.stderr
     done = cli(*words, "--model", "missing.py:net")
     assert done.returncode == 2 and "missing.py: No such file" in done.stderr
+
+
+OWN_OBJECT = """
+import keras, numpy, gpuzoo, json, sys
+gpuzoo.configure(device="cpu", threads=2)
+model = keras.Sequential([
+    keras.Input((28, 28, 1)), keras.layers.Conv2D(4, 5, 2, activation="relu"),
+    keras.layers.Dropout(0.1), keras.layers.Flatten(), keras.layers.Dense(10),
+], name="mine")
+before = [w.numpy() for w in model.weights]
+run = gpuzoo.train(model, data="digits", epochs=6, learning_rate=0.01, out="run",
+                   quiet=True)
+test = gpuzoo.load_data("digits").test
+right = (model.predict(test["image"] / 255, verbose=0).argmax(axis=1) == test["label"]).mean()
+assert abs(right - run["test_accuracy"]) < 1e-6 and right > 0.85, (right, run)
+assert run["model"] == "mine" and run["recipe"] == "mine"
+print(json.dumps(run))
+"""
+
+
+def test_a_users_own_model_object(cli, tmp_path):
+    """It holds the trained weights in the end, and the run can be done again from its
+    record alone, where that object is not there."""
+    done = cli(program=("-c", OWN_OBJECT))
+    assert done.returncode == 0, done.stderr
+    again = cli("verify", "run")
+    assert again.json["verdict"] == "identical", again.stderr
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert json.loads(record["recipe"]["model"])["config"]["name"] == "mine"
+    # Keras, and with it TensorFlow, was imported before gpuzoo could say anything.
+    assert ("slow without oneDNN" in done.stderr) == (not record["runtime"]["onednn"])
+
+
+def _own(*layers):
+    return keras.Sequential([keras.Input((14, 14, 1)), keras.layers.Flatten(), *layers])
+
+
+class Twice(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (lambda: _own(Twice(), keras.layers.Dense(2)), "holds Twice, which is no part"),
+        (lambda: _own(keras.layers.Lambda(lambda x: x)), "holds Lambda"),
+        (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built yet; begin it"),
+        (lambda: 7, "not int"),
+        (lambda: _own(keras.layers.Dense(2, "softmax")), "'.*' ends in a softmax"),
+        (lambda: _own(keras.layers.Dense(3)), r"puts out \(None, 3\), not"),
+    ],
+)
+def test_own_models_that_cannot_be_trained(model, words, npz, tmp_path):
+    with pytest.raises(gpuzoo.GpuzooError, match=words):
+        gpuzoo.train(model(), data=str(npz), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

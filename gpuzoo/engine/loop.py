@@ -20,7 +20,7 @@ from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.recipe import Recipe, parse_options
-from gpuzoo.registry import build, check_options, model_info
+from gpuzoo.registry import build, check_options, model_info, short_name
 from gpuzoo.runtime import Runtime
 
 # Pixels per evaluation step: 1,000 MNIST images, 15 photographs of 224x224.
@@ -233,9 +233,10 @@ def build_model(recipe: Recipe, dataset: Dataset):
             f"example; data {dataset.name} have {' and '.join(dataset.train)}"
         )
     wanted = getattr(kind, "models", "") or recipe.task
-    if info.task != wanted:
+    called = short_name(recipe.model)
+    if info.task not in ("", wanted):
         raise GpuzooError(
-            f"model {recipe.model!r} is for the task {info.task!r}; recipe "
+            f"model {called!r} is for the task {info.task!r}; recipe "
             f"{recipe.name!r} needs one for {wanted!r}"
         )
     options = {
@@ -248,13 +249,13 @@ def build_model(recipe: Recipe, dataset: Dataset):
     try:
         model = build(recipe.model, **options)
     except (TypeError, ValueError) as error:
-        raise GpuzooError(f"model {recipe.model!r} cannot be built: {error}") from error
+        raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
     if not isinstance(model, keras.Model) or not model.built:
         raise GpuzooError(
-            f"model {recipe.model!r} must return a built keras.Model, not {model!r}"
+            f"model {called!r} must return a built keras.Model, not {model!r}"
         )
     if fault := kind.check_model(model, dataset):
-        raise GpuzooError(f"model {recipe.model!r} {fault}")
+        raise GpuzooError(f"model {called!r} {fault}")
     return model
 
 

@@ -1,6 +1,7 @@
 """A recorded run done again in this process: for resume, verify and diff."""
 
 import dataclasses
+import os
 
 from gpuzoo import runtime as runtimes
 from gpuzoo.errors import Diverged
@@ -27,12 +28,15 @@ def set_up(recorded: dict, note=lambda text: None) -> Setting:
     Raises:
         GpuzooError: the machine or the data are not there.
     """
-    recipe = record.recipe_of(recorded)
+    recipe, found = record.recipe_of(recorded), environment()
+    if recorded["runtime"] and recorded["runtime"]["onednn"] is False:
+        # TensorFlow had been imported before gpuzoo could turn it on.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     runtime = runtimes.configure(
         record.options_of(recorded), seed=recipe.seed, quiet=True
     )
     here = {
-        "environment": environment(),
+        "environment": found,
         "code_sha256": record.code_sha256(recipe.model),
         "runtime": runtime.as_record(),
     }

@@ -20,7 +20,7 @@ class Difference:
 # Fields of the runtime that the bits of a run depend on.
 _RUNTIME = (
     "backend", "device", "device_name", "precision", "xla", "deterministic", "threads",
-    "tf32", "autotune_sha256",
+    "tf32", "onednn", "autotune_sha256",
 )  # fmt: skip
 
 
