@@ -12,9 +12,9 @@ matter, and trains each once more with another seed. The digests of the weights 
 equal, and those of the other seed must differ.
 
 Writes benchmarks/records/repeatable.json (--out). Results of other models and modes
-that stand there stay if code, environment and options are the same. What gpuzoo refuses
-is recorded with its words and is no failure; exit code 1 if a digest differs, if the
-other seed changes nothing, or if a training fails.
+that stand there stay if environment and options are the same; each result names its
+code. What gpuzoo refuses is recorded with its words and is no failure; exit code 1 if a
+digest differs, if the other seed changes nothing, or if a training fails.
 """
 
 import argparse
@@ -97,7 +97,8 @@ def work(job: dict) -> None:
         except gpuzoo.Diverged as error:
             row["failed"] = str(error)
         except gpuzoo.GpuzooError as error:
-            row["refused"] = str(error)
+            built = "cannot be built" not in str(error)
+            row["refused" if built else "failed"] = str(error)
         except Exception as error:
             row["failed"] = f"{type(error).__name__}: {error}"
         print(json.dumps(row), flush=True)
@@ -152,6 +153,8 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
 
 def check(mode: dict, models: list[str], args, data: str) -> tuple[dict, dict]:
     """What became of each model in this mode, and on which device."""
+    from gpuzoo.evidence.record import code_sha256
+
     xla = mode["xla"] if mode["backend"] == "tensorflow" else "auto"
     job = {
         "data": data,
@@ -171,7 +174,10 @@ def check(mode: dict, models: list[str], args, data: str) -> tuple[dict, dict]:
     if not args.no_control:
         seeds = {**seeds, "other_seed": OTHER_SEED}
     second, _ = run_worker({**job, "models": models[::-1], "seeds": seeds})
-    return {name: judge(first[name], second[name]) for name in models}, device
+    code = {"code_sha256": code_sha256()}
+    return {
+        name: {**judge(first[name], second[name]), **code} for name in models
+    }, device
 
 
 def run_worker(job: dict) -> tuple[dict, dict]:
@@ -231,7 +237,7 @@ def merged(record: dict, path: pathlib.Path) -> dict:
     if not path.exists():
         return record
     old = json.loads(path.read_text())
-    differing = {"date", "command", "modes"}
+    differing = {"code_sha256", "date", "command", "modes"}
     if any(old.get(key) != record[key] for key in record.keys() - differing):
         return record
     modes = dict(old["modes"])

@@ -56,7 +56,7 @@ def speednet(
                 momentum=0.6, epsilon=1e-5, scale=False, name=f"{name}_norm"
             )(x)
             x = layers.Activation(activation, name=f"{name}_{activation}")(x)
-    x = layers.GlobalMaxPooling2D(name="maximum")(x)
+    x = layers.GlobalMaxPooling2D(name="global_maximum")(x)
     x = layers.Dense(num_classes, use_bias=False, dtype="float32", name="dense")(x)
     # Logits stay in float32 in every precision: the loss needs the digits.
     outputs = layers.Rescaling(scale, dtype="float32", name="logits")(x)
