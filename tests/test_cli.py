@@ -334,19 +334,6 @@ def test_train_takes_what_was_configured(cli, tmp_path):
     assert (runtime["precision"], runtime["threads"]) == ("float32", 1)
 
 
-def test_list_and_info(cli):
-    done = cli("list", "c*")
-    names = [model["name"] for model in done.json["models"]]
-    assert names == ["cnn", "conditional_gan", "conv_lstm", "convmixer"]
-    assert "mnist" in done.json["recipes"]
-    figures = done.json["figures"]["mnist"]
-    assert 0.98 < float(figures["test accuracy"].split()[0]) / 100 < 1
-    assert f"{figures['test accuracy']}" in done.stdout
-    card = cli("info", "cnn")
-    assert card.json["options"]["dense"] == "int = 128"
-    assert card.json["recipes"] == ["mnist"] and "gpuzoo train mnist" in card.stdout
-
-
 def test_record_tells_no_home_and_no_environment(cli, tmp_path, monkeypatch):
     home = tmp_path / "home" / "jane.doe"
     home.mkdir(parents=True)

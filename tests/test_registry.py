@@ -189,3 +189,16 @@ def test_own_models_that_cannot_be_trained(model, words, npz, tmp_path):
     with pytest.raises(gpuzoo.GpuzooError, match=words):
         gpuzoo.train(model(), data=str(npz), out=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_list_and_info(cli):
+    done = cli("list", "c*")
+    names = [model["name"] for model in done.json["models"]]
+    assert names == ["cnn", "conditional_gan", "conv_lstm", "convmixer"]
+    assert "mnist" in done.json["recipes"]
+    figures = done.json["figures"]["mnist"]
+    assert 0.98 < float(figures["test accuracy"].split()[0]) / 100 < 1
+    assert f"{figures['test accuracy']}" in done.stdout
+    card = cli("info", "cnn")
+    assert card.json["options"]["dense"] == "int = 128"
+    assert card.json["recipes"] == ["mnist"] and "gpuzoo train mnist" in card.stdout
