@@ -64,8 +64,9 @@ def recipe_for(model: "keras.Model"):  # noqa: F821
     """A recipe with the defaults of all fields but the model and the name."""
     from gpuzoo.recipe import Recipe
 
-    name = re.sub(r"[^A-Za-z0-9_-]+|^[_-]+", "", model.name) or "own"
-    return Recipe(name=name, model=describe(model))
+    text = describe(model)
+    name = re.sub(r"[^A-Za-z0-9_-]+|^[_-]+", "", name_of(text)) or "own"
+    return Recipe(name=name, model=text)
 
 
 def give_weights(model: "keras.Model", run, text: str) -> None:  # noqa: F821

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 
 import typeguard
 
-from gpuzoo import own_model
+from gpuzoo import applications, own_model
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
@@ -171,7 +171,8 @@ def model_info(name: str) -> ModelInfo:
     """What the catalogue, or a user's own file, says of one model.
 
     Args:
-        name: a name from `list_models()`, path.py:function of a function under
+        name: a name from `list_models()`, keras/<name> of a network of
+            keras.applications, path.py:function of a function under
             `@gpuzoo.register`, or the text of gpuzoo/own_model.py.
 
     Raises:
@@ -180,13 +181,20 @@ def model_info(name: str) -> ModelInfo:
     if name.startswith("{"):
         what = "A model of a user's own."
         return ModelInfo(name, "", "", None, what, what, {}, "")
+    if name in applications.names():
+        doc = applications.doc(name)
+        return ModelInfo(
+            name, "classify", "https://keras.io/api/applications", None,
+            doc.partition("\n")[0], doc, applications.options(name), "",
+        )  # fmt: skip
     if ":" in name:
         return _in_file(name)
     if name in _registered:
         return _registered[name][0]
     if name in _shipped():
         return _shipped()[name]
-    raise GpuzooError(f"no model named {name!r}; {nearest(name, list_models())}")
+    known = [*list_models(), *applications.names()]
+    raise GpuzooError(f"no model named {name!r}; {nearest(name, known)}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -223,6 +231,8 @@ def _in_file(name: str) -> ModelInfo:
 def _builder(info: ModelInfo) -> Callable:
     if info.name.startswith("{"):
         return lambda: own_model.rebuild(info.name)
+    if info.name.startswith(applications.PREFIX):
+        return applications.builder(info.name)
     if info.module.startswith(_OWN):
         # Anew each time: the file may have been edited since.
         spec = importlib.util.spec_from_file_location(info.module, file_of(info.name))

@@ -187,7 +187,9 @@ class Twice(keras.layers.Layer):
 )
 def test_own_models_that_cannot_be_trained(model, words, npz, tmp_path):
     with pytest.raises(gpuzoo.GpuzooError, match=words):
-        gpuzoo.train(model(), data=str(npz), out=tmp_path / "run", quiet=True)
+        gpuzoo.train(
+            model(), data=str(npz), batch_size=16, out=tmp_path / "run", quiet=True
+        )
     assert not (tmp_path / "run").exists()
 
 

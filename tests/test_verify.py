@@ -142,8 +142,9 @@ def test_one_pixel_is_named(run, cli, npz, arrays):
 def test_one_flag_is_named(run, cli):
     done = cli("verify", run, env={"TF_ENABLE_ONEDNN_OPTS": "0"})
     assert done.returncode == 2
-    (field,) = done.json["environment"]
-    assert field.startswith("variables.TF_ENABLE_ONEDNN_OPTS")
+    flag, effect = done.json["environment"]
+    assert flag.startswith("variables.TF_ENABLE_ONEDNN_OPTS")
+    assert effect.startswith("runtime.onednn: True in the run, False here")
     drifted = cli("verify", run, "--allow-drift", env={"TF_ENABLE_ONEDNN_OPTS": "0"})
     assert drifted.returncode in (0, 1)
     if drifted.returncode == 1:

@@ -34,6 +34,8 @@ def initialise(model: keras.Model, seed: int) -> None:
         (layer, variable)
         for layer in model._flatten_layers(include_self=True, recursive=True)
         for variable in layer._trainable_variables + layer._non_trainable_variables
+        # Weights that were loaded from a file stay (gpuzoo/applications.py).
+        if not getattr(layer, "keeps_weights", False)
     ]
     for place, (layer, variable) in enumerate(pairs):
         initializer = _initializer_of(layer, variable)

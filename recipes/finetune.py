@@ -1,0 +1,34 @@
+"""A network of keras.applications learns the images of a folder of yours.
+
+    python recipes/finetune.py --data folder/ --image-size 96 --model-options \
+        weights=mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5 \
+        sha256=... frozen=True side=96
+
+    (not measured yet)
+
+Without `weights` it begins at random. `--model keras/resnet50` takes another one; the
+names are those of keras.io/api/applications.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="finetune",
+    task="classify",
+    model="keras/mobilenet_v2",
+    model_options=("side=96",),
+    data="cifar10",
+    fallback="digits",  # without network and data: the digits of scikit-learn
+    epochs=5,
+    batch_size=32,
+    optimizer="adam",
+    learning_rate=0.001,
+    schedule="cosine",
+    warmup=0.1,
+    label_smoothing=0.1,
+    augment=("flip",),
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)
