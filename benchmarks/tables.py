@@ -82,13 +82,17 @@ def figures(record: dict) -> dict[str, str]:
         units["test_loss"] = " (mean squared error)"
     else:
         del units["test_loss"]
-    return {
+    told = {
         name.replace("_", " "): percent(record[name])
         if name == "test_accuracy"
         else f"{record[name]['mean']:.4g} ± {record[name]['std']:.2g}{unit}"
         for name, unit in units.items()
         if name in record
     }
+    if control := load(f"{record['recipe']}_control") if "recipe" in record else None:
+        told |= {"without it": f"{percent(control['test_accuracy'])} (the same network "
+                 "with the same settings, from the labels alone)"}  # fmt: skip
+    return told
 
 
 def claim(record: dict, measured: dict, script: str) -> str:
@@ -107,7 +111,7 @@ def claim(record: dict, measured: dict, script: str) -> str:
 
 def recipe_records() -> dict[str, dict]:
     """Recipe -> its record of recipe_figures.py, where there is one."""
-    paths = sorted((ROOT / "recipes").glob("train_*.py"))
+    paths = sorted((ROOT / "recipes").glob("[!_]*.py"))
     names = [path.stem.removeprefix("train_") for path in paths]
     files = {name: RECORDS / f"{name}.json" for name in names}
     return {
@@ -117,6 +121,11 @@ def recipe_records() -> dict[str, dict]:
     }
 
 
+def script_of(name: str) -> pathlib.Path:
+    named = ROOT / "recipes" / f"{name}.py"
+    return named if named.exists() else ROOT / "recipes" / f"train_{name}.py"
+
+
 def more_table(records: dict[str, dict]) -> str:
     lines = [
         "| command | model | reaches | training | whole process |",
@@ -124,8 +133,9 @@ def more_table(records: dict[str, dict]) -> str:
     ]
     for name, record in records.items():
         reached = ", ".join(f"{k} {v}" for k, v in figures(record).items())
+        script, model = script_of(name).name, record["runs"][0]["model"]
         lines.append(
-            f"| `python recipes/train_{name}.py` | {record['runs'][0]['model']} | "
+            f"| `python recipes/{script}` | {model} | "
             f"{reached} | {record['train_seconds']['mean']:.0f} s | "
             f"{record['process_seconds']['mean']:.0f} s |"
         )
@@ -254,10 +264,10 @@ def main() -> None:
         claims[name] = claim(other, other, "benchmarks/recipe_figures.py")
     wanted = {readme: text}
     for name, part in claims.items():
-        path = ROOT / "recipes" / f"train_{name}.py"
+        path = script_of(name)
         wanted[path] = replace(
             path.read_text(),
-            f"    python recipes/train_{name}.py\n",
+            f"    python recipes/{path.name}\n",
             "\nThe figures are written here",
             part,
         )

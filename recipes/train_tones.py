@@ -1,11 +1,11 @@
 """A convolutional network that tells eight kinds of sounds apart.
 
     python recipes/train_tones.py
-    python recipes/train_tones.py --data folder/  # of .wav files, a sub-folder a class
 
     (not measured yet)
 
-The figures are written here by benchmarks/tables.py.
+The figures are written here by benchmarks/tables.py. With `--data folder/` it learns
+from your own .wav files, one sub-folder for each class.
 """
 
 from gpuzoo.cli import run_recipe
