@@ -78,9 +78,11 @@ def _block(x, heads: int, dropout: float, *, name: str):
     """Attention, then two dense layers, each beside a shortcut."""
     width = x.shape[-1]
     y = _norm(x, name=f"{name}_norm_1")
-    y = keras.layers.MultiHeadAttention(
+    # Asked for the scores, Keras computes plain products. Otherwise JAX takes a fused
+    # attention that has no float16 on a CPU and no repeatable gradient on a GPU.
+    y, _ = keras.layers.MultiHeadAttention(
         heads, width // heads, use_bias=False, name=f"{name}_attention"
-    )(y, y)
+    )(y, y, return_attention_scores=True)
     y = _drop(y, dropout, name=f"{name}_1")
     x = keras.layers.Add(name=f"{name}_add_1")([x, y])
     y = _norm(x, name=f"{name}_norm_2")
