@@ -3,7 +3,8 @@
     python benchmarks/price.py --data-dir DIR    # a prepared TFDS folder
     python benchmarks/price.py --data mnist.npz --device gpu --autotune choices.txt
 
-Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two parts,
+Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only; with
+`--only PRICE ...` just these prices, in more rounds, to price_closer.json. Two parts,
 both with the recipe `mnist`:
 
 - The matrix: every mode trains in a fresh process of its own, on a CPU on the first
@@ -189,6 +190,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--autotune", default="choices.txt")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="+", choices=PRICES, metavar="PRICE")
     args = parser.parse_args()
     gpu = args.device == "gpu"
 
@@ -205,6 +207,9 @@ def main() -> None:
         labels = {f"y_{s}": data.splits[s]["label"][:n] for s, n in parts}
         np.savez(npz, **images, **labels)
         modes, prices = (GPU_MODES, GPU_PRICES) if gpu else (MODES, PRICES)
+        if args.only:
+            prices = {name: PRICES[name] for name in args.only}
+            modes = {m: MODES[m] for pair in prices.values() for m in pair}
         found = matrix(modes, prices, npz, args.rounds, folder, args.autotune)
     runtime = gpuzoo.configure(device=args.device, backend="jax" if gpu else "auto")
     record = {
@@ -219,13 +224,16 @@ def main() -> None:
         "code_sha256": code_sha256(),
         "rounds": args.rounds,
         **found,
-        "trail": {"precision": runtime.precision, **trails(data, args.rounds)},
     }
-    path = HERE / "records" / ("price_gpu.json" if gpu else "price.json")
+    figures = dict(record["seconds_with_over_without"])
+    if not args.only:
+        trail = {"precision": runtime.precision, **trails(data, args.rounds)}
+        record["trail"] = trail
+        figures |= trail["part_of_training"]
+    name = "price_gpu" if gpu else "price_closer" if args.only else "price"
+    path = HERE / "records" / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
-    prices = record["seconds_with_over_without"]
-    prices |= record["trail"]["part_of_training"]
-    print(json.dumps({what: figure["median"] for what, figure in prices.items()}))
+    print(json.dumps({what: figure["median"] for what, figure in figures.items()}))
 
 
 if __name__ == "__main__":

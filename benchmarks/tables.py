@@ -156,14 +156,19 @@ def more_table(records: dict[str, dict]) -> str:
 
 def ratio(figure: dict) -> str:
     low, high = figure["quartiles"]
-    return f"{figure['median']:.2f} ({low:.2f} to {high:.2f})"
+    return f"{figure['median']:.2f} ({low:.2f} to {high:.2f}) | {figure['n']}"
 
 
 def price_rows(price: dict) -> list[str]:
-    costs, trail = price["seconds_with_over_without"], price["trail"]
+    costs, trail = dict(price["seconds_with_over_without"]), price["trail"]
+    closer = load("price_closer")
+    if closer:
+        if machine(closer) != machine(price):
+            sys.exit("price_closer.json is of another machine than price.json")
+        costs |= closer["seconds_with_over_without"]
     return [
-        "| seconds of training, with / without | median (quartiles) |",
-        "|---|---|",
+        "| seconds of training, with / without | median (quartiles) | n |",
+        "|---|---|---|",
         *(f"| {what} | {ratio(figure)} |" for what, figure in costs.items()),
         "",
         "Of the seconds of training, "
@@ -173,7 +178,7 @@ def price_rows(price: dict) -> list[str]:
         )
         + f" ({trail['precision']}, {trail['parameters']:,} weights).",
         "",
-        f"Recipe `mnist`, n = {price['rounds']} rounds in which the modes took turns, "
+        "Recipe `mnist`, n rounds in which the modes took turns, "
         f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
         "",
     ]
