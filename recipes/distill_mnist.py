@@ -4,7 +4,8 @@
 
     (not measured yet)
 
-The figures are written here by benchmarks/tables.py.
+The figures are written here by benchmarks/tables.py. Not tuned: in first tries the
+student did worse than from the labels alone (benchmarks/LOG.md).
 """
 
 from gpuzoo.cli import run_recipe
