@@ -19,6 +19,7 @@ both with the recipe `mnist`:
 import argparse
 import json
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -215,7 +216,7 @@ def main() -> None:
     record = {
         "what": "the price of repeatability, of XLA, precision and backend",
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(
+        "command": shlex.join(
             ["python", *("DIR" if w == args.data_dir else w for w in sys.argv)]
         ),
         "device": runtime.device_name,
