@@ -52,5 +52,5 @@ part mnist 90 "$python" benchmarks/recipe_figures.py --recipe mnist --seeds 5 \
 part lstm 60 "$python" benchmarks/recipe_figures.py --recipe mnist_lstm --seeds 1 \
     --record "mnist_lstm_$device" -- --data "$mnist" --device "$device" --epochs 2
 part price 240 "$python" benchmarks/price.py --data "$mnist" --device "$device" \
-    --autotune "$out/choices.txt" --rounds 3
+    --autotune "$out/choices.txt" --generations 2 --turns 8
 echo && cat "$out/parts.txt"

@@ -3,21 +3,22 @@
     python benchmarks/price.py --data-dir DIR    # a prepared TFDS folder
     python benchmarks/price.py --data mnist.npz --device gpu --autotune choices.txt
 
-Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only; with
-`--only PRICE ...` just these prices, in more rounds, to price_closer.json. Two parts,
+Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two parts,
 both with the recipe `mnist`:
 
-- The matrix: every mode trains in a fresh process of its own, on a CPU on the first
-  12,800 examples; the modes take turns, back and forth, so that a change of the
-  machine's speed meets all of them. Given is the median of the examples per second of
-  training, and for pairs of modes the median, and the quartiles, of the ratios within
-  the rounds.
+- The modes: a process for each, all of them alive at once, trains for about a second
+  when its turn comes (in_turns.py), back and forth, so that a change of the machine's
+  speed meets all of them alike; then the same with fresh processes, `--generations`
+  times. The first turn, just after compiling, is not counted. Given is the median of
+  the examples per second of training, and for pairs of modes the median of the ratios
+  within one round with its interval (95 %, bootstrap) and quartiles.
 - The trail: of runs on all of MNIST with a checkpoint and a digest every 100 steps, how
   long these took as parts of the training, from the phases that a run tells apart.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import shlex
 import subprocess
@@ -26,39 +27,44 @@ import tempfile
 import time
 
 import numpy as np
+import scipy.stats
 
 HERE = pathlib.Path(__file__).resolve().parent
-EXAMPLES = 12_800
-NEVER = 10**9
-# Name -> options of the machine, epochs of 50 steps.
+EXAMPLES = 12_800  # 50 steps
+# Name -> options of the machine, steps of a turn: about a second's, and a part of 50.
 MODES = {
-    "tensorflow float32": ({"precision": "float32"}, 4),
+    "tensorflow float32": ({"precision": "float32"}, 50),
     "tensorflow float32, no determinism": (
-        {"precision": "float32", "level": "fast"}, 4,
+        {"precision": "float32", "level": "fast"}, 50,
     ),
     "tensorflow float32, no oneDNN": (
-        {"precision": "float32", "variables": {"TF_ENABLE_ONEDNN_OPTS": "0"}}, 4,
+        {"precision": "float32", "variables": {"TF_ENABLE_ONEDNN_OPTS": "0"}}, 25,
     ),
-    "tensorflow bfloat16": ({"precision": "mixed_bfloat16"}, 2),
+    "tensorflow bfloat16": ({"precision": "mixed_bfloat16"}, 5),
     "tensorflow bfloat16, no determinism": (
-        {"precision": "mixed_bfloat16", "level": "fast"}, 2,
+        {"precision": "mixed_bfloat16", "level": "fast"}, 5,
     ),
-    "tensorflow float16": ({"precision": "mixed_float16"}, 1),
-    "tensorflow float32, XLA": ({"precision": "float32", "xla": "on"}, 1),
+    "tensorflow float16": ({"precision": "mixed_float16"}, 5),
+    "tensorflow float32, XLA": ({"precision": "float32", "xla": "on"}, 25),
     "tensorflow float32, XLA, no determinism": (
-        {"precision": "float32", "xla": "on", "level": "fast"}, 1,
+        {"precision": "float32", "xla": "on", "level": "fast"}, 25,
     ),
-    "jax float32": ({"precision": "float32", "backend": "jax"}, 1),
+    "jax float32": ({"precision": "float32", "backend": "jax"}, 10),
     "jax float32, no determinism": (
-        {"precision": "float32", "backend": "jax", "level": "fast"}, 1,
+        {"precision": "float32", "backend": "jax", "level": "fast"}, 10,
     ),
-    "jax bfloat16": ({"precision": "mixed_bfloat16", "backend": "jax"}, 1),
-    "jax float16": ({"precision": "mixed_float16", "backend": "jax"}, 1),
+    "jax bfloat16": ({"precision": "mixed_bfloat16", "backend": "jax"}, 10),
+    "jax float16": ({"precision": "mixed_float16", "backend": "jax"}, 10),
 }  # fmt: skip
-# The same for a GPU, where epochs are whole; {autotune} is a file, made at first use.
+# The same for a GPU, where turns are epochs of 234 steps; {autotune} is a file, made at
+# first use. The processes share the GPU's memory.
 GPU_MODES = {
     f"jax {short}{what}": (
-        {"precision": precision, "backend": "jax", "device": "gpu", **options}, 20
+        {
+            "precision": precision, "backend": "jax", "device": "gpu", **options,
+            "variables": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        },
+        234,
     )
     for short, precision in (
         ("float32", "float32"), ("bfloat16", "mixed_bfloat16"),
@@ -98,61 +104,91 @@ PRICES = {
 }  # fmt: skip
 
 
-def quartiles(values: list[float]) -> dict:
+def figures(values: list[float]) -> dict:
+    """The median, its interval, the quartiles, how many."""
     low, middle, high = np.percentile(values, [25, 50, 75])
+    interval = scipy.stats.bootstrap(
+        [values], np.median, method="percentile", rng=0
+    ).confidence_interval
     return {
         "median": round(float(middle), 4),
+        "interval": [round(float(end), 4) for end in interval],
         "quartiles": [round(float(low), 4), round(float(high), 4)],
         "n": len(values),
     }
 
 
-def train_once(npz: pathlib.Path, mode: tuple, out: str, autotune: str) -> dict:
-    """One mode in a fresh process; its summary."""
-    options, epochs = {"device": "cpu", **mode[0]}, mode[1]
-    words = ["--data", str(npz), "--epochs", str(epochs), "--eval-every", str(NEVER)]
-    variables = options.pop("variables", {})
-    for key, value in options.items():
-        words += [f"--{key}", value.format(autotune=autotune)]
-    done = subprocess.run(
-        ["env", *(f"{k}={v}" for k, v in variables.items()),
-         sys.executable, "-m", "gpuzoo", "train", "mnist", *words,
-         "--checkpoint-every", "0", "--out", out, "--quiet"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        sys.exit(f"{mode} failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+class Mode:
+    """A process that trains in one mode, a turn whenever it is told to."""
+
+    def __init__(self, name: str, mode: tuple, npz: pathlib.Path, autotune: str):
+        options, self.steps = {"device": "cpu", **mode[0]}, mode[1]
+        variables = options.pop("variables", {})
+        words = [sys.executable, str(HERE / "in_turns.py"), "--data", str(npz)]
+        words += ["--steps", str(self.steps)]
+        for key, value in options.items():
+            words += [f"--{key}", value.format(autotune=autotune)]
+        self.name = name
+        self.process = subprocess.Popen(
+            words, env={**os.environ, **variables}, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        self.read()
+
+    def read(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.name} failed with exit code {self.process.wait()}")
+        return line.strip()
+
+    def say(self, word: str) -> str:
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def turn(self) -> float:
+        """Examples per second of training, of one turn."""
+        return self.steps * 256 / float(self.say("go"))
+
+    def end(self) -> str:
+        """The digest of the weights."""
+        digest = self.say("end")
+        self.process.wait()
+        return digest
 
 
-def matrix(
-    modes: dict,
-    prices: dict,
-    npz: pathlib.Path,
-    rounds: int,
-    folder: str,
-    autotune: str,
-) -> dict:
+def take_turns(modes: dict, npz, generations: int, turns: int, autotune: str) -> tuple:
+    """Name -> examples per second of every turn, and the digests of the weights."""
     speed: dict[str, list[float]] = {name: [] for name in modes}
     digests: dict[str, set[str]] = {name: set() for name in modes}
-    for turn in range(rounds):
-        order = list(modes.items())[:: -1 if turn % 2 else 1]
-        for place, (name, mode) in enumerate(order):
-            out = f"{folder}/{turn}-{place}"
-            row = train_once(npz, mode, out, autotune)
-            speed[name].append(row["steps"] * 256 / row["train_seconds"])
-            digests[name].add(row["weights_sha256"])
-            print(turn, name, round(speed[name][-1]), flush=True)
+    for generation in range(generations):
+        alive = [Mode(name, mode, npz, autotune) for name, mode in modes.items()]
+        try:
+            for turn in range(turns):
+                for mode in alive[:: -1 if turn % 2 else 1]:
+                    speed[mode.name].append(mode.turn())
+            for mode in alive:
+                digests[mode.name].add(mode.end())
+        finally:
+            for mode in alive:
+                mode.process.kill()
+                mode.process.wait()
+        told = {name: round(values[-1]) for name, values in speed.items()}
+        print("generation", generation, told, flush=True)
+    return speed, digests
+
+
+def matrix(modes: dict, prices: dict, speed: dict, digests: dict) -> dict:
     return {
         "modes": {
             name: {
-                "examples_per_second": quartiles(values),
+                "examples_per_second": figures(speed[name]),
                 "different_weights": len(digests[name]),
             }
-            for name, values in speed.items()
+            for name in modes
         },
         "seconds_with_over_without": {
-            what: quartiles(
+            what: figures(
                 [b / a for a, b in zip(speed[one], speed[other], strict=True)]
             )
             for what, (one, other) in prices.items()
@@ -180,7 +216,7 @@ def trails(data, rounds: int) -> dict:
     return {
         "steps": result.steps,
         "parameters": result.parameters,
-        "part_of_training": {name: quartiles(v) for name, v in parts.items()},
+        "part_of_training": {name: figures(v) for name, v in parts.items()},
     }
 
 
@@ -190,8 +226,8 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--autotune", default="choices.txt")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", nargs="+", choices=PRICES, metavar="PRICE")
+    parser.add_argument("--generations", type=int, default=4)
+    parser.add_argument("--turns", type=int, default=12)
     args = parser.parse_args()
     gpu = args.device == "gpu"
 
@@ -208,10 +244,10 @@ def main() -> None:
         labels = {f"y_{s}": data.splits[s]["label"][:n] for s, n in parts}
         np.savez(npz, **images, **labels)
         modes, prices = (GPU_MODES, GPU_PRICES) if gpu else (MODES, PRICES)
-        if args.only:
-            prices = {name: PRICES[name] for name in args.only}
-            modes = {m: MODES[m] for pair in prices.values() for m in pair}
-        found = matrix(modes, prices, npz, args.rounds, folder, args.autotune)
+        found = matrix(
+            modes, prices,
+            *take_turns(modes, npz, args.generations, args.turns, args.autotune),
+        )  # fmt: skip
     runtime = gpuzoo.configure(device=args.device, backend="jax" if gpu else "auto")
     record = {
         "what": "the price of repeatability, of XLA, precision and backend",
@@ -223,18 +259,17 @@ def main() -> None:
         "environment": here,
         "threads": runtime.threads,
         "code_sha256": code_sha256(),
-        "rounds": args.rounds,
+        "generations": args.generations,
+        "turns": args.turns,
         **found,
     }
-    figures = dict(record["seconds_with_over_without"])
-    if not args.only:
-        trail = {"precision": runtime.precision, **trails(data, args.rounds)}
-        record["trail"] = trail
-        figures |= trail["part_of_training"]
-    name = "price_gpu" if gpu else "price_closer" if args.only else "price"
+    trail = {"precision": runtime.precision, **trails(data, args.generations)}
+    record["trail"] = trail
+    name = "price_gpu" if gpu else "price"
     path = HERE / "records" / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps({what: figure["median"] for what, figure in figures.items()}))
+    told = record["seconds_with_over_without"] | trail["part_of_training"]
+    print(json.dumps({what: (f["median"], f["interval"]) for what, f in told.items()}))
 
 
 if __name__ == "__main__":

@@ -141,34 +141,30 @@ def more_table(records: dict[str, dict]) -> str:
         )
     one = next(iter(records.values()))
     seeds = {record["train_seconds"]["n"] for record in records.values()}
-    if len({machine(record) + record["date"] for record in records.values()}) > 1:
-        sys.exit("the recipes were measured on different machines or days")
+    if len({machine(record) for record in records.values()}) > 1:
+        sys.exit("the recipes were measured on different machines")
+    days = sorted({record["date"] for record in records.values()})
     return "\n".join(
         [
             *lines,
             "",
             f"Mean ± standard deviation over {max(seeds)} seeds, "
-            f"{machine(one)}, {one['date']}. Measured by "
+            f"{machine(one)}, {' to '.join(days[:: len(days) - 1 or 1])}. Measured by "
             "`benchmarks/recipe_figures.py`.",
         ]
     )
 
 
 def ratio(figure: dict) -> str:
-    low, high = figure["quartiles"]
-    return f"{figure['median']:.2f} ({low:.2f} to {high:.2f}) | {figure['n']}"
+    low, high = figure["interval"]
+    return f"{figure['median']:.3f} ({low:.3f} to {high:.3f})"
 
 
 def price_rows(price: dict) -> list[str]:
-    costs, trail = dict(price["seconds_with_over_without"]), price["trail"]
-    closer = load("price_closer")
-    if closer:
-        if machine(closer) != machine(price):
-            sys.exit("price_closer.json is of another machine than price.json")
-        costs |= closer["seconds_with_over_without"]
+    costs, trail = price["seconds_with_over_without"], price["trail"]
     return [
-        "| seconds of training, with / without | median (quartiles) | n |",
-        "|---|---|---|",
+        "| seconds of training, with / without | median (its 95 % interval) |",
+        "|---|---|",
         *(f"| {what} | {ratio(figure)} |" for what, figure in costs.items()),
         "",
         "Of the seconds of training, "
@@ -178,7 +174,8 @@ def price_rows(price: dict) -> list[str]:
         )
         + f" ({trail['precision']}, {trail['parameters']:,} weights).",
         "",
-        "Recipe `mnist`, n rounds in which the modes took turns, "
+        f"Recipe `mnist`, {price['generations'] * price['turns']} rounds in which the "
+        f"modes took turns of about a second, {price['generations']} processes each, "
         f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
         "",
     ]
