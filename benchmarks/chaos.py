@@ -1,14 +1,15 @@
 """Trainings killed at random instants, resumed, killed again, and compared.
 
     python benchmarks/chaos.py                                # an hour on two cores
-    python benchmarks/chaos.py --kills 8 --modes tensorflow-float32 --seed 1
+    python benchmarks/chaos.py --kills 8 --modes classify-tensorflow-float32 --seed 1
 
-Writes benchmarks/records/chaos.json. Each mode trains once without a kill. Its other
-runs are killed 3 to 6 times each, by SIGKILL at an instant drawn between the start of
-the process and its expected end (`instant`), or by themselves at a drawn call that
-changes a file (die_at.py), and then left to end. After a kill the same command is given
-again if there is no run yet, `gpuzoo resume` if there is one. A quarter of the runs
-find `--out` made and empty; half of them have an empty cache of their own.
+Writes benchmarks/records/chaos.json. A mode is a task on a backend in a precision;
+classification gets three times the kills of the others. Each mode trains once without
+a kill. Its other runs are killed up to 6 times each, by SIGKILL at an instant drawn
+between the start of the process and its expected end (`instant`), or by themselves at a
+drawn call that changes a file (die_at.py), and then left to end. After a kill the same
+command is given again if there is no run yet, `gpuzoo resume` if there is one. A fourth
+of the runs find `--out` made and empty; half of them have an empty cache of their own.
 
 At the end every file must have the bytes of the run that was never killed. A run that
 cannot go on is `lost`, one with another byte `different`, one that goes on from before
@@ -17,7 +18,9 @@ its newest checkpoint `set_back`: its folder is kept, and the exit code is 1.
 
 import argparse
 import collections
+import concurrent.futures
 import json
+import math
 import os
 import pathlib
 import random
@@ -37,20 +40,45 @@ from gpuzoo.machine import environment
 
 HERE = pathlib.Path(__file__).resolve().parent
 WORDS = [
-    "train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
-    "--augment", "shift:1", "--model-options", "dropout=0.3", "--log-every", "7",
-    "--digest-every", "9", "--eval-every", "2", "--quiet", "--out", "run",
+    "--device", "cpu", "--threads", "2", "--log-every", "7", "--digest-every", "9",
+    "--eval-every", "2", "--quiet", "--out", "run",
 ]  # fmt: skip
-# Mode -> backend, precision, XLA, epochs of 5 steps, steps between two checkpoints.
-MODES = {
-    "tensorflow-float32": ("tensorflow", "float32", "off", 24, 4),
-    "tensorflow-bfloat16": ("tensorflow", "mixed_bfloat16", "off", 16, 4),
-    "tensorflow-float16": ("tensorflow", "mixed_float16", "off", 16, 4),
-    "tensorflow-xla-bfloat16": ("tensorflow", "mixed_bfloat16", "on", 12, 4),
-    "jax-float32": ("jax", "float32", "auto", 10, 3),
-    "jax-bfloat16": ("jax", "mixed_bfloat16", "auto", 8, 3),
-    "jax-float16": ("jax", "mixed_float16", "auto", 8, 3),
+# Task -> recipe and options: small networks on small data, all that moves in them.
+TASKS = {
+    "classify": "mnist --data digits --augment shift:1 --model-options dropout=0.3",
+    "adversarial": "mnist_gan --data digits --batch-size 256 --epochs 6 "
+    "--model-options filters=(4,8) latents=8 penalty=0.1",
+    "autoencode": "mnist_vae --data digits --batch-size 256 --epochs 6 "
+    "--model-options filters=(4,8) dense=32",
+    "classify_audio": "tones --epochs 1 --batch-size 128",
+    "denoise": "mnist_diffusion --data digits --batch-size 256 --epochs 4 "
+    "--model-options filters=(8,) blocks=1",
+    "detect": "digit_detection --data digits --batch-size 256 --epochs 6 "
+    "--model-options filters=(4,8,8) depth=1",
+    "distill": "distill_mnist --data digits --batch-size 256 --epochs 6 "
+    "--augment shift:1",
+    "forecast": "forecast --batch-size 256 --epochs 2 --model-options units=8",
+    "next_frame": "moving_mnist --data digits --batch-size 256 --epochs 4 "
+    "--model-options filters=(4,)",
 }
+# Backend, precision, XLA, and for classification the epochs of 5 steps.
+WAYS = {
+    "tensorflow-float32": ("tensorflow", "float32", "off", 24),
+    "tensorflow-bfloat16": ("tensorflow", "mixed_bfloat16", "off", 16),
+    "tensorflow-float16": ("tensorflow", "mixed_float16", "off", 16),
+    "tensorflow-xla-bfloat16": ("tensorflow", "mixed_bfloat16", "on", 12),
+    "jax-float32": ("jax", "float32", "auto", 10),
+    "jax-bfloat16": ("jax", "mixed_bfloat16", "auto", 8),
+    "jax-float16": ("jax", "mixed_float16", "auto", 8),
+}
+# The other tasks: both backends, float32 and a mixed precision.
+FEW = ("tensorflow-float32", "tensorflow-float16", "jax-float32", "jax-bfloat16")
+MODES = {
+    f"{task}-{way}": (task, way)
+    for task in TASKS
+    for way in (WAYS if task == "classify" else FEW)
+}
+SHARES = {"classify": 3}  # of the kills; the other tasks: 1
 FINAL = ("state", "steps", "epochs", "metrics", "weights_sha256", "files", "data")
 HANGS = 900.0  # seconds
 
@@ -136,11 +164,15 @@ class Mode:
         self.begun, self.runs, self.faults = time.perf_counter(), 0, []
         self.kinds, self.found = collections.Counter(), collections.Counter()
         self.resumed: list[int] = []
-        backend, precision, xla, epochs, every = MODES[name]
+        task, way = MODES[name]
+        backend, precision, xla, epochs = WAYS[way]
         self.words = [
-            *WORDS, "--backend", backend, "--precision", precision, "--xla", xla,
-            "--epochs", str(epochs), "--checkpoint-every", str(every),
+            "train", *TASKS[task].split(), *WORDS, "--backend", backend,
+            "--precision", precision, "--xla", xla, "--checkpoint-every",
+            "3" if backend == "jax" else "4",
         ]  # fmt: skip
+        if task == "classify":
+            self.words += ["--epochs", str(epochs)]
         self.whole = Run(self.words, self.top / "whole", self.top / "cache")
         counts = self.whole.place / "counts.json"
         self.whole.start(str(HERE / "die_at.py"), ".", "count", str(counts), "-")
@@ -206,29 +238,39 @@ class Mode:
             "resumed_at": [min(steps), statistics.median(steps), max(steps)],
             **{what: faults.count(what) for what in ("lost", "different", "set_back")},
             "seconds": round(time.perf_counter() - self.begun),
-            "kinds": +self.kinds,
             "found": self.found,
             "faults": self.faults,
         }
 
 
+def carry_out(name: str, top: pathlib.Path, seed: int, kills: int) -> Mode:
+    """All runs of one mode."""
+    mode = Mode(name, top, random.Random(f"{seed} {name}"))
+    while (left := kills - mode.kinds.total()) > 0 and len(mode.faults) < 9:
+        mode.torment(min(left, mode.chance.randint(3, 6)))
+    print(name, json.dumps(mode.as_record()), flush=True)
+    return mode
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=126, help="in all modes together")
+    parser.add_argument("--kills", type=int, default=120, help="in all modes together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--at-once", type=int, default=2, help="modes")
     args = parser.parse_args()
-    top, modes = pathlib.Path(tempfile.mkdtemp(prefix="chaos-")), {}
-    for number, name in enumerate(args.modes):
-        mode = Mode(name, top, random.Random(f"{args.seed} {name}"))
-        kills = (args.kills + number) // len(args.modes)
-        while (left := kills - mode.kinds.total()) > 0 and len(mode.faults) < 9:
-            mode.torment(min(left, mode.chance.randint(3, 6)))
-        modes[name] = mode.as_record()
-        print(name, json.dumps(modes[name]), flush=True)
+    top = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
+    shares = [SHARES.get(MODES[name][0], 1) for name in args.modes]
+    kills = [math.ceil(args.kills * share / sum(shares)) for share in shares]
+    with concurrent.futures.ThreadPoolExecutor(args.at_once) as pool:
+        done = [
+            pool.submit(carry_out, name, top, args.seed, count)
+            for name, count in zip(args.modes, kills, strict=True)
+        ]
+    kinds = sum((one.result().kinds for one in done), collections.Counter())
+    modes = {one.result().name: one.result().as_record() for one in done}
     keys = "runs", "kills", "met_a_checkpoint", "lost", "different", "set_back"
     total = {key: sum(mode[key] for mode in modes.values()) for key in keys}
-    kinds = sum((mode["kinds"] for mode in modes.values()), collections.Counter())
     record = {
         "what": "runs killed at random instants against runs never killed",
         "date": time.strftime("%Y-%m-%d"),

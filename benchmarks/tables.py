@@ -218,7 +218,7 @@ def reach_text(
     total = chaos["total"]
     lines += [
         f"Killed {total['kills']} times at random instants and inside of writes, "
-        f"flushes and renames, in {len(chaos['modes'])} combinations of backend, "
+        f"flushes and renames, in {len(chaos['modes'])} combinations of task, backend, "
         f"precision and XLA, {total['runs']} runs ended with {total['different']} "
         f"other bits; {total['lost']} were lost (`benchmarks/chaos.py`).",
         "",

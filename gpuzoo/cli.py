@@ -177,8 +177,13 @@ def _info(words: list[str]) -> int:
 
         name: Word
         """Name of the model (gpuzoo list)."""
+        layers: Flag = False
+        """Build it, and show its layers, their shapes and what feeds them."""
+        debug: Flag = False
+        """Show the traceback of an error."""
 
-    info = model_info(parse(InfoCommand, words, "gpuzoo info").name)
+    asked = parse(InfoCommand, words, "gpuzoo info")
+    info = model_info(asked.name)
     print(f"{info.name} ({info.task})\n\n{info.doc}\n\noptions:")
     for name, declared in info.options.items():
         print(f"  {name}: {declared}")
@@ -187,6 +192,8 @@ def _info(words: list[str]) -> int:
     for name in recipes:
         told = [f"{what} {figure}" for what, figure in figures_of(name).items()]
         print(f"gpuzoo train {name}: {', '.join(told) or 'not measured yet'}")
+    if asked.layers:
+        commands.print_layers(info.name)
     return last_line({**dataclasses.asdict(info), "recipes": recipes})
 
 

@@ -4,6 +4,8 @@ A generator makes images of random codes; a discriminator learns to tell them fr
 images of a dataset, and the generator to be taken for them.
 """
 
+import math
+
 import keras
 
 from gpuzoo.models._blocks import check_image, cropped, doubled, input_gradient
@@ -22,14 +24,15 @@ class Adversaries(keras.Model):
     classes `fit({"image": ..., "label": ...})`, move both at once on one sum of losses,
     in which each is blind to the other's; the task `adversarial` moves them in turn,
     as the papers do, the discriminator `critic_steps` times for each of the generator.
+    `penalty` weighs the square of the discriminator's slope at real images.
     """
 
     def __init__(
         self, generator: keras.Model, discriminator: keras.Model, critic_steps: int,
-        name: str,
+        penalty: float, name: str,
     ):  # fmt: skip
         super().__init__(name=name)
-        self.critic_steps = critic_steps
+        self.critic_steps, self.penalty = critic_steps, penalty
         self.generator = generator
         self.discriminator = discriminator
         self.conditional = isinstance(generator.input, dict)
@@ -52,14 +55,26 @@ class Adversaries(keras.Model):
         return self.discriminator(given, training=training)
 
     def discriminator_loss(self, real, fake, labels, between):
-        """Of images of both kinds, a scalar: cross-entropy of telling them apart.
+        """Of images of both kinds, a scalar: cross-entropy of telling them apart, and
+        the penalty.
 
         `between`, (batch, 1) numbers in [0, 1], is for losses that look between a real
         and a generated image.
         """
         scores = self.judge(real, labels, True), self.judge(fake, labels, True)
         told_real, told_fake = map(keras.ops.softplus, (-scores[0], scores[1]))
-        return keras.ops.mean(told_real) + keras.ops.mean(told_fake)
+        loss = keras.ops.mean(told_real) + keras.ops.mean(told_fake)
+        if self.penalty:
+            squares = self.squared_slope(keras.ops.cast(real, fake.dtype), labels)
+            loss = loss + self.penalty / 2 * keras.ops.mean(squares)
+        return loss
+
+    def squared_slope(self, images, labels):
+        """Of the score of each image by its pixels: the sum of squares, (batch,)."""
+        gradient = input_gradient(
+            lambda images: keras.ops.sum(self.judge(images, labels, True)), images
+        )
+        return keras.ops.sum(keras.ops.square(gradient), axis=(1, 2, 3))
 
     def generator_loss(self, scores):
         """Of the scores of generated images, a scalar: of being taken for real."""
@@ -86,16 +101,10 @@ class Adversaries(keras.Model):
 class Critics(Adversaries):
     """Wasserstein's distance in place of the cross-entropy, and a gradient near 1."""
 
-    penalty = 10.0
-
     def discriminator_loss(self, real, fake, labels, between):
         between = keras.ops.reshape(between, (-1, 1, 1, 1))
         mixed = fake + between * (keras.ops.cast(real, fake.dtype) - fake)
-        gradient = input_gradient(
-            lambda images: keras.ops.sum(self.judge(images, labels, True)), mixed
-        )
-        squares = keras.ops.sum(keras.ops.square(gradient), axis=(1, 2, 3))
-        steepness = keras.ops.sqrt(squares + 1e-12)
+        steepness = keras.ops.sqrt(self.squared_slope(mixed, labels) + 1e-12)
         distance = keras.ops.mean(self.judge(real, labels, True))
         distance = distance - keras.ops.mean(self.judge(fake, labels, True))
         penalty = keras.ops.mean(keras.ops.square(steepness - 1))
@@ -118,6 +127,7 @@ def gan(
     filters: tuple[int, int] = (32, 64),
     dropout: float = 0.3,
     critic_steps: int = 1,
+    penalty: float = 0.0,
 ) -> keras.Model:
     """A deep convolutional GAN (DCGAN).
 
@@ -129,10 +139,19 @@ def gan(
     What differs from the paper: two doublings of the map in place of four, as the
     images are small; dropout in place of batch normalisation in the discriminator,
     which may move `critic_steps` times for each step of the generator, each time on its
-    part of the batch; the last layer makes 2x2 pixels of one with a convolution.
+    part of the batch, and be held by `penalty` times half the square of its slope at
+    real images (Mescheder, Geiger and Nowozin, arXiv 1801.04406); the last layer makes
+    2x2 pixels of one with a convolution.
     """
     return _adversaries(
-        Adversaries, "gan", input_shape, latents, filters, dropout, critic_steps
+        Adversaries,
+        "gan",
+        input_shape,
+        latents,
+        filters,
+        dropout,
+        critic_steps,
+        penalty,
     )
 
 
@@ -149,6 +168,7 @@ def conditional_gan(
     filters: tuple[int, int] = (32, 64),
     dropout: float = 0.3,
     critic_steps: int = 1,
+    penalty: float = 0.0,
 ) -> keras.Model:
     """A DCGAN that draws what it is asked for.
 
@@ -159,7 +179,7 @@ def conditional_gan(
     """
     return _adversaries(
         Adversaries, "conditional_gan", input_shape, latents, filters, dropout,
-        critic_steps, num_classes,
+        critic_steps, penalty, num_classes,
     )  # fmt: skip
 
 
@@ -175,33 +195,37 @@ def wgan_gp(
     latents: int = 64,
     filters: tuple[int, int] = (32, 64),
     critic_steps: int = 5,
+    penalty: float = 10.0,
 ) -> keras.Model:
     """A Wasserstein GAN whose critic is held by a penalty on its gradient.
 
     Images (batch, height, width, channels) in [0, 1], codes (batch, latents) and
     networks as in gan, without dropout. The critic's score is no probability: it is
     trained to be as different as possible between real and generated images while its
-    slope between them stays near 1, `critic_steps` times for each step of the
-    generator, each time on its part of the batch.
+    slope between them stays near 1, as `penalty` weighs it, `critic_steps` times for
+    each step of the generator, each time on its part of the batch.
     """
     return _adversaries(
-        Critics, "wgan_gp", input_shape, latents, filters, 0.0, critic_steps
+        Critics, "wgan_gp", input_shape, latents, filters, 0.0, critic_steps, penalty
     )
 
 
 def _adversaries(
-    kind, name, input_shape, latents, filters, dropout, critic_steps, num_classes=0
-) -> Adversaries:
+    kind, name, input_shape, latents, filters, dropout, critic_steps, penalty,
+    num_classes=0,
+) -> Adversaries:  # fmt: skip
     check_image(input_shape, least=8, model=name)
     if min(latents, critic_steps, *filters) < 1 or len(filters) != 2:
         raise ValueError(
             f"latents and critic_steps of {name} must be positive, and filters two "
             f"positive numbers: {latents}, {critic_steps}, {filters}"
         )
+    if not 0 <= penalty < math.inf:
+        raise ValueError(f"penalty of {name} must be 0 or more: {penalty}")
     generator = _generator(input_shape, latents, filters, num_classes)
     biased = kind is not Critics  # a difference of two scores has no bias
     discriminator = _discriminator(input_shape, filters, dropout, num_classes, biased)
-    return kind(generator, discriminator, critic_steps, name=name)
+    return kind(generator, discriminator, critic_steps, penalty, name=name)
 
 
 def _generator(input_shape, latents, filters, num_classes) -> keras.Model:

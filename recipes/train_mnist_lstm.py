@@ -4,7 +4,7 @@
 
     test accuracy  99.03 ± 0.03 %
     seeds          3
-    training       112.1 s, 130.1 s for the whole process
+    training       117.4 s, 137.3 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
     measured by    benchmarks/recipe_figures.py
 

@@ -4,7 +4,7 @@
 
     test accuracy  98.95 ± 0.07 %
     seeds          3
-    training       18.6 s, 33.8 s for the whole process
+    training       17.9 s, 32.5 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
     measured by    benchmarks/recipe_figures.py
 

@@ -17,12 +17,15 @@ GAN = RECIPE.override(
     task="adversarial", model="gan", augment=(), epochs=4, momentum=0.5,
     model_options=("filters=(4,8)", "latents=5"),
 )  # fmt: skip
-CONDITIONAL = GAN.override(model="conditional_gan")
+HELD = GAN.override(
+    model="conditional_gan",
+    model_options=("filters=(4,8)", "latents=5", "penalty=1", "dropout=0"),
+)
 WASSERSTEIN = GAN.override(model="wgan_gp", batch_size=20)
 DIFFUSION = GAN.override(
     task="denoise", model="diffusion", model_options=("filters=(8,)", "blocks=1")
 )
-RECIPES = [GAN, CONDITIONAL, WASSERSTEIN, DIFFUSION]
+RECIPES = [GAN, HELD, WASSERSTEIN, DIFFUSION]
 
 
 @pytest.fixture(scope="module")
@@ -124,27 +127,42 @@ def test_the_losses_are_the_papers(dataset, runtime):
     """Against their formulas in numpy; the penalty against differences."""
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(7, 1)).astype("f4")
-    plain = gpuzoo.build("gan", input_shape=(14, 14, 1))
+    small = {"input_shape": (14, 14, 1), "filters": (4, 8)}
+    plain, held = (
+        gpuzoo.build("gan", **small, dropout=0.0, penalty=p) for p in (0.0, 3.0)
+    )
+    held.set_weights(plain.get_weights())
     taken = -np.log(1 / (1 + np.exp(-scores.astype(float)))).mean()
     assert np.allclose(plain.generator_loss(scores), taken, rtol=1e-5)
-    critic = gpuzoo.build("wgan_gp", input_shape=(14, 14, 1), filters=(4, 8))
+    critic = gpuzoo.build("wgan_gp", **small)
     assert np.allclose(critic.generator_loss(scores), -scores.mean(), rtol=1e-5)
     real, fake = rng.random((2, 3, 14, 14, 1)).astype("f4")
     between = rng.random((3, 1)).astype("f4")
-    found = float(critic.discriminator_loss(*map(
-        keras.ops.convert_to_tensor, (real, fake)), None, between))  # fmt: skip
+    given = (*map(keras.ops.convert_to_tensor, (real, fake)), None, between)
+
     judged = [np.array(critic.judge(x)).mean() for x in (real, fake)]
     mixed = (fake + between[:, :, None, None] * (real - fake)).astype("f4")
+    steep = np.sqrt(squared_slopes(critic, mixed))
+    wanted = 10 * np.square(steep - 1).mean() - judged[0] + judged[1]
+    assert np.isclose(float(critic.discriminator_loss(*given)), wanted, rtol=1e-2)
+
+    told = [1 / (1 + np.exp(-np.array(plain.judge(x), float))) for x in (real, fake)]
+    wanted = -np.log(told[0]).mean() - np.log(1 - told[1]).mean()
+    assert np.isclose(float(plain.discriminator_loss(*given)), wanted, rtol=1e-5)
+    wanted += 3 / 2 * squared_slopes(plain, real).mean()
+    assert np.isclose(float(held.discriminator_loss(*given)), wanted, rtol=1e-2)
+
+
+def squared_slopes(model, images) -> np.ndarray:
+    """Of the score of each image by its pixels, by differences."""
     slopes, step = [], 2e-3
     for pixel in range(196):
         bump = np.zeros(196, "f4")
         bump[pixel] = step
         bump = bump.reshape(14, 14, 1)
-        sides = [np.array(critic.judge(mixed + s * bump))[:, 0] for s in (1, -1)]
+        sides = [np.array(model.judge(images + s * bump))[:, 0] for s in (1, -1)]
         slopes.append((sides[0] - sides[1]) / (2 * step))
-    steep = np.sqrt(np.square(slopes).sum(axis=0))
-    wanted = 10 * np.square(steep - 1).mean() - judged[0] + judged[1]
-    assert np.isclose(found, wanted, rtol=1e-2)
+    return np.square(slopes).sum(axis=0)
 
 
 def test_the_true_velocity_draws_the_image(runtime):

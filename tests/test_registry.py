@@ -203,4 +203,17 @@ def test_list_and_info(cli):
     assert f"{figures['test accuracy']}" in done.stdout
     card = cli("info", "cnn")
     assert card.json["options"]["dense"] == "int = 128"
-    assert card.json["recipes"] == ["mnist"] and "gpuzoo train mnist" in card.stdout
+    assert "mnist" in card.json["recipes"] and "gpuzoo train mnist" in card.stdout
+
+
+@pytest.mark.parametrize(
+    "model, told",
+    [
+        ("cnn", ["conv_1 (Conv2D)", "(None, 24, 24, 16)", "logits"]),
+        ("gan", ['"generator"', '"discriminator"', "score"]),
+        ("vae", ["mean", "Connected to", "decoder (Functional)"]),
+    ],
+)
+def test_info_shows_the_layers(cli, model, told):
+    card = cli("info", model, "--layers")
+    assert card.returncode == 0 and all(text in card.stdout for text in told)
