@@ -31,6 +31,7 @@ def milliseconds(words: list[str]) -> float:
 
 
 def main() -> None:
+    from gpuzoo.evidence.record import code_sha256
     from gpuzoo.machine import environment
 
     figures: dict[str, list[float]] = {name: [] for name in CASES}
@@ -47,6 +48,7 @@ def main() -> None:
         "command": "python benchmarks/startup.py",
         "n": RUNS,
         "environment": environment(),
+        "code_sha256": code_sha256(),
         "milliseconds": medians,
     }
     (HERE / "records" / "startup.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -18,7 +18,7 @@ import safetensors.numpy
 from gpuzoo.errors import GpuzooError
 from gpuzoo.registry import build
 
-SHA256 = "75afa82538f9fb5f226b712631fe2b39cac80b2b5ea3d9a570fb3ef628966d51"
+SHA256 = "df0c980b839a48700ed66701b0f7216a7f2fe0fefd46ce7f2cbf7c63b81d3c2a"
 """Of digits.safetensors: figures under other weights would be others."""
 CLASSES = 10
 
