@@ -226,13 +226,13 @@ def _set_up(recipe, options, folder, screen, fast):
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
 
     from gpuzoo import tasks
-    from gpuzoo.data import augment
+    from gpuzoo.data import augment, sources
     from gpuzoo.engine.loop import build_model, check_recipe
     from gpuzoo.engine.plan import make_plan
 
     check_recipe(recipe)
     recipe = tasks.settle(recipe)
-    dataset = _load(recipe, screen)
+    dataset = sources.of_recipe(recipe, lambda text: screen.say(text, "yellow"))
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
@@ -252,19 +252,6 @@ def _set_up(recipe, options, folder, screen, fast):
     )
     _say_start(screen, runtime, dataset)
     return recipe, runtime, dataset
-
-
-def _load(recipe: Recipe, screen):
-    from gpuzoo.data.sources import load_data
-
-    return load_data(
-        recipe.data,
-        data_dir=recipe.data_dir,
-        fallback=recipe.fallback,
-        image_size=recipe.image_size,
-        audio_seconds=recipe.audio_seconds,
-        note=lambda text: screen.say(text, "yellow"),
-    )
 
 
 def _say_start(screen, runtime, dataset) -> None:

@@ -58,7 +58,7 @@ ARROWS = {
         "outcome",
     },
     "arguments": {"errors"},
-    "commands": {"arguments", "training", "evidence"},
+    "commands": {"arguments", "registry", "runtime", "training", "evidence"},
     "cli": FLOOR | {"arguments", "commands", "training", ""},
     "__main__": {"cli"},
     "__init__": set(),

@@ -13,6 +13,7 @@ from gpuzoo.data.dataset import Dataset, clean_images, label_examples, make_data
 from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
+from gpuzoo.recipe import Recipe
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Part of the examples held out for testing where the source has no test split.
@@ -69,6 +70,18 @@ def load_data(
             raise
         note(f"{reason}. Training on {fallback} instead.")
         return load_data(fallback, note=note)
+
+
+def of_recipe(recipe: Recipe, note: Callable[[str], None]) -> Dataset:
+    """The dataset that a recipe names."""
+    return load_data(
+        recipe.data,
+        data_dir=recipe.data_dir,
+        fallback=recipe.fallback,
+        image_size=recipe.image_size,
+        audio_seconds=recipe.audio_seconds,
+        note=note,
+    )
 
 
 # --- the user's own files -----------------------------------------------------------

@@ -40,16 +40,9 @@ def set_up(recorded: dict, note=lambda text: None) -> Setting:
         "code_sha256": record.code_sha256(recipe.model),
         "runtime": runtime.as_record(),
     }
-    from gpuzoo.data.sources import load_data
+    from gpuzoo.data import sources
 
-    dataset = load_data(
-        recipe.data,
-        data_dir=recipe.data_dir,
-        fallback=recipe.fallback,
-        image_size=recipe.image_size,
-        audio_seconds=recipe.audio_seconds,
-        note=note,
-    )
+    dataset = sources.of_recipe(recipe, note)
     return Setting(
         recipe,
         runtime,
