@@ -9,6 +9,8 @@ import pathlib
 import re
 import sys
 
+import scipy.stats
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 # Figures of the tasks (gpuzoo/tasks/), in the order in which they are told.
@@ -90,9 +92,25 @@ def figures(record: dict) -> dict[str, str]:
         if name in record
     }
     if control := load(f"{record['recipe']}_control") if "recipe" in record else None:
-        told |= {"without it": f"{percent(control['test_accuracy'])} (the same network "
-                 "with the same settings, from the labels alone)"}  # fmt: skip
+        told["without it"] = percent(control["test_accuracy"]) + " (from labels alone)"
+        told["gain"] = gain(record, control)
     return told
+
+
+def gain(record: dict, control: dict) -> str:
+    """How much better a recipe is than its control, seed by seed."""
+    one, other = (
+        {run["seed"]: 100 * run["test_accuracy"] for run in r["runs"]}
+        for r in (record, control)
+    )
+    if machine(record) != machine(control) or one.keys() != other.keys():
+        sys.exit(f"{record['recipe']} and its control are not comparable")
+    apart = scipy.stats.ttest_rel(list(one.values()), [other[seed] for seed in one])
+    low, high = apart.confidence_interval()
+    return (
+        f"{(low + high) / 2:.2f} points (95 % interval {low:.2f} to {high:.2f}, "
+        f"n = {len(one)})"
+    )
 
 
 def claim(record: dict, measured: dict, script: str) -> str:
@@ -140,7 +158,8 @@ def more_table(records: dict[str, dict]) -> str:
             f"{record['process_seconds']['mean']:.0f} s |"
         )
     one = next(iter(records.values()))
-    seeds = {record["train_seconds"]["n"] for record in records.values()}
+    counts = [record["train_seconds"]["n"] for record in records.values()]
+    seeds = sorted({min(counts), max(counts)})
     if len({machine(record) for record in records.values()}) > 1:
         sys.exit("the recipes were measured on different machines")
     days = sorted({record["date"] for record in records.values()})
@@ -148,7 +167,7 @@ def more_table(records: dict[str, dict]) -> str:
         [
             *lines,
             "",
-            f"Mean ± standard deviation over {max(seeds)} seeds, "
+            f"Mean ± standard deviation over {' to '.join(map(str, seeds))} seeds, "
             f"{machine(one)}, {' to '.join(days[:: len(days) - 1 or 1])}. Measured by "
             "`benchmarks/recipe_figures.py`.",
         ]

@@ -11,6 +11,7 @@ import pytest
 from conftest import ROOT, environment
 
 from gpuzoo.evidence.record import read_run
+from gpuzoo.files import held
 
 WORDS = [
     "train", "mnist", "--data", "digits", "--epochs", "60", "--device", "cpu",
@@ -160,6 +161,15 @@ def test_a_run_in_the_hands_of_another_process_is_left_alone(tmp_path):
     third.send_signal(signal.SIGINT)
     _, stderr = third.communicate(timeout=120)
     assert third.returncode == 130, stderr
+
+
+def test_an_empty_folder_is_taken_by_one_of_two(tmp_path, cli):
+    run = tmp_path / "run"
+    run.mkdir()
+    with held(run):  # as by one that is about to write its record
+        done = cli(*WORDS, "--out", "run")
+        assert done.returncode == 2 and "in the hands of another" in done.stderr
+    assert not list(run.iterdir())
 
 
 def test_a_changed_environment_is_refused_by_name(tmp_path):

@@ -19,6 +19,7 @@ import sys
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import (
     expand,
+    held,
     is_leftover,
     remove_leftovers,
     sync_folder,
@@ -68,15 +69,8 @@ class RunFolder:
         goal = expand(str(out)) if out else None
         try:
             if goal and goal.exists():
-                if not goal.is_dir() or not all(map(is_leftover, goal.iterdir())):
-                    raise GpuzooError(
-                        f"--out {out} exists and is not an empty folder; a run is "
-                        "never overwritten, name another"
-                    )
-                remove_leftovers(goal)
-                folder = cls(goal, record)
-                folder.write()
-                return folder
+                with held(goal):  # of two processes one finds the other's record
+                    return cls._fill(goal, record)
             parent = goal.parent if goal else pathlib.Path("runs")
             # Not the process number: in a container it is that of the killed one.
             folder = cls(parent / f".{name}.{secrets.token_hex(4)}", record)
@@ -98,6 +92,18 @@ class RunFolder:
                 f"output folder {out or 'runs/'} cannot be written: "
                 f"{error.strerror or error}; name another with --out"
             ) from None
+
+    @classmethod
+    def _fill(cls, goal: pathlib.Path, record: dict) -> "RunFolder":
+        if not goal.is_dir() or not all(map(is_leftover, goal.iterdir())):
+            raise GpuzooError(
+                f"--out {goal} exists and is not an empty folder; a run is never "
+                "overwritten, name another"
+            )
+        remove_leftovers(goal)
+        folder = cls(goal, record)
+        folder.write()
+        return folder
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "RunFolder":
