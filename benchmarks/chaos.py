@@ -1,7 +1,8 @@
 """Trainings killed at random instants, resumed, killed again, and compared.
 
     python benchmarks/chaos.py                                # an hour on two cores
-    python benchmarks/chaos.py --kills 8 --modes classify-tensorflow-float32 --seed 1
+    python benchmarks/chaos.py --kills 8 --modes classify-tensorflow-float32 --seed 1 \\
+        --add                                  # to the kills that are in the record
 
 Writes benchmarks/records/chaos.json. A mode is a task on a backend in a precision;
 classification gets three times the kills of the others. Each mode trains once without
@@ -10,6 +11,7 @@ between the start of the process and its expected end (`instant`), or by themsel
 drawn call that changes a file (die_at.py), and then left to end. After a kill the same
 command is given again if there is no run yet, `gpuzoo resume` if there is one. A fourth
 of the runs find `--out` made and empty; half of them have an empty cache of their own.
+A mode goes on until a kill has met a checkpoint.
 
 At the end every file must have the bytes of the run that was never killed. A run that
 cannot go on is `lost`, one with another byte `different`, one that goes on from before
@@ -39,6 +41,7 @@ from gpuzoo.evidence.record import code_sha256, read_run
 from gpuzoo.machine import environment
 
 HERE = pathlib.Path(__file__).resolve().parent
+RECORD = HERE / "records" / "chaos.json"
 WORDS = [
     "--device", "cpu", "--threads", "2", "--log-every", "7", "--digest-every", "9",
     "--eval-every", "2", "--quiet", "--out", "run",
@@ -79,6 +82,7 @@ MODES = {
     for way in (WAYS if task == "classify" else FEW)
 }
 SHARES = {"classify": 3}  # of the kills; the other tasks: 1
+COUNTED = ("runs", "kills", "met_a_checkpoint", "lost", "different", "set_back")
 FINAL = ("state", "steps", "epochs", "metrics", "weights_sha256", "files", "data")
 HANGS = 900.0  # seconds
 
@@ -226,18 +230,21 @@ class Mode:
         self.kinds[kind] += not ended
         return ended
 
+    def met_a_checkpoint(self) -> int:
+        return self.found["a checkpoint"] + self.found["weights"]
+
     def as_record(self) -> dict:
         faults = [fault["what"].partition(":")[0] for fault in self.faults]
         steps = [step for step in self.resumed if step] or [0]
         return {
             "runs": self.runs,
             "kills": self.kinds.total(),
-            "met_a_checkpoint": self.found["a checkpoint"] + self.found["weights"],
+            "met_a_checkpoint": self.met_a_checkpoint(),
             "steps": self.steps,
             "resumed_at_different_steps": len(set(steps)),
             "resumed_at": [min(steps), statistics.median(steps), max(steps)],
             **{what: faults.count(what) for what in ("lost", "different", "set_back")},
-            "seconds": round(time.perf_counter() - self.begun),
+            "code_sha256": code_sha256(),
             "found": self.found,
             "faults": self.faults,
         }
@@ -246,10 +253,20 @@ class Mode:
 def carry_out(name: str, top: pathlib.Path, seed: int, kills: int) -> Mode:
     """All runs of one mode."""
     mode = Mode(name, top, random.Random(f"{seed} {name}"))
-    while (left := kills - mode.kinds.total()) > 0 and len(mode.faults) < 9:
-        mode.torment(min(left, mode.chance.randint(3, 6)))
+    while len(mode.faults) < 9:
+        left = kills - mode.kinds.total()
+        if left <= 0 and mode.met_a_checkpoint():
+            break
+        mode.torment(min(max(left, 2), mode.chance.randint(3, 6)))
     print(name, json.dumps(mode.as_record()), flush=True)
     return mode
+
+
+def added(old: dict, new: dict) -> dict:
+    """The records of one mode from two runs of this script, as one."""
+    counts = {key: old[key] + new[key] for key in COUNTED}
+    found = collections.Counter(old["found"]) + collections.Counter(new["found"])
+    return {**new, **counts, "found": found, "faults": old["faults"] + new["faults"]}
 
 
 def main() -> None:
@@ -258,6 +275,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--at-once", type=int, default=2, help="modes")
+    parser.add_argument("--add", action="store_true", help="to what is in the record")
     args = parser.parse_args()
     top = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
     shares = [SHARES.get(MODES[name][0], 1) for name in args.modes]
@@ -269,18 +287,24 @@ def main() -> None:
         ]
     kinds = sum((one.result().kinds for one in done), collections.Counter())
     modes = {one.result().name: one.result().as_record() for one in done}
-    keys = "runs", "kills", "met_a_checkpoint", "lost", "different", "set_back"
-    total = {key: sum(mode[key] for mode in modes.values()) for key in keys}
+    commands = [" ".join(["python benchmarks/chaos.py", *sys.argv[1:]])]
+    if args.add:
+        before = json.loads(RECORD.read_text())
+        old = before["modes"]
+        modes = old | {k: added(old[k], m) if k in old else m for k, m in modes.items()}
+        kinds += collections.Counter(before["total"]["kinds"])
+        commands = [*before["commands"], *commands]
+    total = {key: sum(mode[key] for mode in modes.values()) for key in COUNTED}
     record = {
         "what": "runs killed at random instants against runs never killed",
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python benchmarks/chaos.py", *sys.argv[1:]]),
+        "commands": commands,
         "environment": environment(),
         "code_sha256": code_sha256(),
         "total": {**total, "kinds": dict(sorted(kinds.items()))},
         "modes": modes,
     }
-    (HERE / "records" / "chaos.json").write_text(json.dumps(record, indent=1) + "\n")
+    RECORD.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(total))
     if any(mode["faults"] for mode in modes.values()):
         sys.exit(1)
