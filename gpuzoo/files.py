@@ -82,8 +82,8 @@ def sync_folder(path: pathlib.Path) -> None:
 
 
 def remove_leftovers(path: pathlib.Path) -> None:
-    """Remove what a killed process had begun to write into a folder."""
-    for file in path.glob(".*"):
+    """Remove what a killed process had begun to write into a folder or one in it."""
+    for file in path.rglob(".*"):
         if is_leftover(file):
             file.unlink(missing_ok=True)
 

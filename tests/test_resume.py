@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, environment
 
 from gpuzoo.evidence.record import read_run
-from gpuzoo.files import held
+from gpuzoo.files import held, remove_leftovers
 
 WORDS = [
     "train", "mnist", "--data", "digits", "--epochs", "60", "--device", "cpu",
@@ -161,6 +161,16 @@ def test_a_run_in_the_hands_of_another_process_is_left_alone(tmp_path):
     third.send_signal(signal.SIGINT)
     _, stderr = third.communicate(timeout=120)
     assert third.returncode == 130, stderr
+
+
+def test_what_a_kill_leaves_is_removed_at_every_depth(tmp_path):
+    """Or a run that was killed inside of a sheet of samples would count it as its."""
+    (tmp_path / "samples").mkdir()
+    whole = tmp_path / "samples" / "epoch-002.png"
+    for path in (whole, whole.with_name(".epoch-002.png.7"), tmp_path / ".run.json.7"):
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [whole]
 
 
 def test_an_empty_folder_is_taken_by_one_of_two(tmp_path, cli):
