@@ -3,8 +3,10 @@
     python benchmarks/recipe_figures.py --recipe mnist_vae --seeds 3 --data-dir DIR
     python benchmarks/recipe_figures.py --recipe mnist --record mnist_mlp \\
         -- --model mlp --epochs 3
+    python benchmarks/recipe_figures.py --recipe distill_cifar10 --teacher cifar10
 
-What stands after `--` goes to `gpuzoo train` as it is. Writes
+With --teacher that recipe is trained first, and its run is the teacher of all. What
+stands after `--` goes to `gpuzoo train` as it is. Writes
 benchmarks/records/<recipe>.json, or the name given with --record: every test figure,
 the seconds (training without tracing and compiling, compiling, the whole process) and
 the highest memory (resident bytes of the process), each as mean, standard deviation,
@@ -59,23 +61,31 @@ def summarise(rows: list[dict]) -> dict:
     }
 
 
-def measure(recipe: str, options: list[str], seeds: int) -> list[dict]:
-    """One run for each seed 0, 1, ..., each in a process and a folder of its own."""
-    rows = []
+def measure(recipe: str, options: list[str], seed: int, out: str) -> dict:
+    """One run in a process and a folder of its own."""
+    train = [sys.executable, "-m", "gpuzoo", "train", recipe, "--quiet", *options]
+    row = run_json([*train, "--seed", str(seed), "--out", out])
+    row.pop("run_dir")
+    run = json.loads((pathlib.Path(out) / "run.json").read_text())
+    told = {k: v for k, v in row.items() if k.startswith("test_")}
+    print(recipe, seed, told, f"{row['train_seconds']:.1f} s", flush=True)
+    return {"seed": seed, "threads": run["runtime"]["threads"], **row}
+
+
+def measure_all(args, place: list[str], options: list[str]) -> dict:
+    """The runs of the seeds 0, 1, ..., and the one of the teacher, if there is one."""
+    taught = {}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(seeds):
-            row = run_json(
-                [
-                    sys.executable, "-m", "gpuzoo", "train", recipe, "--quiet",
-                    *options, "--seed", str(seed), "--out", f"{folder}/{seed}",
-                ]
-            )  # fmt: skip
-            row.pop("run_dir")
-            run = json.loads(pathlib.Path(f"{folder}/{seed}/run.json").read_text())
-            rows.append({"seed": seed, "threads": run["runtime"]["threads"], **row})
-            told = {k: v for k, v in row.items() if k.startswith("test_")}
-            print(seed, told, f"{row['train_seconds']:.1f} s", flush=True)
-    return rows
+        options = [*place, *options]
+        if args.teacher:
+            out = f"{folder}/teacher"
+            taught["teacher"] = {
+                "recipe": args.teacher, **measure(args.teacher, place, 0, out)
+            }  # fmt: skip
+            options += ["--teacher", out]
+        seeds = range(args.seeds)
+        rows = [measure(args.recipe, options, n, f"{folder}/{n}") for n in seeds]
+    return {**taught, "runs": rows}
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -90,6 +100,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--data-dir", help="a prepared TFDS folder")
+    parser.add_argument("--teacher", help="recipe whose run with seed 0 is the teacher")
     parser.add_argument("--record", help="name of the record (default: the recipe's)")
     return parser.parse_args(words), rest
 
@@ -101,15 +112,18 @@ def main() -> None:
     from gpuzoo.machine import environment
     from gpuzoo.recipe import load_recipe
 
-    load_recipe(args.recipe)  # an unknown name is told before anything is run
+    for recipe in filter(None, (args.recipe, args.teacher)):
+        load_recipe(recipe)  # an unknown name is told before anything is run
     date, code = time.strftime("%Y-%m-%d"), code_sha256()
     place = ["--data-dir", args.data_dir] if args.data_dir else []
-    rows = measure(args.recipe, [*place, *options], args.seeds)
+    measured = measure_all(args, place, options)
+    rows = measured["runs"]
     if code_sha256() != code:
         sys.exit("the code was changed while it was measured; measure again")
     name = args.record or args.recipe
     words = ["--recipe", args.recipe, "--seeds", str(args.seeds)]
     words += ["--data-dir", "DIR"] if place else []
+    words += ["--teacher", args.teacher] if args.teacher else []
     words += ["--record", name] if args.record else []
     words += ["--", *options] if options else []
     record = {
@@ -123,7 +137,7 @@ def main() -> None:
         "recipe": args.recipe,
         "options": options,
         **summarise(rows),
-        "runs": rows,
+        **measured,
     }
     (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(summarise(rows)))

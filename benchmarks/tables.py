@@ -163,13 +163,18 @@ def more_table(records: dict[str, dict]) -> str:
     if len({machine(record) for record in records.values()}) > 1:
         sys.exit("the recipes were measured on different machines")
     days = sorted({record["date"] for record in records.values()})
+    judge = load("classifier")
     return "\n".join(
         [
             *lines,
             "",
             f"Mean ± standard deviation over {' to '.join(map(str, seeds))} seeds, "
             f"{machine(one)}, {' to '.join(days[:: len(days) - 1 or 1])}. Measured by "
-            "`benchmarks/recipe_figures.py`.",
+            "`benchmarks/recipe_figures.py`. The fixed classifier of the Frechet "
+            f"distances knows {judge['test_accuracy']:.2%} of the test images; "
+            "training images are "
+            f"{judge['frechet_of_training_images']:.2f} from them "
+            "(`benchmarks/classifier.py`).",
         ]
     )
 

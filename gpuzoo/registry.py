@@ -184,7 +184,7 @@ def model_info(name: str) -> ModelInfo:
     if name in applications.names():
         doc = applications.doc(name)
         return ModelInfo(
-            name, "classify", "https://keras.io/api/applications", None,
+            name, "classify", applications.reference(name), None,
             doc.partition("\n")[0], doc, applications.options(name), "",
         )  # fmt: skip
     if ":" in name:

@@ -2,7 +2,13 @@
 
     python recipes/distill_mnist.py
 
-    (not measured yet)
+    test accuracy  98.85 ± 0.04 %
+    without it     98.38 ± 0.02 % (from labels alone)
+    gain           0.47 points (95 % interval 0.39 to 0.54, n = 5)
+    seeds          5
+    training       27.3 s, 40.7 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py. The teacher has been trained on
 shifted images, the student sees none: what it knows of them is in the teacher's logits.

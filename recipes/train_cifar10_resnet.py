@@ -1,0 +1,34 @@
+"""A small residual network on CIFAR-10.
+
+    python recipes/train_cifar10_resnet.py
+
+    (not measured yet)
+
+The figures are written here by benchmarks/tables.py. With time or a GPU: `--model
+resnet20 --epochs 160`, the network and about the length of training of the paper.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="cifar10_resnet",
+    task="classify",
+    model="resnet8",
+    data="cifar10",
+    fallback="digits",  # without network and data: the digits of scikit-learn
+    epochs=10,
+    minimum_steps=300,  # for smaller data
+    batch_size=128,
+    optimizer="sgd",
+    learning_rate=0.2,
+    momentum=0.9,
+    weight_decay=0.0005,
+    schedule="one_cycle",
+    warmup=0.2,
+    label_smoothing=0.1,
+    augment=("shift:3", "flip"),
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)
