@@ -118,16 +118,15 @@ class Critics(Adversaries):
     task="adversarial",
     reference="Goodfellow et al., arXiv 1406.2661; as convolutions: Radford, Metz and "
     "Chintala, arXiv 1511.06434",
-    parameters=283_813,
+    parameters=463_141,
 )
 def gan(
     *,
     input_shape: tuple[int, int, int] = (28, 28, 1),
     latents: int = 64,
-    filters: tuple[int, int] = (32, 64),
-    dropout: float = 0.3,
+    filters: tuple[int, ...] = (32, 64, 128),
     critic_steps: int = 1,
-    penalty: float = 0.0,
+    penalty: float = 0.05,
 ) -> keras.Model:
     """A deep convolutional GAN (DCGAN).
 
@@ -136,39 +135,33 @@ def gan(
     functional models `generator`, codes to images, and `discriminator`, images to
     scores (batch, 1).
 
-    What differs from the paper: two doublings of the map in place of four, as the
-    images are small; dropout in place of batch normalisation in the discriminator,
+    What differs from the paper: one doubling of the map for each of `filters`, as the
+    images are small; in the generator the channels of each pixel are normalised in
+    place of the batch, so that a running average of its weights needs no statistics of
+    its own (as of a recipe with `average`); nothing is normalised in the discriminator,
     which may move `critic_steps` times for each step of the generator, each time on its
-    part of the batch, and be held by `penalty` times half the square of its slope at
-    real images (Mescheder, Geiger and Nowozin, arXiv 1801.04406); the last layer makes
-    2x2 pixels of one with a convolution.
+    part of the batch, and is held by `penalty` times half the square of its slope at
+    real images (Mescheder, Geiger and Nowozin, arXiv 1801.04406), where the paper has
+    small steps; the last layer makes 2x2 pixels of one with a convolution.
     """
     return _adversaries(
-        Adversaries,
-        "gan",
-        input_shape,
-        latents,
-        filters,
-        dropout,
-        critic_steps,
-        penalty,
+        Adversaries, "gan", input_shape, latents, filters, critic_steps, penalty
     )
 
 
 @register(
     task="adversarial",
     reference="Mirza and Osindero, arXiv 1411.1784",
-    parameters=320_293,
+    parameters=488_741,
 )
 def conditional_gan(
     *,
     input_shape: tuple[int, int, int] = (28, 28, 1),
     num_classes: int = 10,
     latents: int = 64,
-    filters: tuple[int, int] = (32, 64),
-    dropout: float = 0.3,
+    filters: tuple[int, ...] = (32, 64, 128),
     critic_steps: int = 1,
-    penalty: float = 0.0,
+    penalty: float = 0.05,
 ) -> keras.Model:
     """A DCGAN that draws what it is asked for.
 
@@ -178,8 +171,8 @@ def conditional_gan(
     the discriminator as maps that are 1 where they stand for the class.
     """
     return _adversaries(
-        Adversaries, "conditional_gan", input_shape, latents, filters, dropout,
-        critic_steps, penalty, num_classes,
+        Adversaries, "conditional_gan", input_shape, latents, filters, critic_steps,
+        penalty, num_classes,
     )  # fmt: skip
 
 
@@ -187,44 +180,43 @@ def conditional_gan(
     task="adversarial",
     reference="Gulrajani et al., arXiv 1704.00028; Arjovsky, Chintala and Bottou, "
     "arXiv 1701.07875",
-    parameters=283_812,
+    parameters=463_140,
 )
 def wgan_gp(
     *,
     input_shape: tuple[int, int, int] = (28, 28, 1),
     latents: int = 64,
-    filters: tuple[int, int] = (32, 64),
+    filters: tuple[int, ...] = (32, 64, 128),
     critic_steps: int = 5,
     penalty: float = 10.0,
 ) -> keras.Model:
     """A Wasserstein GAN whose critic is held by a penalty on its gradient.
 
     Images (batch, height, width, channels) in [0, 1], codes (batch, latents) and
-    networks as in gan, without dropout. The critic's score is no probability: it is
+    networks as in gan. The critic's score is no probability: it is
     trained to be as different as possible between real and generated images while its
     slope between them stays near 1, as `penalty` weighs it, `critic_steps` times for
     each step of the generator, each time on its part of the batch.
     """
     return _adversaries(
-        Critics, "wgan_gp", input_shape, latents, filters, 0.0, critic_steps, penalty
+        Critics, "wgan_gp", input_shape, latents, filters, critic_steps, penalty
     )
 
 
 def _adversaries(
-    kind, name, input_shape, latents, filters, dropout, critic_steps, penalty,
-    num_classes=0,
-) -> Adversaries:  # fmt: skip
+    kind, name, input_shape, latents, filters, critic_steps, penalty, num_classes=0
+) -> Adversaries:
     check_image(input_shape, least=8, model=name)
-    if min(latents, critic_steps, *filters) < 1 or len(filters) != 2:
+    if min(latents, critic_steps, *filters) < 1 or not filters:
         raise ValueError(
-            f"latents and critic_steps of {name} must be positive, and filters two "
-            f"positive numbers: {latents}, {critic_steps}, {filters}"
+            f"latents and critic_steps of {name} must be positive, and filters one "
+            f"or more positive numbers: {latents}, {critic_steps}, {filters}"
         )
     if not 0 <= penalty < math.inf:
         raise ValueError(f"penalty of {name} must be 0 or more: {penalty}")
     generator = _generator(input_shape, latents, filters, num_classes)
     biased = kind is not Critics  # a difference of two scores has no bias
-    discriminator = _discriminator(input_shape, filters, dropout, num_classes, biased)
+    discriminator = _discriminator(input_shape, filters, num_classes, biased)
     return kind(generator, discriminator, critic_steps, penalty, name=name)
 
 
@@ -238,22 +230,28 @@ def _generator(input_shape, latents, filters, num_classes) -> keras.Model:
         x = layers.Concatenate(name="g_asked")(
             [x, keras.ops.one_hot(label, num_classes)]
         )
-    rows, columns = -(-height // 4), -(-width // 4)
-    x = layers.Dense(rows * columns * filters[1], use_bias=False, name="g_dense")(x)
-    x = layers.BatchNormalization(name="g_norm_1")(x)
+    # Of the image, and of each map on the way to the smallest; odd sides round up.
+    sides = [(height, width)]
+    for _ in filters:
+        sides.append((-(-sides[-1][0] // 2), -(-sides[-1][1] // 2)))
+    rows, columns = sides[-1]
+    x = layers.Dense(rows * columns * filters[-1], use_bias=False, name="g_dense")(x)
+    x = layers.Reshape((rows, columns, filters[-1]), name="g_reshape")(x)
+    for number in range(len(filters) - 1, 0, -1):
+        x = layers.LayerNormalization(name=f"g_norm_{number + 1}")(x)
+        x = layers.ReLU(name=f"g_relu_{number + 1}")(x)
+        x = layers.Conv2DTranspose(
+            filters[number - 1], 4, 2, "same", use_bias=False, name=f"g_conv_{number}"
+        )(x)
+        x = cropped(x, *sides[number], name=f"g_crop_{number}")
+    x = layers.LayerNormalization(name="g_norm_1")(x)
     x = layers.ReLU(name="g_relu_1")(x)
-    x = layers.Reshape((rows, columns, filters[1]), name="g_reshape")(x)
-    x = layers.Conv2DTranspose(
-        filters[0], 4, 2, "same", use_bias=False, name="g_conv_1"
-    )(x)
-    x = layers.BatchNormalization(name="g_norm_2")(x)
-    x = layers.ReLU(name="g_relu_2")(x)
     x = cropped(doubled(x, channels), height, width, name="g_crop")
     outputs = layers.Activation("sigmoid", dtype="float32", name="image")(x)
     return keras.Model(inputs, outputs, name="generator")
 
 
-def _discriminator(input_shape, filters, dropout, num_classes, biased) -> keras.Model:
+def _discriminator(input_shape, filters, num_classes, biased) -> keras.Model:
     layers = keras.layers
     inputs = image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(2.0, -1.0, name="d_centre")(image)
@@ -268,8 +266,6 @@ def _discriminator(input_shape, filters, dropout, num_classes, biased) -> keras.
         x = layers.Conv2D(width, 4, 2, "same", name=f"d_conv_{number}")(x)
         # Not LeakyReLU: TensorFlow's optimizer of graphs fails over two calls of it.
         x = keras.ops.maximum(x, 0.2 * x)
-        if dropout:
-            x = layers.Dropout(dropout, name=f"d_dropout_{number}")(x)
     x = layers.Flatten(name="d_flatten")(x)
     outputs = layers.Dense(1, use_bias=biased, dtype="float32", name="score")(x)
     return keras.Model(inputs, outputs, name="discriminator")

@@ -104,8 +104,8 @@ def preset(tmp_path) -> tuple[str, str, list]:
     """A small network of KerasHub in a folder, its digest, and its weights."""
     keras_hub = pytest.importorskip("keras_hub")
     body = keras_hub.models.ResNetBackbone(
-        input_conv_filters=[8], input_conv_kernel_sizes=[3],
-        stackwise_num_filters=[8, 16], stackwise_num_blocks=[1, 1],
+        input_conv_filters=[64], input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64, 64], stackwise_num_blocks=[1, 1],
         stackwise_num_strides=[1, 2], block_type="basic_block",
         use_pre_activation=False, image_shape=(None, None, 3),
     )  # fmt: skip
@@ -154,7 +154,7 @@ def test_unknown_presets_are_refused(preset, tmp_path):
     for asked, words in (
         ({"preset": "resnet_50_imagenet"}, "nothing is downloaded: 'resnet_50_imag"),
         ({}, "must be a folder with config.json"),
-        ({"preset": folder}, f"sha256={digest} is the digest of config.json + image"),
+        ({"preset": folder}, f"sha256={digest} is the digest of config.json \\+ image"),
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):
             gpuzoo.build("keras/hub", input_shape=(32, 32, 3), **asked)
