@@ -18,14 +18,14 @@ RECIPE = Recipe(
     data="cifar10",
     epochs=4,
     minimum_steps=300,  # for smaller data
-    batch_size=250,
+    batch_size=125,
     optimizer="sgd",
-    learning_rate=0.5,
+    learning_rate=0.3,
     momentum=0.85,
     weight_decay=0.0005,
     schedule="one_cycle",
     warmup=0.2,
-    label_smoothing=0.2,
+    label_smoothing=0.1,
     augment=("shift:2", "flip"),
 )
 
