@@ -25,6 +25,8 @@ def test_notebook_is_generated_from_its_script(script):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_notebook_runs(script: pathlib.Path, tmp_path, no_network, monkeypatch):
+    if script.stem == "transfer":
+        pytest.importorskip("keras_hub")
     for name, value in {**no_network, "GPUZOO_CACHE": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
