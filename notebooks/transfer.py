@@ -23,7 +23,7 @@ import gpuzoo
 
 gpuzoo.configure(seed=0)
 digits = gpuzoo.load_data("digits")
-for name, wanted, few in (("old", range(5), None), ("new", range(5, 10), 50)):
+for name, wanted, few in (("old", range(5), None), ("new", range(5, 10), 20)):
     arrays = {}
     for split in ("train", "test"):
         examples = getattr(digits, split)
@@ -54,7 +54,7 @@ config = pathlib.Path("preset/config.json").read_bytes()
 # %%
 import hashlib
 
-HUB = {"model": "keras/hub", "learning_rate": 0.003, "augment": (), "quiet": True}
+HUB = {"model": "keras/hub", "learning_rate": 0.003, "augment": (), "batch_size": 10, "quiet": True}
 
 
 def options(*parts, **more):
@@ -84,7 +84,7 @@ body = next(layer for layer in model.layers if "backbone" in layer.name)
 # %% [markdown]
 # ## With and without
 #
-# Fifty examples of five new classes; all that differs is where the network begins.
+# Twenty examples of five new classes; all that differs is where the network begins.
 # (`frozen=True` would keep it as it is and train its head alone.)
 
 # %%
