@@ -2,7 +2,11 @@
 
     python recipes/train_mnist_gan.py
 
-    (not measured yet)
+    test frechet   9.63 ± 1 (Frechet distance, fixed classifier)
+    seeds          3
+    training       328.9 s, 353.4 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """
