@@ -147,14 +147,15 @@ def _hub(
         import keras
 
         made = keras_hub.models.Backbone.from_preset(
-            str(folder), load_weights=False, image_shape=shape
-        )
+            str(folder), load_weights=False, image_shape=shape,
+            dtype=keras.config.dtype_policy(),  # not the one that it was saved with
+        )  # fmt: skip
         if files[-1].name == _PRESET[-1]:
             _load(made, files[-1], HUB, preset)
         scale, offset = 1.0, 0.0
         if folder / _PRESET[1] in files:
             made_for = keras_hub.layers.ImageConverter.from_preset(str(folder))
-            scale = 255.0 * np.asarray(made_for.scale or 1.0)
+            scale = (255.0 * np.asarray(made_for.scale or 1.0)).tolist()
             offset = made_for.offset or 0.0
 
         def features(x):

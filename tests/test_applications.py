@@ -149,6 +149,21 @@ def test_images_of_a_preset_are_scaled_as_it_says(preset):
     assert np.allclose(model(images), wanted, atol=1e-4)
 
 
+def test_a_preset_takes_the_precision_of_the_run(preset):
+    folder, digest, _ = preset
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = gpuzoo.build(
+            "keras/hub", input_shape=(16, 16, 3), preset=folder, sha256=digest
+        )
+    finally:
+        keras.config.set_dtype_policy(before)
+    (body,) = (layer for layer in model.layers if "backbone" in layer.name)
+    dtypes = {layer.compute_dtype for layer in body.layers if layer.weights}
+    assert dtypes == {"bfloat16"} and model.output.dtype == "float32"
+
+
 def test_unknown_presets_are_refused(preset, tmp_path):
     folder, digest, _ = preset
     for asked, words in (
