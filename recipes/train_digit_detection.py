@@ -2,7 +2,11 @@
 
     python recipes/train_digit_detection.py
 
-    (not measured yet)
+    test map50     0.9845 ± 0.00077 (mean average precision at an overlap of 0.5)
+    seeds          3
+    training       155.8 s, 189.1 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """
