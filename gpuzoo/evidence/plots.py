@@ -116,8 +116,10 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure:
     labels = dataset.test["label"][: len(outputs["predicted"])]
     wrong = np.flatnonzero(outputs["predicted"] != labels)
     worst = wrong[np.argsort(-outputs["confidence"][wrong], kind="stable")][:MISTAKES]
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
-    grid = figure.subplots(4, MISTAKES // 4)
+    across = MISTAKES // 4
+    rows = max(1, -(-len(worst) // across))
+    figure = Figure(figsize=(9, 0.2 + 1.35 * rows), layout="constrained")
+    grid = figure.subplots(rows, across, squeeze=False)
     for axes, index in zip(grid.flat, worst, strict=False):
         image = images[index]
         if image.shape[-1] not in (3, 4):
