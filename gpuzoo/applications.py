@@ -135,6 +135,11 @@ def _hub(
             f"preset of {HUB} must be a folder with {_PRESET[0]}, as KerasHub's "
             f"save_to_preset writes it; nothing is downloaded: {preset!r}"
         )
+    if (folder / "model.weights.json").exists():
+        raise GpuzooError(
+            f"preset of {HUB}: {preset} has its weights in several files; save it "
+            "again with save_to_preset(..., max_shard_size=None)"
+        )
     _check(files, HUB, "preset", preset, sha256)
     try:
         import keras_hub

@@ -173,3 +173,6 @@ def test_unknown_presets_are_refused(preset, tmp_path):
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):
             gpuzoo.build("keras/hub", input_shape=(32, 32, 3), **asked)
+    (tmp_path / "resnet" / "model.weights.json").write_text("{}")
+    with pytest.raises(gpuzoo.GpuzooError, match="in several files; save it again"):
+        gpuzoo.build("keras/hub", preset=folder, sha256=digest)

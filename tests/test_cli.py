@@ -37,9 +37,6 @@ PICTURES = {
 CLASSIFIED = {"confusion.png", "mistakes.png"}
 
 
-# --- recipes ------------------------------------------------------------------------
-
-
 def script_of(name: str):
     named = ROOT / "recipes" / f"{name}.py"
     return named if named.exists() else ROOT / "recipes" / f"train_{name}.py"
