@@ -43,6 +43,7 @@ twice() {  # the same bits in two fresh processes, verified; a kill in a third
 
 export -f train twice
 export python mnist device out
+part doctor 120 "$python" -m gpuzoo doctor
 part models 180 "$python" benchmarks/repeatable.py --device "$device" --backends jax
 for precision in float32 mixed_bfloat16 mixed_float16; do
     part "twice-$precision" 90 bash -c "twice $precision"

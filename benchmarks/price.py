@@ -7,21 +7,20 @@ Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two
 both with the recipe `mnist`:
 
 - The modes: a process for each, all of them alive at once, trains for about a second
-  when its turn comes (in_turns.py), back and forth, so that a change of the machine's
-  speed meets all of them alike; then the same with fresh processes, `--generations`
-  times. The first turn, just after compiling, is not counted. Given is the median of
-  the examples per second of training, and for pairs of modes the median of the ratios
-  within one round with its interval (95 %, bootstrap) and quartiles.
+  when its turn comes (gpuzoo/evidence/bench.py), back and forth, so that a change of
+  the machine's speed meets all of them alike; then the same with fresh processes,
+  `--generations` times. The first turn, just after compiling, is not counted. Given is
+  the median of the examples per second of training, and for pairs of modes the median
+  of the ratios within one round with its interval (95 %, bootstrap) and quartiles.
 - The trail: of runs on all of MNIST with a checkpoint and a digest every 100 steps, how
   long these took as parts of the training, from the phases that a run tells apart.
 """
 
 import argparse
+import contextlib
 import json
-import os
 import pathlib
 import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,48 +30,42 @@ import scipy.stats
 
 HERE = pathlib.Path(__file__).resolve().parent
 EXAMPLES = 12_800  # 50 steps
-# Name -> options of the machine, steps of a turn: about a second's, and a part of 50.
+# Name -> options of the machine, and environment variables.
 MODES = {
-    "tensorflow float32": ({"precision": "float32"}, 50),
-    "tensorflow float32, no determinism": (
-        {"precision": "float32", "level": "fast"}, 50,
-    ),
-    "tensorflow float32, no oneDNN": (
-        {"precision": "float32", "variables": {"TF_ENABLE_ONEDNN_OPTS": "0"}}, 25,
-    ),
-    "tensorflow bfloat16": ({"precision": "mixed_bfloat16"}, 5),
-    "tensorflow bfloat16, no determinism": (
-        {"precision": "mixed_bfloat16", "level": "fast"}, 5,
-    ),
-    "tensorflow float16": ({"precision": "mixed_float16"}, 5),
-    "tensorflow float32, XLA": ({"precision": "float32", "xla": "on"}, 25),
-    "tensorflow float32, XLA, no determinism": (
-        {"precision": "float32", "xla": "on", "level": "fast"}, 25,
-    ),
-    "jax float32": ({"precision": "float32", "backend": "jax"}, 10),
-    "jax float32, no determinism": (
-        {"precision": "float32", "backend": "jax", "level": "fast"}, 10,
-    ),
-    "jax bfloat16": ({"precision": "mixed_bfloat16", "backend": "jax"}, 10),
-    "jax float16": ({"precision": "mixed_float16", "backend": "jax"}, 10),
+    "tensorflow float32": {"precision": "float32"},
+    "tensorflow float32, no determinism": {"precision": "float32", "level": "fast"},
+    "tensorflow float32, no oneDNN": {
+        "precision": "float32", "variables": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    },
+    "tensorflow bfloat16": {"precision": "mixed_bfloat16"},
+    "tensorflow bfloat16, no determinism": {
+        "precision": "mixed_bfloat16", "level": "fast",
+    },
+    "tensorflow float16": {"precision": "mixed_float16"},
+    "tensorflow float32, XLA": {"precision": "float32", "xla": "on"},
+    "tensorflow float32, XLA, no determinism": {
+        "precision": "float32", "xla": "on", "level": "fast",
+    },
+    "jax float32": {"precision": "float32", "backend": "jax"},
+    "jax float32, no determinism": {
+        "precision": "float32", "backend": "jax", "level": "fast",
+    },
+    "jax bfloat16": {"precision": "mixed_bfloat16", "backend": "jax"},
+    "jax float16": {"precision": "mixed_float16", "backend": "jax"},
 }  # fmt: skip
-# The same for a GPU, where turns are epochs of 234 steps; {autotune} is a file, made at
-# first use. The processes share the GPU's memory.
+# The same for a GPU, whose memory the processes share.
 GPU_MODES = {
-    f"jax {short}{what}": (
-        {
-            "precision": precision, "backend": "jax", "device": "gpu", **options,
-            "variables": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-        },
-        234,
-    )
+    f"jax {short}{what}": {
+        "precision": precision, "backend": "jax", "device": "gpu", **options,
+        "variables": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+    }
     for short, precision in (
         ("float32", "float32"), ("bfloat16", "mixed_bfloat16"),
         ("float16", "mixed_float16"),
     )
     for what, options in (
         ("", {}), (", no determinism", {"level": "fast"}),
-        (", pinned tuning", {"autotune": "{autotune}"}),
+        (", pinned tuning", {"autotune": "FILE"}),
     )
 }  # fmt: skip
 GPU_PRICES = {
@@ -118,74 +111,43 @@ def figures(values: list[float]) -> dict:
     }
 
 
-class Mode:
-    """A process that trains in one mode, a turn whenever it is told to."""
+def take_turns(modes: dict, npz, generations: int, turns: int, autotune: str) -> dict:
+    """Name -> examples per second of every turn."""
+    from gpuzoo import autotune as tuning
+    from gpuzoo.evidence import bench
+    from gpuzoo.recipe import load_recipe
+    from gpuzoo.runtime import Options
 
-    def __init__(self, name: str, mode: tuple, npz: pathlib.Path, autotune: str):
-        options, self.steps = {"device": "cpu", **mode[0]}, mode[1]
-        variables = options.pop("variables", {})
-        words = [sys.executable, str(HERE / "in_turns.py"), "--data", str(npz)]
-        words += ["--steps", str(self.steps)]
-        for key, value in options.items():
-            words += [f"--{key}", value.format(autotune=autotune)]
-        self.name = name
-        self.process = subprocess.Popen(
-            words, env={**os.environ, **variables}, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self.read()
-
-    def read(self) -> str:
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.name} failed with exit code {self.process.wait()}")
-        return line.strip()
-
-    def say(self, word: str) -> str:
-        self.process.stdin.write(f"{word}\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def turn(self) -> float:
-        """Examples per second of training, of one turn."""
-        return self.steps * 256 / float(self.say("go"))
-
-    def end(self) -> str:
-        """The digest of the weights."""
-        digest = self.say("end")
-        self.process.wait()
-        return digest
-
-
-def take_turns(modes: dict, npz, generations: int, turns: int, autotune: str) -> tuple:
-    """Name -> examples per second of every turn, and the digests of the weights."""
+    recipe = load_recipe("mnist").override(data=str(npz))
     speed: dict[str, list[float]] = {name: [] for name in modes}
-    digests: dict[str, set[str]] = {name: set() for name in modes}
     for generation in range(generations):
-        alive = [Mode(name, mode, npz, autotune) for name, mode in modes.items()]
-        try:
-            for turn in range(turns):
-                for mode in alive[:: -1 if turn % 2 else 1]:
-                    speed[mode.name].append(mode.turn())
-            for mode in alive:
-                digests[mode.name].add(mode.end())
-        finally:
-            for mode in alive:
-                mode.process.kill()
-                mode.process.wait()
+        with contextlib.ExitStack() as stack:
+            alive = []
+            for name, mode in modes.items():
+                asked = {"device": "cpu", **mode}
+                variables = asked.pop("variables", {})
+                if "autotune" in asked:
+                    asked["autotune"] = autotune
+                options = Options(**asked)
+                tuning.tune(recipe, options, print)
+                worker = bench.trainer(recipe, options, variables=variables)
+                alive.append(stack.enter_context(worker))
+                if worker.error:
+                    sys.exit(f"{name} failed: {worker.error}")
+            bench.take_turns(alive, turns)
+            for name, worker in zip(modes, alive, strict=True):
+                if worker.error:
+                    sys.exit(f"{name} failed: {worker.error}")
+                speed[name] += worker.speeds
         told = {name: round(values[-1]) for name, values in speed.items()}
         print("generation", generation, told, flush=True)
-    return speed, digests
+    return speed
 
 
-def matrix(modes: dict, prices: dict, speed: dict, digests: dict) -> dict:
+def matrix(modes: dict, prices: dict, speed: dict) -> dict:
     return {
         "modes": {
-            name: {
-                "examples_per_second": figures(speed[name]),
-                "different_weights": len(digests[name]),
-            }
-            for name in modes
+            name: {"examples_per_second": figures(speed[name])} for name in modes
         },
         "seconds_with_over_without": {
             what: figures(
@@ -244,10 +206,8 @@ def main() -> None:
         labels = {f"y_{s}": data.splits[s]["label"][:n] for s, n in parts}
         np.savez(npz, **images, **labels)
         modes, prices = (GPU_MODES, GPU_PRICES) if gpu else (MODES, PRICES)
-        found = matrix(
-            modes, prices,
-            *take_turns(modes, npz, args.generations, args.turns, args.autotune),
-        )  # fmt: skip
+        speed = take_turns(modes, npz, args.generations, args.turns, args.autotune)
+        found = matrix(modes, prices, speed)
     runtime = gpuzoo.configure(device=args.device, backend="jax" if gpu else "auto")
     record = {
         "what": "the price of repeatability, of XLA, precision and backend",

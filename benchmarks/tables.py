@@ -179,6 +179,41 @@ def more_table(records: dict[str, dict]) -> str:
     )
 
 
+def speed_text(record: dict) -> str:
+    """How many times as fast as its peers gpuzoo trains."""
+    names = list(next(iter(record["work"].values()))["peers"])
+    names.remove("gpuzoo")
+    lines = [
+        "| network, batch | gpuzoo, images a second | "
+        + " | ".join(f"times {name}" for name in names)
+        + " |",
+        "|" + "---|" * (2 + len(names)),
+    ]
+    for work, found in record["work"].items():
+        rows = found["peers"]
+        cells = [f"{work}, {found['batch']}"]
+        cells.append(f"{rows['gpuzoo']['examples_per_second']['median']:,.0f}")
+        for name in names:
+            over = rows[name].get("gpuzoo_over_it")
+            cells.append(
+                f"{over['median']:.2f} ({over['low']:.2f} to {over['high']:.2f})"
+                if over
+                else "failed"
+            )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Steps of training on MNIST, gpuzoo repeatable to the bit; "
+            f"{record['rounds']} rounds in which all took turns of about a second, "
+            f"medians and their 95 % intervals; {machine(record)}, PyTorch "
+            f"{record['torch']}, {record['date']} "
+            "(`benchmarks/speed.py`).",
+        ]
+    )
+
+
 def ratio(figure: dict) -> str:
     low, high = figure["interval"]
     return f"{figure['median']:.3f} ({low:.3f} to {high:.3f})"
@@ -281,6 +316,7 @@ def main() -> None:
     for name, part in (
         ("figures", "\n\n".join(map(readme_table, fast))),
         ("more", more_table(others)),
+        ("speed", speed_text(load("speed"))),
         ("reach", reach_text(*parts)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)

@@ -22,6 +22,8 @@ _VERBS = {
     "resume": "finish a run that was stopped or killed: gpuzoo resume RUN",
     "verify": "do a run again and compare the bits: gpuzoo verify RUN",
     "diff": "show where two runs part: gpuzoo diff RUN RUN",
+    "bench": "time a recipe in every mode of this machine: gpuzoo bench mnist",
+    "doctor": "look at this machine, tell what is wrong and what mends it",
     "list": "list the models and the recipes: gpuzoo list [PATTERN]",
     "info": "show what is known of a model: gpuzoo info cnn",
 }
@@ -85,7 +87,8 @@ def _dispatch(words: list[str]) -> int:
         raise GpuzooError(f"no command named {verb!r}; {nearest(verb, _VERBS)}")
     verbs = {
         "train": _train_named, "resume": commands.resume, "verify": commands.verify,
-        "diff": commands.diff, "list": _list, "info": _info,
+        "diff": commands.diff, "bench": _bench,
+        "doctor": commands.doctor, "list": _list, "info": _info,
     }  # fmt: skip
     return verbs[verb](rest)
 
@@ -108,18 +111,10 @@ def _train_named(words: list[str]) -> int:
 def _train(recipe: Recipe, words: list[str], program: str) -> int:
     default = TrainCommand(recipe=recipe, options=Options())
     asked = parse(TrainCommand, words, program, default)
-    # What was named on the command line goes through override(), which knows what
-    # naming a field means, even if it was given its default value.
-    named = {
-        field.name: getattr(asked.recipe, field.name)
-        for field in dataclasses.fields(Recipe)
-        if any(_names(word, field.name) for word in words)
-    }
-
     from gpuzoo.training import train
 
     summary = train(
-        recipe.override(**named),
+        _changed(recipe, asked.recipe, words),
         options=asked.options,
         out=asked.out,
         fast_dev_run=asked.fast_dev_run,
@@ -129,8 +124,46 @@ def _train(recipe: Recipe, words: list[str], program: str) -> int:
     return 130 if summary["state"] == "stopped" else 0
 
 
+def _changed(recipe: Recipe, asked: Recipe, words: list[str]) -> Recipe:
+    """What was named on the command line goes through override(), which knows what
+    naming a field means, even if it was given its default value."""
+    named = {
+        field.name: getattr(asked, field.name)
+        for field in dataclasses.fields(Recipe)
+        if any(_names(word, field.name) for word in words)
+    }
+    return recipe.override(**named)
+
+
 def _names(word: str, field: str) -> bool:
     return word.partition("=")[0].replace("_", "-") == "--" + field.replace("_", "-")
+
+
+def _bench(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: gpuzoo bench RECIPE [OPTIONS]\n\nrecipes:", *list_recipes())
+        print("gpuzoo bench RECIPE --help shows every option and its default.")
+        return 0 if words else 2
+    recipe, rest = load_recipe(words[0]), words[1:]
+
+    from gpuzoo.evidence.bench import Settings
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class BenchCommand:
+        """Time a recipe in every mode that this machine has."""
+
+        recipe: tyro.conf.OmitArgPrefixes[Recipe]
+        settings: tyro.conf.OmitArgPrefixes[Settings]
+        quiet: Flag = False
+        """Print nothing but the last line."""
+        debug: Flag = False
+        """Show the traceback of an error."""
+
+    default = BenchCommand(recipe=recipe, settings=Settings())
+    asked = parse(BenchCommand, rest, f"gpuzoo bench {words[0]}", default)
+    return commands.bench(
+        _changed(recipe, asked.recipe, rest), asked.settings, asked.quiet
+    )
 
 
 def _list(words: list[str]) -> int:

@@ -58,6 +58,19 @@ class DiffCommand:
     """Show the traceback of an error."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DoctorCommand:
+    """Look at this machine, tell what is wrong and what mends it.
+
+    Exit codes: 0 all is well, 1 something is not.
+    """
+
+    quick: Flag = False
+    """Leave out the short training that is done twice on each backend."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+
 def resume(words: list[str]) -> int:
     asked = parse(ResumeCommand, words, "gpuzoo resume")
     from gpuzoo.training import resume
@@ -114,6 +127,79 @@ def diff(words: list[str]) -> int:
     print(found["verdict"])
     last_line(found)
     return found["exit_code"]
+
+
+def bench(recipe, settings, quiet: bool) -> int:
+    """Exit code 1 if a goal was asked for and not reached."""
+    from gpuzoo.evidence import bench as benches
+
+    def say(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    found = benches.bench(recipe, settings, say)
+    path = benches.save(found, settings.out)
+    if not quiet:
+        _print_bench(found)
+    last_line({
+        "record": path, "conclusion": found["conclusion"], "goal": found["goal"],
+        "examples_per_second": found["examples_per_second"]["median"],
+    })  # fmt: skip
+    return int(bool(found["goal"]) and not found["goal"]["reached"])
+
+
+def doctor(words: list[str]) -> int:
+    asked = parse(DoctorCommand, words, "gpuzoo doctor")
+    from gpuzoo.evidence.doctor import examine
+
+    def say(finding) -> None:
+        print(f"{'ok' if finding.ok else 'NO':<4}{finding.name:<27}{finding.what}")
+        if finding.remedy:
+            print(f"{'':<31}-> {finding.remedy}")
+        sys.stdout.flush()
+
+    findings = examine(quick=asked.quick, note=say)
+    last_line({"findings": [dataclasses.asdict(finding) for finding in findings]})
+    return int(not all(finding.ok for finding in findings))
+
+
+def _print_bench(found: dict) -> None:
+    print(found["runtime"]["device_name"])
+    heads = ("a second", "default", "determ.", "first", "empty", "memory", "peak")
+    _print_row("mode", heads)
+    for row in found["modes"]:
+        if row["error"]:
+            _print_row(row["mode"], ("failed",))
+            continue
+        price = row["price_of_determinism"]
+        part, memory = row["part_of_peak"], row["device_bytes"] or row["memory_bytes"]
+        cells = (
+            f"{row['examples_per_second']['median']:,.0f}",
+            f"x {row['times_the_default']['median']:.2f}",
+            f"{price['median'] - 1:+.1%}" if price else "-",
+            f"{row['first_step_seconds']:.1f} s",
+            f"{1000 * row['overhead_seconds']:.2f} ms",
+            f"{memory / 1e9:.1f} GB",
+            f"{part:.0%}" if part else "-",
+        )
+        _print_row(row["mode"], cells)
+    print("determ.: what determinism costs; empty: a step that computes nothing;")
+    print("peak: part of the speed of a matrix product")
+    best = found["conclusion"]
+    line = (
+        f"Fastest here: {best['fastest']}, {best['examples_per_second']:,.0f} examples "
+        f"a second, {best['times_the_default']['median']:.2f} times the default."
+    )
+    if price := best["price_of_determinism"]:
+        line += (
+            f" Repeatability costs {price['median'] - 1:+.1%} there (95 % interval "
+            f"{price['low'] - 1:+.1%} to {price['high'] - 1:+.1%})."
+        )
+    print(line)
+
+
+def _print_row(mode: str, cells: tuple[str, ...]) -> None:
+    print(f"{mode:<24}" + "".join(f"{cell:>8}" for cell in cells))
 
 
 def print_layers(name: str) -> None:

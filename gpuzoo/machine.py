@@ -68,6 +68,16 @@ def cpu_model() -> str:
     return f"{found['model name']} ({', '.join(numbers)})"
 
 
+def memory_bytes() -> int | None:
+    """Main memory that could be had now; None where the system does not tell."""
+    try:
+        lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return None
+    told = dict(line.split(":") for line in lines)
+    return 1024 * int(told["MemAvailable"].split()[0])
+
+
 def driver() -> str | None:
     """Version line of the NVIDIA kernel driver, None where there is none."""
     try:

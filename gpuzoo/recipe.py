@@ -83,6 +83,10 @@ class Recipe:
     audio_seconds: float = 0.0
     """Length that the sounds of a folder are cut or filled up to; 0: the longest's."""
 
+    stream: Literal["auto", "on", "off"] = "auto"
+    """Send the examples along with each compiled call, for data that are larger than
+    the device's memory; auto: where they fill more than half of it. Moves no bit."""
+
     epochs: int = 1
     """Passes over the training examples."""
     minimum_steps: int = 0

@@ -277,13 +277,13 @@ def _read(path: pathlib.Path, module: str) -> Iterable[ModelInfo]:
             if not (isinstance(call, ast.Call) and _called_name(call) == "register"):
                 continue
             declared = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-            doc = ast.get_docstring(node) or ""
-            options = {
-                arg.arg: f"{ast.unparse(arg.annotation)} = {ast.unparse(default)}"
-                for arg, default in zip(
-                    node.args.kwonlyargs, node.args.kw_defaults, strict=True
+            if missing := {"task", "reference"} - declared.keys():
+                raise GpuzooError(
+                    f"{path}: register() of {node.name} needs {sorted(missing)[0]}="
                 )
-            }
+            doc = ast.get_docstring(node) or ""
+            arguments = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            options = {arg.arg: _declared(arg, value) for arg, value in arguments}
             yield ModelInfo(
                 node.name, declared["task"], declared["reference"],
                 declared.get("parameters"), doc.partition("\n")[0], doc, options,
@@ -293,3 +293,9 @@ def _read(path: pathlib.Path, module: str) -> Iterable[ModelInfo]:
 
 def _called_name(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
+
+
+def _declared(argument: ast.arg, default: ast.expr | None) -> str:
+    """`int = 3`, as far as it is written."""
+    kind = ast.unparse(argument.annotation) if argument.annotation else "any"
+    return f"{kind} = {ast.unparse(default)}" if default else kind

@@ -59,7 +59,7 @@ ARROWS = {
     },
     "arguments": {"errors"},
     "commands": {"arguments", "registry", "runtime", "training", "evidence"},
-    "cli": FLOOR | {"arguments", "commands", "training", ""},
+    "cli": FLOOR | {"arguments", "commands", "training", "evidence.bench", ""},
     "__main__": {"cli"},
     "__init__": set(),
     "models": {"registry", "runtime", "models"},

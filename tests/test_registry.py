@@ -126,6 +126,8 @@ def test_a_model_in_a_users_own_file(cli, tmp_path):
         (OWN, "nte", "own.py has no model 'nte'; it has net"),
         ("x = 1", "net", "it has none; put @gpuzoo.register"),
         ("def", "net", "own.py cannot be read: invalid syntax"),
+        (OWN.replace(": int = 8", ""), "net", "'width' of model 'net' must be"),
+        (OWN.replace(', reference="here"', ""), "net", "net needs reference="),
     ):
         file.write_text(text)
         done = cli(*words, "--model", f"own.py:{name}")

@@ -14,12 +14,15 @@ import shutil
 import tempfile
 import time
 
-import safetensors
+import numpy as np
 import safetensors.numpy
 
-from gpuzoo.data.dataset import Dataset, fingerprint
+from gpuzoo.data.dataset import Arrays, Dataset, fingerprint
 from gpuzoo.files import expand, write_atomically
 
+_TYPES = {
+    "BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F32": "<f4",
+}  # fmt: skip
 _WRITING, _DAY = ".writing-", 86_400
 
 
@@ -113,7 +116,7 @@ def _read(folder: pathlib.Path) -> Dataset | None:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         if manifest["seal"] != _seal(manifest):
             return None
-        arrays = safetensors.numpy.load_file(folder / "arrays.safetensors")
+        arrays = _mapped(folder / "arrays.safetensors")
         splits: dict = {}
         for path, array in arrays.items():
             split, _, name = path.partition("/")
@@ -124,8 +127,24 @@ def _read(folder: pathlib.Path) -> Dataset | None:
             manifest["name"], manifest["source"], splits, tuple(manifest["classes"]),
             manifest["fingerprint"], tuple(manifest["findings"]),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, MemoryError):
         return None
+
+
+def _mapped(path: pathlib.Path) -> Arrays:
+    """The arrays of a safetensors file; they stay on the disk until they are read, so
+    that they may be larger than the memory."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return {
+        name: np.memmap(
+            path, _TYPES[told["dtype"]], "r", 8 + length + told["data_offsets"][0],
+            tuple(told["shape"]),
+        )
+        for name, told in header.items()
+        if name != "__metadata__"
+    }  # fmt: skip
 
 
 def _seal(manifest: dict) -> str:

@@ -12,12 +12,15 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+from gpuzoo import machine
+from gpuzoo.engine import recurrent
 from gpuzoo.engine.unrepeatable import check_jax, check_tensorflow
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import Runtime
 
 if keras.config.backend() == "tensorflow":
     import tensorflow as tf
+    from tensorflow.python.client import device_lib
     from tensorflow.python.ops import gen_math_ops
 else:
     import jax
@@ -36,6 +39,8 @@ class TensorFlowBackend:
         self.runtime = runtime
         self.xla = runtime.xla
         self.device = "/GPU:0" if runtime.device == "gpu" else "/CPU:0"
+        on_threads = runtime.device == "cpu" and not runtime.xla
+        self.parts = runtime.threads if on_threads else 1
 
     def put(self, array: np.ndarray):
         """The array on the device."""
@@ -96,7 +101,8 @@ class TensorFlowBackend:
         step = tf.function(
             body, input_signature=[entry], jit_compile=self.xla, autograph=False
         )
-        traced = step.get_concrete_function()
+        with recurrent.split_over(self.parts):
+            traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
         outputs = traced.structured_outputs
         out_signature = tf.nest.map_structure(
@@ -147,6 +153,13 @@ class TensorFlowBackend:
         if self.device == "/CPU:0":
             return None
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+    def memory_bytes(self) -> int | None:
+        """Memory that the device's arrays may fill; None if it is not known."""
+        if self.device == "/CPU:0":
+            return machine.memory_bytes()
+        found = {one.name: one.memory_limit for one in device_lib.list_local_devices()}
+        return found["/device:GPU:0"]
 
 
 @contextlib.contextmanager
@@ -301,6 +314,11 @@ class JaxBackend:
         """The most GPU memory held at once; None on a CPU."""
         stats = self.device.memory_stats() if self.scan else None
         return stats["peak_bytes_in_use"] if stats else None
+
+    def memory_bytes(self) -> int | None:
+        """Memory that the device's arrays may fill; None if it is not known."""
+        stats = self.device.memory_stats() if self.scan else None
+        return stats["bytes_limit"] if stats else machine.memory_bytes()
 
 
 def _current(scope, variable: keras.Variable):

@@ -1,7 +1,6 @@
 """The training loop. Everybody reads this one; it reads from top to bottom."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from keras.src.utils import naming
 from gpuzoo import tasks
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
-from gpuzoo.engine import checkpoint, initial, optim, probe
+from gpuzoo.engine import checkpoint, feeding, initial, optim, probe
 from gpuzoo.engine.checkpoint import Checkpoint
 from gpuzoo.engine.journal import Journal, Watcher
 from gpuzoo.engine.plan import Plan, make_plan, segments
@@ -23,8 +22,6 @@ from gpuzoo.recipe import Recipe, parse_options
 from gpuzoo.registry import build, check_options, model_info, short_name
 from gpuzoo.runtime import Runtime
 
-# Pixels per evaluation step: 1,000 MNIST images, 15 photographs of 224x224.
-EVALUATION_PIXELS = 784_000
 # A random layer draws at (its key, step * this + the draw's number within the step).
 DRAWS_PER_STEP = 256
 
@@ -99,32 +96,37 @@ def run(
             optimizer.build(variables)
         task = kind(model=model, optimizers=optimizers, recipe=recipe, dataset=dataset)
         state = State(model, optimizers, generators, backend)
-        train_arrays = {name: backend.put(dataset.train[name]) for name in task.fields}
-        test_arrays = {name: backend.put(dataset.test[name]) for name in task.fields}
+        streamed = feeding.streams(recipe, dataset.splits, task.fields, backend)
+        train, test = (
+            feeding.Examples({n: split[n] for n in task.fields}, backend, streamed)
+            for split in (dataset.train, dataset.test)
+        )
 
     # --------------------------------------------------------------- the compiled calls
     def train_step(feed, backend=backend):
         for generator, key in generators:
             generator.assign(backend.seed_state(key, feed["step"] * DRAWS_PER_STEP))
-        batch = backend.take(train_arrays, feed["indices"])
+        batch = train.take(feed)
         return task.step(batch, feed["draws"], backend)
 
     def evaluation_step(feed):
-        batch = backend.take(test_arrays, feed["indices"])
-        return task.evaluate({**batch, "index": feed["indices"]})
+        return task.evaluate({**test.take(feed), "index": feed["indices"]})
 
-    evaluation_feed, evaluated = _evaluation_feed(dataset, fast, kind.expansion)
+    def feed_of(first, last):
+        return train.send(plan.feed(first, last))
+
+    evaluation_feed, evaluated = feeding.whole(dataset, fast, kind.expansion)
     with clock.phase("compile"):
         # One step of each, and every variable put back: nothing of it stays.
         before, variables = state.read(state.all), list(state.all.values())
-        train_steps = backend.compile_steps(train_step, plan.feed(0, 1), variables)
-        train_steps(plan.feed(0, 1))
+        once = feed_of(0, 1)
+        train_steps = backend.compile_steps(train_step, once, variables)
+        train_steps(once)
         if runtime.level == "strict":
-            _try_again(train_steps, plan, state, before)
-        evaluate_steps = backend.compile_steps(
-            evaluation_step, evaluation_feed, variables
-        )
-        evaluate_steps({"indices": evaluation_feed["indices"][:1]})
+            _try_again(train_steps, once, state, before)
+        once = test.send({"indices": evaluation_feed["indices"][:1]})
+        evaluate_steps = backend.compile_steps(evaluation_step, once, variables)
+        evaluate_steps(once)
         state.write(before)
 
     # ------------------------------------------------------------- between two segments
@@ -160,7 +162,7 @@ def run(
                 journal.digest(step, weights, state.read(state.others))
         if last or (ends_epoch and epoch % recipe.eval_every == 0):
             with clock.phase("evaluate"), state.averaged():
-                outputs = evaluate_steps(evaluation_feed)
+                outputs = feeding.in_parts(evaluate_steps, test, evaluation_feed)
                 outputs = {
                     name: array.reshape(-1, *array.shape[2:])[:evaluated]
                     for name, array in outputs.items()
@@ -180,11 +182,12 @@ def run(
     })  # fmt: skip
     if resume:
         look()  # a checkpoint is saved before the run looks at itself
-    for first, last in segments(plan, recipe, step, until):
+    parts = segments(plan, recipe, step, until, train.most(plan.batch))
+    for (first, last), feed in feeding.ahead(parts, feed_of):
         if take_apart and first == until:
             break
         with clock.phase("train"):
-            results = train_steps(plan.feed(first, last))
+            results = train_steps(feed())
         step = last
         _check_finite(results["loss"], first, plan, good)
         journal.add(results)
@@ -200,7 +203,7 @@ def run(
     # --------------------------------------------------------------------------- result
     tensors = []
     if take_apart:
-        feed = plan.feed(step, step + 1)
+        feed = feed_of(step, step + 1)
         tensors = probe.take_apart(train_step, feed, model, state, backend)
     elif good.step != step:
         raise _diverged(f"a weight is no longer finite at step {step}", good)
@@ -286,11 +289,11 @@ class _Good:
         return _Good(step, weights) if finite else self
 
 
-def _try_again(train_steps, plan: Plan, state: State, before: Arrays) -> None:
+def _try_again(train_steps, feed: Arrays, state: State, before: Arrays) -> None:
     """Level strict: the first step, just done, must end with the same bits again."""
     once = state.read(state.all)
     state.write(before)
-    train_steps(plan.feed(0, 1))
+    train_steps(feed)
     again = state.read(state.all)
     differ = [name for name in once if once[name].tobytes() != again[name].tobytes()]
     if differ:
@@ -325,19 +328,3 @@ def _strip(prefix: str, arrays: Arrays) -> Arrays:
     return {
         k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
     }
-
-
-def _evaluation_feed(
-    dataset: Dataset, fast: bool, expansion: int
-) -> tuple[Arrays, int]:
-    """Every example once, in batches, and how many they are; the last batch is filled
-    up with the first example, whose surplus results the caller cuts off."""
-    count = dataset.count("test")
-    pixels = math.prod(dataset.input_shape[:2]) * expansion
-    batch = max(1, EVALUATION_PIXELS // pixels)
-    batch = min(batch, count)
-    if fast:
-        count = min(count, 2 * batch)
-    indices = np.zeros(math.ceil(count / batch) * batch, np.int32)
-    indices[:count] = np.arange(count)
-    return {"indices": indices.reshape(-1, batch)}, count

@@ -73,15 +73,20 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
 
 
 def segments(
-    plan: Plan, recipe: Recipe, start: int, until: int | None = None
+    plan: Plan,
+    recipe: Recipe,
+    start: int,
+    until: int | None = None,
+    most: int | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Cut the steps where something has to be done between two of them."""
+    """Cut the steps where something has to be done between two of them, and into parts
+    of at most so many."""
     marks = {plan.steps_per_epoch, recipe.log_every, recipe.digest_every}
     marks |= {recipe.checkpoint_every} - {0}
     step = start
     while step < plan.steps:
         end = min(step + mark - step % mark for mark in marks)
-        end = min(end, plan.steps)
+        end = min(end, plan.steps, step + (most or plan.steps))
         if until is not None and step < until:
             end = min(end, until)
         yield step, end

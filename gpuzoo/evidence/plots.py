@@ -201,6 +201,35 @@ def detections(title: str, dataset: Dataset, outputs: dict) -> Figure:
     return figure
 
 
+def speeds(found: dict) -> Figure:
+    """Examples a second in every mode of a bench, with and without determinism."""
+    rows = [row for row in found["modes"] if not row["error"]]
+    figure = Figure(figsize=(9, 1.4 + 0.34 * len(rows)), layout="constrained")
+    axes, places = figure.subplots(), np.arange(len(rows))
+    told = [row["examples_per_second"] for row in rows]
+    middle = np.array([one["median"] for one in told])
+    ends = np.array([[one["low"], one["high"]] for one in told]).T
+    axes.barh(places, middle, 0.62, color=_TRAIN, label="repeatable to the bit")
+    axes.errorbar(
+        middle, places, xerr=np.abs(ends - middle), fmt="none", ecolor=_INK, capsize=3
+    )
+    prices = [row["price_of_determinism"] for row in rows]
+    free = [
+        m * (p["median"] if p else np.nan) for m, p in zip(middle, prices, strict=True)
+    ]
+    axes.plot(free, places, "D", color=_TEST, ms=5, label="without determinism")
+    axes.set_yticks(places, [row["mode"] for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlabel("examples a second (median, 95 % interval)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    name = found["recipe"]["name"]
+    figure.suptitle(
+        f"{name} · {found['runtime']['device_name']}", color=_MUTED, fontsize=9
+    )
+    return figure
+
+
 def _frame(axes, box: np.ndarray, colour: str, width: float) -> None:
     """A box whose edges count from the outer edge of the first pixel."""
     top, left, bottom, right = box - 0.5

@@ -1,0 +1,70 @@
+"""The peer: the same networks trained with plain Keras `fit`.
+
+The networks are those of gpuzoo's catalogue, built by it and trained without it, as its
+users would without: NumPy arrays into `fit`, default settings of the backend, no
+determinism. See turns.py for how it is told what to do; KERAS_BACKEND says on what.
+"""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import turns
+
+import gpuzoo
+
+
+class Vae(keras.Model):
+    """The network with its loss, as the examples of Keras have it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def call(self, images, training=False):
+        return self.network(images, training=training)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        ops = keras.ops
+        logits = y_pred["reconstruction"]
+        missed = ops.sum(ops.softplus(logits) - x * logits, axis=(1, 2, 3))
+        mean, log_variance = y_pred["mean"], y_pred["log_variance"]
+        kl = ops.square(mean) + ops.exp(log_variance) - 1 - log_variance
+        return ops.mean(missed + 0.5 * ops.sum(kl, axis=1))
+
+
+def prepare(asked: dict, arrays):
+    keras.utils.set_random_seed(0)
+    images, labels = arrays
+    batch, work = asked["batch"], asked["work"]
+    model, Adam = gpuzoo.build(work), keras.optimizers.Adam
+    if work in ("cnn", "lstm"):
+        rate, *betas = (0.01, 0.7, 0.9) if work == "cnn" else (0.004, 0.9, 0.99)
+        loss = keras.losses.CategoricalCrossentropy(
+            from_logits=True, label_smoothing=0.1
+        )
+        model.compile(Adam(rate, *betas), loss)
+        data = images, keras.utils.to_categorical(labels, 10)
+    else:
+        model = Vae(model) if work == "vae" else model
+        betas = (0.5, 0.99) if work == "gan" else (0.9, 0.999)
+        model.compile(Adam(0.003, *betas))
+        data = (images,)
+
+    def steps(count: int) -> None:
+        part = [array[: count * batch] for array in data]
+        rounds, rest = divmod(count * batch, len(images))
+        if rounds:
+            model.fit(*data, batch_size=batch, epochs=rounds, verbose=0)
+            part = [array[:rest] for array in data]
+        if len(part[0]):
+            model.fit(*part, batch_size=batch, verbose=0)
+
+    return steps
+
+
+if __name__ == "__main__":
+    turns.take_turns(prepare)

@@ -1,0 +1,46 @@
+"""What the peers share: they train for a turn whenever they are told to.
+
+As gpuzoo/evidence/turns.py does, so that one bench can let them take turns: a JSON line
+says what to train; every turn is answered with its steps and seconds.
+"""
+
+import json
+import os
+import sys
+import time
+
+import numpy as np
+
+
+def take_turns(prepare) -> None:
+    """`prepare(asked, arrays)` returns a function that does so many steps, all of them
+    done when it returns; `arrays` are the training images (float32 in [0, 1]) and
+    labels of the npz that was asked for."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def tell(**row) -> None:
+        print(json.dumps(row), file=answers, flush=True)
+
+    asked = json.loads(sys.stdin.readline())
+    with np.load(asked["data"], allow_pickle=False) as file:
+        images, labels = file["x_train"], file["y_train"].astype(np.int64)
+    arrays = images.reshape(-1, 28, 28, 1).astype(np.float32) / 255, labels
+    try:
+        steps = prepare(asked, arrays)
+        begun = time.perf_counter()
+        steps(asked["warm"])
+        compiled = time.perf_counter() - begun
+        seconds = timed(steps, asked["warm"])
+        count = max(1, round(asked["seconds"] * asked["warm"] / seconds))
+        tell(steps=count, seconds=timed(steps, count), first_seconds=compiled)
+        while sys.stdin.readline() == "go\n":
+            tell(steps=count, seconds=timed(steps, count))
+    except Exception as error:  # this peer has failed, the others go on
+        tell(error=f"{type(error).__name__}: {str(error).splitlines()[0][:300]}")
+
+
+def timed(steps, count: int) -> float:
+    start = time.perf_counter()
+    steps(count)
+    return time.perf_counter() - start

@@ -1,0 +1,101 @@
+"""What a device can do at most, measured, and what a model asks of it, counted."""
+
+import math
+import time
+
+import keras
+import numpy as np
+
+# Side of the square matrices and millions of numbers that are copied, by device.
+_SIZES = {"cpu": (1024, 16), "gpu": (8192, 256)}
+_SECONDS = 0.3
+_TRIES = 5
+
+
+def measure(backend) -> dict[str, float]:
+    """The best of a few tries, on the backend and in the precision in force.
+
+    Returns:
+        `flops`, floating-point operations a second of a product of two square matrices
+        in the numbers that the layers compute in, and `bytes`, read and written a
+        second where one is added to float32 numbers too many for any cache.
+    """
+    side, millions = _SIZES[backend.runtime.device]
+    numbers = keras.dtype_policies.get(backend.runtime.precision).compute_dtype
+    draw = np.random.default_rng(0).standard_normal((2, side, side)) / math.sqrt(side)
+    one, other = (keras.Variable(a, dtype=numbers, trainable=False) for a in draw)
+    many = keras.Variable(
+        np.zeros(millions * 10**6, np.float32), dtype="float32", trainable=False
+    )
+
+    def product(feed):
+        one.assign(keras.ops.matmul(one.value, other.value))
+        return feed
+
+    def copy(feed):
+        many.assign(many.value + 1)
+        return feed
+
+    return {
+        "flops": 2 * side**3 * _rate(backend, product, [one, other]),
+        "bytes": 8e6 * millions * _rate(backend, copy, [many]),
+    }
+
+
+def _rate(backend, body, variables: list[keras.Variable]) -> float:
+    """How often the body is done in a second."""
+    call = backend.compile_steps(body, _feed(1), variables)
+    times, seconds = 1, 0.0
+    while seconds < _SECONDS:
+        times = math.ceil(times * min(10, 1.2 * _SECONDS / max(seconds, 1e-6)))
+        seconds = _seconds(backend, call, times)
+    tries = [seconds, *(_seconds(backend, call, times) for _ in range(_TRIES - 1))]
+    return times / min(tries)
+
+
+def _seconds(backend, call, times: int) -> float:
+    backend.synchronise()
+    start = time.perf_counter()
+    call(_feed(times))
+    backend.synchronise()
+    return time.perf_counter() - start
+
+
+def _feed(times: int) -> dict[str, np.ndarray]:
+    return {"step": np.arange(times, dtype=np.int32)}
+
+
+def operations(model: keras.Model) -> int | None:
+    """Multiplications and additions of training on one example.
+
+    Counted are the products of dense layers and convolutions, three times: forward, and
+    for the gradients of the inputs and of the weights. None if the model has large
+    weights in other layers, or several networks.
+    """
+    if not isinstance(model, keras.Function | keras.Sequential):
+        return None
+    total, counted = 0, 0
+    for layer in model._flatten_layers(include_self=False):
+        kernel = getattr(layer, "kernel", None)
+        if not isinstance(layer, keras.layers.Dense | _CONVOLUTIONS) or kernel is None:
+            continue
+        # A transposed convolution puts its kernel at every place of its input.
+        transposed = isinstance(layer, _TRANSPOSED)
+        places = (layer.input if transposed else layer.output).shape[1:-1]
+        if None in places:
+            return None
+        total += 2 * math.prod(kernel.shape) * math.prod(places)
+        counted += math.prod(kernel.shape)
+    weights = [v for v in model.trainable_variables if len(v.shape) > 1]
+    whole = sum(math.prod(v.shape) for v in weights)
+    return 3 * total if counted >= 0.95 * whole and counted else None
+
+
+_TRANSPOSED = keras.layers.Conv1DTranspose | keras.layers.Conv2DTranspose
+_CONVOLUTIONS = (
+    keras.layers.Conv1D
+    | keras.layers.Conv2D
+    | keras.layers.Conv3D
+    | keras.layers.DepthwiseConv2D
+    | _TRANSPOSED
+)

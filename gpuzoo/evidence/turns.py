@@ -1,0 +1,160 @@
+"""A training that goes on for a turn whenever it is told to: a process of the bench.
+
+    python -m gpuzoo.evidence.turns
+
+It reads one JSON line, what to train and how, and answers with JSON lines: when it is
+ready what it has found and its first turn, then, for each line `go`, one turn more.
+"""
+
+import json
+import os
+import sys
+import time
+
+import numpy as np
+
+from gpuzoo import runtime as runtimes
+from gpuzoo.recipe import Recipe
+
+_NEVER = 10**9
+_STEPS = 200_000  # more than there are turns for
+
+
+class _Enough(Exception):
+    """Ends a training on the spot, without its last evaluation."""
+
+
+def main() -> None:
+    tell = _own_stdout()
+    try:
+        asked = json.loads(sys.stdin.readline())
+        recipe = Recipe(**asked["recipe"])
+        options = runtimes.Options(**asked["options"])
+        runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
+        from gpuzoo.data import sources
+
+        dataset = sources.of_recipe(recipe, lambda text: print(text, file=sys.stderr))
+        if asked["goal"]:
+            tell(**_reach(recipe, dataset, runtime, asked["goal"]))
+        else:
+            _take_turns(recipe, dataset, runtime, asked["seconds"], tell)
+    except Exception as error:  # the mode has failed, the others go on
+        if asked.get("debug"):
+            raise
+        text = str(error).strip() or type(error).__name__
+        tell(error=text.splitlines()[0][:300])
+
+
+def _own_stdout():
+    """What tells the bench a JSON line; everything else goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def tell(**row) -> None:
+        print(json.dumps(row), file=answers, flush=True)
+
+    return tell
+
+
+def _take_turns(recipe, dataset, runtime, seconds: float, tell) -> None:
+    from gpuzoo.engine import backend, peaks
+    from gpuzoo.engine.loop import build_model
+    from gpuzoo.engine.timing import peak_memory_bytes
+
+    step, compiled = _first_steps(recipe, dataset, runtime)
+    idle, _ = _first_steps(*_nothing(), runtime, steps=500)
+    ready = {
+        "runtime": runtime.as_record(),
+        "first_step_seconds": compiled,
+        "overhead_seconds": idle,
+        "operations": peaks.operations(build_model(recipe, dataset)),
+        "peak": peaks.measure(backend.get(runtime)),
+    }
+    turn = max(1, round(seconds / step))
+    done = {"step": 0, "seconds": 0.0}
+
+    def watch(event: str, row: dict) -> None:
+        if event == "progress":
+            tell(
+                steps=row["step"] - done["step"],
+                seconds=row["seconds"] - done["seconds"],
+                memory_bytes=peak_memory_bytes(),
+                device_bytes=backend.get(runtime).peak_device_bytes(),
+                **(ready if not done["step"] else {}),
+            )
+            done.update(row)
+            if sys.stdin.readline() != "go\n":
+                raise _Enough
+
+    epochs = 1 + _STEPS * recipe.batch_size // dataset.count("train")
+    _run(recipe.override(log_every=turn, epochs=epochs), dataset, runtime, watch)
+
+
+def _first_steps(recipe, dataset, runtime, steps: int = 2) -> tuple[float, float]:
+    """Seconds of a step, of the first few after it is compiled, and of all before."""
+    begun, found = time.perf_counter(), {}
+
+    def watch(event: str, row: dict) -> None:
+        if event == "start":
+            found["before"] = time.perf_counter() - begun
+        elif event == "progress":
+            found["step"] = row["seconds"] / row["step"]
+            raise _Enough
+
+    _run(recipe.override(log_every=steps), dataset, runtime, watch)
+    return found["step"], found["before"]
+
+
+def _run(recipe, dataset, runtime, watch) -> None:
+    from gpuzoo.engine import loop
+
+    quiet = recipe.override(
+        eval_every=_NEVER, digest_every=_NEVER, checkpoint_every=0, minimum_steps=0
+    )
+    try:
+        loop.run(quiet, dataset, runtime, watch=watch)
+    except _Enough:
+        pass
+
+
+def _nothing() -> tuple:
+    """A training whose steps compute next to nothing: what is left is the host's."""
+    from gpuzoo.data.dataset import make_dataset
+
+    images, labels = np.zeros((500, 2, 2, 1), np.uint8), np.arange(500) % 2
+    images[labels == 1] = 255
+    arrays = {"image": images, "label": labels}
+    recipe = Recipe(
+        name="nothing", model="mlp", model_options=("units=()",), batch_size=1,
+        optimizer="sgd",
+    )  # fmt: skip
+    return recipe, make_dataset("nothing", "", {"train": arrays, "test": arrays})
+
+
+def _reach(recipe, dataset, runtime, goal: float) -> dict:
+    """Train until an evaluation is as good as the goal."""
+    from gpuzoo import tasks
+    from gpuzoo.engine import loop
+
+    headline = tasks.load(recipe.task).headline
+    sign = 1 if headline in ("accuracy", "map50") else -1
+    found = {"reached": False, "seconds": 0.0, "figure": None}
+
+    def watch(event: str, row: dict) -> None:
+        if event == "progress":
+            found["seconds"] = row["seconds"]
+        elif event == "test":
+            found.update(figure=row[headline], epoch=row["epoch"])
+            if sign * row[headline] >= sign * goal:
+                found["reached"] = True
+                raise _Enough
+
+    try:
+        loop.run(recipe.override(eval_every=1), dataset, runtime, watch=watch)
+    except _Enough:
+        pass
+    return found
+
+
+if __name__ == "__main__":
+    main()

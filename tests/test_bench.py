@@ -1,0 +1,108 @@
+"""`gpuzoo bench` and `gpuzoo doctor`, and what they count and measure."""
+
+import json
+
+import pytest
+
+SHORT = ["--data", "digits", "--rounds", "2", "--seconds", "0.05", "--xla", "off",
+         "--backends", "tensorflow", "--device", "cpu"]  # fmt: skip
+
+
+def test_a_bench_and_its_goal(cli, tmp_path):
+    done = cli("bench", "mnist", *SHORT, "--precisions", "float32", "--goal", "0.5",
+               "--seeds", "1", "--out", "found")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / done.json["record"]).read_text())
+    assert (tmp_path / done.json["record"]).with_suffix(".png").stat().st_size > 5000
+    (row,) = record["modes"]
+    assert row["mode"] == "tensorflow float32" == done.json["conclusion"]["fastest"]
+    speed = row["examples_per_second"]
+    assert 0 < speed["low"] <= speed["median"] <= speed["high"] and speed["n"] == 2
+    assert row["price_of_determinism"]["n"] == row["times_the_default"]["n"] == 2
+    assert 0 < row["part_of_peak"] < 1 and 0 < row["overhead_seconds"] < 0.1
+    assert row["memory_bytes"] > 1e8 and record["runtime"]["deterministic"]
+    assert record["recipe"]["data"] == "digits" and record["environment"]["versions"]
+    (run,) = done.json["goal"]["runs"]
+    assert run["reached"] and 0.5 <= run["figure"] <= 1 and run["seconds"] > 0
+    assert "tensorflow float32" in done.stdout and "Repeatability costs" in done.stdout
+
+
+OWN = """
+import keras
+import gpuzoo
+
+@gpuzoo.register(task="classify", reference="here", parameters=7850)
+def net(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    if keras.config.dtype_policy().name == "mixed_bfloat16":
+        raise ValueError("not in sixteen bits")
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Flatten(name="flat")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(x))
+"""
+
+
+def test_a_mode_that_fails_and_a_goal_that_is_missed(cli, tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    done = cli("bench", "mnist", *SHORT, "--model", "own.py:net", "--precisions",
+               "mixed_bfloat16", "float32", "--goal", "1.0", "--seeds", "1")  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert not done.json["goal"]["reached"] and "NOT reached" in done.stderr
+    record = json.loads((tmp_path / done.json["record"]).read_text())
+    failed, timed = record["modes"]
+    assert "not in sixteen bits" in failed["error"] and timed["error"] is None
+    assert "tensorflow bfloat16: failed, " in done.stderr and "failed" in done.stdout
+    assert done.json["conclusion"]["fastest"] == "tensorflow float32"
+    alone = cli("bench", "mnist", *SHORT, "--model", "own.py:nothing")
+    assert alone.returncode == 2 and "nothing" in alone.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--rounds", "1"], "rounds must be at least 2"),
+        (["--seconds", "0"], "seconds must be in 0.01..600"),
+        (["--backends", "torch"], "torch"),
+    ],
+)
+def test_what_a_bench_refuses(words, told, cli):
+    done = cli("bench", "mnist", *words)
+    assert done.returncode == 2 and told in done.stderr, done.stderr
+
+
+def test_counted_operations(runtime):
+    import gpuzoo
+    from gpuzoo.engine import peaks
+
+    # 24x24 places of 5x5x1x16, 10x10 of 3x3x16x32, 800x128 and 128x10.
+    products = 576 * 400 + 100 * 4608 + 102_400 + 1280
+    assert peaks.operations(gpuzoo.build("cnn")) == 6 * products
+    assert peaks.operations(gpuzoo.build("lstm")) is None
+    assert peaks.operations(gpuzoo.build("gan")) is None
+
+
+def test_peaks_are_what_the_device_does(runtime):
+    from gpuzoo.engine import backend, peaks
+
+    found = peaks.measure(backend.get(runtime))
+    assert 1e9 < found["flops"] < 1e14 and 1e8 < found["bytes"] < 1e13
+
+
+def test_doctor_finds_all_well(cli):
+    done = cli("doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings = {finding["name"]: finding for finding in done.json["findings"]}
+    assert {"python", "packages", "environment", "cpu", "cache", "runs", "tensorflow",
+            "tensorflow, trained twice", "jax, trained twice"} <= set(findings)  # fmt: skip
+    assert all(f["ok"] and f["what"] and not f["remedy"] for f in findings.values())
+
+
+def test_doctor_names_what_is_wrong_and_the_remedy(cli):
+    wrong = {"TF_ENABLE_ONEDNN_OPTS": "0", "KERAS_BACKEND": "torch",
+             "GPUZOO_CACHE": "/proc/nowhere"}  # fmt: skip
+    done = cli("doctor", "--quick", env=wrong)
+    assert done.returncode == 1
+    remedies = {f["name"]: f["remedy"] for f in done.json["findings"] if not f["ok"]}
+    assert remedies["environment"].startswith("unset TF_ENABLE_ONEDNN_OPTS")
+    assert "unset KERAS_BACKEND" in remedies["backend"]
+    assert "GPUZOO_CACHE" in remedies["cache"]
+    assert done.stdout.count("-> ") == len(remedies) == 3

@@ -1,0 +1,101 @@
+"""Recurrent layers whose batch is split over the threads compute what they computed."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """How many examples each loop over time was given."""
+    from keras import layers
+
+    seen, real = [], layers.RNN.inner_loop
+
+    def inner_loop(self, sequences, *rest, **named):
+        seen.append(sequences.shape[0])
+        return real(self, sequences, *rest, **named)
+
+    monkeypatch.setattr(layers.RNN, "inner_loop", inner_loop)
+    return seen
+
+
+def make(kind: str):
+    import keras
+
+    layers = keras.layers
+    image = (70, 5, 6, 6, 2)
+    kinds = {
+        "lstm": (layers.LSTM(8), (70, 5, 4)),
+        "sequences": (layers.LSTM(8, return_sequences=True), (70, 5, 4)),
+        "gru, backwards": (layers.GRU(8, go_backwards=True), (70, 5, 4)),
+        "both ways": (layers.Bidirectional(layers.LSTM(8)), (70, 5, 4)),
+        "cells": (layers.RNN([layers.GRUCell(8), layers.GRUCell(6)]), (70, 5, 4)),
+        "unrolled": (layers.SimpleRNN(8, unroll=True), (70, 5, 4)),
+        "convolutions": (layers.ConvLSTM2D(3, 3, padding="same"), image),
+    }
+    layer, shape = kinds[kind]
+    values = np.random.default_rng(0).standard_normal(shape).astype("float32")
+    layer.build(shape)
+    return layer, values
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["lstm", "sequences", "gru, backwards", "both ways", "cells", "unrolled",
+     "convolutions"],
+)  # fmt: skip
+def test_the_same_function_and_gradient(kind, runtime, parts):
+    import tensorflow as tf
+
+    from gpuzoo.engine.recurrent import split_over
+
+    layer, values = make(kind)
+
+    def trained(threads):
+        @tf.function(input_signature=[tf.TensorSpec(values.shape)])
+        def step(values):
+            with tf.GradientTape() as tape:
+                outputs = layer(values)
+                loss = tf.reduce_sum(outputs * tf.cos(outputs))
+            weights = [weight.value for weight in layer.trainable_variables]
+            return outputs, tape.gradient(loss, weights)
+
+        with split_over(threads):
+            step.get_concrete_function()
+        outputs, gradients = step(values)
+        return [outputs.numpy(), *(gradient.numpy() for gradient in gradients)]
+
+    whole, split = trained(1), trained(2)
+    loops = 2 if kind == "both ways" else 1
+    assert parts == [70] * loops + [35, 35] * loops
+    for one, other in zip(whole, split, strict=True):
+        assert np.allclose(one, other, rtol=1e-4, atol=1e-5)
+    for one, other in zip(split, trained(2), strict=True):
+        assert one.tobytes() == other.tobytes()
+
+
+def test_what_is_masked_stays_masked(runtime, parts):
+    import tensorflow as tf
+
+    from gpuzoo.engine.recurrent import split_over
+
+    layer, values = make("lstm")
+    mask = np.arange(5)[None] < np.arange(1, 71)[:, None] % 5 + 1
+    whole = layer(values, mask=tf.constant(mask))
+    with split_over(2):
+        split = layer(values, mask=tf.constant(mask))
+    assert parts == [70, 35, 35]
+    assert np.allclose(whole, split, atol=1e-6)
+    assert not np.allclose(whole, layer(values), atol=1e-3)
+
+
+@pytest.mark.parametrize(("options", "examples"), [({"dropout": 0.5}, 70), ({}, 63)])
+def test_dropout_and_small_batches_are_left_whole(options, examples, runtime, parts):
+    import keras
+
+    from gpuzoo.engine.recurrent import split_over
+
+    values = np.ones((examples, 5, 4), "float32")
+    with split_over(2):
+        keras.layers.LSTM(8, **options)(values, training=True)
+    assert parts == [examples]
