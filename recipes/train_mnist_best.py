@@ -2,7 +2,11 @@
 
     python recipes/train_mnist_best.py
 
-    (not measured yet)
+    test accuracy  99.70 ± 0.02 %
+    seeds          3
+    training       433.4 s, 469.0 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py. The network is the one of the
 CIFAR-10 speed runs, narrowed; every image is shifted and turned anew each time, and a
