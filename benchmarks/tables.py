@@ -205,8 +205,9 @@ def speed_text(record: dict) -> str:
         [
             *lines,
             "",
-            "How many times as fast gpuzoo, repeatable to the bit, does steps of training "
-            f"on MNIST; {record['rounds']} rounds in which all took turns of about a second, "
+            "How many times as fast gpuzoo, repeatable to the bit, does steps of "
+            f"training on MNIST; {record['rounds']} rounds in which all took turns of "
+            "about a second, "
             f"medians and their 95 % intervals; {machine(record)}, PyTorch "
             f"{record['torch']}, {record['date']} "
             "(`benchmarks/speed.py`).",
