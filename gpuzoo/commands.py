@@ -142,7 +142,8 @@ def bench(recipe, settings, quiet: bool) -> int:
     if not quiet:
         _print_bench(found)
     last_line({
-        "record": path, "conclusion": found["conclusion"], "goal": found["goal"],
+        "record": path, "data": found["data"]["name"],
+        "conclusion": found["conclusion"], "goal": found["goal"],
         "examples_per_second": found["examples_per_second"]["median"],
     })  # fmt: skip
     return int(bool(found["goal"]) and not found["goal"]["reached"])
@@ -164,7 +165,7 @@ def doctor(words: list[str]) -> int:
 
 
 def _print_bench(found: dict) -> None:
-    print(found["runtime"]["device_name"])
+    print(f"{found['runtime']['device_name']} · data {found['data']['name']}")
     heads = ("a second", "default", "determ.", "first", "empty", "memory", "peak")
     _print_row("mode", heads)
     for row in found["modes"]:

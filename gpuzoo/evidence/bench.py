@@ -187,6 +187,9 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
     with trainer(recipe, usual, settings.seconds) as reference:
         if reference.error:
             raise GpuzooError(reference.error)
+        data = reference.told["data"]
+        if recipe.fallback and data["name"] == recipe.fallback:
+            note(f"{recipe.data} is not to be had here: timing on {data['name']}.")
         for options in wanted:
             first = len(reference.speeds)
             loose = dataclasses.replace(options, level="fast")
@@ -207,6 +210,7 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
         "environment": environment(),
         "code_sha256": record.code_sha256(recipe.model),
         "runtime": told["runtime"],
+        "data": told["data"],
         "rounds": settings.rounds,
         "overhead_seconds": told["overhead_seconds"],
         "peak": told["peak"],

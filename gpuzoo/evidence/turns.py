@@ -65,6 +65,7 @@ def _take_turns(recipe, dataset, runtime, seconds: float, tell) -> None:
     idle, _ = _first_steps(*_nothing(), runtime, steps=500)
     ready = {
         "runtime": runtime.as_record(),
+        "data": dataset.as_record(),
         "first_step_seconds": compiled,
         "overhead_seconds": idle,
         "operations": peaks.operations(build_model(recipe, dataset)),
