@@ -6,8 +6,8 @@
     test linear    0.06298 ± 0 (of a line fitted to the window)
     test seasonal  0.5414 ± 0 (of the value one period before)
     seeds          3
-    training       33.8 s, 49.5 s for the whole process
-    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
+    training       30.1 s, 45.7 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
     measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
