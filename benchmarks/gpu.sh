@@ -1,37 +1,45 @@
 #!/usr/bin/env bash
-# Every question that only a GPU answers, on a machine without network, in 8 minutes.
+# Every question that only a GPU answers, on a machine without network.
 #
 #   pip wheel . --no-deps -w wheels && pip download ... -d wheels     # beforehand
-#   bash benchmarks/gpu.sh wheels mnist.npz out
+#   bash benchmarks/gpu.sh wheels mnist.npz out [cifar10.npz]
+#   PARTS="doctor mnist" bash benchmarks/gpu.sh ...     # only some, in several calls
 #
 # It needs Python with JAX for CUDA and NumPy; gpuzoo and what else it needs come from
-# the folder of wheels and are installed without dependencies. mnist.npz holds x_train,
-# y_train, x_test, y_test. Records are written into out/ after each part, so that a run
-# that is cut off still counts; a part that fails is told and does not stop the others.
-# DEVICE=cpu tries the script itself where there is no GPU.
+# the folder of wheels and are installed without dependencies. The npz files hold
+# x_train, y_train, x_test, y_test. Records are written into out/ after each part, so
+# that a run that is cut off still counts; a part that fails is told and does not stop
+# the others. DEVICE=cpu tries the script itself where there is no GPU.
 set -uo pipefail
-wheels=$(realpath "$1") mnist=$(realpath "$2")
+wheels=$(realpath "$1") mnist=$(realpath "$2") cifar=${4:+$(realpath "$4")}
 mkdir -p "$3" && out=$(realpath "$3")
 device=${DEVICE:-gpu}
 cd "$(dirname "$0")/.."
 export KERAS_BACKEND=jax PYTHONHASHSEED=0 GPUZOO_CACHE="$out/cache"
+# Several of these processes live at once.
+export XLA_PYTHON_CLIENT_PREALLOCATE=false
 
-python3 -m venv --system-site-packages "$out/venv"
-"$out/venv/bin/pip" install -q --no-index --no-deps "$wheels"/*.whl || exit 1
 python="$out/venv/bin/python"
+if [ ! -x "$python" ]; then
+    python3 -m venv --system-site-packages "$out/venv"
+    "$out/venv/bin/pip" install -q --no-index --no-deps "$wheels"/*.whl || exit 1
+fi
 command -v nvidia-smi > /dev/null && nvidia-smi > "$out/nvidia-smi.txt"
 
 part() {  # part NAME SECONDS COMMAND...: one part, its output, its seconds, its verdict
     local name=$1 limit=$2 begun=$SECONDS verdict=ok
     shift 2
+    [[ -z "${PARTS:-}" || " $PARTS " == *" $name "* ]] || return
     timeout "$limit" "$@" > "$out/$name.txt" 2>&1 || verdict="exit code $?"
     echo "$name: $verdict, $((SECONDS - begun)) s" | tee -a "$out/parts.txt"
-    cp -f benchmarks/records/*.json "$out/" 2> /dev/null
+    find benchmarks/records -name '*.json' -newer "$out/venv/pyvenv.cfg" \
+        -exec cp -f {} "$out/" \;
 }
 
 train() { "$python" -m gpuzoo train mnist --data "$mnist" --device "$device" --quiet "$@"; }
 twice() {  # the same bits in two fresh processes, verified; a kill in a third
     local run="$out/run-$1"
+    rm -rf "$run" "$run-killed"
     train --precision "$1" --epochs 3 --out "$run" &&
         "$python" -m gpuzoo verify "$run" &&
         { timeout -s KILL 15 "$python" -m gpuzoo train mnist --data "$mnist" \
@@ -40,18 +48,35 @@ twice() {  # the same bits in two fresh processes, verified; a kill in a third
         "$python" -m gpuzoo resume "$run-killed" --quiet &&
         "$python" -m gpuzoo verify "$run-killed"
 }
+models() {  # the matrix, its precisions side by side, each in a record of its own
+    local failed=0 one
+    for one in float32 mixed_bfloat16 mixed_float16; do
+        "$python" benchmarks/repeatable.py --device "$device" --backends jax \
+            --precisions "$one" --no-control --out "$out/repeatable-$one.json" &
+    done
+    for one in $(jobs -p); do wait "$one" || failed=1; done
+    return "$failed"
+}
+figures() {  # figures RECIPE SEEDS DATA [OPTIONS]: a record of the recipe on this device
+    local recipe=$1 seeds=$2 data=$3
+    shift 3
+    "$python" benchmarks/recipe_figures.py --recipe "$recipe" --seeds "$seeds" \
+        --record "${recipe}_$device" -- --data "$data" --device "$device" "$@"
+}
 
-export -f train twice
-export python mnist device out
+export -f train twice models figures
+export python mnist cifar device out
 part doctor 120 "$python" -m gpuzoo doctor
-part models 180 "$python" benchmarks/repeatable.py --device "$device" --backends jax
 for precision in float32 mixed_bfloat16 mixed_float16; do
     part "twice-$precision" 90 bash -c "twice $precision"
 done
-part mnist 90 "$python" benchmarks/recipe_figures.py --recipe mnist --seeds 5 \
-    --record "mnist_$device" -- --data "$mnist" --device "$device"
-part lstm 60 "$python" benchmarks/recipe_figures.py --recipe mnist_lstm --seeds 1 \
-    --record "mnist_lstm_$device" -- --data "$mnist" --device "$device" --epochs 2
+part mnist 120 bash -c 'figures mnist 5 "$mnist"'
+part lstm 90 bash -c 'figures mnist_lstm 2 "$mnist"'
+part gan 120 bash -c 'figures mnist_gan 2 "$mnist"'
+[ -n "$cifar" ] && part cifar 180 bash -c 'figures cifar10 3 "$cifar" --epochs 8'
 part price 240 "$python" benchmarks/price.py --data "$mnist" --device "$device" \
     --autotune "$out/choices.txt" --generations 2 --turns 8
+part bench 240 "$python" -m gpuzoo bench mnist --data "$mnist" --device "$device" \
+    --backends jax --goal 0.99 --seeds 5 --out "$out/bench"
+part models 580 bash -c models
 echo && cat "$out/parts.txt"

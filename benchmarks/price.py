@@ -57,7 +57,6 @@ MODES = {
 GPU_MODES = {
     f"jax {short}{what}": {
         "precision": precision, "backend": "jax", "device": "gpu", **options,
-        "variables": {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
     }
     for short, precision in (
         ("float32", "float32"), ("bfloat16", "mixed_bfloat16"),

@@ -143,7 +143,9 @@ class Worker:
 def trainer(
     recipe: Recipe, options: Options, seconds=1.0, goal=None, variables=None
 ) -> Worker:
-    """A worker that trains a recipe."""
+    """A worker that trains a recipe; it takes no more of a GPU's memory than it needs,
+    since several are alive at once."""
+    variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **(variables or {})}
     asked = {
         "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
         "seconds": seconds, "goal": goal,
