@@ -155,7 +155,10 @@ def draw(found: dict):
                 points = [row[name] for row in rows], [row[key] for row in rows]
                 axes.plot(*points, style, label=what)
             axes.set_xscale("log")
-            axes.set_ylim(bottom=0)
+            ticks = [row[name] for row in found[name]]
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+            axes.minorticks_off()
+            axes.set_ylim(0, 1.1 * axes.dataLim.y1)
             axes.set_xlabel(name)
             axes.set_title(unit, loc="left", fontsize=9)
             axes.spines[["top", "right"]].set_visible(False)
