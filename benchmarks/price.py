@@ -26,7 +26,6 @@ import tempfile
 import time
 
 import numpy as np
-import scipy.stats
 
 HERE = pathlib.Path(__file__).resolve().parent
 EXAMPLES = 12_800  # 50 steps
@@ -98,15 +97,14 @@ PRICES = {
 
 def figures(values: list[float]) -> dict:
     """The median, its interval, the quartiles, how many."""
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    interval = scipy.stats.bootstrap(
-        [values], np.median, method="percentile", rng=0
-    ).confidence_interval
+    from gpuzoo.evidence.bench import spread
+
+    found = spread(values)
     return {
-        "median": round(float(middle), 4),
-        "interval": [round(float(end), 4) for end in interval],
-        "quartiles": [round(float(low), 4), round(float(high), 4)],
-        "n": len(values),
+        "median": round(found["median"], 4),
+        "interval": [round(found[end], 4) for end in ("low", "high")],
+        "quartiles": [round(float(q), 4) for q in np.percentile(values, [25, 75])],
+        "n": found["n"],
     }
 
 

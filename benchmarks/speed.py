@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import pathlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -112,8 +113,6 @@ def main() -> None:
 
 
 def _torch_version(python: str | None) -> str | None:
-    import subprocess
-
     if not python:
         return None
     code = "import torch; print(torch.__version__)"

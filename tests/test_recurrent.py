@@ -99,3 +99,11 @@ def test_dropout_and_small_batches_are_left_whole(options, examples, runtime, pa
     with split_over(2):
         keras.layers.LSTM(8, **options)(values, training=True)
     assert parts == [examples]
+
+
+def test_fresh_processes_train_split_layers_to_the_same_bits(cli):
+    """The recipe's batch of 128 is split; the matrix of models has smaller ones."""
+    done = cli("train", "mnist_lstm", "--data", "digits", "--epochs", "2", "--device",
+               "cpu", "--threads", "2", "--quiet", "--out", "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert cli("verify", "run").returncode == 0

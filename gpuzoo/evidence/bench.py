@@ -130,7 +130,8 @@ class Worker:
 
     def _how_it_died(self) -> str:
         code = self.process.wait()
-        return f"the process was killed by signal {-code}" if code < 0 else f"{code}"
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+        return f"the process {how}"
 
     def __enter__(self) -> "Worker":
         return self
@@ -218,7 +219,9 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
         "peak": told["peak"],
         "examples_per_second": spread(speeds),
         "modes": rows,
-        "goal": _reach(recipe, settings, usual, note) if settings.goal else None,
+        "goal": None
+        if settings.goal is None
+        else _reach(recipe, settings, usual, note),
         "conclusion": conclude(rows),
     }
 
@@ -279,8 +282,8 @@ def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
         found = runs[-1]
         verb = "reached" if found["reached"] else "NOT reached, ended at"
         note(
-            f"seed {seed}: {verb} {found['figure']:.4f} in {found['seconds']:.2f} s of "
-            f"training, {whole:.1f} s of the process"
+            f"seed {seed}: {verb} {found['name']} {found['figure']:.4f} in "
+            f"{found['seconds']:.2f} s of training, {whole:.1f} s of the process"
         )
     reached = all(run["reached"] for run in runs)
     return {
