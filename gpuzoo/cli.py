@@ -10,7 +10,7 @@ import sys
 
 import tyro
 
-from gpuzoo import commands
+from gpuzoo import commands, process
 from gpuzoo.arguments import Flag, Word, last_line, parse
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, figures_of, list_recipes, load_recipe
@@ -46,32 +46,16 @@ class TrainCommand:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The `gpuzoo` command."""
+    """The `gpuzoo` command, in a process that is its own; see __main__.py."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and words and words[0] in ("train", "resume", "verify"):
-        _fix_hash_seed()
     _guard(lambda: _dispatch(words), "--debug" in words)
 
 
 def run_recipe(recipe: Recipe) -> None:
     """The main function of every file in recipes/."""
     words = sys.argv[1:]
-    _fix_hash_seed()
+    process.start(None)
     _guard(lambda: _train(recipe, words, f"python {sys.argv[0]}"), "--debug" in words)
-
-
-def _fix_hash_seed() -> None:
-    """Start this process afresh with a fixed order of Python's sets.
-
-    Only if the process is this very command: not inside a notebook or a debugger.
-    """
-    if "PYTHONHASHSEED" in os.environ:
-        return
-    words = len(sys.argv) - 1
-    head = sys.orig_argv[1 : len(sys.orig_argv) - words]
-    if head in ([sys.argv[0]], ["-m", "gpuzoo"]):
-        os.environ["PYTHONHASHSEED"] = "0"
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _dispatch(words: list[str]) -> int:

@@ -54,6 +54,23 @@ def doubled(x, channels: int):
     return layers.Reshape(shape, dtype=f32, name="join")(x)
 
 
+def halved(x, filters: int, *, name: str):
+    """A convolution over 4x4 pixels that takes every second one, its border filled up
+    with zeros: (batch, height, width, channels) to half of both sides, rounded up.
+
+    In effect the plain one, done over 2x2 blocks of pixels: where the channels are few,
+    the gradient by the pixels takes a fifth of the time on a CPU.
+    """
+    layers, channels = keras.layers, x.shape[3]
+    rows, columns = (-(-side // 2) + 1 for side in x.shape[1:3])
+    edges = ((1, 2 * rows - 1 - x.shape[1]), (1, 2 * columns - 1 - x.shape[2]))
+    x = layers.ZeroPadding2D(edges, name=f"{name}_edges")(x)
+    x = layers.Reshape((rows, 2, columns, 2, channels), name=f"{name}_split")(x)
+    x = layers.Permute((1, 3, 2, 4, 5), name=f"{name}_gather")(x)
+    x = layers.Reshape((rows, columns, 4 * channels), name=f"{name}_blocks")(x)
+    return layers.Conv2D(filters, 2, name=name)(x)
+
+
 def cropped(x, height: int, width: int, name: str):
     """The upper left part: an odd side was rounded up when it was halved."""
     rows, columns = x.shape[1] - height, x.shape[2] - width
@@ -64,14 +81,15 @@ def cropped(x, height: int, width: int, name: str):
 
 
 def input_gradient(function, tensor):
-    """The gradient of a scalar function at a tensor, itself differentiable."""
+    """Of a function of a tensor to a scalar and something else: the gradient of the
+    scalar, itself differentiable, and the something else."""
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.grad(function)(tensor)
+        return jax.grad(function, has_aux=True)(tensor)
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
         tape.watch(tensor)
-        value = function(tensor)
-    return tape.gradient(value, tensor)
+        value, told = function(tensor)
+    return tape.gradient(value, tensor), told

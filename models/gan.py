@@ -8,7 +8,7 @@ import math
 
 import keras
 
-from gpuzoo.models._blocks import check_image, cropped, doubled, input_gradient
+from gpuzoo.models._blocks import check_image, cropped, doubled, halved, input_gradient
 from gpuzoo.registry import register
 
 
@@ -61,20 +61,23 @@ class Adversaries(keras.Model):
         `between`, (batch, 1) numbers in [0, 1], is for losses that look between a real
         and a generated image.
         """
-        scores = self.judge(real, labels, True), self.judge(fake, labels, True)
-        told_real, told_fake = map(keras.ops.softplus, (-scores[0], scores[1]))
-        loss = keras.ops.mean(told_real) + keras.ops.mean(told_fake)
-        if self.penalty:
-            squares = self.squared_slope(keras.ops.cast(real, fake.dtype), labels)
-            loss = loss + self.penalty / 2 * keras.ops.mean(squares)
-        return loss
+        softplus, mean = keras.ops.softplus, keras.ops.mean
+        told_fake = mean(softplus(self.judge(fake, labels, True)))
+        if not self.penalty:
+            return mean(softplus(-self.judge(real, labels, True))) + told_fake
+        scores, squares = self.slope(keras.ops.cast(real, fake.dtype), labels)
+        return mean(softplus(-scores)) + told_fake + self.penalty / 2 * mean(squares)
 
-    def squared_slope(self, images, labels):
-        """Of the score of each image by its pixels: the sum of squares, (batch,)."""
-        gradient = input_gradient(
-            lambda images: keras.ops.sum(self.judge(images, labels, True)), images
-        )
-        return keras.ops.sum(keras.ops.square(gradient), axis=(1, 2, 3))
+    def slope(self, images, labels):
+        """Scores of images, (batch, 1), and, (batch,), the sum of the squares of the
+        slope of each by the pixels of its image."""
+
+        def added(images):
+            scores = self.judge(images, labels, True)
+            return keras.ops.sum(scores), scores
+
+        gradient, scores = input_gradient(added, images)
+        return scores, keras.ops.sum(keras.ops.square(gradient), axis=(1, 2, 3))
 
     def generator_loss(self, scores):
         """Of the scores of generated images, a scalar: of being taken for real."""
@@ -104,7 +107,8 @@ class Critics(Adversaries):
     def discriminator_loss(self, real, fake, labels, between):
         between = keras.ops.reshape(between, (-1, 1, 1, 1))
         mixed = fake + between * (keras.ops.cast(real, fake.dtype) - fake)
-        steepness = keras.ops.sqrt(self.squared_slope(mixed, labels) + 1e-12)
+        _, squares = self.slope(mixed, labels)
+        steepness = keras.ops.sqrt(squares + 1e-12)
         distance = keras.ops.mean(self.judge(real, labels, True))
         distance = distance - keras.ops.mean(self.judge(fake, labels, True))
         penalty = keras.ops.mean(keras.ops.square(steepness - 1))
@@ -263,9 +267,12 @@ def _discriminator(input_shape, filters, num_classes, biased) -> keras.Model:
         maps = layers.UpSampling2D(input_shape[:2], name="d_class_maps")(maps)
         x = layers.Concatenate(name="d_claimed")([x, maps])
     for number, width in enumerate(filters, start=1):
-        x = layers.Conv2D(width, 4, 2, "same", name=f"d_conv_{number}")(x)
+        if number == 1:
+            x = halved(x, width, name="d_conv_1")
+        else:
+            x = layers.Conv2D(width, 4, 2, "same", name=f"d_conv_{number}")(x)
         # Not LeakyReLU: TensorFlow's optimizer of graphs fails over two calls of it.
-        x = keras.ops.maximum(x, 0.2 * x)
+        x = 0.6 * x + 0.4 * keras.ops.abs(x)
     x = layers.Flatten(name="d_flatten")(x)
     outputs = layers.Dense(1, use_bias=biased, dtype="float32", name="score")(x)
     return keras.Model(inputs, outputs, name="discriminator")

@@ -211,3 +211,13 @@ def test_digits():
     assert (len(data.train["label"]), len(data.test["label"])) == (1438, 359)
     assert data.fingerprint == gpuzoo.load_data("digits").fingerprint
     assert data.train["image"].max() == 255
+
+
+def test_the_table_of_digits_is_that_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    from gpuzoo.data.sources import _digits_table
+
+    bunch = load_digits()
+    table = _digits_table()
+    assert np.array_equal(table, np.column_stack([bunch.data, bunch.target]))

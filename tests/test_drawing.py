@@ -123,6 +123,27 @@ def test_each_side_moves_on_its_own_loss_alone(dataset, runtime):
     assert set(told) == set(task.step_figures)
 
 
+@pytest.mark.parametrize("shape", [(28, 28, 1), (13, 10, 3), (9, 9, 2)])
+def test_a_convolution_over_blocks_is_the_plain_one(shape, runtime):
+    """With the same numbers at the same places of its kernel."""
+    from gpuzoo.models._blocks import halved
+
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, halved(inputs, 5, name="halved"))
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=(4, 4, shape[2], 5)).astype("f4")
+    kernel = plain.reshape(2, 2, 2, 2, shape[2], 5).transpose(0, 2, 1, 3, 4, 5)
+    model.set_weights([kernel.reshape(2, 2, -1, 5), rng.normal(size=5)])
+    images = rng.random((2, *shape)).astype("f4")
+    edges = [(1, 2 * -(-side // 2) + 1 - side) for side in shape[:2]]
+    padded = np.pad(images, [(0, 0), *edges, (0, 0)])
+    wanted = keras.ops.conv(padded, plain, 2, "valid") + model.get_weights()[1]
+    assert np.allclose(model(images), wanted, atol=1e-5)
+    same = keras.ops.conv(images, plain, 2, "same") + model.get_weights()[1]
+    if not any(side % 2 for side in shape[:2]):  # where the borders are filled alike
+        assert np.allclose(model(images), same, atol=1e-5)
+
+
 def test_the_losses_are_the_papers(dataset, runtime):
     """Against their formulas in numpy; the penalty against differences."""
     rng = np.random.default_rng(0)
