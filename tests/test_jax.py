@@ -42,7 +42,7 @@ def test_tensorflow_stays_unloaded(cli):
 
 
 def test_killed_resumed_and_verified(tmp_path, cli):
-    words = [*BASE, "--backend", "jax", "--epochs", "400", "--checkpoint-every", "7",
+    words = [*BASE, "--backend", "jax", "--epochs", "120", "--checkpoint-every", "7",
              "--model", "mlp"]  # fmt: skip
     whole = cli(*words, "--out", "whole")
     assert whole.returncode == 0, whole.stderr

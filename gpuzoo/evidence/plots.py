@@ -118,20 +118,28 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure:
     worst = wrong[np.argsort(-outputs["confidence"][wrong], kind="stable")][:MISTAKES]
     across = MISTAKES // 4
     rows = max(1, -(-len(worst) // across))
-    figure = Figure(figsize=(9, 0.2 + 1.35 * rows), layout="constrained")
-    grid = figure.subplots(rows, across, squeeze=False)
-    for axes, index in zip(grid.flat, worst, strict=False):
+    figure = Figure(figsize=(9, 0.4 + 9 / across * rows))
+    # One pair of axes for all: a pair for each image takes five times as long.
+    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
+    for place, index in enumerate(worst):
+        row, column = divmod(place, across)
         image = images[index]
         if image.shape[-1] not in (3, 4):
             image = image.mean(axis=-1)
-        axes.imshow(image, cmap="gray_r")
-        told = classes[outputs["predicted"][index]]
-        sure = outputs["confidence"][index]
-        axes.set_title(
-            f"{classes[labels[index]]}, not {told} ({sure:.0%})", fontsize=8, color=_INK
+        height, width = 0.8 * np.array(image.shape[:2]) / max(image.shape[:2])
+        left, top = column + (1 - width) / 2, row + 0.16 + (0.8 - height) / 2
+        axes.imshow(
+            image, cmap="gray_r", extent=(left, left + width, top + height, top)
         )
-    for axes in grid.flat:
-        axes.axis("off")
+        true, told = classes[labels[index]], classes[outputs["predicted"][index]]
+        between = " " if len(true) + len(told) < 14 else "\n"
+        axes.text(
+            column + 0.5, row + 0.14,
+            f"{true},{between}not {told} ({outputs['confidence'][index]:.0%})",
+            fontsize=8, color=_INK, ha="center", va="bottom", linespacing=1,
+        )  # fmt: skip
+    axes.set(xlim=(0, across), ylim=(rows, 0))
+    axes.axis("off")
     text = (
         "no mistakes" if not len(worst) else "true class, not the predicted (how sure)"
     )
