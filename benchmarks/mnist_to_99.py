@@ -1,17 +1,20 @@
-"""MNIST to 99 %: gpuzoo beside stock Keras, in fresh processes on the same cores.
+"""MNIST to 99 %: gpuzoo beside stock Keras and PyTorch, in fresh processes on the same
+cores.
 
     python benchmarks/mnist_to_99.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/mnist_to_99.py --data-dir DIR --torch VENV/bin/python
 
 Writes benchmarks/records/mnist_to_99_<cpu>.json. What is measured:
 
 - stock Keras: seconds inside `fit` until the test accuracy is 99.0 % for the first time
   (peers/stock_keras_mnist.py, several seeds), and the seconds of one epoch;
+- the same network in PyTorch, if a Python that has it is named (peers/torch_mnist.py);
 - gpuzoo, `train_mnist` as it is: test accuracy and seconds, 10 seeds;
 - gpuzoo, the longer schedule of LONGER: the same.
 
 `train_seconds` of gpuzoo leaves out tracing and compiling, `compile_seconds`; the stock
-figure cannot be split, so the ratio is given both without and with it. The processes of
-the two take turns, so that a change of the machine's speed meets both.
+figure cannot be split, so the ratio is given both without and with it. The processes
+take turns, so that a change of the machine's speed meets all of them.
 """
 
 import argparse
@@ -58,11 +61,21 @@ def summarise(rows: list[dict]) -> dict:
     }
 
 
+def of_peer(rows: list[dict]) -> dict:
+    epochs = [epoch["seconds"] for row in rows for epoch in row["trail"]]
+    return {
+        "train_seconds_to_99": spread([row["train_seconds"] for row in rows]),
+        "epoch_seconds": round(statistics.mean(epochs), 3),
+        "runs": rows,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--stock-seeds", type=int, default=3)
+    parser.add_argument("--torch", metavar="PYTHON", help="a Python that has PyTorch")
     args = parser.parse_args()
 
     import gpuzoo
@@ -71,7 +84,11 @@ def main() -> None:
 
     runtime = gpuzoo.configure(device="cpu")
     data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
-    stock, short, longer = [], [], []
+    short, longer = [], []
+    peers = {"stock_keras": (sys.executable, [])}
+    if args.torch:
+        peers["torch"] = (args.torch, ["--threads", str(runtime.threads)])
+    trained = {name: [] for name in peers}
     with tempfile.TemporaryDirectory() as folder:
         npz = pathlib.Path(folder) / "mnist.npz"
         np.savez(
@@ -94,18 +111,17 @@ def main() -> None:
                 row.pop("run_dir")
                 rows.append(row)
                 print(seed, row["test_accuracy"], row["train_seconds"], flush=True)
-            if seed < args.stock_seeds:
-                script = HERE / "peers" / "stock_keras_mnist.py"
-                row, _ = run_json(
-                    [sys.executable, str(script), str(npz), "--seed", str(seed)]
-                )
-                stock.append({"seed": seed, **row})
-                print("stock", seed, row["train_seconds"], flush=True)
+            for name, (python, options) in peers.items():
+                if seed >= args.stock_seeds:
+                    break
+                script = HERE / "peers" / f"{name}_mnist.py"
+                command = [python, str(script), str(npz), "--seed", str(seed)]
+                row, _ = run_json([*command, *options])
+                if not row["reached"]:
+                    sys.exit(f"{name} did not reach 99.0 %; raise --epochs in the peer")
+                trained[name].append({"seed": seed, **row})
+                print(name, seed, row["train_seconds"], flush=True)
 
-    if not all(row["reached"] for row in stock):
-        sys.exit("stock Keras did not reach 99.0 %; raise --epochs in the peer")
-    to_99 = statistics.mean(row["train_seconds"] for row in stock)
-    epoch = statistics.mean(e["seconds"] for row in stock for e in row["trail"])
     record = {
         "what": "MNIST to 99 %, gpuzoo against stock Keras",
         "date": time.strftime("%Y-%m-%d"),
@@ -114,25 +130,24 @@ def main() -> None:
         "device": runtime.device,
         "threads": runtime.threads,
         "code_sha256": code_sha256(),
-        "stock_keras": {
-            "train_seconds_to_99": spread([row["train_seconds"] for row in stock]),
-            "epoch_seconds": round(epoch, 3),
-            "runs": stock,
-        },
+        **{name: of_peer(rows) for name, rows in trained.items()},
         "train_mnist": summarise(short),
         "longer": {"options": LONGER, **summarise(longer)},
     }
-    mine = record["train_mnist"]
-    train = mine["train_seconds"]["mean"]
+    mine, stock = record["train_mnist"], record["stock_keras"]
+    train, to_99 = mine["train_seconds"]["mean"], stock["train_seconds_to_99"]["mean"]
     record["ratio"] = {
         "training": round(to_99 / train, 1),
         "training_and_compiling": round(
             to_99 / (train + mine["compile_seconds"]["mean"]), 1
         ),
         "stock_epoch_over_longer": round(
-            epoch / record["longer"]["train_seconds"]["mean"], 2
+            stock["epoch_seconds"] / record["longer"]["train_seconds"]["mean"], 2
         ),
     }
+    if args.torch:
+        theirs = record["torch"]["train_seconds_to_99"]["mean"]
+        record["ratio"]["torch"] = round(theirs / train, 1)
     words = re.findall(r"[a-z0-9]+", record["environment"]["cpu"].lower())
     cpu = "_".join(word for word in words if word not in ("cpu", "family", "model"))
     path = HERE / "records" / f"mnist_to_99_{cpu}.json"

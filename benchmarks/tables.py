@@ -60,7 +60,10 @@ def readme_table(record: dict) -> str:
             f"{rows['train_seconds']['mean']:.1f} s | "
             f"{rows['process_seconds']['mean']:.1f} s |"
         )
-    to_99 = stock["train_seconds_to_99"]
+    to_99, beside = stock["train_seconds_to_99"], ""
+    if "torch" in record:
+        torch = record["torch"]["train_seconds_to_99"]
+        beside = f" In PyTorch: {torch['mean']:.0f} s, {ratio['torch']:.0f} times."
     lines += [
         "",
         f"Mean ± standard deviation over {record['train_mnist']['test_accuracy']['n']} "
@@ -70,7 +73,8 @@ def readme_table(record: dict) -> str:
         f"{to_99['mean']:.0f} s (n = {to_99['n']}, {to_99['min']:.0f} to "
         f"{to_99['max']:.0f} s) to reach 99.0 % for the first time: "
         f"{ratio['training']:.0f} times as long, {ratio['training_and_compiling']:.0f} "
-        "times with compiling counted. Measured by `benchmarks/mnist_to_99.py`.",
+        f"times with compiling counted.{beside} Measured by "
+        "`benchmarks/mnist_to_99.py`.",
     ]
     return "\n".join(lines)
 
