@@ -102,7 +102,7 @@ class Adversaries(keras.Model):
 
 
 class Critics(Adversaries):
-    """Wasserstein's distance in place of the cross-entropy; a slope of at most 1."""
+    """Wasserstein's distance in place of the cross-entropy, and a gradient near 1."""
 
     def discriminator_loss(self, real, fake, labels, between):
         between = keras.ops.reshape(between, (-1, 1, 1, 1))
@@ -111,8 +111,7 @@ class Critics(Adversaries):
         steepness = keras.ops.sqrt(squares + 1e-12)
         distance = keras.ops.mean(self.judge(real, labels, True))
         distance = distance - keras.ops.mean(self.judge(fake, labels, True))
-        over = keras.ops.maximum(steepness - 1, 0)
-        penalty = keras.ops.mean(keras.ops.square(over))
+        penalty = keras.ops.mean(keras.ops.square(steepness - 1))
         return self.penalty * penalty - distance
 
     def generator_loss(self, scores):
@@ -200,12 +199,8 @@ def wgan_gp(
     Images (batch, height, width, channels) in [0, 1], codes (batch, latents) and
     networks as in gan. The critic's score is no probability: it is
     trained to be as different as possible between real and generated images while its
-    slope between them stays at most 1, as `penalty` weighs it, `critic_steps` times for
+    slope between them stays near 1, as `penalty` weighs it, `critic_steps` times for
     each step of the generator, each time on its part of the batch.
-
-    What differs from the papers: slopes below 1 cost nothing (Petzka, Fischer and
-    Lukovnikov, arXiv 1709.08894). Held at 1 from both sides, a critic that has sloped
-    the wrong way somewhere stays so, and the generator leaves through there.
     """
     return _adversaries(
         Critics, "wgan_gp", input_shape, latents, filters, critic_steps, penalty

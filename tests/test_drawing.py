@@ -159,15 +159,10 @@ def test_the_losses_are_the_papers(dataset, runtime):
     between = rng.random((3, 1)).astype("f4")
     given = (*map(keras.ops.convert_to_tensor, (real, fake)), None, between)
 
-    mixed = (fake + between[:, :, None, None] * (real - fake)).astype("f4")
-    *rest, last = critic.discriminator.get_weights()  # some above 1, some below
-    last = last / np.median(np.sqrt(squared_slopes(critic, mixed)))
-    critic.discriminator.set_weights([*rest, last])
     judged = [np.array(critic.judge(x)).mean() for x in (real, fake)]
+    mixed = (fake + between[:, :, None, None] * (real - fake)).astype("f4")
     steep = np.sqrt(squared_slopes(critic, mixed))
-    over = np.maximum(steep - 1, 0)
-    wanted = 10 * np.square(over).mean() - judged[0] + judged[1]
-    assert over.any() and not over.all()
+    wanted = 10 * np.square(steep - 1).mean() - judged[0] + judged[1]
     assert np.isclose(float(critic.discriminator_loss(*given)), wanted, rtol=1e-2)
 
     told = [1 / (1 + np.exp(-np.array(plain.judge(x), float))) for x in (real, fake)]
