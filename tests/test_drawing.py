@@ -100,27 +100,31 @@ def test_no_update_overtakes_a_result(dataset, runtime):
     assert product.name in seen
 
 
-def test_each_side_moves_on_its_own_loss_alone(dataset, runtime):
-    """With no rate for one optimizer only the other network moves."""
+@pytest.mark.parametrize("recipe", [GAN, WASSERSTEIN], ids=lambda r: r.model)
+def test_each_side_moves_on_its_own_loss_alone(recipe, dataset, runtime):
+    """With no rate for one optimizer only the other network moves; each as often as
+    the task says, which its schedule goes by."""
+    from gpuzoo.engine import backend as backends
     from gpuzoo.tasks.adversarial import Task
 
-    model = loop.build_model(GAN, dataset)
+    model = loop.build_model(recipe, dataset)
     before = {w.path: w.numpy().copy() for w in model.trainable_weights}
-    from gpuzoo.engine import backend as backends
-
     backend = backends.get(runtime)
     rates = (1e-3, 0.0)
     optimizers = [keras.optimizers.SGD(rate) for rate in rates]
     for optimizer, group in zip(optimizers, Task.groups(model), strict=True):
         optimizer.build(group)
-    task = Task(model=model, optimizers=optimizers, recipe=GAN, dataset=dataset)
-    draws = np.random.default_rng(0).random((16, 2 * 5 + 1)).astype("f4")
-    batch = {"image": keras.ops.convert_to_tensor(dataset.train["image"][:16])}
+    task = Task(model=model, optimizers=optimizers, recipe=recipe, dataset=dataset)
+    shape = (recipe.batch_size, Task.count_draws(recipe, model))
+    draws = np.random.default_rng(0).random(shape).astype("f4")
+    images = dataset.train["image"][: recipe.batch_size]
+    batch = {"image": keras.ops.convert_to_tensor(images)}
     told = task.step(batch, keras.ops.convert_to_tensor(draws), backend)
     moved = {w.path for w in model.trainable_weights
              if not np.array_equal(before[w.path], w.numpy())}  # fmt: skip
     assert moved == {w.path for w in model.discriminator.trainable_weights}
     assert set(told) == set(task.step_figures)
+    assert [int(one.iterations) for one in optimizers] == Task.moves(model)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (13, 10, 3), (9, 9, 2)])

@@ -139,6 +139,9 @@ def test_learning_rates():
     assert (constant == 1).all()
     linear = optim.learning_rates(recipe.override(schedule="linear", warmup=0.0), 4)
     assert linear.tolist() == [1, 0.75, 0.5, 0.25]
+    moved_thrice = optim.Table(linear, moves=3)
+    rates = [float(moved_thrice(step)) for step in range(13)]
+    assert rates == [*np.repeat(linear, 3), 0.25]
 
 
 def test_fused_adam_follows_keras_adam(runtime):

@@ -90,7 +90,8 @@ def run(
         plan = make_plan(recipe, dataset.count("train"), draws, fast)
         groups = kind.groups(model)
         optimizers = [
-            optim.build_optimizer(recipe, plan.steps, backend) for _ in groups
+            optim.build_optimizer(recipe, plan.steps, backend, moves)
+            for moves in kind.moves(model)
         ]
         for optimizer, variables in zip(optimizers, groups, strict=True):
             optimizer.build(variables)

@@ -32,22 +32,29 @@ def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
 
 
 class Table(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that is a table, indexed by the optimizer's step."""
+    """A schedule that is a table, one rate for each step of the training, of an
+    optimizer that moves `moves` times in each."""
 
-    def __init__(self, rates: np.ndarray):
-        self.rates = rates
+    def __init__(self, rates: np.ndarray, moves: int = 1):
+        self.rates, self.moves = rates, moves
 
     def __call__(self, step):
-        index = keras.ops.minimum(keras.ops.cast(step, "int32"), len(self.rates) - 1)
+        index = keras.ops.cast(step, "int32")
+        if self.moves > 1:
+            index = index // self.moves
+        index = keras.ops.minimum(index, len(self.rates) - 1)
         return keras.ops.take(keras.ops.convert_to_tensor(self.rates), index)
 
     def get_config(self) -> dict:
-        return {"rates": self.rates.tolist()}
+        return {"rates": self.rates.tolist(), "moves": self.moves}
 
 
-def build_optimizer(recipe: Recipe, steps: int, backend) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe; with loss scaling where the layers are float16."""
-    schedule = Table(learning_rates(recipe, steps))
+def build_optimizer(
+    recipe: Recipe, steps: int, backend, moves: int = 1
+) -> keras.optimizers.Optimizer:
+    """The optimizer of a recipe, which moves so often in each step of the training;
+    with loss scaling where the layers are float16."""
+    schedule = Table(learning_rates(recipe, steps), moves)
     common = {"weight_decay": recipe.weight_decay or None}
     if recipe.average:
         common |= {"use_ema": True, "ema_momentum": recipe.average}

@@ -92,6 +92,11 @@ class Task:
             model.generator.trainable_variables,
         ]
 
+    @staticmethod
+    def moves(model: keras.Model) -> list[int]:
+        """How often each optimizer moves them in a step."""
+        return [model.critic_steps, 1]
+
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of both; returns their losses."""
         latents, size = self.model.latents, draws.shape[0] // self.parts

@@ -43,6 +43,11 @@ class OneLoss:
         """The weights that each optimizer moves."""
         return [model.trainable_variables]
 
+    @staticmethod
+    def moves(model: keras.Model) -> list[int]:
+        """How often each optimizer moves them in a step."""
+        return [1]
+
     def minimise(self, loss, backend):
         """See minimise() below."""
         variables = self.model.trainable_variables
