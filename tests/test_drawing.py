@@ -178,13 +178,13 @@ def test_the_losses_are_the_papers(dataset, runtime):
 
 def squared_slopes(model, images) -> np.ndarray:
     """Of the score of each image by its pixels, by differences."""
-    slopes, step = [], 2e-3
-    for pixel in range(196):
-        bump = np.zeros(196, "f4")
-        bump[pixel] = step
-        bump = bump.reshape(14, 14, 1)
-        sides = [np.array(model.judge(images + s * bump))[:, 0] for s in (1, -1)]
-        slopes.append((sides[0] - sides[1]) / (2 * step))
+    step = 2e-3
+    bumps = step * np.eye(196, dtype="f4").reshape(196, 1, 14, 14, 1)
+    up, down = (
+        np.array(model.judge((images + side * bumps).reshape(-1, 14, 14, 1)))
+        for side in (1, -1)
+    )
+    slopes = (up - down).reshape(196, len(images)) / (2 * step)
     return np.square(slopes).sum(axis=0)
 
 
