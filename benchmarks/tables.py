@@ -81,7 +81,7 @@ def readme_table(record: dict) -> str:
 
 def figures(record: dict) -> dict[str, str]:
     """What a recipe reaches; a loss only where it is a bound or an error."""
-    units = dict(UNITS)
+    units, asked = dict(UNITS), " (as asked)" if "test_frechet" in record else ""
     if "test_kl" in record:
         units["test_loss"] = " nats per image"
     elif "test_linear" in record:
@@ -89,7 +89,7 @@ def figures(record: dict) -> dict[str, str]:
     else:
         del units["test_loss"]
     told = {
-        name.replace("_", " "): percent(record[name])
+        name.replace("_", " "): percent(record[name]) + asked
         if name == "test_accuracy"
         else f"{record[name]['mean']:.4g} ± {record[name]['std']:.2g}{unit}"
         for name, unit in units.items()
