@@ -14,16 +14,18 @@ RECIPE = Recipe(
     name="mnist_wgan",
     task="adversarial",
     model="wgan_gp",
+    model_options=("critic_steps=2",),
     data="mnist",
     fallback="digits",  # without network and data: the digits of scikit-learn
-    epochs=8,
-    minimum_steps=400,  # for smaller data
-    batch_size=320,  # five steps of the critic on 64 images each
+    epochs=3,
+    minimum_steps=500,  # for smaller data
+    batch_size=128,  # two steps of the critic on 64 images each
     optimizer="adam",
-    learning_rate=0.0005,
-    momentum=0.5,
-    beta_2=0.9,
+    learning_rate=0.001,
+    momentum=0.0,
+    beta_2=0.99,
     schedule="linear",
+    average=0.99,
 )
 
 if __name__ == "__main__":
