@@ -46,8 +46,10 @@ class TrainCommand:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The `gpuzoo` command, in a process that is its own; see __main__.py."""
+    """The `gpuzoo` command."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        process.start(words)
     _guard(lambda: _dispatch(words), "--debug" in words)
 
 
