@@ -148,6 +148,11 @@ def script_of(name: str) -> pathlib.Path:
     return named if named.exists() else ROOT / "recipes" / f"train_{name}.py"
 
 
+def command_of(name: str, record: dict) -> str:
+    taught = " --teacher RUN" * ("teacher" in record)
+    return f"python recipes/{script_of(name).name}{taught}"
+
+
 def more_table(records: dict[str, dict]) -> str:
     lines = [
         "| command | model | reaches | training | whole process |",
@@ -155,9 +160,8 @@ def more_table(records: dict[str, dict]) -> str:
     ]
     for name, record in records.items():
         reached = ", ".join(f"{k} {v}" for k, v in figures(record).items())
-        script, model = script_of(name).name, record["runs"][0]["model"]
         lines.append(
-            f"| `python recipes/{script}` | {model} | "
+            f"| `{command_of(name, record)}` | {record['runs'][0]['model']} | "
             f"{reached} | {record['train_seconds']['mean']:.0f} s | "
             f"{record['process_seconds']['mean']:.0f} s |"
         )
@@ -175,9 +179,8 @@ def more_table(records: dict[str, dict]) -> str:
             f"Mean ± standard deviation over {' to '.join(map(str, seeds))} seeds, "
             f"{machine(one)}, {' to '.join(days[:: len(days) - 1 or 1])}. Measured by "
             "`benchmarks/recipe_figures.py`. The fixed classifier of the Frechet "
-            f"distances knows {judge['test_accuracy']:.2%} of the test images; "
-            "training images are "
-            f"{judge['frechet_of_training_images']:.2f} from them "
+            f"distances knows {judge['test_accuracy']:.2%} of the test images; training "
+            f"images are {judge['frechet_of_training_images']:.2f} from them "
             "(`benchmarks/classifier.py`).",
         ]
     )
@@ -309,9 +312,8 @@ def replace(old: str, opening: str, closing: str, text: str) -> str:
 
 def main() -> None:
     # One record for each kind of CPU, the fastest first.
-    files = RECORDS.glob("mnist_to_99_*.json")
     fast = sorted(
-        (json.loads(file.read_text()) for file in files),
+        (json.loads(file.read_text()) for file in RECORDS.glob("mnist_to_99_*.json")),
         key=lambda record: record["train_mnist"]["train_seconds"]["mean"],
     )
     readme = ROOT / "README.md"
@@ -334,15 +336,14 @@ def main() -> None:
         path = script_of(name)
         wanted[path] = replace(
             path.read_text(),
-            f"    python recipes/{path.name}\n",
+            f"    {command_of(name, others.get(name, {}))}\n",
             "\nThe figures are written here",
             part,
         )
-    stale = [path for path, text in wanted.items() if path.read_text() != text]
-    if "--check" in sys.argv and stale:
-        sys.exit(f"not up to date: {', '.join(path.name for path in stale)}")
-    for path in stale:
-        path.write_text(wanted[path])
+    for path, text in wanted.items():
+        if "--check" in sys.argv and path.read_text() != text:
+            sys.exit(f"not up to date: {path.name}")
+        path.write_text(text)
 
 
 if __name__ == "__main__":

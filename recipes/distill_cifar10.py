@@ -1,9 +1,14 @@
 """A plain convolutional network learns CIFAR-10 from a network of the speed runs.
 
-    python recipes/train_cifar10.py --out teacher
-    python recipes/distill_cifar10.py --teacher teacher
+RUN is the folder of a finished `python recipes/train_cifar10.py`:
 
-    (not measured yet)
+    python recipes/distill_cifar10.py --teacher RUN
+
+    test accuracy  74.01 ± 0.42 %
+    seeds          5
+    training       218.2 s, 238.5 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """
