@@ -179,8 +179,8 @@ def more_table(records: dict[str, dict]) -> str:
             f"Mean ± standard deviation over {' to '.join(map(str, seeds))} seeds, "
             f"{machine(one)}, {' to '.join(days[:: len(days) - 1 or 1])}. Measured by "
             "`benchmarks/recipe_figures.py`. The fixed classifier of the Frechet "
-            f"distances knows {judge['test_accuracy']:.2%} of the test images; training "
-            f"images are {judge['frechet_of_training_images']:.2f} from them "
+            f"distances knows {judge['test_accuracy']:.2%} of the test images; "
+            f"training images are {judge['frechet_of_training_images']:.2f} from them "
             "(`benchmarks/classifier.py`).",
         ]
     )
