@@ -267,8 +267,9 @@ def _say_start(screen, runtime, dataset) -> None:
 class _Interrupts:
     """What Ctrl-C, SIGTERM and a closed terminal do.
 
-    While a run is being set up they end it at once. While it trains, the first asks the
-    loop to end, and a second one kills the process.
+    While a run is being set up they end it at once, or, where a library's callback has
+    swallowed that, after the first steps. While it trains, the first asks the loop to
+    end, and a second one kills the process.
     """
 
     def __init__(self):
@@ -293,6 +294,7 @@ class _Interrupts:
 
     def _handle(self, number, frame) -> None:
         if not self.training:
+            self._asked.set()
             raise KeyboardInterrupt
         if self._asked.is_set():
             signal.signal(number, signal.SIG_DFL)
