@@ -30,14 +30,16 @@ def start(words: list[str] | None) -> None:
 
 
 @contextlib.contextmanager
-def lean_imports():
-    """Where the process is ours, imports inside find no scikit-learn: Keras has
-    wrappers for it that no command uses, and importing it takes a second."""
-    if not ours or "sklearn" in sys.modules:
-        yield
-        return
-    sys.modules["sklearn"] = None
+def without(*names: str):
+    """Where the process is ours, imports inside do not find these packages.
+
+    Keras imports scikit-learn for wrappers and TensorFlow imports JAX for a converter
+    that no command uses; each takes a second.
+    """
+    hidden = [name for name in names if ours and name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
     try:
         yield
     finally:
-        del sys.modules["sklearn"]
+        for name in hidden:
+            del sys.modules[name]

@@ -87,18 +87,19 @@ def test_the_command_fixes_the_order_of_sets(cli, npz):
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_only_a_command_leaves_scikit_learn_out(ours, cli):
-    """A script of the user's has Keras's wrappers for it as ever; and where it was
-    left out, it can be imported afterwards."""
+def test_only_a_command_leaves_packages_out(ours, cli):
+    """A script of the user's has Keras's wrappers for scikit-learn as ever; and where
+    something was left out, it can be imported afterwards."""
+    pytest.importorskip("jax")
     code = (
         f"import sys; from gpuzoo import process; process.ours = {ours}\n"
         "import gpuzoo; gpuzoo.configure(device='cpu', quiet=True)\n"
-        "print('sklearn' in sys.modules)\n"
-        "import sklearn.base; from keras.src.wrappers import sklearn_wrapper as w\n"
+        "print('sklearn' in sys.modules, 'jax' in sys.modules)\n"
+        "import jax.numpy, sklearn.base; from keras.src.wrappers import sklearn_wrapper as w\n"
         "print(w.BaseEstimator is sklearn.base.BaseEstimator)"
     )
     done = cli(program=("-c", code))
-    assert done.stdout.split() == 2 * [str(not ours)], done.stderr
+    assert done.stdout.split() == 3 * [str(not ours)], done.stderr
 
 
 def test_autotune_is_for_gpus(cli, tmp_path):
