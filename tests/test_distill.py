@@ -64,6 +64,13 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, teacher):
     )
 
 
+def test_without_imitation_no_teacher_is_needed(dataset, runtime):
+    alone = distill.settle(DISTILL.override(imitation=0.0))
+    plain = DISTILL.override(task="classify", imitation=0.9)
+    one, other = (train(recipe, dataset, runtime)[0] for recipe in (alone, plain))
+    assert same(one, other) and one.metrics == other.metrics
+
+
 def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
     weights = pathlib.Path(teacher) / "weights.safetensors"
     for name, words in (

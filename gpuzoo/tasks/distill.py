@@ -22,20 +22,24 @@ class Task(classify.Task):
     (Keras's LogitsDistillation), and for the rest the cross-entropy of the labels.
 
     The teacher computes in float32, without dropout, and sees the same images as the
-    model. An evaluation tells the loss of the labels and the accuracy.
+    model. Where `imitation` is 0 there is none: the control of a recipe. An evaluation
+    tells the loss of the labels and the accuracy.
     """
 
     models = "classify"
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
-        self.teacher, self.imitation = load_teacher(recipe, dataset), recipe.imitation
+        self.imitation = recipe.imitation
+        self.teacher = load_teacher(recipe, dataset) if recipe.imitation else None
         # Not by name: as a plain function Keras would give it logits.
         self.likeness = keras.distillation.LogitsDistillation(
             temperature=recipe.temperature, loss=keras.losses.KLDivergence()
         )
 
     def loss(self, images, labels, own, logits):
+        if self.teacher is None:
+            return super().loss(images, labels, own, logits)
         told = self.teacher(keras.ops.cast(images, "float32"), training=False)
         told = keras.ops.stop_gradient(keras.ops.cast(told, "float32"))
         logits = keras.ops.cast(logits, "float32")
@@ -50,6 +54,8 @@ def settle(recipe):
     Raises:
         GpuzooError: no teacher is named, or its weights cannot be read.
     """
+    if not recipe.imitation:
+        return recipe
     if not recipe.teacher:
         raise GpuzooError(
             "teacher must be named for the task distill: the folder of a run that "
