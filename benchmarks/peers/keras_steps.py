@@ -13,6 +13,7 @@ import keras
 import turns
 
 import gpuzoo
+from gpuzoo.tasks import detect, next_frame, scenes
 
 
 class Vae(keras.Model):
@@ -36,10 +37,53 @@ class Vae(keras.Model):
         return ops.mean(missed + 0.5 * ops.sum(kl, axis=1))
 
 
+class Made(keras.Model):
+    """A network that sees what is made of the images, by gpuzoo's own functions, with
+    random numbers of Keras; `batch` images at a time."""
+
+    def __init__(self, network, batch: int):
+        super().__init__()
+        self.network, self.batch = network, batch
+        self.seed = keras.random.SeedGenerator(0)
+        self.built = True
+
+    def call(self, images, training=False):
+        return images
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        images = keras.ops.reshape(x, (self.batch, *x.shape[1:]))
+        labels = keras.ops.reshape(y, (self.batch,))
+        return self.loss_of(images, labels)
+
+
+class Scenes(Made):
+    classes = 10
+
+    def loss_of(self, images, labels):
+        ways = keras.random.uniform((self.batch, scenes.DRAWS), seed=self.seed)
+        scene = scenes.make(images, labels, ways, (64, 64, 1))
+        cells = self.network(scene["image"], training=True)
+        # It asks the task for nothing but the number of classes.
+        losses, counts = detect.Task._losses(self, scene, cells)
+        return keras.ops.sum(losses) / keras.ops.maximum(keras.ops.sum(counts), 1.0)
+
+
+class Films(Made):
+    def loss_of(self, images, labels):
+        ops = keras.ops
+        ways = keras.random.uniform((self.batch, 8), seed=self.seed)
+        film = next_frame.moving(images, ways, (44, 44))
+        logits, goal = self.network(film[:, :-1], training=True), film[:, -1]
+        missed = ops.softplus(logits) - goal * logits
+        return ops.mean(ops.sum(missed, axis=(1, 2, 3)))
+
+
 def prepare(asked: dict, arrays):
     keras.utils.set_random_seed(0)
-    images, labels = arrays
     batch, work = asked["batch"], asked["work"]
+    images, labels = (array[: len(array) // batch * batch] for array in arrays)
     model, Adam = gpuzoo.build(work), keras.optimizers.Adam
     if work in ("cnn", "lstm"):
         rate, *betas = (0.01, 0.7, 0.9) if work == "cnn" else (0.004, 0.9, 0.99)
@@ -48,6 +92,11 @@ def prepare(asked: dict, arrays):
         )
         model.compile(Adam(rate, *betas), loss)
         data = images, keras.utils.to_categorical(labels, 10)
+    elif work in ("detector", "conv_lstm"):
+        made, beta_2 = (Scenes, 0.99) if work == "detector" else (Films, 0.999)
+        model = made(model, batch)
+        model.compile(Adam(0.003, 0.9, beta_2))
+        data = images, labels.astype("int32")
     else:
         model = Vae(model) if work == "vae" else model
         betas = (0.5, 0.99) if work == "gan" else (0.9, 0.999)
