@@ -1,12 +1,14 @@
-"""Steps of training: gpuzoo beside stock Keras and PyTorch on the same cores.
+"""Steps of training: gpuzoo beside stock Keras, PyTorch and Flax on the same cores.
 
-    python benchmarks/speed.py --data-dir DIR --torch PYTHON   # PYTHON can import torch
+    python benchmarks/speed.py --data-dir DIR --torch PYTHON --flax PYTHON
 
-Writes benchmarks/records/speed.json. For each network of WORK one process of each
-trains it on MNIST with the same batch; they are alive at once and take turns of about
-a second (gpuzoo/evidence/bench.py). Given is the median of the examples a second, and
-of gpuzoo's speed over each peer's within one round, with its interval (95 %,
-bootstrap). gpuzoo runs as it does by default: repeatable to the bit.
+Each PYTHON can import what it is named for. Writes benchmarks/records/speed.json; with
+--work the rows of the other networks are kept if they are of the same machine, threads
+and versions. For each network of WORK one process of each trains it on MNIST with the
+same batch; they are alive at once and take turns of about a second
+(gpuzoo/evidence/bench.py). Given is the median of the examples a second, and of
+gpuzoo's speed over each peer's within one round, with its interval (95 %, bootstrap).
+gpuzoo runs as it does by default: repeatable to the bit.
 """
 
 import argparse
@@ -27,10 +29,15 @@ WORK = {
     "lstm": ("mnist_lstm", 20),
     "gan": ("mnist_gan", 5),
     "vae": ("mnist_vae", 20),
+    "detector": ("digit_detection", 5),
+    "conv_lstm": ("moving_mnist", 5),
 }
+IN_FLAX = ("cnn", "lstm", "gan", "vae")
+# What every row tells; older records tell it once for all rows.
+OF_A_ROW = ("date", "code_sha256", "torch", "flax", "rounds")
 
 
-def peers(torch: str | None) -> dict[str, tuple]:
+def peers(work: str, torch: str | None, flax: str | None) -> dict[str, tuple]:
     """Name -> the command, what it is told, changes of its environment."""
     keras = [sys.executable, str(HERE / "peers" / "keras_steps.py")]
     found = {
@@ -41,6 +48,8 @@ def peers(torch: str | None) -> dict[str, tuple]:
         words = [torch, str(HERE / "peers" / "torch_steps.py")]
         for name, compiled in (("eager", False), ("compile", True)):
             found[f"torch, {name}"] = (words, {"compiled": compiled}, {})
+    if flax and work in IN_FLAX:
+        found["flax"] = ([flax, str(HERE / "peers" / "flax_steps.py")], {}, {})
     return found
 
 
@@ -58,7 +67,8 @@ def measure(work: str, args, npz: str, threads: int) -> dict:
     with contextlib.ExitStack() as stack:
         workers = {"gpuzoo": bench.trainer(mine, Options(device="cpu"))}
         stack.enter_context(workers["gpuzoo"])
-        for name, (words, more, variables) in peers(args.torch).items():
+        beside = peers(work, args.torch, args.flax)
+        for name, (words, more, variables) in beside.items():
             workers[name] = stack.enter_context(
                 bench.Worker(words, {**told, **more}, recipe.batch_size, variables)
             )
@@ -80,8 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--torch", help="a python that can import torch")
+    parser.add_argument("--flax", help="a python that can import flax and optax")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--work", nargs="*", default=list(WORK))
+    parser.add_argument("--work", nargs="*", choices=WORK, default=list(WORK))
     args = parser.parse_args()
 
     import gpuzoo
@@ -89,34 +100,56 @@ def main() -> None:
     from gpuzoo.machine import available_cores, cpu_model, environment
 
     data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
+    record = {
+        "what": "steps of training beside peers",
+        "command": "python benchmarks/speed.py --data-dir DIR --torch PYTHON "
+        "--flax PYTHON",
+        "device": cpu_model(),
+        "environment": environment(),
+        "threads": available_cores(),
+    }
+    path = HERE / "records" / "speed.json"
+    found = kept(path, record)
+    torch, flax = version("torch", args.torch), version("flax", args.flax)
     with tempfile.TemporaryDirectory() as folder:
         npz = f"{folder}/mnist.npz"
         images = {f"x_{s}": data.splits[s]["image"] for s in data.splits}
         labels = {f"y_{s}": data.splits[s]["label"] for s in data.splits}
         np.savez(npz, **images, **labels)
-        threads = available_cores()
-        found = {work: measure(work, args, npz, threads) for work in args.work}
-    record = {
-        "what": "steps of training beside peers",
-        "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/speed.py --data-dir DIR --torch PYTHON",
-        "device": cpu_model(),
-        "environment": environment(),
-        "torch": _torch_version(args.torch),
-        "threads": threads,
-        "code_sha256": code_sha256(),
-        "rounds": args.rounds,
-        "work": found,
-    }
-    path = HERE / "records" / "speed.json"
+        for work in args.work:
+            row = measure(work, args, npz, record["threads"])
+            found[work] = {
+                "date": time.strftime("%Y-%m-%d"),
+                "code_sha256": code_sha256(),
+                "torch": torch,
+                "flax": flax if "flax" in row["peers"] else None,
+                "rounds": args.rounds,
+                **row,
+            }
+    record["work"] = {work: found[work] for work in WORK if work in found}
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _torch_version(python: str | None) -> str | None:
+def kept(path: pathlib.Path, record: dict) -> dict[str, dict]:
+    """The rows of an earlier record that stand beside those of this one."""
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    # As JSON has it, so that a tuple is equal to the list that was written of it.
+    now = json.loads(json.dumps(record))
+    if any(earlier.get(k) != now[k] for k in ("device", "environment", "threads")):
+        return {}
+    told = {key: earlier.get(key) for key in OF_A_ROW}
+    return {work: told | row for work, row in earlier["work"].items()}
+
+
+def version(name: str, python: str | None) -> str | None:
+    """Of a library in another python; of Flax with that of the JAX below it."""
     if not python:
         return None
-    code = "import torch; print(torch.__version__)"
-    words = [python, "-c", code]
+    told = {
+        "torch": "import torch; print(torch.__version__)",
+        "flax": "import flax, jax; print(flax.__version__, f'(JAX {jax.__version__})')",
+    }
+    words = [python, "-c", told[name]]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout[:-1]
 
 

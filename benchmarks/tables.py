@@ -10,6 +10,7 @@ import re
 import sys
 
 import scipy.stats
+from speed_table import speed_text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -186,42 +187,6 @@ def more_table(records: dict[str, dict]) -> str:
     )
 
 
-def speed_text(record: dict) -> str:
-    """How many times as fast as its peers gpuzoo trains."""
-    names = list(next(iter(record["work"].values()))["peers"])
-    names.remove("gpuzoo")
-    lines = [
-        "| network, batch | gpuzoo, images a second | "
-        + " | ".join(f"times {name}" for name in names)
-        + " |",
-        "|" + "---|" * (2 + len(names)),
-    ]
-    for work, found in record["work"].items():
-        rows = found["peers"]
-        cells = [f"{work}, {found['batch']}"]
-        cells.append(f"{rows['gpuzoo']['examples_per_second']['median']:,.0f}")
-        for name in names:
-            over = rows[name].get("gpuzoo_over_it")
-            cells.append(
-                f"{over['median']:.2f} ({over['low']:.2f} to {over['high']:.2f})"
-                if over
-                else "failed"
-            )
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "How many times as fast gpuzoo, repeatable to the bit, does steps of "
-            f"training on MNIST; {record['rounds']} rounds in which all took turns of "
-            "about a second, "
-            f"medians and their 95 % intervals; {machine(record)}, PyTorch "
-            f"{record['torch']}, {record['date']} "
-            "(`benchmarks/speed.py`).",
-        ]
-    )
-
-
 def ratio(figure: dict) -> str:
     low, high = figure["interval"]
     return f"{figure['median']:.3f} ({low:.3f} to {high:.3f})"
@@ -318,12 +283,12 @@ def main() -> None:
     )
     readme = ROOT / "README.md"
     parts = [load(name) for name in ("price", "repeatable", "drift", "chaos")]
-    others = recipe_records()
+    others, speed = recipe_records(), load("speed")
     text = readme.read_text()
     for name, part in (
         ("figures", "\n\n".join(map(readme_table, fast))),
         ("more", more_table(others)),
-        ("speed", speed_text(load("speed"))),
+        ("speed", speed_text(speed, machine(speed))),
         ("reach", reach_text(*parts)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
