@@ -1,6 +1,7 @@
 """This process, where it is a command of gpuzoo's: its start, what it leaves out."""
 
 import contextlib
+import gc
 import os
 import sys
 
@@ -30,16 +31,24 @@ def start(words: list[str] | None) -> None:
 
 
 @contextlib.contextmanager
-def without(*names: str):
-    """Where the process is ours, imports inside do not find these packages.
+def importing(*left_out: str):
+    """For the import of a backend: no garbage is collected, as nothing that comes is
+    garbage and looking for it takes a fifth of the time.
 
-    Keras imports scikit-learn for wrappers and TensorFlow imports JAX for a converter
-    that no command uses; each takes a second.
+    Where the process is ours, imports inside do not find the packages that are left
+    out: Keras imports scikit-learn for wrappers, matplotlib and IPython for drawing,
+    and TensorFlow imports JAX for a converter, none of which a command uses there.
     """
-    hidden = [name for name in names if ours and name not in sys.modules]
+    hidden = [name for name in left_out if ours and name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))
+    collects = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
         for name in hidden:
             del sys.modules[name]
+        if ours:
+            gc.freeze()  # what is there now stays: it is not looked through again
+        if collects:
+            gc.enable()

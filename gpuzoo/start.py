@@ -20,7 +20,7 @@ from gpuzoo.machine import (
     cpu_model,
     variables_in_force,
 )
-from gpuzoo.process import without
+from gpuzoo.process import importing
 from gpuzoo.runtime import LATE, Options, Runtime
 
 
@@ -102,7 +102,7 @@ def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runt
             f"level strict: too late to set {', '.join(late)}, TensorFlow has been "
             f"imported; {LATE}"
         )
-    with _quiet_start(), without("sklearn", "jax"):
+    with _quiet_start(), importing("sklearn", "jax", "matplotlib", "IPython"):
         import keras
         import tensorflow as tf
         from tensorflow.python.framework.config import is_op_determinism_enabled
@@ -207,7 +207,7 @@ def jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
     flags = os.environ.get("XLA_FLAGS", "")
     if deterministic and DETERMINISTIC_FLAG not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC_FLAG}".strip()
-    with _quiet_start(), without("sklearn"):
+    with _quiet_start(), importing("sklearn", "matplotlib", "IPython"):
         import jax
 
         if options.device == "cpu":

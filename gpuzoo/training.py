@@ -170,11 +170,12 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     """Train, write what a run leaves behind, tell the end."""
     from gpuzoo import outcome
     from gpuzoo.engine import loop
-    from gpuzoo.evidence import plots
 
     def watch(event: str, row: dict) -> None:
         job.folder.watch(event, row)
         if event == "samples":
+            from gpuzoo.evidence import plots  # matplotlib takes a second
+
             plots.save_sheet(job.folder.path / "samples", row)
         job.screen.watch(event, row)
 

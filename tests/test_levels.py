@@ -94,12 +94,13 @@ def test_only_a_command_leaves_packages_out(ours, cli):
     code = (
         f"import sys; from gpuzoo import process; process.ours = {ours}\n"
         "import gpuzoo; gpuzoo.configure(device='cpu', quiet=True)\n"
-        "print('sklearn' in sys.modules, 'jax' in sys.modules)\n"
+        "print(*(n in sys.modules for n in ('sklearn', 'jax', 'matplotlib')))\n"
+        "import gc, matplotlib.pyplot; assert gc.isenabled()\n"
         "import jax.numpy, sklearn.base; from keras.src.wrappers import sklearn_wrapper as w\n"
         "print(w.BaseEstimator is sklearn.base.BaseEstimator)"
     )
     done = cli(program=("-c", code))
-    assert done.stdout.split() == 3 * [str(not ours)], done.stderr
+    assert done.stdout.split() == 4 * [str(not ours)], done.stderr
 
 
 def test_autotune_is_for_gpus(cli, tmp_path):
