@@ -57,7 +57,7 @@ class Diffusion(keras.Model):
             image, noisy = _parts(times)
             velocity = self.denoiser({"image": mixed, "time": times})
             clean = keras.ops.clip(image * mixed - noisy * velocity, -1, 1)
-            left = noisy * mixed + image * velocity
+            left = (mixed - image * clean) / noisy  # the noise beside what was clipped
             image, noisy = _parts(times - 1 / steps)
             return image * clean + noisy * left
 
