@@ -161,11 +161,8 @@ class Vae(nnx.Module):
         x = self.encoder(images)
         mean, log_variance = self.mean(x), self.log_variance(x)
         noise = jax.random.normal(key, mean.shape)
-        return (
-            self.decoder(mean + jnp.exp(0.5 * log_variance) * noise),
-            mean,
-            (log_variance),
-        )
+        logits = self.decoder(mean + jnp.exp(0.5 * log_variance) * noise)
+        return logits, mean, log_variance
 
 
 class Adversaries(nnx.Module):
