@@ -74,6 +74,8 @@ part mnist 120 bash -c 'figures mnist 5 "$mnist"'
 part lstm 90 bash -c 'figures mnist_lstm 2 "$mnist"'
 part gan 120 bash -c 'figures mnist_gan 2 "$mnist"'
 [ -n "$cifar" ] && part cifar 180 bash -c 'figures cifar10 3 "$cifar" --epochs 8'
+[ -n "$cifar" ] && part cifar-torch 240 "$python" benchmarks/cifar_beside_torch.py \
+    --data "$cifar" --torch "$python" --device "$device"
 part price 240 "$python" benchmarks/price.py --data "$mnist" --device "$device" \
     --autotune "$out/choices.txt" --generations 2 --turns 8
 part bench 240 "$python" -m gpuzoo bench mnist --data "$mnist" --device "$device" \
