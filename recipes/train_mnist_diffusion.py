@@ -2,7 +2,11 @@
 
     python recipes/train_mnist_diffusion.py
 
-    (not measured yet)
+    test frechet   24.94 ± 0.46 (Frechet distance, fixed classifier)
+    seeds          3
+    training       510.8 s, 706.0 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """
