@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import pathlib
+import shutil
+import time
 
 try:
     import fcntl
@@ -11,6 +13,10 @@ except ImportError:  # Windows has no such locks
     fcntl = None
 
 from gpuzoo.errors import GpuzooError
+
+# How the name of a folder begins that is being filled under a temporary name.
+WRITING = ".writing-"
+_DAY = 86_400
 
 
 def expand(path: str | pathlib.Path) -> pathlib.Path:
@@ -92,3 +98,11 @@ def is_leftover(path: pathlib.Path) -> bool:
     """Whether it is a file that `write_atomically` has not renamed yet."""
     hidden = path.name.startswith(".")
     return hidden and path.suffix.removeprefix(".").isdigit() and path.is_file()
+
+
+def remove_abandoned(parent: pathlib.Path) -> None:
+    """The folders that a killed process was filling, once nobody can be at it."""
+    for path in parent.glob(f"{WRITING}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process was first
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path, ignore_errors=True)

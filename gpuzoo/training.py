@@ -69,13 +69,15 @@ def train(
         )
         with held(folder.path):
             try:
-                recipe, runtime, dataset = _set_up(
+                recipe, runtime, dataset, built = _set_up(
                     recipe, options, folder, screen, fast_dev_run
                 )
             except BaseException as error:
                 folder.discard()
                 outcome.raise_readably(folder, error)
-            job = _Job(recipe, dataset, runtime, folder, screen, fast_dev_run, begun)
+            job = _Job(
+                recipe, dataset, runtime, folder, screen, fast_dev_run, begun, built
+            )
             summary = _carry_out(job, interrupts, None)
     if model is not None:
         own_model.give_weights(model, folder.path, recipe.model)
@@ -164,14 +166,25 @@ class _Job:
     screen: "Screen"  # noqa: F821
     fast: bool
     begun: float
+    model: "keras.Model | None" = None  # noqa: F821
+    """If it has been built already."""
 
 
 def _carry_out(job: _Job, interrupts, start) -> dict:
     """Train, write what a run leaves behind, tell the end."""
     from gpuzoo import outcome
-    from gpuzoo.engine import loop
+    from gpuzoo.engine import compiled, loop
+
+    programs = compiled.lend(job.folder.record, job.screen.say)
 
     def watch(event: str, row: dict) -> None:
+        if event == "start" and programs:
+            programs.keep()
+        if event == "stopping":
+            job.screen.say(
+                "Stopping: one more evaluation, then all is written down. Ctrl-C again "
+                "ends at once; the checkpoint is on the disk.", "yellow",
+            )  # fmt: skip
         job.folder.watch(event, row)
         if event == "samples":
             from gpuzoo.evidence import plots  # matplotlib takes a second
@@ -190,6 +203,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
             fast=job.fast,
             folder=job.folder.path / "checkpoints",
             resume=start,
+            model=job.model,
         )
         job.screen.stop()
         outcome.finish(job, result)
@@ -221,7 +235,8 @@ def _resolve(recipe, options, changes):
 def _set_up(recipe, options, folder, screen, fast):
     """What has to be there before training: the runtime, the data, room on the disk.
 
-    Returns the recipe, with the digests of the files that it names, and the first two.
+    Returns the recipe, with the digests of the files that it names, the first two, and
+    the model, not yet with the weights of the seed.
     """
     autotune.tune(recipe, options, screen.say)
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
@@ -237,7 +252,8 @@ def _set_up(recipe, options, folder, screen, fast):
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
-    weights_bytes = 4 * build_model(recipe, dataset).count_params()
+    model = build_model(recipe, dataset)
+    weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.
     needed, free = 12 * weights_bytes + 4_000_000, shutil.disk_usage(folder.path).free
@@ -252,7 +268,7 @@ def _set_up(recipe, options, folder, screen, fast):
         runtime=runtime.as_record(),
     )
     _say_start(screen, runtime, dataset)
-    return recipe, runtime, dataset
+    return recipe, runtime, dataset, model
 
 
 def _say_start(screen, runtime, dataset) -> None:

@@ -36,7 +36,7 @@ def build() -> keras.Model:
     )
 
 
-def main() -> None:
+def main(build=build) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", help="npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--seed", type=int, default=0)
@@ -50,7 +50,8 @@ def main() -> None:
     with np.load(args.data, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     for split in ("train", "test"):
-        images = arrays[f"x_{split}"].reshape(-1, 28, 28, 1)
+        images = arrays[f"x_{split}"]
+        images = images if images.ndim == 4 else images[..., None]
         arrays[f"x_{split}"] = images.astype("float32") / 255
 
     model = build()

@@ -5,25 +5,22 @@ filled under a temporary name and renamed into place, so it is there whole or no
 all, and of two processes that decode at once one wins and both are right.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-import time
 
 import numpy as np
 import safetensors.numpy
 
 from gpuzoo.data.dataset import Arrays, Dataset, fingerprint
-from gpuzoo.files import expand, write_atomically
+from gpuzoo.files import WRITING, expand, remove_abandoned, write_atomically
 
 _TYPES = {
     "BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F32": "<f4",
 }  # fmt: skip
-_WRITING, _DAY = ".writing-", 86_400
 
 
 def root() -> pathlib.Path:
@@ -56,8 +53,8 @@ def store(dataset: Dataset, key: str) -> None:
     """
     parent = _parent(dataset.name)
     parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(parent)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=_WRITING, dir=parent))
+    remove_abandoned(parent)
+    temporary = pathlib.Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
     try:
         arrays = {
             f"{split}/{name}": array
@@ -86,14 +83,6 @@ def store(dataset: Dataset, key: str) -> None:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_leftovers(parent: pathlib.Path) -> None:
-    """What a killed process had begun to write, once nobody can be at it any more."""
-    for path in parent.glob(f"{_WRITING}*"):
-        with contextlib.suppress(FileNotFoundError):  # another process was first
-            if time.time() - path.stat().st_mtime > _DAY:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _parent(name: str) -> pathlib.Path:

@@ -8,8 +8,8 @@ from gpuzoo.data.dataset import Arrays
 from gpuzoo.digests import digest, digest_all
 
 # A watcher is told what happens, as (event, row). It may print and write; it cannot
-# steer. Events: "start", "progress", and those of the history, "train", "test",
-# "digest".
+# steer. Events: "start", "progress", "samples", "stopping", and those of the history,
+# "train", "test", "digest".
 Watcher = Callable[[str, dict], None]
 
 

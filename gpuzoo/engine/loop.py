@@ -61,6 +61,7 @@ def run(
     resume: Checkpoint | None = None,
     until: int | None = None,
     take_apart: bool = False,
+    model: keras.Model | None = None,
 ) -> Result:
     """Train a recipe on a dataset.
 
@@ -72,6 +73,8 @@ def run(
         resume: the checkpoint to go on from, of the same recipe and dataset.
         until: a step to cut the compiled calls at, so that `stop` is asked there.
         take_apart: train up to `until` only, and take the step after it apart.
+        model: what `build_model` returned for it, as the last that was built; without
+            it that is done here.
 
     Raises:
         Diverged: the loss is not finite; `.weights` are the last good ones.
@@ -80,7 +83,7 @@ def run(
     backend = backends.get(runtime)
     clock = Stopwatch(backend.synchronise)
     with clock.phase("setup"):
-        model = build_model(recipe, dataset)
+        model = model or build_model(recipe, dataset)
         initial.initialise(model, recipe.seed)
         initial.whiten(model, dataset.train[dataset.field])
         generators = initial.address_generators(model, recipe.seed)
@@ -197,6 +200,8 @@ def run(
         due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
         if folder and step < plan.steps and (due or stopped):
             save()
+        if stopped:
+            watch("stopping", {"step": step})
         look()
         if stopped:
             break

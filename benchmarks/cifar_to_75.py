@@ -1,0 +1,85 @@
+"""CIFAR-10 to 75.8 %: gpuzoo beside stock Keras, in fresh processes on the same cores.
+
+    python benchmarks/cifar_to_75.py --data-dir DIR    # a prepared TFDS folder
+
+Writes benchmarks/records/cifar10_to_75.json. What is measured:
+
+- stock Keras: seconds inside `fit` until the test accuracy is 75.8 % for the first time
+  (peers/stock_keras_cifar.py);
+- gpuzoo, the recipe `cifar10` in two epochs: test accuracy and seconds of training,
+  every run of which must reach 75.8 %;
+- gpuzoo, the recipe as it is: the same, for 80 %.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import tempfile
+import time
+
+import numpy as np
+from recipe_figures import measure, run_json, summarise
+
+HERE = pathlib.Path(__file__).resolve().parent
+GOAL, SHORT = 0.758, ["--epochs", "2"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--stock-seeds", type=int, default=1)
+    args = parser.parse_args()
+
+    import gpuzoo
+    from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.machine import environment
+
+    place = ["--device", "cpu", "--data-dir", args.data_dir]
+    rows = {"stock_keras": [], "short": [], "recipe": []}
+    with tempfile.TemporaryDirectory() as folder:
+        splits = gpuzoo.load_data("cifar10", data_dir=args.data_dir).splits
+        npz = f"{folder}/cifar10.npz"
+        images = {f"x_{name}": split["image"] for name, split in splits.items()}
+        labels = {f"y_{name}": split["label"] for name, split in splits.items()}
+        np.savez(npz, **images, **labels)
+        for seed in range(args.seeds):
+            for name, options in (("short", SHORT), ("recipe", [])):
+                out = f"{folder}/{name}-{seed}"
+                rows[name].append(measure("cifar10", [*place, *options], seed, out))
+        script = str(HERE / "peers" / "stock_keras_cifar.py")
+        for seed in range(args.stock_seeds):
+            words = ["--seed", str(seed), "--until", str(GOAL), "--epochs", "25"]
+            row = run_json([sys.executable, script, npz, *words])
+            rows["stock_keras"].append({"seed": seed, **row})
+            print("stock keras", seed, row["test_accuracy"], row["train_seconds"])
+    timed = [*rows["short"], *rows["stock_keras"]]
+    reached = min(row["test_accuracy"] for row in timed) >= GOAL
+    stock, short = (
+        np.mean([row["train_seconds"] for row in rows[name]])
+        for name in ("stock_keras", "short")
+    )
+    record = {
+        "what": "CIFAR-10 to 75.8 %, gpuzoo against stock Keras",
+        "date": time.strftime("%Y-%m-%d"),
+        "command": "python benchmarks/cifar_to_75.py --data-dir DIR",
+        "environment": environment(),
+        "device": rows["short"][0]["device"],
+        "threads": rows["short"][0]["threads"],
+        "code_sha256": code_sha256(),
+        "goal": GOAL,
+        "short_options": SHORT,
+        "reached": reached,
+        **{name: {**summarise(found), "runs": found} for name, found in rows.items()},
+        "ratio": round(float(stock / short), 2) if reached else None,
+    }
+    path = HERE / "records" / "cifar10_to_75.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps({name: record[name] for name in ("reached", "ratio")}))
+
+
+if __name__ == "__main__":
+    main()
