@@ -74,6 +74,56 @@ def test_the_same_function_and_gradient(kind, runtime, parts):
         assert one.tobytes() == other.tobytes()
 
 
+FILMS = [
+    {},
+    {"return_sequences": True, "go_backwards": True, "use_bias": False},
+    {"strides": 2, "padding": "valid", "activation": "relu"},
+    {"dilation_rate": 2, "recurrent_activation": "hard_sigmoid"},
+]
+
+
+@pytest.mark.parametrize("options", FILMS, ids=lambda options: "-".join(options))
+def test_four_gates_in_one_convolution(options, runtime, parts):
+    import tensorflow as tf
+    from keras import layers
+
+    from gpuzoo.engine.recurrent import gates_together
+
+    rng = np.random.default_rng(0)
+    values = tf.constant(rng.standard_normal((6, 5, 9, 8, 2)).astype("f4"))
+    layer = layers.ConvLSTM2D(3, 3, **{"padding": "same", **options})
+    layer.build(values.shape)
+    for weight in layer.trainable_variables:
+        weight.assign(0.2 * rng.standard_normal(weight.shape))
+
+    def found():
+        with tf.GradientTape() as tape:
+            outputs = layer(values, training=True)
+            loss = tf.reduce_sum(outputs * tf.cos(outputs))
+        weights = [weight.value for weight in layer.trainable_variables]
+        return outputs, *tape.gradient(loss, weights)
+
+    wanted = found()
+    assert parts == [6]
+    with gates_together():
+        ours = found()
+    assert parts == [6]  # Keras's own loop has not been asked again
+    for one, other in zip(wanted, ours, strict=True):
+        assert np.allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"dropout": 0.5}, {"recurrent_dropout": 0.5}])
+def test_convolutions_that_drop_out_are_left_alone(options, runtime, parts):
+    from keras import layers
+
+    from gpuzoo.engine.recurrent import gates_together
+
+    with gates_together():
+        layer = layers.ConvLSTM2D(3, 3, **options)
+        layer(np.ones((2, 5, 6, 6, 1), "f4"), training=True)
+    assert parts == [2]
+
+
 def test_what_is_masked_stays_masked(runtime, parts):
     import tensorflow as tf
 

@@ -98,7 +98,7 @@ class TensorFlowBackend:
         step = tf.function(
             body, input_signature=[entry], jit_compile=self.xla, autograph=False
         )
-        with recurrent.split_over(self.parts):
+        with recurrent.gates_together(), recurrent.split_over(self.parts):
             traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
         outputs = traced.structured_outputs

@@ -9,6 +9,7 @@ import numpy as np
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from gpuzoo import machine
+from gpuzoo.engine import recurrent
 from gpuzoo.engine.unrepeatable import check_jax
 from gpuzoo.runtime import Runtime
 
@@ -91,7 +92,8 @@ class JaxBackend:
         def step(values, entry):
             self._variables = variables
             mapping = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=mapping) as scope:
+            scope = keras.StatelessScope(state_mapping=mapping)
+            with scope, recurrent.gates_together():
                 outputs = body(entry)
             return [_current(scope, v) for v in variables], outputs
 

@@ -5,6 +5,7 @@ from different bits, and the n-th layer's weights depend on how many layers were
 before it. Here every random weight is a function of (seed, its place in the model).
 """
 
+import contextlib
 import math
 
 import keras
@@ -44,6 +45,44 @@ def initialise(model: keras.Model, seed: int) -> None:
         # Not the path: Keras numbers the layers of a process that have no name.
         value = _draw(initializer, variable, (seed, "initial", place, variable.name))
         variable.assign(value.astype("float32"))
+
+
+@contextlib.contextmanager
+def drawn_by_numpy():
+    """What Keras draws meanwhile for initial weights is drawn by NumPy if the backend
+    is JAX, which would compile a program for each shape: seconds, for numbers that are
+    mostly overwritten. They follow from Keras's seeds as before.
+    """
+    if keras.config.backend() != "jax":
+        yield
+        return
+    from keras.src.backend.jax import random as drawn
+
+    def address(seed) -> tuple:
+        first, *rest = map(int, np.asarray(drawn.jax_draw_seed(seed)).ravel())
+        return (first, "keras", *rest)
+
+    def uniform(shape, minval=0.0, maxval=1.0, dtype=None, seed=None):
+        draws = randomness.uniform(tuple(shape), *address(seed))
+        return (minval + (maxval - minval) * draws).astype(dtype or "float32")
+
+    def normal(shape, mean=0.0, stddev=1.0, dtype=None, seed=None):
+        draws = randomness.normal(tuple(shape), *address(seed))
+        return (mean + stddev * draws).astype(dtype or "float32")
+
+    def truncated_normal(shape, mean=0.0, stddev=1.0, dtype=None, seed=None):
+        draws = randomness.truncated_normal(tuple(shape), *address(seed))
+        return (mean + stddev * draws).astype(dtype or "float32")
+
+    ours = (uniform, normal, truncated_normal)
+    theirs = [getattr(drawn, one.__name__) for one in ours]
+    try:
+        for one in ours:
+            setattr(drawn, one.__name__, one)
+        yield
+    finally:
+        for one in theirs:
+            setattr(drawn, one.__name__, one)
 
 
 def whiten(model: keras.Model, images: np.ndarray) -> None:

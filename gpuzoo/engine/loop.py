@@ -256,7 +256,8 @@ def build_model(recipe: Recipe, dataset: Dataset):
     # those of a fresh process, whatever was built before.
     naming.reset_uids()
     try:
-        model = build(recipe.model, **options)
+        with initial.drawn_by_numpy():
+            model = build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
     if not isinstance(model, keras.Model) or not model.built:

@@ -101,9 +101,7 @@ def moving(images, ways, size: tuple[int, int]):
 
 
 def _alone(images, ways, size):
-    batch, _, _, channels = images.shape
-    frames = FRAMES + 1
-    time = np.arange(frames, dtype="f4")[None]
+    time = np.arange(FRAMES + 1, dtype="f4")[None]
     places = []
     for axis in (0, 1):
         free = float(size[axis] - images.shape[1 + axis])
@@ -111,17 +109,21 @@ def _alone(images, ways, size):
         travelled = travelled + (2 * ways[:, 2 + axis, None] - 1) * SPEED * time
         # To the border and back: a triangle of twice the free way.
         places.append(free - keras.ops.abs(keras.ops.mod(travelled, 2 * free) - free))
-    down, right = places
-    height, width = size
-    rows = np.arange(height, dtype="f4")[None, None, :, None] - down[..., None, None]
-    columns = np.arange(width, dtype="f4")[None, None, None] - right[..., None, None]
-    shape = (batch, frames * height, width)
-    rows = keras.ops.reshape(
-        keras.ops.broadcast_to(rows, (batch, frames, *size)), shape
+    rows, columns = (
+        _between(place, images.shape[1 + axis], size[axis])
+        for axis, place in enumerate(places)
     )
-    columns = keras.ops.broadcast_to(columns, (batch, frames, *size))
-    seen = augment.sampled(images, rows, keras.ops.reshape(columns, shape))
-    return keras.ops.reshape(seen, (batch, frames, *size, channels))
+    seen = keras.ops.einsum("bfyi,bijc->bfyjc", rows, images)
+    seen = keras.ops.einsum("bfyjc,bfxj->bfyxc", seen, columns)
+    return keras.ops.clip(seen, 0, 1)
+
+
+def _between(first, side: int, length: int):
+    """(batch, frames, length, side): how much of each pixel of an image that begins at
+    `first` is in each of the canvas, between the two next to it."""
+    places = np.arange(length, dtype="f4") - first[..., None]
+    apart = keras.ops.abs(places[..., None] - np.arange(side, dtype="f4"))
+    return keras.ops.maximum(0.0, 1 - apart)
 
 
 def _canvas(dataset) -> tuple[int, int, int, int]:
