@@ -1,4 +1,5 @@
-"""The table of README.md beside the peers, of the record of speed.py."""
+"""What README.md tells of the peers, of the records of speed.py, cifar_to_75.py and
+cifar_beside_torch.py."""
 
 
 def speed_text(record: dict, machine: str) -> str:
@@ -39,6 +40,40 @@ def speed_text(record: dict, machine: str) -> str:
             "(`benchmarks/speed.py`).",
         ]
     )
+
+
+def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
+    """CIFAR-10 beside PyTorch and, if that has been measured, stock Keras."""
+    ours, theirs = (
+        f"{100 * beside[name]['test_accuracy']['mean']:.2f} ± "
+        f"{100 * beside[name]['test_accuracy']['std']:.2f} %"
+        for name in ("gpuzoo", "torch")
+    )
+    apart = beside["points_of_accuracy_more"]
+    lines = [
+        f"On CIFAR-10 the recipe `cifar10` reaches {ours}, the same network and "
+        f"training in PyTorch {theirs}: {apart['mean']:+.2f} points (95 % interval "
+        f"{apart['low']:+.2f} to {apart['high']:+.2f}, n = "
+        f"{beside['gpuzoo']['test_accuracy']['n']} each, {machine}, {beside['date']}, "
+        "`benchmarks/cifar_beside_torch.py`)."
+    ]
+    if to_75:
+        short, stock = to_75["short"], to_75["stock_keras"]["train_seconds"]
+        told = (
+            f"{to_75['ratio']:.1f} times as long"
+            if to_75["reached"]
+            else "which not all of the runs reached"
+        )
+        lines.append(
+            f"In two epochs it reaches {100 * short['test_accuracy']['mean']:.1f} % "
+            f"(the worst of {short['test_accuracy']['n']} runs "
+            f"{100 * short['test_accuracy']['min']:.1f} %) in "
+            f"{short['train_seconds']['mean']:.0f} s; plain Keras `fit`, with the "
+            f"well-known small convnet, needed {stock['mean']:.0f} s (n = "
+            f"{stock['n']}) to {100 * to_75['goal']:.1f} %: {told} "
+            f"({to_75['date']}, `benchmarks/cifar_to_75.py`)."
+        )
+    return " ".join(lines)
 
 
 def times(peer: dict | None) -> str:

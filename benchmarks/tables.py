@@ -10,7 +10,7 @@ import re
 import sys
 
 import scipy.stats
-from speed_table import speed_text
+from speed_table import cifar_text, speed_text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -284,11 +284,13 @@ def main() -> None:
     readme = ROOT / "README.md"
     parts = [load(name) for name in ("price", "repeatable", "drift", "chaos")]
     others, speed = recipe_records(), load("speed")
+    beside, to_75 = load("cifar10_beside_torch_cpu"), load("cifar10_to_75")
     text = readme.read_text()
     for name, part in (
         ("figures", "\n\n".join(map(readme_table, fast))),
         ("more", more_table(others)),
         ("speed", speed_text(speed, machine(speed))),
+        ("cifar", cifar_text(beside, to_75, machine(beside))),
         ("reach", reach_text(*parts)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
