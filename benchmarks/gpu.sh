@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Every question that only a GPU answers, on a machine without network.
 #
-#   pip wheel . --no-deps -w wheels && pip download ... -d wheels     # beforehand
+#   bash benchmarks/gpu_wheels.sh wheels 3.12     # beforehand, where there is a network
 #   bash benchmarks/gpu.sh wheels mnist.npz out [cifar10.npz]
 #   PARTS="doctor mnist" bash benchmarks/gpu.sh ...     # only some, in several calls
 #
-# It needs Python with JAX for CUDA and NumPy; gpuzoo and what else it needs come from
-# the folder of wheels and are installed without dependencies. The npz files hold
-# x_train, y_train, x_test, y_test. Records are written into out/ after each part, so
-# that a run that is cut off still counts; a part that fails is told and does not stop
-# the others. DEVICE=cpu tries the script itself where there is no GPU.
+# It needs Python with JAX for CUDA, NumPy and SciPy, for a comparison PyTorch; gpuzoo and
+# what else it needs come from the folder of wheels and are installed without
+# dependencies. The npz files hold x_train, y_train, x_test, y_test. Records are written
+# into out/ after each part, so that a run that is cut off still counts; a part that
+# fails is told and does not stop the others. DEVICE=cpu tries the script itself where
+# there is no GPU.
 set -uo pipefail
 wheels=$(realpath "$1") mnist=$(realpath "$2") cifar=${4:+$(realpath "$4")}
 mkdir -p "$3" && out=$(realpath "$3")
