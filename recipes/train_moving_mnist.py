@@ -5,7 +5,7 @@
     test error     0.02917 ± 0.00027 (mean squared error of a pixel)
     test copied    0.05697 ± 0.00011 (of the last frame in place of the next)
     seeds          3
-    training       368.0 s, 410.1 s for the whole process
+    training       193.5 s, 216.6 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
     measured by    benchmarks/recipe_figures.py
 
