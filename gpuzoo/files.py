@@ -101,8 +101,14 @@ def is_leftover(path: pathlib.Path) -> bool:
 
 
 def remove_abandoned(parent: pathlib.Path) -> None:
-    """The folders that a killed process was filling, once nobody can be at it."""
-    for path in parent.glob(f"{WRITING}*"):
+    """What killed processes were writing into a folder that many share, once nobody can
+    be at it any more: folders under a temporary name, and files."""
+    left = [path for path in parent.glob(".*") if is_leftover(path)]
+    for path in [*parent.glob(f"{WRITING}*"), *left]:
         with contextlib.suppress(FileNotFoundError):  # another process was first
-            if time.time() - path.stat().st_mtime > _DAY:
+            if time.time() - path.stat().st_mtime < _DAY:
+                continue
+            if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()

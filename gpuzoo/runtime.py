@@ -126,8 +126,7 @@ def configure(
     _check_values(options, seed)
     if _in_force:
         if _in_force[0] == options:
-            if seed != _in_force[1].seed:
-                _reseed(seed)
+            _reseed(seed)
             return _in_force[1]
         raise GpuzooError(
             f"the runtime of this process is already set up as {_in_force[0]}; "

@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from gpuzoo.engine import compiled
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed"
 )
@@ -40,10 +42,19 @@ def test_a_second_process_compiles_nothing_and_ends_with_the_same_bits(cli, tmp_
         path.write_bytes(content[: -1 if number % 2 else None])
     left = tmp_path / "cache/compiled/.writing-left"
     left.mkdir()
-    os.utime(left, (time.time() - 90_000,) * 2)
+    place = next(iter(kept)).parent
+    file, young = (place / f".{name}.1.2.3" for name in ("old", "young"))
+    for path in (file, young):
+        path.touch()
+    for path in (left, file):
+        os.utime(path, (time.time() - 90_000,) * 2)
     third = cli(*BASE, "--out", "third")
     assert third.returncode == 0 and SAID not in third.stderr, third.stderr
     assert not list((tmp_path / "cache/compiled").glob(".*"))
+    assert young.exists() and not file.exists()  # another process may be at the one
+    young.unlink()
+    half = next(iter(programs(tmp_path))).read_bytes()[:-9]
+    assert not compiled._is_whole(half) and not compiled._is_whole(b"")
     digests = {run.json["weights_sha256"] for run in (first, second, third)}
     assert len(digests) == 1 and other.json["weights_sha256"] not in digests
 
@@ -53,8 +64,9 @@ def test_strict_and_a_cache_that_cannot_be_written(cli, tmp_path):
     strict = cli(*small, "--level", "strict", env={"PYTHONHASHSEED": "0"})
     assert strict.returncode == 0, strict.stderr
     assert not (tmp_path / "cache/compiled").exists()
-    full = cli(*small, env={"GPUZOO_CACHE": "/proc/nowhere"})
-    assert full.returncode == 0 and "could not be kept" in full.stderr, full.stderr
+    for place in ("/proc/nowhere", "~nobody-of-this-name/cache"):
+        full = cli(*small, env={"GPUZOO_CACHE": place})
+        assert full.returncode == 0 and "could not be kept" in full.stderr, full.stderr
     own = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "own")}
     assert cli(*small, env=own).returncode == 0
     assert not (tmp_path / "cache/compiled").exists()
@@ -62,8 +74,6 @@ def test_strict_and_a_cache_that_cannot_be_written(cli, tmp_path):
 
 
 def test_what_was_not_used_for_longest_goes(tmp_path, monkeypatch):
-    from gpuzoo.engine import compiled
-
     for age, name in enumerate(("new", "used", "old")):
         place = tmp_path / name
         place.mkdir()

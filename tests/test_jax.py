@@ -141,3 +141,49 @@ def test_what_jax_cannot_do_is_refused(cli):
     assert done.returncode == 2 and "JAX compiles everything with XLA" in done.stderr
     done = cli(*BASE, env={"KERAS_BACKEND": "torch"})
     assert done.returncode == 2 and "KERAS_BACKEND=torch" in done.stderr
+
+
+NOISY = '''
+import keras
+from gpuzoo.registry import register
+
+class Noise(keras.layers.Layer):
+    """Draws in its call, and leaves the shape of what it returns to Keras."""
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.seed_generator = keras.random.SeedGenerator(1)
+
+    def build(self, shape):
+        # Nothing tells gpuzoo how this one is drawn: what Keras draws stays.
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="random_normal")
+
+    def call(self, x, training=False):
+        drawn = keras.random.normal(keras.ops.shape(x), seed=self.seed_generator)
+        return x * (1 + self.scale) + 0.1 * drawn * (1.0 if training else 0.0)
+
+@register(task="classify", reference="none", parameters=0)
+def noisy(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    """Dense layers with noise between them."""
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Dense(32, "relu", name="one")(keras.layers.Flatten()(inputs))
+    x = Noise(name="noise")(x)
+    return keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(x))
+'''
+
+
+def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, tmp_path):
+    (tmp_path / "mine.py").write_text(NOISY)
+    script = (
+        "import gpuzoo; from gpuzoo.evidence.verify import verify\n"
+        "how = dict(data='digits', model='mine.py:noisy', epochs=2, backend='jax',"
+        " quiet=True)\n"
+        "runs = [gpuzoo.train('mnist', out=out, **how) for out in 'ab']\n"
+        "print(len({run['weights_sha256'] for run in runs}), verify('b')['verdict'])"
+    )
+    done = cli(program=("-c", script))
+    assert done.stdout.strip() == "1 identical", done.stderr + done.stdout
+    assert cli("verify", "a").returncode == 0
+    other = cli("train", "mnist", "--data", "digits", "--model", "mine.py:noisy",
+                "--epochs", "2", "--backend", "jax", "--seed", "1", "--out", "c")  # fmt: skip
+    assert other.returncode == 0, other.stderr
+    assert cli("diff", "a", "c").returncode == 1

@@ -8,6 +8,7 @@ bit. Level strict and `verify` take nothing from the cache: they compile anew.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +18,9 @@ import tempfile
 from collections.abc import Callable
 
 from gpuzoo.data.cache import root
+from gpuzoo.errors import GpuzooError
 from gpuzoo.files import WRITING, remove_abandoned, write_atomically
+from gpuzoo.machine import environment
 
 # Bytes; the places that were used last are kept.
 LIMIT = 1_000_000_000
@@ -54,19 +57,20 @@ class Programs:
         new = [path for path in _entries() if path.name not in self.given]
         for path in new:
             content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()
-            write_atomically(self.place / f"{path.name}.{digest}", content)
-        for path in _folder.iterdir():
-            path.unlink()
+            if _is_whole(content):
+                digest = hashlib.sha256(content).hexdigest()
+                write_atomically(self.place / f"{path.name}.{digest}", content)
+        forget()
         if new:
-            _prune(self.place.parent)
+            with contextlib.suppress(FileNotFoundError):  # two processes at once
+                _prune(self.place.parent)
 
 
 def lend(record: dict, say: Callable[[str, str], None]) -> Programs | None:
     """Give JAX what was compiled before for such a run, before it compiles anything.
 
     Args:
-        record: of the run (run.json) with its environment, recipe and runtime.
+        record: of the run (run.json) with its recipe and runtime.
         say: tells a person a line, in a style.
 
     Returns:
@@ -82,16 +86,19 @@ def lend(record: dict, say: Callable[[str, str], None]) -> Programs | None:
     if not ours or not jax.config.jax_enable_compilation_cache:
         return None
     recipe = {name: record["recipe"][name] for name in _RECIPE}
-    kind = json.dumps([record["environment"], runtime, recipe], sort_keys=True)
-    place = root() / "compiled" / hashlib.sha256(kind.encode()).hexdigest()[:32]
+    # Not the record's environment: a run may be resumed in another.
+    kind = json.dumps([environment(), runtime, recipe], sort_keys=True)
+    name = hashlib.sha256(kind.encode()).hexdigest()[:32]
     try:
+        place = root() / "compiled" / name
         place.mkdir(parents=True, exist_ok=True)
         place.touch()  # used now
         _open(jax, place.parent)
-        for path in place.iterdir():
+        remove_abandoned(place)
+        for path in place.glob("[!.]*"):
             _give(path)
         return Programs(place, {path.name for path in _entries()}, _hits, say)
-    except OSError as error:
+    except (OSError, GpuzooError) as error:
         _refused(say, error)
         return None
 
@@ -100,8 +107,10 @@ def _open(jax, parent: pathlib.Path) -> None:
     """Make JAX's folder, once a process, and count what it takes from there."""
     global _folder
     if _folder:
+        _folder.mkdir(mode=0o700, exist_ok=True)  # it may have looked abandoned
         return
     remove_abandoned(parent)
+    parent = parent.absolute()
     _folder = pathlib.Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
     atexit.register(shutil.rmtree, _folder, ignore_errors=True)
     jax.config.update("jax_compilation_cache_dir", str(_folder))
@@ -118,11 +127,34 @@ def _open(jax, parent: pathlib.Path) -> None:
 def _give(path: pathlib.Path) -> None:
     """A program of the cache, if it is whole; otherwise it goes."""
     name, _, digest = path.name.rpartition(".")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() == digest:
-        (_folder / name).write_bytes(content)
-    else:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:  # another process has removed it
+        return
+    if hashlib.sha256(content).hexdigest() != digest:
         path.unlink(missing_ok=True)
+        return
+    try:
+        (_folder / name).write_bytes(content)
+    except OSError:
+        (_folder / name).unlink(missing_ok=True)
+        raise
+
+
+def forget() -> None:
+    """Take away from JAX whatever it could find: what comes is compiled anew."""
+    for path in _folder.iterdir() if _folder else ():
+        path.unlink(missing_ok=True)
+
+
+def _is_whole(content: bytes) -> bool:
+    """Whether JAX wrote all of it: on a full disk it warns and leaves a part."""
+    from jax._src.compilation_cache import decompress_executable
+
+    try:
+        return bool(decompress_executable(content))
+    except Exception:  # of whichever library packs it
+        return False
 
 
 def _entries() -> list[pathlib.Path]:
@@ -139,9 +171,10 @@ def _prune(parent: pathlib.Path) -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _refused(say: Callable[[str, str], None], error: OSError) -> None:
+def _refused(say: Callable[[str, str], None], error: Exception) -> None:
+    reason = getattr(error, "strerror", None) or error
     say(
-        f"What XLA compiles could not be kept ({error.strerror or error}): the next "
+        f"What XLA compiles could not be kept ({reason}): the next "
         "run compiles it again. GPUZOO_CACHE names another folder.",
         "yellow",
     )

@@ -56,6 +56,7 @@ def drawn_by_numpy():
     if keras.config.backend() != "jax":
         yield
         return
+    from keras.src.backend.common.stateless_scope import in_stateless_scope
     from keras.src.backend.jax import random as drawn
 
     def address(seed) -> tuple:
@@ -74,15 +75,21 @@ def drawn_by_numpy():
         draws = randomness.truncated_normal(tuple(shape), *address(seed))
         return (mean + stddev * draws).astype(dtype or "float32")
 
-    ours = (uniform, normal, truncated_normal)
-    theirs = [getattr(drawn, one.__name__) for one in ours]
+    def chosen(ours, theirs):
+        """In a layer's `call`, which is only traced, nothing can be drawn by NumPy."""
+        return lambda *shape, **how: (theirs if in_stateless_scope() else ours)(
+            *shape, **how
+        )
+
+    real = {one.__name__: getattr(drawn, one.__name__) for one in
+            (uniform, normal, truncated_normal)}  # fmt: skip
     try:
-        for one in ours:
-            setattr(drawn, one.__name__, one)
+        for one in (uniform, normal, truncated_normal):
+            setattr(drawn, one.__name__, chosen(one, real[one.__name__]))
         yield
     finally:
-        for one in theirs:
-            setattr(drawn, one.__name__, one)
+        for name, one in real.items():
+            setattr(drawn, name, one)
 
 
 def whiten(model: keras.Model, images: np.ndarray) -> None:

@@ -59,7 +59,7 @@ def gates_together():
     real = keras.layers.RNN.inner_loop
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        convolves = isinstance(self.cell, ConvLSTMCell) and mask is None
+        convolves = type(self.cell) is ConvLSTMCell and mask is None
         steps = sequences.shape[1]
         if not convolves or _drops_out(self.cell) or not 0 < (steps or 0) <= _LONGEST:
             return real(self, sequences, initial_state, mask, training)

@@ -66,8 +66,9 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
         Diverged: before the step to be taken apart. Otherwise the weights are the last
             good ones.
     """
-    from gpuzoo.engine import loop
+    from gpuzoo.engine import compiled, loop
 
+    compiled.forget()
     rows, done = [], 0
 
     def watch(event: str, row: dict) -> None:
