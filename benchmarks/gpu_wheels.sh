@@ -12,6 +12,7 @@ pip=${PIP:-.venv/bin/pip}
     tyro docstring-parser typeguard typing-extensions shtab safetensors \
     jsonschema jsonschema-specifications attrs referencing rpds-py \
     scikit-learn joblib threadpoolctl pillow faster-coco-eval \
-    matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six
+    matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six \
+    importlib_resources
 rm -rf build
 du -sh "$goal"
