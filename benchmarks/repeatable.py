@@ -240,6 +240,9 @@ def merged(record: dict, path: pathlib.Path) -> dict:
     differing = {"code_sha256", "date", "command", "modes"}
     if any(old.get(key) != record[key] for key in record.keys() - differing):
         return record
+    first = old["date"].partition(" ")[0]
+    if first != record["date"]:
+        record = {**record, "date": f"{first} to {record['date']}"}
     modes = dict(old["modes"])
     for mode, results in record["modes"].items():
         modes[mode] = dict(sorted({**modes.get(mode, {}), **results}.items()))
