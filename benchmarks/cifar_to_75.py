@@ -76,7 +76,8 @@ def main() -> None:
     record = {
         "what": "CIFAR-10 to 75.8 %, gpuzoo against stock Keras",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/cifar_to_75.py --data-dir DIR",
+        "command": "python benchmarks/cifar_to_75.py --data-dir DIR"
+        + " --keep-stock" * args.keep_stock,
         "environment": environment(),
         "device": rows["short"][0]["device"],
         "threads": rows["short"][0]["threads"],

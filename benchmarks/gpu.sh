@@ -26,7 +26,7 @@ if [ ! -x "$python" ]; then
     "$out/venv/bin/pip" install -q --no-index --no-deps "$wheels"/*.whl || exit 1
 fi
 # Away from the tree, whose folder `gpuzoo` would stand in for the package.
-mkdir -p "$out/work" && cp -a benchmarks "$out/work/" && cd "$out/work" || exit 1
+mkdir -p "$out/tree" && cp -a benchmarks "$out/tree/" && cd "$out/tree" || exit 1
 command -v nvidia-smi > /dev/null && nvidia-smi > "$out/nvidia-smi.txt"
 
 part() {  # part NAME SECONDS COMMAND...: one part, its output, its seconds, its verdict

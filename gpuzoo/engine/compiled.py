@@ -47,7 +47,7 @@ class Programs:
         """Take what is new into the cache, when all is compiled."""
         try:
             self._keep()
-        except OSError as error:
+        except (OSError, ImportError) as error:  # JAX may have moved what unpacks
             _refused(self.say, error)
         if (found := _hits - self.hits) > 0:
             several = "s" * (found != 1)
