@@ -123,9 +123,10 @@ def main() -> None:
                 print(name, seed, row["train_seconds"], flush=True)
 
     record = {
-        "what": "MNIST to 99 %, gpuzoo against stock Keras",
+        "what": f"MNIST to 99 %, gpuzoo against {' and '.join(peers)}",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/mnist_to_99.py --data-dir DIR",
+        "command": "python benchmarks/mnist_to_99.py --data-dir DIR"
+        + " --torch PYTHON" * bool(args.torch),
         "environment": environment(),
         "device": runtime.device,
         "threads": runtime.threads,

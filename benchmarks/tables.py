@@ -64,7 +64,12 @@ def readme_table(record: dict) -> str:
     to_99, beside = stock["train_seconds_to_99"], ""
     if "torch" in record:
         torch = record["torch"]["train_seconds_to_99"]
-        beside = f" In PyTorch: {torch['mean']:.0f} s, {ratio['torch']:.0f} times."
+        version = record["torch"]["runs"][0]["torch"].split("+")[0]
+        beside = (
+            f" The same convnet in PyTorch {version}, eager: {torch['mean']:.0f} s "
+            f"(n = {torch['n']}, {torch['min']:.0f} to {torch['max']:.0f} s), "
+            f"{ratio['torch']:.1f} times as long."
+        )
     lines += [
         "",
         f"Mean ± standard deviation over {record['train_mnist']['test_accuracy']['n']} "

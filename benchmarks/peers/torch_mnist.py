@@ -70,7 +70,9 @@ def main() -> None:
         print(trail[-1], flush=True)
         if accuracy >= args.until:
             break
-    print(json.dumps({"reached": accuracy >= args.until, **trail[-1], "trail": trail}))
+    reached, version = accuracy >= args.until, torch.__version__
+    row = {"reached": reached, "torch": version, **trail[-1], "trail": trail}
+    print(json.dumps(row))
 
 
 @torch.no_grad()
