@@ -69,7 +69,10 @@ def measure(recipe: str, options: list[str], seed: int, out: str) -> dict:
     run = json.loads((pathlib.Path(out) / "run.json").read_text())
     told = {k: v for k, v in row.items() if k.startswith("test_")}
     print(recipe, seed, told, f"{row['train_seconds']:.1f} s", flush=True)
-    return {"seed": seed, "threads": run["runtime"]["threads"], **row}
+    metrics = (pathlib.Path(out) / "metrics.jsonl").read_text().splitlines()
+    tests = [row for row in map(json.loads, metrics) if row.pop("split") == "test"]
+    threads = run["runtime"]["threads"]
+    return {"seed": seed, "threads": threads, **row, "tests": tests}
 
 
 def measure_all(args, place: list[str], options: list[str]) -> dict:

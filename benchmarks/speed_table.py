@@ -1,6 +1,9 @@
 """What README.md tells of the peers, of the records of speed.py, cifar_to_75.py and
 cifar_beside_torch.py."""
 
+JPEG = "cifar10 (jpeg)"
+"""The data that every figure of CIFAR-10 was taken on."""
+
 
 def speed_text(record: dict, machine: str) -> str:
     """How many times as fast as its peers gpuzoo trains."""
@@ -51,7 +54,7 @@ def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
     )
     apart = beside["points_of_accuracy_more"]
     lines = [
-        f"On CIFAR-10 the recipe `cifar10` reaches {ours}, the same network and "
+        f"On {JPEG} the recipe `cifar10` reaches {ours}, the same network and "
         f"training in PyTorch {theirs}: {apart['mean']:+.2f} points (95 % interval "
         f"{apart['low']:+.2f} to {apart['high']:+.2f}, n = "
         f"{beside['gpuzoo']['test_accuracy']['n']} each, {machine}, {beside['date']}, "

@@ -187,3 +187,36 @@ def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, tmp_path):
                 "--epochs", "2", "--backend", "jax", "--seed", "1", "--out", "c")  # fmt: skip
     assert other.returncode == 0, other.stderr
     assert cli("diff", "a", "c").returncode == 1
+
+
+LOOPED = """
+import sys
+from gpuzoo.cli import main
+from gpuzoo.engine import backend_jax
+backend_jax.JaxBackend.looped = True
+sys.argv = ["gpuzoo", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.mark.parametrize("stream", ["off", "on"])
+def test_the_loop_of_a_device_is_one_program_however_it_is_cut(stream, cli, tmp_path):
+    """As on a GPU: the device does many steps of a call by itself."""
+    words = [*BASE, "--model", "mlp", "--epochs", "2", "--stream", stream]
+    jax = {"KERAS_BACKEND": "jax"}
+    rhythms = {"long": (), "short": ("--log-every", "3", "--checkpoint-every", "7")}
+    looped = {
+        name: cli(*words, *rhythm, "--out", name, program=("-c", LOOPED), env=jax)
+        for name, rhythm in rhythms.items()
+    }
+    single = cli(*words, "--out", "single", env=jax)
+    for done in (*looped.values(), single):
+        assert done.returncode == 0, done.stderr
+    for figure in ("weights_sha256", "test_loss"):
+        assert looped["long"].json[figure] == looped["short"].json[figure]
+    one, other = (
+        safetensors.numpy.load_file(tmp_path / name / "weights.safetensors")
+        for name in ("long", "single")
+    )
+    for name, array in one.items():
+        assert np.allclose(array, other[name], atol=1e-3), name

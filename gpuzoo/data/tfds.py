@@ -40,7 +40,7 @@ def from_tfds(name: str, data_dir: str | None, note) -> Dataset:
         dataset = _decode(name, prepared, note)
     else:
         key = "download"
-        if dataset := cache.load(name):
+        if dataset := cache.load(name, key) or cache.load(name):
             return dataset
         dataset = _decode(name, None, note)
     try:

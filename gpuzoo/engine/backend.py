@@ -80,12 +80,13 @@ class TensorFlowBackend:
 
         Args:
             body: takes one entry of each array of the feed, returns a dict of tensors.
-            feed: example of a feed; arrays of any leading size, the number of steps.
+            feed: example of a feed; arrays with a leading axis for the steps. As many
+                as these are given to the device at a time, where that matters.
             variables: everything that `body` reads or writes.
 
         Returns:
             A function from a feed to a dict of arrays on the host, stacked over the
-            steps. It is traced once for any number of steps.
+            steps. It is traced once for feeds of any number of steps.
         """
         signature = {
             name: tf.TensorSpec((None, *array.shape[1:]), array.dtype)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from jax import lax
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from gpuzoo import machine
@@ -75,6 +76,12 @@ class JaxBackend:
         for update in zip(optimizer.variables, slots, strict=True):
             scope.add_update(update)
 
+    @property
+    def looped(self) -> bool:
+        """Whether the device goes from step to step by itself; in a loop on a CPU,
+        convolutions are many times slower."""
+        return self.runtime.device != "cpu"
+
     def compile_steps(
         self,
         body: Callable[[dict], dict],
@@ -83,11 +90,10 @@ class JaxBackend:
     ) -> Callable:
         """See `TensorFlowBackend.compile_steps`.
 
-        XLA compiles the single step here too, so that every step of every run is the
-        same program, wherever the calls are cut. (A loop compiled around it would be
-        another program for each number of steps, and makes convolutions on a CPU many
-        times slower.)
+        One program does every step of a run, wherever its calls are cut: a loop that is
+        told how many of the feed's steps to do, or the single step.
         """
+        most = len(next(iter(feed.values()))) if self.looped else 1
 
         def step(values, entry):
             self._variables = variables
@@ -97,22 +103,41 @@ class JaxBackend:
                 outputs = body(entry)
             return [_current(scope, v) for v in variables], outputs
 
-        program = jax.jit(step, donate_argnums=0)
+        def one(values, feed, count):
+            values, outputs = step(values, _entry(feed, 0))
+            return values, jax.tree.map(lambda told: told[None], outputs)
+
+        def several(values, feed, count):
+            def do(i, state):
+                values, outputs = step(state[0], _entry(feed, i))
+                return values, jax.tree.map(
+                    lambda told, new: lax.dynamic_update_index_in_dim(told, new, i, 0),
+                    state[1], outputs,
+                )  # fmt: skip
+
+            _, told = jax.eval_shape(step, values, _entry(feed, 0))
+            told = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), told)
+            return lax.fori_loop(0, count, do, (values, told))
+
+        program = jax.jit(several if self.looped else one, donate_argnums=0)
         if self.runtime.device != "cpu":
             values = [variable.value for variable in variables]
-            lowered = program.lower(values, _entry(feed, 0))
+            lowered = program.lower(values, feed, most)
             check_jax(lowered.as_text(), self.runtime)
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             values, parts = [variable.value for variable in variables], []
-            for i in range(len(next(iter(feed.values())))):
-                values, outputs = program(values, _entry(feed, i))
-                parts.append(outputs)
+            for first in range(0, len(next(iter(feed.values()))), most):
+                part = {name: a[first : first + most] for name, a in feed.items()}
+                count = len(next(iter(part.values())))
+                part = {name: _filled(array, most) for name, array in part.items()}
+                values, outputs = program(values, part, count)
+                parts.append(jax.tree.map(lambda told, n=count: told[:n], outputs))
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
             # The device has all of the steps before the first result is waited for.
             parts = jax.device_get(parts)
-            return jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
+            return jax.tree.map(lambda *told: np.concatenate(told), *parts)
 
         return call
 
@@ -136,8 +161,19 @@ class JaxBackend:
         return stats["bytes_limit"] if stats else machine.memory_bytes()
 
 
-def _entry(feed: dict[str, np.ndarray], step: int) -> dict:
-    return {name: array[step] for name, array in feed.items()}
+def _entry(feed: dict, i) -> dict:
+    """What one step is given."""
+    take = lax.dynamic_index_in_dim
+    return {name: take(array, i, keepdims=False) for name, array in feed.items()}
+
+
+def _filled(array: np.ndarray, count: int) -> np.ndarray:
+    """The entries, and zeros after them."""
+    if len(array) == count:
+        return array
+    filled = np.zeros((count, *array.shape[1:]), array.dtype)
+    filled[: len(array)] = array
+    return filled
 
 
 def _current(scope, variable: keras.Variable):

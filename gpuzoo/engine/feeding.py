@@ -16,6 +16,7 @@ from gpuzoo.data.dataset import Arrays, Dataset
 _CALL_BYTES = 64_000_000
 # Pixels per evaluation step: 1,000 MNIST images, 15 photographs of 224x224.
 _PIXELS = 784_000
+_AT_ONCE = 64  # steps that a device does without being told anything in between
 _FAST = 64  # examples of one, where two are done of everything
 # Part of the memory that may be filled with examples.
 _PART = 0.5
@@ -55,6 +56,15 @@ class Examples:
             return None
         example = sum(array[:1].nbytes for array in self.arrays.values())
         return max(1, _CALL_BYTES // (batch * example))
+
+    def at_once(self, batch: int, steps: int) -> int:
+        """Steps of so many examples that the device is given at a time."""
+        return min(_AT_ONCE, steps, self.most(batch) or steps)
+
+
+def first(feed: Arrays) -> Arrays:
+    """The first step of a feed."""
+    return {name: array[:1] for name, array in feed.items()}
 
 
 def streams(recipe, splits: dict[str, Arrays], fields, backend) -> bool:

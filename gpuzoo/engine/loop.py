@@ -123,14 +123,16 @@ def run(
     with clock.phase("compile"):
         # One step of each, and every variable put back: nothing of it stays.
         before, variables = state.read(state.all), list(state.all.values())
-        once = feed_of(0, 1)
-        train_steps = backend.compile_steps(train_step, once, variables)
-        train_steps(once)
+        example = feed_of(0, train.at_once(plan.batch, plan.steps_per_epoch))
+        train_steps = backend.compile_steps(train_step, example, variables)
+        train_steps(once := feeding.first(example))
         if runtime.level == "strict":
             _try_again(train_steps, once, state, before)
-        once = test.send({"indices": evaluation_feed["indices"][:1]})
-        evaluate_steps = backend.compile_steps(evaluation_step, once, variables)
-        evaluate_steps(once)
+        steps, batch = evaluation_feed["indices"].shape
+        indices = evaluation_feed["indices"][: test.at_once(batch, steps)]
+        example = test.send({"indices": indices})
+        evaluate_steps = backend.compile_steps(evaluation_step, example, variables)
+        evaluate_steps(feeding.first(example))
         state.write(before)
 
     # ------------------------------------------------------------- between two segments

@@ -6,7 +6,7 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.data import augment
 from gpuzoo.errors import GpuzooError
-from gpuzoo.tasks.measure import CLASSES, Measure
+from gpuzoo.tasks.measure import Measure
 from gpuzoo.tasks.one_loss import minimise
 
 
@@ -52,8 +52,7 @@ class Task:
         self.measure = Measure(dataset)
         self.figures = ("loss", *self.measure.figures)
         if self.conditional and self.measure.figures:
-            if len(dataset.classes) == CLASSES:
-                self.figures = (*self.figures, "accuracy")
+            self.figures = (*self.figures, "accuracy")
         codes = (recipe.seed, "adversarial", "codes")
         shape = (len(dataset.test["image"]), model.latents)
         codes = 2 * randomness.uniform(shape, *codes) - 1

@@ -77,7 +77,7 @@ def load_teacher(recipe, dataset) -> keras.Model:
             are not those that the recipe names.
     """
     if recipe.teacher == SHIPPED:
-        inputs, classes = (28, 28, 1), measure.CLASSES
+        inputs, classes = measure.SHAPE, measure.CLASSES
         teacher = measure.load_logits()
     else:
         path = expand(recipe.teacher)
@@ -105,6 +105,11 @@ def load_teacher(recipe, dataset) -> keras.Model:
             f"teacher {recipe.teacher}: knows {classes} classes of examples "
             f"{inputs}; {dataset.name} has {len(dataset.classes)} of "
             f"{tuple(dataset.input_shape)}"
+        )
+    if recipe.teacher == SHIPPED and measure.reader_of(dataset) is None:
+        raise GpuzooError(
+            f"teacher {SHIPPED}: reads handwritten digits, and fewer than four in five "
+            f"of the test images of {dataset.name}; name the folder of a run"
         )
     teacher.trainable = False
     return teacher

@@ -15,24 +15,26 @@ import keras
 import numpy as np
 import safetensors.numpy
 
+from gpuzoo.data import augment
 from gpuzoo.errors import GpuzooError
 from gpuzoo.registry import build
 
 SHA256 = "df0c980b839a48700ed66701b0f7216a7f2fe0fefd46ce7f2cbf7c63b81d3c2a"
 """Of digits.safetensors: figures under other weights would be others."""
 CLASSES = 10
+SHAPE = (28, 28, 1)
+# Of the test images that are looked at, how many must be read right for the classifier
+# to have a say about what is drawn after them.
+_LOOKED_AT, _RIGHT = 500, 0.8
 
 
 class Measure:
     """What an evaluation tells of images that were drawn, if the classifier can read
-    such images: 28x28 and grey."""
+    the real ones (`reader_of`)."""
 
     def __init__(self, dataset):
-        self.classifier = None
-        self.figures: tuple[str, ...] = ()
-        if tuple(dataset.input_shape) == (28, 28, 1):
-            self.classifier = load()
-            self.figures = ("frechet",)
+        self.classifier = reader_of(dataset)
+        self.figures = ("frechet",) if self.classifier else ()
 
     def look(self, drawn, real) -> dict:
         """What it sees in as many drawn as real images in [0, 1], for each of them."""
@@ -47,6 +49,20 @@ class Measure:
         if self.classifier is None:
             return {}
         return {"frechet": frechet(outputs["seen"], outputs["seen_in_real"])}
+
+
+def reader_of(dataset) -> keras.Model | None:
+    """The classifier (`load`), if it knows what a dataset shows: grey images of 28x28
+    in ten classes, of whose test images it reads four in five."""
+    test = dataset.test
+    if tuple(dataset.input_shape) != SHAPE or len(dataset.classes) != CLASSES:
+        return None
+    if not {"image", "label"} <= set(test):
+        return None
+    classifier = load()
+    _, predicted = classifier(augment.pixels(test["image"][:_LOOKED_AT]))
+    right = keras.ops.convert_to_numpy(predicted) == test["label"][:_LOOKED_AT]
+    return classifier if right.mean() >= _RIGHT else None
 
 
 def load() -> keras.Model:
