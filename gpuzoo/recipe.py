@@ -95,16 +95,17 @@ class Recipe:
     batch_size: int = 128
     """Examples per step; an epoch leaves out the last, incomplete batch."""
 
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """The rule that moves the weights; sgd is with Nesterov momentum."""
+    optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
+    """The rule that moves the weights; sgd is with Nesterov momentum, muon moves all
+    but kernels, and the last of these, by adam."""
     learning_rate: float = 1e-3
     """The highest learning rate that the schedule reaches."""
     momentum: float = 0.9
-    """Momentum of sgd, beta_1 of adam."""
+    """Momentum of sgd and muon, beta_1 of adam."""
     beta_2: float = 0.999
     """Decay of adam's second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (adamw and sgd), per step and times the learning rate."""
+    """Decoupled weight decay, per step and times the learning rate."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle"] = "constant"
     """Learning rate over the steps, after the warm-up: constant, or falling to 0;
     one_cycle warms up along a cosine, the others along a line."""
@@ -117,6 +118,10 @@ class Recipe:
     """Part of the target spread evenly over all classes."""
     augment: tuple[str, ...] = ()
     """Random changes of the training images, as name:amount, e.g. shift:2 flip."""
+
+    views: Literal["one", "mirrored", "moved"] = "one"
+    """What an evaluation looks at to classify: each image, its mirror image too, or
+    these two and both moved by a pixel; their logits are averaged."""
 
     seed: int = 0
     """Everything random is a function of it; two runs with one seed are equal."""

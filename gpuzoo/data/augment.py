@@ -68,6 +68,13 @@ def flip(images, draws, amount: float):
     return keras.ops.where(draws[:, 0, None, None, None] < amount, mirrored, images)
 
 
+def alternating_flip(images, draws, amount: float):
+    """Mirror half of the images, the other half in the next epoch, and so on (Jordan,
+    arXiv 2404.00498): the plan of a run gives each example a number of its own and
+    turns it by half a turn from epoch to epoch."""
+    return flip(images, draws, amount)
+
+
 def rotate(images, draws, amount: float):
     """Turn each image by up to `amount` degrees either way; zeros turn in."""
     angle = (2 * draws[:, 0, None, None] - 1) * (amount * math.pi / 180)
@@ -194,6 +201,7 @@ _KNOWN = {
         lambda amount: amount >= 1 and amount == int(amount),
     ),
     "flip": (flip, 1, 0.5, "a probability", lambda amount: 0 < amount <= 1),
+    "alternating_flip": (alternating_flip, 1, 0.5, "0.5", lambda amount: amount == 0.5),
     "rotate": (rotate, 1, None, "degrees up to 180", lambda amount: 0 < amount <= 180),
     "crop": (crop, 3, None, "a part of the sides", lambda amount: 0 < amount < 1),
     "cutout": (
@@ -232,6 +240,17 @@ def parse(texts: tuple[str, ...]) -> list[Augmentation]:
         found.append(Augmentation(function, draws, amount))
     if sum(change.mixes for change in found) > 1:
         raise GpuzooError("augment takes one of mixup and cutmix, once")
+    return found
+
+
+def alternating(texts: tuple[str, ...]) -> list[int]:
+    """Columns of the draws, counted from the last one (-1), that belong to an example
+    and not to a step: see `alternating_flip`."""
+    found, column = [], 0
+    for change in reversed(parse(texts)):
+        column -= change.draws
+        if change.apply is alternating_flip:
+            found.append(column)
     return found
 
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from gpuzoo.engine.muon import Muon
 from gpuzoo.recipe import Recipe
 
 
@@ -62,6 +63,12 @@ def build_optimizer(
         optimizer = keras.optimizers.SGD(
             schedule, recipe.momentum, nesterov=True, **common
         )
+    elif recipe.optimizer == "muon":
+        optimizer = Muon(
+            schedule, adam_beta_2=recipe.beta_2, epsilon=1e-8,
+            momentum=recipe.momentum, adam_weight_decay=common["weight_decay"],
+            **common,
+        )  # fmt: skip
     else:
         optimizer = _fused_adam(backend)(
             schedule, recipe.momentum, recipe.beta_2, epsilon=1e-8, **common

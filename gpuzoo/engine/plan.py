@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuzoo import randomness
+from gpuzoo.data import augment
 from gpuzoo.data.dataset import Arrays
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe
@@ -26,6 +27,10 @@ class Plan:
     epochs: int
     seed: int
     draws: int
+    """Uniform numbers for each example of a step."""
+    lasting: tuple[int, ...] = ()
+    """Those of them that belong to the example: the same in every epoch, but for half
+    a turn."""
 
     @property
     def steps(self) -> int:
@@ -41,9 +46,13 @@ class Plan:
             randomness.uniform((self.batch, self.draws), self.seed, "augment", epoch, s)
             for s in range(start, end)
         ]
+        draws, indices = np.stack(draws), indices.reshape(-1, self.batch)
+        for column in self.lasting:
+            own = _own(self.examples, self.seed)[indices]
+            draws[..., column] = (own + epoch / 2) % 1
         return {
-            "indices": indices.reshape(-1, self.batch),
-            "draws": np.stack(draws).astype(np.float32),
+            "indices": indices,
+            "draws": draws.astype(np.float32),
             "step": np.arange(first, last, dtype=np.int32),
         }
 
@@ -51,6 +60,11 @@ class Plan:
 @functools.lru_cache(maxsize=2)
 def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
     return randomness.permutation(examples, seed, "order", epoch)
+
+
+@functools.lru_cache(maxsize=1)
+def _own(examples: int, seed: int) -> np.ndarray:
+    return randomness.uniform((examples,), seed, "own")
 
 
 def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> Plan:
@@ -69,7 +83,10 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
             f"epochs {epochs} of {per_epoch} steps are {epochs * per_epoch} steps; "
             f"{MOST_STEPS} is the most"
         )
-    return Plan(examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws)
+    lasting = tuple(augment.alternating(recipe.augment))
+    return Plan(
+        examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws, lasting
+    )
 
 
 def segments(

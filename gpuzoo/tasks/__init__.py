@@ -16,6 +16,10 @@ def check(recipe) -> None:
     from gpuzoo.data import augment
 
     changes = augment.parse(recipe.augment)
+    if recipe.views != "one" and recipe.task not in ("classify", "distill"):
+        raise GpuzooError(
+            f"views is for classifying images; leave it at one for {recipe.task}"
+        )
     if recipe.teacher and recipe.task != "distill":
         raise GpuzooError(f"teacher is for the task distill; {recipe.task} has none")
     if recipe.task in ("classify", "distill"):

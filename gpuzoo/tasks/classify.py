@@ -27,6 +27,7 @@ class Task(OneLoss):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.classes = len(dataset.classes)
         self.smoothing = recipe.label_smoothing
+        self.views = recipe.views
 
     @staticmethod
     def model_options(dataset) -> dict:
@@ -82,8 +83,10 @@ class Task(OneLoss):
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: loss, predicted class and the probability given to it."""
-        logits = self.model(self.prepare(batch[self.field]), training=False)
-        logits = keras.ops.cast(logits, "float32")
+        logits = sum(
+            weight * keras.ops.cast(self.model(view, training=False), "float32")
+            for weight, view in _views(self.prepare(batch[self.field]), self.views)
+        )
         return {
             "loss": self._cross_entropy(batch["label"], logits, smoothing=0.0),
             "predicted": _predicted(logits),
@@ -104,6 +107,24 @@ class Task(OneLoss):
             from_logits=True,
             label_smoothing=self.smoothing if smoothing is None else smoothing,
         )
+
+
+def _views(images, kind: str) -> list[tuple[float, object]]:
+    """What is looked at in place of the images alone, with weights that add up to 1;
+    of the moved ones, zeros move in."""
+    if kind == "one":
+        return [(1.0, images)]
+    both = [images, keras.ops.flip(images, axis=2)]
+    if kind == "mirrored":
+        return [(0.5, view) for view in both]
+    views = [(0.25, view) for view in both]
+    for before, after in ((1, 0), (0, 1)):
+        pad = ((0, 0), (before, after), (before, after), (0, 0))
+        first, last = (after, None) if after else (0, -1)
+        for view in both:
+            padded = keras.ops.pad(view, pad)
+            views.append((0.125, padded[:, first:last, first:last]))
+    return views
 
 
 def _predicted(logits):

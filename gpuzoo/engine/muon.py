@@ -1,0 +1,34 @@
+"""Muon for networks with convolutions."""
+
+import math
+
+import keras
+
+
+class Muon(keras.optimizers.Muon):
+    """Keras's Muon (Jordan et al. 2024; Liu et al., arXiv 2502.16982), which makes the
+    updates of matrices nearly orthogonal, for kernels of any number of axes: all but
+    the last are taken as the rows of a matrix, as in the CIFAR-10 speed runs.
+
+    Everything else is moved by Adam with the same learning rate: biases, scales, and
+    the last kernel of the model, which gives the logits.
+    """
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Make the state for the weights of a model, in the order of its layers."""
+        kernels = [one for one in variables if len(one.shape) > 1]
+        self._turned = {one.path for one in kernels[:-1]}
+        super().build(variables)
+
+    def _should_use_adamw(self, variable) -> bool:
+        return variable.path not in self._turned
+
+    def _muon_update_step(self, gradient, variable, lr, m) -> None:
+        gradient = keras.ops.cast(gradient, variable.dtype)
+        self.assign_add(m, gradient + m * (self.momentum - 1))
+        ahead = gradient + self.momentum * m
+        rows = math.prod(variable.shape[:-1])
+        ahead = keras.ops.reshape(ahead, (rows, variable.shape[-1]))
+        update = self.zeropower_via_newtonschulz5(ahead, self.ns_steps)
+        update = self.lr_adjust(keras.ops.cast(lr, variable.dtype) * update)
+        self.assign_sub(variable, keras.ops.reshape(update, variable.shape))
