@@ -2,10 +2,10 @@
 
     python recipes/train_mnist_gan.py
 
-    test frechet   9.63 ± 1 (Frechet distance, fixed classifier)
+    test frechet   9.724 ± 0.55 (Frechet distance, fixed classifier)
     seeds          3
-    training       328.9 s, 353.4 s for the whole process
-    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
+    training       240.5 s, 256.5 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
     measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
