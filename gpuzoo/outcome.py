@@ -24,16 +24,23 @@ def finish(job, result) -> None:
     path, recipe = job.folder.path, job.recipe
     weights_sha256 = _write_weights(job.folder, result.weights)
     lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
-    plots.draw_all(
-        path,
-        recipe.task,
-        f"{recipe.name}: {short_name(recipe.model)} on {job.dataset.name}, "
-        f"seed {recipe.seed}",
-        [json.loads(line) for line in lines],
-        job.dataset,
-        result.outputs,
-    )
-    plots.animate(path / "samples", path / "samples.gif")
+    title = f"{recipe.name}: {short_name(recipe.model)} on {job.dataset.name}"
+    not_drawn = None
+    try:
+        plots.draw_all(
+            path,
+            recipe.task,
+            f"{title}, seed {recipe.seed}",
+            [json.loads(line) for line in lines],
+            job.dataset,
+            result.outputs,
+        )
+        plots.animate(path / "samples", path / "samples.gif")
+    except OSError:
+        raise
+    except Exception as error:  # no reason to lose what was trained
+        not_drawn = f"{type(error).__name__}: {error}"
+        job.screen.say(f"The pictures could not be drawn: {not_drawn}", "yellow")
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
         state=result.state,
@@ -45,6 +52,7 @@ def finish(job, result) -> None:
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_bytes=result.device_bytes,
         weights_sha256=weights_sha256,
+        not_drawn=not_drawn,
         files=_hash_files(path),
     )
     if result.state == "finished":
@@ -128,7 +136,8 @@ def _write_weights(folder, weights: dict) -> str:
 def record_failure(folder: RunFolder, error: BaseException) -> None:
     """Leave a record of what went wrong, and the last good weights if there are any.
 
-    A run whose disk failed stays `running`: it can be resumed when there is room.
+    Only what has diverged has ended: everything else can be resumed, when there is room
+    on the disk, or memory, or what was missing.
     """
     text = str(error) or type(error).__name__
     with contextlib.suppress(OSError):
@@ -137,7 +146,9 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
             return
         if isinstance(error, Diverged):
             _write_weights(folder, error.weights)
-        folder.update(state="failed", error=text)
+            folder.update(state="diverged", error=text)
+        else:
+            folder.update(state="failed", error=text)
 
 
 def raise_readably(folder: RunFolder, error: BaseException) -> NoReturn:

@@ -115,8 +115,8 @@ def resume(
         if recorded["state"] == "finished":
             outcome.remove_checkpoints(folder)  # killed before it could
             return outcome.summary_of(folder)
-        if recorded["state"] == "failed":
-            raise GpuzooError(f"{folder.path} has failed: {recorded['error']}")
+        if recorded["state"] == "diverged":
+            raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
         if allow_drift and record.options_of(recorded).level == "strict":
             raise GpuzooError(
                 f"{folder.path} was trained at level strict, which allows no drift; "
@@ -135,10 +135,16 @@ def resume(
             screen.say(
                 f"Checkpoint {name} is damaged; taking an earlier one.", "yellow"
             )
+        if start is None and (damaged or recorded["state"] == "stopped"):
+            raise GpuzooError(
+                f"{folder.path} cannot go on: its checkpoints are missing or damaged; "
+                "copy them back, or train it anew with another --out"
+            )
         folder.restore(start.history if start else [])
         step = start.step if start else 0
         folder.update(
             state="running",
+            error=None,
             # If it was killed before they were known.
             recipe={**recorded["recipe"], "teacher_sha256": recipe.teacher_sha256},
             data=dataset.as_record(),
@@ -297,8 +303,9 @@ class _Interrupts:
     def __enter__(self) -> "_Interrupts":
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
+                number = getattr(signal, name, None)
+                # Whoever started us may have it ignored, as nohup does.
+                if number and signal.getsignal(number) is not signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -231,7 +231,7 @@ def test_diverging_is_exit_code_1_and_recorded(cli, tmp_path):
     assert done.returncode == 1 and "the weights of step" in done.stderr
     run = tmp_path / "runs" / "mnist-001"
     record = read_run(run)
-    assert record["state"] == "failed" and "step" in record["error"]
+    assert record["state"] == "diverged" and "step" in record["error"]
     assert (run / "weights.safetensors").exists()
 
 

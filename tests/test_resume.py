@@ -224,4 +224,64 @@ def test_what_cannot_be_resumed(tmp_path, cli):
                  "--optimizer", "sgd", "--out", "bad")  # fmt: skip
     assert failed.returncode == 1
     done = cli("resume", "bad")
-    assert done.returncode == 2 and "bad has failed: " in done.stderr
+    assert done.returncode == 2 and "bad has diverged: " in done.stderr
+
+
+def killed_after_a_checkpoint(words, tmp_path) -> None:
+    process = start([*words, "--out", "run"], tmp_path)
+    deadline = time.monotonic() + 120
+    saved = tmp_path / "run" / "checkpoints"
+    while not list(saved.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_an_attempt_that_fails_loses_nothing(tmp_path, cli):
+    """Only what has diverged has ended."""
+    words = ["train", "mnist", "--data", "digits", "--epochs", "2", "--model", "mlp"]
+    assert cli(*words, "--out", "teacher").returncode == 0
+    words = ["train", "distill_mnist", "--data", "digits", "--epochs", "120",
+             "--teacher", "teacher", "--checkpoint-every", "20"]  # fmt: skip
+    killed_after_a_checkpoint(words, tmp_path)
+    (tmp_path / "teacher").rename(tmp_path / "away")
+    failed = cli("resume", "run")
+    assert failed.returncode == 2 and "teacher" in failed.stderr
+    (tmp_path / "away").rename(tmp_path / "teacher")
+    assert cli("resume", "run").returncode == 0
+    assert cli(*words, "--out", "whole").returncode == 0
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_again(tmp_path, cli):
+    killed_after_a_checkpoint([*WORDS, "--epochs", "5000"], tmp_path)
+    trail = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    done = cli("resume", "run")
+    assert done.returncode == 2 and "missing or damaged; copy them back" in done.stderr
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == trail
+
+
+def test_nohup_is_respected(tmp_path):
+    words = [
+        sys.executable,
+        "-m",
+        "gpuzoo",
+        *WORDS,
+        "--epochs",
+        "100000",
+        "--out",
+        "run",
+    ]
+    process = subprocess.Popen(["nohup", *words], cwd=tmp_path,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env=environment(tmp_path))  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/checkpoints").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(2)
+    assert process.poll() is None and read_run(tmp_path / "run")["state"] == "running"
+    process.kill()
+    process.wait()

@@ -15,7 +15,7 @@ import numpy as np
 
 from gpuzoo import machine
 from gpuzoo.engine import recurrent
-from gpuzoo.engine.unrepeatable import check_tensorflow
+from gpuzoo.engine.unrepeatable import check_tensorflow, check_written
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import Runtime
 
@@ -102,6 +102,7 @@ class TensorFlowBackend:
         with recurrent.gates_together(), recurrent.split_over(self.parts):
             traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
+        check_written(traced.graph, [variable.value for variable in variables])
         outputs = traced.structured_outputs
         out_signature = tf.nest.map_structure(
             lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), outputs
@@ -128,6 +129,7 @@ class TensorFlowBackend:
     def apply_adam(self, variable, momentum, velocity, gradient, **scalars) -> None:
         """One fused Adam update in place (Kingma and Ba, arXiv 1412.6980)."""
         # Keras hands the optimizer the tf.Variable inside its own variable.
+        scalars = {k: tf.cast(value, variable.dtype) for k, value in scalars.items()}
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=momentum.value.handle,

@@ -11,7 +11,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from gpuzoo import machine
 from gpuzoo.engine import recurrent
-from gpuzoo.engine.unrepeatable import check_jax
+from gpuzoo.engine.unrepeatable import check_jax, refuse_variable
 from gpuzoo.runtime import Runtime
 
 
@@ -52,8 +52,9 @@ class JaxBackend:
         def pure(values):
             mapping = [*zip(variables, values, strict=True)]
             mapping += [(v, _current(outer, v)) for v in others]
-            with keras.StatelessScope(state_mapping=mapping) as scope:
+            with keras.StatelessScope(mapping, collect_losses=True) as scope:
                 loss, rest = function()
+            _check_known(scope, [*variables, *others])
             return loss, (rest, [_current(scope, v) for v in others])
 
         values = [_current(outer, v) for v in variables]
@@ -101,6 +102,7 @@ class JaxBackend:
             scope = keras.StatelessScope(state_mapping=mapping)
             with scope, recurrent.gates_together():
                 outputs = body(entry)
+            _check_known(scope, variables)
             return [_current(scope, v) for v in variables], outputs
 
         def one(values, feed, count):
@@ -174,6 +176,13 @@ def _filled(array: np.ndarray, count: int) -> np.ndarray:
     filled = np.zeros((count, *array.shape[1:]), array.dtype)
     filled[: len(array)] = array
     return filled
+
+
+def _check_known(scope, variables: list[keras.Variable]) -> None:
+    """Raises GpuzooError if a step has written what is none of its variables."""
+    known = {id(variable) for variable in variables}
+    if any(key not in known for key in scope.state_mapping):
+        refuse_variable()
 
 
 def _current(scope, variable: keras.Variable):

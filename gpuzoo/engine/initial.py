@@ -43,6 +43,12 @@ def initialise(model: keras.Model, seed: int) -> None:
         if initializer is None or isinstance(initializer, _CONSTANT):
             continue
         # Not the path: Keras numbers the layers of a process that have no name.
+        if not layer.trainable and layer.name != "whiten":
+            raise GpuzooError(
+                f"layer {layer.name!r} is frozen, and its weights would be drawn at "
+                "random for the seed of the run; let it be trained, or set "
+                "keeps_weights = True on the layer to keep those that it has"
+            )
         value = _draw(initializer, variable, (seed, "initial", place, variable.name))
         variable.assign(value.astype("float32"))
 
@@ -138,9 +144,7 @@ def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     """
     found = []
     for layer in model._flatten_layers(include_self=True, recursive=True):
-        for value in vars(layer).values():
-            if isinstance(value, keras.random.SeedGenerator) and value not in found:
-                found.append(value)
+        found += [one for one in layer._seed_generators if one not in found]
     return found
 
 

@@ -89,6 +89,29 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
             _refuse(Finding(_layer(operation.name), operation.type, why, remedy))
 
 
+def check_written(graph, variables: list) -> None:
+    """Search a traced step for writing into variables that no checkpoint would hold.
+
+    Raises GpuzooError as above.
+    """
+    known = {id(variable.handle) for variable in variables}
+    outside = {id(inner): outer for outer, inner in graph.captures}
+    for operation in graph.get_operations():
+        if operation.type.startswith(("Assign", "ResourceApply", "ResourceScatter")):
+            written = outside.get(id(operation.inputs[0]))
+            if written is not None and id(written) not in known:
+                refuse_variable()
+
+
+def refuse_variable() -> None:
+    raise GpuzooError(
+        "the model writes into a variable that is none of its weights, so that a "
+        "resumed run would end with other bits; make it one with add_weight, and draw "
+        "random numbers from a keras.random.SeedGenerator that is an attribute of the "
+        "layer"
+    )
+
+
 def check_jax(text: str, runtime: Runtime) -> None:
     """Search a lowered step (StableHLO text). Raises GpuzooError as above."""
     if runtime.deterministic and runtime.device == "gpu":

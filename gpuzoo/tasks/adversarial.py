@@ -124,8 +124,7 @@ class Task:
             loss = model.discriminator_loss(real, fake, labels, between)
             return loss, loss
 
-        variables = model.discriminator.trainable_variables
-        return minimise(loss, self.for_discriminator, variables, backend)
+        return minimise(loss, self.for_discriminator, model.discriminator, backend)
 
     def _generate(self, codes, labels, backend):
         model = self.model
@@ -135,8 +134,7 @@ class Task:
             loss = model.generator_loss(model.judge(fake, labels, training=True))
             return loss, loss
 
-        variables = model.generator.trainable_variables
-        return minimise(loss, self.for_generator, variables, backend)
+        return minimise(loss, self.for_generator, model.generator, backend)
 
     def evaluate(self, batch: dict) -> dict:
         """Per test example, of the image that is drawn in its place: its score, and

@@ -56,6 +56,8 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
+        if fault := OneLoss.misfit(model, dataset.input_shape):
+            return fault
         image = (None, *dataset.input_shape)
         outputs = model.output
         if not isinstance(outputs, dict):

@@ -40,6 +40,8 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
+        if fault := OneLoss.misfit(model, dataset.input_shape):
+            return fault
         if model.output_shape != (None, len(dataset.classes)):
             return (
                 f"puts out {model.output_shape}, not (batch, classes) = "

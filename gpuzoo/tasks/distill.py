@@ -3,12 +3,13 @@
 import json
 
 import keras
+from keras.src.utils import naming
 
 from gpuzoo.deploy.artifact import digest_of, load_weights
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 from gpuzoo.recipe import parse_options
-from gpuzoo.registry import build
+from gpuzoo.registry import build, model_info
 from gpuzoo.tasks import classify, measure
 
 SHIPPED = "lenet5"
@@ -95,8 +96,11 @@ def load_teacher(recipe, dataset) -> keras.Model:
                 f"teacher {recipe.teacher}: was trained to {trained['task']}, not to "
                 "classify"
             )
+        known = model_info(trained["model"]).options
         options = {"input_shape": inputs, "num_classes": classes}
+        options = {name: told for name, told in options.items() if name in known}
         options |= parse_options(tuple(trained["model_options"]))
+        naming.reset_uids()
         with measure.in_float32():
             teacher = build(trained["model"], **options)
         load_weights(teacher, path, sha256=recipe.teacher_sha256)

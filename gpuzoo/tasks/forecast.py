@@ -38,6 +38,8 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
+        if fault := OneLoss.misfit(model, (WINDOW, 1)):
+            return fault
         if model.output_shape == (None, HORIZON):
             return None
         return f"puts out {model.output_shape}, not {(None, HORIZON)}"

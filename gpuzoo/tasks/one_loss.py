@@ -48,18 +48,35 @@ class OneLoss:
         """How often each optimizer moves them in a step."""
         return [1]
 
+    @staticmethod
+    def misfit(model: keras.Model, shape: tuple[int, ...]) -> str | None:
+        """What is wrong with a model that is to take examples of a shape, or None."""
+        if not isinstance(model, keras.Function | keras.Sequential):
+            return "is neither a functional nor a Sequential keras.Model"
+        wanted = (None, *shape)
+        if len(model.inputs) != 1:
+            return f"takes {len(model.inputs)} inputs, not one, {wanted}"
+        taken = model.inputs[0].shape
+        fits = len(taken) == len(wanted) and all(
+            side in (None, other) for side, other in zip(taken, wanted, strict=True)
+        )
+        return None if fits else f"takes {taken}, not {wanted}"
+
     def minimise(self, loss, backend):
         """See minimise() below."""
-        variables = self.model.trainable_variables
-        return minimise(loss, self.optimizer, variables, backend)
+        return minimise(loss, self.optimizer, self.model, backend)
 
 
-def minimise(loss, optimizer, variables: list, backend):
-    """Move the variables once against the gradient of loss(), which returns the loss
-    and what is to be told of it; returns the latter."""
+def minimise(loss, optimizer, network: keras.Model, backend):
+    """Move the weights of a network once against the gradient of loss(), which returns
+    the loss and what is to be told of it; returns the latter. What the layers add to
+    the loss, as regularizers do, is added here and not told."""
+    variables = network.trainable_variables
 
     def scaled():
         value, told = loss()
+        for added in network.losses:
+            value = value + keras.ops.sum(keras.ops.cast(added, "float32"))
         return optimizer.scale_loss(value), told
 
     (_, told), gradients = backend.value_and_grad(scaled, variables)

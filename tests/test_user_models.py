@@ -1,0 +1,218 @@
+"""Models of a user's own: what their layers add, draw, keep and write."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import RECIPE, same, train
+
+import gpuzoo
+from gpuzoo.engine import checkpoint
+from gpuzoo.engine.loop import build_model
+
+HEAD = '''
+import keras
+from gpuzoo.registry import register
+
+class Noisy(keras.layers.Layer):
+    """Draws from a generator in a list."""
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.generators = [keras.random.SeedGenerator(1)]
+
+    def call(self, x, training=False):
+        noise = keras.random.normal(keras.ops.shape(x), seed=self.generators[0])
+        return x + noise if training else x
+
+class Counting(keras.layers.Layer):
+    """Keeps a number where no checkpoint finds it."""
+    def __init__(self, **named):
+        super().__init__(**named)
+        self.hidden = {"count": keras.Variable(0.0, trainable=False)}
+        self._tracker.unlock()
+
+    def call(self, x):
+        self.hidden["count"].assign_add(1.0)
+        return x
+
+@register(task="classify", reference="none")
+def net(*, input_shape: tuple = (14, 14, 1), num_classes: int = 2):
+    """A small network."""
+    image = keras.Input(input_shape)
+    x = keras.layers.Flatten()(image)
+'''
+REST = {
+    "plain": "x = keras.layers.Dense(8, 'relu', name='one')(x)",
+    "kernel": "x = keras.layers.Dense(8, 'relu', name='one',"
+    " kernel_regularizer=keras.regularizers.L2(1.0))(x)",
+    "activity": "x = keras.layers.Dense(8, 'relu', name='one',"
+    " activity_regularizer=keras.regularizers.L2(1.0))(x)",
+    "noise": "x = Noisy()(keras.layers.Dense(8, 'relu', name='one')(x))",
+    "frozen": "x = keras.layers.Dense(8, name='one', trainable=False)(x)",
+    "double": "x = keras.layers.Dense(8, name='one', dtype='float64')(x)",
+}
+END = "\n    return keras.Model(image, keras.layers.Dense(num_classes, name='l')(x))\n"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A recipe that trains one of the networks above."""
+
+    def recipe(kind: str):
+        path = tmp_path / f"{kind}.py"
+        path.write_text(f"{HEAD}    {REST[kind]}{END}")
+        return RECIPE.override(model=f"{path}:net", model_options=())
+
+    return recipe
+
+
+@pytest.mark.parametrize("kind", ["kernel", "activity"])
+def test_what_layers_add_to_the_loss_moves_the_weights(kind, own, dataset, runtime):
+    plain, _ = train(own("plain"), dataset, runtime)
+    added, _ = train(own(kind), dataset, runtime)
+    sizes = [np.abs(run.weights["one/kernel"]).mean() for run in (plain, added)]
+    assert sizes[1] < 0.8 * sizes[0]
+
+
+def test_what_layers_add_on_jax(cli, tmp_path):
+    weights = {}
+    for kind in ("plain", "activity"):
+        (tmp_path / f"{kind}.py").write_text(f"{HEAD}    {REST[kind]}{END}")
+        done = cli("train", "mnist", "--data", "digits", "--backend", "jax", "--epochs",
+                   "1", "--model", f"{kind}.py:net", "--out", kind)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        weights[kind] = done.json["weights_sha256"]
+    assert weights["plain"] != weights["activity"]
+
+
+def test_a_generator_in_a_list_is_in_the_state(own, dataset, runtime, tmp_path):
+    recipe = own("noise")
+    whole, _ = train(recipe, dataset, runtime)
+    asked = iter([False, True])
+    train(recipe, dataset, runtime, folder=tmp_path / "c", stop=lambda: next(asked))
+    start, _ = checkpoint.load(tmp_path / "c")
+    resumed, _ = train(recipe, dataset, runtime, resume=start)
+    assert same(whole, resumed)
+    plain, _ = train(own("plain"), dataset, runtime)
+    assert not same(whole, plain)
+
+
+def test_frozen_layers_are_not_drawn_anew_without_a_word(own, dataset, runtime):
+    with pytest.raises(gpuzoo.GpuzooError, match="'one' is frozen.*keeps_weights"):
+        train(own("frozen"), dataset, runtime)
+    recipe = own("frozen")
+    model = build_model(recipe, dataset)
+    layer = model.get_layer("one")
+    layer.keeps_weights = True
+    kept = np.random.default_rng(0).normal(size=layer.kernel.shape).astype("f4")
+    layer.kernel.assign(kept)
+    result, _ = train(recipe, dataset, runtime, model=model)
+    assert np.array_equal(result.weights["one/kernel"], kept)
+
+
+def test_layers_in_float64_are_trained(own, dataset, runtime):
+    result, _ = train(own("double"), dataset, runtime)
+    assert result.weights["one/kernel"].dtype == np.float64
+
+
+STATEFUL = {
+    "a tf.Variable": (
+        "tensorflow",
+        "import tensorflow as tf\nCOUNT = tf.Variable(0.0)",
+        "COUNT.assign_add(1.0)\n        return x + COUNT",
+    ),
+    "the generator of the process": (
+        "tensorflow",
+        "",
+        "return x + keras.random.normal(keras.ops.shape(x))",
+    ),
+    "a keras.Variable": (
+        "jax",
+        "COUNT = keras.Variable(0.0, trainable=False)",
+        "COUNT.assign(COUNT + 1.0)\n        return x + COUNT",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STATEFUL)
+def test_state_that_no_checkpoint_holds_is_refused(kind, cli, tmp_path):
+    backend, before, body = STATEFUL[kind]
+    (tmp_path / "own.py").write_text(f'''
+import keras
+from gpuzoo.registry import register
+{before}
+
+class Odd(keras.layers.Layer):
+    def call(self, x):
+        {body}
+
+    def compute_output_shape(self, shape):
+        return shape
+
+@register(task="classify", reference="none")
+def net(*, input_shape: tuple = (28, 28, 1), num_classes: int = 10):
+    """A small network."""
+    image = keras.Input(input_shape)
+    x = Odd()(keras.layers.Flatten()(image))
+    return keras.Model(image, keras.layers.Dense(num_classes)(x))
+''')
+    done = cli("train", "mnist", "--data", "digits", "--backend", backend, "--model",
+               "own.py:net", "--fast-dev-run", "--precision", "float32")  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "the model writes into a variable that is none of its weights" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("keras.Model([image, other], logits)", "takes 2 inputs, not one"),
+        (
+            "keras.Model(other, keras.layers.Dense(10)(other))",
+            r"takes \(None, 3\), not",
+        ),
+        ("Own()", "is neither a functional nor a Sequential"),
+    ],
+)
+def test_models_that_do_not_fit_are_refused(body, told, dataset, tmp_path, runtime):
+    path = tmp_path / "odd.py"
+    path.write_text(f'''
+import keras
+from gpuzoo.registry import register
+
+class Own(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+        self.build((None, 14, 14, 1))
+    def build(self, shape):
+        self.dense.build((None, 196))
+        self.built = True
+    def call(self, x):
+        return self.dense(keras.ops.reshape(x, (-1, 196)))
+
+@register(task="classify", reference="none")
+def net(*, input_shape: tuple = (14, 14, 1), num_classes: int = 2):
+    """A small network."""
+    image, other = keras.Input(input_shape), keras.Input((3,))
+    flat = keras.layers.Concatenate()([keras.layers.Flatten()(image), other])
+    logits = keras.layers.Dense(num_classes)(flat)
+    return {body}
+''')
+    recipe = RECIPE.override(model=f"{path}:net", model_options=())
+    with pytest.raises(gpuzoo.GpuzooError, match=told):
+        build_model(recipe, dataset)
+
+
+def test_the_teacher_may_be_a_model_of_a_users_own(cli, tmp_path):
+    script = (
+        "import gpuzoo; gpuzoo.configure(device='cpu'); import keras\n"
+        "model = keras.Sequential([keras.Input((28, 28, 1)), keras.layers.Flatten(),"
+        " keras.layers.Dense(10, name='logits')])\n"
+        "gpuzoo.train(model, data='digits', epochs=2, out='teacher', quiet=True)"
+    )
+    assert cli(program=("-c", script)).returncode == 0
+    done = cli("train", "distill_mnist", "--data", "digits", "--teacher", "teacher",
+               "--fast-dev-run", "--out", "student")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    recorded = json.loads((tmp_path / "student" / "run.json").read_text())
+    assert recorded["recipe"]["teacher_sha256"]
