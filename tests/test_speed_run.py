@@ -13,6 +13,7 @@ from gpuzoo.engine.plan import make_plan
 from gpuzoo.errors import GpuzooError
 from gpuzoo.tasks.classify import Task
 
+pytestmark = pytest.mark.usefixtures("runtime")
 FAST = RECIPE.override(
     optimizer="muon", augment=("shift:1", "alternating_flip"), views="moved"
 )
@@ -95,7 +96,7 @@ def test_views_are_averaged(views, count, dataset, runtime):
     batch = {"image": dataset.test["image"][:5], "label": dataset.test["label"][:5]}
     outputs = found[views].evaluate(batch)
     assert np.allclose(outputs["confidence"], told.max(axis=1), atol=1e-5)
-    assert (outputs["predicted"] == logits.argmax(axis=1)).all()
+    assert np.array_equal(outputs["predicted"], logits.argmax(axis=1))
     one = found["one"].evaluate(batch)["confidence"]
     assert not np.allclose(one, outputs["confidence"], atol=1e-6)
 
