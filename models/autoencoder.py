@@ -29,6 +29,14 @@ def autoencoder(
     Any height and width from 8 up: blocks like the last one are added until the map
     is smaller than 8 pixels a side. The code, (batch, latents), is the output of the
     layer `code`; the layer `decoder` is a model from it to the logits.
+
+    What differs from the papers: all layers are trained at once, from random weights,
+    where both begin layer by layer, the first with restricted Boltzmann machines; ReLU
+    in place of the logistic function and the scaled tanh; convolutions, which the first
+    has not, and these of stride 2 where the second pools by the maximum; the weights of
+    the way back are its own, where the second turns those of the way there round; two
+    dense layers stand between the maps and the code; the last layer makes 2x2 pixels of
+    one with a convolution.
     """
     inputs = keras.Input(_checked(input_shape, latents, filters), name="image")
     x, maps = _encode(inputs, filters, dense)
@@ -61,6 +69,10 @@ def vae(
     In training the code is drawn from that distribution, otherwise it is the mean.
     The layer `decoder` is a model from codes, (batch, latents), to logits: fed with
     standard normal numbers it draws new images. Sizes as for autoencoder.
+
+    What differs from the paper: convolutions around the dense layers, of which it has
+    one on either way, and ReLU in place of its tanh; outside of training nothing is
+    drawn.
     """
     inputs = keras.Input(_checked(input_shape, latents, filters), name="image")
     x, maps = _encode(inputs, filters, dense)

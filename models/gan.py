@@ -173,6 +173,10 @@ def conditional_gan(
     latents) or `image` (batch, height, width, channels), and `label` (batch,), int32
     below num_classes. The generator gets the label as one-hot numbers beside the code,
     the discriminator as maps that are 1 where they stand for the class.
+
+    What differs from the paper: its networks are dense layers, in the discriminator
+    maxout, and give the label a hidden layer of its own before it meets the code or the
+    image; these are the convolutions of gan, with all that differs there.
     """
     return _adversaries(
         Adversaries, "conditional_gan", input_shape, latents, filters, critic_steps,
@@ -197,10 +201,15 @@ def wgan_gp(
     """A Wasserstein GAN whose critic is held by a penalty on its gradient.
 
     Images (batch, height, width, channels) in [0, 1], codes (batch, latents) and
-    networks as in gan. The critic's score is no probability: it is
-    trained to be as different as possible between real and generated images while its
-    slope between them stays near 1, as `penalty` weighs it, `critic_steps` times for
-    each step of the generator, each time on its part of the batch.
+    networks as in gan. The critic's score is no probability: it is trained to be as
+    different as possible between real and generated images while its slope between
+    them stays near 1, as `penalty` weighs it, `critic_steps` times for each step of the
+    generator. Distance, penalty and both numbers are the paper's.
+
+    What differs from the paper: each of the critic's steps is on its part of the batch,
+    where the paper takes a whole batch for each; nothing is normalised in the critic,
+    where the paper advises layer normalisation; the generator is that of gan, with what
+    differs there; the score has no bias, which a difference of scores cannot see.
     """
     return _adversaries(
         Critics, "wgan_gp", input_shape, latents, filters, critic_steps, penalty

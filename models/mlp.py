@@ -20,7 +20,12 @@ def mlp(
     """A multilayer perceptron: flatten, dense layers with ReLU, dense logits.
 
     Input (batch, *input_shape), numbers in [0, 1]; output (batch, num_classes), logits
-    in float32. `dropout` is the fraction of each hidden layer that is dropped.
+    in float32. Any size. `dropout` is the fraction of each hidden layer that is
+    dropped.
+
+    What differs from the paper: ReLU in place of the logistic function; logits, for a
+    softmax and cross-entropy, in place of logistic outputs and squared errors; no
+    connections that skip a layer, which the paper allows; dropout is not in it.
     """
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Flatten(name="flatten")(inputs)

@@ -29,7 +29,9 @@ def lstm(
     layer's output that is dropped.
 
     Keras's LSTM: with forget gates, whose biases start at one, and without peepholes.
-    The paper has neither gates to forget nor images.
+    What differs from the papers: the first has no forget gates, and neither has images;
+    the gradient goes back through all steps, where the first cuts it short; tanh where
+    it squashes with scaled logistic functions.
     """
     return _rows("lstm", keras.layers.LSTM, input_shape, num_classes, units, layers,
                  dropout)  # fmt: skip
@@ -55,8 +57,8 @@ def bilstm(
     (batch, num_classes), logits in float32. Any size, as with `lstm`. `units` are those
     of each direction, and the outputs of the two stand side by side.
 
-    The papers label every step; here the image has one label, so the logits come from
-    the last step of each direction.
+    What differs from the papers: they label every step; here the image has one label,
+    so the logits come from the last step of each direction. The LSTM is that of `lstm`.
     """
     return _rows("bilstm", keras.layers.LSTM, input_shape, num_classes, units, layers,
                  dropout, both_ways=True)  # fmt: skip
@@ -80,8 +82,9 @@ def gru(
     Input (batch, height, width, channels), numbers in [0, 1]; output
     (batch, num_classes), logits in float32. Any size, as with `lstm`.
 
-    Keras's GRU, in the form that cuDNN computes: the reset gate acts after the
-    recurrent product, which has a bias of its own; in the paper it acts before.
+    Keras's GRU, in the form that cuDNN computes. What differs from the paper: the reset
+    gate acts after the recurrent product, which has a bias of its own, where in the
+    paper it acts before; and there it reads and writes phrases, not images.
     """
     return _rows("gru", keras.layers.GRU, input_shape, num_classes, units, layers,
                  dropout)  # fmt: skip
@@ -138,6 +141,11 @@ def lstm_forecaster(
 
     Input (batch, time, channels), about standard normal; output (batch, horizon), in
     float32: all values to come at once, as what they differ from the last one seen.
+    Any length and number of channels; the first channel is the one foretold.
+
+    What differs from the paper: forget gates and no peepholes, as in `lstm`; the paper
+    foretells no series, and the dense layer for all values at once, added to the last
+    one seen, is of this catalogue.
     """
     if min(input_shape) < 1 or min(horizon, units, layers) < 1:
         raise ValueError(

@@ -31,6 +31,7 @@ def resnet8(
     (batch, num_classes), logits in float32. Any height and width from 4 up.
 
     The plan of `resnet20` with one block in place of three at each of the three widths.
+    What differs from the paper: it begins at three blocks; the rest as for `resnet20`.
     MLPerf Tiny's has the same widths, but convolutions of 1x1 on its shortcuts.
     """
     return _cifar_resnet("resnet8", input_shape, num_classes, 1, width)
@@ -127,8 +128,8 @@ def wide_resnet(
     counts convolutions as the paper does, 6 n + 4; `width` multiplies 16, 32 and 64
     filters; `dropout` lies between the two convolutions of a block.
 
-    As in the paper, but for the padding of convolutions of stride 2, which is Keras's
-    "same"; the paper's decay of the weights is for the recipe to do.
+    What differs from the paper: the padding of convolutions of stride 2 is Keras's
+    "same"; the decay of the weights is for the recipe to do.
     """
     if depth < 10 or depth % 6 != 4 or width < 1:
         raise ValueError(

@@ -31,8 +31,11 @@ def speednet(
     convolutions for each entry of `filters`, the pooling before the first
     normalisation; the maximum over what is left of the map; logits times `scale`.
 
-    What differs from the paper: the bias of the whitening is frozen as well; kernels
-    begin at random, not with a part that passes the image on.
+    What differs from the paper: images are not normalised, the bias of the whitening
+    takes the mean of the patches away and is frozen, where the paper trains it for
+    three epochs; kernels begin at random, not with a part that passes the image on; the
+    normalisation adds 1e-5 to the variance, where the paper's code adds 1e-12. Mirrored
+    images by turns, optimizer and the average over views are no part of the network.
     """
     check_image(input_shape, least=12, model="speednet")
     if not filters or min(filters) < 1:

@@ -26,7 +26,7 @@ def tutorial_cnn(
     (batch, num_classes), logits in float32. Any height and width from 4 up. The map is
     flattened at half the size of the image, so the dense layer holds almost all of the
     weights and grows with the image: for photographs, `fully_convolutional` is meant.
-    Tutorials end in a softmax; here the loss has it.
+    What differs from the tutorials: they end in a softmax; here the loss has it.
     """
     check_image(input_shape, least=4, model="tutorial_cnn")
     inputs = keras.Input(input_shape, name="image")
@@ -61,8 +61,9 @@ def fully_convolutional(
     every other.
 
     Two convolutions of 3x3, one of 1x1, each with ReLU and pooling by two; a last one
-    of 1x1 makes one map for each class. Of the papers it has these two ideas, not the
-    depth.
+    of 1x1 makes one map for each class. What differs from the papers: it has these two
+    ideas of theirs, neither depth nor dropout; the first has convolutions of stride 2
+    in place of pooling.
     """
     check_image(input_shape, least=8, model="fully_convolutional")
     x = inputs = keras.Input(input_shape, name="image")

@@ -112,6 +112,7 @@ def test_card_is_complete(name):
     info = gpuzoo.model_info(name)
     assert info.name == name and info.reference and len(info.summary) < 90
     assert "input_shape" in info.options and "(batch, " in info.doc
+    assert "iffer" in info.doc, "what differs from the reference?"
     if info.task == "classify":
         assert "num_classes" in info.options and "(batch, num_classes)" in info.doc
 
