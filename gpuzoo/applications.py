@@ -42,7 +42,7 @@ logits in float32. One channel is taken three times, and images are resized to `
 Keras publishes them (..._no_top.h5) or saves them (....weights.h5), and `sha256` its
 digest; nothing is downloaded. `frozen` keeps all but the head as it is."""
 
-_HUB_DOC = """A network of KerasHub with a head of its own (pip install "gpuzoo[hub]").
+_HUB_DOC = """A network of KerasHub with a head of its own (pip install -e ".[hub]").
 
 Input (batch, height, width, channels), numbers in [0, 1]; output (batch, num_classes),
 logits in float32. `preset` is a folder as KerasHub's save_to_preset writes it and its
@@ -145,7 +145,8 @@ def _hub(
         import keras_hub
     except ImportError as error:
         raise GpuzooError(
-            f'{HUB} needs KerasHub ({error}); run: pip install "gpuzoo[hub]"'
+            f"{HUB} needs KerasHub ({error}); in the checkout of gpuzoo run: pip "
+            'install -e ".[hub]"'
         ) from None
 
     def body(shape):

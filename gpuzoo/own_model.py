@@ -65,8 +65,8 @@ def recipe_for(model: "keras.Model"):  # noqa: F821
     from gpuzoo.recipe import Recipe
 
     text = describe(model)
-    name = re.sub(r"[^A-Za-z0-9_-]+|^[_-]+", "", name_of(text)) or "own"
-    return Recipe(name=name, model=text)
+    name = re.sub(r"[^A-Za-z0-9_-]+", "", name_of(text)).lstrip("_-")
+    return Recipe(name=name or "own", model=text)
 
 
 def give_weights(model: "keras.Model", run, text: str) -> None:  # noqa: F821

@@ -156,10 +156,19 @@ def check_options(name: str, options: dict) -> dict:
 
 
 def list_models(pattern: str = "*", *, task: str | None = None) -> list[str]:
-    """Names of the models that match a shell-style pattern and, if given, a task."""
+    """Names of the models that match a shell-style pattern and, if given, a task.
+
+    A pattern that begins with keras/ lists the networks of `keras.applications` (and
+    KerasHub's), no other does: `list_models("keras/*")`.
+
+    Raises:
+        GpuzooError: there is no such task.
+    """
     if task is not None and task not in TASKS:
         raise GpuzooError(f"task must be one of {TASKS}: {task!r}")
     infos = {**_shipped(), **{name: info for name, (info, _) in _registered.items()}}
+    if pattern.startswith(applications.PREFIX):
+        infos = {name: model_info(name) for name in applications.names()}
     return sorted(
         name
         for name, info in infos.items()
@@ -233,7 +242,7 @@ def _builder(info: ModelInfo) -> Callable:
         return lambda: own_model.rebuild(info.name)
     if info.name.startswith(applications.PREFIX):
         return applications.builder(info.name)
-    if info.module.startswith(_OWN):
+    if ":" in info.name:
         # Anew each time: the file may have been edited since.
         spec = importlib.util.spec_from_file_location(info.module, file_of(info.name))
         spec.loader.exec_module(importlib.util.module_from_spec(spec))

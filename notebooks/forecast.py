@@ -24,9 +24,9 @@ run = gpuzoo.train(recipe, quiet=True)
 {key: run[key] for key in ("test_loss", "test_linear", "test_seasonal")}
 
 # %% [markdown]
-# All three are mean squared errors: of the network, of a straight line through the
-# window, and of the value one period before. A model that does not beat the last two has
-# learned nothing.
+# All three are mean squared errors: of the network, of the linear map from the values of
+# the window that fits the training examples best (least squares), and of the value one
+# period before. A model that does not beat the last two has learned nothing.
 
 # %%
 import pathlib

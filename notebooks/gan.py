@@ -65,6 +65,4 @@ for axes, image in zip(grid, model.generator.predict(codes, verbose=0), strict=T
 # the same:
 
 # %%
-from gpuzoo.evidence.verify import verify
-
-verify(folder, steps=50)["verdict"]
+gpuzoo.verify(folder, steps=50)["verdict"]

@@ -49,8 +49,9 @@ model.summary()
 # %% [markdown]
 # ## The training
 #
-# The recipe is data, and every field can be given another value. The training itself is
-# a few compiled calls over data that stay on the device.
+# The recipe is data, and every field can be given another value. The training itself runs
+# as compiled calls over data that stay on the device, many steps a call (with JAX on a CPU
+# one).
 
 # %%
 recipe = gpuzoo.load_recipe("mnist")

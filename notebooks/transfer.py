@@ -13,8 +13,8 @@
 #
 # What `python recipes/finetune.py` is for. Usually the weights are a file that Keras
 # publishes, of a network trained on ImageNet. So that nothing has to be downloaded, a
-# small network of KerasHub (`pip install "gpuzoo[hub]"`) learns the digits 0 to 4 first,
-# and is then given a few of the others.
+# small network of KerasHub (`pip install -e ".[hub]"` in a checkout of gpuzoo) learns the
+# digits 0 to 4 first, and is then given a few of the others.
 
 # %%
 import numpy as np

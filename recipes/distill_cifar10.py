@@ -27,6 +27,7 @@ RECIPE = Recipe(
     imitation=0.9,
     temperature=4.0,
     data="cifar10",
+    fallback="digits",  # without network and data: the digits of scikit-learn
     epochs=6,
     minimum_steps=300,
     batch_size=128,

@@ -2,12 +2,15 @@
 
     python recipes/finetune.py --data folder/ --image-size 96 --model-options \
         weights=mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5 \
-        sha256=... frozen=True side=96
+        sha256=... side=96 frozen=True
 
     (not measured yet)
 
-Without `weights` it begins at random. `--model keras/resnet50` takes another one; the
-names are those of keras.io/api/applications.
+With `frozen=True` the network stays as its weights are, and only the head on top of it
+is trained; without it, as the recipe stands, all of the network is. Without `weights`
+it begins at random, and all of it should be trained. What is named here replaces all of
+the recipe's options, `side` too. `--model keras/resnet50` takes another network;
+`gpuzoo list "keras/*"` has their names.
 """
 
 from gpuzoo.cli import run_recipe
