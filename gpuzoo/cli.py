@@ -10,11 +10,11 @@ import sys
 
 import tyro
 
-from gpuzoo import commands, process
-from gpuzoo.arguments import Flag, Word, last_line, parse
+from gpuzoo import catalogue, commands, process
+from gpuzoo.arguments import Flag, last_line, parse
 from gpuzoo.errors import GpuzooError
-from gpuzoo.recipe import Recipe, figures_of, list_recipes, load_recipe
-from gpuzoo.registry import list_models, model_info, nearest
+from gpuzoo.recipe import Recipe, list_recipes, load_recipe
+from gpuzoo.registry import nearest
 from gpuzoo.runtime import Options
 
 _VERBS = {
@@ -24,8 +24,8 @@ _VERBS = {
     "diff": "show where two runs part: gpuzoo diff RUN RUN",
     "bench": "time a recipe in every mode of this machine: gpuzoo bench mnist",
     "doctor": "look at this machine, tell what is wrong and what mends it",
-    "list": "list the models and the recipes: gpuzoo list [PATTERN]",
-    "info": "show what is known of a model: gpuzoo info cnn",
+    "list": "list the models, what they reach, the recipes: gpuzoo list [PATTERN]",
+    "info": "show what is known of a model, and its diagram: gpuzoo info cnn",
 }
 
 
@@ -74,7 +74,7 @@ def _dispatch(words: list[str]) -> int:
     verbs = {
         "train": _train_named, "resume": commands.resume, "verify": commands.verify,
         "diff": commands.diff, "bench": _bench,
-        "doctor": commands.doctor, "list": _list, "info": _info,
+        "doctor": commands.doctor, "list": catalogue.list_all, "info": catalogue.info,
     }  # fmt: skip
     return verbs[verb](rest)
 
@@ -150,70 +150,6 @@ def _bench(words: list[str]) -> int:
     return commands.bench(
         _changed(recipe, asked.recipe, rest), asked.settings, asked.quiet
     )
-
-
-def _list(words: list[str]) -> int:
-    @dataclasses.dataclass(frozen=True)
-    class ListCommand:
-        """List the models and the recipes."""
-
-        pattern: Word = "*"
-        """Shell-style pattern for the names, e.g. "res*"."""
-        task: str | None = None
-        """Only models for this task."""
-
-    asked = parse(ListCommand, words, "gpuzoo list")
-    names = list_models(asked.pattern, task=asked.task)
-    infos = [model_info(name) for name in names]
-    if infos:
-        print(f"{'model':<20}{'task':<15}{'parameters':>12}  what it is")
-    for info in infos:
-        count = f"{info.parameters:,}" if info.parameters is not None else "-"
-        print(f"{info.name:<20}{info.task:<15}{count:>12}  {info.summary}")
-    figures = {name: figures_of(name) for name in list_recipes()}
-    print(f"\n{'recipe':<24}{'model':<20}{'training':<12}reaches")
-    for name, reached in figures.items():
-        seconds = reached.get("training", "-")
-        told = [f"{k} {v}" for k, v in reached.items() if k != "training"]
-        told = ", ".join(told) or "not measured yet"
-        print(f"{name:<24}{load_recipe(name).model:<20}{seconds:<12}{told}")
-    return last_line(
-        {
-            "models": [
-                {"name": i.name, "task": i.task, "parameters": i.parameters}
-                for i in infos
-            ],
-            "recipes": list_recipes(),
-            "figures": figures,
-        }
-    )
-
-
-def _info(words: list[str]) -> int:
-    @dataclasses.dataclass(frozen=True)
-    class InfoCommand:
-        """Show what is known of a model."""
-
-        name: Word
-        """Name of the model (gpuzoo list)."""
-        layers: Flag = False
-        """Build it, and show its layers, their shapes and what feeds them."""
-        debug: Flag = False
-        """Show the traceback of an error."""
-
-    asked = parse(InfoCommand, words, "gpuzoo info")
-    info = model_info(asked.name)
-    print(f"{info.name} ({info.task})\n\n{info.doc}\n\noptions:")
-    for name, declared in info.options.items():
-        print(f"  {name}: {declared}")
-    print(f"\nparameters: {info.parameters}\nreference: {info.reference}")
-    recipes = [r for r in list_recipes() if load_recipe(r).model == info.name]
-    for name in recipes:
-        told = [f"{what} {figure}" for what, figure in figures_of(name).items()]
-        print(f"gpuzoo train {name}: {', '.join(told) or 'not measured yet'}")
-    if asked.layers:
-        commands.print_layers(info.name)
-    return last_line({**dataclasses.asdict(info), "recipes": recipes})
 
 
 def _guard(action, debug: bool) -> None:

@@ -203,22 +203,6 @@ def _print_row(mode: str, cells: tuple[str, ...]) -> None:
     print(f"{mode:<24}" + "".join(f"{cell:>8}" for cell in cells))
 
 
-def print_layers(name: str) -> None:
-    """Keras's table of the layers, of each network that a model consists of."""
-    from gpuzoo.registry import build
-    from gpuzoo.runtime import configure
-
-    configure(device="cpu", quiet=True)
-    import keras
-
-    model = build(name)
-    parts = [layer for layer in model.layers if isinstance(layer, keras.Model)]
-    whole = isinstance(model, keras.Function | keras.Sequential)
-    for network in [model] if whole else parts:
-        print()
-        network.summary(expand_nested=True)
-
-
 def _first_difference(found: dict) -> list[str]:
     lines = []
     if first := found["first_difference"]:

@@ -205,11 +205,11 @@ def list_recipes() -> list[str]:
 
 def figures_of(name: str) -> dict[str, str]:
     """What stands in the head of a recipe's file of its figures: what was measured
-    ("test accuracy", "training", ...) -> how much; empty if nothing was yet."""
+    ("test accuracy", "gain", "training", ...) -> how much, and "data" and "on", the
+    machine and the day; empty if nothing was yet."""
+    kinds = r"test \w+|without it|gain|data|training|on"
     text = _module(name).__doc__ or ""
-    return dict(
-        re.findall(r"^    (test \w+|training) +(.+?)(?:, .* process)?$", text, re.M)
-    )
+    return dict(re.findall(rf"^    ({kinds}) +(.+?)(?:, .* process)?$", text, re.M))
 
 
 def load_recipe(name: str) -> Recipe:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gpuzoo
+from gpuzoo import applications, own_model
 from gpuzoo.deploy.artifact import weights_bytes
 
 MODELS = gpuzoo.list_models()
@@ -34,6 +35,10 @@ def test_list_models_filters():
     assert gpuzoo.list_models("*mlp", task="classify") == ["mlp"]
     assert set(MODELS) >= {*CLASSIFIERS, *AUTOENCODERS}
     assert "vae" in AUTOENCODERS and "vae" not in CLASSIFIERS
+    assert gpuzoo.list_models("keras/*") == applications.names()
+    assert "keras/resnet50" in gpuzoo.list_models("keras/res*", task="classify")
+    assert gpuzoo.list_models("keras/*", task="forecast") == []
+    assert not [name for name in MODELS if name.startswith("keras/")]
     with pytest.raises(gpuzoo.GpuzooError, match="task must be one of"):
         gpuzoo.list_models(task="clasify")
 
@@ -106,6 +111,24 @@ def net(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2, width: int
 '''
 
 
+def test_a_model_of_a_file_is_built_by_its_short_name_too(tmp_path, monkeypatch):
+    """As it was when the file was read last."""
+    from gpuzoo import registry
+
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    file = tmp_path / "short.py"
+    file.write_text(OWN.replace("def net", "def briefly"))
+    with pytest.raises(gpuzoo.GpuzooError, match="no model named 'briefly'"):
+        gpuzoo.build("briefly")
+    for width in (8, 12):
+        file.write_text(file.read_text().replace("int = 8", f"int = {width}"))
+        units = [
+            gpuzoo.build(name).get_layer("dense").units
+            for name in (f"{file}:briefly", "briefly")
+        ]
+        assert units == [width, width] and "briefly" in gpuzoo.list_models()
+
+
 def test_a_model_in_a_users_own_file(cli, tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)
@@ -171,6 +194,14 @@ def _own(*layers):
     return keras.Sequential([keras.Input((14, 14, 1)), keras.layers.Flatten(), *layers])
 
 
+@pytest.mark.parametrize(
+    ("called", "name"), [("é_x", "x"), ("__", "own"), ("-a b_c", "ab_c"), ("猫", "own")]
+)
+def test_a_recipe_takes_a_name_from_any_model(called, name):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name=called)
+    assert own_model.recipe_for(model).name == name
+
+
 class Twice(keras.layers.Layer):
     def call(self, x):
         return 2 * x
@@ -193,29 +224,3 @@ def test_own_models_that_cannot_be_trained(model, words, npz, tmp_path):
             model(), data=str(npz), batch_size=16, out=tmp_path / "run", quiet=True
         )
     assert not (tmp_path / "run").exists()
-
-
-def test_list_and_info(cli):
-    done = cli("list", "c*")
-    names = [model["name"] for model in done.json["models"]]
-    assert names == ["cnn", "conditional_gan", "conv_lstm", "convmixer"]
-    assert "mnist" in done.json["recipes"]
-    figures = done.json["figures"]["mnist"]
-    assert 0.98 < float(figures["test accuracy"].split()[0]) / 100 < 1
-    assert f"{figures['test accuracy']}" in done.stdout
-    card = cli("info", "cnn")
-    assert card.json["options"]["dense"] == "int = 128"
-    assert "mnist" in card.json["recipes"] and "gpuzoo train mnist" in card.stdout
-
-
-@pytest.mark.parametrize(
-    "model, told",
-    [
-        ("cnn", ["conv_1 (Conv2D)", "(None, 24, 24, 16)", "logits"]),
-        ("gan", ['"generator"', '"discriminator"', "score"]),
-        ("vae", ["mean", "Connected to", "decoder (Functional)"]),
-    ],
-)
-def test_info_shows_the_layers(cli, model, told):
-    card = cli("info", model, "--layers")
-    assert card.returncode == 0 and all(text in card.stdout for text in told)
