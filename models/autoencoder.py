@@ -73,16 +73,28 @@ def vae(
     What differs from the paper: convolutions around the dense layers, of which it has
     one on either way, and ReLU in place of its tanh; outside of training nothing is
     drawn.
+
+    In Keras's own `fit` the layer `divergence` adds Kullback and Leibler's divergence
+    of the code from the standard normal distribution, in nats per image, to the loss
+    that `compile` names for `reconstruction`, which must be in nats per image too:
+    `cross_entropy` of gpuzoo/tasks/autoencode.py.
     """
     inputs = keras.Input(_checked(input_shape, latents, filters), name="image")
     x, maps = _encode(inputs, filters, dense)
     # The code stays in float32 in every precision: its divergence needs the digits.
     mean = keras.layers.Dense(latents, dtype="float32", name="mean")(x)
     log_variance = keras.layers.Dense(latents, dtype="float32", name="log_variance")(x)
-    # Noise on zeros: standard normal numbers in training, zeros otherwise, from a
-    # layer of Keras's own, so that a saved model needs no code of ours.
+    # Both layers are Keras's own, so that a saved model needs no code of ours. The
+    # divergence of each number of the code is never negative: half of the sum of its
+    # absolute values, as a mean over the batch, is what the first adds to a loss.
+    divergence = keras.layers.ActivityRegularization(
+        l1=0.5, dtype="float32", name="divergence"
+    )(keras.ops.square(mean) + keras.ops.exp(log_variance) - 1 - log_variance)
+    # Noise on zeros: standard normal numbers in training, zeros otherwise. The zeros
+    # have the shape of the divergence, so that it stays in the graph, and not its
+    # gradient.
     noise = keras.layers.GaussianNoise(1.0, dtype="float32", name="noise")(
-        keras.ops.zeros_like(mean)
+        keras.ops.zeros_like(divergence)
     )
     code = mean + keras.ops.exp(0.5 * log_variance) * noise
     decoder = _decoder(maps, input_shape, latents, dense)

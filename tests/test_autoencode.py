@@ -11,7 +11,7 @@ import gpuzoo
 from gpuzoo.engine import backend as backends
 from gpuzoo.engine import feeding
 from gpuzoo.evidence import plots
-from gpuzoo.tasks.autoencode import Task
+from gpuzoo.tasks.autoencode import Task, cross_entropy
 
 SMALL = ("filters=(4,8)", "dense=16", "latents=3")
 VAE = RECIPE.override(
@@ -88,6 +88,35 @@ def test_loss_is_the_cross_entropy_and_the_divergence(runtime):
     assert np.allclose(found["loss"], bound, rtol=1e-5)
     error = np.square(1 / (1 + np.exp(-logit)) - x).mean(axis=(1, 2, 3))
     assert np.allclose(found["error"], error, rtol=1e-5)
+
+
+def test_keras_fit_takes_the_same_loss(dataset, runtime, tmp_path):
+    """The divergence is in the model: also in one that was saved."""
+    model = gpuzoo.build(
+        "vae", input_shape=(14, 14, 1), filters=(4, 8), dense=16, latents=3
+    )
+    images = (dataset.train["image"] / 255).astype("f4")
+    goal, loss = {"reconstruction": images}, {"reconstruction": cross_entropy}
+    task = object.__new__(Task)
+    task.variational = True
+
+    def figures() -> dict:
+        outputs = model(images)
+        found = task._figures(images, outputs, outputs["reconstruction"])
+        return {name: np.mean(each) for name, each in found.items()}
+
+    before = figures()
+    model.save(tmp_path / "vae.keras")
+    for one in (keras.saving.load_model(tmp_path / "vae.keras"), model):
+        one.compile("adam", loss, run_eagerly=True)
+        told = one.evaluate(images, goal, 16, verbose=0, return_dict=True)["loss"]
+        assert told == pytest.approx(before["loss"], rel=1e-5)
+    # By the divergence alone the code becomes the standard normal one.
+    model.compile(
+        keras.optimizers.Adam(0.01), loss, loss_weights={"reconstruction": 0.0}
+    )
+    model.fit(images, goal, batch_size=16, epochs=20, verbose=0)
+    assert figures()["kl"] < 0.1 * before["kl"]
 
 
 def test_codes_are_drawn_anew_at_every_step(dataset, runtime):

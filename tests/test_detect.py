@@ -135,15 +135,19 @@ def test_what_the_cells_say_is_what_is_found(dataset, runtime):
     }
     outputs = {k: np.array(v) for k, v in task._found(cells).items()}
     assert detect.mean_average_precision({**truth, **outputs}, 2) == 1
-    good, counts = (np.array(each) for each in task._losses(tensors, cells))
+    good, counts = (np.array(each) for each in detect.losses_of(tensors, cells))
     assert np.array_equal(counts, truth["present"].sum(axis=1)) and good.max() < 0.1
+    objects = [truth["boxes"], truth["label"][..., None], truth["present"][..., None]]
+    objects = np.concatenate(objects, axis=-1, dtype="f4")
+    mean = good.sum() / counts.sum()
+    assert float(detect.loss(objects, cells)) == pytest.approx(mean, rel=1e-5)
     # An error of one pixel in a height is one of 1/16, and turned logits cost most.
     taller = cells.copy()
     taller[..., 2] += 1 / 16
-    apart = np.array(task._losses(tensors, taller)[0]) - good
+    apart = np.array(detect.losses_of(tensors, taller)[0]) - good
     assert np.allclose(apart, counts / 16, atol=1e-4)
     turned = np.concatenate([-cells[..., :2], cells[..., 2:]], axis=-1)
-    assert (np.array(task._losses(tensors, turned)[0]) > 100).all()
+    assert (np.array(detect.losses_of(tensors, turned)[0]) > 100).all()
 
 
 def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path):

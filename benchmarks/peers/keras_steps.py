@@ -59,15 +59,11 @@ class Made(keras.Model):
 
 
 class Scenes(Made):
-    classes = 10
-
     def loss_of(self, images, labels):
         ways = keras.random.uniform((self.batch, scenes.DRAWS), seed=self.seed)
         scene = scenes.make(images, labels, ways, (64, 64, 1))
         cells = self.network(scene["image"], training=True)
-        # It asks the task for nothing but the number of classes.
-        losses, counts = detect.Task._losses(self, scene, cells)
-        return keras.ops.sum(losses) / keras.ops.maximum(keras.ops.sum(counts), 1.0)
+        return detect.per_object(*detect.losses_of(scene, cells))
 
 
 class Films(Made):

@@ -129,8 +129,7 @@ class Task(OneLoss):
     def _figures(self, pixels, outputs: dict, shown) -> dict:
         """Every figure, (batch,); the error is that of the logits `shown`."""
         logits = outputs["reconstruction"]
-        # Of the sigmoid's cross-entropy the form that neither overflows nor cancels.
-        loss = _sum(keras.ops.softplus(logits) - pixels * logits)
+        loss = cross_entropy(pixels, logits)
         error = _sum(keras.ops.square(keras.ops.sigmoid(shown) - pixels))
         error = error / math.prod(pixels.shape[1:])
         if not self.variational:
@@ -155,6 +154,15 @@ class Task(OneLoss):
         shape = (count, self.latents)
         draws = randomness.normal(shape, self.seed, "autoencode", purpose)
         return draws.astype(np.float32)
+
+
+def cross_entropy(images, logits):
+    """The binary cross-entropy of images with numbers in [0, 1], (batch, ...), and
+    logits of the same shape, summed over all pixels: (batch,), float32, in nats per
+    image. A loss for Keras's `compile` as well."""
+    logits = keras.ops.cast(logits, "float32")
+    # The form that neither overflows nor cancels.
+    return _sum(keras.ops.softplus(logits) - images * logits)
 
 
 def _sum(values):

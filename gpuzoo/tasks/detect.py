@@ -66,8 +66,7 @@ class Task(OneLoss):
 
         def loss():
             cells = self.model(scene["image"], training=True)
-            losses, counts = self._losses(scene, cells)
-            loss = keras.ops.sum(losses) / keras.ops.maximum(keras.ops.sum(counts), 1.0)
+            loss = per_object(*losses_of(scene, cells))
             return loss, {"loss": loss}
 
         return self.minimise(loss, backend)
@@ -81,7 +80,7 @@ class Task(OneLoss):
         pixels = augment.pixels(batch["image"])
         scene = scenes.make(pixels, batch["label"], ways, self.size)
         cells = self.model(scene["image"], training=False)
-        losses, counts = self._losses(scene, cells)
+        losses, counts = losses_of(scene, cells)
         return {
             "canvas": augment.bytes_of(scene.pop("image")),
             **scene,
@@ -95,37 +94,6 @@ class Task(OneLoss):
         total = np.sum(outputs["loss"], dtype=np.float64)
         loss = float(total / max(1.0, np.sum(outputs["count"])))
         return {"loss": loss, "map50": mean_average_precision(outputs, self.classes)}
-
-    def _losses(self, scene: dict, cells) -> tuple:
-        """The sum over the objects of each scene, and how many they are, (batch,)."""
-        cells = keras.ops.cast(cells, "float32")
-        logits, told = cells[..., : self.classes], cells[..., self.classes :]
-        present, boxes = scene["present"], scene["boxes"]
-        middles = (boxes[..., :2] + boxes[..., 2:]) / (2 * STRIDE)
-        corner = keras.ops.floor(middles)
-        # Of each object how near a cell is to its own, (batch, objects, rows, columns).
-        rows, columns = (
-            np.arange(side, dtype="f4") - corner[..., axis, None]
-            for axis, side in enumerate(cells.shape[1:3])
-        )
-        apart = keras.ops.square(rows)[..., :, None]
-        apart = apart + keras.ops.square(columns)[..., None, :]
-        near = keras.ops.exp(-apart / (2 * _WIDTH**2)) * present[..., None, None]
-        classes = keras.ops.one_hot(scene["label"], self.classes, dtype="float32")
-        goal = keras.ops.max(
-            near[..., None] * classes[:, :, None, None, :], axis=1
-        )  # (batch, rows, columns, classes)
-        # log p = -softplus(-x) and log(1 - p) = -softplus(x): neither overflows.
-        p = keras.ops.sigmoid(logits)
-        middle = keras.ops.square(1 - p) * keras.ops.softplus(-logits)
-        other = (1 - goal) ** 4 * keras.ops.square(p) * keras.ops.softplus(logits)
-        loss = _sum(keras.ops.where(goal == 1.0, middle, other))
-        own = keras.ops.cast(apart == 0, "float32") * present[..., None, None]
-        at = keras.ops.einsum("bkyx,byxf->bkf", own, told)
-        sizes = (boxes[..., 2:] - boxes[..., :2]) / SIZE
-        wanted = keras.ops.concatenate([sizes, middles - corner], axis=-1)
-        error = keras.ops.abs(at - wanted) * present[..., None]
-        return loss + _sum(error), keras.ops.sum(present, axis=1)
 
     def _found(self, cells) -> dict:
         """The FOUND cells of the highest scores that no neighbour surpasses."""
@@ -145,6 +113,59 @@ class Task(OneLoss):
         half = keras.ops.maximum(told[..., :2], 0.0) * (SIZE / 2)
         boxes = keras.ops.concatenate([middle - half, middle + half], axis=-1)
         return {"found_boxes": boxes, "found_label": label, "score": score}
+
+
+def loss(objects, cells):
+    """The loss of detection for Keras's `compile`: a scalar, per object of the batch.
+
+    Args:
+        objects: what `fit` is given as the goal, (batch, objects, 6), float32: top,
+            left, bottom and right in pixels, the class, and 1.0, or 0.0 where there is
+            none.
+        cells: what the model puts out, as models/detector.py tells.
+    """
+    label = keras.ops.cast(objects[..., 4], "int32")
+    scene = {"boxes": objects[..., :4], "label": label, "present": objects[..., 5]}
+    return per_object(*losses_of(scene, cells))
+
+
+def per_object(losses, counts):
+    """The mean over all objects, a scalar, of what `losses_of` returns."""
+    return keras.ops.sum(losses) / keras.ops.maximum(keras.ops.sum(counts), 1.0)
+
+
+def losses_of(scene: dict, cells) -> tuple:
+    """The sum over the objects of each scene, as gpuzoo/tasks/scenes.py makes them, and
+    how many they are, (batch,)."""
+    cells = keras.ops.cast(cells, "float32")
+    count = cells.shape[-1] - 4
+    logits, told = cells[..., :count], cells[..., count:]
+    present, boxes = scene["present"], scene["boxes"]
+    middles = (boxes[..., :2] + boxes[..., 2:]) / (2 * STRIDE)
+    corner = keras.ops.floor(middles)
+    # Of each object how near a cell is to its own, (batch, objects, rows, columns).
+    rows, columns = (
+        np.arange(side, dtype="f4") - corner[..., axis, None]
+        for axis, side in enumerate(cells.shape[1:3])
+    )
+    apart = keras.ops.square(rows)[..., :, None]
+    apart = apart + keras.ops.square(columns)[..., None, :]
+    near = keras.ops.exp(-apart / (2 * _WIDTH**2)) * present[..., None, None]
+    classes = keras.ops.one_hot(scene["label"], count, dtype="float32")
+    goal = keras.ops.max(
+        near[..., None] * classes[:, :, None, None, :], axis=1
+    )  # (batch, rows, columns, classes)
+    # log p = -softplus(-x) and log(1 - p) = -softplus(x): neither overflows.
+    p = keras.ops.sigmoid(logits)
+    middle = keras.ops.square(1 - p) * keras.ops.softplus(-logits)
+    other = (1 - goal) ** 4 * keras.ops.square(p) * keras.ops.softplus(logits)
+    loss = _sum(keras.ops.where(goal == 1.0, middle, other))
+    own = keras.ops.cast(apart == 0, "float32") * present[..., None, None]
+    at = keras.ops.einsum("bkyx,byxf->bkf", own, told)
+    sizes = (boxes[..., 2:] - boxes[..., :2]) / SIZE
+    wanted = keras.ops.concatenate([sizes, middles - corner], axis=-1)
+    error = keras.ops.abs(at - wanted) * present[..., None]
+    return loss + _sum(error), keras.ops.sum(present, axis=1)
 
 
 def mean_average_precision(outputs: dict[str, np.ndarray], classes: int) -> float:

@@ -5,6 +5,7 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.data import augment
+from gpuzoo.tasks.autoencode import cross_entropy
 from gpuzoo.tasks.one_loss import OneLoss
 
 FRAMES = 8  # that the model sees
@@ -135,10 +136,8 @@ def _canvas(dataset) -> tuple[int, int, int, int]:
 def _figures(logits, target) -> dict:
     """Each (batch,)."""
     logits = keras.ops.cast(logits, "float32")
-    # Of the sigmoid's cross-entropy the form that neither overflows nor cancels.
-    loss = keras.ops.softplus(logits) - target * logits
     error = _mean(keras.ops.square(keras.ops.sigmoid(logits) - target))
-    return {"loss": keras.ops.sum(loss, axis=(1, 2, 3)), "error": error}
+    return {"loss": cross_entropy(target, logits), "error": error}
 
 
 def _mean(values):
