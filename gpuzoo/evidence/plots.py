@@ -3,6 +3,7 @@
 The same run gives the same files: no date and no version is written into them.
 """
 
+import contextlib
 import io
 import pathlib
 import warnings
@@ -262,8 +263,11 @@ def save_sheet(folder: pathlib.Path, row: dict) -> None:
 
 def animate(folder: pathlib.Path, path: pathlib.Path) -> None:
     """The sheets of a folder one after another as a GIF; the last stays longest."""
-    frames = [PIL.Image.open(sheet) for sheet in sorted(folder.glob("epoch-*.png"))]
-    if len(frames) > 1:
+    sheets = sorted(folder.glob("epoch-*.png"))
+    if len(sheets) < 2:
+        return
+    with contextlib.ExitStack() as opened:
+        frames = [opened.enter_context(PIL.Image.open(sheet)) for sheet in sheets]
         times = [250] * (len(frames) - 1) + [2000]
         frames[0].save(path, append_images=frames[1:], duration=times, loop=0)
 

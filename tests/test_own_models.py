@@ -1,0 +1,136 @@
+"""A user's own function as the model of a recipe, one for each task."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import gpuzoo
+
+OWN = '''
+import math
+import keras
+from keras import layers
+from gpuzoo import register
+from gpuzoo.models.diffusion import Diffusion
+from gpuzoo.models.gan import Adversaries
+
+Shape = tuple[int, ...]
+
+@register(task="classify", reference="here")
+def own_reader(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
+    """Reads images."""
+    inputs = keras.Input(input_shape)
+    x = layers.Flatten()(inputs)
+    return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x))
+
+@register(task="classify_audio", reference="here")
+def own_listener(*, input_shape: Shape = (1600,), num_classes: int = 2):
+    """Listens."""
+    inputs = keras.Input(input_shape)
+    x = layers.Conv1D(4, 64, 16, name="waves")(layers.Reshape((-1, 1))(inputs))
+    x = layers.GlobalMaxPooling1D()(layers.ReLU()(x))
+    return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x))
+
+@register(task="forecast", reference="here")
+def own_prophet(*, input_shape: Shape = (8, 1), horizon: int = 2):
+    """Foretells."""
+    inputs = keras.Input(input_shape)
+    x = layers.Flatten()(inputs)
+    return keras.Model(inputs, layers.Dense(horizon, name="foretold")(x))
+
+@register(task="autoencode", reference="here")
+def own_code(*, input_shape: Shape = (8, 8, 1)):
+    """Images to a code and back."""
+    inputs = keras.Input(input_shape)
+    x = layers.Dense(4, name="code")(layers.Flatten()(inputs))
+    x = layers.Dense(math.prod(input_shape), name="pixels")(x)
+    return keras.Model(inputs, layers.Reshape(input_shape)(x))
+
+@register(task="autoencode", reference="here")
+def own_drawn_code(*, input_shape: Shape = (8, 8, 1)):
+    """Images to the distribution of a code and back."""
+    code, inputs = keras.Input((3,)), keras.Input(input_shape)
+    pixels = layers.Dense(math.prod(input_shape), name="pixels")(code)
+    decoder = keras.Model(code, layers.Reshape(input_shape)(pixels), name="decoder")
+    x = layers.Flatten()(inputs)
+    mean, log_variance = (layers.Dense(3, name=n)(x) for n in ("middle", "width"))
+    return keras.Model(inputs, {
+        "reconstruction": decoder(mean), "mean": mean, "log_variance": log_variance,
+    })
+
+@register(task="detect", reference="here")
+def own_finder(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
+    """Finds."""
+    inputs = keras.Input(input_shape)
+    cells = layers.Conv2D(num_classes + 4, 4, 4, name="cells")(inputs)
+    return keras.Model(inputs, cells)
+
+@register(task="next_frame", reference="here")
+def own_film(*, input_shape: Shape = (2, 8, 8, 1)):
+    """The next frame, of the last."""
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(input_shape[-1], 3, padding="same", name="next")(inputs[:, -1])
+    return keras.Model(inputs, x)
+
+@register(task="adversarial", reference="here")
+def own_rivals(*, input_shape: Shape = (8, 8, 1)):
+    """One draws, the other judges."""
+    code, image = keras.Input((5,)), keras.Input(input_shape)
+    x = layers.Dense(math.prod(input_shape), "sigmoid", name="pixels")(code)
+    generator = keras.Model(code, layers.Reshape(input_shape)(x))
+    score = layers.Dense(1, name="score")(layers.Flatten()(image))
+    return Adversaries(generator, keras.Model(image, score), 1, 0.1, name="rivals")
+
+@register(task="denoise", reference="here")
+def own_cleaner(*, input_shape: Shape = (8, 8, 1)):
+    """Takes noise out."""
+    image, time = keras.Input(input_shape, name="image"), keras.Input((1,), name="time")
+    moved = layers.Dense(1, name="moved")(time)[:, None, None]
+    x = layers.Conv2D(input_shape[-1], 3, padding="same", name="clean")(image) + moved
+    return Diffusion(keras.Model({"image": image, "time": time}, x), name="cleaner")
+'''
+CASES = [
+    ("mnist", "own_reader", "digits"),
+    ("distill_mnist", "own_reader", "digits"),
+    ("tones", "own_listener", "tones"),
+    ("forecast", "own_prophet", "mackey_glass"),
+    ("mnist_vae", "own_code", "digits"),
+    ("mnist_vae", "own_drawn_code", "digits"),
+    ("digit_detection", "own_finder", "digits"),
+    ("moving_mnist", "own_film", "digits"),
+    ("mnist_gan", "own_rivals", "digits"),
+    ("mnist_diffusion", "own_cleaner", "digits"),
+]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("own") / "own.py"
+    path.write_text(OWN)
+    return path
+
+
+@pytest.mark.parametrize(("recipe", "name", "data"), CASES)
+def test_a_users_own_function_trains_with_the_recipe(
+    recipe, name, data, file, runtime, own_cache, tmp_path
+):
+    model = f"{file}:{name}"
+    told = gpuzoo.train(
+        recipe, model=model, data=data, model_options=(), out=tmp_path / "run",
+        fast_dev_run=True, quiet=True,
+    )  # fmt: skip
+    assert told["state"] == "finished" and told["steps"] == 2
+    assert np.isfinite(told["test_loss"])
+    recorded = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
+    assert recorded["model"] == model
+    trained = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")
+    biases = [array for path, array in trained.items() if path.endswith("bias")]
+    # They begin at zero.
+    assert biases and all(bias.any() for bias in biases)
+
+
+def test_tasks_are_all_there():
+    tasks = {gpuzoo.load_recipe(recipe).task for recipe, _, _ in CASES}
+    assert tasks == {gpuzoo.load_recipe(name).task for name in gpuzoo.list_recipes()}
