@@ -81,6 +81,18 @@ def two_classes() -> dict[str, np.ndarray]:
     }  # fmt: skip
 
 
+def unreadable():
+    """A dataset with MNIST's shape and ten classes, and nothing to read in it."""
+    from gpuzoo.data.dataset import make_dataset
+
+    rng = np.random.default_rng(0)
+    label = np.arange(200) % 10
+    image = rng.integers(0, 256, (200, 28, 28, 1)).astype(np.uint8)
+    arrays = {"x_train": image[:100], "y_train": label[:100],
+              "x_test": image[100:], "y_test": label[100:]}  # fmt: skip
+    return make_dataset("snow", "made up", splits(arrays))
+
+
 def splits(arrays) -> dict:
     return {
         s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}

@@ -5,7 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, same, train
+from conftest import RECIPE, same, train, unreadable
 
 import gpuzoo
 from gpuzoo.engine import checkpoint
@@ -90,6 +90,10 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):
             train(DISTILL.override(**changes), dataset, runtime)
+    shipped = gpuzoo.load_recipe("distill_mnist").override(minimum_steps=1, epochs=1)
+    words = "lenet5: reads handwritten digits, and fewer .* of snow; name the folder"
+    with pytest.raises(gpuzoo.GpuzooError, match=words):
+        train(shipped.override(batch_size=50), unreadable(), runtime)
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(gpuzoo.GpuzooError, match="damaged"):
         train(DISTILL.override(teacher=teacher), dataset, runtime)

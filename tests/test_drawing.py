@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import RECIPE, same, train
+from conftest import RECIPE, same, train, unreadable
 
 import gpuzoo
 from gpuzoo.engine import checkpoint, loop
@@ -234,6 +234,16 @@ def test_the_fixed_classifier_reads_digits_and_is_pinned(digits, monkeypatch):
     monkeypatch.setattr(measure, "SHA256", "0" * 64)
     with pytest.raises(gpuzoo.GpuzooError, match="digits.safetensors has the sha256"):
         measure.load()
+
+
+def test_what_the_classifier_cannot_read_has_no_distance(digits, runtime):
+    assert measure.reader_of(digits) is not None
+    snow = unreadable()
+    assert measure.reader_of(snow) is None
+    for recipe in (HELD.override(epochs=1), DIFFUSION.override(epochs=1)):
+        result, _ = train(recipe, snow, runtime)
+        assert result.metrics.keys() == {"test_loss"}
+        assert "seen" not in result.outputs
 
 
 def test_figures_and_pictures_of_a_run(cli, tmp_path):
