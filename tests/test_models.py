@@ -11,6 +11,7 @@ import pytest
 import gpuzoo
 from gpuzoo import runtime as runtimes
 from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.tasks import autoencode
 
 MODELS = gpuzoo.list_models()
 CLASSIFIERS = gpuzoo.list_models(task="classify")
@@ -40,8 +41,14 @@ SIZES = {
 }  # fmt: skip
 # Options that leave the kinds of layers and take away most of the time.
 SMALL = {
+    "conv_lstm": {"filters": (4, 5)},
     "convmixer": {"width": 32, "depth": 1},
+    "gan": {"filters": (8, 16)},
+    "conditional_gan": {"filters": (8, 16)},
+    "wgan_gp": {"filters": (8, 16)},
+    "lstm_forecaster": {"units": 8, "layers": 2},
     "resnet18": {"width": 8},
+    "speednet": {"filters": (8, 16, 16)},
     "vit_tiny": {"width": 24, "depth": 1},
     "diffusion": {"filters": (8, 16), "blocks": 1},
     "wide_resnet": {"depth": 10, "width": 1},
@@ -120,8 +127,7 @@ def test_card_is_complete(name):
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_builds_and_trains_at_any_sensible_size(name, size):
     model = compiled(small(name, input_shape=size, num_classes=7))
-    # Tracing takes longer than computing: once for each model, not for deep ones.
-    model.run_eagerly = size != SIZES.get(name, [size])[0] or len(model.layers) > 20
+    model.run_eagerly = True  # tracing takes longer: tests/every_model.py does it
     images, labels = batch(size, classes=7)
     logits = model.predict(images, verbose=0)
     assert logits.shape == (4, 7) and logits.dtype == np.float32
@@ -144,10 +150,12 @@ def test_reconstructs_and_trains_at_any_sensible_size(name, size):
     assert model.get_layer("decoder").output.shape == (None, *size)
     first, second = (answers(model, images) for _ in range(2))
     assert equal(first, second) and {a.dtype for a in first} == {np.dtype("float32")}
-    fitted = keras.Model(model.input, logits)
-    fitted.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    loss, goal = autoencode.cross_entropy, images
+    if isinstance(outputs, dict):
+        loss, goal = {"reconstruction": loss}, {"reconstruction": images}
+    model.compile("adam", loss, run_eagerly=True)
     before = [w.numpy().copy() for w in model.trainable_weights]
-    fitted.fit(images, images, batch_size=4, epochs=1, verbose=0)
+    model.fit(images, goal, batch_size=4, epochs=1, verbose=0)
     for weight, old in zip(model.trainable_weights, before, strict=True):
         assert np.isfinite(weight.numpy()).all()
         assert not np.array_equal(old, weight.numpy()), f"{weight.path}: no gradient"
@@ -160,7 +168,7 @@ def test_draws_and_trains_at_any_sensible_size(name, size):
     drawn = model.draw(*noise_for(model, size))
     assert drawn.shape == (4, *size) and drawn.dtype == "float32"
     assert np.min(drawn) >= 0 and np.max(drawn) <= 1
-    model.compile("adam")
+    model.compile("adam", run_eagerly=True)
     before = [w.numpy().copy() for w in model.trainable_weights]
     # Some weights are behind others that begin as zeros.
     model.fit(random_batch(model), batch_size=4, epochs=3, verbose=0)
@@ -223,6 +231,8 @@ for path in sorted(pathlib.Path(sys.argv[1]).glob("*.keras")):
         for number, output in enumerate(keras.tree.flatten(model(given))):
             # With other threads than here, in other last bits.
             assert numpy.allclose(output, file[f"output_{number}"], 1e-4, 1e-5), path
+        # What the model itself adds to the loss of fit.
+        assert len(model.losses) == path.stem.startswith("vae-"), path
     print(path.stem)
 assert "gpuzoo" not in sys.modules
 """

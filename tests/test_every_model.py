@@ -1,0 +1,27 @@
+"""Every model, trained by Keras's `fit` and by gpuzoo's loop: tests/every_model.py does
+it on either backend and in any precision, here its verdict on one of each is read."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, environment
+
+from gpuzoo import registry
+
+
+@pytest.mark.parametrize(("backend", "precision"), [("tensorflow", "float32")])
+def test_every_model_trains_with_fit_and_with_the_loop(backend, precision, tmp_path):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "every_model.py", backend, precision],
+        env=environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    wrong = {row["model"]: row["wrong"] for row in map(json.loads, lines)}
+    assert set(wrong) == set(registry._shipped())
+    assert {name: what for name, what in wrong.items() if what} == {}
