@@ -37,6 +37,7 @@ class Task(OneLoss):
       if it can read such images.
     """
 
+    told_by_layer = "divergence"
     figures = step_figures = ("loss", "error")
     """What an evaluation and a step tell; with `kl` for a variational autoencoder."""
 

@@ -19,6 +19,8 @@ class OneLoss:
     """Pixels that an evaluation holds at once for each of an example's."""
     models = ""
     """The task that its models are registered for, if it is not its own."""
+    told_by_layer = ""
+    """The layer that adds to the loss, for Keras's own fit, what the task adds."""
     own_draws = 0
     """Uniform numbers that a step needs for each example, before those of `augment`."""
 
@@ -64,18 +66,20 @@ class OneLoss:
 
     def minimise(self, loss, backend):
         """See minimise() below."""
-        return minimise(loss, self.optimizer, self.model, backend)
+        return minimise(loss, self.optimizer, self.model, backend, self.told_by_layer)
 
 
-def minimise(loss, optimizer, network: keras.Model, backend):
+def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
     """Move the weights of a network once against the gradient of loss(), which returns
     the loss and what is to be told of it; returns the latter. What the layers add to
-    the loss, as regularizers do, is added here and not told."""
+    the loss, as regularizers do, is added here and not told, but for one layer."""
     variables = network.trainable_variables
+    apart = [layer for layer in network.layers if layer.name == without]
 
     def scaled():
         value, told = loss()
-        for added in network.losses:
+        theirs = {id(added) for layer in apart for added in layer.losses}
+        for added in (one for one in network.losses if id(one) not in theirs):
             value = value + keras.ops.sum(keras.ops.cast(added, "float32"))
         return optimizer.scale_loss(value), told
 
