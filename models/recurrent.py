@@ -1,5 +1,7 @@
 """Recurrent networks: over the rows of an image, and over a series."""
 
+from typing import Literal
+
 import keras
 
 from gpuzoo.models._blocks import check_image
@@ -20,13 +22,18 @@ def lstm(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """LSTM over the rows of the image, dense logits after the last one.
 
     Input (batch, height, width, channels), numbers in [0, 1]; output
     (batch, num_classes), logits in float32. Any size: an image is a sequence of
     `height` steps of `width` * `channels` numbers. `dropout` is the fraction of each
-    layer's output that is dropped.
+    layer's output that is dropped. `implementation` is how it walks through time: by a
+    loop (`scan`), by the loop's steps written out (`unrolled`), which compiles longer,
+    or by NVIDIA's kernel (`cudnn`): on a GPU, on TensorFlow without XLA, on JAX in
+    float32 and not for `gru`. `auto` is a loop where XLA compiles the step, elsewhere
+    what Keras chooses. They sum in different orders: the bits are not the same.
 
     Keras's LSTM: with forget gates, whose biases start at one, and without peepholes.
     What differs from the papers: the first has no forget gates, and neither has images;
@@ -34,7 +41,7 @@ def lstm(
     it squashes with scaled logistic functions.
     """
     return _rows("lstm", keras.layers.LSTM, input_shape, num_classes, units, layers,
-                 dropout)  # fmt: skip
+                 dropout, implementation)  # fmt: skip
 
 
 @register(
@@ -50,18 +57,20 @@ def bilstm(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """Bidirectional LSTM: one reads the rows downwards, one upwards, then dense logits.
 
     Input (batch, height, width, channels), numbers in [0, 1]; output
     (batch, num_classes), logits in float32. Any size, as with `lstm`. `units` are those
     of each direction, and the outputs of the two stand side by side.
+    `implementation`: see `lstm`.
 
     What differs from the papers: they label every step; here the image has one label,
     so the logits come from the last step of each direction. The LSTM is that of `lstm`.
     """
     return _rows("bilstm", keras.layers.LSTM, input_shape, num_classes, units, layers,
-                 dropout, both_ways=True)  # fmt: skip
+                 dropout, implementation, both_ways=True)  # fmt: skip
 
 
 @register(
@@ -76,36 +85,40 @@ def gru(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """GRU over the rows of the image, dense logits after the last one.
 
     Input (batch, height, width, channels), numbers in [0, 1]; output
-    (batch, num_classes), logits in float32. Any size, as with `lstm`.
+    (batch, num_classes), logits in float32. Any size, as with `lstm`, and so is
+    `implementation`.
 
     Keras's GRU, in the form that cuDNN computes. What differs from the paper: the reset
     gate acts after the recurrent product, which has a bias of its own, where in the
     paper it acts before; and there it reads and writes phrases, not images.
     """
     return _rows("gru", keras.layers.GRU, input_shape, num_classes, units, layers,
-                 dropout)  # fmt: skip
+                 dropout, implementation)  # fmt: skip
 
 
 def _rows(
-    name, layer, input_shape, num_classes, units, layers, dropout, both_ways=False
-) -> keras.Model:
+    name, layer, input_shape, num_classes, units, layers, dropout, implementation,
+    both_ways=False,
+) -> keras.Model:  # fmt: skip
     check_image(input_shape, least=1, model=name)
     if units < 1 or layers < 1:
         raise ValueError(
             f"units and layers of {name} must be at least 1: {units}, {layers}"
         )
     height, width, channels = input_shape
+    through_time = _through_time(name, implementation)
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Reshape((height, width * channels), name="rows")(inputs)
     for i in range(1, layers + 1):
         recurrent = layer(
             units,
             return_sequences=i < layers,
-            use_cudnn=_cudnn(),
+            **through_time,
             name=f"{layer.__name__.lower()}_{i}",
         )
         if both_ways:
@@ -118,11 +131,36 @@ def _rows(
     return keras.Model(inputs, outputs, name=name)
 
 
-def _cudnn() -> str | bool:
-    """Where XLA compiles the step, the loop must be one that XLA can compile: cuDNN's
-    has no XLA kernel in TensorFlow, and JAX has it for float32 only."""
+def _through_time(model: str, implementation: str) -> dict:
+    """What Keras is told about the loop of a recurrent layer.
+
+    Where XLA compiles the step, `auto` must be a loop that XLA can compile: cuDNN's has
+    no XLA kernel in TensorFlow, and JAX has it for float32 only.
+    """
     runtime = in_force()
-    return False if runtime is not None and runtime.xla else "auto"
+    cudnn = False if runtime is not None and runtime.xla else "auto"
+    if implementation == "cudnn":
+        cudnn = True
+        if runtime is not None:
+            _check_cudnn(model, runtime)
+    elif implementation != "auto":
+        cudnn = False
+    return {"use_cudnn": cudnn, "unroll": implementation == "unrolled"}
+
+
+def _check_cudnn(model: str, runtime) -> None:
+    jax = runtime.backend == "jax"
+    for needed, missing in (
+        ("a GPU", runtime.device == "cpu"),
+        ("TensorFlow", jax and model == "gru"),
+        ("--precision float32 on JAX", jax and runtime.precision != "float32"),
+        ("--xla off on TensorFlow", not jax and runtime.xla),
+    ):
+        if missing:
+            raise ValueError(
+                f"implementation cudnn of {model} needs {needed}, and this is "
+                f"{runtime.line()}; use scan or auto"
+            )
 
 
 @register(
@@ -136,12 +174,14 @@ def lstm_forecaster(
     horizon: int = 16,
     units: int = 64,
     layers: int = 1,
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """An LSTM that foretells the next values of a series.
 
     Input (batch, time, channels), about standard normal; output (batch, horizon), in
     float32: all values to come at once, as what they differ from the last one seen.
     Any length and number of channels; the first channel is the one foretold.
+    `implementation`: see `lstm`.
 
     What differs from the paper: forget gates and no peepholes, as in `lstm`; the paper
     foretells no series, and the dense layer for all values at once, added to the last
@@ -152,10 +192,14 @@ def lstm_forecaster(
             "input_shape, horizon, units and layers of lstm_forecaster must be at "
             f"least 1: {input_shape}, {horizon}, {units}, {layers}"
         )
+    through_time = _through_time("lstm_forecaster", implementation)
     inputs = x = keras.Input(input_shape, name="series")
     for number in range(1, layers + 1):
         x = keras.layers.LSTM(
-            units, return_sequences=number < layers, name=f"lstm_{number}"
+            units,
+            return_sequences=number < layers,
+            **through_time,
+            name=f"lstm_{number}",
         )(x)
     x = keras.layers.Dense(horizon, dtype="float32", name="change")(x)
     outputs = keras.layers.Add(dtype="float32", name="values")([x, inputs[:, -1, :1]])

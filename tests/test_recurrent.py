@@ -157,3 +157,23 @@ def test_fresh_processes_train_split_layers_to_the_same_bits(cli):
                "cpu", "--threads", "2", "--quiet", "--out", "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert cli("verify", "run").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["lstm", "bilstm", "gru", "lstm_forecaster"])
+def test_every_way_through_time_is_the_same_function(name, runtime):
+    import gpuzoo
+
+    shape = (6, 2) if name == "lstm_forecaster" else (6, 5, 2)
+    values = np.random.default_rng(0).random((3, *shape), np.float32)
+    models = [
+        gpuzoo.build(name, input_shape=shape, units=4, layers=2, implementation=way)
+        for way in ("auto", "scan", "unrolled")
+    ]
+    for model in models[1:]:
+        model.set_weights(models[0].get_weights())
+    wanted, *others = (np.array(model(values)) for model in models)
+    assert all(np.allclose(wanted, other, atol=1e-6) for other in others)
+    with pytest.raises(ValueError, match="needs a GPU.*use scan or auto"):
+        gpuzoo.build(name, input_shape=shape, implementation="cudnn")
+    with pytest.raises(TypeError, match="implementation"):
+        gpuzoo.build(name, input_shape=shape, implementation="fast")
