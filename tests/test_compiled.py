@@ -11,7 +11,6 @@ from gpuzoo.engine import compiled
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed"
 )
-# Large enough to take more than the second from which on JAX keeps a program.
 BASE = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
         "--backend", "jax", "--epochs", "2"]  # fmt: skip
 SAID = "had been compiled before"

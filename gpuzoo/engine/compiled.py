@@ -114,6 +114,8 @@ def _open(jax, parent: pathlib.Path) -> None:
     _folder = pathlib.Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
     atexit.register(shutil.rmtree, _folder, ignore_errors=True)
     jax.config.update("jax_compilation_cache_dir", str(_folder))
+    # JAX keeps what took it a second; a start has many programs that take less.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     # A second cache, of tuned kernels, which would hide behind the first.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
