@@ -3,6 +3,8 @@
     python benchmarks/repeatable.py                        # all models, all modes
     python benchmarks/repeatable.py --device gpu --out FILE
     python benchmarks/repeatable.py --models lstm gru --precisions float32 --xla on
+    python benchmarks/repeatable.py --device gpu --level fast --out FILE
+    python benchmarks/repeatable.py --device gpu --autotune choices.txt --out FILE
 
 A mode is a backend, a precision and XLA on or off. For each mode two fresh processes
 train every model for some steps on the embedded digits, with augmentation and, where
@@ -11,16 +13,22 @@ through the models in the opposite order, so that what a process did before cann
 matter, and trains each once more with another seed. The digests of the weights must be
 equal, and those of the other seed must differ.
 
-Writes benchmarks/records/repeatable.json (--out). Results of other models and modes
-that stand there stay if environment and options are the same; each result names its
-code. What gpuzoo refuses is recorded with its words and is no failure; exit code 1 if a
-digest differs, if the other seed changes nothing, or if a training fails.
+With --autotune a process before them tunes XLA's kernels for all models of a mode, into
+a file with the precision before its name, and the two load it. At level fast nothing is
+promised: what differs there is told and is no failure.
+
+Writes benchmarks/records/repeatable.json (--out) after each model. Results of other
+models and modes that stand there stay if environment and options are the same; each
+result names its code. What gpuzoo refuses is recorded with its words and is no failure;
+exit code 1 if a digest differs, if the other seed changes nothing, or if a training
+fails.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -28,6 +36,7 @@ import tempfile
 import time
 
 import numpy as np
+from matrix import merged, table
 
 HERE = pathlib.Path(__file__).resolve().parent
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -60,6 +69,9 @@ def parse() -> argparse.Namespace:
                         default=("off", "on"),
                         help="TensorFlow's; JAX is always XLA")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    parser.add_argument("--level", choices=("repeatable", "fast"), default="repeatable")
+    parser.add_argument("--autotune", type=pathlib.Path, metavar="FILE",
+                        help="pin XLA's choice of GPU kernels")  # fmt: skip
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch", type=int, default=40)
@@ -77,8 +89,7 @@ def parse() -> argparse.Namespace:
 
 
 def work(job: dict) -> None:
-    """Train the models of a job one after another; a line of JSON for each, and a last
-    one about the machine."""
+    """Train the models of a job one after another; a line of JSON for each."""
     import gpuzoo
     from gpuzoo.runtime import in_force
 
@@ -101,10 +112,9 @@ def work(job: dict) -> None:
             row["refused" if built else "failed"] = str(error)
         except Exception as error:
             row["failed"] = f"{type(error).__name__}: {error}"
+        if runtime := in_force():
+            row |= {"device": runtime.device_name, "threads": runtime.threads}
         print(json.dumps(row), flush=True)
-    if runtime := in_force():
-        device = {"device": runtime.device_name, "threads": runtime.threads}
-        print(json.dumps({"model": None, **device}))
 
 
 def part(name: str, job: dict):
@@ -151,8 +161,8 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
 # --- the two processes of a mode ------------------------------------------------------
 
 
-def check(mode: dict, models: list[str], args, data: str) -> tuple[dict, dict]:
-    """What became of each model in this mode, and on which device."""
+def check(mode: dict, models: list[str], args, data: str, keep) -> None:
+    """Tell `keep` what became of each model in this mode, and on which device."""
     from gpuzoo.evidence.record import code_sha256
 
     xla = mode["xla"] if mode["backend"] == "tensorflow" else "auto"
@@ -161,39 +171,69 @@ def check(mode: dict, models: list[str], args, data: str) -> tuple[dict, dict]:
         "steps": args.steps,
         "batch": args.batch,
         "small": args.small,
+        "models": models,
+        "seeds": {"digest": 0},
         "runtime": {
             "backend": mode["backend"],
             "precision": mode["precision"],
             "xla": xla,
             "device": args.device,
+            "level": args.level,
             "threads": args.threads,
         },
     }
-    seeds = {"digest": 0}
-    first, device = run_worker({**job, "models": models, "seeds": seeds})
+    if args.autotune:
+        name = f"{mode['precision']}-{args.autotune.name}"
+        job["runtime"]["autotune"] = tuned(job, args.autotune.with_name(name))
+    first = run_worker(job)
     if not args.no_control:
-        seeds = {**seeds, "other_seed": OTHER_SEED}
-    second, _ = run_worker({**job, "models": models[::-1], "seeds": seeds})
+        job["seeds"] = {**job["seeds"], "other_seed": OTHER_SEED}
     code = {"code_sha256": code_sha256()}
-    return {
-        name: {**judge(first[name], second[name]), **code} for name in models
-    }, device
+
+    def compare(name: str, row: dict) -> None:
+        device = {key: row[key] for key in ("device", "threads") if key in row}
+        keep(name, {**judge(first[name], row), **code}, device)
+
+    run_worker({**job, "models": models[::-1]}, compare)
 
 
-def run_worker(job: dict) -> tuple[dict, dict]:
-    """The row that a fresh process printed for each model, and its last one."""
+def tuned(job: dict, goal: pathlib.Path) -> str:
+    """The file of XLA's choices for all models of a job; it is made if need be, as
+    gpuzoo/autotune.py makes it for one."""
+    from gpuzoo.autotune import _DUMP_FLAG
+
+    goal = goal.resolve()
+    if not goal.exists():
+        found = goal.with_name(f"tuning-{goal.name}")
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {_DUMP_FLAG}{found}".strip()
+        runtime = {**job["runtime"], "level": "fast"}
+        run_worker({**job, "runtime": runtime}, XLA_FLAGS=flags)
+        if not found.exists():
+            sys.exit("--autotune: XLA tuned nothing, which it does on a GPU only")
+        found.rename(goal)  # whole
+    return str(goal)
+
+
+def run_worker(job: dict, told=lambda name, row: None, **variables) -> dict:
+    """The row that a fresh process printed for each model; `told` gets each at once."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--worker", json.dumps(job)],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, text=True, env={**os.environ, **variables},
     )  # fmt: skip
     rows = {}
     with process:
         for line in process.stdout:
             if line.startswith("{"):
                 row = json.loads(line)
-                rows[row.pop("model")] = row
+                name = row.pop("model")
+                rows[name] = row
+                told(name, row)
     missing = {"failed": f"the process ended before it, with code {process.returncode}"}
-    return {name: rows.get(name, missing) for name in job["models"]}, rows.get(None, {})
+    for name in job["models"]:
+        if name not in rows:
+            rows[name] = missing
+            told(name, missing)
+    return rows
 
 
 def judge(first: dict, second: dict) -> dict:
@@ -232,36 +272,6 @@ def small_digits(folder: str, steps: int, batch: int) -> str:
     return str(path)
 
 
-def merged(record: dict, path: pathlib.Path) -> dict:
-    """The record with what an earlier one says of other models and modes."""
-    if not path.exists():
-        return record
-    old = json.loads(path.read_text())
-    differing = {"code_sha256", "date", "command", "modes"}
-    if any(old.get(key) != record[key] for key in record.keys() - differing):
-        return record
-    first = old["date"].partition(" ")[0]
-    if first != record["date"]:
-        record = {**record, "date": f"{first} to {record['date']}"}
-    modes = dict(old["modes"])
-    for mode, results in record["modes"].items():
-        modes[mode] = dict(sorted({**modes.get(mode, {}), **results}.items()))
-    return {**record, "modes": dict(sorted(modes.items()))}
-
-
-def table(modes: dict) -> str:
-    """Models down, modes across."""
-    models = sorted({name for results in modes.values() for name in results})
-    rows = [["model", *modes]]
-    for name in models:
-        rows.append(
-            [name, *(r.get(name, {}).get("verdict", "") for r in modes.values())]
-        )
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---" * len(rows[0]) + "|")
-    return "\n".join(lines)
-
-
 def main() -> None:
     args = parse()
     if args.worker:
@@ -269,6 +279,7 @@ def main() -> None:
 
     import gpuzoo
     from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.files import write_atomically
     from gpuzoo.machine import environment
 
     models = sorted(args.models or gpuzoo.list_models())
@@ -298,20 +309,32 @@ def main() -> None:
         data = small_digits(folder, args.steps, args.batch)
         for mode in modes:
             name = f"{mode['backend']} {mode['precision']} XLA {mode['xla']}"
+            name += ", no determinism" * (args.level == "fast")
+            name += ", pinned tuning" * bool(args.autotune)
             print(name, file=sys.stderr, flush=True)
-            record["modes"][name], device = check(mode, models, args, data)
-            record.update(device)
-            args.out.write_text(json.dumps(merged(record, args.out), indent=1) + "\n")
+            record["modes"][name] = {}
+
+            def keep(model: str, result: dict, device: dict, mode=name) -> None:
+                results = {**record["modes"][mode], model: result}
+                record["modes"][mode] = dict(sorted(results.items()))
+                record.update(device)
+                whole = json.dumps(merged(record, args.out), indent=1) + "\n"
+                write_atomically(args.out, whole.encode())
+
+            check(mode, models, args, data, keep)
     print(table(record["modes"]))
     results = [r for mode in record["modes"].values() for r in mode.values()]
     for result in results:
         if "message" in result:
             print(f"{result['verdict']}: {result['message']}")
-    sys.exit(any(r["verdict"] not in ("equal", "refused") for r in results))
+    good = {"equal", "refused", *(["differs"] if args.level == "fast" else [])}
+    sys.exit(any(result["verdict"] not in good for result in results))
 
 
 def options_given(args) -> list[str]:
-    return [word for word in sys.argv[1:] if word != str(args.out) and word != "--out"]
+    """Without the names of files and folders."""
+    words = [word for word in sys.argv[1:] if word not in (str(args.out), "--out")]
+    return ["FILE" if word == str(args.autotune) else word for word in words]
 
 
 if __name__ == "__main__":
