@@ -6,11 +6,14 @@
     python benchmarks/recipe_figures.py --recipe distill_cifar10 --teacher cifar10
 
 With --teacher that recipe is trained first, and its run is the teacher of all. What
-stands after `--` goes to `gpuzoo train` as it is. Writes
-benchmarks/records/<recipe>.json, or the name given with --record: every test figure,
-the seconds (training without tracing and compiling, compiling, the whole process) and
-the highest memory (resident bytes of the process), each as mean, standard deviation,
-least, greatest and number of runs, and all single runs.
+stands after `--` goes to `gpuzoo train` as it is. With --twice the first seed is
+trained once more at the end: `same_bits` tells whether the weights are equal, and the
+exit code is 1 if they are not.
+
+Writes benchmarks/records/<recipe>.json, or the name given with --record, after each
+run: every test figure, the seconds (training without tracing and compiling, compiling,
+the whole process) and the highest memory (resident bytes of the process), each as mean,
+standard deviation, least, greatest and number of runs, and all single runs.
 """
 
 import argparse
@@ -23,6 +26,7 @@ import tempfile
 import time
 
 RECORDS = pathlib.Path(__file__).resolve().parent / "records"
+MACHINE = ("backend", "device", "device_name", "threads")
 COSTS = ("train_seconds", "compile_seconds", "process_seconds", "peak_memory_bytes")
 
 
@@ -71,24 +75,48 @@ def measure(recipe: str, options: list[str], seed: int, out: str) -> dict:
     print(recipe, seed, told, f"{row['train_seconds']:.1f} s", flush=True)
     metrics = (pathlib.Path(out) / "metrics.jsonl").read_text().splitlines()
     tests = [row for row in map(json.loads, metrics) if row.pop("split") == "test"]
-    threads = run["runtime"]["threads"]
-    return {"seed": seed, "threads": threads, **row, "tests": tests}
+    there = {key: run["runtime"][key] for key in ("threads", "device_name")}
+    return {"seed": seed, **there, **row, "tests": tests}
 
 
-def measure_all(args, place: list[str], options: list[str]) -> dict:
-    """The runs of the seeds 0, 1, ..., and the one of the teacher, if there is one."""
-    taught = {}
+def measure_all(args, place: list[str], options: list[str]):
+    """After each run: the runs of the seeds 0, 1, ... so far, the one of the teacher,
+    if there is one, and at the end whether the first seed gave the same bits again."""
+    found = {"runs": []}
     with tempfile.TemporaryDirectory() as folder:
         options = [*place, *options]
         if args.teacher:
             out = f"{folder}/teacher"
-            taught["teacher"] = {
-                "recipe": args.teacher, **measure(args.teacher, place, 0, out)
-            }  # fmt: skip
+            taught = {"recipe": args.teacher, **measure(args.teacher, place, 0, out)}
+            found = {"teacher": taught, **found}
             options += ["--teacher", out]
-        seeds = range(args.seeds)
-        rows = [measure(args.recipe, options, n, f"{folder}/{n}") for n in seeds]
-    return {**taught, "runs": rows}
+        for seed in range(args.seeds):
+            row = measure(args.recipe, options, seed, f"{folder}/{seed}")
+            found["runs"].append(row)
+            yield found
+        if args.twice:
+            again = measure(args.recipe, options, 0, f"{folder}/again")
+            one, other = (r["weights_sha256"] for r in (found["runs"][0], again))
+            yield {"same_bits": one == other, **found}
+
+
+def without_paths(options: list[str]) -> list[str]:
+    """Options as a record tells them: FILE in place of a file of this machine."""
+
+    def told(word: str) -> str:
+        path = pathlib.Path(word.rpartition("=")[2])
+        ours = path.is_file() or (path.is_absolute() and path.exists())
+        return word.removesuffix(str(path)) + "FILE" if ours else word
+
+    return [told(word) for word in options]
+
+
+def write(name: str, record: dict) -> None:
+    """A record, whole or not at all, named so."""
+    from gpuzoo.files import write_atomically
+
+    whole = json.dumps(record, indent=1) + "\n"
+    write_atomically(RECORDS / f"{name}.json", whole.encode())
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -103,6 +131,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--data-dir", help="a prepared TFDS folder")
+    parser.add_argument("--twice", action="store_true", help="compare two runs' bits")
     parser.add_argument("--teacher", help="recipe whose run with seed 0 is the teacher")
     parser.add_argument("--record", help="name of the record (default: the recipe's)")
     return parser.parse_args(words), rest
@@ -119,31 +148,32 @@ def main() -> None:
         load_recipe(recipe)  # an unknown name is told before anything is run
     date, code = time.strftime("%Y-%m-%d"), code_sha256()
     place = ["--data-dir", args.data_dir] if args.data_dir else []
-    measured = measure_all(args, place, options)
-    rows = measured["runs"]
-    if code_sha256() != code:
-        sys.exit("the code was changed while it was measured; measure again")
-    name = args.record or args.recipe
+    name, told = args.record or args.recipe, without_paths(options)
     words = ["--recipe", args.recipe, "--seeds", str(args.seeds)]
     words += ["--data-dir", "DIR"] if place else []
     words += ["--teacher", args.teacher] if args.teacher else []
+    words += ["--twice"] if args.twice else []
     words += ["--record", name] if args.record else []
-    words += ["--", *options] if options else []
-    record = {
-        "what": " ".join(["gpuzoo train", args.recipe, *options]),
-        "date": date,
-        "command": " ".join(["python benchmarks/recipe_figures.py", *words]),
-        "environment": environment(),
-        "device": rows[0]["device"],
-        "threads": rows[0]["threads"],
-        "code_sha256": code,
-        "recipe": args.recipe,
-        "options": options,
-        **summarise(rows),
-        **measured,
-    }
-    (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    words += ["--", *told] if told else []
+    for measured in measure_all(args, place, options):
+        rows = measured["runs"]
+        if code_sha256() != code:
+            sys.exit("the code was changed while it was measured; measure again")
+        record = {
+            "what": " ".join(["gpuzoo train", args.recipe, *told]),
+            "date": date,
+            "command": " ".join(["python benchmarks/recipe_figures.py", *words]),
+            "environment": environment(),
+            **{key: rows[0][key] for key in MACHINE},
+            "code_sha256": code,
+            "recipe": args.recipe,
+            "options": told,
+            **summarise(rows),
+            **measured,
+        }
+        write(name, record)
     print(json.dumps(summarise(rows)))
+    sys.exit(not measured.get("same_bits", True))
 
 
 if __name__ == "__main__":
