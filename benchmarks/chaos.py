@@ -3,10 +3,11 @@
     python benchmarks/chaos.py                                # an hour on two cores
     python benchmarks/chaos.py --kills 8 --modes classify-tensorflow-float32 --seed 1 \\
         --add                                  # to the kills that are in the record
+    python benchmarks/chaos.py --kills 20 --backends jax --device gpu --out FILE
 
-Writes benchmarks/records/chaos.json. A mode is a task on a backend in a precision;
-classification gets three times the kills of the others. Each mode trains once without
-a kill. Its other runs are killed up to 6 times each, by SIGKILL at an instant drawn
+Writes benchmarks/records/chaos.json (--out) after each run. A mode is a task on a
+backend in a precision; classification gets three times the kills of the others. Each
+mode trains once without a kill. Its other runs are killed up to 6 times each, by SIGKILL at an instant drawn
 between the start of the process and its expected end (`instant`), or by themselves at a
 drawn call that changes a file (die_at.py), and then left to end. After a kill the same
 command is given again if there is no run yet, `gpuzoo resume` if there is one. A fourth
@@ -32,18 +33,20 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from die_at import CALLS
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.evidence.record import code_sha256, read_run
+from gpuzoo.files import write_atomically
 from gpuzoo.machine import environment
 
 HERE = pathlib.Path(__file__).resolve().parent
 RECORD = HERE / "records" / "chaos.json"
 WORDS = [
-    "--device", "cpu", "--threads", "2", "--log-every", "7", "--digest-every", "9",
+    "--threads", "2", "--log-every", "7", "--digest-every", "9",
     "--eval-every", "2", "--quiet", "--out", "run",
 ]  # fmt: skip
 # Task -> recipe and options: small networks on small data, all that moves in them.
@@ -163,7 +166,9 @@ def _everything(path: pathlib.Path) -> dict:
 class Mode:
     """All runs of one mode, and what happened to them."""
 
-    def __init__(self, name: str, top: pathlib.Path, chance: random.Random):
+    def __init__(
+        self, name: str, top: pathlib.Path, chance: random.Random, device: str
+    ):
         self.name, self.top, self.chance = name, top / name, chance
         self.begun, self.runs, self.faults = time.perf_counter(), 0, []
         self.kinds, self.found = collections.Counter(), collections.Counter()
@@ -172,8 +177,8 @@ class Mode:
         backend, precision, xla, epochs = WAYS[way]
         self.words = [
             "train", *TASKS[task].split(), *WORDS, "--backend", backend,
-            "--precision", precision, "--xla", xla, "--checkpoint-every",
-            "3" if backend == "jax" else "4",
+            "--device", device, "--precision", precision, "--xla", xla,
+            "--checkpoint-every", "3" if backend == "jax" else "4",
         ]  # fmt: skip
         if task == "classify":
             self.words += ["--epochs", str(epochs)]
@@ -182,6 +187,7 @@ class Mode:
         self.whole.start(str(HERE / "die_at.py"), ".", "count", str(counts), "-")
         self.calls = json.loads(counts.read_text())
         record = read_run(self.whole.path)
+        self.device_name = record["runtime"]["device_name"]
         self.steps, seconds = record["steps"], record["seconds"]
         self.inside = seconds["train"] + seconds["evaluate"] + seconds["checkpoint"]
         self.outside = time.perf_counter() - self.begun - self.inside
@@ -245,21 +251,20 @@ class Mode:
             "resumed_at": [min(steps), statistics.median(steps), max(steps)],
             **{what: faults.count(what) for what in ("lost", "different", "set_back")},
             "code_sha256": code_sha256(),
-            "found": self.found,
-            "faults": self.faults,
+            "found": dict(self.found),
+            "faults": list(self.faults),
         }
 
 
-def carry_out(name: str, top: pathlib.Path, seed: int, kills: int) -> Mode:
-    """All runs of one mode."""
-    mode = Mode(name, top, random.Random(f"{seed} {name}"))
+def carry_out(mode: Mode, kills: int, keep) -> None:
+    """All runs of one mode; `keep` is called after each."""
     while len(mode.faults) < 9:
         left = kills - mode.kinds.total()
         if left <= 0 and mode.met_a_checkpoint():
             break
         mode.torment(min(max(left, 2), mode.chance.randint(3, 6)))
-    print(name, json.dumps(mode.as_record()), flush=True)
-    return mode
+        keep(mode)
+    print(mode.name, json.dumps(mode.as_record()), flush=True)
 
 
 def added(old: dict, new: dict) -> dict:
@@ -269,43 +274,72 @@ def added(old: dict, new: dict) -> dict:
     return {**new, **counts, "found": found, "faults": old["faults"] + new["faults"]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=120, help="in all modes together")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
+    parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"),
+                        default=("tensorflow", "jax"))  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--at-once", type=int, default=2, help="modes")
     parser.add_argument("--add", action="store_true", help="to what is in the record")
+    parser.add_argument("--out", type=pathlib.Path, default=RECORD)
     args = parser.parse_args()
-    top = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
-    shares = [SHARES.get(MODES[name][0], 1) for name in args.modes]
-    kills = [math.ceil(args.kills * share / sum(shares)) for share in shares]
-    with concurrent.futures.ThreadPoolExecutor(args.at_once) as pool:
-        done = [
-            pool.submit(carry_out, name, top, args.seed, count)
-            for name, count in zip(args.modes, kills, strict=True)
-        ]
-    kinds = sum((one.result().kinds for one in done), collections.Counter())
-    modes = {one.result().name: one.result().as_record() for one in done}
-    commands = [" ".join(["python benchmarks/chaos.py", *sys.argv[1:]])]
-    if args.add:
-        before = json.loads(RECORD.read_text())
+    args.modes = [
+        name for name in args.modes or MODES if WAYS[MODES[name][1]][0] in args.backends
+    ]
+    if not args.modes:
+        parser.error(f"--modes: none of them is on {' or '.join(args.backends)}")
+    return args
+
+
+def record_of(modes: dict, kinds: dict, device: str, args, before) -> dict:
+    """What happened so far, by mode, and what an earlier record tells."""
+    kinds = sum(kinds.values(), collections.Counter())
+    words = ["FILE" if word == str(args.out) else word for word in sys.argv[1:]]
+    commands = [" ".join(["python benchmarks/chaos.py", *words])]
+    if before:
         old = before["modes"]
         modes = old | {k: added(old[k], m) if k in old else m for k, m in modes.items()}
         kinds += collections.Counter(before["total"]["kinds"])
         commands = [*before["commands"], *commands]
     total = {key: sum(mode[key] for mode in modes.values()) for key in COUNTED}
-    record = {
+    return {
         "what": "runs killed at random instants against runs never killed",
         "date": time.strftime("%Y-%m-%d"),
         "commands": commands,
         "environment": environment(),
+        "device": device,
         "code_sha256": code_sha256(),
         "total": {**total, "kinds": dict(sorted(kinds.items()))},
         "modes": modes,
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(total))
+
+
+def main() -> None:
+    args = parse()
+    before = json.loads(args.out.read_text()) if args.add else None
+    top = pathlib.Path(tempfile.mkdtemp(prefix="chaos-"))
+    shares = [SHARES.get(MODES[name][0], 1) for name in args.modes]
+    kills = [math.ceil(args.kills * share / sum(shares)) for share in shares]
+    modes, kinds, lock = {}, {}, threading.Lock()
+
+    def keep(mode: Mode) -> None:
+        with lock:
+            modes[mode.name], kinds[mode.name] = mode.as_record(), +mode.kinds
+            record = record_of(modes, kinds, mode.device_name, args, before)
+            write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
+
+    def one(name: str, count: int) -> None:
+        chance = random.Random(f"{args.seed} {name}")
+        carry_out(Mode(name, top, chance, args.device), count, keep)
+
+    with concurrent.futures.ThreadPoolExecutor(args.at_once) as pool:
+        list(pool.map(one, args.modes, kills))  # raises what they raised
+    print(json.dumps({key: sum(m[key] for m in modes.values()) for key in COUNTED}))
     if any(mode["faults"] for mode in modes.values()):
         sys.exit(1)
     shutil.rmtree(top)
