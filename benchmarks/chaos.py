@@ -7,12 +7,13 @@
 
 Writes benchmarks/records/chaos.json (--out) after each run. A mode is a task on a
 backend in a precision; classification gets three times the kills of the others. Each
-mode trains once without a kill. Its other runs are killed up to 6 times each, by SIGKILL at an instant drawn
-between the start of the process and its expected end (`instant`), or by themselves at a
-drawn call that changes a file (die_at.py), and then left to end. After a kill the same
-command is given again if there is no run yet, `gpuzoo resume` if there is one. A fourth
-of the runs find `--out` made and empty; half of them have an empty cache of their own.
-A mode goes on until a kill has met a checkpoint.
+mode trains once without a kill. Its other runs are killed up to 6 times each, by
+SIGKILL at an instant drawn between the start of the process and its expected end
+(`instant`), or by themselves at a drawn call that changes a file (die_at.py), and then
+left to end. After a kill the same command is given again if there is no run yet,
+`gpuzoo resume` if there is one. A fourth of the runs find `--out` made and empty; half
+of them have an empty cache of their own. A mode goes on until a kill has met a
+checkpoint.
 
 At the end every file must have the bytes of the run that was never killed. A run that
 cannot go on is `lost`, one with another byte `different`, one that goes on from before
