@@ -1,24 +1,31 @@
-"""MNIST to 99 %: gpuzoo beside stock Keras and PyTorch, in fresh processes on the same
-cores.
+"""MNIST to 99 %: gpuzoo beside stock Keras and PyTorch, on the same machine.
 
     python benchmarks/mnist_to_99.py --data-dir DIR    # a prepared TFDS folder
     python benchmarks/mnist_to_99.py --data-dir DIR --torch VENV/bin/python
+    python benchmarks/mnist_to_99.py --data FILE.npz --device gpu --together \\
+        --seeds 20 --stock-seeds 0
 
-Writes benchmarks/records/mnist_to_99_<cpu>.json. What is measured:
+Writes benchmarks/records/mnist_to_99_<cpu>.json, on a GPU mnist_to_99_gpu.json, after
+each run. What is measured:
 
 - stock Keras: seconds inside `fit` until the test accuracy is 99.0 % for the first time
   (peers/stock_keras_mnist.py, several seeds), and the seconds of one epoch;
 - the same network in PyTorch, if a Python that has it is named (peers/torch_mnist.py);
-- gpuzoo, `train_mnist` as it is: test accuracy and seconds, 10 seeds;
-- gpuzoo, the longer schedule of LONGER: the same.
+- gpuzoo, `train_mnist` as it is: test accuracy, how many seeds reached 99.0 %, seconds;
+- gpuzoo, the longer schedule of LONGER: the same;
+- the start: the whole process of `train_mnist` with nothing in gpuzoo's cache (`cold`),
+  and of the processes after it (`warm`), which find there what XLA compiled on JAX.
 
-`train_seconds` of gpuzoo leaves out tracing and compiling, `compile_seconds`; the stock
-figure cannot be split, so the ratio is given both without and with it. The processes
-take turns, so that a change of the machine's speed meets all of them.
+Each run is a fresh process, and the processes take turns, so that a change of the
+machine's speed meets all of them; with --together all seeds of gpuzoo are trained one
+after another in one. `train_seconds` of gpuzoo leaves out tracing and compiling,
+`compile_seconds`; the stock figure cannot be split, so the ratio is given both without
+and with it.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import re
 import statistics
@@ -27,35 +34,134 @@ import sys
 import tempfile
 import time
 
-import numpy as np
+from recipe_figures import run_json, spread, write
+from to_npz import to_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
-LONGER = ["--epochs", "3", "--augment", "shift:1"]
+LONGER = {"epochs": 3, "augment": ("shift:1",)}
+SCHEDULES = {"train_mnist": {}, "longer": LONGER}
+GOAL = 0.99
+WARM = 2  # processes
+TOLD = ("seed", "test_accuracy", "train_seconds", "compile_seconds")
+COSTS = ("train_seconds", "compile_seconds", "process_seconds")
 
 
-def run_json(command: list[str]) -> tuple[dict, float]:
-    """Last stdout line as JSON, and the wall seconds of the whole process."""
-    start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1]), time.perf_counter() - start
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data-dir", help="a prepared TFDS folder")
+    data.add_argument("--data", help="npz with x_train, y_train, x_test, y_test")
+    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--stock-seeds", type=int, default=3, help="0: no peers")
+    parser.add_argument("--together", action="store_true", help="ours in one process")
+    parser.add_argument("--torch", metavar="PYTHON", help="a Python that has PyTorch")
+    parser.add_argument("--worker", metavar="NPZ", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
-def spread(values: list[float]) -> dict:
-    return {
-        "mean": round(statistics.mean(values), 4),
-        "std": round(statistics.stdev(values), 4) if len(values) > 1 else None,
-        "min": round(min(values), 4),
-        "max": round(max(values), 4),
-        "n": len(values),
+def words_of(changes: dict) -> list[str]:
+    """Changes of a recipe as options of the command."""
+    words = []
+    for name, value in changes.items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name}", *map(str, values)]
+    return words
+
+
+# --- what is run ----------------------------------------------------------------------
+
+
+def train(npz: str, device: str, seed: int, changes: dict, cache: str = "") -> dict:
+    """One run of gpuzoo in a fresh process; `cache`: in place of gpuzoo's."""
+    with tempfile.TemporaryDirectory() as folder:
+        row = run_json(
+            [
+                sys.executable, "-m", "gpuzoo", "train", "mnist", "--quiet", "--device",
+                device, "--data", npz, *words_of(changes), "--seed", str(seed),
+                "--out", f"{folder}/run",
+            ],
+            **({"GPUZOO_CACHE": cache} if cache else {}),
+        )  # fmt: skip
+    row.pop("run_dir")
+    return {"seed": seed, **row}
+
+
+def work(args) -> None:
+    """All seeds in this process; a line of JSON for each run."""
+    import gpuzoo
+    from gpuzoo.engine import loop
+    from gpuzoo.engine.timing import peak_memory_bytes
+    from gpuzoo.recipe import load_recipe
+
+    dataset = gpuzoo.load_data(args.worker)
+    for name, changes in SCHEDULES.items():
+        for seed in range(args.seeds):
+            runtime = gpuzoo.configure(device=args.device, seed=seed, quiet=True)
+            recipe = load_recipe("mnist").override(**changes, seed=seed)
+            found = loop.run(recipe, dataset, runtime)
+            row = {
+                "seed": seed,
+                "test_accuracy": round(found.metrics["test_accuracy"], 6),
+                "train_seconds": round(found.seconds["train"], 4),
+                "compile_seconds": round(found.seconds["compile"], 4),
+                "peak_memory_bytes": peak_memory_bytes(),
+            }
+            print(json.dumps({"schedule": name, **row}), flush=True)
+
+
+def together(args, npz: str, folder: str):
+    """The schedule and the row of each run of `work`."""
+    # JAX's own cache: gpuzoo's is for whole runs, and each of these compiles anew.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", npz]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **cache}
+    ) as process:
+        for line in process.stdout:
+            if line.startswith("{"):
+                row = json.loads(line)
+                yield row.pop("schedule"), row
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} failed with code {process.returncode}")
+
+
+def in_turns(args, npz: str, threads: int):
+    """What was trained, and its row: gpuzoo's schedules and the peers, by turns."""
+    peers = {"stock_keras": (sys.executable, [])}
+    if args.torch:
+        peers["torch"] = (args.torch, ["--threads", str(threads)])
+    for seed in range(max(args.seeds, args.stock_seeds)):
+        for name, changes in SCHEDULES.items():
+            if seed < args.seeds and not args.together:
+                yield name, train(npz, args.device, seed, changes)
+        for name, (python, options) in peers.items():
+            if seed >= args.stock_seeds:
+                break
+            script = str(HERE / "peers" / f"{name}_mnist.py")
+            row = run_json([python, script, npz, "--seed", str(seed), *options])
+            if not row["reached"]:
+                sys.exit(f"{name} did not reach 99.0 %; raise --epochs in the peer")
+            yield name, {"seed": seed, **row}
+
+
+# --- the record -----------------------------------------------------------------------
 
 
 def summarise(rows: list[dict]) -> dict:
-    keys = ("test_accuracy", "train_seconds", "compile_seconds", "process_seconds")
+    keys = ("test_accuracy", *COSTS)
     return {
-        **{key: spread([row[key] for row in rows]) for key in keys},
+        **{
+            key: spread([row[key] for row in rows])
+            for key in keys
+            if all(key in row for row in rows)
+        },
+        "reached": sum(row["test_accuracy"] >= GOAL for row in rows),
         "peak_memory_mb": round(max(row["peak_memory_bytes"] for row in rows) / 1e6),
         "runs": rows,
     }
@@ -70,90 +176,91 @@ def of_peer(rows: list[dict]) -> dict:
     }
 
 
+def ratios(record: dict) -> dict:
+    """How many times as long the peers take, as far as they have been measured."""
+    found, mine = {}, record.get("train_mnist")
+    if not mine:
+        return found
+    train = mine["train_seconds"]["mean"]
+    if stock := record.get("stock_keras"):
+        to_99 = stock["train_seconds_to_99"]["mean"]
+        whole = train + mine["compile_seconds"]["mean"]
+        found["training"] = round(to_99 / train, 1)
+        found["training_and_compiling"] = round(to_99 / whole, 1)
+        if longer := record.get("longer"):
+            epoch = stock["epoch_seconds"] / longer["train_seconds"]["mean"]
+            found["stock_epoch_over_longer"] = round(epoch, 2)
+    if "torch" in record:
+        theirs = record["torch"]["train_seconds_to_99"]["mean"]
+        found["torch"] = round(theirs / train, 1)
+    return found
+
+
+def told(args) -> str:
+    """The command, without what is on this machine only."""
+    hidden = {args.data_dir: "DIR", args.data: "FILE", args.torch: "PYTHON"}
+    words = [hidden.get(word, word) for word in sys.argv[1:]]
+    return " ".join(["python benchmarks/mnist_to_99.py", *words])
+
+
+def name_of(record: dict) -> str:
+    if record["device"] == "gpu":
+        return "mnist_to_99_gpu"
+    words = re.findall(r"[a-z0-9]+", record["environment"]["cpu"].lower())
+    cpu = "_".join(word for word in words if word not in ("cpu", "family", "model"))
+    return f"mnist_to_99_{cpu}"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--stock-seeds", type=int, default=3)
-    parser.add_argument("--torch", metavar="PYTHON", help="a Python that has PyTorch")
-    args = parser.parse_args()
+    args = parse()
+    if args.worker:
+        return work(args)
 
     import gpuzoo
     from gpuzoo.evidence.record import code_sha256
     from gpuzoo.machine import environment
 
-    runtime = gpuzoo.configure(device="cpu")
-    data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
-    short, longer = [], []
-    peers = {"stock_keras": (sys.executable, [])}
-    if args.torch:
-        peers["torch"] = (args.torch, ["--threads", str(runtime.threads)])
-    trained = {name: [] for name in peers}
-    with tempfile.TemporaryDirectory() as folder:
-        npz = pathlib.Path(folder) / "mnist.npz"
-        np.savez(
-            npz,
-            **{
-                f"{letter}_{split}": data.splits[split][field]
-                for split in ("train", "test")
-                for letter, field in (("x", "image"), ("y", "label"))
-            },
-        )
-        for seed in range(args.seeds):
-            for rows, options in ((short, []), (longer, LONGER)):
-                command = [
-                    sys.executable, "-m", "gpuzoo", "train", "mnist", "--quiet",
-                    "--device", "cpu", "--data-dir", args.data_dir, *options,
-                    "--seed", str(seed), "--out", f"{folder}/{len(rows)}{options[1:2]}",
-                ]  # fmt: skip
-                row, seconds = run_json(command)
-                row["process_seconds"] = round(seconds, 3)
-                row.pop("run_dir")
-                rows.append(row)
-                print(seed, row["test_accuracy"], row["train_seconds"], flush=True)
-            for name, (python, options) in peers.items():
-                if seed >= args.stock_seeds:
-                    break
-                script = HERE / "peers" / f"{name}_mnist.py"
-                command = [python, str(script), str(npz), "--seed", str(seed)]
-                row, _ = run_json([*command, *options])
-                if not row["reached"]:
-                    sys.exit(f"{name} did not reach 99.0 %; raise --epochs in the peer")
-                trained[name].append({"seed": seed, **row})
-                print(name, seed, row["train_seconds"], flush=True)
-
+    runtime = gpuzoo.configure(device=args.device)
     record = {
-        "what": f"MNIST to 99 %, gpuzoo against {' and '.join(peers)}",
+        "what": "MNIST to 99 %",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/mnist_to_99.py --data-dir DIR"
-        + " --torch PYTHON" * bool(args.torch),
+        "command": told(args),
         "environment": environment(),
+        "backend": runtime.backend,
         "device": runtime.device,
+        "device_name": runtime.device_name,
         "threads": runtime.threads,
         "code_sha256": code_sha256(),
-        **{name: of_peer(rows) for name, rows in trained.items()},
-        "train_mnist": summarise(short),
-        "longer": {"options": LONGER, **summarise(longer)},
     }
-    mine, stock = record["train_mnist"], record["stock_keras"]
-    train, to_99 = mine["train_seconds"]["mean"], stock["train_seconds_to_99"]["mean"]
-    record["ratio"] = {
-        "training": round(to_99 / train, 1),
-        "training_and_compiling": round(
-            to_99 / (train + mine["compile_seconds"]["mean"]), 1
-        ),
-        "stock_epoch_over_longer": round(
-            stock["epoch_seconds"] / record["longer"]["train_seconds"]["mean"], 2
-        ),
-    }
-    if args.torch:
-        theirs = record["torch"]["train_seconds_to_99"]["mean"]
-        record["ratio"]["torch"] = round(theirs / train, 1)
-    words = re.findall(r"[a-z0-9]+", record["environment"]["cpu"].lower())
-    cpu = "_".join(word for word in words if word not in ("cpu", "family", "model"))
-    path = HERE / "records" / f"mnist_to_99_{cpu}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record["ratio"]))
+    rows: dict[str, list] = {}
+
+    def keep(name: str, row: dict) -> None:
+        rows.setdefault(name, []).append(row)
+        print(name, {key: row.get(key) for key in TOLD}, flush=True)
+        for key, found in rows.items():
+            ours = key in SCHEDULES
+            record[key] = summarise(found) if ours else of_peer(found)
+        if "longer" in record:
+            record["longer"] = {"options": words_of(LONGER), **record["longer"]}
+        record["ratio"] = ratios(record)
+        write(name_of(record), record)
+
+    with tempfile.TemporaryDirectory() as folder:
+        npz = pathlib.Path(folder) / "mnist.npz"
+        npz = args.data or to_npz("mnist", args.data_dir, npz)
+        starts = [
+            train(npz, args.device, 0, {}, f"{folder}/zoo") for _ in range(1 + WARM)
+        ]
+        record["start"] = {
+            name: {key: spread([row[key] for row in part]) for key in COSTS}
+            for name, part in (("cold", starts[:1]), ("warm", starts[1:]))
+        }
+        if args.together:
+            for name, row in together(args, npz, folder):
+                keep(name, row)
+        for name, row in in_turns(args, npz, runtime.threads):
+            keep(name, row)
+    print(json.dumps({"ratio": record["ratio"], "start": record["start"]}))
 
 
 if __name__ == "__main__":

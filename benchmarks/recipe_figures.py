@@ -18,6 +18,7 @@ standard deviation, least, greatest and number of runs, and all single runs.
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -30,10 +31,13 @@ MACHINE = ("backend", "device", "device_name", "threads")
 COSTS = ("train_seconds", "compile_seconds", "process_seconds", "peak_memory_bytes")
 
 
-def run_json(command: list[str]) -> dict:
+def run_json(command: list[str], **variables: str) -> dict:
     """The last stdout line as JSON, and the wall seconds of the whole process."""
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        env={**os.environ, **variables},
+    )  # fmt: skip
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
