@@ -4,23 +4,31 @@
     python benchmarks/cifar_beside_torch.py --data FILE.npz --torch PYTHON --device gpu
 
 PYTHON can import torch. With each seed the recipe `cifar10` and peers/torch_cifar.py
-are trained in fresh processes, one after the other: on a CPU as the recipe stands, on a
-GPU the full network for --epochs. Writes
-benchmarks/records/cifar10_beside_torch_<device>.json: test accuracy and seconds of
-training of both, and by how many points the accuracies differ, with a 95 % interval.
+are trained in fresh processes, one after the other: on a CPU as the recipe stands, in
+float32. On a GPU it is the full network, on both sides in bfloat16 and in batches of 1000 with the
+learning rate of Jordan's speed runs (1.5 for such a batch, where the loss is a mean);
+and gpuzoo also without determinism, PyTorch also with `torch.compile`.
+
+Writes benchmarks/records/cifar10_beside_torch_<device>.json after each seed: test
+accuracy and seconds of training of all, by how many points the accuracies of gpuzoo and
+PyTorch differ, with a 95 % interval, and by how many times the median seconds do.
 """
 
 import argparse
 import json
 import pathlib
+import statistics
 import tempfile
 import time
 
 import numpy as np
 import scipy.stats
-from recipe_figures import measure, run_json, spread
+from recipe_figures import MACHINE, measure, run_json, spread, write
+from to_npz import to_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
+CPU = {"epochs": 4, "batch": 125, "rate": 0.3, "precision": "float32"}  # the recipe's
+GPU = {"epochs": 10, "batch": 1000, "rate": 1.5, "precision": "bfloat16"}
 FULL = ["--model-options", "filters=(64,256,256)", "activation=gelu"]
 
 
@@ -34,8 +42,16 @@ def parse() -> argparse.Namespace:
     data.add_argument("--data", help="npz with x_train, y_train, x_test, y_test")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--epochs", type=int, help="default: 4, on a GPU 10")
+    parser.add_argument("--batch", type=int, help="default: 125, on a GPU 1000")
+    parser.add_argument("--rate", type=float, help="default: 0.3, on a GPU 1.5")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "float16"),
+                        help="default: float32, on a GPU bfloat16")  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3)
-    return parser.parse_args()
+    args = parser.parse_args()
+    for name, value in (GPU if args.device == "gpu" else CPU).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    return args
 
 
 def apart(ours: list[float], theirs: list[float]) -> dict:
@@ -49,37 +65,32 @@ def apart(ours: list[float], theirs: list[float]) -> dict:
     }
 
 
-def main() -> None:
-    args = parse()
-
-    import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import available_cores, environment
-
-    gpu = args.device == "gpu"
-    epochs, threads = args.epochs or (10 if gpu else 4), available_cores()
-    common = ["--epochs", str(epochs)]
-    options = [*common, "--device", args.device, *(FULL if gpu else [])]
-    peer = [*common, "--threads", str(threads), "--device", "cuda" if gpu else "cpu"]
+def commands(args, threads: int) -> tuple[dict, dict]:
+    """The options of gpuzoo, and of the peer, by the name in the record."""
+    gpu, mixed = args.device == "gpu", args.precision != "float32"
+    common = ["--epochs", str(args.epochs)]
+    ours = [
+        *common, "--device", args.device, "--batch-size", str(args.batch),
+        "--learning-rate", str(args.rate),
+        "--precision", "mixed_" * mixed + args.precision,
+    ]  # fmt: skip
+    theirs = [
+        *common, "--threads", str(threads), "--device", "cuda" if gpu else "cpu",
+        "--batch", str(args.batch), "--rate", str(args.rate),
+        "--precision", args.precision,
+    ]  # fmt: skip
     if not gpu:
-        peer += ["--filters", "32", "64", "64", "--activation", "relu"]
-    rows = {"gpuzoo": [], "torch": []}
-    with tempfile.TemporaryDirectory() as folder:
-        npz = args.data
-        if args.data_dir:
-            splits = gpuzoo.load_data("cifar10", data_dir=args.data_dir).splits
-            npz = f"{folder}/cifar10.npz"
-            images = {f"x_{name}": split["image"] for name, split in splits.items()}
-            labels = {f"y_{name}": split["label"] for name, split in splits.items()}
-            np.savez(npz, **images, **labels)
-        options += ["--data", npz]
-        script = str(HERE / "peers" / "torch_cifar.py")
-        for seed in range(args.seeds):
-            row = measure("cifar10", options, seed, f"{folder}/{seed}")
-            rows["gpuzoo"].append(row)
-            row = run_json([args.torch, script, npz, "--seed", str(seed), *peer])
-            rows["torch"].append({"seed": seed, **row})
-            print("torch", seed, json.dumps(row), flush=True)
+        theirs += ["--filters", "32", "64", "64", "--activation", "relu"]
+        return {"gpuzoo": ours}, {"torch": theirs}
+    ours += FULL
+    return (
+        {"gpuzoo": ours, "gpuzoo_fast": [*ours, "--level", "fast"]},
+        {"torch": theirs, "torch_compile": [*theirs, "--compile"]},
+    )
+
+
+def compared(rows: dict) -> dict:
+    """The figures of all, and how they differ."""
     figures = {
         name: {
             key: spread([row[key] for row in found])
@@ -87,24 +98,62 @@ def main() -> None:
         }
         for name, found in rows.items()
     }
-    accuracies = [[row["test_accuracy"] for row in found] for found in rows.values()]
+    best = {
+        name: statistics.median(row["train_seconds"] for row in found)
+        for name, found in rows.items()
+    }
+    over = {
+        f"{one} over {other}": round(best[one] / best[other], 3)
+        for one in best
+        for other in best
+        if one.startswith("gpuzoo") and other.startswith("torch")
+    }
+    told = {**figures, "median_seconds": over}
+    both = [
+        [row["test_accuracy"] for row in rows[name]] for name in ("gpuzoo", "torch")
+    ]
+    if len(both[0]) > 1:
+        told["points_of_accuracy_more"] = apart(*both)
+    return told
+
+
+def main() -> None:
+    args = parse()
+
+    from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.machine import available_cores, environment
+
+    threads = available_cores()
+    ours, theirs = commands(args, threads)
+    rows = {name: [] for name in (*ours, *theirs)}
     record = {
         "what": "speednet on CIFAR-10 beside PyTorch",
         "date": time.strftime("%Y-%m-%d"),
         "command": "python benchmarks/cifar_beside_torch.py "
         f"{'--data-dir DIR' if args.data_dir else '--data FILE'} --torch PYTHON "
-        f"--device {args.device} --epochs {epochs} --seeds {args.seeds}",
+        f"--device {args.device} "
+        + "".join(f"--{name} {getattr(args, name)} " for name in CPU)
+        + f"--seeds {args.seeds}",
         "environment": environment(),
-        "device": rows["gpuzoo"][0]["device"],
-        "threads": threads,
         "code_sha256": code_sha256(),
-        **figures,
-        "points_of_accuracy_more": apart(*accuracies),
-        "runs": rows,
     }
-    path = HERE / "records" / f"cifar10_beside_torch_{args.device}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    print(json.dumps({**figures, "points": record["points_of_accuracy_more"]}))
+    with tempfile.TemporaryDirectory() as folder:
+        npz = pathlib.Path(folder) / "cifar10.npz"
+        npz = args.data or to_npz("cifar10", args.data_dir, npz)
+        script = str(HERE / "peers" / "torch_cifar.py")
+        for seed in range(args.seeds):
+            for name, options in ours.items():
+                out = f"{folder}/{name}-{seed}"
+                row = measure("cifar10", [*options, "--data", npz], seed, out)
+                rows[name].append(row)
+            for name, options in theirs.items():
+                row = run_json([args.torch, script, npz, "--seed", str(seed), *options])
+                rows[name].append({"seed": seed, **row})
+                print(name, seed, json.dumps(row), flush=True)
+            record |= {key: rows["gpuzoo"][0][key] for key in MACHINE}
+            record |= {**compared(rows), "runs": rows}
+            write(f"cifar10_beside_torch_{args.device}", record)
+    print(json.dumps(compared(rows)))
 
 
 if __name__ == "__main__":
