@@ -5,7 +5,8 @@
 
 PYTHON can import torch. With each seed the recipe `cifar10` and peers/torch_cifar.py
 are trained in fresh processes, one after the other: on a CPU as the recipe stands, in
-float32. On a GPU it is the full network, on both sides in bfloat16 and in batches of 1000 with the
+float32. On a GPU it is the full network, on both sides in bfloat16 and in batches of
+1000 with the
 learning rate of Jordan's speed runs (1.5 for such a batch, where the loss is a mean);
 and gpuzoo also without determinism, PyTorch also with `torch.compile`.
 

@@ -10,6 +10,7 @@ import re
 import sys
 
 import scipy.stats
+from gpu_table import device_of, gpu_head, gpu_text, reached, read
 from speed_table import JPEG, cifar_text, speed_text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -39,12 +40,17 @@ def percent(figure: dict) -> str:
 
 
 def machine(record: dict) -> str:
-    threads = record["threads"]
-    versions = record["environment"]["versions"]
-    return (
-        f"{threads} threads of an {record['environment']['cpu']} CPU, "
-        f"TensorFlow {versions['tensorflow']}, Keras {versions['keras']}"
-    )
+    """What a record was taken on, and with which versions."""
+    here, name = record["environment"], device_of(record)
+    versions, gpu = here["versions"], name not in ("cpu", here["cpu"])
+    backend = record.get("backend", "jax" if gpu else "tensorflow")
+    if backend not in versions:
+        backend = "jax"
+    spelt = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend]
+    where = f"{record.get('threads')} threads of an {here['cpu']} CPU"
+    if gpu:
+        where = f"one {name} ({here['driver'] or 'driver unknown'})"
+    return f"{where}, {spelt} {versions[backend]}, Keras {versions['keras']}"
 
 
 def readme_table(record: dict) -> str:
@@ -66,14 +72,16 @@ def readme_table(record: dict) -> str:
         torch = record["torch"]["train_seconds_to_99"]
         version = record["torch"]["runs"][0]["torch"].split("+")[0]
         beside = (
-            f" The same convnet in PyTorch {version}, eager: {torch['mean']:.0f} s "
+            f" The same well-known convnet with Adam in PyTorch {version}, eager: "
+            f"{torch['mean']:.0f} s "
             f"(n = {torch['n']}, {torch['min']:.0f} to {torch['max']:.0f} s), "
             f"{ratio['torch']:.1f} times as long."
         )
     lines += [
         "",
         f"Mean ± standard deviation over {record['train_mnist']['test_accuracy']['n']} "
-        f"seeds, {machine(record)}, {record['date']}. Training leaves out tracing and "
+        f"seeds (99.0 % was reached by {reached(record['train_mnist'])}), "
+        f"{machine(record)}, {record['date']}. Training leaves out tracing and "
         f"compiling ({record['train_mnist']['compile_seconds']['mean']:.1f} s). Plain "
         "Keras `fit` on the same cores, with the well-known simple convnet, needed "
         f"{to_99['mean']:.0f} s (n = {to_99['n']}, {to_99['min']:.0f} to "
@@ -127,7 +135,7 @@ def data_of(record: dict) -> str:
     return record["runs"][0]["data"] if "runs" in record else "mnist"
 
 
-def claim(record: dict, measured: dict, script: str) -> str:
+def claim(record: dict, measured: dict, gpu: dict | None, script: str) -> str:
     """The figures in the head of a recipe; `measured`: the part of them."""
     rows = {
         **figures(measured),
@@ -137,6 +145,7 @@ def claim(record: dict, measured: dict, script: str) -> str:
         f"{measured['process_seconds']['mean']:.1f} s for the whole process",
         "on": f"{record['threads']} threads of an {record['environment']['cpu']} CPU, "
         f"{record['date']}",
+        **gpu_head(gpu),
         "measured by": script,
     }
     return "\n".join(f"    {name:<15}{text}" for name, text in rows.items())
@@ -291,7 +300,7 @@ def replace(old: str, opening: str, closing: str, text: str) -> str:
 def main() -> None:
     # One record for each kind of CPU, the fastest first.
     fast = sorted(
-        (json.loads(file.read_text()) for file in RECORDS.glob("mnist_to_99_*.json")),
+        (r for r in read(RECORDS, "mnist_to_99_*.json") if r["device"] != "gpu"),
         key=lambda record: record["train_mnist"]["train_seconds"]["mean"],
     )
     readme = ROOT / "README.md"
@@ -304,13 +313,16 @@ def main() -> None:
         ("more", more_table(others)),
         ("speed", speed_text(speed, machine(speed))),
         ("cifar", cifar_text(beside, to_75, machine(beside))),
+        ("gpu", gpu_text(read(RECORDS, "*_gpu.json"), machine)),
         ("reach", reach_text(*parts)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
     mine = fast[0]["train_mnist"]
-    claims = {"mnist": claim(fast[0], mine, "benchmarks/mnist_to_99.py")}
+    gpu, script = load("mnist_to_99_gpu"), "benchmarks/mnist_to_99.py"
+    claims = {"mnist": claim(fast[0], mine, gpu, script)}
     for name, other in others.items():
-        claims[name] = claim(other, other, "benchmarks/recipe_figures.py")
+        gpu, script = load(f"{name}_gpu"), "benchmarks/recipe_figures.py"
+        claims[name] = claim(other, other, gpu, script)
     wanted = {readme: text}
     for name, part in claims.items():
         path = script_of(name)

@@ -1,0 +1,178 @@
+"""What gpu.sh has measured, in a short table: device, what, figure.
+
+python benchmarks/gpu_table.py FOLDER    # of records
+
+tables.py writes the same into the README, of the records *_gpu.json in the tree.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+
+EMPTY = "Nothing has been measured on a GPU yet."
+
+
+def device_of(record: dict) -> str:
+    """The name of what a record was measured on."""
+    if "runtime" in record:
+        return record["runtime"]["device_name"]
+    return record.get("device_name") or record.get("device", "cpu")
+
+
+def mean(figure: dict, unit: str = "", digits: str = ".3g") -> str:
+    """A mean, its standard deviation, if there is one, and of how many."""
+    apart = "" if figure["std"] is None else f" ± {figure['std']:.2g}"
+    return f"{figure['mean']:{digits}}{apart}{unit} (n = {figure['n']})"
+
+
+def reached(rows: dict) -> str:
+    """How many seeds came to 99.0 %."""
+    good = [row["test_accuracy"] >= 0.99 for row in rows["runs"]]
+    return f"{sum(good)} of {len(good)}"
+
+
+def to_99(record: dict):
+    for name in ("train_mnist", "longer"):
+        if rows := record.get(name):
+            what = " ".join(["MNIST,", name, *rows.get("options", [])])
+            yield f"{what}: training", mean(rows["train_seconds"], " s")
+            accuracy = f"{rows['test_accuracy']['mean']:.2%}"
+            yield f"{what}: 99.0 % reached", f"{reached(rows)} ({accuracy} on average)"
+    for start, costs in record["start"].items():
+        yield f"MNIST, whole process, {start}", mean(costs["process_seconds"], " s")
+
+
+def recipe(record: dict):
+    words = record["what"].removeprefix("gpuzoo train ").split()
+    what = " ".join(_without(words, "--data", "--device"))
+    yield f"{what}: training", mean(record["train_seconds"], " s")
+    for name, figure in record.items():
+        if name.startswith("test_") and name != "test_loss":
+            yield f"{what}: {name.replace('_', ' ')}", mean(figure, digits=".4g")
+    if "same_bits" in record:
+        same = "equal" if record["same_bits"] else "DIFFERENT"
+        yield f"{what}: bits of two whole trainings", same
+
+
+def _without(words: list[str], *options: str) -> list[str]:
+    """Words without some options and the word after each."""
+    pairs = zip(["", *words], words, strict=False)
+    return [w for before, w in pairs if not {before, w} & set(options)]
+
+
+def beside(record: dict):
+    for name in record["runs"]:
+        accuracy = mean(record[name]["test_accuracy"], digits=".4g")
+        yield f"CIFAR-10, {name}: test accuracy", accuracy
+        yield f"CIFAR-10, {name}: training", mean(record[name]["train_seconds"], " s")
+    for name, times in record["median_seconds"].items():
+        yield f"CIFAR-10, seconds of {name}", f"{times:.2f} times"
+
+
+def cost(record: dict):
+    for what, figure in record["seconds_with_over_without"].items():
+        low, high = figure["interval"]
+        times = f"{figure['median']:.3f} times ({low:.3f} to {high:.3f})"
+        yield f"seconds with {what}", times
+
+
+def equal(record: dict):
+    for mode, results in record["modes"].items():
+        counts = collections.Counter(row["verdict"] for row in results.values())
+        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        wrong = [n for n, r in results.items() if r["verdict"] != "equal"]
+        named = f" ({', '.join(wrong)})" if wrong else ""
+        yield f"models trained twice, {mode}", told + named
+
+
+def killed(record: dict):
+    total = record["total"]
+    yield (
+        f"{total['kills']} kills, {total['runs']} runs resumed",
+        f"{total['different']} with other bits, {total['lost']} lost, "
+        f"{total['set_back']} set back",
+    )
+
+
+def bench(record: dict):
+    for row in record["modes"]:
+        if row["error"]:
+            yield f"bench, {row['mode']}", f"failed: {row['error']}"
+            continue
+        part = row["part_of_peak"]
+        peak = "" if part is None else f", {part:.1%} of the measured peak"
+        speed = row["examples_per_second"]
+        told = f"{speed['median']:,.0f} examples a second (n = {speed['n']}){peak}"
+        yield f"bench, {record['recipe']['name']}, {row['mode']}", told
+
+
+# The key that tells a kind of record -> its rows.
+KINDS = {
+    "train_mnist": to_99,
+    "start": to_99,
+    "median_seconds": beside,
+    "seconds_with_over_without": cost,
+    "total": killed,
+    "conclusion": bench,
+    "control": equal,
+    "train_seconds": recipe,
+}
+
+
+def rows_of(record: dict) -> list[tuple[str, str]]:
+    """What was measured, and how much."""
+    kind = next(kind for key, kind in KINDS.items() if key in record)
+    return list(kind(record))
+
+
+def read(folder: pathlib.Path, pattern: str) -> list[dict]:
+    """The records of a folder, by name."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
+
+
+def gpu_text(records: list[dict], machine) -> str:
+    """The table of the README; `machine` tells where a record was taken."""
+    if not records:
+        return EMPTY
+    places = sorted({f"{machine(record)}, {record['date']}" for record in records})
+    return "\n".join(
+        [
+            "| device | what | figure |",
+            "|---|---|---|",
+            *(
+                f"| {device_of(record)} | {what} | {figure} |"
+                for record in records
+                for what, figure in rows_of(record)
+            ),
+            "",
+            f"Mean ± standard deviation; measured by `benchmarks/gpu.sh` on "
+            f"{'; '.join(places)}.",
+        ]
+    )
+
+
+def gpu_head(record: dict | None) -> dict[str, str]:
+    """A line of the head of a recipe, if it has been measured on a GPU as it is."""
+    rows = record and record.get("train_mnist", record)
+    if not rows:
+        return {}
+    told = f"{mean(rows['train_seconds'], ' s')} of training, {device_of(record)}"
+    return {"on a GPU": f"{told}, {record['date']}"}
+
+
+def main() -> None:
+    found = [
+        (device_of(record), *row)
+        for record in read(pathlib.Path(sys.argv[1]), "*.json")
+        for row in rows_of(record)
+    ]
+    if not found:
+        print("Nothing has been measured yet.")
+    width = max((len(what) for _, what, _ in found), default=0)
+    for device, what, figure in found:
+        print(f"{device}  {what:<{width}}  {figure}")
+
+
+if __name__ == "__main__":
+    main()
