@@ -124,7 +124,8 @@ def take_turns(modes: dict, npz, generations: int, turns: int, autotune: str) ->
                 asked = {"device": "cpu", **mode}
                 variables = asked.pop("variables", {})
                 if "autotune" in asked:
-                    asked["autotune"] = autotune
+                    # XLA refuses what a file has no choice for: one a precision.
+                    asked["autotune"] = f"{autotune}.{asked['precision']}.txt"
                 options = Options(**asked)
                 tuning.tune(recipe, options, print)
                 worker = bench.trainer(recipe, options, variables=variables)
@@ -185,6 +186,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--autotune", default="choices.txt")
+    parser.add_argument("--precisions", nargs="+", help="default: all")
     parser.add_argument("--generations", type=int, default=4)
     parser.add_argument("--turns", type=int, default=12)
     args = parser.parse_args()
@@ -203,14 +205,20 @@ def main() -> None:
         labels = {f"y_{s}": data.splits[s]["label"][:n] for s, n in parts}
         np.savez(npz, **images, **labels)
         modes, prices = (GPU_MODES, GPU_PRICES) if gpu else (MODES, PRICES)
+        if args.precisions:
+            modes = {
+                n: m for n, m in modes.items() if m["precision"] in args.precisions
+            }
+            prices = {n: pair for n, pair in prices.items() if {*pair} <= modes.keys()}
         speed = take_turns(modes, npz, args.generations, args.turns, args.autotune)
         found = matrix(modes, prices, speed)
+    hidden = {args.data: "FILE", args.data_dir: "DIR", args.autotune: "choices.txt"}
     runtime = gpuzoo.configure(device=args.device, backend="jax" if gpu else "auto")
     record = {
         "what": "the price of repeatability, of XLA, precision and backend",
         "date": time.strftime("%Y-%m-%d"),
         "command": shlex.join(
-            ["python", *("DIR" if w == args.data_dir else w for w in sys.argv)]
+            ["python", "benchmarks/price.py", *(hidden.get(w, w) for w in sys.argv[1:])]
         ),
         "device": runtime.device_name,
         "environment": here,
