@@ -14,9 +14,10 @@
 # have left over; after BUDGET seconds (480) nothing more is begun. The same command
 # again goes on: with parts that were never begun, then with those that failed or were
 # cut, which get as much time again; what is `ok` in out/parts.txt is left alone.
-# Records are written into out/records after each run, so that a part that is cut off
-# still counts. Last comes a table of what has been measured. DEVICE=cpu tries the
-# script itself where there is no GPU, with five times the shares.
+# Records are written into out/records after each run (of `price` and `bench` at their
+# end), so that a part that is cut off still counts. Last comes a table of what has been
+# measured. DEVICE=cpu tries the script itself where there is no GPU, with five times
+# the shares.
 set -uo pipefail
 wheels=$(realpath "$1") mnist=$(realpath "$2") cifar=${4:+$(realpath "$4")}
 mkdir -p "$3/records" && out=$(realpath "$3")
