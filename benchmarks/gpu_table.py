@@ -10,6 +10,8 @@ import json
 import pathlib
 import sys
 
+from speed_table import JPEG, ends
+
 EMPTY = "Nothing has been measured on a GPU yet."
 
 
@@ -20,10 +22,15 @@ def device_of(record: dict) -> str:
     return record.get("device_name") or record.get("device", "cpu")
 
 
-def mean(figure: dict, unit: str = "", digits: str = ".3g") -> str:
+def mean(figure: dict, unit: str = "", times: int = 1, digits: str = ".3g") -> str:
     """A mean, its standard deviation, if there is one, and of how many."""
-    apart = "" if figure["std"] is None else f" ± {figure['std']:.2g}"
-    return f"{figure['mean']:{digits}}{apart}{unit} (n = {figure['n']})"
+    apart = "" if figure["std"] is None else f" ± {times * figure['std']:.2g}"
+    return f"{times * figure['mean']:{digits}}{apart}{unit} (n = {figure['n']})"
+
+
+def metric(name: str, figure: dict) -> str:
+    share = name == "test_accuracy"
+    return mean(figure, " %", 100, ".2f") if share else mean(figure, digits=".4g")
 
 
 def reached(rows: dict) -> str:
@@ -49,7 +56,7 @@ def recipe(record: dict):
     yield f"{what}: training", mean(record["train_seconds"], " s")
     for name, figure in record.items():
         if name.startswith("test_") and name != "test_loss":
-            yield f"{what}: {name.replace('_', ' ')}", mean(figure, digits=".4g")
+            yield f"{what}: {name.replace('_', ' ')}", metric(name, figure)
     if "same_bits" in record:
         same = "equal" if record["same_bits"] else "DIFFERENT"
         yield f"{what}: bits of two whole trainings", same
@@ -63,11 +70,11 @@ def _without(words: list[str], *options: str) -> list[str]:
 
 def beside(record: dict):
     for name in record["runs"]:
-        accuracy = mean(record[name]["test_accuracy"], digits=".4g")
-        yield f"CIFAR-10, {name}: test accuracy", accuracy
-        yield f"CIFAR-10, {name}: training", mean(record[name]["train_seconds"], " s")
+        accuracy = metric("test_accuracy", record[name]["test_accuracy"])
+        yield f"{JPEG}, {name}: test accuracy", accuracy
+        yield f"{JPEG}, {name}: training", mean(record[name]["train_seconds"], " s")
     for name, times in record["median_seconds"].items():
-        yield f"CIFAR-10, seconds of {name}", f"{times:.2f} times"
+        yield f"{JPEG}, seconds of {name}", f"{times:.2f} times"
 
 
 def cost(record: dict):
@@ -135,7 +142,8 @@ def gpu_text(records: list[dict], machine) -> str:
     """The table of the README; `machine` tells where a record was taken."""
     if not records:
         return EMPTY
-    places = sorted({f"{machine(record)}, {record['date']}" for record in records})
+    places = sorted({machine(record) for record in records})
+    days = sorted(day for record in records for day in record["date"].split(" to "))
     return "\n".join(
         [
             "| device | what | figure |",
@@ -147,7 +155,7 @@ def gpu_text(records: list[dict], machine) -> str:
             ),
             "",
             f"Mean ± standard deviation; measured by `benchmarks/gpu.sh` on "
-            f"{'; '.join(places)}.",
+            f"{'; '.join(places)}, {' to '.join(ends(days))}.",
         ]
     )
 
