@@ -162,7 +162,7 @@ def gpu_text(records: list[dict], machine) -> str:
 
 def gpu_head(record: dict | None) -> dict[str, str]:
     """A line of the head of a recipe, if it has been measured on a GPU as it is."""
-    rows = record and record.get("train_mnist", record)
+    rows = record.get("train_mnist") if record and "start" in record else record
     if not rows:
         return {}
     told = f"{mean(rows['train_seconds'], ' s')} of training, {device_of(record)}"

@@ -255,6 +255,7 @@ def main() -> None:
             name: {key: spread([row[key] for row in part]) for key in COSTS}
             for name, part in (("cold", starts[:1]), ("warm", starts[1:]))
         }
+        write(name_of(record), record)
         if args.together:
             for name, row in together(args, npz, folder):
                 keep(name, row)
