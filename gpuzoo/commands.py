@@ -144,7 +144,7 @@ def bench(recipe, settings, quiet: bool) -> int:
     last_line({
         "record": path, "data": found["data"]["name"],
         "conclusion": found["conclusion"], "goal": found["goal"],
-        "examples_per_second": found["examples_per_second"]["median"],
+        "examples_per_second": (found["examples_per_second"] or {}).get("median"),
     })  # fmt: skip
     return int(bool(found["goal"]) and not found["goal"]["reached"])
 
@@ -166,31 +166,36 @@ def doctor(words: list[str]) -> int:
 
 def _print_bench(found: dict) -> None:
     print(f"{found['runtime']['device_name']} · data {found['data']['name']}")
-    heads = ("a second", "default", "determ.", "first", "empty", "memory", "peak")
+    heads = (
+        "a second", "default", "determ.", "first", "empty", "memory", "product", "copy",
+    )  # fmt: skip
     _print_row("mode", heads)
     for row in found["modes"]:
         if row["error"]:
             _print_row(row["mode"], ("failed",))
             continue
-        price = row["price_of_determinism"]
+        price, times = row["price_of_determinism"], row["times_the_default"]
         part, memory = row["part_of_peak"], row["device_bytes"] or row["memory_bytes"]
         cells = (
             f"{row['examples_per_second']['median']:,.0f}",
-            f"x {row['times_the_default']['median']:.2f}",
+            f"x {times['median']:.2f}" if times else "-",
             f"{price['median'] - 1:+.1%}" if price else "-",
             f"{row['first_step_seconds']:.1f} s",
             f"{1000 * row['overhead_seconds']:.2f} ms",
             f"{memory / 1e9:.1f} GB",
-            f"{part:.0%}" if part else "-",
+            *(f"{part[of]:.0%}" if part[of] else "-" for of in ("flops", "bytes")),
         )
         _print_row(row["mode"], cells)
     print("determ.: what determinism costs; empty: a step that computes nothing;")
-    print("peak: part of the speed of a matrix product")
+    print("product, copy: part of the device's peak of a matrix product, of memory")
     best = found["conclusion"]
     line = (
         f"Fastest here: {best['fastest']}, {best['examples_per_second']:,.0f} examples "
-        f"a second, {best['times_the_default']['median']:.2f} times the default."
+        "a second"
     )
+    if times := best["times_the_default"]:
+        line += f", {times['median']:.2f} times the default"
+    line += "."
     if price := best["price_of_determinism"]:
         line += (
             f" Repeatability costs {price['median'] - 1:+.1%} there (95 % interval "

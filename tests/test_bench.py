@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from gpuzoo.evidence import bench
+from gpuzoo.recipe import load_recipe
+
 SHORT = ["--data", "digits", "--rounds", "2", "--seconds", "0.05", "--xla", "off",
          "--backends", "tensorflow", "--device", "cpu"]  # fmt: skip
 
@@ -19,12 +22,57 @@ def test_a_bench_and_its_goal(cli, tmp_path):
     speed = row["examples_per_second"]
     assert 0 < speed["low"] <= speed["median"] <= speed["high"] and speed["n"] == 2
     assert row["price_of_determinism"]["n"] == row["times_the_default"]["n"] == 2
-    assert 0 < row["part_of_peak"] < 1 and 0 < row["overhead_seconds"] < 0.1
+    assert row["cost_of_an_example"]["by"] == "layers"
+    assert 0 < row["part_of_peak"]["flops"] < 1 and row["part_of_peak"]["bytes"] is None
+    assert 0 < row["overhead_seconds"] < 0.1 and row["error_without"] is None
     assert row["memory_bytes"] > 1e8 and record["runtime"]["deterministic"]
     assert record["recipe"]["data"] == "digits" and record["environment"]["versions"]
     (run,) = done.json["goal"]["runs"]
     assert run["reached"] and 0.5 <= run["figure"] <= 1 and run["seconds"] > 0
     assert "tensorflow float32" in done.stdout and "Repeatability costs" in done.stdout
+
+
+def test_what_xla_counts(cli, tmp_path):
+    words = ["--data", "digits", "--rounds", "2", "--seconds", "0.05", "--backends",
+             "jax", "--device", "cpu", "--precisions", "float32"]  # fmt: skip
+    done = cli("bench", "mnist_lstm", *words)
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / done.json["record"]).read_text())["modes"]
+    cost, part = row["cost_of_an_example"], row["part_of_peak"]
+    # The kernels, in each of 28 rows, forward and for the gradients.
+    products = 28 * 2 * 4 * 128 * (28 + 128)
+    assert cost["by"] == "XLA" and 2.5 < cost["flops"] / products < 4
+    assert 0 < part["flops"] < 1 and 0 < part["bytes"] and cost["bytes"] > 28 * 28
+    assert f"{part['bytes']:.0%}" in done.stdout
+
+
+SETTINGS = bench.Settings(
+    backends=("tensorflow",), precisions=("float32",), xla=("off",), device="cpu",
+    rounds=2, seconds=0.05,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("killed", [0, 2])
+def test_a_process_that_dies_on_the_way(killed, own_cache, monkeypatch):
+    real, notes = bench.take_turns, []
+
+    def take_turns(workers, rounds):
+        workers[killed].process.kill()
+        real(workers, rounds)
+
+    monkeypatch.setattr(bench, "take_turns", take_turns)
+    recipe = load_recipe("mnist").override(data="digits")
+    found = bench.bench(recipe, SETTINGS, notes.append)
+    (row,) = found["modes"]
+    reason = "the process was killed by signal 9"
+    assert any(reason in note for note in notes) and not row["error"]
+    assert found["conclusion"]["fastest"] == row["mode"]
+    if killed == 0:
+        assert found["error"] == reason and found["examples_per_second"] is None
+        assert row["times_the_default"] is None and row["price_of_determinism"]
+    else:
+        assert row["error_without"] == reason and row["times_the_default"]
+        assert row["price_of_determinism"] is None and found["error"] is None
 
 
 OWN = """
@@ -81,9 +129,19 @@ def test_counted_operations(runtime):
     import gpuzoo
     from gpuzoo.engine import peaks
 
-    # 24x24 places of 5x5x1x16, 10x10 of 3x3x16x32, 800x128 and 128x10.
-    products = 576 * 400 + 100 * 4608 + 102_400 + 1280
-    assert peaks.operations(gpuzoo.build("cnn")) == 6 * products
+    # 24x24 places of 5x5x1x16, 10x10 of 3x3x16x32, 800x128 and 128x10: forward, and
+    # for the gradients of kernels and inputs; those of the images nobody needs.
+    products = [576 * 400, 100 * 4608, 102_400, 1280]
+    model = gpuzoo.build("cnn")
+    assert peaks.operations(model) == 6 * sum(products) - 2 * products[0]
+    first, second, *_ = (layer for layer in model.layers if layer.weights)
+    first.trainable = second.trainable = False
+    assert peaks.operations(model) == 2 * sum(products[:2]) + 4 * products[2] + (
+        6 * products[3]
+    )
+    first.trainable = True  # so that the frozen one passes a gradient on
+    assert peaks.operations(model) == 4 * sum(products[:2]) + 6 * sum(products[2:])
+    assert peaks.cost(model, 8, None)["by"] == "layers"
     assert peaks.operations(gpuzoo.build("lstm")) is None
     assert peaks.operations(gpuzoo.build("gan")) is None
 

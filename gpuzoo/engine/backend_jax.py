@@ -1,5 +1,6 @@
 """Steps on JAX: what backend.py offers, as pure functions of the variables' values."""
 
+import contextlib
 from collections.abc import Callable
 
 import jax
@@ -92,9 +93,11 @@ class JaxBackend:
         """See `TensorFlowBackend.compile_steps`.
 
         One program does every step of a run, wherever its calls are cut: a loop that is
-        told how many of the feed's steps to do, or the single step.
+        told how many of the feed's steps to do, or the single step. The `cost` of the
+        function that is returned tells what XLA counts in a step, see `_cost`.
         """
         most = len(next(iter(feed.values()))) if self.looped else 1
+        entry = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in feed.items()}
 
         def step(values, entry):
             self._variables = variables
@@ -134,13 +137,16 @@ class JaxBackend:
                 count = len(next(iter(part.values())))
                 part = {name: _filled(array, most) for name, array in part.items()}
                 values, outputs = program(values, part, count)
-                parts.append(jax.tree.map(lambda told, n=count: told[:n], outputs))
+                if count < most:  # each cut is a call of its own
+                    outputs = jax.tree.map(lambda told, n=count: told[:n], outputs)
+                parts.append(outputs)
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
             # The device has all of the steps before the first result is waited for.
             parts = jax.device_get(parts)
             return jax.tree.map(lambda *told: np.concatenate(told), *parts)
 
+        call.cost = lambda: _cost(step, [v.value for v in variables], entry)
         return call
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
@@ -161,6 +167,32 @@ class JaxBackend:
         """Memory that the device's arrays may fill; None if it is not known."""
         stats = self.device.memory_stats() if self.runtime.device != "cpu" else None
         return stats["bytes_limit"] if stats else machine.memory_bytes()
+
+
+def _cost(step: Callable, values: list, entry: dict) -> dict[str, float]:
+    """What one step takes: `flops`, floating-point operations of what was traced, and
+    `bytes`, read and written by what XLA made of it. It is compiled anew for this."""
+    with _written_out():
+        lowered = jax.jit(step).lower(values, entry)
+    told = lowered.compile().cost_analysis()
+    flops = lowered.cost_analysis()["flops"]
+    return {"flops": float(flops), "bytes": float(told["bytes accessed"])}
+
+
+@contextlib.contextmanager
+def _written_out():
+    """Scans become their steps one after another: XLA counts the body of a loop once,
+    however often it is done."""
+    real = lax.scan
+
+    def scan(*args, **options):
+        return real(*args, **{**options, "unroll": True})
+
+    lax.scan = scan
+    try:
+        yield
+    finally:
+        lax.scan = real
 
 
 def _entry(feed: dict, i) -> dict:

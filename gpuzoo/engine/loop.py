@@ -185,6 +185,7 @@ def run(
         "steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
         "parameters": model.count_params(), "step": step,
         "figures": {"train": task.step_figures, "test": task.figures},
+        "cost": getattr(train_steps, "cost", lambda: None),
     })  # fmt: skip
     if resume:
         look()  # a checkpoint is saved before the run looks at itself

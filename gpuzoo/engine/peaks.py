@@ -1,4 +1,4 @@
-"""What a device can do at most, measured, and what a model asks of it, counted."""
+"""What a device can do at most, measured, and what a step asks of it, counted."""
 
 import math
 import time
@@ -65,16 +65,38 @@ def _feed(times: int) -> dict[str, np.ndarray]:
     return {"step": np.arange(times, dtype=np.int32)}
 
 
+def cost(model: keras.Model, batch: int, counted: dict | None) -> dict:
+    """What training on one example takes.
+
+    Args:
+        model: for where XLA counts nothing, on TensorFlow.
+        batch: examples of a step.
+        counted: what the step's `cost` told (see `JaxBackend.compile_steps`), or None.
+
+    Returns:
+        `flops`, floating-point operations, and `bytes`, read and written, each None
+        where it is not known; `by`, who counted: XLA, or `layers`. XLA counts every
+        read and write of memory by what it has fused, also those that a cache serves.
+    """
+    if counted is None:
+        return {"flops": operations(model), "bytes": None, "by": "layers"}
+    told = {name: counted[name] / batch for name in ("flops", "bytes")}
+    return {**told, "by": "XLA"}
+
+
 def operations(model: keras.Model) -> int | None:
     """Multiplications and additions of training on one example.
 
-    Counted are the products of dense layers and convolutions, three times: forward, and
-    for the gradients of the inputs and of the weights. None if the model has large
-    weights in other layers, or several networks.
+    Counted are the products of dense layers and convolutions: forward, once more for
+    the gradient of a kernel that is trained, and once for that of the inputs where they
+    come from something that is. None if the model has large weights in other layers, or
+    several networks.
     """
-    if not isinstance(model, keras.Function | keras.Sequential):
+    if isinstance(model, keras.Sequential):
+        model = model._functional
+    if not isinstance(model, keras.Function):
         return None
-    total, counted = 0, 0
+    total, counted, learning = 0, 0, _learning(model)
     for layer in model._flatten_layers(include_self=False):
         kernel = getattr(layer, "kernel", None)
         if not isinstance(layer, keras.layers.Dense | _CONVOLUTIONS) or kernel is None:
@@ -84,11 +106,31 @@ def operations(model: keras.Model) -> int | None:
         places = (layer.input if transposed else layer.output).shape[1:-1]
         if None in places:
             return None
-        total += 2 * math.prod(kernel.shape) * math.prod(places)
+        below = any(id(one) in learning for one in _below(layer))
+        times = 1 + kernel.trainable + below
+        total += times * 2 * math.prod(kernel.shape) * math.prod(places)
         counted += math.prod(kernel.shape)
-    weights = [v for v in model.trainable_variables if len(v.shape) > 1]
-    whole = sum(math.prod(v.shape) for v in weights)
-    return 3 * total if counted >= 0.95 * whole and counted else None
+    whole = sum(math.prod(v.shape) for v in model.weights if len(v.shape) > 1)
+    return total if counted >= 0.95 * whole and counted else None
+
+
+def _learning(model: keras.Function) -> set[int]:
+    """The ids of the operations whose outputs change with training."""
+    found = set()
+    for operation in model.operations:  # inputs first
+        inner = getattr(operation, "_functional", operation)  # of a Sequential
+        if isinstance(inner, keras.Function):
+            found |= _learning(inner)
+        own = getattr(operation, "trainable_variables", ())
+        if own or any(id(one) in found for one in _below(operation)):
+            found.add(id(operation))
+    return found
+
+
+def _below(operation) -> list:
+    """The operations that an operation takes its inputs from."""
+    nodes = operation._inbound_nodes
+    return [parent.operation for node in nodes for parent in node.parent_nodes]
 
 
 _TRANSPOSED = keras.layers.Conv1DTranspose | keras.layers.Conv2DTranspose

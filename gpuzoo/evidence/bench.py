@@ -142,14 +142,28 @@ class Worker:
 
 
 def trainer(
-    recipe: Recipe, options: Options, seconds=1.0, goal=None, variables=None
+    recipe: Recipe,
+    options: Options,
+    seconds: float = 1.0,
+    *,
+    goal: float | None = None,
+    limits: bool = False,
+    variables: dict[str, str] | None = None,
 ) -> Worker:
     """A worker that trains a recipe; it takes no more of a GPU's memory than it needs,
-    since several are alive at once."""
+    since several are alive at once.
+
+    Args:
+        seconds: about how long a turn takes.
+        goal: train until an evaluation is as good as this, instead of turns.
+        limits: also tell what a step takes and what the device can do at most, which
+            compiles programs that are none of the training's.
+        variables: changes of its environment.
+    """
     variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **(variables or {})}
     asked = {
         "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
-        "seconds": seconds, "goal": goal,
+        "seconds": seconds, "goal": goal, "limits": limits,
     }  # fmt: skip
     words = [sys.executable, "-m", "gpuzoo.evidence.turns"]
     return Worker(words, asked, recipe.batch_size, variables)
@@ -187,7 +201,7 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
     usual = Options(device=settings.device, threads=settings.threads)
     rows, wanted = [], modes(settings)
     note(f"Timing {recipe.name} in {len(wanted)} modes, with and without determinism.")
-    with trainer(recipe, usual, settings.seconds) as reference:
+    with trainer(recipe, usual, settings.seconds, limits=True) as reference:
         if reference.error:
             raise GpuzooError(reference.error)
         data = reference.told["data"]
@@ -197,12 +211,15 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
             first = len(reference.speeds)
             loose = dataclasses.replace(options, level="fast")
             with (
-                trainer(recipe, options, settings.seconds) as firm,
+                trainer(recipe, options, settings.seconds, limits=True) as firm,
                 trainer(recipe, loose, settings.seconds) as free,
             ):
                 take_turns([reference, firm, free], settings.rounds)
-                rows.append(_row(options, firm, free, reference.speeds[first:]))
+                beside = None if reference.error else reference.speeds[first:]
+                rows.append(_row(options, firm, free, beside))
             note(_in_a_line(rows[-1]))
+        if reference.error:
+            note(f"the default: failed, {reference.error}; nothing is compared with it")
         told, speeds = reference.told, reference.speeds
     if all(row["error"] for row in rows):
         raise GpuzooError(f"no mode could be timed: {rows[0]['error']}")
@@ -217,7 +234,8 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
         "rounds": settings.rounds,
         "overhead_seconds": told["overhead_seconds"],
         "peak": told["peak"],
-        "examples_per_second": spread(speeds),
+        "error": reference.error,
+        "examples_per_second": spread(speeds) if speeds else None,
         "modes": rows,
         "goal": None
         if settings.goal is None
@@ -226,41 +244,45 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
     }
 
 
-def _row(options: Options, firm: Worker, free: Worker, beside: list[float]) -> dict:
+def _row(
+    options: Options, firm: Worker, free: Worker, beside: list[float] | None
+) -> dict:
     xla = options.backend == "tensorflow" and options.xla == "on"
     precision = options.precision.removeprefix("mixed_")
     name = f"{options.backend} {precision}" + ", XLA" * xla
-    row = {"mode": name, "error": firm.error}
+    row = {"mode": name, "error": firm.error, "error_without": free.error}
     if firm.error:
         return row
     told = firm.told
     speed = spread(firm.speeds)
-    row |= {
+    asked, peak = told["cost"], told["peak"]
+    return row | {
         "examples_per_second": speed,
         "step_seconds": firm.batch / speed["median"],
-        "times_the_default": ratios(firm.speeds, beside),
-        "price_of_determinism": None,
+        "times_the_default": ratios(firm.speeds, beside) if beside else None,
+        "price_of_determinism": None
+        if free.error
+        else ratios(free.speeds, firm.speeds),
         "first_step_seconds": told["first_step_seconds"],
         "overhead_seconds": told["overhead_seconds"],
         "memory_bytes": told["memory_bytes"],
         "device_bytes": told["device_bytes"],
-        "peak": told["peak"],
-        "part_of_peak": None,
+        "cost_of_an_example": asked,
+        "peak": peak,
+        "part_of_peak": {
+            what: asked[what] and asked[what] * speed["median"] / peak[what]
+            for what in peak
+        },
     }
-    if not free.error:
-        row["price_of_determinism"] = ratios(free.speeds, firm.speeds)
-    if told["operations"]:
-        asked = told["operations"] * speed["median"]
-        row["part_of_peak"] = asked / told["peak"]["flops"]
-    return row
 
 
 def conclude(rows: list[dict]) -> dict:
     """The fastest mode, and what repeatability costs there."""
-    best = max(
-        (row for row in rows if not row["error"]),
-        key=lambda row: row["times_the_default"]["median"],
-    )
+    timed = [row for row in rows if not row["error"]]
+    # Against the default, which met the machine at the same speed, if it lived.
+    compared = all(row["times_the_default"] for row in timed)
+    by = "times_the_default" if compared else "examples_per_second"
+    best = max(timed, key=lambda row: row[by]["median"])
     return {
         "fastest": best["mode"],
         "examples_per_second": best["examples_per_second"]["median"],
@@ -297,7 +319,10 @@ def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
 def _in_a_line(row: dict) -> str:
     if row["error"]:
         return f"{row['mode']}: failed, {row['error']}"
-    return f"{row['mode']}: {row['examples_per_second']['median']:,.0f} a second"
+    line = f"{row['mode']}: {row['examples_per_second']['median']:,.0f} a second"
+    if row["error_without"]:
+        line += f"; without determinism it failed, {row['error_without']}"
+    return line
 
 
 def save(found: dict, folder: str) -> str:

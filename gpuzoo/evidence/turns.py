@@ -15,10 +15,12 @@ import time
 import numpy as np
 
 from gpuzoo import runtime as runtimes
+from gpuzoo.engine import timing
 from gpuzoo.recipe import Recipe
 
 _NEVER = 10**9
-_STEPS = 200_000  # more than there are turns for
+# More than there are turns for; the table of learning rates has an entry for each.
+_TURNS, _STEPS = 1000, 2_000_000
 
 
 class _Enough(Exception):
@@ -38,7 +40,7 @@ def main() -> None:
         if asked["goal"] is not None:
             tell(**_reach(recipe, dataset, runtime, asked["goal"]))
         else:
-            _take_turns(recipe, dataset, runtime, asked["seconds"], tell)
+            _take_turns(recipe, dataset, runtime, asked, tell)
     except Exception as error:  # the mode has failed, the others go on
         text = str(error).strip() or type(error).__name__
         tell(error=text.splitlines()[0][:300])
@@ -55,54 +57,69 @@ def _own_stdout():
     return tell
 
 
-def _take_turns(recipe, dataset, runtime, seconds: float, tell) -> None:
-    from gpuzoo.engine import backend, peaks
-    from gpuzoo.engine.loop import build_model
-    from gpuzoo.engine.timing import peak_memory_bytes
+def _take_turns(recipe, dataset, runtime, asked: dict, tell) -> None:
+    from gpuzoo.engine import backend
 
-    step, compiled = _first_steps(recipe, dataset, runtime)
-    idle, _ = _first_steps(*_nothing(), runtime, steps=500)
+    step, before, cost = _first_steps(recipe, dataset, runtime)
     ready = {
         "runtime": runtime.as_record(),
         "data": dataset.as_record(),
-        "first_step_seconds": compiled,
-        "overhead_seconds": idle,
-        "operations": peaks.operations(build_model(recipe, dataset)),
-        "peak": peaks.measure(backend.get(runtime)),
+        "first_step_seconds": before,
+        # Of a training alone: what comes now would add to them.
+        "memory_bytes": timing.peak_memory_bytes(),
+        "device_bytes": backend.get(runtime).peak_device_bytes(),
     }
-    turn = max(1, round(seconds / step))
-    done = {"step": 0, "seconds": 0.0}
+    if asked["limits"]:
+        ready |= _limits(recipe, dataset, runtime, cost())
+    del cost  # which holds that training's arrays
+    seconds, done = asked["seconds"], {"step": 0, "seconds": 0.0}
 
     def watch(event: str, row: dict) -> None:
-        if event == "progress":
+        # A turn is as many calls as fill it; an epoch may be over sooner.
+        if event == "progress" and row["seconds"] - done["seconds"] > 0.7 * seconds:
             tell(
                 steps=row["step"] - done["step"],
                 seconds=row["seconds"] - done["seconds"],
-                memory_bytes=peak_memory_bytes(),
-                device_bytes=backend.get(runtime).peak_device_bytes(),
                 **(ready if not done["step"] else {}),
             )
             done.update(row)
             if sys.stdin.readline() != "go\n":
                 raise _Enough
 
-    epochs = 1 + _STEPS * recipe.batch_size // dataset.count("train")
+    turn = max(1, round(seconds / step))
+    examples = min(_TURNS * turn, _STEPS) * recipe.batch_size
+    epochs = 1 + examples // dataset.count("train")
     _run(recipe.override(log_every=turn, epochs=epochs), dataset, runtime, watch)
 
 
-def _first_steps(recipe, dataset, runtime, steps: int = 2) -> tuple[float, float]:
-    """Seconds of a step, of the first few after it is compiled, and of all before."""
+def _limits(recipe, dataset, runtime, counted: dict | None) -> dict:
+    """What a step takes, what the device can do, and what the host does for a step."""
+    from gpuzoo.engine import backend, peaks
+    from gpuzoo.engine.loop import build_model
+
+    model = build_model(recipe, dataset)
+    return {
+        "cost": peaks.cost(model, recipe.batch_size, counted),
+        "peak": peaks.measure(backend.get(runtime)),
+        "overhead_seconds": _first_steps(*_nothing(), runtime, steps=500)[0],
+    }
+
+
+def _first_steps(recipe, dataset, runtime, steps: int = 2) -> tuple:
+    """Seconds of a step, of the first few after it is compiled, and of all before; and
+    what tells its cost."""
     begun, found = time.perf_counter(), {}
 
     def watch(event: str, row: dict) -> None:
         if event == "start":
             found["before"] = time.perf_counter() - begun
+            found["cost"] = row["cost"]
         elif event == "progress":
             found["step"] = row["seconds"] / row["step"]
             raise _Enough
 
     _run(recipe.override(log_every=steps), dataset, runtime, watch)
-    return found["step"], found["before"]
+    return found["step"], found["before"], found["cost"]
 
 
 def _run(recipe, dataset, runtime, watch) -> None:
