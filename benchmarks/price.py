@@ -11,7 +11,8 @@ both with the recipe `mnist`:
   the machine's speed meets all of them alike; then the same with fresh processes,
   `--generations` times. The first turn, just after compiling, is not counted. Given is
   the median of the examples per second of training, and for pairs of modes the median
-  of the ratios within one round with its interval (95 %, bootstrap) and quartiles.
+  of the ratios within one round with its interval (95 %, bootstrap) and quartiles. A
+  mode that fails is recorded with its reason, and the exit code is 1.
 - The trail: of runs on all of MNIST with a checkpoint and a digest every 100 steps, how
   long these took as parts of the training, from the phases that a run tells apart.
 """
@@ -108,50 +109,72 @@ def figures(values: list[float]) -> dict:
     }
 
 
-def take_turns(modes: dict, npz, generations: int, turns: int, autotune: str) -> dict:
-    """Name -> examples per second of every turn."""
-    from gpuzoo import autotune as tuning
+def take_turns(
+    modes: dict, npz, generations: int, turns: int, autotune: str
+) -> tuple[dict, dict]:
+    """Name -> examples per second of every turn; name -> why a mode failed."""
     from gpuzoo.evidence import bench
     from gpuzoo.recipe import load_recipe
-    from gpuzoo.runtime import Options
 
     recipe = load_recipe("mnist").override(data=str(npz))
     speed: dict[str, list[float]] = {name: [] for name in modes}
+    failed: dict[str, str] = {}
     for generation in range(generations):
         with contextlib.ExitStack() as stack:
-            alive = []
+            alive = {}
             for name, mode in modes.items():
-                asked = {"device": "cpu", **mode}
-                variables = asked.pop("variables", {})
-                if "autotune" in asked:
-                    # XLA refuses what a file has no choice for: one a precision.
-                    asked["autotune"] = f"{autotune}.{asked['precision']}.txt"
-                options = Options(**asked)
-                tuning.tune(recipe, options, print)
-                worker = bench.trainer(recipe, options, variables=variables)
-                alive.append(stack.enter_context(worker))
-                if worker.error:
-                    sys.exit(f"{name} failed: {worker.error}")
-            bench.take_turns(alive, turns)
-            for name, worker in zip(modes, alive, strict=True):
-                if worker.error:
-                    sys.exit(f"{name} failed: {worker.error}")
+                if name not in failed:
+                    begin(name, mode, recipe, autotune, stack, alive, failed)
+            bench.take_turns(list(alive.values()), turns)
+            for name, worker in alive.items():
                 speed[name] += worker.speeds
-        told = {name: round(values[-1]) for name, values in speed.items()}
-        print("generation", generation, told, flush=True)
-    return speed
+                if worker.error:
+                    failed[name] = worker.error
+        told = {n: round(speed[n][-1]) for n in modes if n not in failed}
+        print("generation", generation, told, failed, flush=True)
+    return speed, failed
 
 
-def matrix(modes: dict, prices: dict, speed: dict) -> dict:
+def begin(name, mode, recipe, autotune, stack, alive: dict, failed: dict) -> None:
+    """A process for a mode, among those alive or, with the reason, the failed."""
+    from gpuzoo import autotune as tuning
+    from gpuzoo.errors import GpuzooError
+    from gpuzoo.evidence import bench
+    from gpuzoo.runtime import Options
+
+    asked = {"device": "cpu", **mode}
+    variables = asked.pop("variables", {})
+    if "autotune" in asked:  # a file is for one precision
+        path = pathlib.Path(autotune)
+        asked["autotune"] = str(path.with_stem(f"{path.stem}-{asked['precision']}"))
+    options = Options(**asked)
+    try:
+        tuning.tune(recipe, options, print)
+    except GpuzooError as error:
+        failed[name] = str(error)
+        return
+    worker = stack.enter_context(bench.trainer(recipe, options, variables=variables))
+    if worker.error:
+        failed[name] = worker.error
+    else:
+        alive[name] = worker
+
+
+def matrix(modes: dict, prices: dict, speed: dict, failed: dict) -> dict:
+    """What the modes that did all turns tell; why the others did not."""
     return {
         "modes": {
-            name: {"examples_per_second": figures(speed[name])} for name in modes
+            name: {"error": failed[name]}
+            if name in failed
+            else {"examples_per_second": figures(speed[name])}
+            for name in modes
         },
         "seconds_with_over_without": {
             what: figures(
                 [b / a for a, b in zip(speed[one], speed[other], strict=True)]
             )
             for what, (one, other) in prices.items()
+            if not {one, other} & set(failed)
         },
     }
 
@@ -180,7 +203,7 @@ def trails(data, rounds: int) -> dict:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir")
     parser.add_argument("--data", default="mnist")
@@ -210,8 +233,8 @@ def main() -> None:
                 n: m for n, m in modes.items() if m["precision"] in args.precisions
             }
             prices = {n: pair for n, pair in prices.items() if {*pair} <= modes.keys()}
-        speed = take_turns(modes, npz, args.generations, args.turns, args.autotune)
-        found = matrix(modes, prices, speed)
+        told = take_turns(modes, npz, args.generations, args.turns, args.autotune)
+        found = matrix(modes, prices, *told)
     hidden = {args.data: "FILE", args.data_dir: "DIR", args.autotune: "choices.txt"}
     runtime = gpuzoo.configure(device=args.device, backend="jax" if gpu else "auto")
     record = {
@@ -235,7 +258,8 @@ def main() -> None:
     path.write_text(json.dumps(record, indent=1) + "\n")
     told = record["seconds_with_over_without"] | trail["part_of_training"]
     print(json.dumps({what: (f["median"], f["interval"]) for what, f in told.items()}))
+    return int(any("error" in mode for mode in found["modes"].values()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

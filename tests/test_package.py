@@ -40,7 +40,7 @@ ARROWS = {
     "recipe": {"errors", "registry"},
     "runtime": {"errors", "machine", "start"},
     "start": {"errors", "files", "machine", "process", "runtime"},
-    "autotune": FLOOR | {"start", "training"},
+    "autotune": FLOOR | {"data", "engine", "start", "tasks"},
     "data": FLOOR | {"data"},
     "tasks": FLOOR | {"data", "tasks", "deploy.artifact"},
     "engine": FLOOR | {"data", "tasks", "engine"},
