@@ -42,17 +42,18 @@ class Plan:
         order = _order(self.examples, self.seed, epoch)
         end = start + last - first
         indices = order[start * self.batch : end * self.batch]
-        draws = [
-            randomness.uniform((self.batch, self.draws), self.seed, "augment", epoch, s)
-            for s in range(start, end)
-        ]
-        draws, indices = np.stack(draws), indices.reshape(-1, self.batch)
+        indices = indices.reshape(-1, self.batch)
+        draws = np.zeros((last - first, self.batch, self.draws), np.float32)
+        for row, step in enumerate(range(start, end) if self.draws else ()):
+            draws[row] = randomness.uniform(
+                draws.shape[1:], self.seed, "augment", epoch, step
+            )
         for column in self.lasting:
             own = _own(self.examples, self.seed)[indices]
             draws[..., column] = (own + epoch / 2) % 1
         return {
             "indices": indices,
-            "draws": draws.astype(np.float32),
+            "draws": draws,
             "step": np.arange(first, last, dtype=np.int32),
         }
 
