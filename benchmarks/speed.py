@@ -8,7 +8,8 @@ and versions. For each network of WORK one process of each trains it on MNIST wi
 same batch; they are alive at once and take turns of about a second
 (gpuzoo/evidence/bench.py). Given is the median of the examples a second, and of
 gpuzoo's speed over each peer's within one round, with its interval (95 %, bootstrap).
-gpuzoo runs as it does by default: repeatable to the bit.
+gpuzoo runs as it does by default: repeatable to the bit, in the precision that it
+chooses for the device, in which the peers compute too.
 """
 
 import argparse
@@ -34,7 +35,7 @@ WORK = {
 }
 IN_FLAX = ("cnn", "lstm", "gan", "vae")
 # What every row tells; older records tell it once for all rows.
-OF_A_ROW = ("date", "code_sha256", "torch", "flax", "rounds")
+OF_A_ROW = ("date", "code_sha256", "torch", "flax", "rounds", "precision")
 
 
 def peers(work: str, torch: str | None, flax: str | None) -> dict[str, tuple]:
@@ -59,31 +60,39 @@ def measure(work: str, args, npz: str, threads: int) -> dict:
     from gpuzoo.runtime import Options
 
     recipe, warm = load_recipe(WORK[work][0]), WORK[work][1]
-    told = {
-        "work": work, "data": npz, "batch": recipe.batch_size, "warm": warm,
-        "seconds": 1.0, "threads": threads,
-    }  # fmt: skip
     mine = recipe.override(data=npz)
     with contextlib.ExitStack() as stack:
-        workers = {"gpuzoo": bench.trainer(mine, Options(device="cpu"))}
-        stack.enter_context(workers["gpuzoo"])
+        ours = stack.enter_context(bench.trainer(mine, Options(device="cpu")))
+        if ours.error:
+            sys.exit(f"{work} failed: {ours.error}")
+        told = {
+            "work": work, "data": npz, "batch": recipe.batch_size, "warm": warm,
+            "seconds": 1.0, "threads": threads,
+            "precision": ours.told["runtime"]["precision"],
+        }  # fmt: skip
+        workers = {"gpuzoo": ours}
         beside = peers(work, args.torch, args.flax)
         for name, (words, more, variables) in beside.items():
             workers[name] = stack.enter_context(
                 bench.Worker(words, {**told, **more}, recipe.batch_size, variables)
             )
         bench.take_turns(list(workers.values()), args.rounds)
-    ours, rows = workers["gpuzoo"], {}
+    rows = {}
     for name, worker in workers.items():
         if worker.error:
             rows[name] = {"error": worker.error}
             continue
         rows[name] = {"examples_per_second": bench.spread(worker.speeds)}
-        if worker is not ours:
+        if worker is not ours and not ours.error:
             rows[name]["gpuzoo_over_it"] = bench.ratios(ours.speeds, worker.speeds)
     for name, row in rows.items():
         print(work, name, json.dumps(row), flush=True)
-    return {"recipe": recipe.name, "batch": recipe.batch_size, "peers": rows}
+    return {
+        "recipe": recipe.name,
+        "batch": recipe.batch_size,
+        "precision": told["precision"],
+        "peers": rows,
+    }
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ class Rows(nnx.Module):
 
     def __call__(self, images):
         rows = self.row(images[..., 0].transpose(1, 0, 2))  # all at once
-        nothing = jnp.zeros((images.shape[0], 128))
+        nothing = jnp.zeros((images.shape[0], 128), rows.dtype)
 
         def forward(carry, row):
             cell, state = carry
@@ -160,7 +160,7 @@ class Vae(nnx.Module):
     def __call__(self, images, key):
         x = self.encoder(images)
         mean, log_variance = self.mean(x), self.log_variance(x)
-        noise = jax.random.normal(key, mean.shape)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
         logits = self.decoder(mean + jnp.exp(0.5 * log_variance) * noise)
         return logits, mean, log_variance
 
@@ -184,9 +184,14 @@ class Adversaries(nnx.Module):
         )  # fmt: skip
 
 
-def moved(optimizer, loss_of, weights, moments):
-    """The weights after one step against the gradient of their loss."""
-    loss, gradient = jax.value_and_grad(loss_of)(weights)
+def moved(optimizer, loss_of, weights, moments, numbers):
+    """The weights after one step against the gradient of their loss, which is computed
+    in the given type of numbers."""
+
+    def lowered(weights):
+        return loss_of(jax.tree.map(lambda w: w.astype(numbers), weights))
+
+    loss, gradient = jax.value_and_grad(lowered)(weights)
     changes, moments = optimizer.update(gradient, moments, weights)
     return optax.apply_updates(weights, changes), moments, loss
 
@@ -202,7 +207,7 @@ def classifier(model, optimizer):
             logits = nnx.merge(graph, weights)(images)
             return optax.softmax_cross_entropy(logits, goal).mean()
 
-        *state, loss = moved(optimizer, loss_of, *state)
+        *state, loss = moved(optimizer, loss_of, *state, images.dtype)
         return state, loss
 
     return step, [weights, optimizer.init(weights)]
@@ -218,7 +223,7 @@ def encoder(model, optimizer):
             kl = jnp.square(mean) + jnp.exp(log_variance) - 1 - log_variance
             return (missed + 0.5 * kl.sum()) / len(images)
 
-        *state, loss = moved(optimizer, loss_of, *state)
+        *state, loss = moved(optimizer, loss_of, *state, images.dtype)
         return state, loss
 
     return step, [weights, optimizer.init(weights)]
@@ -233,7 +238,7 @@ def adversaries(model, optimizer):
     def step(state, images, labels, key):
         judging, moments, drawing, others = state
         one, other = (
-            jax.random.uniform(part, (len(images), 64), minval=-1, maxval=1)
+            jax.random.uniform(part, (len(images), 64), images.dtype, -1, 1)
             for part in jax.random.split(key)
         )
         fake = nnx.merge(draw, drawing)(one)
@@ -245,13 +250,14 @@ def adversaries(model, optimizer):
             lie = nnx.merge(judge, weights)(fake)
             return softplus(-told).mean() + softplus(lie).mean() + penalty
 
-        judging, moments, _ = moved(optimizer, judged, judging, moments)
+        numbers = images.dtype
+        judging, moments, _ = moved(optimizer, judged, judging, moments, numbers)
 
         def drawn(weights):
             images = nnx.merge(draw, weights)(other)
             return softplus(-nnx.merge(judge, judging)(images)).mean()
 
-        drawing, others, loss = moved(optimizer, drawn, drawing, others)
+        drawing, others, loss = moved(optimizer, drawn, drawing, others, numbers)
         return (judging, moments, drawing, others), loss
 
     both = (judging, optimizer.init(judging), drawing, optimizer.init(drawing))
@@ -262,7 +268,8 @@ def prepare(asked: dict, arrays):
     os.environ["NPROC"] = str(asked["threads"])
     jax.config.update("jax_platforms", "cpu")
     rngs, batch = nnx.Rngs(0), asked["batch"]
-    images, labels = jnp.asarray(arrays[0]), jnp.asarray(arrays[1], jnp.int32)
+    numbers = asked["precision"].removeprefix("mixed_")
+    images, labels = jnp.asarray(arrays[0], numbers), jnp.asarray(arrays[1], jnp.int32)
     begun, state = {
         "cnn": lambda: classifier(cnn(rngs), optax.adam(0.01, 0.7, 0.9)),
         "lstm": lambda: classifier(Rows(rngs), optax.adam(0.004, 0.9, 0.99)),

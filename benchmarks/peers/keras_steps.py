@@ -2,10 +2,13 @@
 
 The networks are those of gpuzoo's catalogue, built by it and trained without it, as its
 users would without: NumPy arrays into `fit`, default settings of the backend, no
-determinism. See turns.py for how it is told what to do; KERAS_BACKEND says on what.
+determinism. One `fit` goes on from turn to turn, so that what it costs to begin one is
+paid once. See turns.py for how it is told what to do; KERAS_BACKEND says on what.
 """
 
 import os
+import queue
+import threading
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -76,12 +79,51 @@ class Films(Made):
         return ops.mean(ops.sum(missed, axis=(1, 2, 3)))
 
 
+class Turns(keras.callbacks.Callback):
+    """Lets `fit` go on for as many steps as it is told to.
+
+    It looks in before each step: a callback that is told of their ends makes Keras wait
+    for every one of them.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.asked, self.told = queue.SimpleQueue(), queue.SimpleQueue()
+        self.left = None
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.left == 0:
+            if keras.backend.backend() == "jax":
+                import jax
+
+                # Not self.model, which would copy its state.
+                jax.block_until_ready(self._model._jax_state)
+            self.told.put(None)
+        if not self.left:
+            self.left = self.asked.get()
+        self.left -= 1
+
+    def steps(self, count: int) -> None:
+        self.asked.put(count)
+        if error := self.told.get():
+            raise error
+
+
 def prepare(asked: dict, arrays):
     keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(asked["precision"])
     batch, work = asked["batch"], asked["work"]
     images, labels = (array[: len(array) // batch * batch] for array in arrays)
-    model, Adam = gpuzoo.build(work), keras.optimizers.Adam
-    if work in ("cnn", "lstm"):
+    Adam = keras.optimizers.Adam
+    if work == "tiny":  # benchmarks/overhead.py
+        model = gpuzoo.build("mlp", input_shape=images.shape[1:], units=())
+    else:
+        model = gpuzoo.build(work)
+    if work == "tiny":
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(Adam(0.001), loss)
+        data = images, labels
+    elif work in ("cnn", "lstm"):
         rate, *betas = (0.01, 0.7, 0.9) if work == "cnn" else (0.004, 0.9, 0.99)
         loss = keras.losses.CategoricalCrossentropy(
             from_logits=True, label_smoothing=0.1
@@ -99,16 +141,19 @@ def prepare(asked: dict, arrays):
         model.compile(Adam(0.003, *betas))
         data = (images,)
 
-    def steps(count: int) -> None:
-        part = [array[: count * batch] for array in data]
-        rounds, rest = divmod(count * batch, len(images))
-        if rounds:
-            model.fit(*data, batch_size=batch, epochs=rounds, verbose=0)
-            part = [array[:rest] for array in data]
-        if len(part[0]):
-            model.fit(*part, batch_size=batch, verbose=0)
+    going = Turns()
 
-    return steps
+    def train() -> None:
+        keras.config.set_dtype_policy(asked["precision"])  # each thread has its own
+        try:
+            model.fit(
+                *data, batch_size=batch, epochs=10**9, verbose=0, callbacks=[going]
+            )
+        except Exception as error:
+            going.told.put(error)
+
+    threading.Thread(target=train, daemon=True).start()
+    return going.steps
 
 
 if __name__ == "__main__":

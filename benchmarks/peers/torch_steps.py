@@ -98,9 +98,12 @@ def adversaries(compiled: bool):
 def prepare(asked: dict, arrays):
     torch.manual_seed(0)
     torch.set_num_threads(asked["threads"])
+    torch.set_flush_denormal(True)
     images = torch.from_numpy(arrays[0]).permute(0, 3, 1, 2)
     labels = torch.from_numpy(arrays[1])
     compiled, batch = asked["compiled"], asked["batch"]
+    mixed = {"mixed_bfloat16": torch.bfloat16, "mixed_float16": torch.float16}
+    lower = mixed.get(asked["precision"])
     one = functools.partial(minimiser, compiled)
     step = {
         "cnn": lambda: one(cnn(), entropy, 0.01, (0.7, 0.9)),
@@ -120,7 +123,8 @@ def prepare(asked: dict, arrays):
                 order = torch.randperm(len(images))
                 rows = iter(order[: len(order) // batch * batch].split(batch))
                 taken = next(rows)
-            step(images[taken], labels[taken])
+            with torch.autocast("cpu", lower, enabled=lower is not None):
+                step(images[taken], labels[taken])
 
     return steps
 

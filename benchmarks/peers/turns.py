@@ -25,7 +25,9 @@ def take_turns(prepare) -> None:
     asked = json.loads(sys.stdin.readline())
     with np.load(asked["data"], allow_pickle=False) as file:
         images, labels = file["x_train"], file["y_train"].astype(np.int64)
-    arrays = images.reshape(-1, 28, 28, 1).astype(np.float32) / 255, labels
+    if images.ndim == 3:
+        images = images[..., None]
+    arrays = images.astype(np.float32) / 255, labels
     try:
         steps = prepare(asked, arrays)
         begun = time.perf_counter()
