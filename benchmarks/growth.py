@@ -1,16 +1,23 @@
 """How time and memory grow: with examples, batch, width and steps.
 
     python benchmarks/growth.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/growth.py --data-dir DIR --folder DISK --most 40000000
 
 Writes benchmarks/records/growth.json and docs/growth.png. Recipe `mnist`, one thing
 changed at a time, each training in a process of its own: milliseconds of a step, main
 memory at its highest. More examples than there are come from tiling MNIST into a file
 that is mapped into memory; resident, they are copied to the device, streamed, the rows
 are read when a step needs them.
+
+Resident ones stop at 5 million: the copy alone takes 3.9 GB there, and by itself a run
+streams what would fill more than half of the memory. Streamed ones stop at 10 million
+(7.8 GB), which a large memory holds in its cache of files: with `--most`, 784 bytes of
+disk an example, they go beyond the memory of the machine, which the record tells.
 """
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -87,6 +94,11 @@ def _anonymous() -> float:
     return int(told["RssAnon"].split()[0]) * 1024 / 1e6
 
 
+def memory() -> int:
+    """Bytes of main memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def tile(data, count: int, folder: pathlib.Path) -> dict[str, str]:
     """Files of so many examples, the training ones again and again."""
     paths = {}
@@ -103,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--folder", help="where there is room for the tiled examples")
+    parser.add_argument("--most", type=int, default=0, help="streamed examples, too")
     args = parser.parse_args()
 
     import gpuzoo
@@ -113,7 +126,8 @@ def main() -> None:
     found: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         for what, values in GROWTH.items():
-            for value in values:
+            more = [args.most] * (what == "examples, streamed" and args.most > 0)
+            for value in [*values, *more]:
                 name, _, streamed = what.partition(", ")
                 asked = {**BASE, name: value, "stream": "on" if streamed else "off"}
                 asked |= tile(data, asked["examples"], pathlib.Path(folder))
@@ -124,14 +138,17 @@ def main() -> None:
                 if done.returncode:
                     sys.exit(done.stderr)
                 row = {name: value, **json.loads(done.stdout.splitlines()[-1])}
+                row["larger_than_memory"] = 784 * asked["examples"] > memory()
                 found.setdefault(what, []).append(row)
                 print(what, row, flush=True)
     record = {
         "what": "how time and memory grow",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/growth.py --data-dir DIR",
+        "command": "python benchmarks/growth.py --data-dir DIR"
+        + f" --folder DISK --most {args.most}" * (args.most > 0),
         "environment": environment(),
         "threads": available_cores(),
+        "memory_mb": round(memory() / 1e6),
         "code_sha256": code_sha256(),
         "base": BASE,
         "growth": found,
