@@ -98,7 +98,6 @@ def adversaries(compiled: bool):
 def prepare(asked: dict, arrays):
     torch.manual_seed(0)
     torch.set_num_threads(asked["threads"])
-    torch.set_flush_denormal(True)
     images = torch.from_numpy(arrays[0]).permute(0, 3, 1, 2)
     labels = torch.from_numpy(arrays[1])
     compiled, batch = asked["compiled"], asked["batch"]
