@@ -151,17 +151,29 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
             folder.update(state="failed", error=text)
 
 
-def raise_readably(folder: RunFolder, error: BaseException) -> NoReturn:
-    """A disk or a memory that fails is the user's to mend; the rest goes up."""
+def raise_readably(
+    folder: RunFolder, error: BaseException, *, begun: bool = True
+) -> NoReturn:
+    """A disk or a memory that fails is the user's to mend; the rest goes up.
+
+    A run that has not begun has left nothing that could be resumed, and what failed
+    need not be its folder.
+    """
     if type(error).__name__ in ("ResourceExhaustedError", "MemoryError"):
         raise GpuzooError(
             f"out of memory: {str(error).partition(chr(10))[0][:200]}; use a smaller "
             "--batch-size or a smaller model"
         ) from error
     if isinstance(error, OSError):
+        place, reason = str(error.filename or folder.path), error.strerror or error
+        if not place.startswith(str(folder.path)) and not begun:
+            raise GpuzooError(
+                f"{place}: {reason}; check the path and its permissions"
+            ) from error
+        go_on = f" and run: gpuzoo resume {folder.path}" if begun else ""
         raise GpuzooError(
-            f"output folder {folder.path}: {error.strerror or error}; free some room "
-            f"and run: gpuzoo resume {folder.path}, or name another with --out"
+            f"output folder {folder.path}: {reason}; free some room{go_on}, or name "
+            "another with --out"
         ) from error
     raise error
 

@@ -74,7 +74,7 @@ def train(
                 )
             except BaseException as error:
                 folder.discard()
-                outcome.raise_readably(folder, error)
+                outcome.raise_readably(folder, error, begun=False)
             job = _Job(
                 recipe, dataset, runtime, folder, screen, fast_dev_run, begun, built
             )
