@@ -1,7 +1,9 @@
 """Time series: windows of the past, and what came after each."""
 
 import csv
+import io
 import pathlib
+import re
 
 import numpy as np
 
@@ -41,26 +43,50 @@ def mackey_glass() -> Dataset:
 
 def from_csv(path: pathlib.Path) -> Dataset:
     """The last column of a CSV file, one line for each time, oldest first; a first line
-    without a number is taken for the names of the columns."""
+    without a number is taken for the names of the columns. Semicolons or tabs may stand
+    between the columns; beside semicolons a comma is a decimal one.
+
+    Raises:
+        GpuzooError: a line that has not as many columns as the first, or no number.
+    """
     what = f"data {path.name!r}"
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [(n, row) for n, row in enumerate(csv.reader(file), 1) if row]
+            text = file.read()
+        mark, rows = _rows(text)
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
     except (OSError, ValueError, csv.Error) as error:
         raise GpuzooError(f"{what}: not a readable CSV file: {error}") from None
-    values = []
+    values, swapped = [], str.maketrans(".,", ",.")
+    commas = mark == ";" and any(re.search(r"\d,\d", row[-1]) for _, row in rows)
     for place, (line, row) in enumerate(rows):
+        if len(row) != len(rows[0][1]):
+            raise GpuzooError(
+                f"{what}: line {line}: {len(row)} columns, parted by {mark!r}, where "
+                f"the first line has {len(rows[0][1])}; all must have as many"
+            )
         try:
-            values.append(float(row[-1]))
+            values.append(float(row[-1].translate(swapped) if commas else row[-1]))
         except ValueError:
             if place:
+                kind = "number with a decimal comma" if commas else "number"
                 raise GpuzooError(
-                    f"{what}: line {line}: {row[-1]!r} is no number; the last column "
+                    f"{what}: line {line}: {row[-1]!r} is no {kind}; the last column "
                     "must hold the series"
                 ) from None
     return make_series(path.stem, "CSV file", np.array(values))
+
+
+def _rows(text: str) -> tuple[str, list[tuple[int, list[str]]]]:
+    """What separates the columns, and the number and cells of each line that is not
+    blank: the first of semicolon, tab and comma that parts the first line."""
+    for mark in ";\t,":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+        rows = [(reader.line_num, row) for row in reader if row]
+        if rows and len(rows[0][1]) > 1:
+            break
+    return mark, rows
 
 
 def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
