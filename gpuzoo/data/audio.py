@@ -8,6 +8,7 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.data.dataset import Dataset, label_examples
+from gpuzoo.data.folders import find_files
 from gpuzoo.errors import GpuzooError
 
 RATE = 16_000  # samples per second
@@ -78,34 +79,33 @@ def read_folder(
     from scipy.signal import resample_poly
 
     sounds, labels = [], []
-    for label, name in enumerate(classes):
-        for file in sorted((folder / name).rglob("*")):
-            if file.suffix.lower() != ".wav":
-                continue
-            where = f"{what}: {file.relative_to(folder)}"
-            try:
-                with warnings.catch_warnings():
-                    # Of chunks that hold no sound; but not of a sound cut short.
-                    warnings.simplefilter("ignore", wavfile.WavFileWarning)
-                    warnings.filterwarnings("error", message="Reached EOF")
-                    rate, sound = wavfile.read(file)
-                sound = _floats(sound)
-            except Exception as error:  # SciPy raises half a dozen different ones
-                raise GpuzooError(
-                    f"{where}: not a readable WAV file ({error}); remove or replace it"
-                ) from None
-            if seconds:
-                sound = sound[: math.ceil(seconds * rate)]
-            if not 0 < len(sound) <= LONGEST * rate:
-                raise GpuzooError(
-                    f"{where}: {len(sound) / rate:g} seconds; they must be more than "
-                    f"none and at most {LONGEST:g}; --audio-seconds 1 cuts all to one"
-                )
-            if rate != RATE:
-                common = math.gcd(rate, RATE)
-                sound = resample_poly(sound, RATE // common, rate // common)
-            sounds.append(_whole(sound))
-            labels.append(label)
+    for label, file in find_files(what, folder, classes):
+        if file.suffix.lower() != ".wav":
+            continue
+        where = f"{what}: {file.relative_to(folder)}"
+        try:
+            with warnings.catch_warnings():
+                # Of chunks that hold no sound; but not of a sound cut short.
+                warnings.simplefilter("ignore", wavfile.WavFileWarning)
+                warnings.filterwarnings("error", message="Reached EOF")
+                rate, sound = wavfile.read(file)
+            sound = _floats(sound)
+        except Exception as error:  # SciPy raises half a dozen different ones
+            raise GpuzooError(
+                f"{where}: not a readable WAV file ({error}); remove or replace it"
+            ) from None
+        if seconds:
+            sound = sound[: math.ceil(seconds * rate)]
+        if not 0 < len(sound) <= LONGEST * rate:
+            raise GpuzooError(
+                f"{where}: {len(sound) / rate:g} seconds; they must be more than "
+                f"none and at most {LONGEST:g}; --audio-seconds 1 cuts all to one"
+            )
+        if rate != RATE:
+            common = math.gcd(rate, RATE)
+            sound = resample_poly(sound, RATE // common, rate // common)
+        sounds.append(_whole(sound))
+        labels.append(label)
     if not sounds:
         raise GpuzooError(f"{what}: no .wav file in it")
     length = round(seconds * RATE) or max(map(len, sounds))

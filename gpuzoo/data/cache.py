@@ -15,7 +15,9 @@ import tempfile
 import numpy as np
 import safetensors.numpy
 
-from gpuzoo.data.dataset import Arrays, Dataset, fingerprint
+from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.data.dataset import fingerprint as dataset_fingerprint
+from gpuzoo.errors import GpuzooError
 from gpuzoo.files import WRITING, expand, remove_abandoned, write_atomically
 
 _TYPES = {
@@ -31,17 +33,29 @@ def root() -> pathlib.Path:
     return expand(base) / "gpuzoo"
 
 
-def load(name: str, key: str | None = None) -> Dataset | None:
-    """The cached dataset of that name and key, or None.
+def load(
+    name: str, key: str | None = None, *, fingerprint: str | None = None
+) -> Dataset | None:
+    """The cached dataset of that name, key and fingerprint, or None.
 
     Without a key: the one that was decoded last. An entry that is damaged is removed
     and counts as not there.
+
+    Raises:
+        GpuzooError: an entry that may be whole cannot be read.
     """
-    for folder in _entries(name, key):
-        dataset = _read(folder)
-        if dataset:
-            return dataset
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        for folder in _entries(name, key):
+            dataset = _read(folder)
+            if not dataset:
+                shutil.rmtree(folder, ignore_errors=True)
+            elif fingerprint in (None, dataset.fingerprint):
+                return dataset
+    except OSError as error:
+        raise GpuzooError(
+            f"cache {error.filename or root()} cannot be read: {error.strerror}; check "
+            "its permissions, or name another folder in GPUZOO_CACHE"
+        ) from None
     return None
 
 
@@ -100,7 +114,11 @@ def _entries(name: str, key: str | None) -> list[pathlib.Path]:
 
 
 def _read(folder: pathlib.Path) -> Dataset | None:
-    """The entry, or None if its bytes are not those that were written."""
+    """The entry, or None if its bytes are not those that were written.
+
+    Raises:
+        OSError, MemoryError: that cannot be told.
+    """
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
         if manifest["seal"] != _seal(manifest):
@@ -110,13 +128,17 @@ def _read(folder: pathlib.Path) -> Dataset | None:
         for path, array in arrays.items():
             split, _, name = path.partition("/")
             splits.setdefault(split, {})[name] = array
-        if fingerprint(splits) != manifest["fingerprint"]:
+        if dataset_fingerprint(splits) != manifest["fingerprint"]:
             return None
         return Dataset(
             manifest["name"], manifest["source"], splits, tuple(manifest["classes"]),
             manifest["fingerprint"], tuple(manifest["findings"]),
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, MemoryError):
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # of damaged JSON: many kinds
         return None
 
 
@@ -125,6 +147,8 @@ def _mapped(path: pathlib.Path) -> Arrays:
     that they may be larger than the memory."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("its header is damaged")
         header = json.loads(file.read(length))
     return {
         name: np.memmap(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import unicodedata
 
 import numpy as np
 
@@ -110,7 +111,12 @@ def make_dataset(
             f"{images['test'].dtype}; make them equal"
         )
     clean = {s: {"image": images[s], "label": splits[s]["label"]} for s in splits}
-    return label_examples(name, source, clean, classes)
+    dataset = label_examples(name, source, clean, classes)
+    brightest = images["train"].max()
+    if images["train"].dtype == np.uint8 and brightest < 32:
+        dark = f"the brightest training pixel is {brightest} of 255"
+        dataset = dataclasses.replace(dataset, findings=(dark, *dataset.findings))
+    return dataset
 
 
 def label_examples(
@@ -130,7 +136,11 @@ def label_examples(
                 f"{name}: {len(examples[split])} {split} {dataset.field}s but "
                 f"{len(labels[split])} {split} labels"
             )
-    findings = (*_empty_classes(labels, classes), *_duplicates(dataset.field, examples))
+    findings = (
+        *_alike(classes),
+        *_empty_classes(labels, classes),
+        *_duplicates(dataset.field, examples),
+    )
     return dataclasses.replace(dataset, findings=findings)
 
 
@@ -142,6 +152,11 @@ def clean_images(what: str, images: np.ndarray) -> np.ndarray:
         raise GpuzooError(
             f"{what}: the shape must be (examples, height, width[, channels]) with at "
             f"least one of each: {images.shape}"
+        )
+    if images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
+        raise GpuzooError(
+            f"{what}: the shape {images.shape} has the channels before height and "
+            "width; put them last: x.transpose(0, 2, 3, 1)"
         )
     if images.dtype == np.uint8:
         return np.ascontiguousarray(images)
@@ -162,16 +177,15 @@ def clean_images(what: str, images: np.ndarray) -> np.ndarray:
     if low >= 0 and high <= 255 and whole:
         return images.astype(np.uint8)
     raise GpuzooError(
-        f"{what}: values from {low:g} to {high:g}; they must be floats in [0, 1] or "
-        "whole numbers in [0, 255]; rescale them"
+        f"{what}: values from {low:.12g} to {high:.12g}; they must be floats in [0, 1] "
+        "or whole numbers in [0, 255]; rescale them"
     )
 
 
 def _clean_labels(name, splits, classes):
     raw = {
-        split: _squeeze_labels(name, split, a["label"]) for split, a in splits.items()
+        s: _squeeze_labels(f"{name}, {s} labels", a["label"]) for s, a in splits.items()
     }
-    raw = {s: _decoded(a) if a.dtype.kind == "S" else a for s, a in raw.items()}
     kinds = {array.dtype.kind for array in raw.values()}
     if kinds <= {"U"}:
         if classes is None:
@@ -217,26 +231,41 @@ def _clean_labels(name, splits, classes):
     return {s: a.astype(np.int32) for s, a in labels.items()}, tuple(classes)
 
 
-def _squeeze_labels(name: str, split: str, labels: np.ndarray) -> np.ndarray:
-    """(n,) from (n,), (n, 1) or one-hot (n, classes)."""
+def _squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
+    """(n,) from (n,), (n, 1) or one-hot (n, classes); names that are bytes decoded."""
     if labels.size == 0:
-        raise GpuzooError(f"{name}, {split} labels: there are none")
+        raise GpuzooError(f"{what}: there are none")
     if labels.ndim == 2 and labels.shape[1] == 1:
-        return labels[:, 0]
+        labels = labels[:, 0]
     one_hot = labels.ndim == 2 and labels.dtype.kind in "biuf"
     if one_hot and ((labels == 0) | (labels == 1)).all():
         if (labels.sum(axis=1) == 1).all():
             return labels.argmax(axis=1)
     if labels.ndim != 1:
         raise GpuzooError(
-            f"{name}, {split} labels: the shape must be (examples,), (examples, 1) or "
+            f"{what}: the shape must be (examples,), (examples, 1) or "
             f"one-hot (examples, classes): {labels.shape}"
         )
-    return labels
+    return _decoded(what, labels) if labels.dtype.kind == "S" else labels
 
 
-def _decoded(names: np.ndarray) -> np.ndarray:
-    return np.array([name.decode("utf-8", "replace") for name in names.tolist()])
+def _decoded(what: str, names: np.ndarray) -> np.ndarray:
+    try:
+        return np.array([name.decode() for name in names.tolist()])
+    except UnicodeDecodeError as error:
+        raise GpuzooError(
+            f"{what}: {error.object!r} is no UTF-8; save the names as text"
+        ) from None
+
+
+def _alike(classes: tuple[str, ...]) -> list[str]:
+    seen: dict[str, str] = {}
+    found = []
+    for name in classes:
+        key = unicodedata.normalize("NFKC", name).casefold().strip()
+        if seen.setdefault(key, name) != name:
+            found.append(f"the classes {seen[key]!r} and {name!r} have like names")
+    return found
 
 
 def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:

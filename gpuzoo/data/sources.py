@@ -1,15 +1,17 @@
 """Where examples come from: TFDS, the user's own files, or what comes with gpuzoo."""
 
+import collections
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import audio, series
+from gpuzoo.data import audio, folders, series
 from gpuzoo.data.dataset import Dataset, clean_images, label_examples, make_dataset
 from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
@@ -28,6 +30,7 @@ def load_data(
     fallback: str = "",
     image_size: int = 0,
     audio_seconds: float = 0.0,
+    fingerprint: str | None = None,
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Dataset:
     """Load a dataset by name or path.
@@ -36,13 +39,16 @@ def load_data(
         name: a TFDS image set (mnist, cifar10, ...), `digits`, a .npz file with
             x_train, y_train, x_test, y_test (or x, y), or a folder with one sub-folder
             of images or of .wav files per class (or such folders under train/ and
-            test/); computed sounds, `tones`; to forecast `mackey_glass` or a .csv file.
+            test/ or val/); computed sounds, `tones`; to forecast `mackey_glass` or a
+            .csv file.
         data_dir: a prepared TFDS folder; nothing is downloaded then.
         fallback: name of the dataset to load when `name` is not to be had.
         image_size: side in pixels that the images of a folder are resized to; 0: as
             they are.
         audio_seconds: length that the sounds of a folder are cut or filled up to; 0:
             that of the longest.
+        fingerprint: of a TFDS set that is taken from the cache if it is there, whatever
+            else is; not beside `data_dir`.
         note: called with a line for the user when something is worth telling.
 
     Raises:
@@ -55,17 +61,17 @@ def load_data(
         return series.mackey_glass()
     if name == "tones":
         return audio.tones()
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         return series.from_csv(path)
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _from_npz(path)
     # The name of a recipe's dataset is never taken for a folder that happens to be
     # called the same.
     like_a_path = name.endswith("/") or name.startswith((".", "~", "/"))
-    if like_a_path or (path.is_dir() and not fallback):
-        return _from_folder(path, image_size, audio_seconds)
+    if like_a_path or (not fallback and folders.is_folder(path)):
+        return _from_folder(path, image_size, audio_seconds, note)
     try:
-        return from_tfds(name, data_dir, note)
+        return from_tfds(name, data_dir, note, fingerprint)
     except NotToBeHad as reason:
         if not fallback:
             raise
@@ -73,14 +79,17 @@ def load_data(
         return load_data(fallback, note=note)
 
 
-def of_recipe(recipe: Recipe, note: Callable[[str], None]) -> Dataset:
-    """The dataset that a recipe names."""
+def of_recipe(
+    recipe: Recipe, note: Callable[[str], None], fingerprint: str | None = None
+) -> Dataset:
+    """The dataset that a recipe names, as `load_data` gives it."""
     return load_data(
         recipe.data,
         data_dir=recipe.data_dir,
         fallback=recipe.fallback,
         image_size=recipe.image_size,
         audio_seconds=recipe.audio_seconds,
+        fingerprint=fingerprint,
         note=note,
     )
 
@@ -90,11 +99,22 @@ def of_recipe(recipe: Recipe, note: Callable[[str], None]) -> Dataset:
 
 def _from_npz(path: pathlib.Path) -> Dataset:
     what = f"data {path.name!r}"
+    parts, whole = ("x_train", "y_train", "x_test", "y_test"), ("x", "y")
     try:
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            there, wanted = set(file.files), ()
+            if there >= set(parts):
+                wanted = parts
+            elif there >= set(whole) and not there & set(parts):
+                wanted = whole
+            arrays = {name: file[name] for name in wanted}
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
+    except MemoryError as error:
+        raise GpuzooError(
+            f"{what}: too large for the memory ({error}); save fewer or smaller "
+            "examples, images as uint8"
+        ) from None
     except Exception as error:  # zipfile, zlib and NumPy raise a dozen different ones
         text = str(error) or type(error).__name__
         if "allow_pickle" in text:
@@ -102,51 +122,60 @@ def _from_npz(path: pathlib.Path) -> Dataset:
         raise GpuzooError(
             f"{what}: not a readable .npz file, or damaged or cut short: {text}"
         ) from None
-    if {"x_train", "y_train", "x_test", "y_test"} <= set(arrays):
+    if wanted == parts:
         splits = {
             s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
             for s in ("train", "test")
         }
-    elif {"x", "y"} <= set(arrays):
+    elif wanted == whole:
         # Checked before they are shuffled, so that an error names the right example.
         clean_images(f"{what}, x", arrays["x"])
         splits = _hold_out(what, {"image": arrays["x"], "label": arrays["y"]})
     else:
         raise GpuzooError(
-            f"{what}: needs the arrays x_train, y_train, x_test, y_test (or x, y); it "
-            f"has {', '.join(sorted(arrays)) or 'none'}"
+            f"{what}: needs the arrays {', '.join(parts)} (or only x, y); it has "
+            f"{', '.join(sorted(there)) or 'none'}"
         )
     return make_dataset(path.stem, "npz file", splits)
 
 
-def _from_folder(path: pathlib.Path, size: int, seconds: float) -> Dataset:
+def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset:
     what = f"data folder {path.name!r}"
-    if not path.is_dir():
+    if not folders.is_folder(path):
         raise GpuzooError(f"{what}: there is no such folder; check the path")
 
-    def read(folder: pathlib.Path, classes: list[str]) -> dict:
-        suffixes = {f.suffix.lower() for c in classes for f in (folder / c).rglob("*")}
-        if ".wav" in suffixes and not suffixes & IMAGE_SUFFIXES:
+    def read(folder: pathlib.Path) -> dict:
+        files = folders.find_files(what, folder, classes)
+        counts = collections.Counter(file.suffix.lower() for _, file in files)
+        sounds = ".wav" in counts and not counts.keys() & IMAGE_SUFFIXES
+        left = counts.keys() - ({".wav"} if sounds else IMAGE_SUFFIXES)
+        if left:
+            note(
+                f"{what}: {sum(counts[s] for s in left)} files in {folder.name}/ are "
+                f"left out, by their suffix: {', '.join(sorted(left))}"
+            )
+        if sounds:
             return audio.read_folder(what, folder, classes, seconds)
         return _read_images(what, folder, classes, size)
 
-    parts = {s: path / s for s in ("train", "test") if (path / s).is_dir()}
-    if len(parts) == 2:
-        classes = _class_names(what, parts["train"])
+    parts = folders.find_splits(what, path, note)
+    classes = _class_names(what, parts.get("train", path))
+    if parts:
         extra = set(_class_names(what, parts["test"])) - set(classes)
         if extra:
             raise GpuzooError(
                 f"{what}: test has a class that train lacks: {min(extra)}"
             )
-        splits = {split: read(folder, classes) for split, folder in parts.items()}
+        splits = {split: read(folder) for split, folder in parts.items()}
     else:
-        classes = _class_names(what, path)
-        splits = _hold_out(what, read(path, classes))
+        splits = _hold_out(what, read(path))
     kinds = {s: next(iter(arrays)) for s, arrays in splits.items()}
     if len(set(kinds.values())) > 1:
         raise GpuzooError(f"{what}: images and sounds in one set: {kinds}")
-    # A name that is no UTF-8 is shown with replacement characters.
-    names = tuple(os.fsencode(name).decode("utf-8", "replace") for name in classes)
+    # Of a name that is no UTF-8 the odd bytes are shown as \xe4.
+    names = tuple(
+        os.fsencode(name).decode("utf-8", "backslashreplace") for name in classes
+    )
     if kinds["train"] == "audio":
         audio.check_lengths(what, splits)
         return label_examples(path.name, "folder of WAV files", splits, names)
@@ -154,11 +183,7 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float) -> Dataset:
 
 
 def _class_names(what: str, folder: pathlib.Path) -> list[str]:
-    try:
-        names = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    except OSError as error:
-        raise GpuzooError(f"{what}: cannot be read: {error.strerror}") from None
-    names = [name for name in names if not name.startswith(".")]
+    names = folders.sub_folders(what, folder)
     if len(names) < 2:
         raise GpuzooError(
             f"{what}: needs one sub-folder of images or of .wav files for each of at "
@@ -168,39 +193,28 @@ def _class_names(what: str, folder: pathlib.Path) -> list[str]:
 
 
 def _read_images(what, folder: pathlib.Path, classes: list[str], size: int) -> dict:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     images, labels = [], []
-    for label, name in enumerate(classes):
-        for file in sorted((folder / name).rglob("*")):
-            if file.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            where = f"{what}: {file.relative_to(folder)}"
-            try:
-                with Image.open(file) as image:
-                    if image.mode.startswith(("I", "F")):
-                        raise ValueError(
-                            "it has more than 8 bits a channel, which would be lost; "
-                            "convert it, or save floats in [0, 1] as .npz"
-                        )
-                    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-                    if size:
-                        image = image.resize((size, size), Image.Resampling.BILINEAR)
-                    pixels = np.asarray(image)
-            except (
-                UnidentifiedImageError, Image.DecompressionBombError, OSError,
-                SyntaxError, ValueError,
-            ) as error:  # fmt: skip
-                raise GpuzooError(
-                    f"{where}: not a readable image ({error}); remove or replace it"
-                ) from None
-            images.append(pixels if pixels.ndim == 3 else pixels[..., None])
-            labels.append(label)
-            if images[-1].shape[:2] != images[0].shape[:2]:
-                raise GpuzooError(
-                    f"{where}: {images[-1].shape[:2]} pixels where the first image has "
-                    f"{images[0].shape[:2]}; give one size, e.g. --image-size 64"
-                )
+    for label, file in folders.find_files(what, folder, classes):
+        if file.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        where = f"{what}: {file.relative_to(folder)}"
+        try:
+            with Image.open(file) as image:
+                pixels = _pixels(image, size)
+        except Exception as error:  # Pillow raises a dozen different ones
+            raise GpuzooError(
+                f"{where}: not a readable image ({error or type(error).__name__}); "
+                "remove or replace it"
+            ) from None
+        images.append(pixels)
+        labels.append(label)
+        if images[-1].shape[:2] != images[0].shape[:2]:
+            raise GpuzooError(
+                f"{where}: {images[-1].shape[:2]} pixels where the first image has "
+                f"{images[0].shape[:2]}; give one size, e.g. --image-size 64"
+            )
     if not images:
         raise GpuzooError(
             f"{what}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
@@ -208,6 +222,27 @@ def _read_images(what, folder: pathlib.Path, classes: list[str], size: int) -> d
     channels = max(image.shape[2] for image in images)
     images = [np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]
     return {"image": np.stack(images), "label": np.array(labels)}
+
+
+def _pixels(image, size: int) -> np.ndarray:
+    """An image as a viewer shows it, upright and on white, (height, width, 1 or 3),
+    uint8; of several frames the first."""
+    from PIL import Image, ImageOps
+
+    if re.search(r"^[IF]|[A-Z];16[A-Z]", f"{image.mode} {image.tile}"):
+        raise ValueError(
+            "it has more than 8 bits a channel, which would be lost; convert it, or "
+            "save floats in [0, 1] as .npz"
+        )
+    ImageOps.exif_transpose(image, in_place=True)
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert(mode)
+    if size:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return np.atleast_3d(image)
 
 
 def _hold_out(what: str, arrays: dict) -> dict:

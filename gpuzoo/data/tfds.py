@@ -25,12 +25,17 @@ class NotToBeHad(GpuzooError):
     """The dataset is neither on this machine nor can it be downloaded."""
 
 
-def from_tfds(name: str, data_dir: str | None, note) -> Dataset:
+def from_tfds(
+    name: str, data_dir: str | None, note, fingerprint: str | None = None
+) -> Dataset:
     """A folder the user names, our cache, a download: in this order.
 
     TFDS_DATA_DIR is such a folder if it holds the dataset, and where TFDS downloads to
-    if it does not.
+    if it does not. Before it comes what is in the cache with that fingerprint.
     """
+    if fingerprint and not data_dir:
+        if dataset := cache.load(name, fingerprint=fingerprint):
+            return dataset
     folder = data_dir or os.environ.get("TFDS_DATA_DIR", "")
     if data_dir or _is_prepared(name, folder):
         prepared = _prepared_folder(name, expand(folder))

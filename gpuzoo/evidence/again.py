@@ -42,7 +42,8 @@ def set_up(recorded: dict, note=lambda text: None) -> Setting:
     }
     from gpuzoo.data import sources
 
-    dataset = sources.of_recipe(recipe, note)
+    fingerprint = (recorded["data"] or {}).get("fingerprint")
+    dataset = sources.of_recipe(recipe, note, fingerprint)
     return Setting(
         recipe,
         runtime,
