@@ -10,12 +10,32 @@ _ISA = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve",
 )  # fmt: skip
-# Environment variables that change the arithmetic of a backend.
+# Environment variables that change the arithmetic of a backend, or of NumPy.
 _MOVES_BITS = (
     "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_USE_AUTOTUNE", "TF_CUDNN_WORKSPACE_LIMIT_IN_MB",
-    "TF_DISABLE_MKL", "TF_ENABLE_ONEDNN_OPTS", "TF_XLA_FLAGS", "XLA_FLAGS",
-    "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "CUBLAS_WORKSPACE_CONFIG",
+    "TF_DISABLE_MKL", "TF_ENABLE_ONEDNN_OPTS", "TF_SET_ONEDNN_FPMATH_MODE",
+    "TF_XLA_FLAGS", "XLA_FLAGS", "CUBLAS_WORKSPACE_CONFIG", "TF_ENABLE_ONEDNN_SPMM",
+    "TF_ENABLE_ZENDNN_OPTS", "TF_ENABLE_WINOGRAD_NONFUSED", "TF_USE_CUBLASLT",
+    "TF_CUBLAS_WORKSPACE_LIMIT_IN_MB", "TF_CUDNN_RNN_USE_AUTOTUNE",
+    "TF_CUDNN_USE_RUNTIME_FUSION", "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT",
+    "TF_FP16_CONV_USE_FP32_COMPUTE", "TF_FP16_MATMUL_USE_FP32_COMPUTE",
+    "TF_FP16_RNN_USE_FP32_COMPUTE", "NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE",
 )  # fmt: skip
+# Of these libraries every variable, so that a new one is not missed ...
+_WATCHED = ("JAX_", "DNNL_", "ONEDNN_")
+# ... but those that log, keep what is compiled, or name the device, which is read back.
+_HARMLESS = {
+    "JAX_COMPILATION_CACHE_CHECK_CONTENTS", "JAX_COMPILATION_CACHE_DIR",
+    "JAX_COMPILATION_CACHE_MAX_SIZE", "JAX_ENABLE_COMPILATION_CACHE",
+    "JAX_RAISE_PERSISTENT_CACHE_ERRORS",
+    "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "JAX_EXPLAIN_CACHE_MISSES",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "JAX_PLATFORMS", "JAX_PLATFORM_NAME",
+    "JAX_LOG_COMPILES", "JAX_LOGGING_LEVEL", "JAX_DEBUG_LOG_MODULES",
+    "JAX_DUMP_IR_TO", "JAX_DUMP_IR_MODES", "JAX_TRACEBACK_FILTERING",
+    "DNNL_VERBOSE", "DNNL_VERBOSE_TIMESTAMP", "DNNL_PRIMITIVE_CACHE_CAPACITY",
+    "ONEDNN_VERBOSE", "ONEDNN_VERBOSE_TIMESTAMP", "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
+}  # fmt: skip
 # What XLA is told on a GPU when bits are promised, and when its choices are pinned.
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 LOAD_TUNING_FLAG = "--xla_gpu_load_autotune_results_from="
@@ -30,8 +50,9 @@ DEFAULT_VARIABLES = {
 READ_AT_IMPORT = ("TF_ENABLE_ONEDNN_OPTS",)
 # Installed packages that the bits may depend on, besides NVIDIA's.
 _PACKAGES = {
-    "gpuzoo", "tensorflow", "keras", "numpy", "jax", "jaxlib", "ml_dtypes",
-    "tensorflow-datasets", "safetensors", "scikit-learn", "pillow",
+    "gpuzoo", "tensorflow", "tensorflow-cpu", "tf-nightly", "keras", "keras-hub",
+    "numpy", "jax", "jaxlib", "ml-dtypes", "tensorflow-datasets", "safetensors",
+    "scikit-learn", "pillow",
 }  # fmt: skip
 
 
@@ -89,7 +110,8 @@ def driver() -> str | None:
 
 def moving_variables() -> dict[str, str]:
     """The environment variables that move bits and are not as gpuzoo sets them."""
-    found = {name: os.environ.get(name, "") for name in _MOVES_BITS}
+    more = {name for name in os.environ if name.startswith(_WATCHED)} - _HARMLESS
+    found = {name: os.environ.get(name, "") for name in (*_MOVES_BITS, *sorted(more))}
     ours = (DETERMINISTIC_FLAG, LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG)
     flags = found["XLA_FLAGS"].split()
     found["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(ours))
@@ -112,12 +134,16 @@ def variables_in_force() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything installed that the bits may depend on."""
+    """Versions of everything installed that the bits may depend on.
+
+    Of two in the path the first, which is what Python imports. Not what is loaded by
+    now: it is asked before anything is.
+    """
     found = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"] or ""
+        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
         if name in _PACKAGES or name.startswith(("nvidia-", "jax-cuda")):
-            found[name] = distribution.version
+            found.setdefault(name, distribution.version)
     return dict(sorted(found.items()))
 
 
