@@ -339,7 +339,8 @@ def save(found: dict, folder: str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
-        plots.speeds(found).savefig(path.with_suffix(".png"), dpi=110)
+        with plots.plain():
+            plots.speeds(found).savefig(path.with_suffix(".png"), dpi=110)
     except OSError as error:
         raise GpuzooError(f"bench folder {folder}: {error.strerror or error}") from None
     return str(path)

@@ -5,20 +5,31 @@ The same run gives the same files: no date and no version is written into them.
 
 import contextlib
 import io
+import os
 import pathlib
+import sys
 import warnings
 
-import matplotlib
 import numpy as np
 import PIL.Image
-from matplotlib.figure import Figure
 
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.files import write_atomically
 
+# Matplotlib refuses to be imported where MPLBACKEND names no backend; none is needed.
+_backend = "matplotlib" not in sys.modules and os.environ.pop("MPLBACKEND", "")
+import matplotlib.style  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+if _backend:
+    os.environ["MPLBACKEND"] = _backend
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = _backend  # as it would itself
+
 MISTAKES = 24  # shown on the sheet
 ACROSS = 12  # images in a row of a sheet
 SAMPLES = 60  # images that a model draws, on a sheet
+TALLEST = 36  # inches; matplotlib draws no more than 2**16 pixels
 _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
 
 
@@ -31,10 +42,7 @@ def draw_all(
     outputs: dict,
 ) -> None:
     """Draw every picture of a run into its folder; `outputs` as in engine/loop.py."""
-    with warnings.catch_warnings(), matplotlib.rc_context({"text.parse_math": False}):
-        # Class names are the user's: a dollar sign is no formula, and a letter that the
-        # font lacks is drawn as a box.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    with plain():
         figures = {"curves": curves(title, rows)}
         for kind in _KINDS[task]:
             figures[kind.__name__] = kind(title, dataset, outputs)
@@ -42,6 +50,21 @@ def draw_all(
             if figure is not None:
                 path = folder / f"{name}.png"
                 figure.savefig(path, dpi=110, metadata={"Software": None})
+
+
+@contextlib.contextmanager
+def plain():
+    """Draw by matplotlib's own settings, whatever the user's are.
+
+    Class names are the user's: a dollar sign is no formula, and a letter that the font
+    lacks is drawn as a box.
+    """
+    with (
+        warnings.catch_warnings(),
+        matplotlib.style.context(["default", {"text.parse_math": False}]),
+    ):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def curves(title: str, rows: list[dict]) -> Figure:
@@ -280,9 +303,8 @@ def _rows(images: np.ndarray) -> list[np.ndarray]:
 def _sheet(title: str, rows: list[np.ndarray]) -> Figure:
     """Rows of images, each (at most ACROSS, height, width, channels), uint8."""
     picture = _picture(rows)
-    figure = Figure(
-        figsize=(9, 0.4 + 9 * picture.height / picture.width), layout="constrained"
-    )
+    height = min(TALLEST, 0.4 + 9 * picture.height / picture.width)
+    figure = Figure(figsize=(9, height), layout="constrained")
     axes = figure.subplots()
     axes.imshow(np.asarray(picture), cmap="gray", vmin=0, vmax=255)
     axes.axis("off")
