@@ -45,7 +45,7 @@ class VerifyCommand:
 class DiffCommand:
     """Show what differs between two runs, and where they part.
 
-    Exit codes: 0 identical, 1 differs, 2 a folder is no run.
+    Exit codes: 0 identical, 1 differs or one is shorter, 2 a folder is no run.
     """
 
     run_a: Word
@@ -124,7 +124,7 @@ def diff(words: list[str]) -> int:
             print(f"{path}/{name} has been changed since the run ended")
     for line in [*_first_difference(found), *_replayed(found)]:
         print(line)
-    print(found["verdict"])
+    print(f"{found['verdict']}, {found['compared']} steps compared")
     last_line(found)
     return found["exit_code"]
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import pathlib
+import re
 import shutil
 import time
 
@@ -27,6 +28,29 @@ def expand(path: str | pathlib.Path) -> pathlib.Path:
         raise GpuzooError(
             f"path {str(path)!r}: there is no such user's home; write it out"
         ) from None
+
+
+def redact(text: str) -> str:
+    """A path, alone or after an option (`--data=`), with `~` for the user's home.
+
+    Only where it begins with the whole of it, and unchanged where there is no home.
+    """
+    return _exchange(_home(), "~", text)
+
+
+def unredact(text: str) -> str:
+    """The path that `redact` was given, on a machine with the same home."""
+    return _exchange("~", _home(), text)
+
+
+def _home() -> str:
+    home = os.path.expanduser("~")  # unchanged where the system knows of none
+    return home if len(home) > 1 else "~"
+
+
+def _exchange(head: str, other: str, text: str) -> str:
+    begin = rf"((?:[\w-]+=)?['\"]?){re.escape(head)}(?=/|['\"]?$)"
+    return re.sub(rf"\A{begin}", lambda found: found[1] + other, text)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:

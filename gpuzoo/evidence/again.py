@@ -6,6 +6,7 @@ import os
 from gpuzoo import runtime as runtimes
 from gpuzoo.errors import Diverged
 from gpuzoo.evidence import compare, record
+from gpuzoo.evidence.code import code_sha256
 from gpuzoo.machine import environment
 
 
@@ -37,7 +38,7 @@ def set_up(recorded: dict, note=lambda text: None) -> Setting:
     )
     here = {
         "environment": found,
-        "code_sha256": record.code_sha256(recipe.model),
+        "code_sha256": code_sha256(recipe.as_record()),
         "runtime": runtime.as_record(),
     }
     from gpuzoo.data import sources
@@ -61,11 +62,12 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
         take_apart: take the step after them apart.
 
     Returns:
-        The digests, the weights then, the tensors of the step that was taken apart.
+        The digests, the weights then, the tensors of the step that was taken apart,
+        and None or how it diverged: the digests then end before that step, and the
+        weights are the last good ones.
 
     Raises:
-        Diverged: before the step to be taken apart. Otherwise the weights are the last
-            good ones.
+        Diverged: before the step to be taken apart.
     """
     from gpuzoo.engine import compiled, loop
 
@@ -87,5 +89,5 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
     except Diverged as error:
         if take_apart:
             raise
-        return rows, error.weights, []
-    return rows, result.weights, result.tensors
+        return rows, error.weights, [], error
+    return rows, result.weights, result.tensors, None

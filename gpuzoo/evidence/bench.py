@@ -228,7 +228,7 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
         "date": time.strftime("%Y-%m-%d"),
         "recipe": recipe.as_record(),
         "environment": environment(),
-        "code_sha256": record.code_sha256(recipe.model),
+        "code_sha256": record.code_sha256(recipe.as_record()),
         "runtime": told["runtime"],
         "data": told["data"],
         "rounds": settings.rounds,

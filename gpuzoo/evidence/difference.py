@@ -4,6 +4,9 @@ import pathlib
 
 from gpuzoo.evidence import compare, record, trail
 from gpuzoo.evidence.verify import DIFFERS, EXIT_CODES, IDENTICAL, changed_files
+from gpuzoo.files import expand
+
+EQUAL_SO_FAR = "equal as far as both go"
 
 
 def diff(
@@ -22,7 +25,9 @@ def diff(
         note: called with lines for the user.
 
     Returns:
-        `verdict` (identical or differs: of the trails and the weights), `exit_code`,
+        `verdict` (of the trails and the weights: identical, differs, or equal as far as
+        both go, where one is longer or has ended and the other has not), `exit_code`,
+        `compared` (steps that both have a loss of), `steps` (of each, None if unknown),
         `settings`, `environment` and `data` (field, then both values),
         `first_difference` (step, what, variables), `weights` (name -> ulp),
         `changed_files` (of each run) and `replay` (None unless asked for and needed).
@@ -30,14 +35,20 @@ def diff(
     Raises:
         GpuzooError: a folder is no run or its files cannot be read.
     """
-    paths = [pathlib.Path(run).expanduser() for run in (one, other)]
+    paths = [expand(run) for run in (one, other)]
     records = [record.read_run(path, sealed=False) for path in paths]
-    first = trail.first_divergence(*map(trail.read_digests, paths))
-    weights = {}
-    if all((path / "weights.safetensors").exists() for path in paths):
+    trails = [trail.read_digests(path) for path in paths]
+    counts = [trail.count_losses(rows) for rows in trails]
+    first, weights = trail.first_divergence(*trails), {}
+    # Weights of different steps differ in any case.
+    if counts[0] == counts[1] and all(
+        (path / "weights.safetensors").exists() for path in paths
+    ):
         weights = trail.weight_differences(*map(trail.read_weights, paths))
-    same_length = records[0].get("steps") == records[1].get("steps")
-    verdict = IDENTICAL if same_length and not (first or weights) else DIFFERS
+    ends = [(count, run["state"]) for count, run in zip(counts, records, strict=True)]
+    verdict = IDENTICAL if ends[0] == ends[1] else EQUAL_SO_FAR
+    if first or weights:
+        verdict = DIFFERS
     replayed = None
     if replay and first:
         from gpuzoo.evidence.replay import replay as do_again
@@ -45,7 +56,8 @@ def diff(
         replayed = do_again(paths, first.step, note)
     return {
         "verdict": verdict,
-        "exit_code": EXIT_CODES[verdict],
+        "exit_code": EXIT_CODES.get(verdict, 1),
+        "compared": min(counts),
         "settings": _settings(*records),
         "environment": _rows(compare.environment_differences(*records)),
         "data": _rows(compare.data_differences(records[0]["data"], records[1]["data"])),

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 
 from gpuzoo import machine
-from gpuzoo.files import expand
+from gpuzoo.files import expand, redact
 from gpuzoo.runtime import BACKENDS
 
 _PYTHON = ((3, 11), (3, 13))
@@ -171,7 +171,7 @@ def _places() -> Iterator[Finding]:
         while not there.exists():
             there = there.parent
         free = shutil.disk_usage(there).free / 1e9
-        what = f"{_short(path)}, {free:.1f} GB free"
+        what = f"{redact(str(path))}, {free:.1f} GB free"
         try:
             with tempfile.TemporaryFile(dir=there):
                 pass
@@ -182,12 +182,6 @@ def _places() -> Iterator[Finding]:
             continue
         remedy = "free some room" if free < 1 else ""
         yield Finding(name, not remedy, what, remedy)
-
-
-def _short(path: pathlib.Path) -> str:
-    home = str(pathlib.Path.home())
-    text = str(path)
-    return "~" + text[len(home) :] if text.startswith(home + os.sep) else text
 
 
 def _devices(backend: str) -> Iterator[Finding]:

@@ -17,17 +17,19 @@ import secrets
 import sys
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.evidence.code import code_sha256
 from gpuzoo.files import (
     expand,
     held,
     is_leftover,
+    redact,
     remove_leftovers,
     sync_folder,
+    unredact,
     write_atomically,
 )
 from gpuzoo.machine import environment
 from gpuzoo.recipe import Recipe
-from gpuzoo.registry import file_of
 from gpuzoo.runtime import Options
 
 SCHEMA_VERSION = 1
@@ -59,7 +61,7 @@ class RunFolder:
             "finished": None,
             "command": [redact(word) for word in sys.argv],
             "environment": environment(),
-            "code_sha256": code_sha256(fields["recipe"]["model"]),
+            "code_sha256": code_sha256(fields["recipe"]),
             "data": None,
             "runtime": None,
             "metrics": {},
@@ -114,8 +116,14 @@ class RunFolder:
         return cls(path, record)
 
     def restore(self, history: list) -> None:
-        """Make the trail what it was when a checkpoint was saved."""
+        """Make the trail what it was when a checkpoint was saved, and remove the
+        sheets of evaluations that came later."""
         self.close()
+        tested = [row["epoch"] for event, row in history if event == "test"]
+        kept = {f"epoch-{epoch:03d}.png" for epoch in tested}
+        for sheet in self.path.glob("samples/epoch-*.png"):
+            if sheet.name not in kept:
+                sheet.unlink()
         for name in ("metrics.jsonl", "digests.jsonl"):
             (self.path / name).unlink(missing_ok=True)
         for event, row in history:
@@ -130,6 +138,8 @@ class RunFolder:
         self.write()
 
     def write(self) -> None:
+        for part in ("recipe", "options"):
+            self.record[part] = _each(redact, self.record[part])
         self.record["seal"] = seal(self.record)
         check_record(self.record)
         text = json.dumps(self.record, indent=1) + "\n"
@@ -192,7 +202,7 @@ def seal(record: dict) -> str:
 
 def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
     """The checked record of a run folder; `sealed`: refuse one that was edited."""
-    file = pathlib.Path(path) / "run.json"
+    file = expand(path) / "run.json"
     try:
         record = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -207,7 +217,7 @@ def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
 
 def recipe_of(record: dict) -> Recipe:
     """The recipe of a run, as it was carried out: its data are named."""
-    recipe = Recipe(**record["recipe"])
+    recipe = Recipe(**_each(unredact, record["recipe"]))
     if recipe.fallback and record["data"]:
         if record["data"]["name"] == recipe.fallback:
             return dataclasses.replace(recipe, data=recipe.fallback, fallback="")
@@ -217,7 +227,7 @@ def recipe_of(record: dict) -> Recipe:
 
 def options_of(record: dict) -> Options:
     """What a run asked of its machine."""
-    return Options(**record["options"])
+    return Options(**_each(unredact, record["options"]))
 
 
 def check_record(record: dict) -> None:
@@ -240,26 +250,15 @@ def _validator():
     return jsonschema.Draft202012Validator(json.loads(text))
 
 
-@functools.cache
-def code_sha256(model: str = "") -> str:
-    """One digest over the sources of gpuzoo, its models and its recipes, and the
-    user's own file that a model stands in."""
-    digest = hashlib.sha256()
-    for package in ("gpuzoo", "gpuzoo.models", "gpuzoo.recipes"):
-        top = importlib.resources.files(package)
-        for path in sorted(pathlib.Path(str(top)).rglob("*.py")):
-            relative = f"{package}/{path.relative_to(str(top))}"
-            digest.update(f"{relative} {path.stat().st_size}\n".encode())
-            digest.update(path.read_bytes())
-    if own := file_of(model):
-        digest.update(own.read_bytes())
-    return digest.hexdigest()
+def _each(change, part: dict) -> dict:
+    """A part of a record with all its texts, also those of a list, changed."""
 
+    def changed(value):
+        if isinstance(value, list):
+            return [changed(one) for one in value]
+        return change(value) if isinstance(value, str) else value
 
-def redact(text: str) -> str:
-    """A path without the name of the user's home."""
-    home = str(pathlib.Path.home())
-    return text.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else text
+    return {name: changed(value) for name, value in part.items()}
 
 
 def now() -> str:

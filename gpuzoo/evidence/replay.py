@@ -44,12 +44,13 @@ def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dic
             "step": None, "where": None, "differing": None, "values": None,
             "largest": None,
             "replayed": [
-                trail.first_divergence(trail.read_digests(path), side["rows"]) is None
+                _is_replayed(trail.read_digests(path), side["rows"], steps)
                 for path, side in zip(paths, sides, strict=True)
             ],
             "drift": [side["drift"] for side in sides],
         }  # fmt: skip
-        first = trail.first_divergence(sides[0]["rows"], sides[1]["rows"])
+        rows = [side["rows"] for side in sides]
+        first = trail.first_divergence(*rows, max(map(trail.count_losses, rows)))
         if first is None:
             return found
         for path, file in zip(paths, ("one", "other"), strict=True):
@@ -59,6 +60,11 @@ def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dic
             "step": first.step,
             **_first_difference(_load(folder / "one"), _load(folder / "other")),
         }
+
+
+def _is_replayed(recorded: list[dict], rows: list[dict], steps: int) -> bool:
+    until = min(steps, trail.count_losses(recorded))
+    return trail.first_divergence(recorded, rows, until) is None
 
 
 def _run(path: pathlib.Path, folder: pathlib.Path, note, **spec) -> dict:
@@ -124,7 +130,7 @@ def _again(spec: dict) -> dict:
     setting = again.set_up(recorded)
     every_step = setting.recipe.override(digest_every=1)
     take_apart = spec.get("take_apart", 0)
-    rows, _, tensors = again.first_steps(
+    rows, _, tensors, _ = again.first_steps(
         dataclasses.replace(setting, recipe=every_step),
         take_apart - 1 if take_apart else spec["steps"],
         fast=recorded["fast_dev_run"],

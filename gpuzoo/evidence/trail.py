@@ -19,7 +19,7 @@ class Divergence:
     """The first step whose loss differs in any bit, or the first with a digest whose
     weights do, whichever comes first."""
     what: str
-    """loss, weights or optimizer."""
+    """loss, weights, optimizer, or missing loss, where a trail ends too early."""
     variables: tuple[str, ...]
     """Weights that differ at the next digest, in the order of the model."""
 
@@ -35,11 +35,13 @@ def read_digests(folder: pathlib.Path) -> list[dict]:
         ) from None
 
 
-def first_divergence(one: list[dict], other: list[dict]) -> Divergence | None:
+def first_divergence(
+    one: list[dict], other: list[dict], until: int = 0
+) -> Divergence | None:
     """The first difference of two trails, as far as both go; None if there is none.
 
     The losses of every step are compared; the weights at the steps that both trails
-    have a digest for.
+    have a digest for. A trail that ends before step `until` differs there.
     """
     step = _first_step_with_other_loss(_losses(one), _losses(other))
     theirs = {row["step"]: row for row in other}
@@ -58,7 +60,15 @@ def first_divergence(one: list[dict], other: list[dict]) -> Divergence | None:
             return Divergence(mine["step"], "weights", names)
         if mine["optimizer"] != row["optimizer"]:
             return Divergence(mine["step"], "optimizer", ())
-    return Divergence(step, "loss", ()) if step else None
+    if step:
+        return Divergence(step, "loss", ())
+    ends = min(count_losses(one), count_losses(other))
+    return Divergence(ends + 1, "missing loss", ()) if ends < until else None
+
+
+def count_losses(rows: list[dict]) -> int:
+    """How many steps a trail has a loss of."""
+    return len(_losses(rows))
 
 
 def _losses(rows: list[dict]) -> np.ndarray:

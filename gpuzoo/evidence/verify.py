@@ -5,6 +5,7 @@ import pathlib
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.evidence import again, record, trail
+from gpuzoo.files import expand, redact
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
 EXIT_CODES = {IDENTICAL: 0, DIFFERS: 1, CANNOT_COMPARE: 2}
@@ -27,14 +28,17 @@ def verify(
 
     Returns:
         `verdict` (identical, differs, cannot compare), `exit_code`, `steps`, how many
-        were compared; `first_difference` (step, what, variables), `weights` (name ->
+        were compared; `first_difference` (step, what, variables; where the run done
+        again diverged, the first step that it has no digest of), `weights` (name ->
         ulp), `changed_files`, `environment` (fields that differ) and `causes`, the
         likeliest first.
 
     Raises:
-        GpuzooError: the folder is no run, or the run never ended.
+        GpuzooError: the folder is no run, the run never ended, or steps is negative.
     """
-    path = pathlib.Path(run).expanduser()
+    if steps < 0:
+        raise GpuzooError(f"steps must be 0, for all, or more: {steps}")
+    path = expand(run)
     recorded = record.read_run(path, sealed=False)
     if recorded["state"] not in ("finished", "stopped"):
         raise GpuzooError(
@@ -42,7 +46,7 @@ def verify(
             "verified; gpuzoo resume finishes one"
         )
     verdict = {
-        "verdict": IDENTICAL, "run_dir": record.redact(str(path)), "steps": 0,
+        "verdict": IDENTICAL, "run_dir": redact(str(path)), "steps": 0,
         "first_difference": None, "weights": {}, "environment": [], "causes": [],
         "changed_files": changed_files(path, recorded),
     }  # fmt: skip
@@ -67,16 +71,21 @@ def verify(
 
     # ------------------------------------------------------------------ do it once more
     until = min(steps or recorded["steps"], recorded["steps"])
-    rows, weights, _ = again.first_steps(setting, until, fast=recorded["fast_dev_run"])
+    rows, weights, _, diverged = again.first_steps(
+        setting, until, fast=recorded["fast_dev_run"]
+    )
     verdict["steps"] = until
-    divergence = trail.first_divergence(recorded_rows, rows)
+    divergence = trail.first_divergence(recorded_rows, rows, until)
+    if diverged:
+        divergence = divergence or trail.Divergence(until, "weights", ())
+        verdict["causes"] = [f"done again, {str(diverged).partition(';')[0]}"]
     if divergence:
         verdict["first_difference"] = {
             "step": divergence.step,
             "what": divergence.what,
             "variables": list(divergence.variables),
         }
-    if until == recorded["steps"]:
+    if until == recorded["steps"] and not diverged:
         verdict["weights"] = trail.weight_differences(recorded_weights, weights)
     differs = divergence or verdict["weights"] or verdict["changed_files"]
     return _conclude(verdict, DIFFERS if differs else IDENTICAL, recorded)
@@ -99,7 +108,7 @@ def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
 
 def _conclude(verdict: dict, word: str, recorded: dict) -> dict:
     verdict["verdict"], verdict["exit_code"] = word, EXIT_CODES[word]
-    causes = []
+    causes = verdict["causes"]
     if verdict["changed_files"]:
         names = ", ".join(verdict["changed_files"])
         causes.append(f"changed since the run ended: {names}")
@@ -116,5 +125,4 @@ def _conclude(verdict: dict, word: str, recorded: dict) -> dict:
         if not verdict["changed_files"]:
             causes.append("an operation whose result varies from run to run")
             causes.append("faulty hardware")
-    verdict["causes"] = causes
     return verdict

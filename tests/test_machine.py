@@ -1,0 +1,62 @@
+"""What is recorded of the machine: versions, and variables that move bits."""
+
+import signal
+import sys
+import time
+
+import pytest
+from test_resume import start
+
+from gpuzoo import machine
+
+
+def test_of_two_versions_in_the_path_the_first_counts(monkeypatch, tmp_path):
+    found = machine.versions()
+    assert {"keras", "numpy", "ml-dtypes"} <= found.keys()
+    for name, version in (("keras", "0.0.1"), ("tensorflow_cpu", "0.0.2")):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert machine.versions() == {**found, "tensorflow-cpu": "0.0.2"}
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert machine.versions()["keras"] == "0.0.1"
+
+
+def test_which_variables_are_watched(monkeypatch):
+    moving = ("JAX_THREEFRY_PARTITIONABLE", "JAX_DEFAULT_PRNG_IMPL", "JAX_ENABLE_X64",
+              "JAX_DEFAULT_MATMUL_PRECISION", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA",
+              "DNNL_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE")  # fmt: skip
+    harmless = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE",
+                "JAX_PLATFORMS", "DNNL_VERBOSE", "ONEDNN_VERBOSE")  # fmt: skip
+    before = machine.moving_variables()
+    for name in (*moving, *harmless):
+        monkeypatch.setenv(name, "1")
+    assert machine.moving_variables() == {**before, **dict.fromkeys(moving, "1")}
+
+
+def test_level_strict_refuses_them(npz, cli):
+    for name in ("JAX_THREEFRY_PARTITIONABLE", "DNNL_MAX_CPU_ISA"):
+        done = cli(
+            "train", "mnist", "--data", npz, "--level", "strict", env={name: "0"}
+        )
+        assert done.returncode == 2 and f"refuses {name}=0" in done.stderr
+
+
+def test_another_random_generator_of_jax_is_refused(tmp_path):
+    pytest.importorskip("jax")
+    words = ["train", "mnist", "--data", "digits", "--model", "mlp", "--model-options",
+             "units=(16,)", "dropout=0.3", "--epochs", "50000", "--checkpoint-every",
+             "20", "--backend", "jax", "--device", "cpu", "--out", "run"]  # fmt: skip
+    process = start(words, tmp_path)
+    deadline = time.monotonic() + 120
+    saved = tmp_path / "run" / "checkpoints"
+    while not list(saved.glob("step-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    env = {"JAX_THREEFRY_PARTITIONABLE": "0"}
+    process = start(["resume", "run"], tmp_path, env=env)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2, stderr
+    assert "JAX_THREEFRY_PARTITIONABLE: None in the run, '0' here" in stderr
