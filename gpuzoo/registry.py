@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import inspect
 import pathlib
+import sys
 import typing
 from collections.abc import Callable, Iterable
 
@@ -48,6 +49,7 @@ class ModelInfo:
     module: str
 
 
+_beside: dict[str, set[str]] = {}  # a user's own file -> the modules it imported
 _OWN = "gpuzoo_own_"  # before the name of a user's own file, as a module
 _registered: dict[str, tuple[ModelInfo, Callable]] = {}
 
@@ -80,7 +82,10 @@ def register(*, task: str, reference: str, parameters: int | None = None):
                 f"task of model {name!r} must be one of {TASKS}: {task!r}"
             )
         taken = _registered.get(name)
-        if taken and not _same_function(taken[1], builder):
+        # Of two files of a user's own the one that was read last has the short name.
+        own = taken and taken[0].module.startswith(_OWN)
+        own = own and builder.__module__.startswith(_OWN)
+        if taken and not own and not _same_function(taken[1], builder):
             raise GpuzooError(
                 f"a model named {name!r} exists already in {taken[0].module}; "
                 "give the function another name"
@@ -243,12 +248,26 @@ def _builder(info: ModelInfo) -> Callable:
     if info.name.startswith(applications.PREFIX):
         return applications.builder(info.name)
     if ":" in info.name:
-        # Anew each time: the file may have been edited since.
-        spec = importlib.util.spec_from_file_location(info.module, file_of(info.name))
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        _execute(info.module, file_of(info.name))
     elif info.name not in _registered:
         importlib.import_module(info.module)
     return _registered[info.name.rpartition(":")[2]][1]
+
+
+def _execute(module: str, path: pathlib.Path) -> None:
+    """A user's own file, anew each time, with the modules beside it that it imported:
+    they may have been edited since."""
+    for name in _beside.pop(module, ()):
+        sys.modules.pop(name, None)
+    before, folder = set(sys.modules), path.resolve().parent
+    spec = importlib.util.spec_from_file_location(module, path)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    _beside[module] = {
+        name
+        for name in sys.modules.keys() - before
+        if (file := getattr(sys.modules[name], "__file__", None))
+        and folder in pathlib.Path(file).resolve().parents
+    }
 
 
 def _same_function(one: Callable, other: Callable) -> bool:

@@ -63,7 +63,7 @@ def train(
         folder = RunFolder.create(
             out,
             recipe.name,
-            recipe=_redacted(recipe.as_record()),
+            recipe=recipe.as_record(),
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
         )
@@ -269,7 +269,7 @@ def _set_up(recipe, options, folder, screen, fast):
             f"{needed / 1e6:.1f} MB needed; free some or name another with --out"
         )
     folder.update(
-        recipe=_redacted(recipe.as_record()),
+        recipe=recipe.as_record(),
         data=dataset.as_record(),
         runtime=runtime.as_record(),
     )
@@ -324,9 +324,3 @@ class _Interrupts:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._asked.set()
-
-
-def _redacted(record: dict) -> dict:
-    from gpuzoo.evidence.record import redact
-
-    return {k: redact(v) if isinstance(v, str) else v for k, v in record.items()}

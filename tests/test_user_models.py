@@ -225,3 +225,20 @@ def test_the_teacher_may_be_a_model_of_a_users_own(cli, tmp_path):
     assert done.returncode == 0, done.stderr
     recorded = json.loads((tmp_path / "student" / "run.json").read_text())
     assert recorded["recipe"]["teacher_sha256"]
+
+
+def test_a_helper_module_may_be_edited_between_two_trainings(cli, tmp_path):
+    (tmp_path / "own.py").write_text(source("plain").replace("8,", "WIDTH,").replace(
+        "import keras\n", "import keras\nfrom parts import WIDTH\n", 1))  # fmt: skip
+    script = (
+        "import pathlib, sys; sys.path.insert(0, '.'); import gpuzoo\n"
+        "how = dict(data='digits', model='own.py:plain', fast_dev_run=True, quiet=True)\n"
+        "for width in (8, 9):\n"
+        "    pathlib.Path('parts.py').write_text(f'WIDTH = {width}  #' + '#' * width)\n"
+        "    run = gpuzoo.train('mnist', out=str(width), **how)\n"
+        "model = gpuzoo.build('plain'); print(model.get_layer('one').units)"
+    )
+    done = cli(program=("-c", script))
+    assert done.stdout.strip() == "9", done.stderr
+    codes = [json.loads((tmp_path / n / "run.json").read_text()) for n in "89"]
+    assert codes[0]["code_sha256"] != codes[1]["code_sha256"]

@@ -7,7 +7,7 @@ from keras.src.utils import naming
 
 from gpuzoo.deploy.artifact import digest_of, load_weights
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand
+from gpuzoo.files import expand, unredact
 from gpuzoo.recipe import parse_options
 from gpuzoo.registry import build, model_info
 from gpuzoo.tasks import classify, measure
@@ -99,7 +99,7 @@ def load_teacher(recipe, dataset) -> keras.Model:
         known = model_info(trained["model"]).options
         options = {"input_shape": inputs, "num_classes": classes}
         options = {name: told for name, told in options.items() if name in known}
-        options |= parse_options(tuple(trained["model_options"]))
+        options |= parse_options(tuple(map(unredact, trained["model_options"])))
         naming.reset_uids()
         with measure.in_float32():
             teacher = build(trained["model"], **options)

@@ -1,0 +1,37 @@
+"""The network of the CIFAR-10 speed runs as fast as a CPU lets it learn.
+
+    python recipes/train_cifar10_fast.py
+
+    (not measured yet)
+
+Muon, a flip that alternates from epoch to epoch, and six views of each test image; for
+more accuracy than this takes, add --epochs 4 --augment shift:2 alternating_flip.
+The figures are written here by benchmarks/tables.py.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="cifar10_fast",
+    task="classify",
+    model="speednet",
+    model_options=("filters=(24,64,64)", "activation=relu"),
+    data="cifar10",
+    fallback="digits",
+    epochs=2,
+    minimum_steps=200,  # for smaller data
+    batch_size=250,
+    optimizer="muon",
+    learning_rate=0.04,
+    momentum=0.85,
+    weight_decay=0.0005,
+    schedule="one_cycle",
+    warmup=0.2,
+    label_smoothing=0.1,
+    augment=("alternating_flip",),
+    views="moved",
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)
