@@ -2,11 +2,15 @@
 
     python recipes/train_cifar10_fast.py
 
-    (not measured yet)
+    test accuracy  80.34 ± 0.44 %
+    data           cifar10 (jpeg)
+    seeds          3
+    training       88.8 s, 132.5 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
+    measured by    benchmarks/recipe_figures.py
 
-Muon, a flip that alternates from epoch to epoch, and six views of each test image; for
-more accuracy than this takes, add --epochs 4 --augment shift:2 alternating_flip.
-The figures are written here by benchmarks/tables.py.
+The figures are written here by benchmarks/tables.py. What makes it fast: Muon, a flip
+that alternates from epoch to epoch, and six views of each test image.
 """
 
 from gpuzoo.cli import run_recipe
