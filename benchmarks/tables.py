@@ -315,7 +315,7 @@ def main() -> None:
     for name, part in (
         ("figures", "\n\n".join(map(readme_table, fast))),
         ("more", more_table(others)),
-        ("speed", speed_text(speed, machine(speed))),
+        ("speed", speed_text(speed, load("overhead"), machine(speed))),
         ("cifar", cifar_text(beside, to_75, machine(beside))),
         ("gpu", gpu_text(read(RECORDS, "*_gpu.json"), machine)),
         ("reach", reach_text(*parts)),
