@@ -1,0 +1,83 @@
+"""What README.md tells of how far repeatability reaches, of the records of price.py,
+repeatable.py, drift.py and chaos.py; `machine` tells in words on what a record was
+measured."""
+
+
+def ratio(figure: dict) -> str:
+    low, high = figure["interval"]
+    return f"{figure['median']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def price_rows(price: dict, machine) -> list[str]:
+    costs, trail = price["seconds_with_over_without"], price["trail"]
+    return [
+        "| seconds of training, with / without | median (its 95 % interval) |",
+        "|---|---|",
+        *(f"| {what} | {ratio(figure)} |" for what, figure in costs.items()),
+        "",
+        "Of the seconds of training, "
+        + " and ".join(
+            f"a {what} every 100 steps takes {figure['median']:.1%}"
+            for what, figure in trail["part_of_training"].items()
+        )
+        + f" ({trail['precision']}, {trail['parameters']:,} weights).",
+        "",
+        f"Recipe `mnist`, {price['generations'] * price['turns']} rounds in which the "
+        f"modes took turns of about a second, {price['generations']} processes each, "
+        f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
+        "",
+    ]
+
+
+def repeated_text(record: dict) -> str:
+    """How many models gave equal bits in how many modes, and which did not."""
+    modes = record["modes"]
+    models = {name for results in modes.values() for name in results}
+    verdicts: dict[str, list[str]] = {}
+    for mode, results in modes.items():
+        for name, result in results.items():
+            verdicts.setdefault(result["verdict"], []).append(f"{name} ({mode})")
+    told = [
+        f"{verdict}: {', '.join(cases)}"
+        for verdict, cases in sorted(verdicts.items())
+        if verdict != "equal"
+    ]
+    return (
+        f"Trained twice in fresh processes, {record['steps']} steps on each of "
+        f"{len(modes)} combinations of backend, precision and XLA, {len(models)} "
+        f"models gave equal bits in {len(verdicts.get('equal', []))} of "
+        f"{sum(map(len, verdicts.values()))} cases"
+        + (f"; {'; '.join(told)}" if told else "")
+        + f" ({record['threads']} threads, large models narrowed, {record['date']}, "
+        "`benchmarks/repeatable.py`)."
+    )
+
+
+def reach_text(
+    price: dict | None, repeated: dict | None, drift: dict, chaos: dict, machine
+) -> str:
+    """What repeatability costs, how it was tried, and where it ends."""
+    lines = price_rows(price, machine) if price else []
+    if repeated:
+        lines += [repeated_text(repeated), ""]
+    apart = drift["tensorflow against jax"]
+    seeds = drift["one seed against another"]
+    losses = apart["relative_loss_difference"]
+    total = chaos["total"]
+    lines += [
+        f"Killed {total['kills']} times at random instants and inside of writes, "
+        f"flushes and renames, in {len(chaos['modes'])} combinations of task, backend, "
+        f"precision and XLA, {total['runs']} runs ended with {total['different']} "
+        f"other bits; {total['lost']} were lost (`benchmarks/chaos.py`).",
+        "",
+        "With one seed, TensorFlow and JAX start from the same weights and see the "
+        "same examples, but their arithmetic differs in the last bits. In float32 the "
+        f"losses of recipe `mnist` part at step {apart['first_step_with_other_bits']} "
+        f"and are {losses['20']:.0e} apart (relative) at step 20, "
+        f"{losses['100']:.0e} at step 100, {losses['468']:.0e} at step 468, and the "
+        f"weights at the end {apart['weights_relative_distance']:.0%} (two seeds: "
+        f"{seeds['weights_relative_distance']:.0%}); test accuracy "
+        f"{apart['test_accuracy'][0]:.2%} and {apart['test_accuracy'][1]:.2%} "
+        "(`benchmarks/drift.py`).",
+    ]
+    return "\n".join(lines)
