@@ -104,7 +104,7 @@ def test_arrows_point_one_way(path):
             allowed = goal in ARROWS[room] or rest in ARROWS[room]
             assert allowed, f"{room} must not import gpuzoo.{rest}"
         elif room == "models":
-            known = {"keras", "math", "numpy"}
+            known = {"keras", "math", "numpy", "typing"}
             if path.name == "_blocks.py":  # a gradient inside a model's loss
                 known |= {"jax", "tensorflow"}
             assert top in known, f"{path}: a model file must not import {top}"
