@@ -304,8 +304,9 @@ class _Interrupts:
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 number = getattr(signal, name, None)
-                # Whoever started us may have it ignored, as nohup does.
-                if number and signal.getsignal(number) is not signal.SIG_IGN:
+                # nohup has it ignored that the terminal is closed.
+                ignored = number and signal.getsignal(number) is signal.SIG_IGN
+                if number and not (ignored and name == "SIGHUP"):
                     self._before[number] = signal.signal(number, self._handle)
         return self
 
