@@ -1,11 +1,9 @@
 """What is recorded of the machine: versions, and variables that move bits."""
 
-import signal
 import sys
-import time
 
 import pytest
-from test_resume import start
+from test_resume import killed_after_a_checkpoint, start
 
 from gpuzoo import machine
 
@@ -47,14 +45,8 @@ def test_another_random_generator_of_jax_is_refused(tmp_path):
     pytest.importorskip("jax")
     words = ["train", "mnist", "--data", "digits", "--model", "mlp", "--model-options",
              "units=(16,)", "dropout=0.3", "--epochs", "50000", "--checkpoint-every",
-             "20", "--backend", "jax", "--device", "cpu", "--out", "run"]  # fmt: skip
-    process = start(words, tmp_path)
-    deadline = time.monotonic() + 120
-    saved = tmp_path / "run" / "checkpoints"
-    while not list(saved.glob("step-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+             "20", "--backend", "jax", "--device", "cpu"]  # fmt: skip
+    killed_after_a_checkpoint(words, tmp_path)
     env = {"JAX_THREEFRY_PARTITIONABLE": "0"}
     process = start(["resume", "run"], tmp_path, env=env)
     _, stderr = process.communicate(timeout=120)

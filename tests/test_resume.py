@@ -193,14 +193,18 @@ def test_an_interrupt_that_a_library_swallows_is_not_forgotten():
         assert interrupts.asked()  # the loop looks here after its first steps
 
 
-def test_a_changed_environment_is_refused_by_name(tmp_path):
-    process = start([*WORDS, "--epochs", "5000", "--out", "run"], tmp_path)
+def killed_after_a_checkpoint(words, tmp_path) -> None:
+    process = start([*words, "--out", "run"], tmp_path)
     deadline = time.monotonic() + 120
     saved = tmp_path / "run" / "checkpoints"
     while not list(saved.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def test_a_changed_environment_is_refused_by_name(tmp_path):
+    killed_after_a_checkpoint([*WORDS, "--epochs", "5000"], tmp_path)
     other = {"TF_ENABLE_ONEDNN_OPTS": "0"}
     refused = start(["resume", "run"], tmp_path, env=other)
     _, stderr = refused.communicate(timeout=120)
@@ -225,16 +229,6 @@ def test_what_cannot_be_resumed(tmp_path, cli):
     assert failed.returncode == 1
     done = cli("resume", "bad")
     assert done.returncode == 2 and "bad has diverged: " in done.stderr
-
-
-def killed_after_a_checkpoint(words, tmp_path) -> None:
-    process = start([*words, "--out", "run"], tmp_path)
-    deadline = time.monotonic() + 120
-    saved = tmp_path / "run" / "checkpoints"
-    while not list(saved.glob("step-*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
 
 
 def test_an_attempt_that_fails_loses_nothing(tmp_path, cli):
