@@ -16,28 +16,7 @@ import keras
 import turns
 
 import gpuzoo
-from gpuzoo.tasks import detect, next_frame, scenes
-
-
-class Vae(keras.Model):
-    """The network with its loss, as the examples of Keras have it."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.network = network
-
-    def call(self, images, training=False):
-        return self.network(images, training=training)
-
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        ops = keras.ops
-        logits = y_pred["reconstruction"]
-        missed = ops.sum(ops.softplus(logits) - x * logits, axis=(1, 2, 3))
-        mean, log_variance = y_pred["mean"], y_pred["log_variance"]
-        kl = ops.square(mean) + ops.exp(log_variance) - 1 - log_variance
-        return ops.mean(missed + 0.5 * ops.sum(kl, axis=1))
+from gpuzoo.tasks import autoencode, detect, next_frame, scenes
 
 
 class Made(keras.Model):
@@ -94,10 +73,11 @@ class Turns(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self.left == 0:
             if keras.backend.backend() == "jax":
-                import jax
-
-                # Not self.model, which would copy its state.
-                jax.block_until_ready(self._model._jax_state)
+                # Not self.model, which would copy its state; and by hand, for JAX sees
+                # no arrays in Keras's tracked lists.
+                for arrays in self._model._jax_state.values():
+                    for array in arrays:
+                        array.block_until_ready()
             self.told.put(None)
         if not self.left:
             self.left = self.asked.get()
@@ -135,10 +115,11 @@ def prepare(asked: dict, arrays):
         model = made(model, batch)
         model.compile(Adam(0.003, 0.9, beta_2))
         data = images, labels.astype("int32")
+    elif work == "vae":
+        model.compile(Adam(0.003), {"reconstruction": autoencode.cross_entropy})
+        data = images, {"reconstruction": images}
     else:
-        model = Vae(model) if work == "vae" else model
-        betas = (0.5, 0.99) if work == "gan" else (0.9, 0.999)
-        model.compile(Adam(0.003, *betas))
+        model.compile(Adam(0.003, 0.5, 0.99))
         data = (images,)
 
     going = Turns()
