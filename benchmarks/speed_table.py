@@ -1,6 +1,8 @@
 """What README.md tells of the peers, of the records of speed.py, cifar_to_75.py and
 cifar_beside_torch.py."""
 
+import statistics
+
 JPEG = "cifar10 (jpeg)"
 """The data that every figure of CIFAR-10 was taken on."""
 
@@ -82,6 +84,9 @@ def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
             if to_75["reached"]
             else "which not all of the runs reached"
         )
+        runs = to_75["stock_keras"]["runs"]
+        epochs = [row["seconds"] for run in runs for row in run["trail"]]
+        at_best = stock["mean"] * min(epochs) / statistics.mean(epochs)
         lines.append(
             "In one epoch `cifar10_fast`, with more filters, reaches "
             f"{100 * short['test_accuracy']['mean']:.1f} % "
@@ -90,7 +95,9 @@ def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
             f"{short['train_seconds']['mean']:.0f} s; plain Keras `fit`, with the "
             f"well-known small convnet, needed {stock['mean']:.0f} s (n = "
             f"{stock['n']}) to {100 * to_75['goal']:.1f} %: {told} "
-            f"({to_75['date']}, `benchmarks/cifar_to_75.py`)."
+            f"({to_75['date']}, `benchmarks/cifar_to_75.py`). Its epochs took "
+            f"{min(epochs):.0f} to {max(epochs):.0f} s; had all been as quick as the "
+            f"quickest, {at_best / short['train_seconds']['mean']:.1f} times as long."
         )
     return " ".join(lines)
 
