@@ -172,8 +172,9 @@ def draw(found: dict):
                 points = [row[name] for row in rows], [row[key] for row in rows]
                 axes.plot(*points, style, label=what)
             axes.set_xscale("log")
-            ticks = [row[name] for row in found[name]]
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8)
+            if name != "examples":
+                ticks = [row[name] for row in found[name]]
+                axes.set_xticks(ticks, map(str, ticks))
             axes.minorticks_off()
             axes.set_ylim(0, 1.1 * axes.dataLim.y1)
             axes.set_xlabel(name)
