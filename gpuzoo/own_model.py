@@ -15,7 +15,8 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
     """The architecture as JSON, without weights: the name of the model in a recipe.
 
     Raises:
-        GpuzooError: it is no built model, or holds something that is not Keras's own.
+        GpuzooError: it is no built model, or holds something that is not Keras's own,
+            or that its description leaves out.
     """
     import keras
 
@@ -38,6 +39,13 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
         raise GpuzooError(
             f"model {model.name!r} holds {name}, which is no part of Keras; {REMEDY}"
         )
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
+            raise GpuzooError(
+                f"layer {layer.name!r} has what adapt() found, which is no part of the "
+                "model's description; give it the numbers themselves: "
+                "keras.layers.Normalization(mean=..., variance=...)"
+            )
     rebuild(text)
     return text
 

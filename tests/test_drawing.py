@@ -265,6 +265,20 @@ def test_figures_and_pictures_of_a_run(cli, tmp_path):
     assert done.returncode == 1 and done.json["changed_files"] == [sheets[0]]
 
 
+@pytest.mark.parametrize("name", ["gan", "conditional_gan", "wgan_gp"])
+def test_what_is_drawn_comes_nearer_to_the_digits(name, digits, runtime):
+    recipe = gpuzoo.load_recipe("mnist_gan").override(
+        model=name,
+        model_options=("filters=(8,16)",),
+        epochs=4,
+        batch_size=60,
+        average=0.9,
+    )
+    _, rows = train(recipe, digits, runtime)
+    told = [row["frechet"] for event, row in rows if event == "test"]
+    assert told[-1] < 0.75 * told[0]
+
+
 def test_what_does_not_fit_is_refused(dataset, runtime):
     with pytest.raises(gpuzoo.GpuzooError, match="multiple of 5.*: 16"):
         train(WASSERSTEIN.override(batch_size=16), dataset, runtime)

@@ -109,6 +109,28 @@ def test_a_users_csv(cli, tmp_path):
     assert "line 701: 'many' is no number" in done.stderr
 
 
+def bounces(count=2500):
+    """Between two walls, from each with another speed: no line foretells the turns."""
+    rng, place, speed, places = np.random.default_rng(4), 0.3, 0.04, []
+    for _ in range(count):
+        place += speed
+        if not 0 < place < 1:
+            place, speed = (-place, 1) if place < 0 else (2 - place, -1)
+            speed *= rng.uniform(0.02, 0.06)
+        places.append(place)
+    return places
+
+
+def test_a_users_csv_is_foretold_better_than_by_either_rule(cli, tmp_path):
+    lines = ["place", *(f"{place:.5f}" for place in bounces())]
+    (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    done = cli("train", "forecast", "--data", "mine.csv", "--epochs", "12", "--device",
+               "cpu")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.json["test_loss"] < 0.9 * done.json["test_linear"]
+    assert done.json["test_linear"] < done.json["test_seasonal"]
+
+
 @pytest.mark.parametrize(
     ("values", "fault"),
     [

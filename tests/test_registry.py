@@ -207,12 +207,28 @@ class Twice(keras.layers.Layer):
         return 2 * x
 
 
+def _adapted():
+    layer = keras.layers.Normalization(name="scaled")
+    layer.adapt(np.arange(1960.0).reshape(10, 196))
+    return _own(layer, keras.layers.Dense(2))
+
+
+def test_numbers_that_a_layer_is_given_are_part_of_an_own_model():
+    model = _own(keras.layers.Normalization(mean=3.0, variance=4.0))
+    again, images = (
+        own_model.rebuild(own_model.describe(model)),
+        np.ones((1, 14, 14, 1)),
+    )
+    assert np.allclose(again.predict(images, verbose=0), -1)
+
+
 @pytest.mark.parametrize(
     ("model", "words"),
     [
         (lambda: _own(Twice(), keras.layers.Dense(2)), "holds Twice, which is no part"),
         (lambda: _own(keras.layers.Lambda(lambda x: x)), "holds Lambda"),
         (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built yet; begin it"),
+        (_adapted, "'scaled' has what adapt.. found, which is no part"),
         (lambda: 7, "not int"),
         (lambda: _own(keras.layers.Dense(2, "softmax")), "'.*' ends in a softmax"),
         (lambda: _own(keras.layers.Dense(3)), r"puts out \(None, 3\), not"),
