@@ -12,7 +12,7 @@ each run. What is measured:
   (peers/stock_keras_mnist.py, several seeds), and the seconds of one epoch;
 - the same network in PyTorch, if a Python that has it is named (peers/torch_mnist.py);
 - gpuzoo, `train_mnist` as it is: test accuracy, how many seeds reached 99.0 %, seconds;
-- gpuzoo, the longer schedule of LONGER: the same;
+- gpuzoo, the longer schedule of LONGER, and `train_mnist_fast`: the same;
 - the start: the whole process of `train_mnist` with nothing in gpuzoo's cache (`cold`),
   and of the processes after it (`warm`), which find there what XLA compiled on JAX.
 
@@ -39,7 +39,11 @@ from to_npz import to_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
 LONGER = {"epochs": 3, "augment": ("shift:1",)}
-SCHEDULES = {"train_mnist": {}, "longer": LONGER}
+SCHEDULES = {  # name -> a recipe, and what is changed of it
+    "train_mnist": ("mnist", {}),
+    "longer": ("mnist", LONGER),
+    "train_mnist_fast": ("mnist_fast", {}),
+}
 GOAL = 0.99
 WARM = 2  # processes
 TOLD = ("seed", "test_accuracy", "train_seconds", "compile_seconds")
@@ -74,12 +78,13 @@ def words_of(changes: dict) -> list[str]:
 # --- what is run ----------------------------------------------------------------------
 
 
-def train(npz: str, device: str, seed: int, changes: dict, cache: str = "") -> dict:
+def train(npz: str, device: str, seed: int, name: str, cache: str = "") -> dict:
     """One run of gpuzoo in a fresh process; `cache`: in place of gpuzoo's."""
+    recipe, changes = SCHEDULES[name]
     with tempfile.TemporaryDirectory() as folder:
         row = run_json(
             [
-                sys.executable, "-m", "gpuzoo", "train", "mnist", "--quiet", "--device",
+                sys.executable, "-m", "gpuzoo", "train", recipe, "--quiet", "--device",
                 device, "--data", npz, *words_of(changes), "--seed", str(seed),
                 "--out", f"{folder}/run",
             ],
@@ -97,11 +102,11 @@ def work(args) -> None:
     from gpuzoo.recipe import load_recipe
 
     dataset = gpuzoo.load_data(args.worker)
-    for name, changes in SCHEDULES.items():
+    for name, (recipe, changes) in SCHEDULES.items():
         for seed in range(args.seeds):
             runtime = gpuzoo.configure(device=args.device, seed=seed, quiet=True)
-            recipe = load_recipe("mnist").override(**changes, seed=seed)
-            found = loop.run(recipe, dataset, runtime)
+            asked = load_recipe(recipe).override(**changes, seed=seed)
+            found = loop.run(asked, dataset, runtime)
             row = {
                 "seed": seed,
                 "test_accuracy": round(found.metrics["test_accuracy"], 6),
@@ -137,9 +142,9 @@ def in_turns(args, npz: str, threads: int):
     if args.torch:
         peers["torch"] = (args.torch, ["--threads", str(threads)])
     for seed in range(max(args.seeds, args.stock_seeds)):
-        for name, changes in SCHEDULES.items():
+        for name in SCHEDULES:
             if seed < args.seeds and not args.together:
-                yield name, train(npz, args.device, seed, changes)
+                yield name, train(npz, args.device, seed, name)
         for name, (python, options) in peers.items():
             if seed >= args.stock_seeds:
                 break
@@ -178,21 +183,23 @@ def of_peer(rows: list[dict]) -> dict:
 
 def ratios(record: dict) -> dict:
     """How many times as long the peers take, as far as they have been measured."""
-    found, mine = {}, record.get("train_mnist")
-    if not mine:
-        return found
-    train = mine["train_seconds"]["mean"]
-    if stock := record.get("stock_keras"):
-        to_99 = stock["train_seconds_to_99"]["mean"]
-        whole = train + mine["compile_seconds"]["mean"]
-        found["training"] = round(to_99 / train, 1)
-        found["training_and_compiling"] = round(to_99 / whole, 1)
-        if longer := record.get("longer"):
-            epoch = stock["epoch_seconds"] / longer["train_seconds"]["mean"]
-            found["stock_epoch_over_longer"] = round(epoch, 2)
-    if "torch" in record:
-        theirs = record["torch"]["train_seconds_to_99"]["mean"]
-        found["torch"] = round(theirs / train, 1)
+    found = {}
+    stock, torch = record.get("stock_keras"), record.get("torch")
+    for name, end in (("train_mnist", ""), ("train_mnist_fast", "_fast")):
+        if name not in record:
+            continue
+        train = record[name]["train_seconds"]["mean"]
+        if stock:
+            to_99 = stock["train_seconds_to_99"]["mean"]
+            whole = train + record[name]["compile_seconds"]["mean"]
+            found[f"training{end}"] = round(to_99 / train, 1)
+            found[f"training_and_compiling{end}"] = round(to_99 / whole, 1)
+        if torch:
+            theirs = torch["train_seconds_to_99"]["mean"]
+            found[f"torch{end}"] = round(theirs / train, 1)
+    if stock and (longer := record.get("longer")):
+        epoch = stock["epoch_seconds"] / longer["train_seconds"]["mean"]
+        found["stock_epoch_over_longer"] = round(epoch, 2)
     return found
 
 
@@ -249,7 +256,8 @@ def main() -> None:
         npz = pathlib.Path(folder) / "mnist.npz"
         npz = args.data or to_npz("mnist", args.data_dir, npz)
         starts = [
-            train(npz, args.device, 0, {}, f"{folder}/zoo") for _ in range(1 + WARM)
+            train(npz, args.device, 0, "train_mnist", f"{folder}/zoo")
+            for _ in range(1 + WARM)
         ]
         record["start"] = {
             name: {key: spread([row[key] for row in part]) for key in COSTS}

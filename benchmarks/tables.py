@@ -17,6 +17,12 @@ from speed_table import JPEG, cifar_text, speed_text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
+# A part of a record of mnist_to_99.py -> the recipe's script.
+SCRIPTS = {
+    "train_mnist": "train_mnist",
+    "longer": "train_mnist",
+    "train_mnist_fast": "train_mnist_fast",
+}
 # Figures of the tasks (gpuzoo/tasks/), in the order in which they are told.
 UNITS = {
     "test_accuracy": "",
@@ -61,14 +67,17 @@ def readme_table(record: dict) -> str:
         "| command | model, data | test accuracy | training | whole process |",
         "|---|---|---|---|---|",
     ]
-    for key, options in (("train_mnist", []), ("longer", record["longer"]["options"])):
-        rows = record[key]
-        command = " ".join(["python recipes/train_mnist.py", *options])
+    for key, script in SCRIPTS.items():
+        if not (rows := record.get(key)):
+            continue
+        command = " ".join([f"python recipes/{script}.py", *rows.get("options", [])])
         lines.append(
             f"| `{command}` | cnn, MNIST | {percent(rows['test_accuracy'])} | "
             f"{rows['train_seconds']['mean']:.1f} s | "
             f"{rows['process_seconds']['mean']:.1f} s |"
         )
+    quick = [key for key in ("train_mnist", "train_mnist_fast") if key in record]
+    good = [f"{reached(record[key])} of `{key}`" for key in quick]
     to_99, beside = stock["train_seconds_to_99"], ""
     if "torch" in record:
         torch = record["torch"]["train_seconds_to_99"]
@@ -77,22 +86,30 @@ def readme_table(record: dict) -> str:
             f" The same well-known convnet with Adam in PyTorch {version}, eager: "
             f"{torch['mean']:.0f} s "
             f"(n = {torch['n']}, {torch['min']:.0f} to {torch['max']:.0f} s), "
-            f"{ratio['torch']:.1f} times as long."
+            f"{times_of(ratio, 'torch', '.1f')}."
         )
     lines += [
         "",
         f"Mean ± standard deviation over {record['train_mnist']['test_accuracy']['n']} "
-        f"seeds (99.0 % was reached by {reached(record['train_mnist'])}), "
+        f"seeds (99.0 % was reached by {' and '.join(good)}), "
         f"{machine(record)}, {record['date']}. Training leaves out tracing and "
         f"compiling ({record['train_mnist']['compile_seconds']['mean']:.1f} s). Plain "
         "Keras `fit` on the same cores, with the well-known simple convnet, needed "
         f"{to_99['mean']:.0f} s (n = {to_99['n']}, {to_99['min']:.0f} to "
         f"{to_99['max']:.0f} s) to reach 99.0 % for the first time: "
-        f"{ratio['training']:.0f} times as long, {ratio['training_and_compiling']:.0f} "
-        f"times with compiling counted.{beside} Measured by "
-        "`benchmarks/mnist_to_99.py`.",
+        f"{times_of(ratio, 'training', '.0f')}; "
+        f"{times_of(ratio, 'training_and_compiling', '.0f')} with compiling "
+        f"counted.{beside} Measured by `benchmarks/mnist_to_99.py`.",
     ]
     return "\n".join(lines)
+
+
+def times_of(ratio: dict, key: str, digits: str) -> str:
+    """How many times as long as `train_mnist`, and as `train_mnist_fast`."""
+    told = f"{ratio[key]:{digits}} times as long as `train_mnist`"
+    if (fast := ratio.get(f"{key}_fast")) is not None:
+        told += f", {fast:{digits}} times as `train_mnist_fast`"
+    return told
 
 
 def figures(record: dict) -> dict[str, str]:

@@ -157,8 +157,9 @@ class Recipe:
                 )
 
     def override(self, **changes) -> "Recipe":
-        """A copy with other values. Naming `data` means that data and no other, and
-        naming `epochs` means that many: they clear `fallback` and `minimum_steps`."""
+        """A copy with other values. Naming `data` means that data and no other,
+        naming `epochs` that many and naming another `model` that one as it is: they
+        clear `fallback`, `minimum_steps` and `model_options`."""
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
@@ -167,6 +168,8 @@ class Recipe:
             changes.setdefault("fallback", "")
         if "epochs" in changes:
             changes.setdefault("minimum_steps", 0)
+        if changes.get("model", self.model) != self.model:
+            changes.setdefault("model_options", ())
         return dataclasses.replace(self, **changes)
 
     def as_record(self) -> dict:

@@ -21,7 +21,7 @@ VAE = RECIPE.override(
     model_options=SMALL,
     epochs=8,
 )
-PLAIN = VAE.override(model="autoencoder")
+PLAIN = VAE.override(model="autoencoder", model_options=SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ HELD = GAN.override(
     model="conditional_gan",
     model_options=("filters=(4,8)", "latents=5", "penalty=1"),
 )
-WASSERSTEIN = GAN.override(model="wgan_gp", batch_size=20)
+WASSERSTEIN = GAN.override(
+    model="wgan_gp", model_options=GAN.model_options, batch_size=20
+)
 DIFFUSION = GAN.override(
     task="denoise", model="diffusion", model_options=("filters=(8,)", "blocks=1")
 )
@@ -178,7 +180,7 @@ def test_the_losses_are_the_papers(dataset, runtime):
 
 def squared_slopes(model, images) -> np.ndarray:
     """Of the score of each image by its pixels, by differences."""
-    step = 2e-3
+    step = 5e-4
     bumps = step * np.eye(196, dtype="f4").reshape(196, 1, 14, 14, 1)
     up, down = (
         np.array(model.judge((images + side * bumps).reshape(-1, 14, 14, 1)))

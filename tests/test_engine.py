@@ -270,6 +270,13 @@ def test_a_small_dataset_is_repeated(dataset, runtime):
     assert RECIPE.override(minimum_steps=23).override(epochs=2).minimum_steps == 0
 
 
+def test_another_model_comes_as_it_is():
+    """Options belong to the model that they were named for."""
+    assert RECIPE.override(model="mlp").model_options == ()
+    assert RECIPE.override(model="mlp", model_options=("units=4",)).model_options
+    assert RECIPE.override(model="cnn", epochs=1).model_options == RECIPE.model_options
+
+
 def test_batch_larger_than_the_data(dataset, runtime):
     with pytest.raises(gpuzoo.GpuzooError, match="batch_size 81 is larger than the 80"):
         train(RECIPE.override(batch_size=81), dataset, runtime)
