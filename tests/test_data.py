@@ -160,6 +160,19 @@ def test_image_folder(folder):
     assert resized.input_shape == (20, 20, 1)
 
 
+def test_sizes_are_not_asked_for_in_vain(folder, npz, tmp_path):
+    sounds = tmp_path / "sounds"
+    for name in "ab":
+        (sounds / name).mkdir(parents=True)
+        (sounds / name / "1.wav").write_bytes(b"")
+    for name in ("digits", "tones", "mnist", "photo", str(npz), str(sounds)):
+        with pytest.raises(gpuzoo.GpuzooError, match="image_size is for a folder of i"):
+            gpuzoo.load_data(name, image_size=20)
+    for name in ("digits", str(npz), str(folder)):
+        with pytest.raises(gpuzoo.GpuzooError, match="audio_seconds is for .* .wav"):
+            gpuzoo.load_data(name, audio_seconds=1.0)
+
+
 def test_image_folder_with_splits(folder, tmp_path):
     both = tmp_path / "both"
     both.mkdir()

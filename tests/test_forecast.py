@@ -136,6 +136,7 @@ def test_a_users_csv_is_foretold_better_than_by_either_rule(cli, tmp_path):
     [
         (waves(300), "300 values; at least 400"),
         (np.ones(500), "all training values are 1"),
+        (1e300 * waves(500), "values up to .*e.300 are too large"),
         (np.where(np.arange(500) == 44, np.nan, waves(500)), "nan at place 44"),
     ],
 )

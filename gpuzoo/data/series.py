@@ -98,7 +98,7 @@ def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
         training part.
 
     Raises:
-        GpuzooError: too few values, one that is not finite, or all the same.
+        GpuzooError: too few values, one that is not finite, too large or all the same.
     """
     least = round((WINDOW + HORIZON) / HELD_OUT)
     if len(values) < least:
@@ -109,7 +109,13 @@ def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
             f"{name}: {values[index]} at place {index}; every value must be finite"
         )
     border = round(len(values) * (1 - HELD_OUT))
-    mean, deviation = values[:border].mean(), values[:border].std()
+    with np.errstate(over="ignore"):
+        mean, deviation = values[:border].mean(), values[:border].std()
+    if not np.isfinite(deviation):
+        raise GpuzooError(
+            f"{name}: values up to {np.abs(values).max():g} are too large to be "
+            "scaled; divide them"
+        )
     if not deviation:
         raise GpuzooError(f"{name}: all training values are {values[0]:g}")
     scaled = ((values - mean) / deviation).astype(np.float32)

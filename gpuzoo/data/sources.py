@@ -55,6 +55,15 @@ def load_data(
         GpuzooError: the data are not to be had, damaged or not fit for training.
     """
     path = expand(name)
+    made = name in ("digits", "mackey_glass", "tones")
+    own_file = path.suffix.lower() in (".csv", ".npz")
+    # The name of a recipe's dataset is never taken for a folder that happens to be
+    # called the same.
+    like_a_path = name.endswith("/") or name.startswith((".", "~", "/"))
+    if not made and not own_file:
+        if like_a_path or (not fallback and folders.is_folder(path)):
+            return _from_folder(path, image_size, audio_seconds, note)
+    _refuse_sizes(f"data {name!r}", image_size, audio_seconds)
     if name == "digits":
         return _digits()
     if name == "mackey_glass":
@@ -65,11 +74,6 @@ def load_data(
         return series.from_csv(path)
     if path.suffix.lower() == ".npz":
         return _from_npz(path)
-    # The name of a recipe's dataset is never taken for a folder that happens to be
-    # called the same.
-    like_a_path = name.endswith("/") or name.startswith((".", "~", "/"))
-    if like_a_path or (not fallback and folders.is_folder(path)):
-        return _from_folder(path, image_size, audio_seconds, note)
     try:
         return from_tfds(name, data_dir, note, fingerprint)
     except NotToBeHad as reason:
@@ -95,6 +99,19 @@ def of_recipe(
 
 
 # --- the user's own files -----------------------------------------------------------
+
+
+def _refuse_sizes(what: str, image_size: int, audio_seconds: float) -> None:
+    """What would be asked for in vain."""
+    for option, asked, kind in (
+        ("image_size", image_size, "images"),
+        ("audio_seconds", audio_seconds, ".wav files"),
+    ):
+        if asked:
+            raise GpuzooError(
+                f"{option} is for a folder of {kind}, and {what} is none; check the "
+                "path, or leave it out"
+            )
 
 
 def _from_npz(path: pathlib.Path) -> Dataset:
@@ -155,7 +172,9 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
                 f"left out, by their suffix: {', '.join(sorted(left))}"
             )
         if sounds:
+            _refuse_sizes(what, size, 0)
             return audio.read_folder(what, folder, classes, seconds)
+        _refuse_sizes(what, 0, seconds)
         return _read_images(what, folder, classes, size)
 
     parts = folders.find_splits(what, path, note)
