@@ -2,6 +2,7 @@
 
 import json
 import re
+import types
 
 from gpuzoo.errors import GpuzooError
 
@@ -39,14 +40,11 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
         raise GpuzooError(
             f"model {model.name!r} holds {name}, which is no part of Keras; {REMEDY}"
         )
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is None:
-            raise GpuzooError(
-                f"layer {layer.name!r} has what adapt() found, which is no part of the "
-                "model's description; give it the numbers themselves: "
-                "keras.layers.Normalization(mean=..., variance=...)"
-            )
-    rebuild(text)
+    for layer, other in zip(
+        model._flatten_layers(), rebuild(text)._flatten_layers(), strict=True
+    ):
+        if fault := _lost(layer, other):
+            raise GpuzooError(f"model {model.name!r} holds {fault}; {REMEDY}")
     return text
 
 
@@ -87,6 +85,42 @@ def give_weights(model: "keras.Model", run, text: str) -> None:  # noqa: F821
         one.assign(other)
 
 
+def _lost(layer, other) -> str | None:
+    """What of a layer is not in the one that is built from its description: a function,
+    of which Keras writes down the name alone, or numbers that no training gives it."""
+    import keras
+
+    for name in ("activation", "recurrent_activation"):
+        function = getattr(layer, name, None)
+        if isinstance(function, types.FunctionType):
+            if not _alike(function, getattr(other, name)):
+                return (
+                    f"a function {function.__name__!r}, not Keras's activation of that "
+                    "name"
+                )
+    if layer.trainable and not isinstance(layer, keras.layers.Normalization):
+        return None
+    own, others = (
+        [*one._trainable_variables, *one._non_trainable_variables]
+        for one in (layer, other)
+    )
+    for one, its in zip(own, others, strict=True):
+        if keras.ops.any(keras.ops.not_equal(one, its)):
+            return f"numbers in its layer {layer.name!r} that would not be kept"
+    return None
+
+
+def _alike(function, other) -> bool:
+    """Whether two activations are one function, or give the same numbers."""
+    import keras
+
+    if function is other:
+        return True
+    numbers = keras.ops.linspace(-4.0, 4.0, 64)[None]
+    told = [keras.ops.convert_to_numpy(each(numbers)) for each in (function, other)]
+    return told[0].tobytes() == told[1].tobytes()
+
+
 def _foreign(part):
     """Classes and functions of an architecture that are not Keras's."""
     if isinstance(part, list):
@@ -96,8 +130,10 @@ def _foreign(part):
         module = part.get("module")
         name = part.get("class_name")
         if name and "module" in part:
-            ours = module in ("builtins", "keras") or str(module).startswith("keras.")
+            function = name == "function"
+            ours = module == "keras" or str(module).startswith("keras.")
+            ours = ours or (module == "builtins" and not function)
             if not ours or name in ("Lambda", "__lambda__"):
-                yield name
+                yield part["config"] if function else name
         for one in part.values():
             yield from _foreign(one)

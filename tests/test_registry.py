@@ -207,19 +207,19 @@ class Twice(keras.layers.Layer):
         return 2 * x
 
 
-def _adapted():
-    layer = keras.layers.Normalization(name="scaled")
-    layer.adapt(np.arange(1960.0).reshape(10, 196))
-    return _own(layer, keras.layers.Dense(2))
+def relu(x):
+    return 2 * x
 
 
-def test_numbers_that_a_layer_is_given_are_part_of_an_own_model():
-    model = _own(keras.layers.Normalization(mean=3.0, variance=4.0))
-    again, images = (
-        own_model.rebuild(own_model.describe(model)),
-        np.ones((1, 14, 14, 1)),
-    )
-    assert np.allclose(again.predict(images, verbose=0), -1)
+@keras.saving.register_keras_serializable()
+def doubled(x):
+    return 2 * x
+
+
+def adapted(values):
+    layer = keras.layers.Normalization(axis=None)
+    layer.adapt(np.array(values))
+    return layer
 
 
 @pytest.mark.parametrize(
@@ -227,8 +227,17 @@ def test_numbers_that_a_layer_is_given_are_part_of_an_own_model():
     [
         (lambda: _own(Twice(), keras.layers.Dense(2)), "holds Twice, which is no part"),
         (lambda: _own(keras.layers.Lambda(lambda x: x)), "holds Lambda"),
+        (
+            lambda: _own(keras.layers.Dense(2, relu)),
+            "function 'relu', not Keras's",
+        ),
+        (lambda: _own(keras.layers.Dense(2, doubled)), "holds .*doubled, which is no"),
+        (lambda: _own(adapted([1.0, 9.0])), "numbers in its layer 'norm.*put a func"),
+        (
+            lambda: _own(keras.layers.Dense(2, trainable=False, name="kept")),
+            "numbers in its layer 'kept'",
+        ),
         (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built yet; begin it"),
-        (_adapted, "'scaled' has what adapt.. found, which is no part"),
         (lambda: 7, "not int"),
         (lambda: _own(keras.layers.Dense(2, "softmax")), "'.*' ends in a softmax"),
         (lambda: _own(keras.layers.Dense(3)), r"puts out \(None, 3\), not"),
