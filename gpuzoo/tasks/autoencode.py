@@ -44,7 +44,7 @@ class Task(OneLoss):
     def __init__(self, *, model: keras.Model, recipe, dataset, **parts):
         super().__init__(model=model, recipe=recipe, dataset=dataset, **parts)
         self.seed = recipe.seed
-        self.variational = isinstance(model.output, dict)
+        self.variational = isinstance(self.output(model), dict)
         if self.variational:
             self.decoder = model.get_layer("decoder")
             self.latents = model.output["mean"].shape[1]
@@ -60,10 +60,12 @@ class Task(OneLoss):
         if fault := OneLoss.misfit(model, dataset.input_shape):
             return fault
         image = (None, *dataset.input_shape)
-        outputs = model.output
+        outputs = OneLoss.output(model)
         if not isinstance(outputs, dict):
             shape = getattr(outputs, "shape", "several tensors")
-            return None if shape == image else f"puts out {shape}, not {image}"
+            if shape != image:
+                return f"puts out {shape}, not {image}"
+            return OneLoss.squashed(outputs, "sigmoid")
         if set(outputs) != {"reconstruction", "mean", "log_variance"}:
             return (
                 f"puts out {', '.join(sorted(outputs))}, not reconstruction, mean and "
@@ -81,7 +83,7 @@ class Task(OneLoss):
         decoders = [layer for layer in model.layers if layer.name == "decoder"]
         if not decoders or decoders[0].compute_output_shape(code) != image:
             return f"has no layer 'decoder' from codes {code} to logits {image}"
-        return None
+        return OneLoss.squashed(outputs["reconstruction"], "sigmoid")
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""

@@ -47,12 +47,7 @@ class Task(OneLoss):
                 f"puts out {model.output_shape}, not (batch, classes) = "
                 f"(None, {len(dataset.classes)})"
             )
-        last = getattr(model.layers[-1], "activation", None)
-        if last is keras.activations.softmax or isinstance(
-            model.layers[-1], keras.layers.Softmax
-        ):
-            return "ends in a softmax; let it put out the logits before that"
-        return None
+        return OneLoss.squashed(OneLoss.output(model), "softmax")
 
     def prepare(self, images):
         """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""

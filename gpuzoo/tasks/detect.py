@@ -52,7 +52,9 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
-        height, width, _ = scenes.canvas(dataset)
+        height, width, _ = canvas = scenes.canvas(dataset)
+        if fault := OneLoss.misfit(model, canvas):
+            return fault
         cells = (height // STRIDE, width // STRIDE, len(dataset.classes) + 4)
         found = model.output_shape
         return None if found == (None, *cells) else f"puts out {found}, not {cells}"

@@ -48,9 +48,13 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
-        frame = (None, *_canvas(dataset)[1:])
-        found = model.output_shape
-        return None if found == frame else f"puts out {found}, not {frame}"
+        canvas = _canvas(dataset)
+        if fault := OneLoss.misfit(model, canvas):
+            return fault
+        frame, found = (None, *canvas[1:]), model.output_shape
+        if found != frame:
+            return f"puts out {found}, not {frame}"
+        return OneLoss.squashed(OneLoss.output(model), "sigmoid")
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""

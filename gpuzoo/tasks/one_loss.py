@@ -64,6 +64,21 @@ class OneLoss:
         )
         return None if fits else f"takes {taken}, not {wanted}"
 
+    @staticmethod
+    def output(model: keras.Model):
+        """What a model that fits puts out: a tensor of Keras's, or a dict of them."""
+        return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+
+    @staticmethod
+    def squashed(output, name: str) -> str | None:
+        """What is wrong with a model whose output comes from the activation of that
+        name, where logits are wanted, or None."""
+        if isinstance(output, dict):
+            return f"puts out a dict with {', '.join(output)}, not a tensor"
+        if _last(output) != name:
+            return None
+        return f"ends in a {name}; let it put out the logits before that"
+
     def minimise(self, loss, backend):
         """See minimise() below."""
         return minimise(loss, self.optimizer, self.model, backend, self.told_by_layer)
@@ -86,3 +101,17 @@ def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
     (_, told), gradients = backend.value_and_grad(scaled, variables)
     backend.apply(optimizer, gradients, variables)
     return told
+
+
+def _last(tensor) -> str:
+    """What computes a tensor, whatever moves its numbers about afterwards, as an
+    activation is called: softmax, sigmoid, linear, ..."""
+    layers = keras.layers
+    operation, node, place = tensor._keras_history
+    if isinstance(operation, keras.Function | keras.Sequential):
+        return _last(operation.outputs[place])
+    moves = (layers.Reshape, layers.Permute, layers.Flatten, layers.Cropping2D)
+    if isinstance(operation, moves):
+        return _last(operation._inbound_nodes[node].input_tensors[0])
+    activation = getattr(operation, "activation", operation)
+    return getattr(activation, "__name__", type(activation).__name__.lower())
