@@ -2,12 +2,15 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from conftest import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.engine import checkpoint
+from gpuzoo import tasks
+from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.engine import checkpoint, initial
 from gpuzoo.engine.loop import build_model
 
 HEAD = '''
@@ -23,6 +26,18 @@ class Noisy(keras.layers.Layer):
     def call(self, x, training=False):
         noise = keras.random.normal(keras.ops.shape(x), seed=self.generators[0])
         return x + noise if training else x
+
+class Named(keras.layers.Layer):
+    """Keeps the name of an initializer."""
+    kernel_initializer, bias_initializer = "glorot_uniform", "zeros"
+
+    def build(self, shape):
+        for name, size in (("kernel", (shape[-1], 8)), ("bias", (8,))):
+            how = getattr(self, f"{name}_initializer")
+            setattr(self, name, self.add_weight(size, how, name=name))
+
+    def call(self, x):
+        return keras.ops.relu(keras.ops.matmul(x, self.kernel) + self.bias)
 
 class Counting(keras.layers.Layer):
     """Keeps a number where no checkpoint finds it."""
@@ -49,6 +64,10 @@ REST = {
     " activity_regularizer=keras.regularizers.L2(1.0))(x)",
     "noise": "x = Noisy()(keras.layers.Dense(8, 'relu', name='one')(x))",
     "frozen": "x = keras.layers.Dense(8, name='one', trainable=False)(x)",
+    "named": "x = Named(name='one')(x)",
+    "twins": """for part in 'ab':
+        h = keras.Input(x.shape[1:])
+        x = keras.Model(h, keras.layers.Dense(8, name='one')(h), name=part)(x)""",
     "double": "x = keras.layers.Dense(8, name='one', dtype='float64')(x)",
 }
 END = "\n    return keras.Model(image, keras.layers.Dense(num_classes, name='l')(x))\n"
@@ -119,6 +138,26 @@ def test_frozen_layers_are_not_drawn_anew_without_a_word(own, dataset, runtime):
 def test_layers_in_float64_are_trained(own, dataset, runtime):
     result, _ = train(own("double"), dataset, runtime)
     assert result.weights["one/kernel"].dtype == np.float64
+
+
+def test_names_of_initializers_are_drawn_for_the_seed(own, dataset, runtime):
+    first = []
+    for seed, kind in ((0, "named"), (1, "named"), (0, "plain")):
+        model = build_model(own(kind), dataset)
+        initial.initialise(model, seed)
+        first.append(np.array(model.get_layer("one").kernel))
+    assert np.array_equal(first[0], first[2])
+    assert not np.array_equal(first[0], first[1])
+
+
+def test_weights_of_like_named_layers_are_loaded(own, dataset, runtime, tmp_path):
+    result, _ = train(own("twins").override(epochs=1), dataset, runtime)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(weights_bytes(result.weights))
+    model = build_model(own("twins"), dataset)
+    gpuzoo.load_weights(model, path)
+    for weight, wanted in zip(model.weights, result.weights.values(), strict=True):
+        assert np.array_equal(weight, wanted)
 
 
 STATEFUL = {
@@ -210,6 +249,40 @@ def {name}(*, input_shape: tuple = (14, 14, 1), num_classes: int = 2):
     recipe = RECIPE.override(model=f"{path}:{name}", model_options=())
     with pytest.raises(gpuzoo.GpuzooError, match=told):
         build_model(recipe, dataset)
+
+
+def ends(task, shape, last):
+    """Models that end in some activation, by themselves and inside of another."""
+    layers, flat = keras.layers, keras.layers.Flatten()
+    inputs = keras.Input(shape)
+    x = layers.Dense(196 if task == "autoencode" else 2, name="x")(flat(inputs))
+    x = last(x)
+    if task == "autoencode":
+        x = layers.Reshape(shape)(x)
+    inner = keras.Model(inputs, x)
+    return inner, keras.Model(inputs, inner(inputs)), keras.Sequential([inputs, inner])
+
+
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_probabilities_in_place_of_logits_are_refused(kind, dataset):
+    task = "classify" if kind == "softmax" else "autoencode"
+    check, operation = tasks.load(task).check_model, getattr(keras.ops, kind)
+    for last in (keras.layers.Activation(kind), operation):
+        for model in ends(task, (14, 14, 1), last):
+            assert f"ends in a {kind}; let it" in check(model, dataset)
+    for last in (keras.layers.Activation("tanh"), keras.layers.ReLU()):
+        for model in ends(task, (14, 14, 1), last):
+            assert check(model, dataset) is None
+    logits = {"a": model.outputs[0]}
+    told = check(keras.Model(model.inputs, logits), dataset)
+    assert told.startswith("puts out") and " a, not" in told
+
+
+def test_models_of_other_inputs_are_refused_by_every_task(dataset):
+    for task, shape in (("detect", (32, 32, 1)), ("next_frame", (8, 24, 24, 1))):
+        inputs = keras.Input((9, *shape))
+        told = tasks.load(task).check_model(keras.Model(inputs, inputs[:, 0]), dataset)
+        assert "takes (None, 9" in told
 
 
 def test_the_teacher_may_be_a_model_of_a_users_own(cli, tmp_path):

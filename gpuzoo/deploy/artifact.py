@@ -35,6 +35,8 @@ def load_weights(
         GpuzooError: the file is damaged, is not the one that was named, or does not fit
             the model weight by weight.
     """
+    from gpuzoo.engine.state import by_name
+
     path, content = _read(path)
     found = hashlib.sha256(content).hexdigest()
     if sha256 and found != sha256:
@@ -43,7 +45,7 @@ def load_weights(
         weights = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError) as error:
         raise GpuzooError(f"weights {path.name}: damaged: {error}") from None
-    variables = {variable.path: variable for variable in model.weights}
+    variables = by_name(model.weights)
     if set(weights) != set(variables):
         odd = sorted(set(weights) ^ set(variables))[0]
         where = "file" if odd in weights else "model"

@@ -40,6 +40,8 @@ def initialise(model: keras.Model, seed: int) -> None:
     ]
     for place, (layer, variable) in enumerate(pairs):
         initializer = _initializer_of(layer, variable)
+        if isinstance(initializer, str | dict):  # as a user's layer was given it
+            initializer = keras.initializers.get(initializer)
         if initializer is None or isinstance(initializer, _CONSTANT):
             continue
         # Not the path: Keras numbers the layers of a process that have no name.

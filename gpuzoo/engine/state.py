@@ -17,7 +17,7 @@ class State:
 
     def __init__(self, model: keras.Model, optimizers: list, generators, backend):
         self.backend = backend
-        self.weights = _unique(model.weights)
+        self.weights = by_name(model.weights)
         kept = [v for one in optimizers for v in one.variables if v is not None]
         self.others = {
             **_numbered("optimizer", kept),
@@ -65,7 +65,7 @@ class State:
             self.all[name].assign(value)
 
 
-def _unique(variables: list[keras.Variable]) -> dict[str, keras.Variable]:
+def by_name(variables: list[keras.Variable]) -> dict[str, keras.Variable]:
     """By path; a second variable of one path gets its place in the name."""
     named: dict[str, keras.Variable] = {}
     for place, variable in enumerate(variables):
