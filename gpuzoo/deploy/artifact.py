@@ -8,6 +8,7 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
 
 
 def weights_bytes(weights: dict[str, np.ndarray]) -> bytes:
@@ -70,7 +71,7 @@ def digest_of(path: str | pathlib.Path) -> str:
 
 
 def _read(path: str | pathlib.Path) -> tuple[pathlib.Path, bytes]:
-    path = pathlib.Path(path)
+    path = expand(path)
     if path.is_dir():
         path = path / "weights.safetensors"
     try:
