@@ -146,7 +146,8 @@ def check_options(name: str, options: dict) -> dict:
     for key, value in options.items():
         if key not in known:
             raise TypeError(
-                f"model {name!r} has no option {key!r}; {nearest(key, known)}"
+                f"model {short_name(name)!r} has no option {key!r}; "
+                f"{nearest(key, known)}"
             )
         if isinstance(value, list):
             value = tuple(value)
@@ -261,7 +262,9 @@ def _execute(module: str, path: pathlib.Path) -> None:
         sys.modules.pop(name, None)
     before, folder = set(sys.modules), path.resolve().parent
     spec = importlib.util.spec_from_file_location(module, path)
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    # Dataclasses look for the module that they stand in.
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[module])
     _beside[module] = {
         name
         for name in sys.modules.keys() - before
@@ -304,7 +307,13 @@ def _read(path: pathlib.Path, module: str) -> Iterable[ModelInfo]:
         for call in node.decorator_list:
             if not (isinstance(call, ast.Call) and _called_name(call) == "register"):
                 continue
-            declared = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            try:
+                declared = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            except ValueError:
+                raise GpuzooError(
+                    f"{path}: write out what register() of {node.name} is given; it is "
+                    f"read without being run: {ast.unparse(call)}"
+                ) from None
             if missing := {"task", "reference"} - declared.keys():
                 raise GpuzooError(
                     f"{path}: register() of {node.name} needs {sorted(missing)[0]}="
@@ -320,7 +329,7 @@ def _read(path: pathlib.Path, module: str) -> Iterable[ModelInfo]:
 
 
 def _called_name(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
 def _declared(argument: ast.arg, default: ast.expr | None) -> str:

@@ -9,6 +9,7 @@ import pytest
 import gpuzoo
 from gpuzoo import applications, own_model
 from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.files import redact
 
 MODELS = gpuzoo.list_models()
 CLASSIFIERS = gpuzoo.list_models(task="classify")
@@ -127,6 +128,38 @@ def test_a_model_of_a_file_is_built_by_its_short_name_too(tmp_path, monkeypatch)
             for name in (f"{file}:briefly", "briefly")
         ]
         assert units == [width, width] and "briefly" in gpuzoo.list_models()
+
+
+def test_a_users_own_file_may_be_written_in_many_ways(tmp_path):
+    file, many = tmp_path / "many.py", OWN.replace("def net", "def many")
+    file.write_text(f"""
+from __future__ import annotations
+import dataclasses
+HOW = {{"twice": lambda number: lambda function: function}}
+{many}
+@HOW["twice"](2)
+def other():
+    return 1
+
+@dataclasses.dataclass
+class Sizes:
+    width: int = 8
+""")
+    assert gpuzoo.build(f"{file}:many", width=9).get_layer("dense").units == 9
+    file.write_text(many.replace('"here"', "HERE"))
+    with pytest.raises(gpuzoo.GpuzooError, match="write out what .*reference=HERE"):
+        gpuzoo.model_info(f"{file}:many")
+
+
+def test_weights_are_loaded_from_a_home(tmp_path, monkeypatch):
+    """As the run folder is called in what train() returns."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model = gpuzoo.build("mlp")
+    content = weights_bytes({v.path: np.zeros(v.shape, "f4") for v in model.weights})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights.safetensors").write_bytes(content)
+    gpuzoo.load_weights(model, redact(str(tmp_path / "run")))
+    assert not any(np.any(v) for v in model.weights)
 
 
 def test_a_model_in_a_users_own_file(cli, tmp_path):
@@ -249,3 +282,14 @@ def test_own_models_that_cannot_be_trained(model, words, npz, tmp_path):
             model(), data=str(npz), batch_size=16, out=tmp_path / "run", quiet=True
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_option_of_a_model_object_is_a_short_line(npz, tmp_path):
+    with pytest.raises(gpuzoo.GpuzooError) as told:
+        gpuzoo.train(
+            _own(keras.layers.Dense(2)),
+            data=str(npz),
+            model_options=("units=3",),
+            out=tmp_path / "run",
+        )
+    assert "has no option 'units'" in str(told.value) and len(str(told.value)) < 200

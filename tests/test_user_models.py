@@ -135,6 +135,19 @@ def test_frozen_layers_are_not_drawn_anew_without_a_word(own, dataset, runtime):
     assert np.array_equal(result.weights["one/kernel"], kept)
 
 
+def test_only_a_frozen_convolution_whitens(dataset, runtime):
+    layers = keras.layers
+    for layer in (layers.Dense(3, name="whiten"), layers.Conv2D(8, 2, name="whiten")):
+        model = keras.Sequential([keras.Input((14, 14, 1)), layer])
+        initial.initialise(model, 0)
+        before = np.array(layer.kernel)
+        initial.whiten(model, dataset.train["image"])
+        assert np.array_equal(layer.kernel, before)
+        layer.trainable = False
+    initial.whiten(model, dataset.train["image"])
+    assert not np.array_equal(layer.kernel, before)
+
+
 def test_layers_in_float64_are_trained(own, dataset, runtime):
     result, _ = train(own("double"), dataset, runtime)
     assert result.weights["one/kernel"].dtype == np.float64

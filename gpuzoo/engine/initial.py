@@ -45,7 +45,7 @@ def initialise(model: keras.Model, seed: int) -> None:
         if initializer is None or isinstance(initializer, _CONSTANT):
             continue
         # Not the path: Keras numbers the layers of a process that have no name.
-        if not layer.trainable and layer.name != "whiten":
+        if not layer.trainable and not _whitens(layer):
             raise GpuzooError(
                 f"layer {layer.name!r} is frozen, and its weights would be drawn at "
                 "random for the seed of the run; let it be trained, or set "
@@ -101,14 +101,15 @@ def drawn_by_numpy():
 
 
 def whiten(model: keras.Model, images: np.ndarray) -> None:
-    """Set a layer named `whiten`, a frozen convolution, from training images.
+    """Set a layer named `whiten`, a frozen convolution with a bias, from training
+    images.
 
     The first half of its filters are the principal directions of the patches that it
     sees, each divided by its standard deviation, the second half their negatives; the
     bias takes the mean away. A model without such a layer stays as it is. In float64 on
     the host, from the first 5,000 images, (examples, height, width, channels).
     """
-    layers = [layer for layer in model.layers if layer.name == "whiten"]
+    layers = [layer for layer in model.layers if _whitens(layer)]
     if not layers:
         return
     (layer,), images = layers, images[:5000]
@@ -123,6 +124,11 @@ def whiten(model: keras.Model, images: np.ndarray) -> None:
     layer.bias.assign((-mean @ kernel).astype("float32"))
     kernel = kernel.reshape(rows, columns, channels, filters)
     layer.kernel.assign(kernel.astype("float32"))
+
+
+def _whitens(layer) -> bool:
+    frozen = isinstance(layer, keras.layers.Conv2D) and not layer.trainable
+    return frozen and layer.use_bias and layer.name == "whiten"
 
 
 def address_generators(model: keras.Model, seed: int) -> list[tuple]:
