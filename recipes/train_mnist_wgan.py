@@ -9,8 +9,8 @@
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
     measured by    benchmarks/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. The distance is to fall with each
-epoch and to end below 16.
+The figures are written here by benchmarks/tables.py. The distance is to fall to less
+than half of the first epoch's, and to end below 16.
 """
 
 from gpuzoo.cli import run_recipe
