@@ -160,9 +160,10 @@ def gpu_text(records: list[dict], machine) -> str:
     )
 
 
-def gpu_head(record: dict | None) -> dict[str, str]:
-    """A line of the head of a recipe, if it has been measured on a GPU as it is."""
-    rows = record.get("train_mnist") if record and "start" in record else record
+def gpu_head(record: dict | None, part: str = "") -> dict[str, str]:
+    """A line of the head of a recipe, if it has been measured on a GPU as it is; `part`
+    of a record of mnist_to_99.py."""
+    rows = record.get(part) if record and part else record
     if not rows:
         return {}
     told = f"{mean(rows['train_seconds'], ' s')} of training, {device_of(record)}"

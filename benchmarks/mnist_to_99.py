@@ -27,14 +27,13 @@ import argparse
 import json
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
-from recipe_figures import run_json, spread, write
+from recipe_figures import kind_of, run_json, spread, write
 from to_npz import to_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -213,9 +212,7 @@ def told(args) -> str:
 def name_of(record: dict) -> str:
     if record["device"] == "gpu":
         return "mnist_to_99_gpu"
-    words = re.findall(r"[a-z0-9]+", record["environment"]["cpu"].lower())
-    cpu = "_".join(word for word in words if word not in ("cpu", "family", "model"))
-    return f"mnist_to_99_{cpu}"
+    return f"mnist_to_99_{kind_of(record['environment']['cpu'])}"
 
 
 def main() -> None:

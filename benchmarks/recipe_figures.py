@@ -20,6 +20,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -45,6 +46,13 @@ def run_json(command: list[str], **variables: str) -> dict:
         **json.loads(done.stdout.splitlines()[-1]),
         "process_seconds": round(seconds, 3),
     }
+
+
+def kind_of(cpu: str) -> str:
+    """A CPU as part of a file's name: amd_epyc_25_1."""
+    words = re.findall(r"[a-z0-9]+", cpu.lower().replace("(r)", ""))
+    said = ("cpu", "family", "model", "processor")
+    return "_".join(word for word in words if word not in said)
 
 
 def spread(values: list[float]) -> dict:

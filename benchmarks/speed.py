@@ -2,10 +2,10 @@
 
     python benchmarks/speed.py --data-dir DIR --torch PYTHON --flax PYTHON
 
-Each PYTHON can import what it is named for. Writes benchmarks/records/speed.json; with
---work the rows of the other networks are kept if they are of the same machine, threads
-and versions. For each network of WORK one process of each trains it on MNIST with the
-same batch; they are alive at once and take turns of about a second
+Each PYTHON can import what it is named for. Writes benchmarks/records/speed_<cpu>.json;
+with --work the rows of the other networks are kept if they are of the same machine,
+threads and versions. For each network of WORK one process of each trains it on MNIST
+with the same batch; they are alive at once and take turns of about a second
 (gpuzoo/evidence/bench.py). Given is the median of the examples a second, and of
 gpuzoo's speed over each peer's within one round, with its interval (95 %, bootstrap).
 gpuzoo runs as it does by default: repeatable to the bit, in the precision that it
@@ -22,6 +22,7 @@ import tempfile
 import time
 
 import numpy as np
+from recipe_figures import kind_of
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Network -> its recipe, and steps of a first turn.
@@ -117,7 +118,7 @@ def main() -> None:
         "environment": environment(),
         "threads": available_cores(),
     }
-    path = HERE / "records" / "speed.json"
+    path = HERE / "records" / f"speed_{kind_of(record['device'])}.json"
     found = kept(path, record)
     torch, flax = version("torch", args.torch), version("flax", args.flax)
     with tempfile.TemporaryDirectory() as folder:

@@ -7,8 +7,8 @@ JPEG = "cifar10 (jpeg)"
 """The data that every figure of CIFAR-10 was taken on."""
 
 
-def speed_text(record: dict, overhead: dict, machine: str) -> str:
-    """How many times as fast as its peers gpuzoo trains; what its loop costs."""
+def speed_text(record: dict, machine: str) -> str:
+    """How many times as fast as its peers gpuzoo trains on one machine."""
     # Rows may be of different days; an older record tells these once for all rows.
     rows = {work: {**record, **row} for work, row in record["work"].items()}
     names = list(dict.fromkeys(name for row in rows.values() for name in row["peers"]))
@@ -43,8 +43,6 @@ def speed_text(record: dict, overhead: dict, machine: str) -> str:
             "in which all took turns of about a second, medians and their 95 % "
             f"intervals; {', '.join([machine, *versions])}, {' to '.join(ends(days))} "
             "(`benchmarks/speed.py`).",
-            "",
-            overhead_text(overhead),
         ]
     )
 

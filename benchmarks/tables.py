@@ -13,7 +13,7 @@ import sys
 import scipy.stats
 from gpu_table import device_of, gpu_head, gpu_text, reached, read
 from reach_table import reach_text
-from speed_table import JPEG, cifar_text, speed_text
+from speed_table import JPEG, cifar_text, overhead_text, speed_text
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -160,8 +160,9 @@ def data_of(record: dict) -> str:
     return record["runs"][0]["data"] if "runs" in record else "mnist"
 
 
-def claim(record: dict, measured: dict, gpu: dict | None, script: str) -> str:
-    """The figures in the head of a recipe; `measured`: the part of them."""
+def claim(record: dict, measured: dict, gpu: dict, script: str) -> str:
+    """The figures in the head of a recipe; `measured`: the part of them; `gpu`: the
+    line of a GPU."""
     rows = {
         **figures(measured),
         **({"data": JPEG} if data_of(record) == "cifar10" else {}),
@@ -170,7 +171,7 @@ def claim(record: dict, measured: dict, gpu: dict | None, script: str) -> str:
         f"{measured['process_seconds']['mean']:.1f} s for the whole process",
         "on": f"{record['threads']} threads of an {record['environment']['cpu']} CPU, "
         f"{record['date']}",
-        **gpu_head(gpu),
+        **gpu,
         "measured by": script,
     }
     return "\n".join(f"    {name:<15}{text}" for name, text in rows.items())
@@ -254,24 +255,29 @@ def main() -> None:
     )
     readme = ROOT / "README.md"
     parts = [load(name) for name in ("price", "repeatable", "drift", "chaos")]
-    others, speed = recipe_records(), load("speed")
+    others, speeds = recipe_records(), read(RECORDS, "speed_*.json")
+    speeds.sort(key=lambda record: machine(record))
+    tables = [speed_text(record, machine(record)) for record in speeds]
     beside, to_75 = load("cifar10_beside_torch_cpu"), load("cifar10_to_75")
     text = readme.read_text()
     for name, part in (
         ("figures", "\n\n".join(map(readme_table, fast))),
         ("more", more_table(others)),
-        ("speed", speed_text(speed, load("overhead"), machine(speed))),
+        ("speed", "\n\n".join([*tables, overhead_text(load("overhead"))])),
         ("cifar", cifar_text(beside, to_75, machine(beside))),
         ("gpu", gpu_text(read(RECORDS, "*_gpu.json"), machine)),
         ("reach", reach_text(*parts, machine)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
-    mine = fast[0]["train_mnist"]
-    gpu, script = load("mnist_to_99_gpu"), "benchmarks/mnist_to_99.py"
-    claims = {"mnist": claim(fast[0], mine, gpu, script)}
+    gpu, claims = load("mnist_to_99_gpu"), {}
+    for name in ("mnist", "mnist_fast"):
+        part = f"train_{name}"
+        record = next(record for record in fast if part in record)
+        there = gpu_head(gpu, part)
+        claims[name] = claim(record, record[part], there, "benchmarks/mnist_to_99.py")
     for name, other in others.items():
-        gpu, script = load(f"{name}_gpu"), "benchmarks/recipe_figures.py"
-        claims[name] = claim(other, other, gpu, script)
+        there = gpu_head(load(f"{name}_gpu"))
+        claims[name] = claim(other, other, there, "benchmarks/recipe_figures.py")
     wanted = {readme: text}
     for name, part in claims.items():
         path = script_of(name)

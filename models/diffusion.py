@@ -40,9 +40,13 @@ class Diffusion(keras.Model):
         image, noisy = _parts(times)
         clean = 2 * images - 1
         given = {"image": image * clean + noisy * noise, "time": times}
-        velocity = self.denoiser(given, training=training)
+        velocity = self._velocity(given, training)
         missed = velocity - (image * noise - noisy * clean)
         return keras.ops.mean(keras.ops.square(missed), axis=(1, 2, 3))
+
+    def _velocity(self, given: dict, training: bool = False):
+        """As float32: a denoiser of a user's may end in 16 bits."""
+        return keras.ops.cast(self.denoiser(given, training=training), "float32")
 
     def draw(self, noise, steps: int = 20):
         """Images in [0, 1] of standard normal noise (batch, height, width, channels),
@@ -55,7 +59,7 @@ class Diffusion(keras.Model):
             time = 1 - keras.ops.cast(index, "float32") / steps
             times = keras.ops.ones_like(noise[:, :1, 0, 0]) * time
             image, noisy = _parts(times)
-            velocity = self.denoiser({"image": mixed, "time": times})
+            velocity = self._velocity({"image": mixed, "time": times})
             clean = keras.ops.clip(image * mixed - noisy * velocity, -1, 1)
             left = (mixed - image * clean) / noisy  # the noise beside what was clipped
             image, noisy = _parts(times - 1 / steps)

@@ -47,12 +47,12 @@ class Adversaries(keras.Model):
     def draw(self, codes, labels=None, training: bool = False):
         """Images of codes, and with classes of labels."""
         given = {"code": codes, "label": labels} if self.conditional else codes
-        return self.generator(given, training=training)
+        return _full(self.generator(given, training=training))
 
     def judge(self, images, labels=None, training: bool = False):
         """Scores of images, and with classes of their labels."""
         given = {"image": images, "label": labels} if self.conditional else images
-        return self.discriminator(given, training=training)
+        return _full(self.discriminator(given, training=training))
 
     def discriminator_loss(self, real, fake, labels, between):
         """Of images of both kinds, a scalar: cross-entropy of telling them apart, and
@@ -99,6 +99,11 @@ class Adversaries(keras.Model):
         with keras.StatelessScope(state_mapping=held):
             scores = self.judge(fake, labels, training=False)
         return loss + self.generator_loss(scores)
+
+
+def _full(values):
+    """As float32: a network of a user's may end in 16 bits."""
+    return keras.ops.cast(values, "float32")
 
 
 class Critics(Adversaries):

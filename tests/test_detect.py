@@ -1,5 +1,7 @@
 """Scenes with exact boxes, the precision of what is found, and the detector."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from conftest import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.engine import checkpoint
+from gpuzoo.engine.loop import build_model
 from gpuzoo.evidence import plots
 from gpuzoo.tasks import detect, scenes
 
@@ -45,6 +48,20 @@ def test_boxes_are_exact(runtime):
         assert np.abs(found - box).max() <= 0.51
         outside = np.argwhere(canvas[..., 0] > 0) + 0.5
         assert (outside > box[:2] - 1.2).all() and (outside < box[2:] + 1.2).all()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_data_without_an_object_are_refused(whole, dataset, runtime):
+    light = 51 if whole else np.float32(0.2)
+    for part in ("train", "test"):
+        splits = {name: dict(split) for name, split in dataset.splits.items()}
+        image = splits[part]["image"]
+        dark = (image * 0 + light) if whole else (image * light / 255)
+        splits[part]["image"] = dark.astype(image.dtype if whole else np.float32)
+        with pytest.raises(gpuzoo.GpuzooError, match=f"have no {part} image with a pix"):
+            build_model(DETECT, dataclasses.replace(dataset, splits=splits))
+        splits[part]["image"][-1, 3, 3] = light + light / 50
+        assert build_model(DETECT, dataclasses.replace(dataset, splits=splits))
 
 
 def test_each_place_holds_the_next_of_the_batch(runtime):

@@ -131,6 +131,18 @@ def test_a_users_own_function_trains_with_the_recipe(
     assert biases and all(bias.any() for bias in biases)
 
 
+@pytest.mark.parametrize(("recipe", "name", "data"), CASES[-2:])
+def test_its_networks_may_end_in_16_bits(recipe, name, data, file, cli, tmp_path):
+    done = cli(
+        "train", recipe, "--model", f"{file}:{name}", "--precision", "mixed_float16",
+        "--data", data, "--out", "run", "--fast-dev-run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert np.isfinite(done.json["test_loss"])
+    trained = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")
+    assert all(np.isfinite(array).all() for array in trained.values())
+
+
 def test_tasks_are_all_there():
     tasks = {gpuzoo.load_recipe(recipe).task for recipe, _, _ in CASES}
     assert tasks == {gpuzoo.load_recipe(name).task for name in gpuzoo.list_recipes()}

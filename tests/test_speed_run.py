@@ -42,8 +42,8 @@ def test_each_image_is_mirrored_in_every_other_epoch():
 
 
 def test_muon_turns_kernels_and_leaves_the_rest_to_adam(runtime):
-    kernel, bias, last = (
-        keras.Variable(np.full(shape, 0.5, np.float32))
+    kernel, bias, last = (  # named alike, as in nested models
+        keras.Variable(np.full(shape, 0.5, np.float32), name="kernel")
         for shape in ((3, 3, 4, 8), (8,), (8, 10))
     )
     muon, adam = (

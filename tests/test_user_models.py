@@ -286,16 +286,52 @@ def test_probabilities_in_place_of_logits_are_refused(kind, dataset):
     for last in (keras.layers.Activation("tanh"), keras.layers.ReLU()):
         for model in ends(task, (14, 14, 1), last):
             assert check(model, dataset) is None
-    logits = {"a": model.outputs[0]}
-    told = check(keras.Model(model.inputs, logits), dataset)
-    assert told.startswith("puts out") and " a, not" in told
 
 
-def test_models_of_other_inputs_are_refused_by_every_task(dataset):
-    for task, shape in (("detect", (32, 32, 1)), ("next_frame", (8, 24, 24, 1))):
-        inputs = keras.Input((9, *shape))
-        told = tasks.load(task).check_model(keras.Model(inputs, inputs[:, 0]), dataset)
-        assert "takes (None, 9" in told
+def fitting(task, inputs):
+    """What puts out the right shape of a dataset with two classes."""
+    layers = keras.layers
+    if task in ("classify", "forecast"):
+        return layers.Dense(2 if task == "classify" else 16)(layers.Flatten()(inputs))
+    if task == "detect":
+        return layers.Conv2D(6, 1, 4)(inputs)
+    return layers.Activation("tanh")(inputs[:, -1] if task == "next_frame" else inputs)
+
+
+@pytest.mark.parametrize(
+    ("task", "shape"),
+    [
+        ("classify", (14, 14, 1)),
+        ("autoencode", (14, 14, 1)),
+        ("forecast", (64, 1)),
+        ("detect", (32, 32, 1)),
+        ("next_frame", (8, 24, 24, 1)),
+    ],
+)
+def test_models_of_other_inputs_and_outputs_are_refused(task, shape, dataset):
+    check, inputs = tasks.load(task).check_model, keras.Input((9, *shape))
+    told = check(keras.Model(inputs, inputs[:, 0]), dataset)
+    assert "takes (None, 9" in told
+    inputs = keras.Input(shape)
+    fits = fitting(task, inputs)
+    assert check(keras.Model(inputs, fits), dataset) is None
+    for alone in ({"a": fits}, [fits]):  # one, but in something
+        told = check(keras.Model(inputs, alone), dataset)
+        assert told.startswith("puts out") and ", not" in told
+
+
+def test_a_model_of_another_precision_than_the_run_is_refused(runtime, tmp_path):
+    def train(policy: str, last: str) -> dict:
+        inputs, layers = keras.Input((8, 8, 1)), keras.layers
+        x = layers.Dense(8, dtype=policy)(layers.Flatten()(inputs))
+        model = keras.Model(inputs, layers.Dense(10, dtype=last)(x))
+        how = {"out": tmp_path / "run", "fast_dev_run": True, "quiet": True}
+        return gpuzoo.train(model, data="digits", **how)
+
+    with pytest.raises(gpuzoo.GpuzooError, match="for mixed_float16, the run is float"):
+        train("mixed_float16", "mixed_float16")
+    assert not (tmp_path / "run").exists()
+    assert train("mixed_float16", "float32")["state"] == "finished"
 
 
 def test_the_teacher_may_be_a_model_of_a_users_own(cli, tmp_path):

@@ -60,8 +60,14 @@ def load_data(
     # The name of a recipe's dataset is never taken for a folder that happens to be
     # called the same.
     like_a_path = name.endswith("/") or name.startswith((".", "~", "/"))
+    if data_dir is not None and (made or own_file or like_a_path):
+        raise GpuzooError(
+            f"data_dir is for a TFDS set, and data {name!r} is none; leave one of the "
+            "two out"
+        )
     if not made and not own_file:
-        if like_a_path or (not fallback and folders.is_folder(path)):
+        by_name = fallback or data_dir is not None
+        if like_a_path or (not by_name and folders.is_folder(path)):
             return _from_folder(path, image_size, audio_seconds, note)
     _refuse_sizes(f"data {name!r}", image_size, audio_seconds)
     if name == "digits":

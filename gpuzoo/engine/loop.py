@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras.src.utils import naming
 
-from gpuzoo import tasks
+from gpuzoo import own_model, tasks
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
 from gpuzoo.engine import checkpoint, feeding, initial, optim, probe
@@ -244,6 +244,9 @@ def build_model(recipe: Recipe, dataset: Dataset):
             f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
             f"example; data {dataset.name} have {' and '.join(dataset.train)}"
         )
+    check_data = getattr(kind, "check_data", None)
+    if check_data and (fault := check_data(dataset)):
+        raise GpuzooError(f"data {dataset.name} {fault}")
     wanted = getattr(kind, "models", "") or recipe.task
     called = short_name(recipe.model)
     if info.task not in ("", wanted):
@@ -267,7 +270,10 @@ def build_model(recipe: Recipe, dataset: Dataset):
         raise GpuzooError(
             f"model {called!r} must return a built keras.Model, not {model!r}"
         )
-    if fault := kind.check_model(model, dataset):
+    fault = kind.check_model(model, dataset)
+    if recipe.model.startswith("{"):  # its layers say themselves what they compute in
+        fault = fault or own_model.other_precision(model)
+    if fault:
         raise GpuzooError(f"model {called!r} {fault}")
     return model
 

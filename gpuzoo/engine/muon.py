@@ -16,12 +16,13 @@ class Muon(keras.optimizers.Muon):
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Make the state for the weights of a model, in the order of its layers."""
-        kernels = [one for one in variables if len(one.shape) > 1]
-        self._turned = {one.path for one in kernels[:-1]}
+        # By place: layers of one name, in nested models, have kernels of one path.
+        kernels = [at for at, one in enumerate(variables) if len(one.shape) > 1]
+        self._turned = set(kernels[:-1])
         super().build(variables)
 
     def _should_use_adamw(self, variable) -> bool:
-        return variable.path not in self._turned
+        return self._get_variable_index(variable) not in self._turned
 
     def _muon_update_step(self, gradient, variable, lr, m) -> None:
         gradient = keras.ops.cast(gradient, variable.dtype)

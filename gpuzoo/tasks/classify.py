@@ -42,9 +42,9 @@ class Task(OneLoss):
         """What is wrong with a model, or None."""
         if fault := OneLoss.misfit(model, dataset.input_shape):
             return fault
-        if model.output_shape != (None, len(dataset.classes)):
+        if (found := OneLoss.shape(model)) != (None, len(dataset.classes)):
             return (
-                f"puts out {model.output_shape}, not (batch, classes) = "
+                f"puts out {found}, not (batch, classes) = "
                 f"(None, {len(dataset.classes)})"
             )
         return OneLoss.squashed(OneLoss.output(model), "softmax")

@@ -50,13 +50,24 @@ class Task(OneLoss):
         return {"input_shape": scenes.canvas(dataset), "num_classes": classes}
 
     @staticmethod
+    def check_data(dataset) -> str | None:
+        """What is wrong with the data, or None."""
+        for name, split in dataset.splits.items():
+            if not scenes.any_object(split["image"]):
+                return (
+                    f"have no {name} image with a pixel lighter than a fifth, which is "
+                    "what is found on a canvas; turn dark images on light ones over"
+                )
+        return None
+
+    @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
         height, width, _ = canvas = scenes.canvas(dataset)
         if fault := OneLoss.misfit(model, canvas):
             return fault
         cells = (height // STRIDE, width // STRIDE, len(dataset.classes) + 4)
-        found = model.output_shape
+        found = OneLoss.shape(model)
         return None if found == (None, *cells) else f"puts out {found}, not {cells}"
 
     def step(self, batch: dict, draws, backend) -> dict:

@@ -40,9 +40,8 @@ class Task(OneLoss):
         """What is wrong with a model, or None."""
         if fault := OneLoss.misfit(model, (WINDOW, 1)):
             return fault
-        if model.output_shape == (None, HORIZON):
-            return None
-        return f"puts out {model.output_shape}, not {(None, HORIZON)}"
+        found, wanted = OneLoss.shape(model), (None, HORIZON)
+        return None if found == wanted else f"puts out {found}, not {wanted}"
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss of the batch."""
@@ -85,6 +84,8 @@ def _period(windows: np.ndarray) -> int:
     values -= values.mean()
     lags = np.arange(WINDOW + 1)
     like = np.array([np.dot(values[lag:], values[: len(values) - lag]) for lag in lags])
+    if like[0] == 0:  # one value, over and over
+        return 1
     like /= like[0]
     inner = like[1:-1]
     peaks = (

@@ -51,7 +51,7 @@ class Task(OneLoss):
         canvas = _canvas(dataset)
         if fault := OneLoss.misfit(model, canvas):
             return fault
-        frame, found = (None, *canvas[1:]), model.output_shape
+        frame, found = (None, *canvas[1:]), OneLoss.shape(model)
         if found != frame:
             return f"puts out {found}, not {frame}"
         return OneLoss.squashed(OneLoss.output(model), "sigmoid")

@@ -66,15 +66,21 @@ class OneLoss:
 
     @staticmethod
     def output(model: keras.Model):
-        """What a model that fits puts out: a tensor of Keras's, or a dict of them."""
-        return model.outputs[0] if isinstance(model, keras.Sequential) else model.output
+        """What a model that fits puts out: a tensor of Keras's, or such in a dict or a
+        list, even if it is one alone."""
+        if isinstance(model, keras.Sequential):
+            return model.outputs[0]
+        return model._outputs_struct
+
+    @staticmethod
+    def shape(model: keras.Model):
+        """The shape of that, or the shapes, in a dict or a list."""
+        return keras.tree.map_structure(lambda one: one.shape, OneLoss.output(model))
 
     @staticmethod
     def squashed(output, name: str) -> str | None:
         """What is wrong with a model whose output comes from the activation of that
         name, where logits are wanted, or None."""
-        if isinstance(output, dict):
-            return f"puts out a dict with {', '.join(output)}, not a tensor"
         if _last(output) != name:
             return None
         return f"ends in a {name}; let it put out the logits before that"

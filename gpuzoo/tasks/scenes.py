@@ -11,6 +11,13 @@ _PRESENT = 0.75  # how often there is an image in a quarter
 _INK = 0.2  # what is lighter belongs to the object
 
 
+def any_object(images: np.ndarray) -> bool:
+    """Whether one of them, uint8 or floats in [0, 1], holds a part of an object."""
+    ink = _INK * (255 if images.dtype == np.uint8 else 1)
+    parts = range(0, len(images), 4096)
+    return any(images[first : first + 4096].max() > ink for first in parts)
+
+
 def canvas(dataset) -> tuple[int, int, int]:
     """Height, width and channels: sides 2.25 times as long, multiples of 8."""
     height, width, channels = dataset.input_shape
