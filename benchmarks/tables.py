@@ -47,6 +47,11 @@ def percent(figure: dict) -> str:
     return f"{100 * figure['mean']:.2f} ± {100 * figure['std']:.2f} %"
 
 
+def cpu_of(record: dict) -> str:
+    """What the CPU calls itself, without marks."""
+    return record["environment"]["cpu"].replace("(R)", "").replace(" Processor", "")
+
+
 def machine(record: dict) -> str:
     """What a record was taken on, and with which versions."""
     here, name = record["environment"], device_of(record)
@@ -55,7 +60,7 @@ def machine(record: dict) -> str:
     if backend not in versions:
         backend = "jax"
     spelt = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend]
-    where = f"{record.get('threads')} threads of an {here['cpu']} CPU"
+    where = f"{record.get('threads')} threads of an {cpu_of(record)} CPU"
     if gpu:
         where = f"one {name} ({here['driver'] or 'driver unknown'})"
     return f"{where}, {spelt} {versions[backend]}, Keras {versions['keras']}"
@@ -169,7 +174,7 @@ def claim(record: dict, measured: dict, gpu: dict, script: str) -> str:
         "seeds": str(measured["train_seconds"]["n"]),
         "training": f"{measured['train_seconds']['mean']:.1f} s, "
         f"{measured['process_seconds']['mean']:.1f} s for the whole process",
-        "on": f"{record['threads']} threads of an {record['environment']['cpu']} CPU, "
+        "on": f"{record['threads']} threads of an {cpu_of(record)} CPU, "
         f"{record['date']}",
         **gpu,
         "measured by": script,

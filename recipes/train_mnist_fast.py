@@ -2,6 +2,12 @@
 
     python recipes/train_mnist_fast.py
 
+    test accuracy  99.16 ± 0.06 %
+    seeds          10
+    training       2.7 s, 7.8 s for the whole process
+    on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
+    measured by    benchmarks/mnist_to_99.py
+
 The figures are written here by benchmarks/tables.py. Muon, which moves kernels nearly
 orthogonally, learns more of one epoch than Adam (`train_mnist.py`) does: half the
 filters and units are enough.
