@@ -20,8 +20,8 @@ promised: what differs there is told and is no failure.
 Writes benchmarks/records/repeatable.json (--out) after each model. Results of other
 models and modes that stand there stay if environment and options are the same; each
 result names its code. What gpuzoo refuses is recorded with its words and is no failure;
-exit code 1 if a digest differs, if the other seed changes nothing, or if a training
-fails.
+exit code 1 if a digest differs, if the other seed changes nothing, if a training fails,
+or if all of it was refused.
 """
 
 import argparse
@@ -328,7 +328,8 @@ def main() -> None:
         if "message" in result:
             print(f"{result['verdict']}: {result['message']}")
     good = {"equal", "refused", *(["differs"] if args.level == "fast" else [])}
-    sys.exit(any(result["verdict"] not in good for result in results))
+    verdicts = {result["verdict"] for result in results}
+    sys.exit(bool(verdicts - good) or verdicts == {"refused"})  # nothing was trained
 
 
 def options_given(args) -> list[str]:

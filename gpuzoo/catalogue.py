@@ -172,7 +172,9 @@ def _print_recipes(figures: dict[str, dict[str, str]]) -> None:
     ranked = sorted(machines, key=lambda machine: len(machines[machine]))
     for machine in ranked:
         whose = "all others" if machine == ranked[-1] else ", ".join(machines[machine])
-        print(f"measured{f' ({whose})' * (len(ranked) > 1)}: {machine}")
+        told = f"measured{f' ({whose})' * (len(ranked) > 1)}: {machine}"
+        width = max(40, shutil.get_terminal_size().columns)
+        print(textwrap.fill(told, width, subsequent_indent="  "))
     print("parameters: with the default options of a model; a recipe may set others")
 
 

@@ -61,20 +61,24 @@ def rebuild(text: str) -> "keras.Model":  # noqa: F821
         raise GpuzooError(f"model cannot be built again: {line}; {REMEDY}") from None
 
 
-def other_precision(model: "keras.Model") -> str | None:  # noqa: F821
-    """What is wrong with a model of which no layer with weights computes as the run
-    does, or None; some may differ on purpose, as a last one in float32."""
+def check_precision(model: "keras.Model") -> None:  # noqa: F821
+    """Its layers say themselves what they compute in; some may differ on purpose from
+    the run, as a last one in float32.
+
+    Raises:
+        GpuzooError: no layer with weights computes as the run does.
+    """
     import keras
 
     layers = [layer for layer in model._flatten_layers() if layer._trainable_variables]
     found = {layer.dtype_policy.name for layer in layers}
     wanted = keras.config.dtype_policy().name
-    if not found or wanted in found:
-        return None
-    return (
-        f"was built for {' and '.join(sorted(found))}, the run is {wanted}; call "
-        "gpuzoo.configure() before it is built, or name the precision to train()"
-    )
+    if found and wanted not in found:
+        raise GpuzooError(
+            f"model {model.name!r} was built for {' and '.join(sorted(found))}, the "
+            f"run is {wanted}; call gpuzoo.configure() before it is built, or name the "
+            "precision to train()"
+        )
 
 
 def name_of(text: str) -> str:

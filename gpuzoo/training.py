@@ -259,6 +259,8 @@ def _set_up(recipe, options, folder, screen, fast):
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
     model = build_model(recipe, dataset)
+    if recipe.model.startswith("{"):
+        own_model.check_precision(model)
     weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.

@@ -58,7 +58,9 @@ def test_data_without_an_object_are_refused(whole, dataset, runtime):
         image = splits[part]["image"]
         dark = (image * 0 + light) if whole else (image * light / 255)
         splits[part]["image"] = dark.astype(image.dtype if whole else np.float32)
-        with pytest.raises(gpuzoo.GpuzooError, match=f"have no {part} image with a pix"):
+        with pytest.raises(
+            gpuzoo.GpuzooError, match=f"have no {part} image with a pix"
+        ):
             build_model(DETECT, dataclasses.replace(dataset, splits=splits))
         splits[part]["image"][-1, 3, 3] = light + light / 50
         assert build_model(DETECT, dataclasses.replace(dataset, splits=splits))

@@ -322,7 +322,7 @@ def test_models_of_other_inputs_and_outputs_are_refused(task, shape, dataset):
 
 def test_a_model_of_another_precision_than_the_run_is_refused(runtime, tmp_path):
     def train(policy: str, last: str) -> dict:
-        inputs, layers = keras.Input((8, 8, 1)), keras.layers
+        inputs, layers = keras.Input((28, 28, 1)), keras.layers
         x = layers.Dense(8, dtype=policy)(layers.Flatten()(inputs))
         model = keras.Model(inputs, layers.Dense(10, dtype=last)(x))
         how = {"out": tmp_path / "run", "fast_dev_run": True, "quiet": True}

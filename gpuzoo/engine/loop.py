@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras.src.utils import naming
 
-from gpuzoo import own_model, tasks
+from gpuzoo import tasks
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
 from gpuzoo.engine import checkpoint, feeding, initial, optim, probe
@@ -270,10 +270,7 @@ def build_model(recipe: Recipe, dataset: Dataset):
         raise GpuzooError(
             f"model {called!r} must return a built keras.Model, not {model!r}"
         )
-    fault = kind.check_model(model, dataset)
-    if recipe.model.startswith("{"):  # its layers say themselves what they compute in
-        fault = fault or own_model.other_precision(model)
-    if fault:
+    if fault := kind.check_model(model, dataset):
         raise GpuzooError(f"model {called!r} {fault}")
     return model
 
