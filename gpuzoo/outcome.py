@@ -4,8 +4,10 @@ import contextlib
 import hashlib
 import json
 import pathlib
+import re
 import shutil
 import time
+import traceback
 from typing import NoReturn
 
 from gpuzoo import tasks
@@ -13,7 +15,7 @@ from gpuzoo.deploy.artifact import weights_bytes
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.evidence.record import RunFolder, redact
 from gpuzoo.files import write_atomically
-from gpuzoo.registry import short_name
+from gpuzoo.registry import file_of, short_name
 
 
 def finish(job, result) -> None:
@@ -154,7 +156,8 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
 def raise_readably(
     folder: RunFolder, error: BaseException, *, begun: bool = True
 ) -> NoReturn:
-    """A disk or a memory that fails is the user's to mend; the rest goes up.
+    """A disk, a memory or a model of their own that fails is the user's to mend; the
+    rest goes up.
 
     A run that has not begun has left nothing that could be resumed, and what failed
     need not be its folder.
@@ -175,7 +178,28 @@ def raise_readably(
             f"output folder {folder.path}: {reason}; free some room{go_on}, or name "
             "another with --out"
         ) from error
+    model = folder.record["recipe"]["model"]
+    if place := _in_file(file_of(model), error):
+        plain = re.sub(r"\x1b\[\d*m", "", str(error))
+        lines = [line for line in plain.splitlines() if line.strip()][:2]
+        raise GpuzooError(
+            f"model {model!r} fails at {place}: {type(error).__name__}: "
+            f"{' '.join(lines)} (--debug shows where it was called)"
+        ) from error
     raise error
+
+
+def _in_file(file: pathlib.Path | None, error: BaseException) -> str:
+    """The last line of a file that an error came through; empty if it did not."""
+    if file is None:
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [
+        frame.lineno
+        for frame in frames
+        if pathlib.Path(frame.filename).resolve() == file.resolve()
+    ]
+    return f"{file.name}, line {lines[-1]}" if lines else ""
 
 
 def _hash_files(path: pathlib.Path) -> dict[str, str]:

@@ -364,3 +364,45 @@ def test_a_helper_module_may_be_edited_between_two_trainings(cli, tmp_path):
     assert done.stdout.strip() == "9", done.stderr
     codes = [json.loads((tmp_path / n / "run.json").read_text()) for n in "89"]
     assert codes[0]["code_sha256"] != codes[1]["code_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ("step", "fails at own.py, line 8: RuntimeError: Exception encountered"),
+        ("build", "fails at own.py, line 15: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_fails_in_a_users_own_file_is_told_by_its_line(where, told, cli, tmp_path):
+    (tmp_path / "own.py").write_text(f"""
+import keras
+from gpuzoo import register
+
+class Late(keras.layers.Layer):
+    def call(self, x):
+        if x.shape[0] is not None:
+            raise RuntimeError("not so many")
+        return x
+
+@register(task="classify", reference="here")
+def net(*, input_shape: tuple = (8, 8, 1), num_classes: int = 10):
+    '''A layer that fails when it is given a batch.'''
+    inputs = keras.Input(input_shape)
+    {"1 / 0" if where == "build" else "x = Late()(keras.layers.Flatten()(inputs))"}
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+""")
+    words = [
+        "train",
+        "mnist",
+        "--data",
+        "digits",
+        "--model",
+        "own.py:net",
+        "--out",
+        "x",
+    ]
+    done = cli(*words, "--fast-dev-run")
+    assert done.returncode == 2 and told in done.stderr.splitlines()[-1], done.stderr
+    assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
+    assert (tmp_path / "x").exists() == (where == "step")
+    assert "Traceback" in cli(*words[:-1], "y", "--fast-dev-run", "--debug").stderr
