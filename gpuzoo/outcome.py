@@ -109,6 +109,11 @@ def say_end(job, summary: dict) -> None:
         memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
     headline = tasks.load(recipe.task).headline
     if f"test_{headline}" not in summary:
+        screen.say(
+            f"Note: no {headline}. The classifier that judges drawn images knows "
+            "handwritten digits, grey and 28x28, and does not read these data.",
+            "yellow",
+        )
         headline = "loss"
     figure = summary[f"test_{headline}"]
     screen.say(

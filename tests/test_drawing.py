@@ -248,6 +248,13 @@ def test_what_the_classifier_cannot_read_has_no_distance(digits, runtime):
         assert "seen" not in result.outputs
 
 
+def test_it_is_said_that_there_is_no_distance(npz, cli):
+    done = cli("train", "mnist_gan", "--data", npz, "--batch-size", "32",
+               "--model-options", "filters=(4,8)", "--fast-dev-run")  # fmt: skip
+    assert done.returncode == 0 and "Note: no frechet. The classifier" in done.stderr
+    assert not any("frechet" in key for key in done.json)
+
+
 def test_figures_and_pictures_of_a_run(cli, tmp_path):
     done = cli(
         "train", "mnist_gan", "--model", "conditional_gan", "--data", "digits",
@@ -257,6 +264,7 @@ def test_figures_and_pictures_of_a_run(cli, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.json["test_frechet"] > 1 and 0 <= done.json["test_accuracy"] <= 1
     assert "train discr." in done.stderr and "test frechet" in done.stderr
+    assert "Note: no frechet" not in done.stderr
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     sheets = [f"samples/epoch-{number:03d}.png" for number in (1, 2)]
     assert {*sheets, "samples.png", "samples.gif", "curves.png"} <= run["files"].keys()
