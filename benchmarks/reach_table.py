@@ -29,7 +29,7 @@ def price_rows(price: dict, machine) -> list[str]:
     ]
 
 
-def repeated_text(record: dict) -> str:
+def repeated_text(record: dict, where: str) -> str:
     """How many models gave equal bits in how many modes, and which did not."""
     modes = record["modes"]
     models = {name for results in modes.values() for name in results}
@@ -42,24 +42,27 @@ def repeated_text(record: dict) -> str:
         for verdict, cases in sorted(verdicts.items())
         if verdict != "equal"
     ]
+    which = f"{len(models)} models"
+    if len(models) < 20:
+        which += f" ({', '.join(sorted(models))})"
+    equal, cases = len(verdicts.get("equal", [])), sum(map(len, verdicts.values()))
     return (
-        f"Trained twice in fresh processes, {record['steps']} steps on each of "
-        f"{len(modes)} combinations of backend, precision and XLA, {len(models)} "
-        f"models gave equal bits in {len(verdicts.get('equal', []))} of "
-        f"{sum(map(len, verdicts.values()))} cases"
+        f"Trained twice in fresh processes, {record['steps']} steps of "
+        f"{record['batch']} examples on each of {len(modes)} combinations of backend, "
+        f"precision and XLA, {which} gave equal bits in {equal} of {cases} cases"
         + (f"; {'; '.join(told)}" if told else "")
-        + f" ({record['threads']} threads, large models narrowed, {record['date']}, "
+        + f" ({where}, large models narrowed, {record['date']}, "
         "`benchmarks/repeatable.py`)."
     )
 
 
 def reach_text(
-    price: dict | None, repeated: dict | None, drift: dict, chaos: dict, machine
+    price: dict | None, repeated: list[dict], drift: dict, chaos: dict, machine
 ) -> str:
     """What repeatability costs, how it was tried, and where it ends."""
     lines = price_rows(price, machine) if price else []
-    if repeated:
-        lines += [repeated_text(repeated), ""]
+    for record in repeated:
+        lines += [repeated_text(record, machine(record)), ""]
     apart = drift["tensorflow against jax"]
     seeds = drift["one seed against another"]
     losses = apart["relative_loss_difference"]
