@@ -114,7 +114,7 @@ matrix() {  # matrix NUMBER NAME OPTIONS...: some models twice, in a record NAME
     shift 2
     # shellcheck disable=SC2046,SC2086
     "$python" benchmarks/repeatable.py --device "$device" --backends $backends \
-        --models $(third "$number") --no-control "$@" \
+        --models $(third "$number") --no-control --group 3 "$@" \
         --out "benchmarks/records/repeatable_${name}_$device.json"
 }
 models() {  # models NUMBER: the precisions side by side, each in a record of its own

@@ -1,7 +1,10 @@
-"""The record of repeatable.py: together with an earlier one, and as a table."""
+"""What repeatable.py trains on, and its record: beside an earlier one, as a table."""
 
 import json
 import pathlib
+import sys
+
+import numpy as np
 
 
 def merged(record: dict, path: pathlib.Path) -> dict:
@@ -32,3 +35,23 @@ def table(modes: dict) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join(lines)
+
+
+def small_digits(folder: str, steps: int, batch: int) -> str:
+    """As many digits as the steps need, of every class, in a file of their own."""
+    import gpuzoo
+
+    data = gpuzoo.load_data("digits")
+    train, path = data.train, pathlib.Path(folder) / "digits.npz"
+    label, count = train["label"], max(steps * batch, 10)
+    if count > len(label):
+        sys.exit(f"{count} examples are needed; there are {len(label)}")
+    # How many of its class come before an example: the first ten are of ten classes.
+    before = [np.count_nonzero(label[:i] == label[i]) for i in range(len(label))]
+    taken = np.argsort(before, kind="stable")[:count]
+    np.savez(
+        path,
+        x_train=train["image"][taken], y_train=label[taken],
+        x_test=data.test["image"][:16], y_test=data.test["label"][:16],
+    )  # fmt: skip
+    return str(path)

@@ -6,12 +6,13 @@
     python benchmarks/repeatable.py --device gpu --level fast --out FILE
     python benchmarks/repeatable.py --device gpu --autotune choices.txt --out FILE
 
-A mode is a backend, a precision and XLA on or off. For each mode two fresh processes
-train every model for some steps on the embedded digits, with augmentation and, where
-a model has it, dropout; one that listens or forecasts on computed data. The second goes
-through the models in the opposite order, so that what a process did before cannot
-matter, and trains each once more with another seed. The digests of the weights must be
-equal, and those of the other seed must differ.
+A mode is a backend, a precision and XLA on or off. For each mode two fresh processes,
+side by side, train every model for some steps on the embedded digits, with augmentation
+and, where a model has it, dropout; one that listens or forecasts on computed data. The
+second goes through the models (with --group 3 through each three of them) in the
+opposite order, so that what a process did before cannot matter, and trains each once
+more with another seed. The digests of the weights must be equal, and those of the other
+seed must differ.
 
 With --autotune a process before them tunes XLA's kernels for all models of a mode, into
 a file with the precision before its name, and the two load it. At level fast nothing is
@@ -25,7 +26,9 @@ or if all of it was refused.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -33,10 +36,10 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
-import numpy as np
-from matrix import merged, table
+from matrix import merged, small_digits, table
 
 HERE = pathlib.Path(__file__).resolve().parent
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -75,6 +78,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument(
+        "--group",
+        type=int,
+        default=0,
+        help="models after which both have done the same ones",
+    )
     parser.add_argument("--no-control", action="store_true",
                         help="leave out the trainings with another seed")  # fmt: skip
     parser.add_argument("--small", action="store_true",
@@ -185,16 +194,28 @@ def check(mode: dict, models: list[str], args, data: str, keep) -> None:
     if args.autotune:
         name = f"{mode['precision']}-{args.autotune.name}"
         job["runtime"]["autotune"] = tuned(job, args.autotune.with_name(name))
-    first = run_worker(job)
+    size = args.group or len(models)
+    groups = [models[i : i + size] for i in range(0, len(models), size)]
+    second = {**job, "models": [name for group in groups for name in group[::-1]]}
     if not args.no_control:
-        job["seeds"] = {**job["seeds"], "other_seed": OTHER_SEED}
-    code = {"code_sha256": code_sha256()}
+        second["seeds"] = {**job["seeds"], "other_seed": OTHER_SEED}
+    code, found, lock = {"code_sha256": code_sha256()}, {}, threading.Lock()
 
-    def compare(name: str, row: dict) -> None:
-        device = {key: row[key] for key in ("device", "threads") if key in row}
-        keep(name, {**judge(first[name], row), **code}, device)
+    def told(which: int, name: str, row: dict) -> None:
+        with lock:
+            both = found.setdefault(name, {})
+            both[which] = row
+            if len(both) == 2:
+                device = {key: row[key] for key in ("device", "threads") if key in row}
+                keep(name, {**judge(both[0], both[1]), **code}, device)
 
-    run_worker({**job, "models": models[::-1]}, compare)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        pair = [
+            pool.submit(run_worker, one, functools.partial(told, which))
+            for which, one in enumerate((job, second))
+        ]
+        for one in pair:
+            one.result()
 
 
 def tuned(job: dict, goal: pathlib.Path) -> str:
@@ -250,26 +271,6 @@ def judge(first: dict, second: dict) -> dict:
 
 
 # --- the record -----------------------------------------------------------------------
-
-
-def small_digits(folder: str, steps: int, batch: int) -> str:
-    """As many digits as the steps need, of every class, in a file of their own."""
-    import gpuzoo
-
-    data = gpuzoo.load_data("digits")
-    train, path = data.train, pathlib.Path(folder) / "digits.npz"
-    label, count = train["label"], max(steps * batch, 10)
-    if count > len(label):
-        sys.exit(f"{count} examples are needed; there are {len(label)}")
-    # How many of its class come before an example: the first ten are of ten classes.
-    before = [np.count_nonzero(label[:i] == label[i]) for i in range(len(label))]
-    taken = np.argsort(before, kind="stable")[:count]
-    np.savez(
-        path,
-        x_train=train["image"][taken], y_train=label[taken],
-        x_test=data.test["image"][:16], y_test=data.test["label"][:16],
-    )  # fmt: skip
-    return str(path)
 
 
 def main() -> None:
