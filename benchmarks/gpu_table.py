@@ -8,6 +8,7 @@ tables.py writes the same into the README, of the records *_gpu.json in the tree
 import collections
 import json
 import pathlib
+import statistics
 import sys
 
 from speed_table import JPEG, ends
@@ -107,11 +108,22 @@ def bench(record: dict):
         if row["error"]:
             yield f"bench, {row['mode']}", f"failed: {row['error']}"
             continue
-        part = row["part_of_peak"]
-        peak = "" if part is None else f", {part:.1%} of the measured peak"
+        parts = row["part_of_peak"] or {}
+        peaks = [
+            f"{parts[kind]:.1%} of the measured peak of {name}"
+            for kind, name in (("flops", "products"), ("bytes", "memory"))
+            if parts.get(kind) is not None
+        ]
         speed = row["examples_per_second"]
-        told = f"{speed['median']:,.0f} examples a second (n = {speed['n']}){peak}"
-        yield f"bench, {record['recipe']['name']}, {row['mode']}", told
+        told = f"{speed['median']:,.0f} examples a second (n = {speed['n']})"
+        what = f"bench, {record['recipe']['name']}, {row['mode']}"
+        yield what, ", ".join([told, *peaks])
+    if goal := record["goal"]:
+        seconds = [run["seconds"] for run in goal["runs"] if run["reached"]]
+        told = f"{len(seconds)} of {len(goal['runs'])} reached it"
+        if seconds:
+            told += f", {statistics.median(seconds):.2f} s of training"
+        yield f"bench, {record['recipe']['name']}, to {goal['goal']}", told
 
 
 # The key that tells a kind of record -> its rows.
@@ -143,7 +155,7 @@ def gpu_text(records: list[dict], machine) -> str:
     if not records:
         return EMPTY
     places = sorted({machine(record) for record in records})
-    days = sorted(day for record in records for day in record["date"].split(" to "))
+    days = sorted({day for record in records for day in record["date"].split(" to ")})
     return "\n".join(
         [
             "| device | what | figure |",

@@ -60,7 +60,8 @@ def machine(record: dict) -> str:
     if backend not in versions:
         backend = "jax"
     spelt = {"tensorflow": "TensorFlow", "jax": "JAX"}[backend]
-    where = f"{record.get('threads')} threads of an {cpu_of(record)} CPU"
+    threads = record.get("threads") or record.get("runtime", {}).get("threads")
+    where = f"{threads} threads of an {cpu_of(record)} CPU"
     if gpu:
         where = f"one {name} ({here['driver'] or 'driver unknown'})"
     return f"{where}, {spelt} {versions[backend]}, Keras {versions['keras']}"

@@ -1,14 +1,23 @@
 """`gpuzoo bench` and `gpuzoo doctor`, and what they count and measure."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 from gpuzoo.evidence import bench
 from gpuzoo.recipe import load_recipe
 
 SHORT = ["--data", "digits", "--rounds", "2", "--seconds", "0.05", "--xla", "off",
          "--backends", "tensorflow", "--device", "cpu"]  # fmt: skip
+
+
+def table(folder) -> str:
+    """What gpu.sh tells of the records of a folder."""
+    words = [sys.executable, str(ROOT / "benchmarks" / "gpu_table.py"), str(folder)]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_bench_and_its_goal(cli, tmp_path):
@@ -29,6 +38,9 @@ def test_a_bench_and_its_goal(cli, tmp_path):
     assert record["recipe"]["data"] == "digits" and record["environment"]["versions"]
     (run,) = done.json["goal"]["runs"]
     assert run["reached"] and 0.5 <= run["figure"] <= 1 and run["seconds"] > 0
+    told = table(tmp_path / "found")
+    assert "1 of 1 reached it" in told and f"{speed['median']:,.0f} examples" in told
+    assert "of the measured peak of products" in told and "of memory" not in told
     assert "tensorflow float32" in done.stdout and "Repeatability costs" in done.stdout
 
 
@@ -44,6 +56,9 @@ def test_what_xla_counts(cli, tmp_path):
     assert cost["by"] == "XLA" and 2.5 < cost["flops"] / products < 4
     assert 0 < part["flops"] < 1 and 0 < part["bytes"] and cost["bytes"] > 28 * 28
     assert f"{part['bytes']:.0%}" in done.stdout
+    assert f"{part['bytes']:.1%} of the measured peak of memory" in table(
+        tmp_path / "bench"
+    )
 
 
 SETTINGS = bench.Settings(
@@ -100,6 +115,8 @@ def test_a_mode_that_fails_and_a_goal_that_is_missed(cli, tmp_path):
     assert "not in sixteen bits" in failed["error"] and timed["error"] is None
     assert "tensorflow bfloat16: failed, " in done.stderr and "failed" in done.stdout
     assert done.json["conclusion"]["fastest"] == "tensorflow float32"
+    told = table(tmp_path / "bench")
+    assert "failed: " in told and "0 of 1 reached it\n" in told
     alone = cli("bench", "mnist", *SHORT, "--model", "own.py:nothing")
     assert alone.returncode == 2 and "nothing" in alone.stderr
 
