@@ -160,6 +160,12 @@ def test_image_folder(folder):
     assert resized.input_shape == (20, 20, 1)
 
 
+def test_a_prepared_folder_is_not_named_in_vain(folder, npz, tmp_path):
+    for name in ("digits", "tones", "mackey_glass", str(npz), f"{folder}/"):
+        with pytest.raises(gpuzoo.GpuzooError, match="data_dir is for a TFDS set, and"):
+            gpuzoo.load_data(name, data_dir=str(tmp_path))
+
+
 def test_sizes_are_not_asked_for_in_vain(folder, npz, tmp_path):
     sounds = tmp_path / "sounds"
     for name in "ab":

@@ -155,3 +155,8 @@ def test_data_of_another_kind_are_refused(dataset, wave, runtime, tmp_path):
     with pytest.raises(gpuzoo.GpuzooError, match="there is no such file"):
         series.from_csv(tmp_path / "missing.csv")
     assert keras.backend.backend() == "tensorflow"
+
+
+def test_a_series_of_one_value_has_no_period(recwarn):
+    windows = np.full((5, forecast.WINDOW, 1), 2.5, np.float32)
+    assert forecast._period(windows) == 1 and not list(recwarn)
