@@ -177,6 +177,9 @@ def _guard(action, debug: bool) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
-        print("gpuzoo: interrupted", file=sys.stderr, flush=True)
-        code = 130
+        with contextlib.suppress(OSError):
+            print("gpuzoo: interrupted", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        # At once: libraries cut off in their import may crash in the interpreter's end.
+        os._exit(130)
     sys.exit(code)

@@ -72,6 +72,8 @@ def train(
                 recipe, runtime, dataset, built = _set_up(
                     recipe, options, folder, screen, fast_dev_run
                 )
+                interrupts.end_if_asked()
+                _say_start(screen, runtime, dataset)
             except BaseException as error:
                 folder.discard()
                 outcome.raise_readably(folder, error, begun=False)
@@ -140,6 +142,7 @@ def resume(
                 f"{folder.path} cannot go on: its checkpoints are missing or damaged; "
                 "copy them back, or train it anew with another --out"
             )
+        interrupts.end_if_asked()
         folder.restore(start.history if start else [])
         step = start.step if start else 0
         folder.update(
@@ -275,7 +278,6 @@ def _set_up(recipe, options, folder, screen, fast):
         data=dataset.as_record(),
         runtime=runtime.as_record(),
     )
-    _say_start(screen, runtime, dataset)
     return recipe, runtime, dataset, model
 
 
@@ -293,8 +295,8 @@ class _Interrupts:
     """What Ctrl-C, SIGTERM and a closed terminal do.
 
     While a run is being set up they end it at once, or, where a library's callback has
-    swallowed that, after the first steps. While it trains, the first asks the loop to
-    end, and a second one kills the process.
+    swallowed that, once it is set up. While it trains, the first asks the loop to end,
+    and a second one kills the process.
     """
 
     def __init__(self):
@@ -318,6 +320,10 @@ class _Interrupts:
 
     def asked(self) -> bool:
         return self._asked.is_set()
+
+    def end_if_asked(self) -> None:
+        if self.asked():
+            raise KeyboardInterrupt
 
     def _handle(self, number, frame) -> None:
         if not self.training:
