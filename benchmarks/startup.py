@@ -10,6 +10,7 @@ start of the process up to the first step (median, interval of 95 %), beside the
 of that phase and, where that is exceeded, by how much. The backends take turns.
 """
 
+import argparse
 import contextlib
 import functools
 import json
@@ -161,6 +162,12 @@ def main() -> None:
         train_timed(float(sys.argv[2]), sys.argv[3:])
         return
 
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data-dir", help="a prepared TFDS folder")
+    args = parser.parse_args()
+
     from gpuzoo.evidence.record import code_sha256
     from gpuzoo.machine import environment
 
@@ -172,12 +179,12 @@ def main() -> None:
     medians["import gpuzoo, itself"] = round(
         medians["import gpuzoo"] - medians["interpreter"], 1
     )
-    found = trainings([*TRAINING, *sys.argv[1:]])
+    place = ["--data-dir", args.data_dir] if args.data_dir else []
+    found = trainings([*TRAINING, *place])
     record = {
         "what": "start-up, median milliseconds of whole processes",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/startup.py"
-        + " --data-dir DIR" * len(sys.argv[2:]),
+        "command": "python benchmarks/startup.py" + " --data-dir DIR" * bool(place),
         "n": RUNS,
         "environment": environment(),
         "code_sha256": code_sha256(),

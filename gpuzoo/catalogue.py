@@ -150,10 +150,10 @@ def _print_models(models: list, best: dict[str, str | None], figures: dict) -> N
         if told:
             name, figure = next(iter(told.items()))
             reached = f"{figure.partition(' (')[0]} {name.removeprefix('test ')}"
-            reached += f" ({best[model.name]})"
+            reached += f", {best[model.name]}"
         row = (model.name, model.task, count, told.get("training", "-"), reached)
         rows.append((*row, model.summary) if wide else row)
-    heads = ("model", "task", "parameters", "training", "reaches (recipe)")
+    heads = ("model", "task", "parameters", "training", "reaches, with recipe")
     _print_table((*heads, "what it is") if wide else heads, rows)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import typeguard
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.registry import nearest
+from gpuzoo.registry import list_models, nearest
 
 # Value ranges, as (rule for the reader, test). Fields not named here take any value
 # of their type.
@@ -219,7 +219,14 @@ def load_recipe(name: str) -> Recipe:
     """The recipe of that name: `load_recipe("mnist")` is recipes/train_mnist.py's."""
     known = list_recipes()
     if name not in known:
-        raise GpuzooError(f"no recipe named {name!r}; {nearest(name, known)}")
+        why = f"; {nearest(name, known)}"
+        if name in list_models():
+            trained = [each for each in known if _module(each).RECIPE.model == name]
+            why = (
+                ", which is a model; recipes that train it: "
+                f"{', '.join(trained) or 'none'}; others of its task do with --model"
+            )
+        raise GpuzooError(f"no recipe named {name!r}{why}")
     return _module(name).RECIPE
 
 

@@ -18,7 +18,7 @@ def test_list_says_what_a_model_reaches_and_in_what_time(cli):
     figures = done.json["figures"][best]
     assert 0.98 < float(figures["test accuracy"].split()[0]) / 100 < 1
     (row,) = (line for line in done.stdout.splitlines() if line.startswith("cnn "))
-    told = [figures["test accuracy"] + f" accuracy ({best})", figures["training"]]
+    told = [figures["test accuracy"] + f" accuracy, {best}", figures["training"]]
     assert all(text in row for text in ["classify", "108,874", *told])
     taught = done.json["figures"]["distill_cifar10"]
     assert taught["gain"] in done.stdout and taught["without it"] in done.stdout

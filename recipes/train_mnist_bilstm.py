@@ -1,0 +1,32 @@
+"""Two LSTMs on MNIST, one down the rows and one up, with the settings of the LSTM.
+
+    python recipes/train_mnist_bilstm.py
+
+    not measured yet
+
+The figures are written here by benchmarks/tables.py.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="mnist_bilstm",
+    task="classify",
+    model="bilstm",
+    data="mnist",
+    fallback="digits",  # without network and data: the digits of scikit-learn
+    epochs=6,
+    minimum_steps=600,
+    batch_size=128,
+    optimizer="adam",
+    learning_rate=0.004,
+    momentum=0.9,
+    beta_2=0.99,
+    schedule="one_cycle",
+    warmup=0.3,
+    label_smoothing=0.1,
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)

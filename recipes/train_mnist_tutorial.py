@@ -1,0 +1,33 @@
+"""The small network of the tutorials on MNIST: one convolution, one dense layer.
+
+    python recipes/train_mnist_tutorial.py
+
+    not measured yet
+
+The figures are written here by benchmarks/tables.py.
+"""
+
+from gpuzoo.cli import run_recipe
+from gpuzoo.recipe import Recipe
+
+RECIPE = Recipe(
+    name="mnist_tutorial",
+    task="classify",
+    model="tutorial_cnn",
+    data="mnist",
+    fallback="digits",  # without network and data: the digits of scikit-learn
+    epochs=3,
+    minimum_steps=230,
+    batch_size=256,
+    optimizer="adam",
+    learning_rate=0.01,
+    momentum=0.7,
+    beta_2=0.9,
+    schedule="one_cycle",
+    warmup=0.3,
+    label_smoothing=0.1,
+    augment=("shift:1",),
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)
