@@ -143,7 +143,7 @@ def test_xla_and_determinism_at_once(precision, cli, tmp_path):
 QUICK = {
     "command": (["trian"], "no command named 'trian'; nearest: train"),
     "recipe": (["train", "mnits"], "no recipe named 'mnits'; nearest: mnist"),
-    "model": (["bench", "gru"], "a model; recipes that train it: mnist_gru; others of"),
+    "model as recipe": (["bench", "gru"], "a model; recipes that train it: mnist_gru; others of"),
     "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: cnn"),
     "info": (["info", "mlpp"], "no model named 'mlpp'; nearest: mlp"),
     "task": (["list", "--task", "x"], "task must be one of"),
