@@ -48,6 +48,11 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
     return text
 
 
+def is_text(name: str) -> bool:
+    """Whether a recipe's model is such a text, and no name."""
+    return name.startswith("{")
+
+
 def rebuild(text: str) -> "keras.Model":  # noqa: F821
     """An untrained model of an architecture; no code of a user is run."""
     import keras

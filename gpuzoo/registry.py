@@ -193,7 +193,7 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         GpuzooError: there is no such model.
     """
-    if name.startswith("{"):
+    if own_model.is_text(name):
         what = "A model of a user's own."
         return ModelInfo(name, "", "", None, what, what, {}, "")
     if name in applications.names():
@@ -220,13 +220,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def file_of(name: str) -> pathlib.Path | None:
     """The user's own file that a model stands in; None for one of the catalogue."""
-    own = ":" in name and not name.startswith("{")
+    own = ":" in name and not own_model.is_text(name)
     return expand(name.rpartition(":")[0]) if own else None
 
 
 def short_name(name: str) -> str:
     """What a model is called before a person."""
-    return own_model.name_of(name) if name.startswith("{") else name
+    return own_model.name_of(name) if own_model.is_text(name) else name
 
 
 def _in_file(name: str) -> ModelInfo:
@@ -244,7 +244,7 @@ def _in_file(name: str) -> ModelInfo:
 
 
 def _builder(info: ModelInfo) -> Callable:
-    if info.name.startswith("{"):
+    if own_model.is_text(info.name):
         return lambda: own_model.rebuild(info.name)
     if info.name.startswith(applications.PREFIX):
         return applications.builder(info.name)

@@ -262,7 +262,7 @@ def _set_up(recipe, options, folder, screen, fast):
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
     model = build_model(recipe, dataset)
-    if recipe.model.startswith("{"):
+    if own_model.is_text(recipe.model):
         own_model.check_precision(model)
     weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
