@@ -1,3 +1,4 @@
+import os
 import sys
 
 from gpuzoo import process
@@ -5,9 +6,12 @@ from gpuzoo import process
 
 def main() -> None:
     """The `gpuzoo` command."""
-    process.start(sys.argv[1:])  # first: it may begin the process afresh
-    from gpuzoo import cli
-
+    try:
+        process.start(sys.argv[1:])  # first: it may begin the process afresh
+        from gpuzoo import cli
+    except KeyboardInterrupt:
+        os.write(2, b"gpuzoo: interrupted\n")
+        os._exit(130)
     cli.main()
 
 

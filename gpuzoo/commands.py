@@ -82,12 +82,12 @@ def resume(words: list[str]) -> int:
 
 def verify(words: list[str]) -> int:
     asked = parse(VerifyCommand, words, "gpuzoo verify")
-    from gpuzoo.evidence.record import read_run
+    from gpuzoo.evidence.record import read_run, recipe_of
     from gpuzoo.evidence.verify import verify
 
     steps = asked.steps
     if asked.quick:
-        steps = read_run(asked.run, sealed=False)["recipe"]["digest_every"]
+        steps = recipe_of(read_run(asked.run, sealed=False)).digest_every
 
     def say(text: str) -> None:
         if not asked.quiet:

@@ -178,6 +178,13 @@ def raise_readably(
             raise GpuzooError(
                 f"{place}: {reason}; check the path and its permissions"
             ) from error
+        if "temporary directory" in str(reason):
+            raise GpuzooError(f"{reason}; make room in one, or set TMPDIR") from error
+        if begun and not folder.path.exists():
+            raise GpuzooError(
+                f"output folder {folder.path} is gone, removed while the run was at "
+                "work; what was trained is lost"
+            ) from error
         go_on = f" and run: gpuzoo resume {folder.path}" if begun else ""
         raise GpuzooError(
             f"output folder {folder.path}: {reason}; free some room{go_on}, or name "

@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import json
 import os
+import pathlib
 import sys
 
 ours = False
@@ -13,7 +15,8 @@ _TRAINING = ("train", "resume", "verify")
 
 def start(words: list[str] | None) -> None:
     """The process is ours from here; if it will train (`words` None or a command that
-    does), it begins afresh with a fixed order of Python's sets.
+    does), it begins afresh with a fixed order of Python's sets, that of the run which
+    the words name, if they name one.
 
     Not inside of a debugger or the like, where the process is not this very command.
     """
@@ -26,8 +29,19 @@ def start(words: list[str] | None) -> None:
     count = len(sys.argv) - 1
     head = sys.orig_argv[1 : len(sys.orig_argv) - count]
     if head in ([sys.argv[0]], ["-m", "gpuzoo"]):
-        os.environ["PYTHONHASHSEED"] = "0"
+        os.environ["PYTHONHASHSEED"] = _order_of(words or [])
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _order_of(words: list[str]) -> str:
+    """The PYTHONHASHSEED of a run that is to be done again; 0 by default."""
+    for word in words[1:] if words[:1] != ["train"] else ():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            record = json.loads((pathlib.Path(word) / "run.json").read_text("utf-8"))
+            order = record["runtime"]["variables"]["PYTHONHASHSEED"]
+            if order.isdecimal() and int(order) < 2**32:
+                return order
+    return "0"
 
 
 @contextlib.contextmanager

@@ -5,8 +5,10 @@ import dataclasses
 import importlib
 import importlib.util
 import math
+import os
 import pathlib
 import re
+import reprlib
 import typing
 from typing import Literal
 
@@ -141,14 +143,18 @@ class Recipe:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 value = tuple(value)
+            if isinstance(value, os.PathLike):
+                value = os.fspath(value)
             if hints[field.name] is float and type(value) is int:
                 value = float(value)
             object.__setattr__(self, field.name, value)
             try:
                 typeguard.check_type(value, hints[field.name])
             except typeguard.TypeCheckError as error:
+                what = str(error).partition("\n")[0][:200]
                 raise GpuzooError(
-                    f"{field.name} of recipe {self.name!r}: {error}; got {value!r}"
+                    f"{field.name} of recipe {self.name!r}: {what}; got "
+                    f"{reprlib.repr(value)}".replace("\n", " ")
                 ) from None
             rule, test = _RULES.get(field.name, ("", lambda v: True))
             if not test(value) or isinstance(value, bool):

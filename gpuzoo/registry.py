@@ -218,6 +218,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"nearest: {', '.join(close)}"
 
 
+def in_no_file(name: str) -> bool:
+    """Whether a model is known to this process only, as a notebook's is."""
+    return name in _registered and name not in _shipped()
+
+
 def file_of(name: str) -> pathlib.Path | None:
     """The user's own file that a model stands in; None for one of the catalogue."""
     own = ":" in name and not own_model.is_text(name)

@@ -143,7 +143,7 @@ def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runt
     precision, reasons["precision"] = _choose_precision(
         options.precision, device, capability
     )
-    keras.config.set_dtype_policy(precision)
+    _set_keras(precision)
 
     deterministic = options.level != "fast"
     reasons["deterministic"] = f"level {options.level}"
@@ -233,7 +233,7 @@ def jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
         precision, reasons["precision"] = _choose_precision(
             options.precision, device, tuple(map(int, capability))
         )
-    keras.config.set_dtype_policy(precision)
+    _set_keras(precision)
     tf32 = options.tf32 != "off"
     reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
     if not tf32:
@@ -255,6 +255,16 @@ def jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
         seed=seed,
         reasons=reasons,
     )
+
+
+def _set_keras(precision: str) -> None:
+    """The precision, and Keras's defaults whatever ~/.keras/keras.json says."""
+    import keras
+
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy(precision)
 
 
 def reseed(seed: int) -> None:

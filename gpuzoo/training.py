@@ -12,7 +12,7 @@ from gpuzoo import autotune, own_model
 from gpuzoo import runtime as runtimes
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, load_recipe
-from gpuzoo.registry import model_info, nearest
+from gpuzoo.registry import in_no_file, model_info, nearest
 
 
 def train(
@@ -74,6 +74,12 @@ def train(
                 )
                 interrupts.end_if_asked()
                 _say_start(screen, runtime, dataset)
+                if in_no_file(recipe.model):
+                    screen.say(
+                        f"Note: model {recipe.model} is no file's that the run could "
+                        "name, and cannot be verified or resumed elsewhere; give "
+                        "path.py:function for that.", "yellow",
+                    )  # fmt: skip
             except BaseException as error:
                 folder.discard()
                 outcome.raise_readably(folder, error, begun=False)
@@ -132,31 +138,36 @@ def resume(
         if not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
             compare.refuse(drift, f"{folder.path} {what}")
-        start, damaged = checkpoint.load(folder.path / "checkpoints")
+        what = checkpoint.identity(recipe, dataset, recorded["fast_dev_run"])
+        start, damaged = checkpoint.load(folder.path / "checkpoints", what)
         for name in damaged:
             screen.say(
-                f"Checkpoint {name} is damaged; taking an earlier one.", "yellow"
+                f"Checkpoint {name} is damaged or of another run; taking an older one.",
+                "yellow",
             )
         if start is None and (damaged or recorded["state"] == "stopped"):
             raise GpuzooError(
-                f"{folder.path} cannot go on: its checkpoints are missing or damaged; "
-                "copy them back, or train it anew with another --out"
+                f"{folder.path} cannot go on: its own checkpoints are missing or "
+                "damaged; copy them back, or train it anew with another --out"
             )
         interrupts.end_if_asked()
-        folder.restore(start.history if start else [])
         step = start.step if start else 0
-        folder.update(
-            state="running",
-            error=None,
-            # If it was killed before they were known.
-            recipe={**recorded["recipe"], "teacher_sha256": recipe.teacher_sha256},
-            data=dataset.as_record(),
-            runtime=runtime.as_record(),
-            resumed=[
-                *recorded.get("resumed", []),
-                {"at": record.now(), "step": step, "drift": [str(d) for d in drift]},
-            ],
-        )
+        try:
+            folder.update(
+                state="running",
+                error=None,
+                # If it was killed before they were known.
+                recipe={**recorded["recipe"], "teacher_sha256": recipe.teacher_sha256},
+                data=dataset.as_record(),
+                runtime=runtime.as_record(),
+                resumed=[
+                    *recorded.get("resumed", []),
+                    {"at": record.now(), "step": step, "drift": list(map(str, drift))},
+                ],
+            )
+            folder.restore(start.history if start else [])
+        except OSError as error:
+            outcome.raise_readably(folder, error)
         _say_start(screen, runtime, dataset)
         screen.say(f"Going on after step {step}.")
         fast = recorded["fast_dev_run"]
@@ -254,6 +265,7 @@ def _set_up(recipe, options, folder, screen, fast):
     from gpuzoo.data import augment, sources
     from gpuzoo.engine.loop import build_model, check_recipe
     from gpuzoo.engine.plan import make_plan
+    from gpuzoo.evidence import code
 
     check_recipe(recipe)
     recipe = tasks.settle(recipe)
@@ -264,6 +276,7 @@ def _set_up(recipe, options, folder, screen, fast):
     model = build_model(recipe, dataset)
     if own_model.is_text(recipe.model):
         own_model.check_precision(model)
+    code.check_found(recipe.as_record())
     weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.

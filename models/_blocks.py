@@ -10,7 +10,7 @@ def check_image(input_shape: tuple[int, ...], *, least: int, model: str) -> None
     if min(input_shape[:2]) < least or input_shape[2] < 1:
         raise ValueError(
             f"input_shape of {model} must be (height, width, channels) with sides of "
-            f"at least {least} pixels: {input_shape}; resize the images or use mlp"
+            f"at least {least} pixels: {input_shape}; resize the images"
         )
 
 

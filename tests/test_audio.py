@@ -99,6 +99,10 @@ def not_finite(path):
     write(path, np.full(2_000, np.nan), dtype=np.float32)
 
 
+def scaled_like_integers(path):
+    write(path, 20_000 * tone(440), dtype=np.float32)
+
+
 def no_sound(path):
     path.write_bytes(b"RIFF" + struct.pack("<I", 4) + b"WAVE")
 
@@ -111,6 +115,7 @@ def no_sound(path):
         (no_sound, "low/00.WAV: not a readable WAV"),
         (cut_short, "low/00.WAV: not a readable WAV"),
         (not_finite, "values that are not finite"),
+        (scaled_like_integers, "go up to [19].*; divide them, 1 is loudest"),
         (of_none, "0 seconds; they must be more than none"),
         (too_long, "31 seconds; .*--audio-seconds 1 cuts"),
     ],

@@ -339,8 +339,7 @@ def test_train_takes_what_was_configured(cli, tmp_path):
 def test_record_tells_no_home_and_no_environment(cli, tmp_path, monkeypatch):
     home = tmp_path / "home" / "jane.doe"
     home.mkdir(parents=True)
-    path = home / "mine.npz"
-    rng = np.random.default_rng(0)
+    path, rng = home / "mine.npz", np.random.default_rng(0)
     np.savez(path, x=rng.random((60, 12, 12)), y=np.arange(60) % 2)
     env = {"HOME": str(home), "SECRET_TOKEN": "hunter2"}
     done = cli("train", "mnist", "--data", path, "--fast-dev-run", "--batch-size", "8",

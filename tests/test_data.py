@@ -1,5 +1,7 @@
 """Good data become a Dataset; bad data become one clear line."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import splits
@@ -189,9 +191,32 @@ def test_image_folder_with_splits(folder, tmp_path):
     assert data.findings == ("80 of 80 test images are also training images",)
 
 
+def test_one_hot_labels_tell_how_many_classes_there_are(npz, arrays):
+    wide = {
+        name: np.eye(5)[labels] if name.startswith("y") else labels
+        for name, labels in arrays.items()
+    }
+    np.savez(npz, **wide)
+    assert gpuzoo.load_data(str(npz)).classes == ("0", "1", "2", "3", "4")
+
+
 def test_gray_and_colour_images_mix(folder):
     Image.new("RGB", (14, 14), "red").save(folder / "cat" / "000.png")
     assert gpuzoo.load_data(str(folder)).input_shape == (14, 14, 3)
+
+
+def test_gray_in_one_split_and_colour_in_the_other_mix(folder, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "both" / split)
+    Image.new("RGB", (14, 14), "red").save(tmp_path / "both/test/cat/000.png")
+    data = gpuzoo.load_data(str(tmp_path / "both"))
+    assert data.train["image"].shape[1:] == data.test["image"].shape[1:] == (14, 14, 3)
+
+
+def test_images_beside_the_classes_are_not_left_out_without_a_word(folder, capsys):
+    Image.new("L", (14, 14)).save(folder / "stray.png")
+    assert gpuzoo.load_data(str(folder)).count("train") == 64
+    assert "1 files of pets/ are left out, being in no sub" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I", "F"])

@@ -99,6 +99,17 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
         train(DISTILL.override(teacher=teacher), dataset, runtime)
 
 
+def test_a_teacher_of_other_classes_is_refused(cli, npz, arrays, teacher):
+    """Names in another order than the numbers would swap the labels."""
+    for split in ("train", "test"):
+        arrays[f"y_{split}"] = np.array(["light", "dark"])[arrays[f"y_{split}"]]
+    np.savez(npz, **arrays)
+    done = cli("train", "distill_mnist", "--data", npz, "--teacher", "teacher",
+               "--batch-size", 16)  # fmt: skip
+    assert done.returncode == 2
+    assert "was taught '0' where tiny has 'dark'; name a teacher" in done.stderr
+
+
 def test_the_teacher_is_recorded_and_must_be_the_same(cli, npz, tmp_path, teacher):
     words = ["--data", npz, "--teacher", "teacher", "--batch-size", 16, "--epochs", 2]
     done = cli("train", "distill_mnist", *words, "--augment", "--out", "run")

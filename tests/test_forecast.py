@@ -136,6 +136,9 @@ def test_a_users_csv_is_foretold_better_than_by_either_rule(cli, tmp_path):
     [
         (waves(300), "300 values; at least 400"),
         (np.ones(500), "all training values are 1"),
+        (np.full(800, 0.1), "all training values are 0.1"),
+        (np.r_[np.full(640, 0.7), np.full(160, 7.0)], "all training values are 0.7"),
+        (np.r_[waves(700), np.full(100, 1e300)], "1e.300 at place 700 is too far"),
         (1e300 * waves(500), "values up to .*e.300 are too large"),
         (np.where(np.arange(500) == 44, np.nan, waves(500)), "nan at place 44"),
     ],
@@ -143,6 +146,20 @@ def test_a_users_csv_is_foretold_better_than_by_either_rule(cli, tmp_path):
 def test_bad_series_are_refused(values, fault):
     with pytest.raises(gpuzoo.GpuzooError, match=fault):
         make_series("mine", "made up", values)
+
+
+def test_what_a_csv_may_be_mistaken_for(tmp_path):
+    """A blank line is a value that is missing; which column is read is said."""
+    file = tmp_path / "mine.csv"
+    lines = [f"{value:.6f}" for value in waves()]
+    file.write_text("\n".join([*lines, "", ""]))
+    assert series.from_csv(file).findings == ()
+    file.write_text("\n".join([*lines[:9], "", *lines[9:]]))
+    with pytest.raises(gpuzoo.GpuzooError, match="line 10: is blank; leave the line"):
+        series.from_csv(file)
+    file.write_text("\n".join(line.replace(".", ",") for line in lines))
+    (told,) = series.from_csv(file).findings
+    assert told == "the last of 2 columns, parted by ',', is the series"
 
 
 def test_data_of_another_kind_are_refused(dataset, wave, runtime, tmp_path):

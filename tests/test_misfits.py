@@ -18,6 +18,12 @@ from gpuzoo.engine.loop import build_model
             "keras.Model(other, keras.layers.Dense(10)(other))",
             r"takes \(None, 3\), not",
         ),
+        (
+            "bytes",
+            "keras.Sequential([keras.Input(input_shape, dtype='uint8'),"
+            " keras.layers.Flatten(), keras.layers.Dense(2)])",
+            "takes uint8, and is given real numbers; leave dtype out",
+        ),
         ("subclassed", "Own()", "is neither a functional nor a Sequential"),
     ],
 )

@@ -202,8 +202,8 @@ def test_an_interrupt_that_a_library_swallows_is_not_forgotten():
             interrupts.end_if_asked()
 
 
-def killed_after_a_checkpoint(words, tmp_path) -> None:
-    process = start([*words, "--out", "run"], tmp_path)
+def killed_after_a_checkpoint(words, tmp_path, env=None) -> None:
+    process = start([*words, "--out", "run"], tmp_path, env)
     deadline = time.monotonic() + 120
     saved = tmp_path / "run" / "checkpoints"
     while not list(saved.glob("step-*")) and time.monotonic() < deadline:

@@ -134,6 +134,43 @@ def test_frozen_layers_are_not_drawn_anew_without_a_word(own, dataset, runtime):
     assert np.array_equal(result.weights["one/kernel"], kept)
 
 
+def test_what_a_users_function_loads_is_drawn_anew(dataset, runtime):
+    """Biases and statistics too, but those of layers that keep their weights; the
+    forget gates of an LSTM start at one, as Keras has it."""
+    layers = keras.layers
+    model = keras.Sequential([
+        keras.Input((14, 14, 1)), layers.Reshape((14, 14)), layers.LSTM(4),
+        layers.BatchNormalization(), layers.Dense(3, name="kept"), layers.Dense(2),
+    ])  # fmt: skip
+    model.get_layer("kept").keeps_weights = True
+    initial.initialise(model, 0)
+    fresh = [np.array(weight) for weight in model.weights]
+    for weight in model.weights:
+        weight.assign(np.full(weight.shape, 7.0))
+    initial.initialise(model, 0)
+    for weight, value in zip(model.weights, fresh, strict=True):
+        kept = "/kept/" in weight.path
+        assert np.array_equal(weight, np.full_like(value, 7) if kept else value)
+
+
+def test_keras_counts_its_layers_on_after_a_training(own, dataset, runtime):
+    """Or a user's next layer would be called like one of the model's."""
+    before = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    build_model(own("plain"), dataset)
+    after = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    assert before.layers[-1].name != after.layers[-1].name
+
+
+def test_a_weight_that_is_trained_and_written_is_refused_on_jax(cli, tmp_path):
+    layer = "x = keras.layers.SpectralNormalization(keras.layers.Dense(8))(x)"
+    (tmp_path / "mine.py").write_text(source("plain").replace(REST["plain"], layer))
+    words = ["train", "mnist", "--data", "digits", "--epochs", "1", "--model",
+             "mine.py:plain"]  # fmt: skip
+    assert cli(*words).returncode == 0
+    done = cli(*words, "--backend", "jax")
+    assert done.returncode == 2 and "which JAX would drop; use --back" in done.stderr
+
+
 def test_only_a_frozen_convolution_whitens(dataset, runtime):
     layers = keras.layers
     for layer in (layers.Dense(3, name="whiten"), layers.Conv2D(8, 2, name="whiten")):

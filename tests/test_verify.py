@@ -194,7 +194,7 @@ def test_diff_of_a_copy_is_identical(run, cli, tmp_path):
 def test_a_run_that_never_ended_cannot_be_verified(run, cli):
     edit_record(run, state="running")
     done = cli("verify", run)
-    assert done.returncode == 2 and "gpuzoo resume finishes one" in done.stderr
+    assert done.returncode == 2 and "gpuzoo resume finishes it" in done.stderr
 
 
 def test_a_stopped_run_is_verified_as_far_as_it_went(cli, npz, tmp_path, monkeypatch):

@@ -123,6 +123,8 @@ def _floats(sound: np.ndarray) -> np.ndarray:
         sound = sound / -float(np.iinfo(sound.dtype).min)
     if not np.isfinite(sound).all():
         raise ValueError("it holds values that are not finite")
+    if (loudest := np.abs(sound).max(initial=0)) > 8:  # louder than is meant at times
+        raise ValueError(f"its samples go up to {loudest:g}; divide them, 1 is loudest")
     return sound if sound.ndim == 1 else sound.mean(axis=1)
 
 

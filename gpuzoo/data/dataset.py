@@ -195,7 +195,7 @@ def _clean_labels(name, splits, classes):
             unknown = set(array.astype(str)) - set(index)
             if unknown:
                 raise GpuzooError(
-                    f"{name}, {split} labels: {sorted(unknown)[0]!r} is no class of "
+                    f"{name}, {split} labels: {str(min(unknown))!r} is no class of "
                     f"the training examples: {', '.join(classes)}"
                 )
             raw[split] = np.array([index[str(c)] for c in array])
@@ -212,7 +212,11 @@ def _clean_labels(name, splits, classes):
         if array.min() < 0:
             raise GpuzooError(f"{what}: {int(array.min())} is negative; count from 0")
         labels[split] = array
-    count = len(classes) if classes else int(labels["train"].max()) + 1
+    # Of one-hot labels the columns, though the last may not occur.
+    shapes = [np.shape(arrays["label"]) for arrays in splits.values()]
+    columns = max([shape[1] for shape in shapes if len(shape) == 2], default=0)
+    highest = max(int(labels["train"].max()) + 1, columns)
+    count = len(classes) if classes else highest
     for split, array in labels.items():
         if array.max() >= count:
             raise GpuzooError(

@@ -1,6 +1,7 @@
 """Time series: windows of the past, and what came after each."""
 
 import csv
+import dataclasses
 import io
 import pathlib
 import re
@@ -58,13 +59,19 @@ def from_csv(path: pathlib.Path) -> Dataset:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
     except (OSError, ValueError, csv.Error) as error:
         raise GpuzooError(f"{what}: not a readable CSV file: {error}") from None
+    columns, before = len(rows[0][1]) if rows else 0, 0
     values, swapped = [], str.maketrans(".,", ",.")
     commas = mark == ";" and any(re.search(r"\d,\d", row[-1]) for _, row in rows)
     for place, (line, row) in enumerate(rows):
-        if len(row) != len(rows[0][1]):
+        if len(row) != columns:
             raise GpuzooError(
                 f"{what}: line {line}: {len(row)} columns, parted by {mark!r}, where "
-                f"the first line has {len(rows[0][1])}; all must have as many"
+                f"the first line has {columns}; all must have as many"
+            )
+        if columns == 1 and before and line > before + 1:
+            raise GpuzooError(
+                f"{what}: line {before + 1}: is blank; leave the line out, or fill in "
+                "the value that is missing"
             )
         try:
             values.append(float(row[-1].translate(swapped) if commas else row[-1]))
@@ -75,7 +82,13 @@ def from_csv(path: pathlib.Path) -> Dataset:
                     f"{what}: line {line}: {row[-1]!r} is no {kind}; the last column "
                     "must hold the series"
                 ) from None
-    return make_series(path.stem, "CSV file", np.array(values))
+        else:
+            before = line
+    dataset = make_series(path.stem, "CSV file", np.array(values))
+    if columns < 2:
+        return dataset
+    told = f"the last of {columns} columns, parted by {mark!r}, is the series"
+    return dataclasses.replace(dataset, findings=(*dataset.findings, told))
 
 
 def _rows(text: str) -> tuple[str, list[tuple[int, list[str]]]]:
@@ -116,9 +129,16 @@ def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
             f"{name}: values up to {np.abs(values).max():g} are too large to be "
             "scaled; divide them"
         )
-    if not deviation:
+    if deviation <= 1e-12 * np.abs(values[:border]).max():  # or rounding errors
         raise GpuzooError(f"{name}: all training values are {values[0]:g}")
-    scaled = ((values - mean) / deviation).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scaled = ((values - mean) / deviation).astype(np.float32)
+    if not np.isfinite(scaled).all():
+        index = int(np.argmin(np.isfinite(scaled)))
+        raise GpuzooError(
+            f"{name}: {values[index]:g} at place {index} is too far from the training "
+            f"values, {mean:g} with a deviation of {deviation:g}"
+        )
     splits = {}
     for split, part in (("train", scaled[:border]), ("test", scaled[border:])):
         windows = np.lib.stride_tricks.sliding_window_view(part, WINDOW + HORIZON)

@@ -177,6 +177,13 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
                 f"{what}: {sum(counts[s] for s in left)} files in {folder.name}/ are "
                 f"left out, by their suffix: {', '.join(sorted(left))}"
             )
+        known = {".wav", *IMAGE_SUFFIXES}
+        loose = [p for p in folder.iterdir() if p.suffix.lower() in known]
+        if loose:
+            note(
+                f"{what}: {len(loose)} files of {folder.name}/ are left out, being in "
+                f"no sub-folder: {min(loose).name}"
+            )
         if sounds:
             _refuse_sizes(what, size, 0)
             return audio.read_folder(what, folder, classes, seconds)
@@ -201,6 +208,13 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
     names = tuple(
         os.fsencode(name).decode("utf-8", "backslashreplace") for name in classes
     )
+    if kinds["train"] == "image":  # grey ones in one part, coloured in the other
+        channels = max(arrays["image"].shape[3] for arrays in splits.values())
+        for arrays in splits.values():
+            shape = (*arrays["image"].shape[:3], channels)
+            arrays["image"] = np.ascontiguousarray(
+                np.broadcast_to(arrays["image"], shape)
+            )
     if kinds["train"] == "audio":
         audio.check_lengths(what, splits)
         return label_examples(path.name, "folder of WAV files", splits, names)

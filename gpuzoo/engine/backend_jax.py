@@ -13,6 +13,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from gpuzoo import machine
 from gpuzoo.engine import recurrent
 from gpuzoo.engine.unrepeatable import check_jax, refuse_variable
+from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import Runtime
 
 
@@ -54,7 +55,14 @@ class JaxBackend:
             mapping = [*zip(variables, values, strict=True)]
             mapping += [(v, _current(outer, v)) for v in others]
             with keras.StatelessScope(mapping, collect_losses=True) as scope:
+                given = [_current(scope, v) for v in variables]
                 loss, rest = function()
+            for variable, value in zip(variables, given, strict=True):
+                if _current(scope, variable) is not value:
+                    raise GpuzooError(
+                        f"weight {variable.path!r} is trained, and a layer writes into "
+                        "it in its call, which JAX would drop; use --backend tensorflow"
+                    )
             _check_known(scope, [*variables, *others])
             return loss, (rest, [_current(scope, v) for v in others])
 

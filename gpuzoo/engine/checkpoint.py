@@ -7,6 +7,7 @@ damaged one is passed over for the one before it.
 """
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import zlib
@@ -25,6 +26,8 @@ KEPT = 2
 class Checkpoint:
     """The state of a run between two steps."""
 
+    run: str
+    """What the run trains, as one digest: no other goes on from here."""
     step: int
     """Steps done."""
     arrays: dict[str, np.ndarray]
@@ -35,9 +38,19 @@ class Checkpoint:
     """Phase -> seconds so far."""
 
 
+def identity(recipe, dataset, fast: bool) -> str:
+    """Digest of what is trained on what, wherever the files of either lie."""
+    told = recipe.as_record()
+    for name in ("data", "data_dir", "fallback", "model", "teacher"):
+        del told[name]
+    text = json.dumps([told, dataset.fingerprint, fast], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and remove the ones before the last two. Raises OSError."""
     facts = {
+        "run": checkpoint.run,
         "step": checkpoint.step,
         "history": checkpoint.history,
         "seconds": checkpoint.seconds,
@@ -55,14 +68,17 @@ def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
         old.unlink()
 
 
-def load(folder: pathlib.Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and the names of the damaged ones."""
+def load(
+    folder: pathlib.Path, run: str | None = None
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole and of that run (None: of any), and the names
+    of newer ones, which are damaged or another run's."""
     damaged = []
     if folder.is_dir():
         remove_leftovers(folder)
         for path in _files(folder):
             checkpoint = _read(path)
-            if checkpoint:
+            if checkpoint and run in (None, checkpoint.run):
                 return checkpoint, damaged
             damaged.append(path.name)
     return None, damaged

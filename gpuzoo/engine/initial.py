@@ -14,7 +14,7 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.errors import GpuzooError
 
-# Initializers that compute without drawing: what Keras made of them stays.
+# Initializers that compute without drawing.
 _CONSTANT = (
     keras.initializers.Constant,
     keras.initializers.Identity,
@@ -24,9 +24,8 @@ _CONSTANT = (
 
 
 def initialise(model: keras.Model, seed: int) -> None:
-    """Overwrite every weight that was drawn at random.
-
-    A weight `w` is random if its layer has a `w_initializer` that draws.
+    """Overwrite every weight that its layer has an initializer for, `w_initializer`
+    for `w`; one that draws draws from our stream.
 
     Raises:
         GpuzooError: an initializer that gpuzoo cannot draw for itself.
@@ -42,15 +41,23 @@ def initialise(model: keras.Model, seed: int) -> None:
         initializer = _initializer_of(layer, variable)
         if isinstance(initializer, str | dict):  # as a user's layer was given it
             initializer = keras.initializers.get(initializer)
-        if initializer is None or isinstance(initializer, _CONSTANT):
+        if initializer is None:
             continue
-        # Not the path: Keras numbers the layers of a process that have no name.
+        constant = isinstance(initializer, _CONSTANT)
+        if constant:
+            value = _constant(initializer, layer, variable)
+            if value is None or np.array_equal(value, variable):
+                continue
         if not layer.trainable and not _whitens(layer):
             raise GpuzooError(
                 f"layer {layer.name!r} is frozen, and its weights would be drawn at "
                 "random for the seed of the run; let it be trained, or set "
                 "keeps_weights = True on the layer to keep those that it has"
             )
+        if constant:  # the user's function has loaded something
+            variable.assign(value)
+            continue
+        # Not the path: Keras numbers the layers of a process that have no name.
         value = _draw(initializer, variable, (seed, "initial", place, variable.name))
         variable.assign(value.astype("float32"))
 
@@ -154,6 +161,19 @@ def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     for layer in model._flatten_layers(include_self=True, recursive=True):
         found += [one for one in layer._seed_generators if one not in found]
     return found
+
+
+def _constant(initializer, layer, variable) -> np.ndarray | None:
+    """What Keras fills a weight of one of its own layers with; None of other layers,
+    which may mean something else by that initializer."""
+    if not type(layer).__module__.startswith("keras."):
+        return None
+    value = initializer(variable.shape, "float32")
+    value = np.array(keras.ops.convert_to_numpy(value))
+    if getattr(layer, "unit_forget_bias", False) and variable.name == "bias":
+        units = len(value) // 4
+        value[units : 2 * units] = 1
+    return value
 
 
 def _initializer_of(layer, variable):

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras.src.utils import naming
 
 from gpuzoo import tasks
 from gpuzoo.data.dataset import Arrays, Dataset
@@ -21,6 +20,7 @@ from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.recipe import Recipe, parse_options
 from gpuzoo.registry import build, check_options, model_info, short_name
 from gpuzoo.runtime import Runtime
+from gpuzoo.tasks import measure
 
 # A random layer draws at (its key, step * this + the draw's number within the step).
 DRAWS_PER_STEP = 256
@@ -144,14 +144,17 @@ def run(
         journal.restore(resume.history, resume.arrays)
         clock.seconds.update(resume.seconds)
     good = _Good(step, state.read(state.weights))
+    what = checkpoint.identity(recipe, dataset, fast)
 
     def save() -> None:
-        arrays = {f"state/{name}": a for name, a in state.read(state.all).items()}
-        arrays |= journal.pending()
+        nonlocal good
+        values = state.read(state.all)
+        # As a run that goes on from here begins, should it diverge.
+        good = good.follow(step, {name: values[name] for name in state.weights})
+        arrays = {f"state/{name}": a for name, a in values.items()} | journal.pending()
         with clock.phase("checkpoint"):
-            checkpoint.save(
-                folder, Checkpoint(step, arrays, journal.history, clock.rounded())
-            )
+            whole = Checkpoint(what, step, arrays, journal.history, clock.rounded())
+            checkpoint.save(folder, whole)
 
     def look() -> None:
         """Log, digest and evaluate where it is due after `step`; moves no bit."""
@@ -175,6 +178,9 @@ def run(
                 }
                 seen = {name: dataset.test[name][:evaluated] for name in task.fields}
                 figures = task.summarise(outputs, seen)
+            if wild := [n for n, value in figures.items() if not np.isfinite(value)]:
+                told = f"test_{wild[0]} is {figures[wild[0]]} after step {step}"
+                raise _diverged(told, good)
             journal.test(epoch, step, figures)
             if "samples" in outputs:
                 watch("samples", {"epoch": epoch, "images": outputs["samples"]})
@@ -258,11 +264,8 @@ def build_model(recipe: Recipe, dataset: Dataset):
         k: v for k, v in kind.model_options(dataset).items() if k in info.options
     }
     options |= parse_options(recipe.model_options)
-    # Layers without a name are numbered from one again: the names of the weights are
-    # those of a fresh process, whatever was built before.
-    naming.reset_uids()
     try:
-        with initial.drawn_by_numpy():
+        with measure.fresh_names(), initial.drawn_by_numpy():
             model = build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {called!r} cannot be built: {error}") from error

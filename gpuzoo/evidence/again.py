@@ -62,9 +62,9 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
         take_apart: take the step after them apart.
 
     Returns:
-        The digests, the weights then, the tensors of the step that was taken apart,
-        and None or how it diverged: the digests then end before that step, and the
-        weights are the last good ones.
+        The digests, the weights then, the figures of the last evaluation, the tensors
+        of the step that was taken apart, and None or how it diverged: the digests then
+        end before that step, and the weights are the last good ones.
 
     Raises:
         Diverged: before the step to be taken apart.
@@ -89,5 +89,5 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
     except Diverged as error:
         if take_apart:
             raise
-        return rows, error.weights, [], error
-    return rows, result.weights, result.tensors, None
+        return rows, error.weights, {}, [], error
+    return rows, result.weights, result.metrics, result.tensors, None

@@ -14,6 +14,10 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 from gpuzoo.registry import file_of
 
+# Where modules are looked for, before a user's file may extend it.
+_PATH = tuple(sys.path)
+_KNOWN = {"gpuzoo", "__main__", *sys.stdlib_module_names}
+
 
 def code_sha256(recipe: dict | None = None) -> str:
     """One digest over the sources of gpuzoo, its models and its recipes, and over the
@@ -59,23 +63,50 @@ def _models(recipe: dict) -> list[str]:
     return models
 
 
+def check_found(recipe: dict) -> None:
+    """After the model was built: that the digest saw all that its file has imported.
+
+    Raises:
+        GpuzooError: a module of the user's was found only because the file, or what it
+            imports, extended sys.path.
+    """
+    for own in filter(None, map(file_of, _models(recipe))):
+        names, files = _walk(own)
+        for name in sorted(names - _KNOWN):
+            file = getattr(sys.modules.get(name), "__file__", None)
+            path = pathlib.Path(file or own).resolve()
+            installed = any(map(_is_installed, path.parents[:2]))
+            if path not in files.values() and not installed:
+                raise GpuzooError(
+                    f"model file {own}: imports {name} from {path}, where a change "
+                    f"would not be noticed; put it beside {own.name}, into a folder "
+                    "there, or name its folder in PYTHONPATH"
+                )
+
+
 def _sources(own: pathlib.Path) -> dict[str, bytes]:
     """The user's file and all that it imports of the user's: a name -> its bytes."""
+    return {label: path.read_bytes() for label, path in sorted(_walk(own)[1].items())}
+
+
+def _walk(own: pathlib.Path) -> tuple[set[str], dict[str, pathlib.Path]]:
+    """All names that the user's file, and what it imports of the user's, import; and
+    these files, the first under an empty label."""
     try:
-        found = {"": own.read_bytes()}
+        own.read_bytes()
     except OSError as error:
         raise GpuzooError(
             f"model file {own}: {error.strerror}; the code of a run is needed: put the "
             "file back, or go to the folder that the run was started in"
         ) from None
-    seen, waiting = set(), [found[""]]
+    found, seen, waiting = {"": own.resolve()}, set(), [own]
     while waiting:
-        for name in _imported(waiting.pop()) - seen:
+        for name in _imported(waiting.pop().read_bytes()) - seen:
             seen.add(name)
             files = _files(name, own.parent)
-            found.update({label: path.read_bytes() for label, path in files.items()})
-            waiting += [found[label] for label in files if label.endswith(".py")]
-    return dict(sorted(found.items()))
+            found |= {label: path.resolve() for label, path in files.items()}
+            waiting += [path for path in files.values() if path.suffix == ".py"]
+    return seen, found
 
 
 def _imported(source: bytes) -> set[str]:
@@ -98,16 +129,15 @@ def _imported(source: bytes) -> set[str]:
 def _files(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The files of a module or a package of the user's; none of any other.
 
-    It is looked for as Python does, and beside the user's file, which may put its
-    folder into sys.path.
+    It is looked for as Python does, then beside the user's file and in the folders
+    there, which the file may put into sys.path.
     """
-    if name in sys.stdlib_module_names or name == "gpuzoo":
+    if name in _KNOWN:
         return {}
-    try:
-        spec = importlib.util.find_spec(name)
-    except ValueError:  # __main__
-        return {}
-    spec = spec or importlib.machinery.PathFinder.find_spec(name, [str(folder)])
+    beside = [folder, *sorted(path for path in folder.glob("*/") if path.is_dir())]
+    spec = _spec(name) or importlib.machinery.PathFinder.find_spec(
+        name, list(map(str, beside))
+    )
     if spec is None or spec.origin in ("built-in", "frozen"):
         return {}
     if spec.submodule_search_locations is None:
@@ -119,6 +149,16 @@ def _files(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
         if not _is_installed(pathlib.Path(top).parent)
         for path in sorted(pathlib.Path(top).rglob("*.py"))
     }
+
+
+def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
+    """Where Python would find a module if no file had extended sys.path."""
+    for finder in sys.meta_path:
+        path = list(_PATH) if finder is importlib.machinery.PathFinder else None
+        if find := getattr(finder, "find_spec", None):
+            if spec := find(name, path):
+                return spec
+    return None
 
 
 def _is_installed(folder: pathlib.Path) -> bool:

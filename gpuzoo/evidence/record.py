@@ -217,7 +217,7 @@ def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
 
 def recipe_of(record: dict) -> Recipe:
     """The recipe of a run, as it was carried out: its data are named."""
-    recipe = Recipe(**_each(unredact, record["recipe"]))
+    recipe = _made(Recipe, record, "recipe")
     if recipe.fallback and record["data"]:
         if record["data"]["name"] == recipe.fallback:
             return dataclasses.replace(recipe, data=recipe.fallback, fallback="")
@@ -227,7 +227,14 @@ def recipe_of(record: dict) -> Recipe:
 
 def options_of(record: dict) -> Options:
     """What a run asked of its machine."""
-    return Options(**_each(unredact, record["options"]))
+    return _made(Options, record, "options")
+
+
+def _made(kind: type, record: dict, part: str):
+    try:
+        return kind(**_each(unredact, record[part]))
+    except TypeError as error:  # a field more or less
+        raise GpuzooError(f"run.json is not valid: {part}: {error}") from None
 
 
 def check_record(record: dict) -> None:

@@ -130,7 +130,7 @@ def _again(spec: dict) -> dict:
     setting = again.set_up(recorded)
     every_step = setting.recipe.override(digest_every=1)
     take_apart = spec.get("take_apart", 0)
-    rows, _, tensors, _ = again.first_steps(
+    rows, _, _, tensors, _ = again.first_steps(
         dataclasses.replace(setting, recipe=every_step),
         take_apart - 1 if take_apart else spec["steps"],
         fast=recorded["fast_dev_run"],

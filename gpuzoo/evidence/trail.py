@@ -28,10 +28,13 @@ def read_digests(folder: pathlib.Path) -> list[dict]:
     """The rows of digests.jsonl."""
     try:
         lines = (folder / "digests.jsonl").read_text("utf-8").splitlines()
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
+        rows = [json.loads(line) for line in lines]
+        first_divergence(rows, rows)  # looks at all that a row must have
+        return rows
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else error
         raise GpuzooError(
-            f"{folder / 'digests.jsonl'} cannot be read: {error}"
+            f"{folder / 'digests.jsonl'} cannot be read: {what}"
         ) from None
 
 

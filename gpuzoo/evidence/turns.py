@@ -42,8 +42,8 @@ def main() -> None:
         else:
             _take_turns(recipe, dataset, runtime, asked, tell)
     except Exception as error:  # the mode has failed, the others go on
-        text = str(error).strip() or type(error).__name__
-        tell(error=text.splitlines()[0][:300])
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        tell(error=" ".join(lines[:2])[:300] or type(error).__name__)
 
 
 def _own_stdout():

@@ -30,8 +30,8 @@ def verify(
         `verdict` (identical, differs, cannot compare), `exit_code`, `steps`, how many
         were compared; `first_difference` (step, what, variables; where the run done
         again diverged, the first step that it has no digest of), `weights` (name ->
-        ulp), `changed_files`, `environment` (fields that differ) and `causes`, the
-        likeliest first.
+        ulp), `figures` of the last evaluation that differ, `changed_files`,
+        `environment` (fields that differ) and `causes`, the likeliest first.
 
     Raises:
         GpuzooError: the folder is no run, the run never ended, or steps is negative.
@@ -43,11 +43,14 @@ def verify(
     if recorded["state"] not in ("finished", "stopped"):
         raise GpuzooError(
             f"{path} is {recorded['state']}: only a finished or stopped run can be "
-            "verified; gpuzoo resume finishes one"
+            "verified"
+            + "; gpuzoo resume finishes it"
+            * (recorded["state"] != "diverged")
         )
     verdict = {
         "verdict": IDENTICAL, "run_dir": redact(str(path)), "steps": 0,
-        "first_difference": None, "weights": {}, "environment": [], "causes": [],
+        "first_difference": None, "weights": {}, "figures": [], "environment": [],
+        "causes": [],
         "changed_files": changed_files(path, recorded),
     }  # fmt: skip
 
@@ -71,7 +74,7 @@ def verify(
 
     # ------------------------------------------------------------------ do it once more
     until = min(steps or recorded["steps"], recorded["steps"])
-    rows, weights, _, diverged = again.first_steps(
+    rows, weights, figures, _, diverged = again.first_steps(
         setting, until, fast=recorded["fast_dev_run"]
     )
     verdict["steps"] = until
@@ -87,7 +90,14 @@ def verify(
         }
     if until == recorded["steps"] and not diverged:
         verdict["weights"] = trail.weight_differences(recorded_weights, weights)
-    differs = divergence or verdict["weights"] or verdict["changed_files"]
+        told = recorded["metrics"]
+        verdict["figures"] = [
+            f"{name}: {told.get(name)} in the run, {figures.get(name)} again"
+            for name in sorted({*told, *figures})
+            if told.get(name) != figures.get(name)
+        ]
+    parts = ("weights", "figures", "changed_files")
+    differs = divergence or any(verdict[part] for part in parts)
     return _conclude(verdict, DIFFERS if differs else IDENTICAL, recorded)
 
 
@@ -97,7 +107,7 @@ def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
     for name, sha256 in recorded["files"].items():
         try:
             found = hashlib.sha256((path / name).read_bytes()).hexdigest()
-        except OSError:
+        except (OSError, ValueError):
             found = None
         if found != sha256:
             changed.append(name)
@@ -113,6 +123,7 @@ def _conclude(verdict: dict, word: str, recorded: dict) -> dict:
         names = ", ".join(verdict["changed_files"])
         causes.append(f"changed since the run ended: {names}")
     causes += verdict["environment"]
+    causes += verdict["figures"]
     if word == DIFFERS and verdict["first_difference"]:
         if not recorded["runtime"]["deterministic"]:
             causes.append("the run was at level fast, which promises no bits")

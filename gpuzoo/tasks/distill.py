@@ -3,7 +3,6 @@
 import json
 
 import keras
-from keras.src.utils import naming
 
 from gpuzoo.deploy.artifact import digest_of, load_weights
 from gpuzoo.errors import GpuzooError
@@ -78,14 +77,14 @@ def load_teacher(recipe, dataset) -> keras.Model:
             are not those that the recipe names.
     """
     if recipe.teacher == SHIPPED:
-        inputs, classes = measure.SHAPE, measure.CLASSES
+        inputs, classes = measure.SHAPE, tuple(map(str, range(measure.CLASSES)))
         teacher = measure.load_logits()
     else:
         path = expand(recipe.teacher)
         try:
             record = json.loads((path / "run.json").read_text("utf-8"))
             trained, data = record["recipe"], record["data"]
-            inputs, classes = tuple(data["input_shape"]), len(data["classes"])
+            inputs, classes = tuple(data["input_shape"]), tuple(data["classes"])
         except (OSError, ValueError, KeyError, TypeError):
             raise GpuzooError(
                 f"teacher {recipe.teacher}: is not the folder of a run; name one, or "
@@ -97,18 +96,24 @@ def load_teacher(recipe, dataset) -> keras.Model:
                 "classify"
             )
         known = model_info(trained["model"]).options
-        options = {"input_shape": inputs, "num_classes": classes}
+        options = {"input_shape": inputs, "num_classes": len(classes)}
         options = {name: told for name, told in options.items() if name in known}
         options |= parse_options(tuple(map(unredact, trained["model_options"])))
-        naming.reset_uids()
-        with measure.in_float32():
+        with measure.fresh_names(), measure.in_float32():
             teacher = build(trained["model"], **options)
         load_weights(teacher, path, sha256=recipe.teacher_sha256)
-    if (inputs, classes) != (tuple(dataset.input_shape), len(dataset.classes)):
+    shape, labels = tuple(dataset.input_shape), tuple(dataset.classes)
+    if (inputs, len(classes)) != (shape, len(labels)):
         raise GpuzooError(
-            f"teacher {recipe.teacher}: knows {classes} classes of examples "
-            f"{inputs}; {dataset.name} has {len(dataset.classes)} of "
-            f"{tuple(dataset.input_shape)}"
+            f"teacher {recipe.teacher}: knows {len(classes)} classes of examples "
+            f"{inputs}; {dataset.name} has {len(labels)} of {shape}"
+        )
+    if recipe.teacher != SHIPPED and classes != labels:
+        pairs = zip(classes, labels, strict=True)
+        theirs, ours = next(pair for pair in pairs if len({*pair}) > 1)
+        raise GpuzooError(
+            f"teacher {recipe.teacher}: was taught {theirs!r} where {dataset.name} has "
+            f"{ours!r}; name a teacher of the same classes in the same order"
         )
     if recipe.teacher == SHIPPED and measure.reader_of(dataset) is None:
         raise GpuzooError(

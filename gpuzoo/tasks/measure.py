@@ -14,6 +14,8 @@ import importlib.resources
 import keras
 import numpy as np
 import safetensors.numpy
+from keras.src.backend.common import global_state
+from keras.src.utils import naming
 
 from gpuzoo.data import augment
 from gpuzoo.errors import GpuzooError
@@ -95,6 +97,18 @@ def load_logits() -> keras.Model:
     for variable in model.weights:
         variable.assign(weights[variable.path])
     return model
+
+
+@contextlib.contextmanager
+def fresh_names():
+    """Meanwhile layers without a name are numbered from one: the names of weights are
+    those of a fresh process, whatever was built before. Afterwards Keras counts on."""
+    counted = global_state.get_global_attribute("object_name_uids")
+    naming.reset_uids()
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute("object_name_uids", counted)
 
 
 @contextlib.contextmanager

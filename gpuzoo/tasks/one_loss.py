@@ -58,6 +58,8 @@ class OneLoss:
         wanted = (None, *shape)
         if len(model.inputs) != 1:
             return f"takes {len(model.inputs)} inputs, not one, {wanted}"
+        if not (kind := str(model.inputs[0].dtype)).startswith(("float", "bfloat")):
+            return f"takes {kind}, and is given real numbers; leave dtype out of Input"
         taken = model.inputs[0].shape
         fits = len(taken) == len(wanted) and all(
             side in (None, other) for side, other in zip(taken, wanted, strict=True)

@@ -1,0 +1,130 @@
+"""What comes from elsewhere and would move bits: another run's checkpoints, Keras's
+settings file, another order of sets, a helper module in a folder of its own."""
+
+import json
+import shutil
+
+from test_resume import killed_after_a_checkpoint
+
+from gpuzoo.evidence import record
+
+TRAIN = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
+         "--model", "mlp", "--checkpoint-every", "10"]  # fmt: skip
+OTHER = {
+    "floatx": "float16", "epsilon": 0.1, "image_data_format": "channels_first",
+    "backend": "tensorflow",
+}  # fmt: skip
+
+# Three layers side by side, in the order of a set.
+SET = """
+import keras
+import gpuzoo
+
+@gpuzoo.register(task="classify", reference="here")
+def net(*, input_shape: tuple[int, ...] = (8, 8, 1), num_classes: int = 10):
+    "Mine."
+    inputs = keras.Input(input_shape)
+    flat = keras.layers.Flatten()(inputs)
+    sides = [keras.layers.Dense(16, activation=name, name=name)(flat)
+             for name in {"relu", "tanh", "gelu"}]
+    x = keras.layers.Concatenate()(sides)
+    return keras.Model(inputs, keras.layers.Dense(num_classes, name="out")(x))
+"""
+HELPED = """
+import pathlib, sys
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "FOLDER"))
+import helper
+""" + SET.replace("Dense(16", "Dense(helper.UNITS")
+
+
+def test_another_runs_checkpoints_are_passed_over(tmp_path, cli):
+    for seed in ("0", "1"):
+        words = [*TRAIN, "--epochs", "400", "--seed", seed]
+        killed_after_a_checkpoint(words, tmp_path)
+        (tmp_path / "run").rename(tmp_path / seed)
+    own = tmp_path / "0" / "checkpoints"
+    shutil.copytree(tmp_path / "1" / "checkpoints", own, dirs_exist_ok=True)
+    for path in own.iterdir():  # newer than its own
+        if not (tmp_path / "1" / "checkpoints" / path.name).exists():
+            path.unlink()
+    done = cli("resume", "0")
+    assert done.returncode == 2 and "its own checkpoints are missing" in done.stderr
+    assert "is damaged or of another run" in done.stderr
+
+
+def test_keras_settings_file_moves_no_bit(tmp_path, cli):
+    plain = cli(*TRAIN, "--epochs", "1")
+    for name in (".keras/keras.json", "home/keras.json"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(OTHER))
+    homes = {"HOME": str(tmp_path), "KERAS_HOME": str(tmp_path / "home")}
+    for words in (TRAIN, [*TRAIN, "--backend", "jax"]):
+        done = cli(*words, "--epochs", "1", env=homes)
+        assert done.returncode == 0, done.stderr
+        if done.json["backend"] == "tensorflow":
+            assert done.json["weights_sha256"] == plain.json["weights_sha256"]
+    words = ["train", "mnist", "--data", "digits", "--fast-dev-run"]  # convolutions
+    assert cli(*words, env=homes).returncode == 0
+
+
+def test_the_order_of_sets_is_that_of_the_run(tmp_path, cli):
+    (tmp_path / "mine.py").write_text(SET)
+    words = [*TRAIN, "--model", "mine.py:net", "--epochs", "400"]
+    odd = {"PYTHONHASHSEED": "3"}
+    whole = cli(*words, "--out", "whole", env=odd)
+    assert whole.returncode == 0, whole.stderr
+    killed_after_a_checkpoint(words, tmp_path, env=odd)
+    refused = cli("resume", "run", env={"PYTHONHASHSEED": "4"})
+    assert refused.returncode == 2
+    assert "PYTHONHASHSEED: '3' in the run, '4' here" in refused.stderr
+    done = cli("resume", "run")
+    assert done.json["weights_sha256"] == whole.json["weights_sha256"], done.stderr
+    assert cli("verify", "whole", "--steps", "20").json["verdict"] == "identical"
+
+
+def test_helpers_in_a_folder_that_the_file_names_are_code_of_the_run(tmp_path, cli):
+    (tmp_path / "mine.py").write_text(HELPED.replace("FOLDER", "lib"))
+    (tmp_path / "lib").mkdir()
+    helper = tmp_path / "lib" / "helper.py"
+    helper.write_text("UNITS = 16\n")
+    words = [*TRAIN, "--model", "mine.py:net", "--epochs", "1", "--out"]
+    assert cli(*words, "run").returncode == 0
+    assert cli("verify", "run").json["verdict"] == "identical"
+    helper.write_text("UNITS = 17\n")
+    assert cli("verify", "run").json["verdict"] == "cannot compare"
+
+
+def test_helpers_that_are_found_nowhere_near_are_refused(tmp_path, cli):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.py").write_text(HELPED.replace("FOLDER", "../far"))
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "helper.py").write_text("UNITS = 16\n")
+    done = cli(*TRAIN, "--model", "own/mine.py:net", "--epochs", "1", "--out", "run")
+    assert done.returncode == 2 and "imports helper from" in done.stderr
+    assert not (tmp_path / "run").exists()
+    path = {"PYTHONPATH": str(tmp_path / "far")}
+    words = [*TRAIN, "--model", "own/mine.py:net", "--epochs", "1", "--out", "run"]
+    assert cli(*words, env=path).returncode == 0
+    assert cli("verify", "run", env=path).json["verdict"] == "identical"
+
+
+def test_a_forged_figure_is_named(tmp_path, cli):
+    """Even if all digests are made anew."""
+    assert cli(*TRAIN, "--epochs", "1", "--out", "run").returncode == 0
+    file = tmp_path / "run" / "run.json"
+    told = json.loads(file.read_text())
+    told["metrics"]["test_accuracy"] = 0.999
+    told["seal"] = record.seal(told)
+    file.write_text(json.dumps(told))
+    done = cli("verify", "run")
+    assert done.returncode == 1 and done.json["changed_files"] == []
+    assert done.json["causes"][0].startswith("test_accuracy: 0.999 in the run, 0.")
+    file = tmp_path / "run" / "digests.jsonl"
+    for old, new in (('"losses": "', '"losses": "g'), ('"weights"', '"weighty"')):
+        good = file.read_text()
+        file.write_text(good.replace(old, new, 1))
+        done = cli("verify", "run")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert done.json["changed_files"] == ["digests.jsonl"]
+        file.write_text(good)
