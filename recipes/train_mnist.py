@@ -4,7 +4,7 @@
 
     test accuracy  99.08 ± 0.05 %
     seeds          10
-    training       3.2 s, 8.5 s for the whole process
+    training       3.2 s, 9.0 s for the whole process
     on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
     measured by    benchmarks/mnist_to_99.py
 

@@ -2,7 +2,11 @@
 
     python recipes/train_mnist_autoencoder.py
 
-    not measured yet
+    test error     0.01021 ± 0.00025 (mean squared error of a pixel)
+    seeds          3
+    training       38.9 s, 47.7 s for the whole process
+    on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """

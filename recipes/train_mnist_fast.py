@@ -4,7 +4,7 @@
 
     test accuracy  99.16 ± 0.06 %
     seeds          10
-    training       2.7 s, 7.8 s for the whole process
+    training       3.0 s, 8.7 s for the whole process
     on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
     measured by    benchmarks/mnist_to_99.py
 

@@ -2,7 +2,11 @@
 
     python recipes/train_mnist_lenet5.py
 
-    not measured yet
+    test accuracy  99.35 ± 0.07 %
+    seeds          3
+    training       9.9 s, 15.8 s for the whole process
+    on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
+    measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py.
 """
