@@ -22,7 +22,7 @@ def start(words: list[str] | None) -> None:
     """
     global ours
     ours = True
-    if "PYTHONHASHSEED" in os.environ:
+    if os.environ.get("PYTHONHASHSEED", "random") not in ("", "random"):
         return
     if words is not None and (not words or words[0] not in _TRAINING):
         return
@@ -36,9 +36,12 @@ def start(words: list[str] | None) -> None:
 def _order_of(words: list[str]) -> str:
     """The PYTHONHASHSEED of a run that is to be done again; 0 by default."""
     for word in words[1:] if words[:1] != ["train"] else ():
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            record = json.loads((pathlib.Path(word) / "run.json").read_text("utf-8"))
-            order = record["runtime"]["variables"]["PYTHONHASHSEED"]
+        with contextlib.suppress(
+            OSError, ValueError, KeyError, TypeError, RuntimeError
+        ):
+            file = pathlib.Path(word).expanduser() / "run.json"
+            record = json.loads(file.read_text("utf-8"))
+            order = str(record["runtime"]["variables"]["PYTHONHASHSEED"])
             if order.isdecimal() and int(order) < 2**32:
                 return order
     return "0"

@@ -49,6 +49,8 @@ class ModelInfo:
     module: str
 
 
+paths_added: set[str] = set()
+"""Places in sys.path that users' own files have put there."""
 _beside: dict[str, set[str]] = {}  # a user's own file -> the modules it imported
 _OWN = "gpuzoo_own_"  # before the name of a user's own file, as a module
 _registered: dict[str, tuple[ModelInfo, Callable]] = {}
@@ -266,10 +268,12 @@ def _execute(module: str, path: pathlib.Path) -> None:
     for name in _beside.pop(module, ()):
         sys.modules.pop(name, None)
     before, folder = set(sys.modules), path.resolve().parent
+    places = set(sys.path)
     spec = importlib.util.spec_from_file_location(module, path)
     # Dataclasses look for the module that they stand in.
     sys.modules[module] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[module])
+    paths_added.update(set(sys.path) - places)
     _beside[module] = {
         name
         for name in sys.modules.keys() - before

@@ -138,8 +138,8 @@ def resume(
         if not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
             compare.refuse(drift, f"{folder.path} {what}")
-        what = checkpoint.identity(recipe, dataset, recorded["fast_dev_run"])
-        start, damaged = checkpoint.load(folder.path / "checkpoints", what)
+        checkpoints = folder.path / "checkpoints"
+        start, damaged = checkpoint.load(checkpoints, recorded.get("id"))
         for name in damaged:
             screen.say(
                 f"Checkpoint {name} is damaged or of another run; taking an older one.",
@@ -223,6 +223,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
             fast=job.fast,
             folder=job.folder.path / "checkpoints",
             resume=start,
+            run_id=job.folder.record.get("id", ""),
             model=job.model,
         )
         job.screen.stop()

@@ -86,7 +86,7 @@ def test_a_checkpoint_of_another_model_is_refused(dataset, runtime, tmp_path):
 def test_a_history_of_any_length_is_kept(tmp_path):
     """Half a million rows, 200 MB as text."""
     row = ["digest", {"step": 100, "losses": "0" * 300, "weights": "f" * 64}]
-    long = checkpoint.Checkpoint("one", 7, {"state/a": np.ones(3)}, [row] * 500_000, {})
+    long = checkpoint.Checkpoint(7, {"state/a": np.ones(3)}, [row] * 500_000, {})
     checkpoint.save(tmp_path / "c", long)
     found, damaged = checkpoint.load(tmp_path / "c")
     assert found.history == long.history and found.step == 7 and damaged == []

@@ -128,3 +128,30 @@ def test_a_forged_figure_is_named(tmp_path, cli):
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert done.json["changed_files"] == ["digests.jsonl"]
         file.write_text(good)
+
+
+def test_helpers_are_found_beside_a_linked_file_and_among_namesakes(tmp_path, cli):
+    """One of the name stands in the folder of the process, one in another folder."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    for folder in (real / "lib", real / "also", link):
+        folder.mkdir(parents=True)
+        (folder / "helper.py").write_text("UNITS = 8\n")
+    (tmp_path / "helper.py").write_text("UNITS = 9\n")
+    (real / "mine.py").write_text(HELPED.replace(
+        'pathlib.Path(__file__).parent / "FOLDER"',
+        'pathlib.Path(__file__).resolve().parent / "lib"',
+    ))  # fmt: skip
+    (link / "mine.py").symlink_to(real / "mine.py")
+    words = [*TRAIN, "--model", "link/mine.py:net", "--epochs", "1", "--out", "run"]
+    done = cli(*words)
+    assert done.returncode == 0, done.stderr
+    (real / "lib" / "helper.py").write_text("UNITS = 10\n")
+    assert cli("verify", "run").json["verdict"] == "cannot compare"
+
+
+def test_a_run_of_the_command_line_is_verified_from_python(tmp_path, cli):
+    """Where no order of sets is fixed."""
+    assert cli(*TRAIN, "--epochs", "1", "--out", "run").returncode == 0
+    script = "import gpuzoo; print(gpuzoo.verify('run')['verdict'])"
+    done = cli(program=("-c", script), env={"PYTHONHASHSEED": "random"})
+    assert done.stdout.splitlines()[-1] == "identical", done.stderr

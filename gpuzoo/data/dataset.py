@@ -226,7 +226,7 @@ def _clean_labels(name, splits, classes):
     present = len(np.unique(labels["train"]))
     if present < 2:
         raise GpuzooError(f"{name}: only {present} class among the training labels")
-    if count > max(2 * present, present + 10):
+    if count > max(2 * present, present + 10, columns):
         raise GpuzooError(
             f"{name}, train labels: the highest is {count - 1} but only {present} "
             "values occur; number the classes 0, 1, 2, ..."

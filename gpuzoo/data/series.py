@@ -59,7 +59,7 @@ def from_csv(path: pathlib.Path) -> Dataset:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
     except (OSError, ValueError, csv.Error) as error:
         raise GpuzooError(f"{what}: not a readable CSV file: {error}") from None
-    columns, before = len(rows[0][1]) if rows else 0, 0
+    columns, lines = len(rows[0][1]) if rows else 0, []
     values, swapped = [], str.maketrans(".,", ",.")
     commas = mark == ";" and any(re.search(r"\d,\d", row[-1]) for _, row in rows)
     for place, (line, row) in enumerate(rows):
@@ -67,11 +67,6 @@ def from_csv(path: pathlib.Path) -> Dataset:
             raise GpuzooError(
                 f"{what}: line {line}: {len(row)} columns, parted by {mark!r}, where "
                 f"the first line has {columns}; all must have as many"
-            )
-        if columns == 1 and before and line > before + 1:
-            raise GpuzooError(
-                f"{what}: line {before + 1}: is blank; leave the line out, or fill in "
-                "the value that is missing"
             )
         try:
             values.append(float(row[-1].translate(swapped) if commas else row[-1]))
@@ -83,12 +78,25 @@ def from_csv(path: pathlib.Path) -> Dataset:
                     "must hold the series"
                 ) from None
         else:
-            before = line
+            lines.append(line)
+    _refuse_gaps(what, lines if columns == 1 else [])
     dataset = make_series(path.stem, "CSV file", np.array(values))
     if columns < 2:
         return dataset
     told = f"the last of {columns} columns, parted by {mark!r}, is the series"
     return dataclasses.replace(dataset, findings=(*dataset.findings, told))
+
+
+def _refuse_gaps(what: str, lines: list[int]) -> None:
+    """A blank line among lines of one value is a value that is missing; but not where
+    there is one after each."""
+    apart = np.diff(lines)
+    if apart.size and apart.max() != apart.min():
+        line = lines[int(np.argmax(apart))] + 1
+        raise GpuzooError(
+            f"{what}: line {line}: is blank; leave the line out, or fill in the value "
+            "that is missing"
+        )
 
 
 def _rows(text: str) -> tuple[str, list[tuple[int, list[str]]]]:

@@ -178,11 +178,16 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
                 f"left out, by their suffix: {', '.join(sorted(left))}"
             )
         known = {".wav", *IMAGE_SUFFIXES}
-        loose = [p for p in folder.iterdir() if p.suffix.lower() in known]
+        loose = [
+            path.name
+            for path in folder.iterdir()
+            if path.suffix.lower() in known and path.is_file()
+            if not path.name.startswith(".")
+        ]
         if loose:
             note(
-                f"{what}: {len(loose)} files of {folder.name}/ are left out, being in "
-                f"no sub-folder: {min(loose).name}"
+                f"{what}: {min(loose)} ({len(loose)} in all) lies in no sub-folder of "
+                f"{folder.name}/ and is left out"
             )
         if sounds:
             _refuse_sizes(what, size, 0)

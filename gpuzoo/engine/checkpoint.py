@@ -7,7 +7,6 @@ damaged one is passed over for the one before it.
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 import zlib
@@ -26,8 +25,6 @@ KEPT = 2
 class Checkpoint:
     """The state of a run between two steps."""
 
-    run: str
-    """What the run trains, as one digest: no other goes on from here."""
     step: int
     """Steps done."""
     arrays: dict[str, np.ndarray]
@@ -36,24 +33,17 @@ class Checkpoint:
     """[event, row] of everything logged so far."""
     seconds: dict[str, float]
     """Phase -> seconds so far."""
-
-
-def identity(recipe, dataset, fast: bool) -> str:
-    """Digest of what is trained on what, wherever the files of either lie."""
-    told = recipe.as_record()
-    for name in ("data", "data_dir", "fallback", "model", "teacher"):
-        del told[name]
-    text = json.dumps([told, dataset.fingerprint, fast], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    run: str = ""
+    """What its record calls the run; no other goes on from here."""
 
 
 def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint and remove the ones before the last two. Raises OSError."""
     facts = {
-        "run": checkpoint.run,
         "step": checkpoint.step,
         "history": checkpoint.history,
         "seconds": checkpoint.seconds,
+        "run": checkpoint.run,
     }
     # Not as metadata, of which safetensors takes 100 MB and long runs have more.
     text = zlib.compress(json.dumps(facts).encode(), 1)

@@ -50,8 +50,8 @@ def initialise(model: keras.Model, seed: int) -> None:
                 continue
         if not layer.trainable and not _whitens(layer):
             raise GpuzooError(
-                f"layer {layer.name!r} is frozen, and its weights would be drawn at "
-                "random for the seed of the run; let it be trained, or set "
+                f"layer {layer.name!r} is frozen, and its weights would be made anew "
+                "for the seed of the run; let it be trained, or set "
                 "keeps_weights = True on the layer to keep those that it has"
             )
         if constant:  # the user's function has loaded something

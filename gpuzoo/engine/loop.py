@@ -59,6 +59,7 @@ def run(
     fast: bool = False,
     folder: pathlib.Path | None = None,
     resume: Checkpoint | None = None,
+    run_id: str = "",
     until: int | None = None,
     take_apart: bool = False,
     model: keras.Model | None = None,
@@ -71,6 +72,7 @@ def run(
         fast: two steps of everything.
         folder: where checkpoints go; without it there are none.
         resume: the checkpoint to go on from, of the same recipe and dataset.
+        run_id: what its checkpoints say that they are of.
         until: a step to cut the compiled calls at, so that `stop` is asked there.
         take_apart: train up to `until` only, and take the step after it apart.
         model: what `build_model` returned for it, as the last that was built; without
@@ -144,7 +146,6 @@ def run(
         journal.restore(resume.history, resume.arrays)
         clock.seconds.update(resume.seconds)
     good = _Good(step, state.read(state.weights))
-    what = checkpoint.identity(recipe, dataset, fast)
 
     def save() -> None:
         nonlocal good
@@ -153,8 +154,8 @@ def run(
         good = good.follow(step, {name: values[name] for name in state.weights})
         arrays = {f"state/{name}": a for name, a in values.items()} | journal.pending()
         with clock.phase("checkpoint"):
-            whole = Checkpoint(what, step, arrays, journal.history, clock.rounded())
-            checkpoint.save(folder, whole)
+            told = step, arrays, journal.history, clock.rounded(), run_id
+            checkpoint.save(folder, Checkpoint(*told))
 
     def look() -> None:
         """Log, digest and evaluate where it is due after `step`; moves no bit."""
@@ -178,9 +179,10 @@ def run(
                 }
                 seen = {name: dataset.test[name][:evaluated] for name in task.fields}
                 figures = task.summarise(outputs, seen)
-            if wild := [n for n, value in figures.items() if not np.isfinite(value)]:
-                told = f"test_{wild[0]} is {figures[wild[0]]} after step {step}"
-                raise _diverged(told, good)
+            wild = [name for name, value in figures.items() if not np.isfinite(value)]
+            if wild and step == plan.steps:
+                told = f"test_{wild[0]} is {figures[wild[0]]}"
+                raise _diverged(f"{told} at the end", good)
             journal.test(epoch, step, figures)
             if "samples" in outputs:
                 watch("samples", {"epoch": epoch, "images": outputs["samples"]})

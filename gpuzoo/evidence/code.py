@@ -12,10 +12,8 @@ import sys
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
-from gpuzoo.registry import file_of
+from gpuzoo.registry import file_of, paths_added
 
-# Where modules are looked for, before a user's file may extend it.
-_PATH = tuple(sys.path)
 _KNOWN = {"gpuzoo", "__main__", *sys.stdlib_module_names}
 
 
@@ -73,10 +71,10 @@ def check_found(recipe: dict) -> None:
     for own in filter(None, map(file_of, _models(recipe))):
         names, files = _walk(own)
         for name in sorted(names - _KNOWN):
-            file = getattr(sys.modules.get(name), "__file__", None)
-            path = pathlib.Path(file or own).resolve()
-            installed = any(map(_is_installed, path.parents[:2]))
-            if path not in files.values() and not installed:
+            spec = getattr(sys.modules.get(name), "__spec__", None)
+            for top, path in _parts(spec) if spec and spec.origin != "built-in" else ():
+                if _is_installed(top) or path.resolve() in files.values():
+                    continue
                 raise GpuzooError(
                     f"model file {own}: imports {name} from {path}, where a change "
                     f"would not be noticed; put it beside {own.name}, into a folder "
@@ -103,7 +101,7 @@ def _walk(own: pathlib.Path) -> tuple[set[str], dict[str, pathlib.Path]]:
     while waiting:
         for name in _imported(waiting.pop().read_bytes()) - seen:
             seen.add(name)
-            files = _files(name, own.parent)
+            files = _files(name, own)
             found |= {label: path.resolve() for label, path in files.items()}
             waiting += [path for path in files.values() if path.suffix == ".py"]
     return seen, found
@@ -126,35 +124,43 @@ def _imported(source: bytes) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def _files(name: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def _files(name: str, own: pathlib.Path) -> dict[str, pathlib.Path]:
     """The files of a module or a package of the user's; none of any other.
 
-    It is looked for as Python does, then beside the user's file and in the folders
-    there, which the file may put into sys.path.
+    It is looked for as Python does, and beside the user's file and in the folders
+    there, which the file may put into sys.path, wherever a link to it may lie.
     """
     if name in _KNOWN:
         return {}
-    beside = [folder, *sorted(path for path in folder.glob("*/") if path.is_dir())]
-    spec = _spec(name) or importlib.machinery.PathFinder.find_spec(
-        name, list(map(str, beside))
-    )
-    if spec is None or spec.origin in ("built-in", "frozen"):
-        return {}
+    home, found = own.resolve().parent, {}
+    tops = dict.fromkeys([own.parent, home])
+    for top in list(tops):
+        tops |= dict.fromkeys(sorted(path for path in top.glob("*/") if path.is_dir()))
+    find = importlib.machinery.PathFinder.find_spec
+    for spec in (_spec(name), *(find(name, [str(top)]) for top in tops)):
+        if spec is None or spec.origin in ("built-in", "frozen"):
+            continue
+        for top, path in _parts(spec):
+            if not _is_installed(top):
+                path = path.resolve()
+                near = home if home in path.parents else top.resolve()
+                found[str(path.relative_to(near))] = path
+    return found
+
+
+def _parts(spec: importlib.machinery.ModuleSpec):
+    """The files of a module or a package, each with the folder that it was found in."""
     if spec.submodule_search_locations is None:
-        path = pathlib.Path(spec.origin)
-        return {} if _is_installed(path.parent) else {path.name: path}
-    return {
-        f"{name}/{path.relative_to(top)}": path
-        for top in spec.submodule_search_locations
-        if not _is_installed(pathlib.Path(top).parent)
-        for path in sorted(pathlib.Path(top).rglob("*.py"))
-    }
+        yield pathlib.Path(spec.origin).parent, pathlib.Path(spec.origin)
+    for place in map(pathlib.Path, spec.submodule_search_locations or ()):
+        yield from ((place.parent, path) for path in sorted(place.rglob("*.py")))
 
 
 def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
-    """Where Python would find a module if no file had extended sys.path."""
+    """Where Python would find a module if no user's file had extended sys.path."""
+    known = [place for place in sys.path if place not in paths_added]
     for finder in sys.meta_path:
-        path = list(_PATH) if finder is importlib.machinery.PathFinder else None
+        path = known if finder is importlib.machinery.PathFinder else None
         if find := getattr(finder, "find_spec", None):
             if spec := find(name, path):
                 return spec

@@ -46,13 +46,16 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
     if record["runtime"] and other["runtime"]:
         for name in _RUNTIME:
             pairs[f"runtime.{name}"] = record["runtime"][name], other["runtime"][name]
-        order = tuple(
-            side["runtime"]["variables"].get("PYTHONHASHSEED")
-            for side in (record, other)
-        )
-        if order[0]:  # else the run had none that could be had again
+        order = set_order(record), set_order(other)
+        if all(order):  # else one had none that could be had again
             pairs["runtime.variables.PYTHONHASHSEED"] = order
     return [Difference(name, a, b) for name, (a, b) in pairs.items() if a != b]
+
+
+def set_order(record: dict) -> str:
+    """The PYTHONHASHSEED that a run had; empty if it had none that is fixed."""
+    order = str(record["runtime"]["variables"].get("PYTHONHASHSEED", ""))
+    return order if order.isdecimal() else ""
 
 
 def data_differences(record: dict, other: dict) -> list[Difference]:

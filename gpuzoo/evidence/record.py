@@ -56,6 +56,7 @@ class RunFolder:
         """
         record = {
             "schema": SCHEMA_VERSION,
+            "id": secrets.token_hex(8),  # its checkpoints bear it
             "state": "running",
             "started": now(),
             "finished": None,

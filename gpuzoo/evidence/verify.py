@@ -1,10 +1,11 @@
 """`gpuzoo verify`: do a run again from its record alone and compare the bits."""
 
 import hashlib
+import os
 import pathlib
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.evidence import again, record, trail
+from gpuzoo.evidence import again, compare, record, trail
 from gpuzoo.files import expand, redact
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
@@ -123,11 +124,13 @@ def _conclude(verdict: dict, word: str, recorded: dict) -> dict:
         names = ", ".join(verdict["changed_files"])
         causes.append(f"changed since the run ended: {names}")
     causes += verdict["environment"]
-    causes += verdict["figures"]
+    if not verdict["first_difference"] and not verdict["weights"]:
+        causes += verdict["figures"]  # else they follow from these
     if word == DIFFERS and verdict["first_difference"]:
         if not recorded["runtime"]["deterministic"]:
             causes.append("the run was at level fast, which promises no bits")
-        if "PYTHONHASHSEED" not in recorded["runtime"]["variables"]:
+        here = os.environ.get("PYTHONHASHSEED", "")
+        if not compare.set_order(recorded) or not here.isdecimal():
             causes.append("an order of Python's sets: PYTHONHASHSEED was not fixed")
         if not causes and verdict["first_difference"]["step"] == 1:
             causes.append(

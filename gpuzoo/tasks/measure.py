@@ -124,7 +124,10 @@ def in_float32():
 
 def frechet(seen: np.ndarray, seen_in_real: np.ndarray) -> float:
     """Squared distance of Frechet between the normal distributions with the means and
-    covariances of two sets of vectors, each (examples, numbers); in float64."""
+    covariances of two sets of vectors, each (examples, numbers); in float64; NaN if one
+    is not finite."""
+    if not (np.isfinite(seen).all() and np.isfinite(seen_in_real).all()):
+        return float("nan")
     means, covariances = [], []
     for one in (seen, seen_in_real):
         one = np.asarray(one, np.float64)
