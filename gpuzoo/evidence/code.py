@@ -31,7 +31,7 @@ def code_sha256(recipe: dict | None = None) -> str:
     digest = _ours().copy()
     for model in _models(recipe) if recipe else ():
         if own := file_of(model):
-            for name, content in _sources(own).items():
+            for name, content in _sources(own):
                 digest.update(f"{name} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
@@ -73,7 +73,7 @@ def check_found(recipe: dict) -> None:
         for name in sorted(names - _KNOWN):
             spec = getattr(sys.modules.get(name), "__spec__", None)
             for top, path in _parts(spec) if spec and spec.origin != "built-in" else ():
-                if _is_installed(top) or path.resolve() in files.values():
+                if _is_installed(top) or path.resolve() in files:
                     continue
                 raise GpuzooError(
                     f"model file {own}: imports {name} from {path}, where a change "
@@ -82,14 +82,15 @@ def check_found(recipe: dict) -> None:
                 )
 
 
-def _sources(own: pathlib.Path) -> dict[str, bytes]:
-    """The user's file and all that it imports of the user's: a name -> its bytes."""
-    return {label: path.read_bytes() for label, path in sorted(_walk(own)[1].items())}
+def _sources(own: pathlib.Path) -> list[tuple[str, bytes]]:
+    """The user's file and all that it imports of the user's, each by a name."""
+    files = _walk(own)[1]
+    return sorted({(label, path.read_bytes()) for path, label in files.items()})
 
 
-def _walk(own: pathlib.Path) -> tuple[set[str], dict[str, pathlib.Path]]:
+def _walk(own: pathlib.Path) -> tuple[set[str], dict[pathlib.Path, str]]:
     """All names that the user's file, and what it imports of the user's, import; and
-    these files, the first under an empty label."""
+    these files, each with a name that tells nothing of where the project lies."""
     try:
         own.read_bytes()
     except OSError as error:
@@ -97,13 +98,13 @@ def _walk(own: pathlib.Path) -> tuple[set[str], dict[str, pathlib.Path]]:
             f"model file {own}: {error.strerror}; the code of a run is needed: put the "
             "file back, or go to the folder that the run was started in"
         ) from None
-    found, seen, waiting = {"": own.resolve()}, set(), [own]
+    found, seen, waiting = {own.resolve(): ""}, set(), [own]
     while waiting:
         for name in _imported(waiting.pop().read_bytes()) - seen:
             seen.add(name)
             files = _files(name, own)
-            found |= {label: path.resolve() for label, path in files.items()}
-            waiting += [path for path in files.values() if path.suffix == ".py"]
+            found = files | found
+            waiting += [path for path in files if path.suffix == ".py"]
     return seen, found
 
 
@@ -124,16 +125,16 @@ def _imported(source: bytes) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def _files(name: str, own: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The files of a module or a package of the user's; none of any other.
+def _files(name: str, own: pathlib.Path) -> dict[pathlib.Path, str]:
+    """The files of a module or a package of the user's, each with its place in it; none
+    of any other.
 
     It is looked for as Python does, and beside the user's file and in the folders
     there, which the file may put into sys.path, wherever a link to it may lie.
     """
     if name in _KNOWN:
         return {}
-    home, found = own.resolve().parent, {}
-    tops = dict.fromkeys([own.parent, home])
+    found, tops = {}, dict.fromkeys([own.parent, own.resolve().parent])
     for top in list(tops):
         tops |= dict.fromkeys(sorted(path for path in top.glob("*/") if path.is_dir()))
     find = importlib.machinery.PathFinder.find_spec
@@ -142,9 +143,7 @@ def _files(name: str, own: pathlib.Path) -> dict[str, pathlib.Path]:
             continue
         for top, path in _parts(spec):
             if not _is_installed(top):
-                path = path.resolve()
-                near = home if home in path.parents else top.resolve()
-                found[str(path.relative_to(near))] = path
+                found[path.resolve()] = str(path.relative_to(top))
     return found
 
 
