@@ -155,3 +155,15 @@ def test_a_run_of_the_command_line_is_verified_from_python(tmp_path, cli):
     script = "import gpuzoo; print(gpuzoo.verify('run')['verdict'])"
     done = cli(program=("-c", script), env={"PYTHONHASHSEED": "random"})
     assert done.stdout.splitlines()[-1] == "identical", done.stderr
+
+
+def test_a_model_of_no_file_is_trained_with_a_word(tmp_path, cli):
+    script = SET.replace("def net(", "def lone(") + (
+        "gpuzoo.train('mnist', model='lone', data='digits', out='run',"
+        " fast_dev_run=True)\n"
+    )
+    done = cli(program=("-c", script))
+    assert done.returncode == 0, done.stderr
+    assert "Note: model lone is no file's that the run could name" in done.stderr
+    again = cli("verify", "run")
+    assert again.returncode == 2 and "no model named 'lone'" in again.stderr
