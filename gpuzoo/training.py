@@ -112,6 +112,7 @@ def resume(
     begun = time.perf_counter()
     from gpuzoo import outcome, tasks
     from gpuzoo.engine import checkpoint
+    from gpuzoo.engine.loop import build_model
     from gpuzoo.evidence import again, compare, record
     from gpuzoo.evidence.progress import Screen
     from gpuzoo.files import expand, held
@@ -150,6 +151,7 @@ def resume(
                 f"{folder.path} cannot go on: its own checkpoints are missing or "
                 "damaged; copy them back, or train it anew with another --out"
             )
+        model = build_model(recipe, dataset)  # or refused before the record is changed
         interrupts.end_if_asked()
         step = start.step if start else 0
         try:
@@ -171,7 +173,7 @@ def resume(
         _say_start(screen, runtime, dataset)
         screen.say(f"Going on after step {step}.")
         fast = recorded["fast_dev_run"]
-        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun)
+        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun, model)
         return _carry_out(job, interrupts, start)
 
 

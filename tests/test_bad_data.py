@@ -188,7 +188,7 @@ def test_an_entry_that_cannot_be_read_now_is_kept(entry, tmp_path, monkeypatch):
         path.chmod(mode)
     monkeypatch.chdir(tmp_path)
 
-    def fails(_):
+    def fails(*_):
         raise MemoryError
 
     with monkeypatch.context() as short:

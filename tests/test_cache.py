@@ -26,7 +26,7 @@ def test_cache_gives_back_what_was_stored(arrays):
     for key in ("key", None):
         loaded = cache.load("mine", key)
         assert loaded.as_record() == data.as_record()
-        assert fingerprint(loaded.splits) == data.fingerprint
+        assert fingerprint(loaded.splits, loaded.classes) == data.fingerprint
     assert cache.load("mine", "other") is None
 
 

@@ -1,5 +1,6 @@
 """Good data become a Dataset; bad data become one clear line."""
 
+import json
 import shutil
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 
 import gpuzoo
 from gpuzoo.data.dataset import make_dataset
+from gpuzoo.evidence import compare
+from gpuzoo.evidence.record import seal
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -225,6 +228,50 @@ def test_images_of_more_than_8_bits_are_refused(mode, folder):
     Image.new(mode, (14, 14)).save(folder / "cat" / f"wide.{suffix}")
     with pytest.raises(gpuzoo.GpuzooError, match="cat/wide.*more than 8 bits"):
         gpuzoo.load_data(str(folder))
+
+
+def test_classes_are_part_of_the_data(folder, cli):
+    """A class without an example moves no pixel, but the number of logits."""
+    words = ("--model", "mlp", "--model-options", "units=(4,)", "--batch-size", "16",
+             "--device", "cpu", "--quiet")  # fmt: skip
+    done = cli("train", "mnist", "--data", folder, *words, "--epochs", "1",
+               "--out", "done")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    plain = gpuzoo.load_data(str(folder))
+    record = folder.parent / "done" / "run.json"
+    killed = json.loads(record.read_text()) | {"state": "running"}
+    for change, told in (
+        (lambda: (folder / "cow").mkdir(), "class 'cow' added"),
+        (lambda: (folder / "cow").rename(folder / "ape"), "class 'ape' added"),
+        (
+            lambda: ((folder / "ape").rmdir(), (folder / "dog").rename(folder / "elk")),
+            "class 'dog' renamed to 'elk'",
+        ),
+    ):
+        change()
+        assert gpuzoo.load_data(str(folder)).fingerprint != plain.fingerprint
+        seen = cli("verify", "done")
+        assert seen.returncode == 2 and seen.json["verdict"] == "cannot compare"
+        assert seen.json["causes"][0] == f"data.classes: {told}"
+        shutil.copytree(folder.parent / "done", folder.parent / "killed")
+        other = folder.parent / "killed" / "run.json"
+        other.write_text(json.dumps(killed | {"seal": seal(killed)}))
+        before = other.read_bytes()
+        seen = cli("resume", "killed", "--quiet")
+        assert seen.returncode == 2 and f"data.classes: {told}" in seen.stderr
+        assert other.read_bytes() == before
+        shutil.rmtree(folder.parent / "killed")
+
+
+def test_classes_in_another_order_are_named():
+    record = {"name": "a", "fingerprint": "0", "train_examples": 1, "test_examples": 1,
+              "input_shape": [1], "classes": ["cat", "dog", "elk"]}  # fmt: skip
+    other = record | {"classes": ["cat", "elk", "dog"]}
+    (found,) = compare.data_differences(record, other)
+    assert "in another order: class 1 is 'elk', was 'dog'" in str(found)
+    other = record | {"classes": list("abcdef")}
+    (found,) = compare.data_differences(record, other)
+    assert "6 classes added ('a', 'b', 'c', ...) and 3 classes removed" in str(found)
 
 
 def test_bad_image_folders(folder, tmp_path):

@@ -128,10 +128,11 @@ def _read(folder: pathlib.Path) -> Dataset | None:
         for path, array in arrays.items():
             split, _, name = path.partition("/")
             splits.setdefault(split, {})[name] = array
-        if dataset_fingerprint(splits) != manifest["fingerprint"]:
+        classes = tuple(manifest["classes"])
+        if dataset_fingerprint(splits, classes) != manifest["fingerprint"]:
             return None
         return Dataset(
-            manifest["name"], manifest["source"], splits, tuple(manifest["classes"]),
+            manifest["name"], manifest["source"], splits, classes,
             manifest["fingerprint"], tuple(manifest["findings"]),
         )  # fmt: skip
     except (FileNotFoundError, NotADirectoryError):

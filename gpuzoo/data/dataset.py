@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import unicodedata
 
 import numpy as np
@@ -28,7 +29,7 @@ class Dataset:
     splits: dict[str, Arrays]
     classes: tuple[str, ...]
     fingerprint: str
-    """sha256 over names, types, shapes and bytes of all arrays."""
+    """sha256 over names, types, shapes and bytes of all arrays, and the classes."""
     findings: tuple[str, ...] = ()
     """Oddities worth knowing that do not stop a training."""
 
@@ -67,13 +68,18 @@ class Dataset:
         }
 
 
-def fingerprint(splits: dict[str, Arrays]) -> str:
-    """sha256 over all arrays of all splits."""
+def fingerprint(splits: dict[str, Arrays], classes: tuple[str, ...] = ()) -> str:
+    """sha256 over all arrays of all splits, and the names of the classes in order.
+
+    A class without examples changes no array, but the number of a model's outputs.
+    """
     digest = hashlib.sha256()
     for split in sorted(splits):
         for name, array in sorted(splits[split].items()):
             digest.update(f"{split}/{name} {array.dtype} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if classes:
+        digest.update(json.dumps(list(classes)).encode())
     return digest.hexdigest()
 
 
@@ -128,7 +134,7 @@ def label_examples(
     """Make a Dataset of examples that are clean and of labels as in make_dataset."""
     labels, classes = _clean_labels(name, splits, classes)
     clean = {split: {**splits[split], "label": labels[split]} for split in splits}
-    dataset = Dataset(name, source, clean, classes, fingerprint(clean))
+    dataset = Dataset(name, source, clean, classes, fingerprint(clean, classes))
     examples = {split: clean[split][dataset.field] for split in splits}
     for split in splits:
         if len(examples[split]) != len(labels[split]):
