@@ -1,4 +1,5 @@
-"""Write the measured figures into README.md and the heads of the recipes.
+"""Write the measured figures into README.md, the heads of the recipes and
+recipes/results.json, which `gpuzoo list` reads.
 
 python benchmarks/tables.py           # rewrite them from benchmarks/records/
 python benchmarks/tables.py --check   # exit 1 if they are not up to date
@@ -195,6 +196,23 @@ def claim(record: dict, measured: dict, gpu: dict, script: str) -> str:
     return "\n".join(f"    {name:<15}{text}" for name, text in rows.items())
 
 
+def result(record: dict, measured: dict, gpu: dict, script: str) -> dict:
+    """What `gpuzoo list` tells of a recipe; arguments as of `claim`."""
+    name = next(name for name in UNITS if name in measured)
+    return {
+        "figures": figures(measured),
+        "metric": {"name": name, **measured[name]},
+        "data": JPEG if data_of(record) == "cifar10" else data_of(record),
+        "seeds": measured["train_seconds"]["n"],
+        "train_seconds": measured["train_seconds"]["mean"],
+        "process_seconds": measured["process_seconds"]["mean"],
+        "on": f"{record['threads']} threads of an {cpu_of(record)} CPU",
+        "date": record["date"],
+        "gpu": gpu,
+        "measured_by": script,
+    }
+
+
 def recipe_records() -> dict[str, dict]:
     """Recipe -> its record of recipe_figures.py, where there is one."""
     paths = sorted((ROOT / "recipes").glob("[!_]*.py"))
@@ -307,17 +325,21 @@ def main() -> None:
         ("reach", reach_text(price, repeated, drift, chaos, machine)),
     ):
         text = replace(text, f"<!-- {name} -->", f"<!-- /{name} -->", part)
-    gpu, claims = load("mnist_to_99_gpu"), {}
+    gpu, measured = load("mnist_to_99_gpu"), {}
     for name in ("mnist", "mnist_fast"):
         part = f"train_{name}"
         record = next(record for record in fast if part in record)
         there = gpu_head(gpu, part)
-        claims[name] = claim(record, record[part], there, "benchmarks/mnist_to_99.py")
+        measured[name] = record, record[part], there, "benchmarks/mnist_to_99.py"
     for name, other in others.items():
         there = gpu_head(load(f"{name}_gpu"))
-        claims[name] = claim(other, other, there, "benchmarks/recipe_figures.py")
-    wanted = {readme: text}
-    for name, part in claims.items():
+        measured[name] = other, other, there, "benchmarks/recipe_figures.py"
+    results = {name: result(*told) for name, told in sorted(measured.items())}
+    wanted = {
+        readme: text,
+        ROOT / "recipes" / "results.json": json.dumps(results, indent=1) + "\n",
+    }
+    for name, part in ((name, claim(*told)) for name, told in measured.items()):
         path = script_of(name)
         wanted[path] = replace(
             path.read_text(),
@@ -326,7 +348,7 @@ def main() -> None:
             part,
         )
     for path, text in wanted.items():
-        if "--check" in sys.argv and path.read_text() != text:
+        if "--check" in sys.argv and not (path.exists() and path.read_text() == text):
             sys.exit(f"not up to date: {path.name}")
         path.write_text(text)
 
