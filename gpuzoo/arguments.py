@@ -14,13 +14,20 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 Word = tyro.conf.Positional[str]
 
 
-def last_line(summary: dict) -> int:
-    """Print the one JSON object that every command ends with; returns 0."""
+def last_line(summary: dict, on_terminal: bool = False) -> int:
+    """Print the one JSON object that every command ends with; returns 0.
+
+    Not on a terminal, unless it was asked for with --json: a person wants to read what
+    stands before it.
+    """
     try:
         sys.stderr.flush()
     except OSError:
         sys.stderr = open(os.devnull, "w")
     try:
+        if sys.stdout.isatty() and not on_terminal:
+            sys.stdout.flush()
+            return 0
         print(json.dumps(summary), flush=True)
     except OSError as error:
         # The interpreter would try once more, and fail once more, at its end.

@@ -31,11 +31,14 @@ def expand(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def redact(text: str) -> str:
-    """A path, alone or after an option (`--data=`), with `~` for the user's home.
+    """A path, alone, after an option (`--data=`) or in quotes, with `~` for the user's
+    home, by any of its names: $HOME, the system's, and where links of these lead.
 
     Only where it begins with the whole of it, and unchanged where there is no home.
     """
-    return _exchange(_home(), "~", text)
+    for home in _homes():
+        text = _exchange(home, "~", text)
+    return text
 
 
 def unredact(text: str) -> str:
@@ -43,14 +46,34 @@ def unredact(text: str) -> str:
     return _exchange("~", _home(), text)
 
 
+def without_home(text: str) -> str:
+    """A message with `~` for the user's home wherever a path in it begins with that;
+    it cannot be read back."""
+    for home in _homes():
+        text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w-])", "~", text)
+    return text
+
+
 def _home() -> str:
     home = os.path.expanduser("~")  # unchanged where the system knows of none
     return home if len(home) > 1 else "~"
 
 
+def _homes() -> list[str]:
+    """Every name of the user's home, the longest first."""
+    homes = {os.path.expanduser("~")}
+    with contextlib.suppress(ImportError, KeyError):  # Windows; an unknown user
+        import pwd
+
+        homes.add(pwd.getpwuid(os.getuid()).pw_dir)
+    homes = {home.rstrip("/") for home in homes if home.startswith("/")}
+    homes |= {os.path.realpath(home) for home in homes}
+    return sorted((home for home in homes if len(home) > 1), key=len, reverse=True)
+
+
 def _exchange(head: str, other: str, text: str) -> str:
-    begin = rf"((?:[\w-]+=)?['\"]?){re.escape(head)}(?=/|['\"]?$)"
-    return re.sub(rf"\A{begin}", lambda found: found[1] + other, text)
+    begin = rf"(\A(?:[\w-]+=)?|['\"]){re.escape(head)}(?=/|['\"]|$)"
+    return re.sub(begin, lambda found: found[1] + other, text)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:

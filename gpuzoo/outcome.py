@@ -26,7 +26,8 @@ def finish(job, result) -> None:
     path, recipe = job.folder.path, job.recipe
     weights_sha256 = _write_weights(job.folder, result.weights)
     lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
-    title = f"{recipe.name}: {short_name(recipe.model)} on {job.dataset.name}"
+    model = redact(short_name(recipe.model))
+    title = f"{recipe.name}: {model} on {job.dataset.name}"
     not_drawn = None
     try:
         plots.draw_all(

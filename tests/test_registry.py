@@ -194,7 +194,7 @@ def test_a_model_in_a_users_own_file(cli, tmp_path):
 
 OWN_OBJECT = """
 import keras, numpy, gpuzoo, json, sys
-gpuzoo.configure(device="cpu", threads=2)
+gpuzoo.configure(device="cpu", threads=2, precision=sys.argv[1])
 model = keras.Sequential([
     keras.Input((28, 28, 1)), keras.layers.Conv2D(4, 5, 2, activation="relu"),
     keras.layers.Dropout(0.1), keras.layers.Flatten(), keras.layers.Dense(10),
@@ -204,16 +204,20 @@ run = gpuzoo.train(model, data="digits", epochs=6, learning_rate=0.01, out="run"
                    quiet=True)
 test = gpuzoo.load_data("digits").test
 right = (model.predict(test["image"] / 255, verbose=0).argmax(axis=1) == test["label"]).mean()
+model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+loss = model.evaluate(test["image"] / 255, test["label"], verbose=0)
 assert abs(right - run["test_accuracy"]) < 1e-6 and right > 0.85, (right, run)
+assert abs(loss / run["test_loss"] - 1) < 1e-4, (loss, run)
 assert run["model"] == "mine" and run["recipe"] == "mine"
 print(json.dumps(run))
 """
 
 
-def test_a_users_own_model_object(cli, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_users_own_model_object(precision, cli, tmp_path):
     """It holds the trained weights in the end, and the run can be done again from its
     record alone, where that object is not there."""
-    done = cli(program=("-c", OWN_OBJECT))
+    done = cli(precision, program=("-c", OWN_OBJECT))
     assert done.returncode == 0, done.stderr
     again = cli("verify", "run")
     assert again.json["verdict"] == "identical", again.stderr

@@ -26,9 +26,10 @@ from gpuzoo.files import (
     remove_leftovers,
     sync_folder,
     unredact,
+    without_home,
     write_atomically,
 )
-from gpuzoo.machine import environment
+from gpuzoo.machine import environment, without_values
 from gpuzoo.recipe import Recipe
 from gpuzoo.runtime import Options
 
@@ -60,7 +61,7 @@ class RunFolder:
             "state": "running",
             "started": now(),
             "finished": None,
-            "command": [redact(word) for word in sys.argv],
+            "command": [private(redact(word)) for word in sys.argv],
             "environment": environment(),
             "code_sha256": code_sha256(fields["recipe"]),
             "data": None,
@@ -141,6 +142,10 @@ class RunFolder:
     def write(self) -> None:
         for part in ("recipe", "options"):
             self.record[part] = _each(redact, self.record[part])
+        # Those are read back, by a user with the same home.
+        read = ("recipe", "options", "command")
+        rest = {k: v for k, v in self.record.items() if k not in read}
+        self.record.update(private(rest))
         self.record["seal"] = seal(self.record)
         check_record(self.record)
         text = json.dumps(self.record, indent=1) + "\n"
@@ -192,6 +197,18 @@ class RunFolder:
             self._files[name] = open(self.path / name, "a", encoding="utf-8")
         self._files[name].write(json.dumps(row) + "\n")
         self._files[name].flush()
+
+
+def private(value):
+    """A record, or a part of it, whose texts tell neither the user's home nor what the
+    environment's variables hold."""
+    if isinstance(value, dict):
+        return {key: private(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [private(one) for one in value]
+    if isinstance(value, str):
+        return without_home(without_values(value))
+    return value
 
 
 def seal(record: dict) -> str:

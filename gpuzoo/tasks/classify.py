@@ -63,6 +63,12 @@ class Task(OneLoss):
         """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""
         return augment.pixels(images, keras.config.dtype_policy().compute_dtype)
 
+    def rounded_once(self, images):
+        """The numbers that `image / 255` gives, as users scale what they predict on;
+        `prepare` also rounds the factor, which in 16 bits is seen in the figures."""
+        dtype = keras.config.dtype_policy().compute_dtype
+        return keras.ops.cast(augment.pixels(images), dtype)
+
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss and the accuracy on the batch."""
         images, own = augment.apply(self.changes, batch[self.field], draws)
@@ -90,9 +96,10 @@ class Task(OneLoss):
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: loss, predicted class and the probability given to it."""
+        images = self.rounded_once(batch[self.field])
         each = [
             (weight, self.network(view, training=False))
-            for weight, view in _views(self.prepare(batch[self.field]), self.views)
+            for weight, view in _views(images, self.views)
         ]
         logits = sum(weight * keras.ops.cast(one, "float32") for weight, one in each)
         decided = logits
