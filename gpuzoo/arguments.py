@@ -8,7 +8,7 @@ import sys
 
 import tyro
 
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import GpuzooError, meant
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Word = tyro.conf.Positional[str]
@@ -52,6 +52,9 @@ def parse(command: type, words: list[str], program: str, default=None):
         text = " ".join(line for line in lines if not line.startswith("╭"))
         text = re.sub(r"[╭╮╰╯│─]+", " ", text)
         text = re.sub(r"\s+", " ", text).strip()
+        for word in re.findall(r"--[\w-]+", text.partition(". ")[0]):
+            if default is not None and (told := meant(word)):
+                raise GpuzooError(f"unknown option {word}; {told}") from None
         raise GpuzooError(text or "wrong use") from None
     finally:
         sys.stderr = stderr

@@ -154,7 +154,7 @@ def hidden_values() -> dict[str, str]:
 def without_values(text: str) -> str:
     """A message without what `shielded` leaves out of the variables."""
     for part, told in hidden_values().items():
-        text = text.replace(part, told) if len(part) > 3 else text
+        text = text.replace(part, told) if len(part) > 2 else text
     return text
 
 

@@ -59,7 +59,7 @@ def test_no_artefact_tells_the_home_or_a_variable(home, cli, tmp_path):
     second = cli(*words, "--teacher", home / "one", "--out", real / "two", env=env)
     third = cli("bench", "mnist", "--data", home / "mine.npz", "--model",
                 f"{real}/own.py:net", "--rounds", "2", "--seconds", "0.05", "--backends",
-                "tensorflow", "--precisions", "float32", "--xla", "off", "--out", "bench",
+                "tensorflow", "--precisions", "float32", "--xla", "off", "--out", "bench", "--batch-size", "8",
                 env=env)  # fmt: skip
     assert first.returncode == 0, first.stderr
     assert leaks(tmp_path / "one") == []

@@ -1,4 +1,4 @@
-"""Processes that train a turn whenever they are told to, and how their speeds compare."""
+"""Processes that train a turn when they are told to, and how their speeds compare."""
 
 import dataclasses
 import json
