@@ -11,7 +11,7 @@ import sys
 
 import tyro
 
-from gpuzoo import catalogue, commands, process
+from gpuzoo import catalogue, commands, failures, process
 from gpuzoo.arguments import Flag, last_line, parse
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, list_recipes, load_recipe
@@ -182,6 +182,12 @@ def _guard(action, debug: bool) -> None:
         code = 0 if isinstance(error, BrokenPipeError) else 2
         if code:
             print(f"gpuzoo: error: {error}; free some room", file=sys.stderr)
+    except Exception as error:
+        line = failures.out_of_memory(error)
+        if debug or not line:
+            raise
+        print(f"gpuzoo: error: {line}", file=sys.stderr, flush=True)
+        code = 2
     except KeyboardInterrupt:
         if debug:
             raise

@@ -4,13 +4,11 @@ import contextlib
 import hashlib
 import json
 import pathlib
-import re
 import shutil
 import time
-import traceback
 from typing import NoReturn
 
-from gpuzoo import tasks
+from gpuzoo import failures, tasks
 from gpuzoo.deploy.artifact import weights_bytes
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.evidence.record import RunFolder, redact
@@ -168,11 +166,8 @@ def raise_readably(
     A run that has not begun has left nothing that could be resumed, and what failed
     need not be its folder.
     """
-    if type(error).__name__ in ("ResourceExhaustedError", "MemoryError"):
-        raise GpuzooError(
-            f"out of memory: {str(error).partition(chr(10))[0][:200]}; use a smaller "
-            "--batch-size or a smaller model"
-        ) from error
+    if line := failures.out_of_memory(error):
+        raise GpuzooError(line) from error
     if isinstance(error, OSError):
         place, reason = str(error.filename or folder.path), error.strerror or error
         if not place.startswith(str(folder.path)) and not begun:
@@ -192,27 +187,10 @@ def raise_readably(
             "another with --out"
         ) from error
     model = folder.record["recipe"]["model"]
-    if place := _in_file(file_of(model), error):
-        plain = re.sub(r"\x1b\[\d*m", "", str(error))
-        lines = [line for line in plain.splitlines() if line.strip()][:2]
-        raise GpuzooError(
-            f"model {model!r} fails at {place}: {type(error).__name__}: "
-            f"{' '.join(lines)} (--debug shows where it was called)"
-        ) from error
+    if isinstance(error, Exception) and not isinstance(error, GpuzooError):
+        if line := failures.in_model(error, short_name(model), file_of(model)):
+            raise GpuzooError(line) from error
     raise error
-
-
-def _in_file(file: pathlib.Path | None, error: BaseException) -> str:
-    """The last line of a file that an error came through; empty if it did not."""
-    if file is None:
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [
-        frame.lineno
-        for frame in frames
-        if pathlib.Path(frame.filename).resolve() == file.resolve()
-    ]
-    return f"{file.name}, line {lines[-1]}" if lines else ""
 
 
 def _hash_files(path: pathlib.Path) -> dict[str, str]:

@@ -8,9 +8,9 @@ import signal
 import threading
 import time
 
-from gpuzoo import autotune, own_model
+from gpuzoo import autotune, failures, own_model
 from gpuzoo import runtime as runtimes
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.recipe import Recipe, load_recipe
 from gpuzoo.registry import in_no_file, model_info, nearest
 
@@ -198,8 +198,11 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     from gpuzoo.engine import compiled, loop
 
     programs = compiled.lend(job.folder.record, job.screen.say)
+    begun = start is not None or "resumed" in job.folder.record
 
     def watch(event: str, row: dict) -> None:
+        nonlocal begun
+        begun = begun or event == "progress"
         if event == "start" and programs:
             programs.keep()
         if event == "stopping":
@@ -216,24 +219,29 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
 
     interrupts.training = True
     try:
-        result = loop.run(
-            job.recipe,
-            job.dataset,
-            job.runtime,
-            watch=watch,
-            stop=interrupts.asked,
-            fast=job.fast,
-            folder=job.folder.path / "checkpoints",
-            resume=start,
-            run_id=job.folder.record.get("id", ""),
-            model=job.model,
-        )
+        with failures.whole_tracebacks():
+            result = loop.run(
+                job.recipe,
+                job.dataset,
+                job.runtime,
+                watch=watch,
+                stop=interrupts.asked,
+                fast=job.fast,
+                folder=job.folder.path / "checkpoints",
+                resume=start,
+                run_id=job.folder.record.get("id", ""),
+                model=job.model,
+            )
         job.screen.stop()
         outcome.finish(job, result)
     except BaseException as error:
         job.screen.stop()
-        outcome.record_failure(job.folder, error)
-        outcome.raise_readably(job.folder, error)
+        begun = begun or isinstance(error, Diverged)
+        if begun:
+            outcome.record_failure(job.folder, error)
+        else:  # nothing that could be resumed: the folder is as it was before
+            job.folder.discard()
+        outcome.raise_readably(job.folder, error, begun=begun)
     summary = outcome.summary_of(job.folder)
     outcome.say_end(job, summary)
     return summary
@@ -276,7 +284,8 @@ def _set_up(recipe, options, folder, screen, fast):
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
-    model = build_model(recipe, dataset)
+    with failures.whole_tracebacks():
+        model = build_model(recipe, dataset)
     if own_model.is_text(recipe.model):
         own_model.check_precision(model)
     code.check_found(recipe.as_record())
