@@ -6,6 +6,7 @@ takes milliseconds. `build` imports the one file that it needs.
 """
 
 import ast
+import contextlib
 import dataclasses
 import fnmatch
 import functools
@@ -130,7 +131,29 @@ def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays un
     """
     info = model_info(name)
     checked = check_options(name, options)
-    return _builder(info)(**checked)
+    with _orthogonal_in_any_precision():
+        return _builder(info)(**checked)
+
+
+@contextlib.contextmanager
+def _orthogonal_in_any_precision():
+    """Orthogonal weights in bfloat16, of which no backend has a QR decomposition, are
+    drawn in float32 meanwhile: recurrent layers can be built under any policy."""
+    import keras
+
+    kind = keras.initializers.Orthogonal
+    real = kind.__call__
+
+    def call(self, shape, dtype=None):
+        if keras.backend.standardize_dtype(dtype or "float32") != "bfloat16":
+            return real(self, shape, dtype)
+        return keras.ops.cast(real(self, shape, "float32"), "bfloat16")
+
+    kind.__call__ = call
+    try:
+        yield
+    finally:
+        kind.__call__ = real
 
 
 def check_options(name: str, options: dict) -> dict:

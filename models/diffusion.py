@@ -9,6 +9,7 @@ from gpuzoo.models._blocks import check_image, cropped, doubled
 from gpuzoo.registry import register
 
 
+@keras.saving.register_keras_serializable("gpuzoo")
 class Diffusion(keras.Model):
     """A network that finds the noise in an image, and how images are drawn with it.
 
@@ -25,6 +26,16 @@ class Diffusion(keras.Model):
         self.denoiser = denoiser
         self.noise = keras.random.SeedGenerator(name="noise")
         self.built = True
+
+    def get_config(self) -> dict:
+        """What it is made of, for `.keras` files and `keras.models.clone_model`."""
+        denoiser = keras.saving.serialize_keras_object(self.denoiser)
+        return {"name": self.name, "denoiser": denoiser}
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Diffusion":
+        denoiser = keras.saving.deserialize_keras_object(config["denoiser"])
+        return cls(**{**config, "denoiser": denoiser})
 
     def call(self, images, training: bool = False):
         """What the network sees in images without noise."""

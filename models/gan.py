@@ -12,6 +12,7 @@ from gpuzoo.models._blocks import check_image, cropped, doubled, halved, input_g
 from gpuzoo.registry import register
 
 
+@keras.saving.register_keras_serializable("gpuzoo")
 class Adversaries(keras.Model):
     """A generator and its discriminator, and what each of them wants.
 
@@ -40,6 +41,22 @@ class Adversaries(keras.Model):
         self.latents = codes.shape[1]
         self.codes = keras.random.SeedGenerator(name="codes")
         self.built = True
+
+    def get_config(self) -> dict:
+        """What it is made of, for `.keras` files and `keras.models.clone_model`."""
+        networks = {"generator": self.generator, "discriminator": self.discriminator}
+        return {
+            "name": self.name,
+            "critic_steps": self.critic_steps,
+            "penalty": self.penalty,
+            **{k: keras.saving.serialize_keras_object(v) for k, v in networks.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Adversaries":
+        made = keras.saving.deserialize_keras_object
+        networks = {k: made(config[k]) for k in ("generator", "discriminator")}
+        return cls(**{**config, **networks})
 
     def call(self, real, training: bool = False):
         return self.discriminator(real, training=training)
@@ -106,6 +123,7 @@ def _full(values):
     return keras.ops.cast(values, "float32")
 
 
+@keras.saving.register_keras_serializable("gpuzoo")
 class Critics(Adversaries):
     """Wasserstein's distance in place of the cross-entropy, and a gradient near 1."""
 
