@@ -56,8 +56,8 @@ def test_only_the_arrays_that_are_named_are_read(arrays, npz):
     told = {"x": arrays["x_train"], "y": arrays["y_train"], "x_test": arrays["x_test"]}
     with pytest.raises(gpuzoo.GpuzooError, match="needs the arrays.*has x, x_test, y"):
         gpuzoo.load_data(saved(npz, **told))
-    with pytest.raises(gpuzoo.GpuzooError, match="needs the arrays.*has x$"):
-        gpuzoo.load_data(saved(npz, x=arrays["x_train"]))
+    with pytest.raises(gpuzoo.GpuzooError, match="needs the arrays.*has y$"):
+        gpuzoo.load_data(saved(npz, y=arrays["x_train"]))
 
 
 def test_channels_before_height_are_refused(arrays, npz):

@@ -248,9 +248,15 @@ def build_model(recipe: Recipe, dataset: Dataset):
     info = model_info(recipe.model)
     kind = tasks.load(recipe.task)
     if not set(kind.fields) <= set(dataset.train):
+        remedy = ""
+        if "label" in kind.fields and "label" not in dataset.train:
+            remedy = (
+                " alone, without two classes: give one sub-folder for each class, or "
+                "labels y in the .npz"
+            )
         raise GpuzooError(
             f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
-            f"example; data {dataset.name} have {' and '.join(dataset.train)}"
+            f"example; data {dataset.name} have {' and '.join(dataset.train)}{remedy}"
         )
     check_data = getattr(kind, "check_data", None)
     if check_data and (fault := check_data(dataset)):
