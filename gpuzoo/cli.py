@@ -37,7 +37,7 @@ class TrainCommand:
     recipe: tyro.conf.OmitArgPrefixes[Recipe]
     options: tyro.conf.OmitArgPrefixes[Options]
     out: str | None = None
-    """The run folder; by default the next free runs/<recipe>-<number>."""
+    """The run folder; by default the next free runs/<recipe>-<data>-<number>."""
     fast_dev_run: Flag = False
     """Two steps of everything, to see whether all of it works."""
     quiet: Flag = False

@@ -35,6 +35,7 @@ def finish(job, result) -> None:
             [json.loads(line) for line in lines],
             job.dataset,
             result.outputs,
+            _only_in_training(recipe),
         )
         plots.animate(path / "samples", path / "samples.gif")
     except OSError:
@@ -59,6 +60,16 @@ def finish(job, result) -> None:
     if result.state == "finished":
         # Last: without them a kill before the record is written costs all the steps.
         remove_checkpoints(job.folder)
+
+
+def _only_in_training(recipe) -> str:
+    """What makes the loss of a training another quantity than that of an evaluation."""
+    told = []
+    if recipe.label_smoothing:
+        told.append(f"label smoothing {recipe.label_smoothing:g}")
+    if recipe.task == "distill" and recipe.imitation:
+        told.append("the teacher")
+    return " and ".join(told)
 
 
 def remove_checkpoints(folder: RunFolder) -> None:

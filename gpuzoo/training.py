@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import signal
 import threading
@@ -31,7 +32,7 @@ def train(
             your own, functional or Sequential, that puts out what its task wants: for
             classification logits. It begins with the weights of the seed, not with its
             own, and holds the trained ones in the end.
-        out: the run folder; default: the next free runs/<recipe>-<number>.
+        out: the run folder; default: the next free runs/<recipe>-<data>-<number>.
         options: what is asked of the machine; its fields may also be named. Default:
             what `gpuzoo.configure` was asked for.
         fast_dev_run: two steps of everything, to see whether all of it works.
@@ -40,7 +41,12 @@ def train(
             `epochs=3, precision="float32"`.
 
     Returns:
-        The summary that the command line prints as its last line.
+        What the command line prints as its last line: `state` (finished, stopped),
+        `recipe`, `model`, `data`, `backend`, `device`, `precision`, `xla`,
+        `deterministic`, `seed`, `epochs`, `steps`, the figures of the last evaluation
+        (`test_loss`, `test_accuracy`, ... by the task), `compile_seconds`,
+        `train_seconds`, `wall_seconds`, `peak_memory_bytes`, `peak_device_bytes`
+        (None on a CPU), `weights_sha256` and `run_dir`, the run folder.
 
     Raises:
         GpuzooError: what is wrong and the remedy; nothing half-written is left.
@@ -62,7 +68,7 @@ def train(
     with _Interrupts() as interrupts:
         folder = RunFolder.create(
             out,
-            recipe.name,
+            _name(recipe),
             recipe=recipe.as_record(),
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
@@ -245,6 +251,14 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     summary = outcome.summary_of(job.folder)
     outcome.say_end(job, summary)
     return summary
+
+
+def _name(recipe: Recipe) -> str:
+    """What a run folder is called: by the recipe, and by data that are not its own."""
+    data = pathlib.PurePath(recipe.data).stem
+    data = re.sub(r"[^A-Za-z0-9_-]+", "-", data).strip("-")[:40]
+    told = not data or data in recipe.name
+    return recipe.name if told else f"{recipe.name}-{data}"
 
 
 def _resolve(recipe, options, changes):
