@@ -3,8 +3,10 @@
 import ast
 import configparser
 import pathlib
+import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 
 import pytest
@@ -146,6 +148,39 @@ def test_the_wheel_holds_every_module_and_no_other_name(tmp_path):
             inside = f"gpuzoo/{inside}"
         assert inside in names
     assert {"gpuzoo/py.typed", "gpuzoo/evidence/run.schema.json"} <= names
+
+
+def test_a_folder_called_gpuzoo_does_not_hide_an_editable_install(tmp_path):
+    """A checkout in the current folder, or any folder of that name."""
+    tree = tmp_path / "gpuzoo"
+    left_out = shutil.ignore_patterns(
+        ".*", "__pycache__", "tests", "benchmarks", "docs"
+    )
+    shutil.copytree(ROOT, tree, ignore=left_out)
+    venv.create(tmp_path / "venv", symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    ask = "import site; print(site.getsitepackages()[0])"
+    place = subprocess.run(
+        [python, "-c", ask], check=True, capture_output=True, text=True
+    )
+    others = [path for path in sys.path if path.endswith("-packages")]
+    (pathlib.Path(place.stdout.strip()) / "others.pth").write_text("\n".join(others))
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation",
+         "--ignore-installed", "-e", tree], cwd=tree, check=True, capture_output=True,
+    )  # fmt: skip
+    (tmp_path / "elsewhere" / "gpuzoo" / "notes").mkdir(parents=True)
+    code = "import gpuzoo; print(gpuzoo.__file__, gpuzoo.list_models('cnn'))"
+    for folder in (tmp_path, tree, tmp_path / "elsewhere"):
+        done = subprocess.run(
+            [python, "-c", code],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        told = f"{tree}/gpuzoo/__init__.py ['cnn']\n"
+        assert done.stdout == told, (folder, done.stderr)
 
 
 @pytest.mark.parametrize(
