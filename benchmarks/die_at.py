@@ -3,10 +3,9 @@
     python benchmarks/die_at.py FOLDER CALL NUMBER MOMENT train mnist ...
     python benchmarks/die_at.py FOLDER count FILE - train mnist ...
 
-CALL is one of CALLS: `open` is opening for writing, `replace` is renaming too, `rmtree`
-is the call and every removal in it, which `unlink` leaves out. MOMENT is `before`,
-`after`, or for a write `half`: half of the bytes are in the file. `count` does not kill
-but writes to FILE how many calls there were.
+CALL is one of CALLS: `open` is opening for writing, `replace` is renaming too, `unlink`
+is every removal. MOMENT is `before`, `after`, or for a write `half`: half of the bytes
+are in the file. `count` does not kill but writes to FILE how many calls there were.
 
 Every process has the same number, as it has in a container that is started again.
 """
@@ -19,11 +18,10 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import signal
 import sys
 
-CALLS = ("open", "write", "fsync", "replace", "unlink", "rmtree", "mkdir")
+CALLS = ("open", "write", "fsync", "replace", "unlink", "mkdir")
 CONTAINER_PID = 7
 
 
@@ -34,17 +32,22 @@ class Fate:
         self.top = os.path.abspath(folder) + os.sep
         self.call, self.number, self.moment = call, number, moment
         self.counts = collections.Counter(dict.fromkeys(CALLS, 0))
-        self.in_rmtree = False
         self.die = functools.partial(os.kill, os.getpid(), signal.SIGKILL)
 
     def due(self, call: str) -> bool:
         self.counts[call] += 1
         return call == self.call and self.counts[call] == int(self.number)
 
-    def concerns(self, path) -> bool:
+    def concerns(self, path, folder: int | None = None) -> bool:
+        """`folder`: an open one that the path is relative to."""
         if isinstance(path, int):
-            path = os.readlink(f"/proc/self/fd/{path}")
-        return (os.path.abspath(os.fspath(path)) + os.sep).startswith(self.top)
+            path, folder = "", path
+        path = os.fspath(path)
+        if folder is not None:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+            if not path.startswith(os.sep):  # a pipe
+                return False
+        return (os.path.abspath(path) + os.sep).startswith(self.top)
 
     def watch(self, module, name: str, call: str) -> None:
         """Put a function that counts, and may die, in the place of module.name."""
@@ -52,17 +55,15 @@ class Fate:
 
         @functools.wraps(real)
         def watched(path, *words, **options):
-            if not self.in_rmtree and not self.concerns(path):
+            folder = options.get("dir_fd", options.get("src_dir_fd"))
+            if not self.concerns(path, folder):
                 return real(path, *words, **options)
-            due = self.due("rmtree" if self.in_rmtree else call)
+            due = self.due(call)
             if due and self.moment == "before":
                 self.die()
-            outermost = call == "rmtree" and not self.in_rmtree
-            self.in_rmtree |= outermost
             try:
                 return real(path, *words, **options)
             finally:
-                self.in_rmtree &= not outermost
                 if due:
                     self.die()
 
@@ -74,8 +75,10 @@ class Fate:
         @functools.wraps(real)
         def watched(path, mode="r", *words, **options):
             writes = any(letter in mode for letter in "wxa+")
-            if isinstance(path, int) or not writes or not self.concerns(path):
+            if not writes or not self.concerns(path):
                 return real(path, mode, *words, **options)
+            if isinstance(path, int):  # counted when it was opened
+                return File(real(path, mode, *words, **options), self)
             due = self.due("open")
             if due and self.moment == "before":
                 self.die()
@@ -85,6 +88,25 @@ class Fate:
             return File(file, self)
 
         module.open = watched
+
+    def watch_descriptors(self) -> None:
+        """Files that are opened for writing by os.open."""
+        real = os.open
+
+        @functools.wraps(real)
+        def watched(path, flags, *words, **options):
+            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            if not writes or not self.concerns(path, options.get("dir_fd")):
+                return real(path, flags, *words, **options)
+            due = self.due("open")
+            if due and self.moment == "before":
+                self.die()
+            descriptor = real(path, flags, *words, **options)
+            if due:
+                self.die()
+            return descriptor
+
+        os.open = watched
 
 
 class File:
@@ -122,9 +144,9 @@ def main() -> None:
         fate.watch(os, name, name)
     fate.watch(os, "rename", "replace")
     fate.watch(os, "rmdir", "unlink")
-    fate.watch(shutil, "rmtree", "rmtree")
     fate.watch_open(builtins)
     fate.watch_open(io)
+    fate.watch_descriptors()
     sys.argv = ["gpuzoo", *words]
     from gpuzoo.cli import main as gpuzoo
 

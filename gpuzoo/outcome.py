@@ -1,19 +1,21 @@
 """What a training leaves behind: weights, pictures, the record, the last words."""
 
 import contextlib
+import errno
 import hashlib
-import json
 import pathlib
-import shutil
 import time
 from typing import NoReturn
 
 from gpuzoo import failures, tasks
 from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.engine import checkpoint
 from gpuzoo.errors import Diverged, GpuzooError
-from gpuzoo.evidence.record import RunFolder, redact
-from gpuzoo.files import write_atomically
+from gpuzoo.evidence.record import RunFolder, private, redact
 from gpuzoo.registry import file_of, short_name
+
+# Errors that room on the disk, or another disk, mends.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def finish(job, result) -> None:
@@ -21,27 +23,31 @@ def finish(job, result) -> None:
     from gpuzoo.engine.timing import peak_memory_bytes
     from gpuzoo.evidence import plots
 
-    path, recipe = job.folder.path, job.recipe
-    weights_sha256 = _write_weights(job.folder, result.weights)
-    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
+    folder, recipe = job.folder, job.recipe
+    weights_sha256 = _write_weights(folder, result.weights)
+    folder.keep_trail()
     model = redact(short_name(recipe.model))
     title = f"{recipe.name}: {model} on {job.dataset.name}"
     not_drawn = None
     try:
         plots.draw_all(
-            path,
+            folder,
             recipe.task,
             f"{title}, seed {recipe.seed}",
-            [json.loads(line) for line in lines],
+            folder.metrics(),
             job.dataset,
             result.outputs,
             _only_in_training(recipe),
         )
-        plots.animate(path / "samples", path / "samples.gif")
-    except OSError:
+        if left_out := plots.animate(folder, folder.sheets(), "samples.gif"):
+            not_drawn = f"{', '.join(left_out)}: unreadable, left out of samples.gif"
+    except GpuzooError:
         raise
     except Exception as error:  # no reason to lose what was trained
-        not_drawn = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        not_drawn = private(f"{type(error).__name__}: {error}")
+    if not_drawn:
         job.screen.say(f"The pictures could not be drawn: {not_drawn}", "yellow")
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
@@ -55,7 +61,7 @@ def finish(job, result) -> None:
         peak_device_bytes=result.device_bytes,
         weights_sha256=weights_sha256,
         not_drawn=not_drawn,
-        files=_hash_files(path),
+        files=_hash_files(folder),
     )
     if result.state == "finished":
         # Last: without them a kill before the record is written costs all the steps.
@@ -73,7 +79,8 @@ def _only_in_training(recipe) -> str:
 
 
 def remove_checkpoints(folder: RunFolder) -> None:
-    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+    """Those of a run that has finished."""
+    checkpoint.remove(folder.sub("checkpoints"), folder.record.get("id", ""))
 
 
 def summary_of(folder: RunFolder) -> dict:
@@ -99,7 +106,7 @@ def summary_of(folder: RunFolder) -> dict:
         "peak_memory_bytes": record["peak_memory_bytes"],
         "peak_device_bytes": record["peak_device_bytes"],
         "weights_sha256": record["weights_sha256"],
-        "run_dir": redact(str(folder.path)),
+        "run_dir": redact(str(folder.locate())),
     }
 
 
@@ -146,7 +153,7 @@ def _readable(name: str, figure: float) -> str:
 
 def _write_weights(folder, weights: dict) -> str:
     content = weights_bytes(weights)
-    write_atomically(folder.path / "weights.safetensors", content)
+    folder.write_file("weights.safetensors", content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -157,8 +164,7 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
     on the disk, or memory, or what was missing.
     """
     text = str(error) or type(error).__name__
-    with contextlib.suppress(OSError):
-        folder.close()
+    with contextlib.suppress(OSError, GpuzooError):
         if isinstance(error, OSError):
             return
         if isinstance(error, Diverged):
@@ -187,15 +193,18 @@ def raise_readably(
             ) from error
         if "temporary directory" in str(reason):
             raise GpuzooError(f"{reason}; make room in one, or set TMPDIR") from error
-        if begun and not folder.path.exists():
+        if begun and folder.is_gone():
             raise GpuzooError(
                 f"output folder {folder.path} is gone, removed while the run was at "
                 "work; what was trained is lost"
             ) from error
+        where, remedy = folder.locate(), "free some room"
+        if error.errno not in (None, *NO_ROOM):
+            where, remedy = error.filename or where, "mend that"
         go_on = f" and run: gpuzoo resume {folder.path}" if begun else ""
         raise GpuzooError(
-            f"output folder {folder.path}: {reason}; free some room{go_on}, or name "
-            "another with --out"
+            f"output folder {where}: {reason}; {remedy}{go_on}, or name another with "
+            "--out"
         ) from error
     model = folder.record["recipe"]["model"]
     if isinstance(error, Exception) and not isinstance(error, GpuzooError):
@@ -204,9 +213,13 @@ def raise_readably(
     raise error
 
 
-def _hash_files(path: pathlib.Path) -> dict[str, str]:
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted([*path.iterdir(), *path.glob("samples/*")])
-        if file.is_file() and file.name != "run.json"
-    }
+def _hash_files(folder: RunFolder) -> dict[str, str]:
+    """Of every file of the run; not of links, pipes and what is being written."""
+    names = [name for name in folder.names() if name != "run.json"]
+    with contextlib.suppress(OSError), folder.sub("samples").opened() as samples:
+        names += [f"samples/{name}" for name in samples.names()]
+    found = {}
+    for name in sorted(names, key=pathlib.PurePath):
+        with contextlib.suppress(OSError):
+            found[name] = hashlib.sha256(folder.read_file(name)).hexdigest()
+    return found

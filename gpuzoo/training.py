@@ -62,7 +62,6 @@ def train(
     from gpuzoo import outcome
     from gpuzoo.evidence.progress import Screen
     from gpuzoo.evidence.record import RunFolder
-    from gpuzoo.files import held
 
     screen = Screen(quiet)
     with _Interrupts() as interrupts:
@@ -73,7 +72,7 @@ def train(
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
         )
-        with held(folder.path):
+        with folder:
             try:
                 recipe, runtime, dataset, built = _set_up(
                     recipe, options, folder, screen, fast_dev_run
@@ -121,11 +120,9 @@ def resume(
     from gpuzoo.engine.loop import build_model
     from gpuzoo.evidence import again, compare, record
     from gpuzoo.evidence.progress import Screen
-    from gpuzoo.files import expand, held
 
     screen = Screen(quiet)
-    with _Interrupts() as interrupts, held(expand(run)):
-        folder = record.RunFolder.open(run)
+    with _Interrupts() as interrupts, record.RunFolder.open(run) as folder:
         recorded = folder.record
         if recorded["state"] == "finished":
             outcome.remove_checkpoints(folder)  # killed before it could
@@ -145,13 +142,12 @@ def resume(
         if not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
             compare.refuse(drift, f"{folder.path} {what}")
-        checkpoints = folder.path / "checkpoints"
-        start, damaged = checkpoint.load(checkpoints, recorded.get("id"))
+        start, damaged = checkpoint.load(folder.sub("checkpoints"), recorded.get("id"))
         for name in damaged:
             screen.say(
-                f"Checkpoint {name} is damaged or of another run; taking an older one.",
-                "yellow",
-            )
+                f"Checkpoint {name} is damaged or of another run, or a link; taking an "
+                "older one.", "yellow",
+            )  # fmt: skip
         if start is None and (damaged or recorded["state"] == "stopped"):
             raise GpuzooError(
                 f"{folder.path} cannot go on: its own checkpoints are missing or "
@@ -220,7 +216,14 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         if event == "samples":
             from gpuzoo.evidence import plots  # matplotlib takes a second
 
-            plots.save_sheet(job.folder.path / "samples", row)
+            try:
+                plots.save_sheet(job.folder, row)
+            except OSError as error:  # a picture ends no training
+                if error.errno in outcome.NO_ROOM or job.folder.is_gone():
+                    raise
+                job.screen.say(
+                    f"No picture {error.filename}: {error.strerror}.", "yellow"
+                )
         job.screen.watch(event, row)
 
     interrupts.training = True
@@ -233,7 +236,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
                 watch=watch,
                 stop=interrupts.asked,
                 fast=job.fast,
-                folder=job.folder.path / "checkpoints",
+                folder=job.folder.sub("checkpoints"),
                 resume=start,
                 run_id=job.folder.record.get("id", ""),
                 model=job.model,
@@ -241,6 +244,8 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         job.screen.stop()
         outcome.finish(job, result)
     except BaseException as error:
+        if programs:
+            programs.end()
         job.screen.stop()
         begun = begun or isinstance(error, Diverged)
         if begun:
@@ -306,7 +311,10 @@ def _set_up(recipe, options, folder, screen, fast):
     weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.
-    needed, free = 12 * weights_bytes + 4_000_000, shutil.disk_usage(folder.path).free
+    needed, free = (
+        12 * weights_bytes + 4_000_000,
+        shutil.disk_usage(folder.locate()).free,
+    )
     if free < needed:
         raise GpuzooError(
             f"output folder {folder.path}: {free / 1e6:.1f} MB free, about "

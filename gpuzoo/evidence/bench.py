@@ -8,6 +8,7 @@ within the quarter of a minute that a process takes.
 import dataclasses
 import importlib.util
 import json
+import os
 import re
 import time
 from typing import Literal
@@ -15,10 +16,12 @@ from typing import Literal
 from gpuzoo.errors import GpuzooError
 from gpuzoo.evidence import record
 from gpuzoo.evidence.worker import Worker, ratios, spread, take_turns, trainer
-from gpuzoo.files import expand, write_atomically
+from gpuzoo.files import expand, read_inside, write_atomically
 from gpuzoo.machine import environment
 from gpuzoo.recipe import Recipe
 from gpuzoo.runtime import BACKENDS, Options, Precision
+
+_SOFTWARE = "gpuzoo bench"  # written into a plot, to know it by
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -296,12 +299,38 @@ def save(found: dict, folder: str) -> str:
         f"{name}{versions[name]}" for name in ("keras", *BACKENDS) if name in versions
     ]
     slug = re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-")
-    path = expand(folder) / f"{slug}.json"
+    top, number = expand(folder), 1
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        top.mkdir(parents=True, exist_ok=True)
+        name = slug
+        while not _may_be_written(top, name):
+            number += 1
+            name = f"{slug}-{number}"
+        path = top / f"{name}.json"
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
         with plots.plain():
-            plots.speeds(found).savefig(path.with_suffix(".png"), dpi=110)
+            content = plots.png_bytes(plots.speeds(found), _SOFTWARE)
+        write_atomically(path.with_suffix(".png"), content)
     except OSError as error:
         raise GpuzooError(f"bench folder {folder}: {error.strerror or error}") from None
     return str(path)
+
+
+def _may_be_written(top, name: str) -> bool:
+    """Whether a record and its plot are an earlier bench's, or not there."""
+
+    def is_free(file: str, is_ours) -> bool:
+        if not os.path.lexists(top / file):
+            return True
+        try:
+            return is_ours(read_inside(top, file))
+        except (OSError, ValueError, RecursionError):
+            return False
+
+    def is_record(content: bytes) -> bool:
+        found = json.loads(content)
+        return isinstance(found, dict) and {"modes", "conclusion"} <= found.keys()
+
+    return is_free(f"{name}.json", is_record) and is_free(
+        f"{name}.png", lambda content: _SOFTWARE.encode() in content
+    )

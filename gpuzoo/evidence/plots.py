@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from gpuzoo.data.dataset import Dataset
-from gpuzoo.files import write_atomically
+from gpuzoo.files import Folder, as_folder
 
 # Matplotlib refuses to be imported where MPLBACKEND names no backend; none is needed.
 _backend = "matplotlib" not in sys.modules and os.environ.pop("MPLBACKEND", "")
@@ -35,7 +35,7 @@ _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
 
 
 def draw_all(
-    folder: pathlib.Path,
+    folder: Folder | pathlib.Path,
     task: str,
     title: str,
     rows: list[dict],
@@ -51,8 +51,14 @@ def draw_all(
             figures[kind.__name__] = kind(title, dataset, outputs)
         for name, figure in figures.items():
             if figure is not None:
-                path = folder / f"{name}.png"
-                figure.savefig(path, dpi=110, metadata={"Software": None})
+                as_folder(folder).write_file(f"{name}.png", png_bytes(figure))
+
+
+def png_bytes(figure: Figure, software: str | None = None) -> bytes:
+    """A figure as the content of a file."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png", metadata={"Software": software})
+    return content.getvalue()
 
 
 @contextlib.contextmanager
@@ -284,23 +290,33 @@ def samples(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     return _sheet(f"{title} · drawn by the model", _rows(outputs["samples"]))
 
 
-def save_sheet(folder: pathlib.Path, row: dict) -> None:
+def save_sheet(folder: Folder, row: dict) -> None:
     """A watcher's event `samples` as a picture of its own, samples/epoch-<n>.png."""
-    folder.mkdir(exist_ok=True)
     content = io.BytesIO()
     _picture(_rows(row["images"])).save(content, "png")
-    write_atomically(folder / f"epoch-{row['epoch']:03d}.png", content.getvalue())
+    folder.write_file(f"samples/epoch-{row['epoch']:03d}.png", content.getvalue())
 
 
-def animate(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """The sheets of a folder one after another as a GIF; the last stays longest."""
-    sheets = sorted(folder.glob("epoch-*.png"))
-    if len(sheets) < 2:
-        return
-    with contextlib.ExitStack() as opened:
-        frames = [opened.enter_context(PIL.Image.open(sheet)) for sheet in sheets]
-        times = [250] * (len(frames) - 1) + [2000]
-        frames[0].save(path, append_images=frames[1:], duration=times, loop=0)
+def animate(folder: Folder, sheets: list[str], name: str) -> list[str]:
+    """The sheets of a folder one after another as a GIF; the last stays longest.
+
+    Returns:
+        Sheets that cannot be read and are left out.
+    """
+    frames, left_out = [], []
+    for sheet in sheets:
+        try:
+            frame = PIL.Image.open(io.BytesIO(folder.read_file(sheet)))
+            frame.load()
+            frames.append(frame)
+        except Exception:  # of damaged files: many kinds
+            left_out.append(sheet)
+    if len(frames) > 1:
+        times, content = [250] * (len(frames) - 1) + [2000], io.BytesIO()
+        rest = {"append_images": frames[1:], "duration": times, "loop": 0}
+        frames[0].save(content, "gif", save_all=True, **rest)
+        folder.write_file(name, content.getvalue())
+    return left_out
 
 
 def _rows(images: np.ndarray) -> list[np.ndarray]:
