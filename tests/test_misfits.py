@@ -8,7 +8,7 @@ import pytest
 from conftest import RECIPE, train
 
 import gpuzoo
-from gpuzoo import tasks
+from gpuzoo import own_model, tasks
 from gpuzoo.engine.loop import build_model
 
 
@@ -311,3 +311,19 @@ def test_a_model_of_another_precision_than_the_run_is_refused(runtime, tmp_path)
         run("mixed_float16", "mixed_float16")
     assert not (tmp_path / "run").exists()
     assert run("mixed_float16", "float32")["state"] == "finished"
+
+
+def test_weights_in_float32_in_a_run_of_16_bits(runtime):
+    def check(other: str):
+        image = keras.Input((4, 4, 1))
+        x = keras.layers.Flatten(dtype=other)(image)
+        x = keras.layers.Dense(2, dtype="float32")(x)
+        own_model.check_precision(keras.Model(image, x))
+
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        check("mixed_bfloat16")  # built for the run, its one layer on purpose not
+        with pytest.raises(gpuzoo.GpuzooError, match="was built for float32, the run"):
+            check("float32")  # built before the run's precision was set
+    finally:
+        keras.config.set_dtype_policy("float32")

@@ -367,3 +367,16 @@ def test_recurrent_models_are_built_under_any_policy(policy):
                     assert np.isfinite(square).all() and np.abs(square).max() <= 1.01
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def test_what_draws_is_loaded_as_a_whole_by_another_process(tmp_path):
+    model = small("wgan_gp")
+    model.save(tmp_path / "whole.keras")
+    code = (
+        "import keras, gpuzoo.models.gan; "
+        f"print(keras.models.load_model({str(tmp_path / 'whole.keras')!r}).critic_steps)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split()[-1:] == ["5"], done.stderr[-500:]
