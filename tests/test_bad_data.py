@@ -2,6 +2,10 @@
 
 import datetime
 import io
+import json
+import pathlib
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -316,3 +320,18 @@ def test_the_data_of_a_run_are_found_beside_others(arrays, cli, tmp_path):
     found = gpuzoo.load_data("mnist", fingerprint=ours.fingerprint)
     assert found.fingerprint == ours.fingerprint
     assert cli("verify", "run").json["verdict"] == "identical"
+
+
+# --- damage -------------------------------------------------------------------------
+
+
+def test_damaged_inputs_are_read_or_refused():
+    """A slice of what benchmarks/fuzz.py does with 10,000."""
+    script = pathlib.Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    done = subprocess.run(
+        [sys.executable, script, "--inputs", "230"],
+        capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    ends = json.loads(done.stdout)["ends"]
+    assert ends.keys() == {"read", "refused"} and min(ends.values()) > 40

@@ -139,6 +139,7 @@ def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
         opened = soundfile.SoundFile(io.BytesIO(_mended(content)))
     except (RuntimeError, ValueError, TypeError) as error:
         text = str(error).rpartition(": ")[2].rstrip(".") if content else "it is empty"
+        text = text.replace("SF_INFO struct incomplete", "its header is damaged")
         raise ValueError(
             f"not a readable {kind} ({text}); remove or replace it"
         ) from None

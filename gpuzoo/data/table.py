@@ -256,7 +256,8 @@ def _join(what: str, mark: str, rows: list) -> list:
                       for n, row in (body if headed else rows)]  # fmt: skip
             return [rows[0], *joined] if headed else joined
         return rows
-    if not 2 <= width <= WIDEST or narrow != wide:
+    other = not headed and len(head) != width
+    if not 2 <= width <= WIDEST or narrow != wide or other:
         return rows
     return _join_equal(what, rows, body, headed)
 

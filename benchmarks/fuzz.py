@@ -1,0 +1,309 @@
+"""Damaged inputs: every one must be read, or refused in one line.
+
+Valid inputs of every loader are damaged (bits flipped, bytes changed, cut, inserted,
+swapped; heads most of all) and loaded in processes with limits of memory and time. A
+traceback, a hang, an end by memory or a crash is a fault, and the exit code is 1.
+
+    python benchmarks/fuzz.py --inputs 10000 --record benchmarks/records/fuzz.json
+"""
+
+import argparse
+import collections
+import datetime
+import json
+import multiprocessing
+import os
+import pathlib
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+
+import numpy as np
+
+BATCH = 100
+SECONDS = 20  # for one input
+MEMORY = 6 << 30
+
+
+# --- damage -------------------------------------------------------------------------
+
+
+def damage(content: bytes, rng: random.Random) -> bytes:
+    """One to four changes, half of them near the head."""
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 1, 2, 4))):
+        size = len(data)
+        if not size:
+            break
+        place = rng.randrange(min(size, 128) if rng.random() < 0.5 else size)
+        kind = rng.randrange(7)
+        if kind == 0:
+            data[place] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[place] = rng.choice((0, 1, 0x7F, 0x80, 0xFE, 0xFF, rng.randrange(256)))
+        elif kind == 2:
+            del data[place:]
+        elif kind == 3:
+            data[place:place] = rng.randbytes(rng.randrange(1, 9))
+        elif kind == 4:
+            del data[place : place + rng.randrange(1, 64)]
+        elif kind == 5:
+            number = rng.choice(
+                (0, 1, 2**16, 2**31 - 1, 2**32 - 1, rng.getrandbits(32))
+            )
+            data[place : place + 4] = number.to_bytes(4, rng.choice(("little", "big")))
+        else:
+            other = rng.randrange(size)
+            data[place], data[other] = data[other], data[place]
+    return bytes(data)
+
+
+# --- valid inputs, and what loads them ----------------------------------------------
+
+
+def _images(form: str):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        from PIL import Image
+
+        rng = np.random.default_rng(0)
+        for number in range(12):
+            path = folder / "set" / "ab"[number % 2] / f"{number}.{form}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = rng.integers(0, 255, (9, 9, 3)).astype(np.uint8)
+            name = {"jpg": "JPEG", "tif": "TIFF"}.get(form, form.upper())
+            Image.fromarray(pixels).save(path, name)
+        return folder / "set" / "a" / f"0.{form}"
+
+    return make
+
+
+def _sounds(form: str, subtype: str | None = None):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        import soundfile
+
+        rng = np.random.default_rng(0)
+        for number in range(12):
+            path = folder / "set" / "ab"[number % 2] / f"{number}.{form}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, rng.normal(0, 0.1, 800), 16_000, subtype=subtype)
+        return folder / "set" / "a" / f"0.{form}"
+
+    return make
+
+
+def _csv(mark: str, point: str, head: str, encoding: str):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        day = datetime.date(2020, 1, 1)
+        values = 20 + 5 * np.sin(np.arange(420) / 4)
+        lines = [
+            f"{day + datetime.timedelta(n)}{mark}" + f"{v:.2f}".replace(".", point)
+            for n, v in enumerate(values)
+        ]
+        path = folder / "mine.csv"
+        path.write_text("\n".join([head, *lines]) + "\n", encoding)
+        return path
+
+    return make
+
+
+def _npz(compressed: bool, names: bool):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, 255, (30, 6, 6)).astype(np.uint8)
+        y = np.arange(30) % 3
+        save = np.savez_compressed if compressed else np.savez
+        save(folder / "mine.npz", x=x, y=np.array(["a", "b", "c"])[y] if names else y)
+        return folder / "mine.npz"
+
+    return make
+
+
+def _load(path: pathlib.Path) -> None:
+    from gpuzoo.data.sources import load_data
+
+    name = path if path.suffix in (".csv", ".npz") else path.parent.parent
+    load_data(str(name), note=lambda text: None)
+
+
+def _run(file: str):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        import shutil
+
+        shutil.copytree(os.environ["FUZZ_RUN"], folder / "run")
+        return folder / "run" / file
+
+    return make
+
+
+def _read_run(path: pathlib.Path) -> None:
+    from gpuzoo.evidence import record, trail
+    from gpuzoo.evidence.verify import changed_files
+
+    run = path.parent
+    recorded = record.read_run(run, sealed=False)
+    record.recipe_of(recorded)
+    record.options_of(recorded)
+    changed_files(run, recorded)
+    trail.count_losses(trail.read_digests(run))
+    trail.read_weights(run)
+
+
+def _cache(file: str):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        from gpuzoo.data import cache
+        from gpuzoo.data.dataset import make_dataset
+
+        os.environ["GPUZOO_CACHE"] = str(folder / "cache")
+        rng = np.random.default_rng(0)
+        split = {"image": rng.integers(0, 255, (30, 6, 6)).astype(np.uint8),
+                 "label": np.arange(30) % 3}  # fmt: skip
+        cache.store(make_dataset("mine", "", {"train": split, "test": split}), "key")
+        return folder / "cache" / "data" / "mine" / "key" / file
+
+    return make
+
+
+def _read_cache(path: pathlib.Path) -> None:
+    from gpuzoo.data import cache
+
+    os.environ["GPUZOO_CACHE"] = str(path.parents[3])
+    cache.load("mine")
+
+
+KINDS = {
+    **{f"npz{' compressed' * c}{' names' * n}": (_npz(c, n), _load)
+       for c in (False, True) for n in (False, True)},
+    **{f"image {form}": (_images(form), _load)
+       for form in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "tga")},
+    "sound wav": (_sounds("wav"), _load),
+    "sound wav float": (_sounds("wav", "FLOAT"), _load),
+    "sound wav adpcm": (_sounds("wav", "MS_ADPCM"), _load),
+    **{f"sound {form}": (_sounds(form), _load) for form in ("flac", "ogg", "mp3")},
+    "csv": (_csv(",", ".", "day,value", "utf-8"), _load),
+    "csv semicolon": (_csv(";", ",", "Tag;Wert", "cp1252"), _load),
+    "csv tab utf-16": (_csv("\t", ".", "day\tvalue", "utf-16"), _load),
+    "cache arrays": (_cache("arrays.safetensors"), _read_cache),
+    "cache manifest": (_cache("manifest.json"), _read_cache),
+    "run.json": (_run("run.json"), _read_run),
+    "digests.jsonl": (_run("digests.jsonl"), _read_run),
+    "weights": (_run("weights.safetensors"), _read_run),
+}  # fmt: skip
+
+
+# --- one batch in a process of its own ----------------------------------------------
+
+
+def _batch(kind: str, first: int, count: int, results) -> None:
+    from gpuzoo.errors import GpuzooError
+
+    def late(number, frame):
+        raise TimeoutError
+
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    signal.signal(signal.SIGALRM, late)
+    make, load = KINDS[kind]
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        path = make(pathlib.Path(name))
+        content = path.read_bytes()
+        load(path)  # the valid one
+        for number in range(first, first + count):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(damage(content, random.Random(f"{kind} {number}")))
+            results.send((number, "begun", ""))
+            signal.alarm(SECONDS)
+            try:
+                load(path)
+                end, told = "read", ""
+            except GpuzooError as error:
+                end, told = "refused", ""
+                if "\n" in str(error) or len(str(error)) > 2_000:
+                    end, told = "traceback", f"not one line: {error!r}"
+            except TimeoutError:
+                end, told = "hang", traceback.format_exc()
+            except MemoryError:
+                end, told = "memory", traceback.format_exc()
+            except BaseException:
+                end, told = "traceback", traceback.format_exc()
+            signal.alarm(0)
+            results.send((number, end, told))
+    results.send((-1, "", ""))
+
+
+def fuzz(inputs: int, kinds=None, show=print) -> dict:
+    """How many inputs of each kind ended in which way, and the faults."""
+    kinds = list(kinds or KINDS)
+    ends = {kind: collections.Counter() for kind in kinds}
+    faults = []
+    context = multiprocessing.get_context("fork")
+    for place, kind in enumerate(kinds):
+        total = inputs // len(kinds) + (place < inputs % len(kinds))
+        number = 0
+        while number < total:
+            ours, theirs = context.Pipe(False)
+            count = min(BATCH, total - number)
+            child = context.Process(target=_batch, args=(kind, number, count, theirs))
+            child.start()
+            theirs.close()
+            begun = number
+            try:
+                while ours.poll(2 * SECONDS):
+                    which, end, told = ours.recv()
+                    if which < 0:
+                        break
+                    begun = which
+                    if end == "begun":
+                        continue
+                    ends[kind][end] += 1
+                    number = which + 1
+                    if end not in ("read", "refused"):
+                        faults.append((kind, which, end, told))
+                        show(f"{kind} {which}: {end}\n{told}")
+                else:
+                    raise EOFError
+            except EOFError:  # ended by a signal, or past every alarm
+                end = "crash" if not child.is_alive() or child.exitcode else "hang"
+                child.kill()
+                child.join()
+                ends[kind][end] += 1
+                faults.append((kind, begun, end, f"exit code {child.exitcode}"))
+                show(f"{kind} {begun}: {end}, exit code {child.exitcode}")
+                number = begun + 1
+            child.join()
+    return {"ends": {kind: dict(each) for kind, each in ends.items()}, "faults": faults}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--inputs", type=int, default=10_000)
+    parser.add_argument("--kind", action="append", choices=KINDS)
+    parser.add_argument("--run", help="a finished run, for the loaders of its files")
+    parser.add_argument("--record")
+    words = parser.parse_args()
+    kinds = words.kind or list(KINDS)
+    if words.run:
+        os.environ["FUZZ_RUN"] = words.run
+    else:
+        kinds = [kind for kind in kinds if KINDS[kind][1] is not _read_run]
+    begun = time.perf_counter()
+    found = fuzz(words.inputs, kinds)
+    total = sum((collections.Counter(each) for each in found["ends"].values()),
+                collections.Counter())  # fmt: skip
+    result = {
+        "inputs": total.total(),
+        "ends": dict(total),
+        "kinds": found["ends"],
+        "faults": [[kind, number, end] for kind, number, end, _ in found["faults"]],
+        "seconds": round(time.perf_counter() - begun),
+    }
+    print(json.dumps(result, indent=1))
+    if words.record:
+        pathlib.Path(words.record).write_text(json.dumps(result, indent=1) + "\n")
+    return 1 if found["faults"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
