@@ -257,7 +257,7 @@ def _join(what: str, mark: str, rows: list) -> list:
             return [rows[0], *joined] if headed else joined
         return rows
     other = not headed and len(head) != width
-    if not 2 <= width <= WIDEST or narrow != wide or other:
+    if not 2 <= width <= WIDEST or not narrow == wide == width or other:
         return rows
     return _join_equal(what, rows, body, headed)
 

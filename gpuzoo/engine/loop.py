@@ -271,6 +271,11 @@ def build_model(recipe: Recipe, dataset: Dataset):
     options = {
         k: v for k, v in kind.model_options(dataset).items() if k in info.options
     }
+    if "num_classes" in options and not dataset.classes:
+        raise GpuzooError(
+            f"model {called!r} needs classes, and data {dataset.name} have none: give "
+            "one sub-folder for each class, or labels y in the .npz"
+        )
     options |= parse_options(recipe.model_options)
     try:
         with measure.fresh_names(), initial.drawn_by_numpy():
