@@ -54,6 +54,11 @@ def parse(command: type, words: list[str], program: str, default=None):
         text = re.sub(r"\s+", " ", text).strip()
         for word in re.findall(r"--[\w-]+", text.partition(". ")[0]):
             if default is not None and (told := meant(word)):
+                if told.startswith("nearest: "):
+                    fields = (
+                        told.removeprefix("nearest: ").replace("_", "-").split(", ")
+                    )
+                    told = "nearest: " + ", ".join(f"--{field}" for field in fields)
                 raise GpuzooError(f"unknown option {word}; {told}") from None
         raise GpuzooError(text or "wrong use") from None
     finally:

@@ -6,12 +6,15 @@ import functools
 import importlib
 import importlib.resources
 import importlib.util
+import inspect
+import itertools
 import json
 import math
 import os
 import pathlib
 import re
 import reprlib
+import textwrap
 import typing
 from typing import Literal
 
@@ -187,6 +190,33 @@ class Recipe:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
         }
+
+
+class _WithFields:
+    """The docstring of a dataclass followed by its fields, each with the text below it,
+    which Python drops: read from the source when help() asks."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __get__(self, instance, owner) -> str:
+        try:
+            source = textwrap.dedent(inspect.getsource(owner))
+        except (OSError, TypeError):
+            return self.text
+        body = ast.parse(source).body[0].body
+        lines = [self.text, "", "Attributes:"]
+        for field, told in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr):
+                text = " ".join(ast.literal_eval(told.value).split())
+                lines += textwrap.wrap(
+                    f"{field.target.id}: {text}", 84, initial_indent="    ",
+                    subsequent_indent="        ",
+                )  # fmt: skip
+        return "\n".join(lines)
+
+
+Recipe.__doc__ = _WithFields(Recipe.__doc__)
 
 
 def parse_options(texts: tuple[str, ...]) -> dict:

@@ -55,6 +55,17 @@ def test_what_there_is_not(word, why):
         gpuzoo.train("mnist", **{word: 1})
 
 
+def test_the_fields_of_a_recipe_stand_in_its_help():
+    import pydoc
+
+    from gpuzoo.recipe import Recipe
+
+    text = pydoc.plain(pydoc.render_doc(Recipe))
+    assert "epochs: Passes over the training examples." in text
+    for field in dataclasses.fields(Recipe):
+        assert f"    {field.name}: " in Recipe.__doc__, field.name
+
+
 def test_every_word_leads_to_a_field_and_is_none_itself():
     from gpuzoo import errors
     from gpuzoo.recipe import Recipe
