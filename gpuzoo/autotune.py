@@ -56,8 +56,7 @@ def tune(recipe: Recipe, options: Options, note) -> None:
             raise GpuzooError("autotune: XLA tuned nothing; leave --autotune out")
         try:
             goal.parent.mkdir(parents=True, exist_ok=True)
-            # Another process may have made it in the meantime, or the user.
-            write_atomically(goal, choices.read_bytes(), replace=False)
+            write_atomically(goal, choices.read_bytes())
         except OSError as error:
             raise GpuzooError(f"autotune file {goal}: {error.strerror}") from None
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from gpuzoo import machine
-from gpuzoo.engine import recurrent
+from gpuzoo.engine import bias_gradients, recurrent
 from gpuzoo.engine.unrepeatable import check_tensorflow, check_written
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import Runtime
@@ -31,6 +31,10 @@ class TensorFlowBackend:
     XLA compiles the single step, inside an ordinary loop over the steps: with op
     determinism as well, which stock Keras does not offer.
     """
+
+    recompilations = 3
+    """How often level strict compiles the step anew. TensorFlow's passes may order a
+    graph by the addresses of its parts; one more compilation often finds the same."""
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
@@ -99,7 +103,9 @@ class TensorFlowBackend:
         step = tf.function(
             body, input_signature=[entry], jit_compile=self.xla, autograph=False
         )
-        with recurrent.gates_together(), recurrent.split_over(self.parts):
+        merges = self.runtime.device == "cpu" and not self.xla
+        apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
+        with apart, recurrent.gates_together(), recurrent.split_over(self.parts):
             traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
         check_written(traced.graph, [variable.value for variable in variables])

@@ -25,6 +25,7 @@ class JaxBackend:
     """
 
     apply_adam = None
+    recompilations = 1  # see TensorFlowBackend
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
