@@ -8,6 +8,27 @@ milliseconds and imports neither TensorFlow nor Keras.
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # so that editors and type checkers know the names; tests compare
+    from gpuzoo.data.dataset import Dataset as Dataset
+    from gpuzoo.data.sources import load_data as load_data
+    from gpuzoo.deploy.artifact import load_weights as load_weights
+    from gpuzoo.errors import Diverged as Diverged
+    from gpuzoo.errors import GpuzooError as GpuzooError
+    from gpuzoo.evidence.difference import diff as diff
+    from gpuzoo.evidence.verify import verify as verify
+    from gpuzoo.recipe import Recipe as Recipe
+    from gpuzoo.recipe import list_recipes as list_recipes
+    from gpuzoo.recipe import load_recipe as load_recipe
+    from gpuzoo.registry import build as build
+    from gpuzoo.registry import list_models as list_models
+    from gpuzoo.registry import model_info as model_info
+    from gpuzoo.registry import register as register
+    from gpuzoo.runtime import Runtime as Runtime
+    from gpuzoo.runtime import configure as configure
+    from gpuzoo.training import resume as resume
+    from gpuzoo.training import train as train
 
 __version__ = "0.1.0"
 

@@ -56,7 +56,8 @@ def tune(recipe: Recipe, options: Options, note) -> None:
             raise GpuzooError("autotune: XLA tuned nothing; leave --autotune out")
         try:
             goal.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(goal, choices.read_bytes())
+            # Another process may have made it in the meantime, or the user.
+            write_atomically(goal, choices.read_bytes(), replace=False)
         except OSError as error:
             raise GpuzooError(f"autotune file {goal}: {error.strerror}") from None
 

@@ -28,6 +28,8 @@ class ListCommand:
     also listed with its model. "keras/*": the networks of keras.applications."""
     task: str | None = None
     """Only models for this task, and their recipes."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,8 @@ class InfoCommand:
     """Name of the model (gpuzoo list), or path.py:function of your own."""
     layers: Flag = False
     """In place of the diagram, Keras's table of all layers and what feeds them."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -68,7 +72,8 @@ def list_all(words: list[str]) -> int:
          "recipe": best[m.name]}
         for m in models
     ]  # fmt: skip
-    return last_line({"models": rows, "recipes": list(figures), "figures": figures})
+    told = {"models": rows, "recipes": list(figures), "figures": figures}
+    return last_line(told, asked.json)
 
 
 def info(words: list[str]) -> int:
@@ -85,7 +90,7 @@ def info(words: list[str]) -> int:
     sys.stdout.flush()  # what follows takes the time that a backend takes to start
     count = _print_built(found.name, asked.layers)
     card = {**dataclasses.asdict(found), "parameters": count, "recipes": recipes}
-    return last_line(card)
+    return last_line(card, asked.json)
 
 
 def _print_built(name: str, layers: bool) -> int | None:

@@ -1,4 +1,5 @@
-"""The command line: one command per verb; the last line on stdout is one JSON object.
+"""The command line: one command per verb; the last line on stdout is one JSON object,
+but on a terminal only with --json.
 
 Exit codes: 0 done, 1 a check says no, 2 wrong use or environment, 130 interrupted.
 """
@@ -10,7 +11,7 @@ import sys
 
 import tyro
 
-from gpuzoo import catalogue, commands, process
+from gpuzoo import catalogue, commands, failures, process
 from gpuzoo.arguments import Flag, last_line, parse
 from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe, list_recipes, load_recipe
@@ -36,11 +37,13 @@ class TrainCommand:
     recipe: tyro.conf.OmitArgPrefixes[Recipe]
     options: tyro.conf.OmitArgPrefixes[Options]
     out: str | None = None
-    """The run folder; by default the next free runs/<recipe>-<number>."""
+    """The run folder; by default the next free runs/<recipe>-<data>-<number>."""
     fast_dev_run: Flag = False
     """Two steps of everything, to see whether all of it works."""
     quiet: Flag = False
-    """Print nothing but the last line."""
+    """Print nothing but the JSON line."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -68,6 +71,8 @@ def _dispatch(words: list[str]) -> int:
     if verb == "--version":
         from gpuzoo import __version__
 
+        if sys.stdout.isatty():
+            print(f"gpuzoo {__version__}")
         return last_line({"version": __version__})
     if verb not in _VERBS:
         raise GpuzooError(f"no command named {verb!r}; {nearest(verb, _VERBS)}")
@@ -106,7 +111,7 @@ def _train(recipe: Recipe, words: list[str], program: str) -> int:
         fast_dev_run=asked.fast_dev_run,
         quiet=asked.quiet,
     )
-    last_line(summary)
+    last_line(summary, asked.json)
     return 130 if summary["state"] == "stopped" else 0
 
 
@@ -141,14 +146,17 @@ def _bench(words: list[str]) -> int:
         recipe: tyro.conf.OmitArgPrefixes[Recipe]
         settings: tyro.conf.OmitArgPrefixes[Settings]
         quiet: Flag = False
-        """Print nothing but the last line."""
+        """Print nothing but the JSON line."""
+        json: Flag = False
+        """Print the last line, one JSON object, on a terminal too; elsewhere it always
+        is."""
         debug: Flag = False
         """Show the traceback of an error."""
 
     default = BenchCommand(recipe=recipe, settings=Settings())
     asked = parse(BenchCommand, rest, f"gpuzoo bench {words[0]}", default)
     return commands.bench(
-        _changed(recipe, asked.recipe, rest), asked.settings, asked.quiet
+        _changed(recipe, asked.recipe, rest), asked.settings, asked.quiet, asked.json
     )
 
 
@@ -174,6 +182,12 @@ def _guard(action, debug: bool) -> None:
         code = 0 if isinstance(error, BrokenPipeError) else 2
         if code:
             print(f"gpuzoo: error: {error}; free some room", file=sys.stderr)
+    except Exception as error:
+        line = failures.out_of_memory(error)
+        if debug or not line:
+            raise
+        print(f"gpuzoo: error: {line}", file=sys.stderr, flush=True)
+        code = 2
     except KeyboardInterrupt:
         if debug:
             raise

@@ -15,7 +15,9 @@ class ResumeCommand:
     allow_drift: Flag = False
     """Go on although the environment has changed; that is recorded."""
     quiet: Flag = False
-    """Print nothing but the last line."""
+    """Print nothing but the JSON line."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -36,7 +38,9 @@ class VerifyCommand:
     allow_drift: Flag = False
     """Compare although the environment differs."""
     quiet: Flag = False
-    """Print nothing but the last line."""
+    """Print nothing but the JSON line."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -54,6 +58,8 @@ class DiffCommand:
     """Another run folder."""
     replay: Flag = False
     """Do both again around the first difference and name the layer it begins in."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -67,6 +73,8 @@ class DoctorCommand:
 
     quick: Flag = False
     """Leave out the short training that is done twice on each backend."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
     debug: Flag = False
     """Show the traceback of an error."""
 
@@ -76,7 +84,7 @@ def resume(words: list[str]) -> int:
     from gpuzoo.training import resume
 
     summary = resume(asked.run, allow_drift=asked.allow_drift, quiet=asked.quiet)
-    last_line(summary)
+    last_line(summary, asked.json)
     return 130 if summary["state"] == "stopped" else 0
 
 
@@ -99,7 +107,7 @@ def verify(words: list[str]) -> int:
         say(line)
     for number, cause in enumerate(found["causes"], start=1):
         say(f"likely cause {number}: {cause}")
-    last_line(found)
+    last_line(found, asked.json)
     return found["exit_code"]
 
 
@@ -125,11 +133,11 @@ def diff(words: list[str]) -> int:
     for line in [*_first_difference(found), *_replayed(found)]:
         print(line)
     print(f"{found['verdict']}, {found['compared']} steps compared")
-    last_line(found)
+    last_line(found, asked.json)
     return found["exit_code"]
 
 
-def bench(recipe, settings, quiet: bool) -> int:
+def bench(recipe, settings, quiet: bool, json: bool) -> int:
     """Exit code 1 if a goal was asked for and not reached."""
     from gpuzoo.evidence import bench as benches
 
@@ -145,13 +153,14 @@ def bench(recipe, settings, quiet: bool) -> int:
         "record": path, "data": found["data"]["name"],
         "conclusion": found["conclusion"], "goal": found["goal"],
         "examples_per_second": (found["examples_per_second"] or {}).get("median"),
-    })  # fmt: skip
+    }, json)  # fmt: skip
     return int(bool(found["goal"]) and not found["goal"]["reached"])
 
 
 def doctor(words: list[str]) -> int:
     asked = parse(DoctorCommand, words, "gpuzoo doctor")
     from gpuzoo.evidence.doctor import examine
+    from gpuzoo.evidence.record import private
 
     def say(finding) -> None:
         print(f"{'ok' if finding.ok else 'NO':<4}{finding.name:<27}{finding.what}")
@@ -160,7 +169,8 @@ def doctor(words: list[str]) -> int:
         sys.stdout.flush()
 
     findings = examine(quick=asked.quick, note=say)
-    last_line({"findings": [dataclasses.asdict(finding) for finding in findings]})
+    told = {"findings": [dataclasses.asdict(finding) for finding in findings]}
+    last_line(private(told), asked.json)
     return int(not all(finding.ok for finding in findings))
 
 
@@ -188,13 +198,22 @@ def _print_bench(found: dict) -> None:
         _print_row(row["mode"], cells)
     print("determ.: what determinism costs; empty: a step that computes nothing;")
     print("product, copy: part of the device's peak of a matrix product, of memory")
+    if control := found["control"]:
+        print(f"the default in another process: {_times(control)} times the default")
     best = found["conclusion"]
+    if best["quiet"] is False:
+        print(
+            "No conclusion: the machine was not quiet, as the default differed from "
+            "itself (1.00 is right). End other programs, or name more --rounds."
+        )
+        return
     line = (
-        f"Fastest here: {best['fastest']}, {best['examples_per_second']:,.0f} examples "
-        "a second"
+        f"Fastest of these: {best['fastest']}, {best['examples_per_second']:,.0f} "
+        "examples a second"
     )
     if times := best["times_the_default"]:
         line += f", {times['median']:.2f} times the default"
+        line += ", which is faster" * (times["high"] < 1)
     line += "."
     if price := best["price_of_determinism"]:
         line += (
@@ -202,6 +221,10 @@ def _print_bench(found: dict) -> None:
             f"{price['low'] - 1:+.1%} to {price['high'] - 1:+.1%})."
         )
     print(line)
+
+
+def _times(told: dict) -> str:
+    return f"{told['median']:.2f} ({told['low']:.2f} to {told['high']:.2f})"
 
 
 def _print_row(mode: str, cells: tuple[str, ...]) -> None:

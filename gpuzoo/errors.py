@@ -1,4 +1,7 @@
-"""The one exception that a person is meant to read."""
+"""The one exception that a person is meant to read, and the names that they meant."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class GpuzooError(ValueError):
@@ -23,3 +26,107 @@ class Diverged(GpuzooError):
         super().__init__(message)
         self.step = step
         self.weights = weights
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The part of an error message that names the field that users of Keras, PyTorch or
+    scikit-learn mean by a word, or says that there is none; else the three known names
+    that are spelled most like it."""
+    known, word = list(known), _word(name)
+    if word in known:
+        return f"nearest: {word}"
+    if "learning_rate" in known and (told := meant(word)):
+        return told
+    close = difflib.get_close_matches(str(name), known, n=3, cutoff=0)
+    return f"nearest: {', '.join(close)}"
+
+
+def meant(word: str) -> str:
+    """What a word of another library's is here; empty if it is not known."""
+    word = _word(word)
+    for fields, words in _SAME.items():
+        if word in words.split():
+            return f"nearest: {fields}"
+    for why, words in _NONE.items():
+        if word in words.split():
+            return f"there is none: {why}"
+    return ""
+
+
+def _word(name: str) -> str:
+    return str(name).lstrip("-").replace("-", "_").lower()
+
+
+# Field, or fields -> the words that others have for it.
+_SAME = {
+    "learning_rate": "lr base_lr init_lr max_lr learning_rate_init learningrate eta0 "
+    "eta step_size",
+    "weight_decay": "wd l2 l2_reg alpha_l2 decay reg weightdecay",
+    "batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size "
+    "mini_batch_size minibatch_size",
+    "epochs": "max_epochs n_epochs num_epochs nb_epoch nb_epochs epoch "
+    "num_train_epochs max_iter n_iter total_epochs",
+    "minimum_steps": "min_steps",
+    "epochs, batch_size": "steps_per_epoch max_steps num_steps steps train_steps "
+    "total_steps limit_train_batches",
+    "momentum": "beta1 beta_1 betas nesterov mom",
+    "beta_2": "beta2",
+    "average": "ema use_ema ema_decay ema_momentum swa model_ema polyak averaging",
+    "optimizer": "optim opt solver",
+    "schedule": "scheduler lr_scheduler lr_schedule sched learning_rate_schedule "
+    "lr_scheduler_type annealing cosine",
+    "warmup": "warmup_steps warmup_epochs warmup_ratio warmup_fraction "
+    "num_warmup_steps pct_start",
+    "label_smoothing": "smoothing smooth",
+    "augment": "augmentation augmentations transform transforms aug mixup cutmix "
+    "random_crop random_flip flip data_augmentation",
+    "views": "tta test_time_augmentation",
+    "model": "arch architecture net network backbone model_name encoder estimator",
+    "model_options": "model_kwargs model_args filters units hidden_size dropout "
+    "hidden_layer_sizes width depth",
+    "data": "dataset ds dataset_name train_data x train_ds data_path train_dir",
+    "data_dir": "root data_root dataset_dir",
+    "image_size": "img_size imgsz input_size resolution size target_size resize",
+    "seed": "random_state random_seed rng manual_seed torch_seed",
+    "precision": "amp fp16 bf16 half mixed_precision dtype autocast fp32 use_amp "
+    "float16 bfloat16 dtype_policy",
+    "xla": "jit jit_compile compile torch_compile",
+    "level": "deterministic determinism reproducible cudnn_deterministic strict",
+    "threads": "num_threads n_jobs nthreads intra_op_threads inter_op_threads cores",
+    "device": "gpu cuda gpus accelerator cpu devices use_gpu no_cuda",
+    "out": "output_dir save_dir log_dir logdir outdir output out_dir run_dir "
+    "checkpoint_dir default_root_dir save_path",
+    "quiet": "verbose verbosity silent progress_bar enable_progress_bar",
+    "log_every": "log_interval logging_steps log_every_n_steps print_every print_freq",
+    "eval_every": "eval_interval eval_steps check_val_every_n_epoch validation_freq "
+    "val_interval eval_freq",
+    "checkpoint_every": "save_every save_interval save_steps save_freq ckpt_every",
+    "backend": "framework engine",
+    "teacher": "teacher_model",
+    "imitation": "distill_alpha",
+    "temperature": "temp",
+    "fast_dev_run": "dry_run smoke_test",
+}
+# Why there is no such field -> the words for it.
+_NONE = {
+    "name a test set in the data (x_test and y_test, or a folder test/)": "val_split "
+    "validation_split validation_data test_size val_data validation_fraction val_size",
+    "every run goes through all of its epochs and keeps the last weights": "patience "
+    "early_stopping early_stop n_iter_no_change restore_best_weights monitor min_delta",
+    "a run writes its curves, metrics.jsonl and checkpoints by itself": "callbacks "
+    "callback tensorboard wandb logger loggers tracker",
+    "examples stay in memory or are sent along by themselves (stream)": "workers "
+    "num_workers pin_memory prefetch persistent_workers use_multiprocessing cache",
+    "examples are shuffled in every epoch, by the seed": "shuffle shuffle_buffer "
+    "buffer_size",
+    "the loss follows from the recipe's task": "loss criterion loss_fn loss_function "
+    "objective",
+    "the metrics follow from the recipe's task": "metrics metric scoring",
+    "gradients are used as they are": "clipnorm clipvalue gradient_clip_val clip "
+    "grad_clip max_grad_norm global_clipnorm gradient_accumulation_steps "
+    "accumulate_grad_batches accumulation_steps",
+    "all examples count alike": "class_weight sample_weight class_weights",
+    "gpuzoo resume RUN finishes a run": "resume resume_from_checkpoint ckpt_path "
+    "initial_epoch checkpoint warm_start",
+    "keras/<name> takes weights from a file as a model option": "pretrained weights",
+}

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import threading
 
 # Instruction sets that the CPU libraries choose their code by.
@@ -57,6 +58,17 @@ _PACKAGES = {
     "numpy", "jax", "jaxlib", "ml-dtypes", "tensorflow-datasets", "safetensors",
     "scikit-learn", "pillow",
 }  # fmt: skip
+
+
+# Values that tell nothing of the user, and names whose values always may.
+_PLAIN = re.compile(
+    r"-?\d+(\.\d+)?(e-?\d+)?|-{0,2}[A-Za-z_]\w*(,[A-Za-z_]\w*)*|(:\d+)+"
+)
+_SHIELD = "sha256:"  # before the digest of a value
+_PRIVATE = re.compile(
+    r"ADDR|HOST|URL|URI|PATH|DIR|FILE|TOKEN|KEY|SECRET|USER|BUCKET|DUMP|PASS|CRED",
+    re.IGNORECASE,
+)
 
 
 def available_cores() -> int:
@@ -133,7 +145,73 @@ def driver() -> str | None:
 
 
 def moving_variables() -> dict[str, str]:
-    """The environment variables that move bits and are not as gpuzoo sets them."""
+    """The environment variables that move bits and are not as gpuzoo sets them; of
+    what may be a path, an address or a secret the digest, so that a change is seen."""
+    return {name: shielded(value, name) for name, value in _moving().items()}
+
+
+def shielded(value: str, name: str = "") -> str:
+    """The value of a variable, or of each flag in it, where it is a number or a word;
+    else the digest of it."""
+    return " ".join(
+        f"{flag}={_digest_of(told)}"
+        if equals and not _is_plain(told, flag)
+        else flag + equals + told
+        if equals or _is_plain(flag, name)
+        else _digest_of(flag)
+        for flag, equals, told in (part.partition("=") for part in value.split())
+    )
+
+
+def hidden_values() -> dict[str, str]:
+    """What `shielded` leaves out of the variables, and what stands for it."""
+    parts = {
+        part.partition("=")[2] or part
+        for value in {**_moving(), "": os.environ.get("XLA_FLAGS", "")}.values()
+        for part in value.split()
+    }
+    hidden = {part: _digest_of(part) for part in parts if not _is_plain(part)}
+    return dict(sorted(hidden.items(), key=lambda pair: -len(pair[0])))
+
+
+def without_values(text: str) -> str:
+    """A message without what `shielded` leaves out of the variables."""
+    for part, told in hidden_values().items():
+        text = text.replace(part, told) if len(part) > 2 else text
+    return text
+
+
+def unshielded(variables: dict[str, str]) -> dict[str, str]:
+    """Recorded variables as they can be set here: what stands in the record as a digest
+    is left out, unless this process has the very value."""
+    known = {told: part for part, told in hidden_values().items()}
+    found = {}
+    for name, value in variables.items():
+        parts = []
+        for part in value.split():
+            flag, equals, told = part.rpartition("=")
+            if told.startswith(_SHIELD):
+                if told not in known:
+                    continue
+                told = known[told]
+            parts.append(flag + equals + told)
+        if parts:
+            found[name] = " ".join(parts)
+    return found
+
+
+def _digest_of(text: str) -> str:
+    return f"{_SHIELD}{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _is_plain(text: str, name: str = "") -> bool:
+    """A number, a flag, words with commas between, :4096:8; no host and no path."""
+    if _PRIVATE.search(name):
+        return text.isdecimal() and len(text) < 3 or text.lower() in ("true", "false")
+    return _PLAIN.fullmatch(text) is not None
+
+
+def _moving() -> dict[str, str]:
     more = {name for name in os.environ if name.startswith(_WATCHED)} - _HARMLESS
     found = {name: os.environ.get(name, "") for name in (*_MOVES_BITS, *sorted(more))}
     ours = (DETERMINISTIC_FLAG, LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG)
@@ -154,7 +232,7 @@ def variables_in_force() -> dict[str, str]:
         # The tuning is known by its digest; the path would differ from place to place.
         kept = [f for f in flags.split() if not f.startswith(LOAD_TUNING_FLAG)]
         found["XLA_FLAGS"] = " ".join(kept)
-    return found
+    return {name: shielded(value, name) for name, value in found.items()}
 
 
 def versions() -> dict[str, str]:

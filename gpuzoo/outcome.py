@@ -1,21 +1,21 @@
 """What a training leaves behind: weights, pictures, the record, the last words."""
 
 import contextlib
+import errno
 import hashlib
-import json
 import pathlib
-import re
-import shutil
 import time
-import traceback
 from typing import NoReturn
 
-from gpuzoo import tasks
+from gpuzoo import failures, tasks
 from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.engine import checkpoint
 from gpuzoo.errors import Diverged, GpuzooError
-from gpuzoo.evidence.record import RunFolder, redact
-from gpuzoo.files import write_atomically
+from gpuzoo.evidence.record import RunFolder, private, redact
 from gpuzoo.registry import file_of, short_name
+
+# Errors that room on the disk, or another disk, mends.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def finish(job, result) -> None:
@@ -23,25 +23,31 @@ def finish(job, result) -> None:
     from gpuzoo.engine.timing import peak_memory_bytes
     from gpuzoo.evidence import plots
 
-    path, recipe = job.folder.path, job.recipe
-    weights_sha256 = _write_weights(job.folder, result.weights)
-    lines = (path / "metrics.jsonl").read_text("utf-8").splitlines()
-    title = f"{recipe.name}: {short_name(recipe.model)} on {job.dataset.name}"
+    folder, recipe = job.folder, job.recipe
+    weights_sha256 = _write_weights(folder, result.weights)
+    folder.keep_trail()
+    model = redact(short_name(recipe.model))
+    title = f"{recipe.name}: {model} on {job.dataset.name}"
     not_drawn = None
     try:
         plots.draw_all(
-            path,
+            folder,
             recipe.task,
             f"{title}, seed {recipe.seed}",
-            [json.loads(line) for line in lines],
+            folder.metrics(),
             job.dataset,
             result.outputs,
+            _only_in_training(recipe),
         )
-        plots.animate(path / "samples", path / "samples.gif")
-    except OSError:
+        if left_out := plots.animate(folder, folder.sheets(), "samples.gif"):
+            not_drawn = f"{', '.join(left_out)}: unreadable, left out of samples.gif"
+    except GpuzooError:
         raise
     except Exception as error:  # no reason to lose what was trained
-        not_drawn = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        not_drawn = private(f"{type(error).__name__}: {error}")
+    if not_drawn:
         job.screen.say(f"The pictures could not be drawn: {not_drawn}", "yellow")
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
@@ -55,15 +61,26 @@ def finish(job, result) -> None:
         peak_device_bytes=result.device_bytes,
         weights_sha256=weights_sha256,
         not_drawn=not_drawn,
-        files=_hash_files(path),
+        files=_hash_files(folder),
     )
     if result.state == "finished":
         # Last: without them a kill before the record is written costs all the steps.
         remove_checkpoints(job.folder)
 
 
+def _only_in_training(recipe) -> str:
+    """What makes the loss of a training another quantity than that of an evaluation."""
+    told = []
+    if recipe.label_smoothing:
+        told.append(f"label smoothing {recipe.label_smoothing:g}")
+    if recipe.task == "distill" and recipe.imitation:
+        told.append("the teacher")
+    return " and ".join(told)
+
+
 def remove_checkpoints(folder: RunFolder) -> None:
-    shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
+    """Those of a run that has finished."""
+    checkpoint.remove(folder.sub("checkpoints"), folder.record.get("id", ""))
 
 
 def summary_of(folder: RunFolder) -> dict:
@@ -89,7 +106,7 @@ def summary_of(folder: RunFolder) -> dict:
         "peak_memory_bytes": record["peak_memory_bytes"],
         "peak_device_bytes": record["peak_device_bytes"],
         "weights_sha256": record["weights_sha256"],
-        "run_dir": redact(str(folder.path)),
+        "run_dir": redact(str(folder.locate())),
     }
 
 
@@ -136,7 +153,7 @@ def _readable(name: str, figure: float) -> str:
 
 def _write_weights(folder, weights: dict) -> str:
     content = weights_bytes(weights)
-    write_atomically(folder.path / "weights.safetensors", content)
+    folder.write_file("weights.safetensors", content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -147,8 +164,7 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
     on the disk, or memory, or what was missing.
     """
     text = str(error) or type(error).__name__
-    with contextlib.suppress(OSError):
-        folder.close()
+    with contextlib.suppress(OSError, GpuzooError):
         if isinstance(error, OSError):
             return
         if isinstance(error, Diverged):
@@ -167,11 +183,8 @@ def raise_readably(
     A run that has not begun has left nothing that could be resumed, and what failed
     need not be its folder.
     """
-    if type(error).__name__ in ("ResourceExhaustedError", "MemoryError"):
-        raise GpuzooError(
-            f"out of memory: {str(error).partition(chr(10))[0][:200]}; use a smaller "
-            "--batch-size or a smaller model"
-        ) from error
+    if line := failures.out_of_memory(error):
+        raise GpuzooError(line) from error
     if isinstance(error, OSError):
         place, reason = str(error.filename or folder.path), error.strerror or error
         if not place.startswith(str(folder.path)) and not begun:
@@ -180,43 +193,33 @@ def raise_readably(
             ) from error
         if "temporary directory" in str(reason):
             raise GpuzooError(f"{reason}; make room in one, or set TMPDIR") from error
-        if begun and not folder.path.exists():
+        if begun and folder.is_gone():
             raise GpuzooError(
                 f"output folder {folder.path} is gone, removed while the run was at "
                 "work; what was trained is lost"
             ) from error
+        where, remedy = folder.locate(), "free some room"
+        if error.errno not in (None, *NO_ROOM):
+            where, remedy = error.filename or where, "mend that"
         go_on = f" and run: gpuzoo resume {folder.path}" if begun else ""
         raise GpuzooError(
-            f"output folder {folder.path}: {reason}; free some room{go_on}, or name "
-            "another with --out"
+            f"output folder {where}: {reason}; {remedy}{go_on}, or name another with "
+            "--out"
         ) from error
     model = folder.record["recipe"]["model"]
-    if place := _in_file(file_of(model), error):
-        plain = re.sub(r"\x1b\[\d*m", "", str(error))
-        lines = [line for line in plain.splitlines() if line.strip()][:2]
-        raise GpuzooError(
-            f"model {model!r} fails at {place}: {type(error).__name__}: "
-            f"{' '.join(lines)} (--debug shows where it was called)"
-        ) from error
+    if isinstance(error, Exception) and not isinstance(error, GpuzooError):
+        if line := failures.in_model(error, short_name(model), file_of(model)):
+            raise GpuzooError(line) from error
     raise error
 
 
-def _in_file(file: pathlib.Path | None, error: BaseException) -> str:
-    """The last line of a file that an error came through; empty if it did not."""
-    if file is None:
-        return ""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [
-        frame.lineno
-        for frame in frames
-        if pathlib.Path(frame.filename).resolve() == file.resolve()
-    ]
-    return f"{file.name}, line {lines[-1]}" if lines else ""
-
-
-def _hash_files(path: pathlib.Path) -> dict[str, str]:
-    return {
-        str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted([*path.iterdir(), *path.glob("samples/*")])
-        if file.is_file() and file.name != "run.json"
-    }
+def _hash_files(folder: RunFolder) -> dict[str, str]:
+    """Of every file of the run; not of links, pipes and what is being written."""
+    names = [name for name in folder.names() if name != "run.json"]
+    with contextlib.suppress(OSError), folder.sub("samples").opened() as samples:
+        names += [f"samples/{name}" for name in samples.names()]
+    found = {}
+    for name in sorted(names, key=pathlib.PurePath):
+        with contextlib.suppress(OSError):
+            found[name] = hashlib.sha256(folder.read_file(name)).hexdigest()
+    return found

@@ -2,13 +2,19 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
+import importlib.resources
 import importlib.util
+import inspect
+import itertools
+import json
 import math
 import os
 import pathlib
 import re
 import reprlib
+import textwrap
 import typing
 from typing import Literal
 
@@ -186,6 +192,33 @@ class Recipe:
         }
 
 
+class _WithFields:
+    """The docstring of a dataclass followed by its fields, each with the text below it,
+    which Python drops: read from the source when help() asks."""
+
+    def __init__(self, text: str):
+        self.text = text
+
+    def __get__(self, instance, owner) -> str:
+        try:
+            source = textwrap.dedent(inspect.getsource(owner))
+        except (OSError, TypeError):
+            return self.text
+        body = ast.parse(source).body[0].body
+        lines = [self.text, "", "Attributes:"]
+        for field, told in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr):
+                text = " ".join(ast.literal_eval(told.value).split())
+                lines += textwrap.wrap(
+                    f"{field.target.id}: {text}", 84, initial_indent="    ",
+                    subsequent_indent="        ",
+                )  # fmt: skip
+        return "\n".join(lines)
+
+
+Recipe.__doc__ = _WithFields(Recipe.__doc__)
+
+
 def parse_options(texts: tuple[str, ...]) -> dict:
     """`("dense=128", "name=x")` -> `{"dense": 128, "name": "x"}`, literals only."""
     options = {}
@@ -213,12 +246,25 @@ def list_recipes() -> list[str]:
 
 
 def figures_of(name: str) -> dict[str, str]:
-    """What stands in the head of a recipe's file of its figures: what was measured
-    ("test accuracy", "gain", "training", ...) -> how much, and "data" and "on", the
-    machine and the day; empty if nothing was yet."""
-    kinds = r"test \w+|without it|gain|data|training|on"
-    text = _module(name).__doc__ or ""
-    return dict(re.findall(rf"^    ({kinds}) +(.+?)(?:, .* process)?$", text, re.M))
+    """What a recipe was measured to reach, from recipes/results.json: "test accuracy",
+    "gain", ... -> figure with its deviation, and "data", "training" and "on", the
+    machine and the day; empty if nothing was measured yet."""
+    found = _results().get(name)
+    if found is None:
+        return {}
+    return {
+        **{k: v for k, v in found["figures"].items() if k != "by epoch"},
+        **({} if found["data"] == load_recipe(name).data else {"data": found["data"]}),
+        "training": f"{found['train_seconds']:.1f} s",
+        "on": f"{found['on']}, {found['date']}",
+    }
+
+
+@functools.cache
+def _results() -> dict:
+    """Written by benchmarks/tables.py from the records."""
+    file = importlib.resources.files("gpuzoo.recipes").joinpath("results.json")
+    return json.loads(file.read_text("utf-8"))
 
 
 def load_recipe(name: str) -> Recipe:

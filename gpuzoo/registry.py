@@ -6,23 +6,23 @@ takes milliseconds. `build` imports the one file that it needs.
 """
 
 import ast
+import contextlib
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import importlib
 import importlib.util
 import inspect
 import pathlib
-import sys
 import typing
 from collections.abc import Callable, Iterable
 
 import typeguard
 
 from gpuzoo import applications, own_model
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import expand
+from gpuzoo.user_files import execute, paths_added  # noqa: F401
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
 TASKS = (
@@ -49,9 +49,6 @@ class ModelInfo:
     module: str
 
 
-paths_added: set[str] = set()
-"""Places in sys.path that users' own files have put there."""
-_beside: dict[str, set[str]] = {}  # a user's own file -> the modules it imported
 _OWN = "gpuzoo_own_"  # before the name of a user's own file, as a module
 _registered: dict[str, tuple[ModelInfo, Callable]] = {}
 
@@ -74,7 +71,7 @@ def register(*, task: str, reference: str, parameters: int | None = None):
 
     def decorate(builder: Callable) -> Callable:
         name = builder.__name__
-        if builder.__module__.split(".")[0] in ("models", "recipes"):
+        if builder.__module__.split(".")[0] == "models" and _is_ours(builder):
             raise GpuzooError(
                 f"model {name!r} was imported as {builder.__module__!r}, a second copy "
                 f"of the catalogue; import gpuzoo.{builder.__module__} instead"
@@ -85,8 +82,8 @@ def register(*, task: str, reference: str, parameters: int | None = None):
             )
         taken = _registered.get(name)
         # Of two files of a user's own the one that was read last has the short name.
-        own = taken and taken[0].module.startswith(_OWN)
-        own = own and builder.__module__.startswith(_OWN)
+        both = taken and (taken[0].module, builder.__module__)
+        own = both and all(module.startswith(_OWN) for module in both)
         if taken and not own and not _same_function(taken[1], builder):
             raise GpuzooError(
                 f"a model named {name!r} exists already in {taken[0].module}; "
@@ -134,7 +131,29 @@ def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays un
     """
     info = model_info(name)
     checked = check_options(name, options)
-    return _builder(info)(**checked)
+    with _orthogonal_in_any_precision():
+        return _builder(info)(**checked)
+
+
+@contextlib.contextmanager
+def _orthogonal_in_any_precision():
+    """Orthogonal weights in bfloat16, of which no backend has a QR decomposition, are
+    drawn in float32 meanwhile: recurrent layers can be built under any policy."""
+    import keras
+
+    kind = keras.initializers.Orthogonal
+    real = kind.__call__
+
+    def call(self, shape, dtype=None):
+        if keras.backend.standardize_dtype(dtype or "float32") != "bfloat16":
+            return real(self, shape, dtype)
+        return keras.ops.cast(real(self, shape, "float32"), "bfloat16")
+
+    kind.__call__ = call
+    try:
+        yield
+    finally:
+        kind.__call__ = real
 
 
 def check_options(name: str, options: dict) -> dict:
@@ -214,12 +233,6 @@ def model_info(name: str) -> ModelInfo:
     raise GpuzooError(f"no model named {name!r}; {nearest(name, known)}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The part of an error message that names the three nearest known names."""
-    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0)
-    return f"nearest: {', '.join(close)}"
-
-
 def in_no_file(name: str) -> bool:
     """Whether a model is known to this process only, as a notebook's is."""
     return name in _registered and name not in _shipped()
@@ -256,48 +269,39 @@ def _builder(info: ModelInfo) -> Callable:
     if info.name.startswith(applications.PREFIX):
         return applications.builder(info.name)
     if ":" in info.name:
-        _execute(info.module, file_of(info.name))
+        execute(info.module, file_of(info.name))
     elif info.name not in _registered:
         importlib.import_module(info.module)
     return _registered[info.name.rpartition(":")[2]][1]
 
 
-def _execute(module: str, path: pathlib.Path) -> None:
-    """A user's own file, anew each time, with the modules beside it that it imported:
-    they may have been edited since."""
-    for name in _beside.pop(module, ()):
-        sys.modules.pop(name, None)
-    before, folder = set(sys.modules), path.resolve().parent
-    places = set(sys.path)
-    spec = importlib.util.spec_from_file_location(module, path)
-    # Dataclasses look for the module that they stand in.
-    sys.modules[module] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[module])
-    paths_added.update(set(sys.path) - places)
-    _beside[module] = {
-        name
-        for name in sys.modules.keys() - before
-        if (file := getattr(sys.modules[name], "__file__", None))
-        and folder in pathlib.Path(file).resolve().parents
-    }
+def _is_ours(builder: Callable) -> bool:
+    """Whether a builder stands in the catalogue's folder; a models.py of a user's own
+    does not."""
+    file = pathlib.Path(builder.__code__.co_filename).resolve()
+    return any(place.resolve() in file.parents for place in _places())
 
 
-def _same_function(one: Callable, other: Callable) -> bool:
+def _same_function(*both: Callable) -> bool:
     """A module that is reloaded registers its own functions again: that is fine."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+    return len({(one.__module__, one.__qualname__) for one in both}) == 1
 
 
-@functools.cache
-def _shipped() -> dict[str, ModelInfo]:
+def _places() -> list[pathlib.Path]:
     spec = importlib.util.find_spec("gpuzoo.models")
     if spec is None:
         raise GpuzooError(
             "gpuzoo.models is missing: a checkout must be installed before it can be "
             "used; run: pip install -e ."
         )
+    return list(map(pathlib.Path, spec.submodule_search_locations))
+
+
+@functools.cache
+def _shipped() -> dict[str, ModelInfo]:
     found: dict[str, ModelInfo] = {}
-    for folder in spec.submodule_search_locations:
-        for path in sorted(pathlib.Path(folder).glob("[!_]*.py")):
+    for folder in _places():
+        for path in sorted(folder.glob("[!_]*.py")):
             for info in _read(path, f"gpuzoo.models.{path.stem}"):
                 if info.name in found:
                     raise GpuzooError(

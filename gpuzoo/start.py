@@ -8,6 +8,7 @@ import sys
 import tempfile
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.failures import check_limit
 from gpuzoo.files import expand
 from gpuzoo.machine import (
     DEFAULT_VARIABLES,
@@ -95,6 +96,7 @@ def check_autotune(options: Options) -> None:
 
 
 def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
+    check_limit("TensorFlow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     late = _set_variables()
     if late and options.level == "strict":
@@ -191,6 +193,7 @@ def tensorflow(options: Options, seed: int, autotune_sha256: str | None) -> Runt
 
 
 def jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
+    check_limit("JAX")
     if "jax" in sys.modules:
         from jax._src import xla_bridge
 

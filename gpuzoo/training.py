@@ -3,14 +3,15 @@
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import signal
 import threading
 import time
 
-from gpuzoo import autotune, own_model
+from gpuzoo import autotune, failures, own_model
 from gpuzoo import runtime as runtimes
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.recipe import Recipe, load_recipe
 from gpuzoo.registry import in_no_file, model_info, nearest
 
@@ -31,7 +32,7 @@ def train(
             your own, functional or Sequential, that puts out what its task wants: for
             classification logits. It begins with the weights of the seed, not with its
             own, and holds the trained ones in the end.
-        out: the run folder; default: the next free runs/<recipe>-<number>.
+        out: the run folder; default: the next free runs/<recipe>-<data>-<number>.
         options: what is asked of the machine; its fields may also be named. Default:
             what `gpuzoo.configure` was asked for.
         fast_dev_run: two steps of everything, to see whether all of it works.
@@ -40,7 +41,12 @@ def train(
             `epochs=3, precision="float32"`.
 
     Returns:
-        The summary that the command line prints as its last line.
+        What the command line prints as its last line: `state` (finished, stopped),
+        `recipe`, `model`, `data`, `backend`, `device`, `precision`, `xla`,
+        `deterministic`, `seed`, `epochs`, `steps`, the figures of the last evaluation
+        (`test_loss`, `test_accuracy`, ... by the task), `compile_seconds`,
+        `train_seconds`, `wall_seconds`, `peak_memory_bytes`, `peak_device_bytes`
+        (None on a CPU), `weights_sha256` and `run_dir`, the run folder.
 
     Raises:
         GpuzooError: what is wrong and the remedy; nothing half-written is left.
@@ -56,18 +62,17 @@ def train(
     from gpuzoo import outcome
     from gpuzoo.evidence.progress import Screen
     from gpuzoo.evidence.record import RunFolder
-    from gpuzoo.files import held
 
     screen = Screen(quiet)
     with _Interrupts() as interrupts:
         folder = RunFolder.create(
             out,
-            recipe.name,
+            _name(recipe),
             recipe=recipe.as_record(),
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
         )
-        with held(folder.path):
+        with folder:
             try:
                 recipe, runtime, dataset, built = _set_up(
                     recipe, options, folder, screen, fast_dev_run
@@ -112,13 +117,12 @@ def resume(
     begun = time.perf_counter()
     from gpuzoo import outcome, tasks
     from gpuzoo.engine import checkpoint
+    from gpuzoo.engine.loop import build_model
     from gpuzoo.evidence import again, compare, record
     from gpuzoo.evidence.progress import Screen
-    from gpuzoo.files import expand, held
 
     screen = Screen(quiet)
-    with _Interrupts() as interrupts, held(expand(run)):
-        folder = record.RunFolder.open(run)
+    with _Interrupts() as interrupts, record.RunFolder.open(run) as folder:
         recorded = folder.record
         if recorded["state"] == "finished":
             outcome.remove_checkpoints(folder)  # killed before it could
@@ -138,18 +142,18 @@ def resume(
         if not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
             compare.refuse(drift, f"{folder.path} {what}")
-        checkpoints = folder.path / "checkpoints"
-        start, damaged = checkpoint.load(checkpoints, recorded.get("id"))
+        start, damaged = checkpoint.load(folder.sub("checkpoints"), recorded.get("id"))
         for name in damaged:
             screen.say(
-                f"Checkpoint {name} is damaged or of another run; taking an older one.",
-                "yellow",
-            )
+                f"Checkpoint {name} is damaged or of another run, or a link; taking an "
+                "older one.", "yellow",
+            )  # fmt: skip
         if start is None and (damaged or recorded["state"] == "stopped"):
             raise GpuzooError(
                 f"{folder.path} cannot go on: its own checkpoints are missing or "
                 "damaged; copy them back, or train it anew with another --out"
             )
+        model = build_model(recipe, dataset)  # or refused before the record is changed
         interrupts.end_if_asked()
         step = start.step if start else 0
         try:
@@ -171,7 +175,7 @@ def resume(
         _say_start(screen, runtime, dataset)
         screen.say(f"Going on after step {step}.")
         fast = recorded["fast_dev_run"]
-        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun)
+        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun, model)
         return _carry_out(job, interrupts, start)
 
 
@@ -196,8 +200,11 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     from gpuzoo.engine import compiled, loop
 
     programs = compiled.lend(job.folder.record, job.screen.say)
+    begun = start is not None or "resumed" in job.folder.record
 
     def watch(event: str, row: dict) -> None:
+        nonlocal begun
+        begun = begun or event == "progress"
         if event == "start" and programs:
             programs.keep()
         if event == "stopping":
@@ -209,32 +216,54 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         if event == "samples":
             from gpuzoo.evidence import plots  # matplotlib takes a second
 
-            plots.save_sheet(job.folder.path / "samples", row)
+            try:
+                plots.save_sheet(job.folder, row)
+            except OSError as error:  # a picture ends no training
+                if error.errno in outcome.NO_ROOM or job.folder.is_gone():
+                    raise
+                job.screen.say(
+                    f"No picture {error.filename}: {error.strerror}.", "yellow"
+                )
         job.screen.watch(event, row)
 
     interrupts.training = True
     try:
-        result = loop.run(
-            job.recipe,
-            job.dataset,
-            job.runtime,
-            watch=watch,
-            stop=interrupts.asked,
-            fast=job.fast,
-            folder=job.folder.path / "checkpoints",
-            resume=start,
-            run_id=job.folder.record.get("id", ""),
-            model=job.model,
-        )
+        with failures.whole_tracebacks():
+            result = loop.run(
+                job.recipe,
+                job.dataset,
+                job.runtime,
+                watch=watch,
+                stop=interrupts.asked,
+                fast=job.fast,
+                folder=job.folder.sub("checkpoints"),
+                resume=start,
+                run_id=job.folder.record.get("id", ""),
+                model=job.model,
+            )
         job.screen.stop()
         outcome.finish(job, result)
     except BaseException as error:
+        if programs:
+            programs.end()
         job.screen.stop()
-        outcome.record_failure(job.folder, error)
-        outcome.raise_readably(job.folder, error)
+        begun = begun or isinstance(error, Diverged)
+        if begun:
+            outcome.record_failure(job.folder, error)
+        else:  # nothing that could be resumed: the folder is as it was before
+            job.folder.discard()
+        outcome.raise_readably(job.folder, error, begun=begun)
     summary = outcome.summary_of(job.folder)
     outcome.say_end(job, summary)
     return summary
+
+
+def _name(recipe: Recipe) -> str:
+    """What a run folder is called: by the recipe, and by data that are not its own."""
+    data = pathlib.PurePath(recipe.data).stem
+    data = re.sub(r"[^A-Za-z0-9_-]+", "-", data).strip("-")[:40]
+    told = not data or data in recipe.name
+    return recipe.name if told else f"{recipe.name}-{data}"
 
 
 def _resolve(recipe, options, changes):
@@ -274,14 +303,18 @@ def _set_up(recipe, options, folder, screen, fast):
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
-    model = build_model(recipe, dataset)
+    with failures.whole_tracebacks():
+        model = build_model(recipe, dataset)
     if own_model.is_text(recipe.model):
         own_model.check_precision(model)
     code.check_found(recipe.as_record())
     weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.
-    needed, free = 12 * weights_bytes + 4_000_000, shutil.disk_usage(folder.path).free
+    needed, free = (
+        12 * weights_bytes + 4_000_000,
+        shutil.disk_usage(folder.locate()).free,
+    )
     if free < needed:
         raise GpuzooError(
             f"output folder {folder.path}: {free / 1e6:.1f} MB free, about "

@@ -4,8 +4,11 @@ import struct
 
 import numpy as np
 import pytest
+import soundfile
 from conftest import RECIPE, same, train
+from PIL import Image
 from scipy.io import wavfile
+from scipy.signal import resample_poly
 
 import gpuzoo
 from gpuzoo.data import audio
@@ -42,7 +45,7 @@ def folder(tmp_path):
 
 def test_tones_are_the_same_everywhere_and_balanced():
     data = gpuzoo.load_data("tones")
-    assert data.fingerprint.startswith("101c8cf2bb20") and data.findings == ()
+    assert data.fingerprint.startswith("b13a0ffbe035") and data.findings == ()
     assert data.input_shape == (4_000,) and data.train["audio"].dtype == np.int16
     assert list(np.bincount(data.test["label"])) == [125] * 8
     loudest = np.abs(data.train["audio"].astype(int)).max(axis=1)
@@ -123,6 +126,80 @@ def no_sound(path):
 def test_bad_files(folder, damage, words):
     damage(folder / "low" / "00.WAV")
     with pytest.raises(gpuzoo.GpuzooError, match=words):
+        gpuzoo.load_data(str(folder))
+
+
+def changed(path, place, number, size=4):
+    content = bytearray(path.read_bytes())
+    content[place : place + size] = number.to_bytes(size, "little")
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("told", [0, 0xFFFFFFFF, 0x7FFFF000, 4_500])
+def test_headers_of_a_pipe(folder, told):
+    wanted = gpuzoo.load_data(str(folder)).fingerprint
+    for path in (folder / "low" / "00.WAV", folder / "high" / "03.wav"):
+        changed(path, 40, told)
+        if told > 2**30:
+            changed(path, 4, told)
+    assert gpuzoo.load_data(str(folder)).fingerprint == wanted
+
+
+@pytest.mark.parametrize("rate", [0, 1, 268_479_556, 0xFFFFFFFF])
+def test_absurd_rates_are_refused(folder, rate):
+    changed(folder / "low" / "00.WAV", 24, rate)
+    with pytest.raises(gpuzoo.GpuzooError, match="low/00.WAV: not a readable WAV"):
+        gpuzoo.load_data(str(folder))
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4", "f8"])
+def test_samples_are_those_that_scipy_reads(dtype, rate, channels, tmp_path):
+    """The bits of trainings follow from them."""
+    rng = np.random.default_rng(0)
+    sound = np.clip(rng.normal(0, 0.3, (3_000, channels)), -1, 1)
+    write(tmp_path / "a" / "1.wav", sound, rate, np.dtype(dtype))
+    _, raw = wavfile.read(tmp_path / "a" / "1.wav")
+    if raw.dtype == np.uint8:
+        raw = (raw.astype(np.float64) - 128) / 128
+    elif raw.dtype.kind == "i":
+        raw = raw / -float(np.iinfo(raw.dtype).min)
+    raw = raw if raw.ndim == 1 else raw.mean(axis=1)
+    if rate != 16_000:
+        raw = resample_poly(raw, 160, 441)
+    wanted = np.round(32767 * np.clip(raw, -1, 1)).astype(np.int16)
+    found = audio.read_folder("x", tmp_path, ["a"], 0.0)["audio"][0]
+    assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "mp3", "aiff"])
+def test_other_formats(folder, suffix, tmp_path):
+    wanted = gpuzoo.load_data(str(folder))
+    for path in list(folder.glob("*/*")):
+        rate, sound = wavfile.read(path)
+        soundfile.write(path.with_suffix(f".{suffix}"), sound, rate)
+        path.unlink()
+    data = gpuzoo.load_data(str(folder))
+    assert data.source == "folder of sound files" and data.count("train") == 32
+    if suffix in ("flac", "aiff"):
+        assert data.fingerprint == wanted.fingerprint
+    damaged = folder / "low" / f"00.{suffix}"
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    with pytest.raises(gpuzoo.GpuzooError, match="low/00.*not a readable sound file"):
+        gpuzoo.load_data(str(folder))
+
+
+def test_a_cover_among_sounds(folder):
+    wanted = gpuzoo.load_data(str(folder)).fingerprint
+    Image.new("RGB", (9, 9)).save(folder / "low" / "cover.png")
+    notes = []
+    assert gpuzoo.load_data(str(folder), note=notes.append).fingerprint == wanted
+    assert "1 files in sounds/ are left out, by their suffix: .png" in notes[0]
+    for path in folder.glob("*/*.[wW]*"):
+        path.rename(path.with_suffix(".m4a"))
+    (folder / "low" / "cover.png").unlink()
+    with pytest.raises(gpuzoo.GpuzooError, match="40 files in sounds/ are AAC sound"):
         gpuzoo.load_data(str(folder))
 
 

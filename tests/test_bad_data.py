@@ -1,6 +1,11 @@
 """Arrays, series and caches that would be taken for something else than they are."""
 
+import datetime
 import io
+import json
+import pathlib
+import subprocess
+import sys
 import zipfile
 
 import numpy as np
@@ -10,7 +15,7 @@ from test_bad_folders import plain_user
 from test_forecast import waves
 
 import gpuzoo
-from gpuzoo.data import cache
+from gpuzoo.data import cache, table
 from gpuzoo.data.dataset import make_dataset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -55,8 +60,8 @@ def test_only_the_arrays_that_are_named_are_read(arrays, npz):
     told = {"x": arrays["x_train"], "y": arrays["y_train"], "x_test": arrays["x_test"]}
     with pytest.raises(gpuzoo.GpuzooError, match="needs the arrays.*has x, x_test, y"):
         gpuzoo.load_data(saved(npz, **told))
-    with pytest.raises(gpuzoo.GpuzooError, match="needs the arrays.*has x$"):
-        gpuzoo.load_data(saved(npz, x=arrays["x_train"]))
+    with pytest.raises(gpuzoo.GpuzooError, match="needs the arrays.*has y$"):
+        gpuzoo.load_data(saved(npz, y=arrays["x_train"]))
 
 
 def test_channels_before_height_are_refused(arrays, npz):
@@ -140,6 +145,107 @@ def test_lines_are_counted_as_an_editor_counts_them(tmp_path):
         series_of(tmp_path / "mine.csv", lines)
 
 
+# Sixteen months of days, and a value for each.
+DAYS = [datetime.date(2021, 3, 1) + datetime.timedelta(n) for n in range(500)]
+VALUES = np.round(950 + 80 * np.sin(np.arange(500) / 9) + np.arange(500) % 7 / 8, 2)
+
+
+def comma(text: str) -> str:
+    return text.translate(str.maketrans(".,", ",."))
+
+
+def rows(write, head="", newest=False):
+    pairs = list(zip(DAYS, VALUES, strict=True))
+    lines = [write(day, value) for day, value in (pairs[::-1] if newest else pairs)]
+    return [head] * bool(head) + lines
+
+
+AS_MEANT = {
+    "decimal comma": rows(lambda d, v: comma(f"{v:.2f}")),
+    "decimal comma after a date": rows(lambda d, v: f"{d}," + comma(f"{v:.2f}")),
+    "decimal comma, tabs": rows(lambda d, v: f"{d}\t" + comma(f"{v:.2f}"), "a\tb"),
+    "thousands, German": rows(lambda d, v: f"{d};" + comma(f"{v:,.2f}"), "a;b"),
+    "thousands, quoted": rows(lambda d, v: f'{d},"{v:,.2f}"', "a,b"),
+    "thousands, Swiss": rows(lambda d, v: f"{v:,.2f}".replace(",", "'")),
+    "thousands, French": rows(
+        lambda d, v: f"{d};{v:,.2f}".replace(",", "\u202f").replace(".", ","), "a;b"
+    ),
+    "currency": rows(lambda d, v: f"{d};{v:.2f} \u20ac", "a;b"),
+    "blanks": rows(lambda d, v: f"{(d - DAYS[0]).days:4d}  {v:.18e}"),
+    "label last": rows(lambda d, v: f"{d},{v:.2f},{'ab'[d.day % 2]}", "date,v,class"),
+    "nothing last": rows(lambda d, v: f"{d},{v:.2f},", "date,v,"),
+    "a frame without names": rows(lambda d, v: f"{(d - DAYS[0]).days},{v}", ",0"),
+    "a column without a name": rows(lambda d, v: f"{v:.2f}", "0"),
+    "year above": rows(lambda d, v: f"{d:%d.%m.%Y};" + comma(f"{v:.2f}"), "Tag;2021"),
+    "numbers above": rows(lambda d, v: f"{(d - DAYS[0]).days},{v:.2f}", "0,1"),
+    "newest, month first": rows(lambda d, v: f"{d:%m/%d/%Y},{v:.2f}", newest=True),
+    "newest, day first": rows(lambda d, v: f"{d:%d/%m/%y};{v:.2f}", "a;b", True),
+    "newest, in words": rows(lambda d, v: f'"{d:%a, %b %d, %Y}",{v}', "a,b", True),
+    "newest, 8 digits": rows(lambda d, v: f"{d:%Y%m%d},{v:.2f}", newest=True),
+    "newest, by number": rows(
+        lambda d, v: f"{(d - DAYS[0]).days},{v:.2f}", "t,v", True
+    ),
+    "newest, zones": rows(lambda d, v: f"{d}T07:00:00+01:00,{v}", "t,v", True),
+    "newest, last": rows(lambda d, v: f"{v:.2f},{d}", "v,date", True),
+    "Excel's first line": ["sep=|", *rows(lambda d, v: f"{d}|{v}", "a|b")],
+    "comments": ["# of a", "# station", *rows(lambda d, v: f"{d},{v}", "a,b")],
+    "rows of nothing at the end": [*rows(lambda d, v: f"{d};{v}", "a;b"), ";", ";"],
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+@pytest.mark.parametrize("name", AS_MEANT)
+def test_numbers_are_read_as_they_are_meant(name, encoding, tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(AS_MEANT[name]) + "\n", encoding)
+    found = table.read_column(path)
+    assert np.array_equal(found.values, VALUES)
+    (told,) = (line for line in found.findings if line.startswith("series: "))
+    assert f"{VALUES[0]:.10g}" in told and f"{VALUES[-1]:.10g}" in told
+    assert ("newest first in the file" in told) == name.startswith("newest")
+
+
+def test_whole_numbers_in_groups(tmp_path):
+    whole = np.round(1000 * VALUES).astype(int)
+    path = tmp_path / "mine.csv"
+    for write in ("{:,}", "x,{:,}", "2020-01-01,{:,}"):
+        for change in (str, comma):
+            if change is comma and "," in write.replace(":,", ""):
+                continue
+            path.write_text("\n".join(change(write.format(v)) for v in whole))
+            assert np.array_equal(table.read_column(path).values, whole), write
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        (["t;n"] + [f"{i};998" for i in range(400)] + ["400;1.002"] * 9,
+         "line 402: '1.002' may have a mark of thousands or a decimal one"),
+        (["1.234"] * 300 + ["1,234"] * 200, "may have a mark of thousands"),
+        ([f"{n % 9},{n % 7}" for n in range(500)],
+         "line 1: '0,0' may be a number with a decimal comma or two columns"),
+        (["0"] + [f"{n % 9}.5" for n in range(500)], "line 1: '0' may be a value or"),
+        (rows(lambda d, v: f"{d},{v}M", "a,b"), r"line 2: '\d+\.\d+M' is no number"),
+        ([*rows(lambda d, v: f"{d},{v}", "a,b"), "Total,5"], "'Total' is no date like"),
+        (rows(lambda d, v: f"{d},{v}", "a,b") + rows(lambda d, v: f"{d},{v}"),
+         "line 502: '2021-03-01' comes after '2022-07-13'; sort the lines"),
+        ([*rows(lambda d, v: f"{d},{v}", "a,b"), '2023-01-01,"5', *"x" * 999],
+         "line 502: a quotation mark is opened there and not closed"),
+        ([*rows(lambda d, v: f"{d},{v}", "a,b"), "2023-01-01,NA"],
+         "line 502: 'NA' is no number: a value of column 'b' is missing"),
+        ([*rows(lambda d, v: f"{d},{v}", "a,b"), "2023-01-01," + 999 * "y"],
+         r"line 502: 'y{60}\.\.\.' is no number"),
+        ([",".join(["label", *(f"pixel{n}" for n in range(64))])]
+         + [",".join("3" * 65)] * 500, "is a table of 65 columns, not a series.*npz"),
+        ([",".join("3" * 65)] * 500, "is a table of 65 columns, not a series.*npz"),
+    ],
+)  # fmt: skip
+def test_what_may_be_read_in_two_ways_is_refused(lines, fault, tmp_path):
+    with pytest.raises(gpuzoo.GpuzooError, match=fault) as caught:
+        series_of(tmp_path / "mine.csv", lines)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
 # --- the cache ----------------------------------------------------------------------
 
 
@@ -188,7 +294,7 @@ def test_an_entry_that_cannot_be_read_now_is_kept(entry, tmp_path, monkeypatch):
         path.chmod(mode)
     monkeypatch.chdir(tmp_path)
 
-    def fails(_):
+    def fails(*_):
         raise MemoryError
 
     with monkeypatch.context() as short:
@@ -214,3 +320,18 @@ def test_the_data_of_a_run_are_found_beside_others(arrays, cli, tmp_path):
     found = gpuzoo.load_data("mnist", fingerprint=ours.fingerprint)
     assert found.fingerprint == ours.fingerprint
     assert cli("verify", "run").json["verdict"] == "identical"
+
+
+# --- damage -------------------------------------------------------------------------
+
+
+def test_damaged_inputs_are_read_or_refused():
+    """A slice of what benchmarks/fuzz.py does with 10,000."""
+    script = pathlib.Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    done = subprocess.run(
+        [sys.executable, script, "--inputs", "230"],
+        capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    ends = json.loads(done.stdout)["ends"]
+    assert ends.keys() == {"read", "refused"} and min(ends.values()) > 40

@@ -15,6 +15,7 @@ from test_resume import die_at, finish, start
 import gpuzoo
 from gpuzoo.data import cache
 from gpuzoo.data.dataset import fingerprint, make_dataset
+from gpuzoo.files import is_temporary, temporary_name
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -26,7 +27,7 @@ def test_cache_gives_back_what_was_stored(arrays):
     for key in ("key", None):
         loaded = cache.load("mine", key)
         assert loaded.as_record() == data.as_record()
-        assert fingerprint(loaded.splits) == data.fingerprint
+        assert fingerprint(loaded.splits, loaded.classes) == data.fingerprint
     assert cache.load("mine", "other") is None
 
 
@@ -46,7 +47,8 @@ def test_a_damaged_cache_entry_is_dropped(file, damage, arrays):
         content[where] ^= 1
         path.write_bytes(content)
     assert cache.load("mine") is None
-    assert not path.parent.exists()
+    cache.store(make_dataset("mine", "somewhere", splits(arrays)), "key")
+    assert cache.load("mine").source == "somewhere"
 
 
 @pytest.mark.parametrize(
@@ -86,10 +88,10 @@ def test_two_processes_may_fill_the_cache_at_once():
 
 def test_what_a_killed_process_left_is_removed_a_day_later(arrays):
     data = make_dataset("mine", "somewhere", splits(arrays))
+    cache.store(data, "key")
     for key, hours, stays in (("one", 23, True), ("other", 25, False)):
-        half = cache.root() / "data" / "mine" / ".writing-half"
-        half.mkdir(parents=True, exist_ok=True)
-        (half / "arrays.safetensors").write_bytes(b"half")
+        half = cache.root() / "data" / "mine" / "key" / temporary_name()
+        half.write_bytes(b"half")
         os.utime(half, times=(time.time() - hours * 3600,) * 2)
         cache.store(data, key)
         assert half.exists() == stays
@@ -142,13 +144,14 @@ def test_killed_while_the_data_are_prepared(prepared, tmp_path):
     words = ["train", "mnist", "--data-dir", "prepared", "--epochs", "1", "--device",
              "cpu", "--threads", "2", "--batch-size", "16", "--quiet"]  # fmt: skip
     ends = []
-    for call, number, moment in (("write", 2, "half"), ("replace", 5, "before")):
+    for call, number, moment in (("write", 2, "half"), ("replace", 4, "before")):
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         run = f"killed-{call}"
         die_at(call, number, moment, [*words, "--out", run], tmp_path)
         assert json.loads((tmp_path / run / "run.json").read_text())["data"] is None
-        left = list((tmp_path / "cache" / "data" / "mnist").iterdir())
-        assert [path.name.startswith(".writing-") for path in left] == [True]
+        (entry,) = (tmp_path / "cache" / "data" / "mnist").iterdir()
+        left = {path.name for path in entry.iterdir()}
+        assert "manifest.json" not in left and any(map(is_temporary, left))
         ends.append(finish(run, tmp_path))
     process = start([*words, "--out", "whole"], tmp_path)
     stdout, stderr = process.communicate(timeout=300)

@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage, dataset, runtime, tmp_path)
         where = -3 if damage == "flip weights" else content.find(b"\x78\x01") + 9
         content[where] ^= 1
         newest.write_bytes(content)
-    (folder / ".step-000000016.safetensors.123").write_bytes(b"half")
+    (folder / ".gpuzoo-tmp-0123456789abcdef").write_bytes(b"half")
     start, damaged = checkpoint.load(folder)
     assert start.step == 12 and damaged == [newest.name]
     assert not list(folder.glob(".*"))

@@ -231,7 +231,7 @@ def test_diverging_is_exit_code_1_and_recorded(cli, tmp_path):
     done = cli("train", "mnist", "--data", "digits", "--learning-rate", "1e30",
                "--optimizer", "sgd", "--digest-every", "1")  # fmt: skip
     assert done.returncode == 1 and "the weights of step" in done.stderr
-    run = tmp_path / "runs" / "mnist-001"
+    run = tmp_path / "runs" / "mnist-digits-001"
     record = read_run(run)
     assert record["state"] == "diverged" and "step" in record["error"]
     assert (run / "weights.safetensors").exists()
@@ -244,7 +244,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half(limit, cli, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert "gpuzoo: error: output folder" in last and "--out" in last
-    run = tmp_path / "runs" / "mnist-001"
+    run = tmp_path / "runs" / "mnist-digits-001"
     if limit == 1_000:
         assert not run.exists()
     else:
@@ -261,7 +261,7 @@ def test_a_terminal_that_goes_away_stops_no_run(where, cli, tmp_path):
     subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False
     )
-    assert read_run(tmp_path / "runs" / "mnist-001")["state"] == "finished"
+    assert read_run(tmp_path / "runs" / "mnist-digits-001")["state"] == "finished"
 
 
 def test_a_full_stdout_is_one_line(cli, tmp_path):
@@ -284,7 +284,10 @@ def test_interrupted_while_setting_up_leaves_nothing(number, tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
     )  # fmt: skip
     deadline = time.monotonic() + 60
-    while not (tmp_path / "runs/mnist-001").exists() and time.monotonic() < deadline:
+    while (
+        not (tmp_path / "runs/mnist-digits-001").exists()
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=60)

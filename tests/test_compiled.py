@@ -7,6 +7,7 @@ import time
 import pytest
 
 from gpuzoo.engine import compiled
+from gpuzoo.files import MARKER, make_temporary_folder, temporary_name
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed"
@@ -17,7 +18,7 @@ SAID = "had been compiled before"
 
 
 def programs(tmp_path):
-    return sorted((tmp_path / "cache/compiled").glob("*/*"))
+    return sorted((tmp_path / "cache/compiled").glob("*/[!.]*"))
 
 
 def test_a_second_process_compiles_nothing_and_ends_with_the_same_bits(cli, tmp_path):
@@ -39,19 +40,22 @@ def test_a_second_process_compiles_nothing_and_ends_with_the_same_bits(cli, tmp_
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content[: -1 if number % 2 else None])
-    left = tmp_path / "cache/compiled/.writing-left"
-    left.mkdir()
+    left = make_temporary_folder(tmp_path / "cache/compiled")
+    (left / "jit_step-0-cache").touch()
     place = next(iter(kept)).parent
-    file, young = (place / f".{name}.1.2.3" for name in ("old", "young"))
-    for path in (file, young):
+    file, young, users = (
+        place / name for name in (temporary_name(), temporary_name(), ".old.1.2.3")
+    )
+    for path in (file, young, users):
         path.touch()
-    for path in (left, file):
+    for path in (left, file, users):
         os.utime(path, (time.time() - 90_000,) * 2)
     third = cli(*BASE, "--out", "third")
     assert third.returncode == 0 and SAID not in third.stderr, third.stderr
+    assert f"Compiled anew: {len(whole)} of the programs" in third.stderr
     assert not list((tmp_path / "cache/compiled").glob(".*"))
     assert young.exists() and not file.exists()  # another process may be at the one
-    young.unlink()
+    assert users.exists()
     half = next(iter(programs(tmp_path))).read_bytes()[:-9]
     assert not compiled._is_whole(half) and not compiled._is_whole(b"")
     digests = {run.json["weights_sha256"] for run in (first, second, third)}
@@ -74,10 +78,58 @@ def test_strict_and_a_cache_that_cannot_be_written(cli, tmp_path):
 
 def test_what_was_not_used_for_longest_goes(tmp_path, monkeypatch):
     for age, name in enumerate(("new", "used", "old")):
-        place = tmp_path / name
+        place = tmp_path / (
+            name[0].replace("n", "a").replace("u", "b").replace("o", "c") * 32
+        )
         place.mkdir()
-        (place / "program").write_bytes(bytes(40))
+        (place / MARKER).touch()
+        (place / f"jit_step-0-cache.{'0' * 64}").write_bytes(bytes(40))
+        if name == "old":
+            (place / "notes.txt").touch()
         os.utime(place, (time.time() - age,) * 2)
+    for name in ("mine", "f" * 32):  # of the user's
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"jit_step-0-cache.{'0' * 64}").write_bytes(bytes(400))
     monkeypatch.setattr(compiled, "LIMIT", 100)
     compiled._prune(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"new", "used"}
+    found = {
+        path.name: sorted(file.name for file in path.iterdir())
+        for path in tmp_path.iterdir()
+    }
+    assert found.pop("c" * 32) == [MARKER, "notes.txt"]
+    assert [len(files) for files in found.values()].count(2) == 2  # with MARKER
+    assert {"mine", "f" * 32, "a" * 32, "b" * 32} == found.keys()
+
+
+def test_a_program_under_another_name_and_one_that_jax_cannot_load(cli, tmp_path):
+    """The digests of two programs stay right for their content; then one is right in
+    every way and no program."""
+    words = [*BASE, "--model", "mlp", "--epochs", "1"]
+    first = cli(*words)
+    assert first.returncode == 0, first.stderr
+    one, other = programs(tmp_path)[:2]
+    contents, names = [], []
+    for path in (one, other):
+        contents.append(path.read_bytes())
+        names.append(path.name.rpartition("."))
+        path.unlink()
+    contents.reverse()
+    digests = [digest for _, _, digest in reversed(names)]
+    for content, (name, _, _), digest in zip(contents, names, digests, strict=True):
+        (one.parent / f"{name}.{digest}").write_bytes(content)
+    second = cli(*words)
+    assert second.returncode == 0, second.stderr
+    assert "Compiled anew: 2 of the programs" in second.stderr
+    from jax._src.compilation_cache import compress_executable
+
+    garbage = compress_executable(bytes(2000))
+    for path in programs(tmp_path):
+        name = path.name.rpartition(".")[0]
+        digest = compiled._digest(path.parent, name, garbage)
+        path.unlink()
+        (path.parent / f"{name}.{digest}").write_bytes(garbage)
+    third = cli(*words, env={"JAX_RAISE_PERSISTENT_CACHE_ERRORS": "1"})
+    assert third.returncode == 0 and "Traceback" not in third.stderr, third.stderr
+    assert "JAX cannot load it" in third.stderr and "warn(" not in third.stderr
+    digests = {run.json["weights_sha256"] for run in (first, second, third)}
+    assert len(digests) == 1

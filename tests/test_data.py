@@ -1,14 +1,21 @@
 """Good data become a Dataset; bad data become one clear line."""
 
+import io
+import json
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 from conftest import splits
 from PIL import Image
+from scipy.io import wavfile
 
 import gpuzoo
+from gpuzoo import randomness
 from gpuzoo.data.dataset import make_dataset
+from gpuzoo.evidence import compare
+from gpuzoo.evidence.record import seal
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -83,8 +90,6 @@ BAD = {
     "nan label": (set_value("y_train", 0, np.nan, float), "whole numbers"),
     "test label": (set_value("y_test", 0, 2), r"test labels: 2 is out of range.*0\.\.1"),
     "huge label": (set_value("y_train", 0, 10**6), "number the classes"),
-    "one class": (lambda a: a.update(y_train=a["y_train"] * 0, y_test=a["y_test"] * 0),
-                  "only 1 class"),
     "label shape": (lambda a: a.update(y_train=np.zeros((80, 3))), "the shape must be"),
     "label type": (lambda a: a.update(y_train=a["y_train"] * 1j), "whole numbers or names"),
 }  # fmt: skip
@@ -181,6 +186,126 @@ def test_sizes_are_not_asked_for_in_vain(folder, npz, tmp_path):
             gpuzoo.load_data(name, audio_seconds=1.0)
 
 
+def test_examples_without_classes(folder, npz, arrays, tmp_path, cli):
+    """What needs no label is trained; what needs one says so."""
+    (tmp_path / "flat").mkdir(), (tmp_path / "one").mkdir()
+    for file in folder.glob("*/*.png"):
+        shutil.copy(file, tmp_path / "flat" / f"{file.parent.name}{file.name}")
+    shutil.copytree(folder / "cat", tmp_path / "one" / "cat")
+    x = arrays["x_train"]
+    np.savez(tmp_path / "x.npz", x=x)
+    np.savez(tmp_path / "same.npz", x=x, y=np.ones(80))
+    np.savez(tmp_path / "both.npz", x_train=x, x_test=arrays["x_test"])
+    for name, count in (("flat/", 80), ("one/", 40), ("x.npz", 80), ("same.npz", 80),
+                        ("both.npz", 120)):  # fmt: skip
+        data = gpuzoo.load_data(str(tmp_path / name), note=lambda text: None)
+        assert data.classes == () and set(data.train) == set(data.test) == {"image"}
+        assert data.count("train") + data.count("test") == count
+    words = ("--fast-dev-run", "--batch-size", "16", "--quiet", "--device", "cpu")
+    done = cli("train", "mnist_autoencoder", "--data", "flat/", *words, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    assert cli("verify", "run").json["verdict"] == "identical"
+    done = cli("train", "mnist", "--data", "one/", *words)
+    assert done.returncode == 2 and "one sub-folder for each class" in done.stderr
+    (tmp_path / "sounds" / "a").mkdir(parents=True)
+    wavfile.write(tmp_path / "sounds" / "a" / "1.wav", 16_000, np.zeros(99, np.int16))
+    with pytest.raises(gpuzoo.GpuzooError, match="one sub-folder of sounds for each"):
+        gpuzoo.load_data(f"{tmp_path}/sounds/")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_images", "train_labels", "test_images", "test_labels"),  # MedMNIST
+        ("X_train", "Y_train", "X_val", "Y_val"),
+        ("trainImages", "trainLabels", "valImages", "valLabels"),
+        ("training_data", "training_targets", "testing_data", "testing_targets"),
+    ],
+)
+def test_other_names_of_arrays(names, npz, arrays, tmp_path):
+    wanted = gpuzoo.load_data(str(npz)).fingerprint
+    np.savez(tmp_path / "x.npz", **dict(zip(names, arrays.values(), strict=True)))
+    assert gpuzoo.load_data(str(tmp_path / "x.npz")).fingerprint == wanted
+    other = dict(zip(names, arrays.values(), strict=True)) | {"x_train": np.zeros(3)}
+    np.savez(tmp_path / "x.npz", **other)
+    with pytest.raises(gpuzoo.GpuzooError, match="are one thing; leave one out"):
+        gpuzoo.load_data(str(tmp_path / "x.npz"))
+
+
+def test_true_and_false(npz, arrays):
+    for split in ("train", "test"):
+        arrays[f"y_{split}"] = arrays[f"y_{split}"] > 0
+    np.savez(npz, **arrays)
+    assert gpuzoo.load_data(str(npz)).classes == ("False", "True")
+
+
+def test_every_class_is_in_both_parts(tmp_path, arrays):
+    """Where a plain draw would leave one out; elsewhere its bits stay."""
+    x = np.repeat(arrays["x_train"], 3, 0)
+    labels = np.r_[np.repeat(np.arange(60), 3), [60] * 59, [61]]
+    np.savez(tmp_path / "rare.npz", x=x, y=labels)
+    data = gpuzoo.load_data(str(tmp_path / "rare.npz"))
+    train, test = (
+        np.bincount(p["label"], minlength=62) for p in (data.train, data.test)
+    )
+    assert (test[:60] == 1).all() and (train[:60] == 2).all()
+    assert test[60] == 12 and (train[61], test[61]) == (1, 0)
+    assert any("'61' has no test example" in found for found in data.findings)
+    order = randomness.permutation(80, 0, "hold out")
+    np.savez(tmp_path / "even.npz", x=arrays["x_train"], y=arrays["y_train"])
+    data = gpuzoo.load_data(str(tmp_path / "even.npz"))
+    assert np.array_equal(data.test["label"], arrays["y_train"][order[:16]])
+
+
+def test_damaged_members_of_an_npz(tmp_path, arrays):
+    def member(array):
+        content = io.BytesIO()
+        np.save(content, array)
+        return bytearray(content.getvalue())
+
+    image, names = member(arrays["x_train"]), member(np.array(["cat", "dog"] * 40))
+    for place, value, told in (
+        (image, 0, "'x' is no array"),
+        (names, -1, "characters"),
+    ):
+        damaged = bytearray(place)
+        damaged[value] ^= 0x7F
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+            file.writestr("x.npy", bytes(damaged if place is image else image))
+            file.writestr("y.npy", bytes(damaged if place is names else names))
+        with pytest.raises(gpuzoo.GpuzooError, match=told):
+            gpuzoo.load_data(str(tmp_path / "x.npz"))
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "ppm", "tga", "jpg_large", ""])
+def test_images_under_every_suffix(suffix, tmp_path):
+    for number in range(12):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.{suffix}".rstrip(".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        form = suffix.upper() if suffix in ("ppm", "tga") else "JPEG"
+        Image.new("RGB", (9, 9), (20 * number, 0, 0)).save(path, form)
+    litter = tmp_path / "set" / "__MACOSX" / "a" / "._1.jpg"
+    litter.parent.mkdir(parents=True), litter.write_bytes(b"x")
+    (tmp_path / "set" / "a" / "Thumbs.db").write_bytes(b"x")
+    notes = []
+    data = gpuzoo.load_data(f"{tmp_path}/set/", note=notes.append)
+    assert data.classes == ("a", "b") and data.count("train") == 10
+    assert ["by their content" in note for note in notes] == (
+        [True] if suffix in ("jpg_large", "") else []
+    )
+
+
+def test_all_bad_images_are_named_at_once(folder):
+    for number in range(7):
+        (folder / "cat" / f"bad{number}.png").write_bytes(b"" if number else b"GIF89a")
+    with pytest.raises(gpuzoo.GpuzooError) as caught:
+        gpuzoo.load_data(str(folder))
+    told = str(caught.value)
+    assert "7 of 87 images are not readable: cat/bad0.png (" in told
+    assert "cat/bad4.png (it is empty) and 2 more" in told and "bad5" not in told
+    assert "\n" not in told
+
+
 def test_image_folder_with_splits(folder, tmp_path):
     both = tmp_path / "both"
     both.mkdir()
@@ -225,6 +350,50 @@ def test_images_of_more_than_8_bits_are_refused(mode, folder):
     Image.new(mode, (14, 14)).save(folder / "cat" / f"wide.{suffix}")
     with pytest.raises(gpuzoo.GpuzooError, match="cat/wide.*more than 8 bits"):
         gpuzoo.load_data(str(folder))
+
+
+def test_classes_are_part_of_the_data(folder, cli):
+    """A class without an example moves no pixel, but the number of logits."""
+    words = ("--model", "mlp", "--model-options", "units=(4,)", "--batch-size", "16",
+             "--device", "cpu", "--quiet")  # fmt: skip
+    done = cli("train", "mnist", "--data", folder, *words, "--epochs", "1",
+               "--out", "done")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    plain = gpuzoo.load_data(str(folder))
+    record = folder.parent / "done" / "run.json"
+    killed = json.loads(record.read_text()) | {"state": "running"}
+    for change, told in (
+        (lambda: (folder / "cow").mkdir(), "class 'cow' added"),
+        (lambda: (folder / "cow").rename(folder / "ape"), "class 'ape' added"),
+        (
+            lambda: ((folder / "ape").rmdir(), (folder / "dog").rename(folder / "elk")),
+            "class 'dog' renamed to 'elk'",
+        ),
+    ):
+        change()
+        assert gpuzoo.load_data(str(folder)).fingerprint != plain.fingerprint
+        seen = cli("verify", "done")
+        assert seen.returncode == 2 and seen.json["verdict"] == "cannot compare"
+        assert seen.json["causes"][0] == f"data.classes: {told}"
+        shutil.copytree(folder.parent / "done", folder.parent / "killed")
+        other = folder.parent / "killed" / "run.json"
+        other.write_text(json.dumps(killed | {"seal": seal(killed)}))
+        before = other.read_bytes()
+        seen = cli("resume", "killed", "--quiet")
+        assert seen.returncode == 2 and f"data.classes: {told}" in seen.stderr
+        assert other.read_bytes() == before
+        shutil.rmtree(folder.parent / "killed")
+
+
+def test_classes_in_another_order_are_named():
+    record = {"name": "a", "fingerprint": "0", "train_examples": 1, "test_examples": 1,
+              "input_shape": [1], "classes": ["cat", "dog", "elk"]}  # fmt: skip
+    other = record | {"classes": ["cat", "elk", "dog"]}
+    (found,) = compare.data_differences(record, other)
+    assert "in another order: class 1 is 'elk', was 'dog'" in str(found)
+    other = record | {"classes": list("abcdef")}
+    (found,) = compare.data_differences(record, other)
+    assert "6 classes added ('a', 'b', 'c', ...) and 3 classes removed" in str(found)
 
 
 def test_bad_image_folders(folder, tmp_path):

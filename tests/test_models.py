@@ -328,3 +328,55 @@ def test_weights_of_fully_convolutional_fit_every_size():
     other = gpuzoo.build("fully_convolutional", input_shape=(32, 24, 1))
     other.set_weights(one.get_weights())
     assert other(batch((32, 24, 1))[0]).shape == (4, 10)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_what_draws_is_saved_loaded_and_cloned_as_a_whole(name, tmp_path):
+    model = small(name)
+    for number, weight in enumerate(model.weights):
+        weight.assign(weight + 0.01 * number)
+    given = random_batch(model)
+    model.save(tmp_path / "whole.keras")
+    loaded = keras.models.load_model(tmp_path / "whole.keras")
+    cloned = keras.models.clone_model(model)
+    cloned.set_weights(model.get_weights())
+    for other in (loaded, cloned):
+        assert type(other) is type(model) and other.name == model.name
+        assert [w.path for w in other.weights] == [w.path for w in model.weights]
+        assert equal(other.get_weights(), model.get_weights())
+        assert equal(answers(other, given), answers(model, given))
+    if hasattr(model, "penalty"):
+        assert (loaded.penalty, loaded.critic_steps) == (
+            model.penalty, model.critic_steps
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "policy", ["bfloat16", "float16", "float64", "mixed_bfloat16", "int8_from_bfloat16"]
+)
+def test_recurrent_models_are_built_under_any_policy(policy):
+    """Those with orthogonal weights; the others have no such initializer."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        for name in ("bilstm", "conv_lstm", "lstm", "gru", "lstm_forecaster"):
+            for weight in small(name).weights:
+                if weight.name == "recurrent_kernel" and len(weight.shape) == 2:
+                    square = np.array(keras.ops.cast(weight, "float32"))
+                    square = square[:, : len(square)]  # rows are orthogonal
+                    assert np.isfinite(square).all() and np.abs(square).max() <= 1.01
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_what_draws_is_loaded_as_a_whole_by_another_process(tmp_path):
+    model = small("wgan_gp")
+    model.save(tmp_path / "whole.keras")
+    code = (
+        "import keras, gpuzoo.models.gan; "
+        f"print(keras.models.load_model({str(tmp_path / 'whole.keras')!r}).critic_steps)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split()[-1:] == ["5"], done.stderr[-500:]

@@ -1,10 +1,15 @@
 """The catalogue: names, options, a user's own models, weights from a file."""
 
+import dataclasses
 import json
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
+from conftest import ROOT, environment
 
 import gpuzoo
 from gpuzoo import applications, own_model
@@ -24,6 +29,55 @@ def test_a_typo_in_an_option_is_a_type_error(name):
         gpuzoo.build(name, num_clases=3)
     with pytest.raises(TypeError, match="num_classes.*'ten'"):
         gpuzoo.build(name, num_classes="ten")
+
+
+@pytest.mark.parametrize(
+    ("word", "field"),
+    [("lr", "learning_rate"), ("wd", "weight_decay"), ("bs", "batch_size"),
+     ("max-epochs", "epochs"), ("steps_per_epoch", "epochs, batch_size"),
+     ("random_state", "seed"), ("beta1", "momentum"), ("ema", "average"),
+     ("arch", "model"), ("dataset", "data"), ("optim", "optimizer"), ("amp", "precision"),
+     ("jit_compile", "xla"), ("deterministic", "level"), ("n_jobs", "threads"),
+     ("save_dir", "out"), ("verbose", "quiet"), ("gpus", "device")],
+)  # fmt: skip
+def test_words_of_other_libraries(word, field):
+    with pytest.raises(gpuzoo.GpuzooError, match=f"nearest: {field}$"):
+        gpuzoo.train("mnist", **{word: 1})
+
+
+@pytest.mark.parametrize(
+    ("word", "why"),
+    [("validation_split", "test set"), ("callbacks", "curves"), ("patience", "epochs"),
+     ("num_workers", "memory"), ("class_weight", "alike"), ("loss", "task")],
+)  # fmt: skip
+def test_what_there_is_not(word, why):
+    with pytest.raises(gpuzoo.GpuzooError, match=f"there is none: .*{why}"):
+        gpuzoo.train("mnist", **{word: 1})
+
+
+def test_the_fields_of_a_recipe_stand_in_its_help():
+    import pydoc
+
+    from gpuzoo.recipe import Recipe
+
+    text = pydoc.plain(pydoc.render_doc(Recipe))
+    assert "epochs: Passes over the training examples." in text
+    for field in dataclasses.fields(Recipe):
+        assert f"    {field.name}: " in Recipe.__doc__, field.name
+
+
+def test_every_word_leads_to_a_field_and_is_none_itself():
+    from gpuzoo import errors
+    from gpuzoo.recipe import Recipe
+    from gpuzoo.runtime import Options
+
+    fields = {f.name for kind in (Recipe, Options) for f in dataclasses.fields(kind)}
+    fields |= {"out", "quiet", "fast_dev_run"}  # of train() itself
+    led = {field for fields in errors._SAME for field in fields.split(", ")}
+    assert led <= fields
+    words = " ".join([*errors._SAME.values(), *errors._NONE.values()]).split()
+    ours = fields - {"device", "backend"}
+    assert len(words) == len(set(words)) and not ours & set(words)
 
 
 def test_unknown_model_names_the_nearest():
@@ -192,9 +246,65 @@ def test_a_model_in_a_users_own_file(cli, tmp_path):
     assert done.returncode == 2 and "missing.py: No such file" in done.stderr
 
 
+PROJECT = """
+import gpuzoo
+gpuzoo.configure(device="cpu", threads=2, precision="float32", quiet=True)
+from models import {name}
+print(gpuzoo.train("mnist", model="{name}", data="digits", fast_dev_run=True, quiet=True,
+                   out="{name}")["state"])
+"""
+
+
+def test_a_project_has_files_with_any_names(cli, tmp_path):
+    """models.py and recipes.py of the user's own, with helpers beside them, whichever
+    way they are come to."""
+    for name in ("models", "recipes"):
+        text = OWN.replace("def net", f"def {name}_net").replace(
+            "import keras", "import keras\nimport sidekick"
+        )
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "sidekick.py").write_text("WIDTH = 8")
+    (tmp_path / "train.py").write_text(PROJECT.format(name="models_net"))
+    done = cli(program=("train.py",))
+    assert done.returncode == 0 and "finished" in done.stdout, done.stderr
+    away = tmp_path / "away"
+    away.mkdir()
+    words = ["train", "mnist", "--data", "digits", "--fast-dev-run", "--quiet"]
+    ways = {
+        "script": ([str(pathlib.Path(sys.executable).with_name("gpuzoo")), *words]),
+        "module": [sys.executable, "-m", "gpuzoo", *words],
+        "recipe": [sys.executable, str(ROOT / "recipes/train_mnist.py"), *words[2:]],
+    }
+    for way, command in ways.items():
+        done = subprocess.run(
+            [*command, "--model", "../recipes.py:recipes_net", "--out", way],
+            cwd=away, env=environment(tmp_path), capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, (way, done.stderr)
+
+
+def test_helpers_of_one_name_in_two_folders(tmp_path, runtime):
+    for name, units in (("a", 3), ("b", 5)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "sidekick.py").write_text(f"UNITS = {units}")
+        (tmp_path / name / f"net_{name}.py").write_text(
+            "import keras, gpuzoo\nfrom sidekick import UNITS\n"
+            '@gpuzoo.register(task="classify", reference="x")\n'
+            f"def net_{name}(*, input_shape: tuple = (4,), num_classes: int = 2):\n"
+            "    import sidekick\n"
+            "    image = keras.Input(input_shape)\n"
+            "    x = keras.layers.Dense(UNITS)(image)\n"
+            "    return keras.Model(image, keras.layers.Dense(sidekick.UNITS)(x))\n"
+        )
+    for name, units in (("a", 3), ("b", 5), ("a", 3)):
+        model = gpuzoo.build(f"{tmp_path}/{name}/net_{name}.py:net_{name}")
+        assert [layer.units for layer in model.layers[1:]] == [units, units]
+
+
 OWN_OBJECT = """
 import keras, numpy, gpuzoo, json, sys
-gpuzoo.configure(device="cpu", threads=2)
+gpuzoo.configure(device="cpu", threads=2, precision=sys.argv[1])
 model = keras.Sequential([
     keras.Input((28, 28, 1)), keras.layers.Conv2D(4, 5, 2, activation="relu"),
     keras.layers.Dropout(0.1), keras.layers.Flatten(), keras.layers.Dense(10),
@@ -204,16 +314,20 @@ run = gpuzoo.train(model, data="digits", epochs=6, learning_rate=0.01, out="run"
                    quiet=True)
 test = gpuzoo.load_data("digits").test
 right = (model.predict(test["image"] / 255, verbose=0).argmax(axis=1) == test["label"]).mean()
+model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+loss = model.evaluate(test["image"] / 255, test["label"], verbose=0)
 assert abs(right - run["test_accuracy"]) < 1e-6 and right > 0.85, (right, run)
+assert abs(loss / run["test_loss"] - 1) < 1e-4, (loss, run)
 assert run["model"] == "mine" and run["recipe"] == "mine"
 print(json.dumps(run))
 """
 
 
-def test_a_users_own_model_object(cli, tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
+def test_a_users_own_model_object(precision, cli, tmp_path):
     """It holds the trained weights in the end, and the run can be done again from its
     record alone, where that object is not there."""
-    done = cli(program=("-c", OWN_OBJECT))
+    done = cli(precision, program=("-c", OWN_OBJECT))
     assert done.returncode == 0, done.stderr
     again = cli("verify", "run")
     assert again.json["verdict"] == "identical", again.stderr

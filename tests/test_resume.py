@@ -11,8 +11,9 @@ import time
 import pytest
 from conftest import ROOT, environment
 
-from gpuzoo.evidence.record import read_run
-from gpuzoo.files import held, remove_leftovers
+from gpuzoo.evidence.record import RunFolder, read_run
+from gpuzoo.files import Folder
+from gpuzoo.recipe import load_recipe
 from gpuzoo.training import _Interrupts
 
 WORDS = [
@@ -20,6 +21,7 @@ WORDS = [
     "--threads", "2", "--augment", "shift:1", "--model-options", "dropout=0.3",
     "--checkpoint-every", "20", "--quiet",
 ]  # fmt: skip
+HALF = ".gpuzoo-tmp-0123456789abcdef"  # what a killed process was writing
 SAME = ("weights.safetensors", "metrics.jsonl", "digests.jsonl")
 
 
@@ -129,7 +131,7 @@ def test_killed_at_its_birth_and_at_its_end(empty_folder, tmp_path):
         run.mkdir()
     die_at("replace", 1, "before", words, tmp_path)
     assert not (run / "run.json").exists()
-    die_at("rmtree", 2, "after", words, tmp_path)
+    die_at("unlink", 2 + empty_folder, "after", words, tmp_path)
     assert (run / "checkpoints").exists()
     assert finish("run", tmp_path)["state"] == "finished"
     assert "resumed" not in read_run(run) and not (run / "checkpoints").exists()
@@ -175,20 +177,29 @@ def test_a_run_in_the_hands_of_another_process_is_left_alone(tmp_path):
 
 def test_what_a_kill_leaves_is_removed_at_every_depth(tmp_path):
     """Or a run that was killed inside of a sheet of samples would count it as its."""
-    (tmp_path / "samples").mkdir()
-    whole = tmp_path / "samples" / "epoch-002.png"
-    for path in (whole, whole.with_name(".epoch-002.png.7"), tmp_path / ".run.json.7"):
+    run = RunFolder.create(
+        str(tmp_path / "run"), "any", recipe=load_recipe("mnist").as_record(), options={},
+        fast_dev_run=False,
+    )  # fmt: skip
+    run.close()
+    (run.path / "samples").mkdir()
+    kept = [run.path / "run.json", run.path / "samples/epoch-002.png"]
+    kept += [run.path / name for name in (".run.json.7", ".notes.123", ".gpuzoo-tmp-1")]
+    left = [run.path / name for name in (HALF, f"samples/{HALF}")]
+    for path in (*kept[1:], *left):
         path.touch()
-    remove_leftovers(tmp_path)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [whole]
+    RunFolder.open(run.path).close()
+    assert {path for path in run.path.rglob("*") if path.is_file()} == set(kept)
 
 
 def test_an_empty_folder_is_taken_by_one_of_two(tmp_path, cli):
     run = tmp_path / "run"
     run.mkdir()
-    with held(run):  # as by one that is about to write its record
-        done = cli(*WORDS, "--out", "run")
-        assert done.returncode == 2 and "in the hands of another" in done.stderr
+    folder = Folder(run)
+    folder.lock()  # as by one that is about to write its record
+    done = cli(*WORDS, "--out", "run")
+    folder.close()
+    assert done.returncode == 2 and "in the hands of another" in done.stderr
     assert not list(run.iterdir())
 
 

@@ -291,7 +291,7 @@ def test_a_helper_module_may_be_edited_between_two_trainings(cli, tmp_path):
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("step", "fails at own.py, line 8: RuntimeError: Exception encountered"),
+        ("step", "fails at own.py, line 8: RuntimeError: not so many"),
         ("build", "fails at own.py, line 15: ZeroDivisionError: division by zero"),
     ],
 )
@@ -326,5 +326,5 @@ def net(*, input_shape: tuple = (8, 8, 1), num_classes: int = 10):
     done = cli(*words, "--fast-dev-run")
     assert done.returncode == 2 and told in done.stderr.splitlines()[-1], done.stderr
     assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
-    assert (tmp_path / "x").exists() == (where == "step")
+    assert not (tmp_path / "x").exists()  # no step was done
     assert "Traceback" in cli(*words[:-1], "y", "--fast-dev-run", "--debug").stderr

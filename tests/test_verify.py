@@ -14,7 +14,7 @@ from gpuzoo.evidence import trail
 from gpuzoo.evidence.record import seal
 
 WORDS = ["--epochs", "12", "--batch-size", "8", "--device", "cpu", "--threads", "2",
-         "--digest-every", "20", "--quiet"]  # fmt: skip
+         "--precision", "float32", "--digest-every", "20", "--quiet"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,18 @@
 """Decoded datasets on disk: written once, checked at every load.
 
-<cache>/data/<name>/<key>/ holds `arrays.safetensors` and `manifest.json`. A folder is
-filled under a temporary name and renamed into place, so it is there whole or not at
-all, and of two processes that decode at once one wins and both are right.
+<cache>/data/<name>/<key>/ holds `arrays.safetensors` and `manifest.json`, which has the
+digest of the other: an entry with one of them missing or damaged counts as not there.
+Of two processes that decode at once both are right. No folder is removed. A damaged
+entry is written over, file by file, if the file MARKER in it says that it is gpuzoo's.
 """
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
+import re
 
 import numpy as np
 import safetensors.numpy
@@ -18,8 +20,16 @@ import safetensors.numpy
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.dataset import fingerprint as dataset_fingerprint
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import WRITING, expand, remove_abandoned, write_atomically
+from gpuzoo.files import (
+    MARKER,
+    expand,
+    open_inside,
+    read_inside,
+    remove_abandoned,
+    write_atomically,
+)
 
+_NOTHING = re.compile("(?!)")  # no folder of ours is in an entry
 _TYPES = {
     "BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F32": "<f4",
 }  # fmt: skip
@@ -38,8 +48,8 @@ def load(
 ) -> Dataset | None:
     """The cached dataset of that name, key and fingerprint, or None.
 
-    Without a key: the one that was decoded last. An entry that is damaged is removed
-    and counts as not there.
+    Without a key: the one that was decoded last. What is damaged, or no entry, counts
+    as not there.
 
     Raises:
         GpuzooError: an entry that may be whole cannot be read.
@@ -47,9 +57,7 @@ def load(
     try:
         for folder in _entries(name, key):
             dataset = _read(folder)
-            if not dataset:
-                shutil.rmtree(folder, ignore_errors=True)
-            elif fingerprint in (None, dataset.fingerprint):
+            if dataset and fingerprint in (None, dataset.fingerprint):
                 return dataset
     except OSError as error:
         raise GpuzooError(
@@ -66,37 +74,49 @@ def store(dataset: Dataset, key: str) -> None:
         OSError: the cache cannot be written; nothing half-written stays.
     """
     parent = _parent(dataset.name)
-    parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(parent)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
-    try:
-        arrays = {
-            f"{split}/{name}": array
-            for split, fields in dataset.splits.items()
-            for name, array in fields.items()
-        }
-        manifest = {
-            "name": dataset.name,
-            "source": dataset.source,
-            "classes": list(dataset.classes),
-            "fingerprint": dataset.fingerprint,
-            "findings": list(dataset.findings),
-        }
-        manifest["seal"] = _seal(manifest)
-        write_atomically(
-            temporary / "arrays.safetensors", safetensors.numpy.save(arrays)
+    folder = parent / key
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder)
+    for entry in _entries(dataset.name, None):
+        if _is_ours(entry):
+            remove_abandoned(entry, _NOTHING)
+    arrays = {
+        f"{split}/{name}": array
+        for split, fields in dataset.splits.items()
+        for name, array in fields.items()
+    }
+    manifest = {
+        "name": dataset.name,
+        "source": dataset.source,
+        "classes": list(dataset.classes),
+        "fingerprint": dataset.fingerprint,
+        "findings": list(dataset.findings),
+    }
+    manifest["seal"] = _seal(manifest)
+    write_atomically(folder / "arrays.safetensors", safetensors.numpy.save(arrays))
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=1).encode())
+
+
+def _claim(folder: pathlib.Path) -> None:
+    """Make sure that a folder is an entry of ours, or becomes one if it is empty.
+
+    Raises:
+        OSError: it holds what gpuzoo cannot know for its own.
+    """
+    foreign = any(folder.iterdir()) and not (_is_ours(folder) or _read(folder))
+    if foreign or folder.is_symlink():
+        raise FileExistsError(
+            errno.EEXIST, "it is no cache entry of gpuzoo's; move it away", str(folder)
         )
-        write_atomically(
-            temporary / "manifest.json", json.dumps(manifest, indent=1).encode()
-        )
-        try:
-            os.rename(temporary, parent / key)
-        except OSError:
-            # Another process was first. Its entry is checked like any other.
-            if not (parent / key).is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    if not _is_ours(folder):
+        with contextlib.suppress(FileExistsError):  # another process was first
+            (folder / MARKER).touch(exist_ok=False)
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        return read_inside(folder, MARKER) == b""
+    return False
 
 
 def _parent(name: str) -> pathlib.Path:
@@ -109,8 +129,11 @@ def _entries(name: str, key: str | None) -> list[pathlib.Path]:
         return [parent / key] if (parent / key).is_dir() else []
     if not parent.is_dir():
         return []
-    entries = [path for path in parent.iterdir() if not path.name.startswith(".")]
-    return sorted(entries, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = []
+    for path in parent.iterdir():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # no entry
+            found.append(((path / "manifest.json").stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def _read(folder: pathlib.Path) -> Dataset | None:
@@ -120,7 +143,7 @@ def _read(folder: pathlib.Path) -> Dataset | None:
         OSError, MemoryError: that cannot be told.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = json.loads(read_inside(folder, "manifest.json"))
         if manifest["seal"] != _seal(manifest):
             return None
         arrays = _mapped(folder / "arrays.safetensors")
@@ -128,15 +151,18 @@ def _read(folder: pathlib.Path) -> Dataset | None:
         for path, array in arrays.items():
             split, _, name = path.partition("/")
             splits.setdefault(split, {})[name] = array
-        if dataset_fingerprint(splits) != manifest["fingerprint"]:
+        classes = tuple(manifest["classes"])
+        if dataset_fingerprint(splits, classes) != manifest["fingerprint"]:
             return None
         return Dataset(
-            manifest["name"], manifest["source"], splits, tuple(manifest["classes"]),
+            manifest["name"], manifest["source"], splits, classes,
             manifest["fingerprint"], tuple(manifest["findings"]),
         )  # fmt: skip
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, MemoryError):
+    except (OSError, MemoryError) as error:
+        # It is not there, or is a link, a pipe or a folder.
+        no_file = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EISDIR
+        if isinstance(error, OSError) and error.errno in no_file:
+            return None
         raise
     except Exception:  # of damaged JSON: many kinds
         return None
@@ -145,7 +171,7 @@ def _read(folder: pathlib.Path) -> Dataset | None:
 def _mapped(path: pathlib.Path) -> Arrays:
     """The arrays of a safetensors file; they stay on the disk until they are read, so
     that they may be larger than the memory."""
-    with open(path, "rb") as file:
+    with open(open_inside(path.parent, path.name), "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
             raise ValueError("its header is damaged")

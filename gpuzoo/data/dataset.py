@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import unicodedata
 
 import numpy as np
@@ -28,7 +29,7 @@ class Dataset:
     splits: dict[str, Arrays]
     classes: tuple[str, ...]
     fingerprint: str
-    """sha256 over names, types, shapes and bytes of all arrays."""
+    """sha256 over names, types, shapes and bytes of all arrays, and the classes."""
     findings: tuple[str, ...] = ()
     """Oddities worth knowing that do not stop a training."""
 
@@ -67,13 +68,18 @@ class Dataset:
         }
 
 
-def fingerprint(splits: dict[str, Arrays]) -> str:
-    """sha256 over all arrays of all splits."""
+def fingerprint(splits: dict[str, Arrays], classes: tuple[str, ...] = ()) -> str:
+    """sha256 over all arrays of all splits, and the names of the classes in order.
+
+    A class without examples changes no array, but the number of a model's outputs.
+    """
     digest = hashlib.sha256()
     for split in sorted(splits):
         for name, array in sorted(splits[split].items()):
             digest.update(f"{split}/{name} {array.dtype} {array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
+    if classes:
+        digest.update(json.dumps(list(classes)).encode())
     return digest.hexdigest()
 
 
@@ -85,9 +91,10 @@ def make_dataset(
 ) -> Dataset:
     """Check raw arrays and make a Dataset of them.
 
+    Without labels, or with one class alone, the dataset has no classes.
     Images may be (n, height, width) or (n, height, width, channels), bool, any integer
-    type with values 0..255, or floats in [0, 1]. Labels may be whole numbers, one-hot
-    rows, or names.
+    type with values 0..255, or floats in [0, 1]. Labels may be whole numbers, True
+    and False, one-hot rows, or names.
 
     Raises:
         GpuzooError: what is wrong, in which array, and the remedy.
@@ -110,7 +117,7 @@ def make_dataset(
             f"{name}: train images are {images['train'].dtype} but test images are "
             f"{images['test'].dtype}; make them equal"
         )
-    clean = {s: {"image": images[s], "label": splits[s]["label"]} for s in splits}
+    clean = {s: {**splits[s], "image": images[s]} for s in splits}
     dataset = label_examples(name, source, clean, classes)
     brightest = images["train"].max()
     if images["train"].dtype == np.uint8 and brightest < 32:
@@ -125,10 +132,17 @@ def label_examples(
     splits: dict[str, Arrays],
     classes: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """Make a Dataset of examples that are clean and of labels as in make_dataset."""
+    """Make a Dataset of examples that are clean and of labels as in make_dataset; where
+    there are none, or all are one, of the examples alone."""
+    splits, lone = _without_lone_class(name, splits, classes)
+    if not all("label" in arrays for arrays in splits.values()):
+        dataset = Dataset(name, source, splits, (), fingerprint(splits))
+        examples = {split: arrays[dataset.field] for split, arrays in splits.items()}
+        found = (*lone, *_duplicates(dataset.field, examples))
+        return dataclasses.replace(dataset, findings=found)
     labels, classes = _clean_labels(name, splits, classes)
     clean = {split: {**splits[split], "label": labels[split]} for split in splits}
-    dataset = Dataset(name, source, clean, classes, fingerprint(clean))
+    dataset = Dataset(name, source, clean, classes, fingerprint(clean, classes))
     examples = {split: clean[split][dataset.field] for split in splits}
     for split in splits:
         if len(examples[split]) != len(labels[split]):
@@ -142,6 +156,34 @@ def label_examples(
         *_duplicates(dataset.field, examples),
     )
     return dataclasses.replace(dataset, findings=findings)
+
+
+def _without_lone_class(name: str, splits: dict, classes) -> tuple[dict, list[str]]:
+    """The examples without their labels if these tell nothing, and a finding then."""
+    if classes and len(classes) > 1 or not all("label" in a for a in splits.values()):
+        return splits, []
+    labels = [
+        squeeze_labels(f"{name}, {split} labels", arrays["label"])
+        for split, arrays in splits.items()
+    ]
+    if any(
+        np.ndim(a["label"]) == 2 and a["label"].shape[1] > 1 for a in splits.values()
+    ):
+        return splits, []  # one-hot: the columns are classes too
+    if any((each != labels[0][0]).any() for each in labels):
+        return splits, []
+    for split, arrays in splits.items():
+        counts = [len(array) for array in arrays.values()]
+        if len({*counts}) > 1:
+            raise GpuzooError(
+                f"{name}: {counts[0]} {split} examples, {counts[1]} labels"
+            )
+    plain = {
+        split: {field: array for field, array in arrays.items() if field != "label"}
+        for split, arrays in splits.items()
+    }
+    label = classes[0] if classes else labels[0][0]
+    return plain, [f"only one class, {str(label)!r}: the labels are left out"]
 
 
 def clean_images(what: str, images: np.ndarray) -> np.ndarray:
@@ -184,9 +226,12 @@ def clean_images(what: str, images: np.ndarray) -> np.ndarray:
 
 def _clean_labels(name, splits, classes):
     raw = {
-        s: _squeeze_labels(f"{name}, {s} labels", a["label"]) for s, a in splits.items()
+        s: squeeze_labels(f"{name}, {s} labels", a["label"]) for s, a in splits.items()
     }
     kinds = {array.dtype.kind for array in raw.values()}
+    if kinds == {"b"} and classes is None:
+        classes = ("False", "True")
+    raw = {s: a.astype(int) if a.dtype.kind == "b" else a for s, a in raw.items()}
     if kinds <= {"U"}:
         if classes is None:
             classes = tuple(str(c) for c in np.unique(raw["train"].astype(str)))
@@ -235,8 +280,11 @@ def _clean_labels(name, splits, classes):
     return {s: a.astype(np.int32) for s, a in labels.items()}, tuple(classes)
 
 
-def _squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
-    """(n,) from (n,), (n, 1) or one-hot (n, classes); names that are bytes decoded."""
+def squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
+    """(n,) from (n,), (n, 1) or one-hot (n, classes); names that are bytes decoded.
+
+    Raises GpuzooError if they have another shape, or names that are no text.
+    """
     if labels.size == 0:
         raise GpuzooError(f"{what}: there are none")
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -250,7 +298,16 @@ def _squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
             f"{what}: the shape must be (examples,), (examples, 1) or "
             f"one-hot (examples, classes): {labels.shape}"
         )
+    if labels.dtype.kind == "U":
+        _check_text(what, labels)
     return _decoded(what, labels) if labels.dtype.kind == "S" else labels
+
+
+def _check_text(what: str, names: np.ndarray) -> None:
+    points = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))
+    points = points.view(np.uint32)
+    if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+        raise GpuzooError(f"{what}: hold characters that are none; save them anew")
 
 
 def _decoded(what: str, names: np.ndarray) -> np.ndarray:

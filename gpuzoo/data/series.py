@@ -1,13 +1,11 @@
 """Time series: windows of the past, and what came after each."""
 
-import csv
 import dataclasses
-import io
 import pathlib
-import re
 
 import numpy as np
 
+from gpuzoo.data import table
 from gpuzoo.data.dataset import Dataset, fingerprint
 from gpuzoo.errors import GpuzooError
 
@@ -43,71 +41,15 @@ def mackey_glass() -> Dataset:
 
 
 def from_csv(path: pathlib.Path) -> Dataset:
-    """The last column of a CSV file, one line for each time, oldest first; a first line
-    without a number is taken for the names of the columns. Semicolons or tabs may stand
-    between the columns; beside semicolons a comma is a decimal one.
+    """The last column of numbers of a CSV file, one line for each time; what was taken
+    is the first of its findings (gpuzoo/data/table.py).
 
     Raises:
-        GpuzooError: a line that has not as many columns as the first, or no number.
+        GpuzooError: a line that cannot be read, or may be read in two ways.
     """
-    what = f"data {path.name!r}"
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            text = file.read()
-        mark, rows = _rows(text)
-    except FileNotFoundError:
-        raise GpuzooError(f"{what}: there is no such file; check the path") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise GpuzooError(f"{what}: not a readable CSV file: {error}") from None
-    columns, lines = len(rows[0][1]) if rows else 0, []
-    values, swapped = [], str.maketrans(".,", ",.")
-    commas = mark == ";" and any(re.search(r"\d,\d", row[-1]) for _, row in rows)
-    for place, (line, row) in enumerate(rows):
-        if len(row) != columns:
-            raise GpuzooError(
-                f"{what}: line {line}: {len(row)} columns, parted by {mark!r}, where "
-                f"the first line has {columns}; all must have as many"
-            )
-        try:
-            values.append(float(row[-1].translate(swapped) if commas else row[-1]))
-        except ValueError:
-            if place:
-                kind = "number with a decimal comma" if commas else "number"
-                raise GpuzooError(
-                    f"{what}: line {line}: {row[-1]!r} is no {kind}; the last column "
-                    "must hold the series"
-                ) from None
-        else:
-            lines.append(line)
-    _refuse_gaps(what, lines if columns == 1 else [])
-    dataset = make_series(path.stem, "CSV file", np.array(values))
-    if columns < 2:
-        return dataset
-    told = f"the last of {columns} columns, parted by {mark!r}, is the series"
-    return dataclasses.replace(dataset, findings=(*dataset.findings, told))
-
-
-def _refuse_gaps(what: str, lines: list[int]) -> None:
-    """A blank line among lines of one value is a value that is missing; but not where
-    there is one after each."""
-    apart = np.diff(lines)
-    if apart.size and apart.max() != apart.min():
-        line = lines[int(np.argmax(apart))] + 1
-        raise GpuzooError(
-            f"{what}: line {line}: is blank; leave the line out, or fill in the value "
-            "that is missing"
-        )
-
-
-def _rows(text: str) -> tuple[str, list[tuple[int, list[str]]]]:
-    """What separates the columns, and the number and cells of each line that is not
-    blank: the first of semicolon, tab and comma that parts the first line."""
-    for mark in ";\t,":
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
-        rows = [(reader.line_num, row) for row in reader if row]
-        if rows and len(rows[0][1]) > 1:
-            break
-    return mark, rows
+    column = table.read_column(path)
+    dataset = make_series(path.stem, "CSV file", column.values)
+    return dataclasses.replace(dataset, findings=column.findings)
 
 
 def make_series(name: str, source: str, values: np.ndarray) -> Dataset:

@@ -1,24 +1,27 @@
 """Where examples come from: TFDS, the user's own files, or what comes with gpuzoo."""
 
-import collections
 import importlib.util
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Callable
 
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import audio, folders, series
-from gpuzoo.data.dataset import Dataset, clean_images, label_examples, make_dataset
+from gpuzoo.data import arrays, audio, folders, images, series
+from gpuzoo.data.dataset import (
+    Dataset,
+    clean_images,
+    label_examples,
+    make_dataset,
+    squeeze_labels,
+)
 from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 from gpuzoo.recipe import Recipe
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Part of the examples held out for testing where the source has no test split.
 HELD_OUT = 0.2
 
@@ -79,7 +82,7 @@ def load_data(
     if path.suffix.lower() == ".csv":
         return series.from_csv(path)
     if path.suffix.lower() == ".npz":
-        return _from_npz(path)
+        return _from_npz(path, note)
     try:
         return from_tfds(name, data_dir, note, fingerprint)
     except NotToBeHad as reason:
@@ -120,45 +123,15 @@ def _refuse_sizes(what: str, image_size: int, audio_seconds: float) -> None:
             )
 
 
-def _from_npz(path: pathlib.Path) -> Dataset:
+def _from_npz(path: pathlib.Path, note) -> Dataset:
     what = f"data {path.name!r}"
-    parts, whole = ("x_train", "y_train", "x_test", "y_test"), ("x", "y")
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            there, wanted = set(file.files), ()
-            if there >= set(parts):
-                wanted = parts
-            elif there >= set(whole) and not there & set(parts):
-                wanted = whole
-            arrays = {name: file[name] for name in wanted}
-    except FileNotFoundError:
-        raise GpuzooError(f"{what}: there is no such file; check the path") from None
-    except MemoryError as error:
-        raise GpuzooError(
-            f"{what}: too large for the memory ({error}); save fewer or smaller "
-            "examples, images as uint8"
-        ) from None
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen different ones
-        text = str(error) or type(error).__name__
-        if "allow_pickle" in text:
-            text = "it holds Python objects; save plain arrays of numbers"
-        raise GpuzooError(
-            f"{what}: not a readable .npz file, or damaged or cut short: {text}"
-        ) from None
-    if wanted == parts:
-        splits = {
-            s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
-            for s in ("train", "test")
-        }
-    elif wanted == whole:
+    splits = arrays.read(path, note)
+    if whole := splits.get(""):
         # Checked before they are shuffled, so that an error names the right example.
-        clean_images(f"{what}, x", arrays["x"])
-        splits = _hold_out(what, {"image": arrays["x"], "label": arrays["y"]})
-    else:
-        raise GpuzooError(
-            f"{what}: needs the arrays {', '.join(parts)} (or only x, y); it has "
-            f"{', '.join(sorted(there)) or 'none'}"
-        )
+        clean_images(f"{what}, x", whole["image"])
+        if "label" in whole:
+            squeeze_labels(f"{what}, y", whole["label"])
+        splits = _hold_out(what, whole)
     return make_dataset(path.stem, "npz file", splits)
 
 
@@ -167,46 +140,51 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
     if not folders.is_folder(path):
         raise GpuzooError(f"{what}: there is no such folder; check the path")
 
+    parts = folders.find_splits(what, path, note)
+    first = parts.get("train", path)
+    classes = folders.sub_folders(what, first)
+    whole = len(classes) < 2
+    if whole and not folders.find_files(what, first, None):
+        raise GpuzooError(
+            f"{what}: needs one sub-folder of images or of .wav files for each of at "
+            f"least two classes, or images alone; it has {len(classes)}"
+        )
+
     def read(folder: pathlib.Path) -> dict:
-        files = folders.find_files(what, folder, classes)
-        counts = collections.Counter(file.suffix.lower() for _, file in files)
-        sounds = ".wav" in counts and not counts.keys() & IMAGE_SUFFIXES
-        left = counts.keys() - ({".wav"} if sounds else IMAGE_SUFFIXES)
-        if left:
-            note(
-                f"{what}: {sum(counts[s] for s in left)} files in {folder.name}/ are "
-                f"left out, by their suffix: {', '.join(sorted(left))}"
-            )
-        known = {".wav", *IMAGE_SUFFIXES}
-        loose = [
-            path.name
-            for path in folder.iterdir()
-            if path.suffix.lower() in known and path.is_file()
-            if not path.name.startswith(".")
-        ]
-        if loose:
-            note(
-                f"{what}: {min(loose)} ({len(loose)} in all) lies in no sub-folder of "
-                f"{folder.name}/ and is left out"
-            )
+        found = folders.find_files(what, folder, None if whole else classes)
+        sounds = folders.choose(what, folder, found, note)
+        if not whole:
+            folders.note_loose(what, folder, note)
         if sounds:
+            if whole:
+                raise GpuzooError(
+                    f"{what}: needs one sub-folder of sounds for each of at least two "
+                    f"classes; it has {len(classes)}"
+                )
             _refuse_sizes(what, size, 0)
             return audio.read_folder(what, folder, classes, seconds)
         _refuse_sizes(what, 0, seconds)
-        return _read_images(what, folder, classes, size)
+        return images.read_folder(what, folder, found, size)
 
-    parts = folders.find_splits(what, path, note)
-    classes = _class_names(what, parts.get("train", path))
     if parts:
-        extra = set(_class_names(what, parts["test"])) - set(classes)
-        if extra:
+        extra = set(folders.sub_folders(what, parts["test"])) - set(classes)
+        if extra and not whole:
             raise GpuzooError(
                 f"{what}: test has a class that train lacks: {min(extra)}"
             )
         splits = {split: read(folder) for split, folder in parts.items()}
     else:
-        splits = _hold_out(what, read(path))
-    kinds = {s: next(iter(arrays)) for s, arrays in splits.items()}
+        splits = read(path)
+    if whole:
+        note(
+            f"{what}: {'one sub-folder' if classes else 'no sub-folders'}, so its "
+            "images have no classes"
+        )
+        for one in splits.values() if parts else [splits]:
+            del one["label"]
+    if not parts:
+        splits = _hold_out(what, splits)
+    kinds = {s: next(iter(fields)) for s, fields in splits.items()}
     if len(set(kinds.values())) > 1:
         raise GpuzooError(f"{what}: images and sounds in one set: {kinds}")
     # Of a name that is no UTF-8 the odd bytes are shown as \xe4.
@@ -214,97 +192,56 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
         os.fsencode(name).decode("utf-8", "backslashreplace") for name in classes
     )
     if kinds["train"] == "image":  # grey ones in one part, coloured in the other
-        channels = max(arrays["image"].shape[3] for arrays in splits.values())
-        for arrays in splits.values():
-            shape = (*arrays["image"].shape[:3], channels)
-            arrays["image"] = np.ascontiguousarray(
-                np.broadcast_to(arrays["image"], shape)
+        channels = max(fields["image"].shape[3] for fields in splits.values())
+        for fields in splits.values():
+            shape = (*fields["image"].shape[:3], channels)
+            fields["image"] = np.ascontiguousarray(
+                np.broadcast_to(fields["image"], shape)
             )
     if kinds["train"] == "audio":
         audio.check_lengths(what, splits)
-        return label_examples(path.name, "folder of WAV files", splits, names)
-    return make_dataset(path.name, "image folder", splits, names)
+        return label_examples(path.name, audio.source(path), splits, names)
+    return make_dataset(path.name, "image folder", splits, None if whole else names)
 
 
-def _class_names(what: str, folder: pathlib.Path) -> list[str]:
-    names = folders.sub_folders(what, folder)
-    if len(names) < 2:
-        raise GpuzooError(
-            f"{what}: needs one sub-folder of images or of .wav files for each of at "
-            f"least two classes; it has {len(names)}"
-        )
-    return names
-
-
-def _read_images(what, folder: pathlib.Path, classes: list[str], size: int) -> dict:
-    from PIL import Image
-
-    images, labels = [], []
-    for label, file in folders.find_files(what, folder, classes):
-        if file.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        where = f"{what}: {file.relative_to(folder)}"
-        try:
-            with Image.open(file) as image:
-                pixels = _pixels(image, size)
-        except Exception as error:  # Pillow raises a dozen different ones
-            raise GpuzooError(
-                f"{where}: not a readable image ({error or type(error).__name__}); "
-                "remove or replace it"
-            ) from None
-        images.append(pixels)
-        labels.append(label)
-        if images[-1].shape[:2] != images[0].shape[:2]:
-            raise GpuzooError(
-                f"{where}: {images[-1].shape[:2]} pixels where the first image has "
-                f"{images[0].shape[:2]}; give one size, e.g. --image-size 64"
-            )
-    if not images:
-        raise GpuzooError(
-            f"{what}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
-    channels = max(image.shape[2] for image in images)
-    images = [np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]
-    return {"image": np.stack(images), "label": np.array(labels)}
-
-
-def _pixels(image, size: int) -> np.ndarray:
-    """An image as a viewer shows it, upright and on white, (height, width, 1 or 3),
-    uint8; of several frames the first."""
-    from PIL import Image, ImageOps
-
-    if re.search(r"^[IF]|[A-Z];16[A-Z]", f"{image.mode} {image.tile}"):
-        raise ValueError(
-            "it has more than 8 bits a channel, which would be lost; convert it, or "
-            "save floats in [0, 1] as .npz"
-        )
-    ImageOps.exif_transpose(image, in_place=True)
-    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    image = image.convert(mode)
-    if size:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.atleast_3d(image)
-
-
-def _hold_out(what: str, arrays: dict) -> dict:
+def _hold_out(what: str, whole: dict) -> dict:
     """Hold out a fifth for testing, the same one every time."""
-    if any(np.ndim(array) == 0 for array in arrays.values()):
+    if any(np.ndim(array) == 0 for array in whole.values()):
         raise GpuzooError(f"{what}: a single number where there should be examples")
-    (field, count), (_, labels) = ((name, len(a)) for name, a in arrays.items())
-    if count != labels:
-        raise GpuzooError(f"{what}: {count} {field}s but {labels} labels")
+    field, count = next((name, len(array)) for name, array in whole.items())
+    if "label" in whole and len(whole["label"]) != count:
+        raise GpuzooError(f"{what}: {count} {field}s but {len(whole['label'])} labels")
     if count < 10:
         raise GpuzooError(f"{what}: {count} examples; at least 10 are needed")
     order = randomness.permutation(count, 0, "hold out")
     test, train = np.split(order, [round(count * HELD_OUT)])
+    if "label" in whole:
+        train, test = _of_every_class(whole["label"], order, train, test)
     parts = {"train": train, "test": test}
     return {
-        split: {name: array[part] for name, array in arrays.items()}
+        split: {name: array[part] for name, array in whole.items()}
         for split, part in parts.items()
     }
+
+
+def _of_every_class(labels, order, train, test) -> tuple[np.ndarray, np.ndarray]:
+    """The parts as they are if a class of two examples or more is in both; else a fifth
+    of every class, at least one. A class of one example is for training.
+
+    The first keeps the split, and so the bits, of data that a plain draw divides well.
+    """
+    _, ids = np.unique(np.reshape(labels, (len(labels), -1)), axis=0,
+                       return_inverse=True)  # fmt: skip
+    ids = ids.reshape(-1)
+    counts, tests = np.bincount(ids), np.bincount(ids[test], minlength=ids.max() + 1)
+    wanted = np.maximum(np.round(HELD_OUT * counts).astype(int), 1)
+    wanted[counts == 1] = 0
+    if ((tests > 0) == (wanted > 0)).all() and (tests < counts).all():
+        return train, test
+    chosen = np.zeros(len(order), bool)
+    for label, count in enumerate(wanted):
+        chosen[np.flatnonzero(ids[order] == label)[:count]] = True
+    return order[~chosen], order[chosen]
 
 
 # --- the embedded digits ------------------------------------------------------------

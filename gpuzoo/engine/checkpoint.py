@@ -2,13 +2,17 @@
 
 A checkpoint is a safetensors file: the variables of the model, of the optimizer and of
 the random layers, the results not yet logged, the step and the history of the run as
-compressed text, and as metadata a sha256 over all of it. The last two are kept; a
-damaged one is passed over for the one before it.
+compressed text, and as metadata a sha256 over all of it and the id of the run. The last
+two are kept; a damaged one is passed over for the one before it. What has the name of a
+checkpoint and not the id of the run is somebody else's: it is not read, not removed and
+not written over.
 """
 
+import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import zlib
 
 import numpy as np
@@ -16,9 +20,10 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo.digests import digest_all
-from gpuzoo.files import remove_leftovers, write_atomically
+from gpuzoo.files import Folder, SubFolder
 
 KEPT = 2
+_NAME = re.compile(r"step-(\d{9,})(-\d+)?\.safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +42,12 @@ class Checkpoint:
     """What its record calls the run; no other goes on from here."""
 
 
-def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and remove the ones before the last two. Raises OSError."""
+def save(folder: pathlib.Path | SubFolder, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint and remove the run's own ones before the last two.
+
+    Raises:
+        OSError: it cannot be written, or a link has the name of the folder.
+    """
     facts = {
         "step": checkpoint.step,
         "history": checkpoint.history,
@@ -50,42 +59,110 @@ def save(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
     arrays = {"facts": np.frombuffer(text, np.uint8), **checkpoint.arrays}
     content = safetensors.numpy.save(
         {name: np.asarray(a, order="C") for name, a in arrays.items()},
-        metadata={"gpuzoo": digest_all(arrays)},
+        metadata={"gpuzoo": digest_all(arrays), "run": checkpoint.run},
     )
-    folder.mkdir(exist_ok=True)
-    write_atomically(folder / f"step-{checkpoint.step:09d}.safetensors", content)
-    for old in _files(folder)[KEPT:]:
-        old.unlink()
+    with _sub(folder) as sub:
+        sub.parent.check()
+        with sub.opened(make=True) as opened:
+            opened.write_file(_free_name(opened, checkpoint), content)
+            for name in _own(opened, checkpoint.run)[KEPT:]:
+                opened.remove_file(name)
 
 
 def load(
-    folder: pathlib.Path, run: str | None = None
+    folder: pathlib.Path | SubFolder, run: str | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole and of that run (None: of any), and the names
-    of newer ones, which are damaged or another run's."""
+    of newer ones, which are damaged, another run's, or links."""
     damaged = []
-    if folder.is_dir():
-        remove_leftovers(folder)
-        for path in _files(folder):
-            checkpoint = _read(path)
-            if checkpoint and run in (None, checkpoint.run):
-                return checkpoint, damaged
-            damaged.append(path.name)
+    with _sub(folder) as sub:
+        if sub.is_link():
+            return None, [f"folder {sub.path} (a link)"]
+        if sub.parent.find(sub.name) is None:
+            return None, []
+        with sub.opened() as opened:
+            opened.remove_temporary()
+            for name in _files(opened):
+                checkpoint = _read(opened, name)
+                if checkpoint and run in (None, checkpoint.run):
+                    return checkpoint, damaged
+                damaged.append(name)
     return None, damaged
 
 
-def _files(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+def remove(folder: SubFolder, run: str) -> None:
+    """Remove all of a run that has ended, and the folder if nothing else is in it."""
+    with contextlib.suppress(OSError):
+        with folder.opened() as opened:
+            opened.remove_temporary()
+            for name in _own(opened, run):
+                opened.remove_file(name)
+        folder.remove_if_empty()
 
 
-def _read(path: pathlib.Path) -> Checkpoint | None:
+@contextlib.contextmanager
+def _sub(folder: pathlib.Path | SubFolder):
+    if isinstance(folder, SubFolder):
+        yield folder
+        return
+    parent = Folder(folder.parent)
     try:
-        with safetensors.safe_open(path, "np") as file:
-            seal = file.metadata()["gpuzoo"]
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        yield parent.sub(folder.name)
+    finally:
+        parent.close()
+
+
+def _files(folder: Folder) -> list[str]:
+    """Names of checkpoints, the newest first."""
+    found = [match for match in map(_NAME.fullmatch, folder.names()) if match]
+    found.sort(key=lambda match: (int(match[1]), match[0]), reverse=True)
+    return [match[0] for match in found]
+
+
+def _own(folder: Folder, run: str) -> list[str]:
+    """Those of them that the run has written itself."""
+    return [name for name in _files(folder) if _writer(folder, name) == run]
+
+
+def _free_name(folder: Folder, checkpoint: Checkpoint) -> str:
+    """The name of a checkpoint: of the run's own, or one that nothing has."""
+    name, number = f"step-{checkpoint.step:09d}.safetensors", 1
+    while folder.find(name) and _writer(folder, name) != checkpoint.run:
+        number += 1
+        name = f"step-{checkpoint.step:09d}-{number}.safetensors"
+    return name
+
+
+def _writer(folder: Folder, name: str) -> str | None:
+    """The id of the run that wrote a file, of a damaged one too if its header is whole;
+    None if that cannot be told."""
+    try:
+        with open(folder.open_file(name), "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > 100_000_000:  # more than safetensors takes
+                return None
+            told = json.loads(file.read(length))["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if "gpuzoo" in told and "run" not in told:  # written before the header had it
+        checkpoint = _read(folder, name)
+        return checkpoint and checkpoint.run
+    return told.get("run")
+
+
+def _read(folder: Folder, name: str) -> Checkpoint | None:
+    try:
+        content = folder.read_file(name)
+        length = int.from_bytes(content[:8], "little")
+        seal = json.loads(content[8 : 8 + length])["__metadata__"]["gpuzoo"]
+        arrays = safetensors.numpy.load(content)
+        del content
         if seal != digest_all(arrays):
             return None
         facts = json.loads(zlib.decompress(arrays.pop("facts").tobytes()))
         return Checkpoint(arrays=arrays, **facts)
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+    except (
+        OSError, ValueError, KeyError, TypeError, RecursionError, zlib.error,
+        safetensors.SafetensorError,
+    ):  # fmt: skip
         return None

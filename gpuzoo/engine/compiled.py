@@ -1,25 +1,35 @@
 """What XLA compiled for JAX, kept for the next process that trains the same.
 
 JAX keeps programs in a folder, writes them in place and trusts what it finds there.
-Here that folder is one process's own: it begins with those programs of the cache that
-still have the digest in their name, and what is new in it goes into the cache whole or
-not at all. So a kill, a full disk or a damaged file costs a compilation, and never a
-bit. Level strict and `verify` take nothing from the cache: they compile anew.
+Here that folder is one process's own: it begins with those programs of the cache whose
+name ends with the digest of the place, the name that JAX gave them and their content,
+and what is new in it goes into the cache whole or not at all. So a kill, a full disk, a
+damaged file and one that has another's name cost a compilation, and never a bit. Level
+strict and `verify` take nothing from the cache: they compile anew.
 """
 
 import atexit
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
+import os
 import pathlib
-import shutil
-import tempfile
+import re
+import warnings
 from collections.abc import Callable
 
 from gpuzoo.data.cache import root
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import WRITING, remove_abandoned, write_atomically
+from gpuzoo.files import (
+    MARKER,
+    make_temporary_folder,
+    read_inside,
+    remove_abandoned,
+    remove_own_folder,
+    write_atomically,
+)
 from gpuzoo.machine import environment
 
 # Bytes; the places that were used last are kept.
@@ -27,6 +37,11 @@ LIMIT = 1_000_000_000
 _HIT = "/jax/compilation_cache/cache_hits"
 # What the programs of a run depend on, besides its environment and runtime.
 _RECIPE = ("task", "model", "model_options", "batch_size")
+
+# What JAX writes into its folder, a program in the cache, and a place with programs.
+_OF_JAX = re.compile(r".+-(cache|atime)|\.lockfile")
+_PROGRAM = re.compile(r"(.+-cache)\.([0-9a-f]{64})")
+_PLACE = re.compile(r"[0-9a-f]{32}")
 
 _folder: pathlib.Path | None = None  # JAX's; it takes one a process
 _hits = 0
@@ -42,9 +57,12 @@ class Programs:
     """What JAX's folder held before the run compiled."""
     hits: int
     say: Callable[[str, str], None]
+    warned: warnings.catch_warnings | None
+    """What JAX warns of while it loads programs."""
 
     def keep(self) -> None:
         """Take what is new into the cache, when all is compiled."""
+        self.end()
         try:
             self._keep()
         except (OSError, ImportError) as error:  # JAX may have moved what unpacks
@@ -53,12 +71,18 @@ class Programs:
             several = "s" * (found != 1)
             self.say(f"{found} program{several} had been compiled before.", None)
 
+    def end(self) -> None:
+        """JAX has loaded what it could."""
+        if self.warned:
+            self.warned.__exit__(None, None, None)
+            self.warned = None
+
     def _keep(self) -> None:
         new = [path for path in _entries() if path.name not in self.given]
         for path in new:
             content = path.read_bytes()
             if _is_whole(content):
-                digest = hashlib.sha256(content).hexdigest()
+                digest = _digest(self.place, path.name, content)
                 write_atomically(self.place / f"{path.name}.{digest}", content)
         forget()
         if new:
@@ -87,17 +111,22 @@ def lend(record: dict, say: Callable[[str, str], None]) -> Programs | None:
         return None
     recipe = {name: record["recipe"][name] for name in _RECIPE}
     # Not the record's environment: a run may be resumed in another.
-    kind = json.dumps([environment(), runtime, recipe], sort_keys=True)
+    kind = json.dumps(["2", environment(), runtime, recipe], sort_keys=True)
     name = hashlib.sha256(kind.encode()).hexdigest()[:32]
     try:
         place = root() / "compiled" / name
         place.mkdir(parents=True, exist_ok=True)
-        place.touch()  # used now
+        _claim(place)
         _open(jax, place.parent)
-        remove_abandoned(place)
-        for path in place.glob("[!.]*"):
-            _give(path)
-        return Programs(place, {path.name for path in _entries()}, _hits, say)
+        remove_abandoned(place, _OF_JAX)
+        refused = [name for name in sorted(os.listdir(place)) if not _give(place, name)]
+        if refused:
+            say(
+                f"Compiled anew: {len(refused)} of the programs in {place} have been "
+                "changed since they were written, or put under another name.", "yellow",
+            )  # fmt: skip
+        given = {path.name for path in _entries()}
+        return Programs(place, given, _hits, say, _listen(say))
     except (OSError, GpuzooError) as error:
         _refused(say, error)
         return None
@@ -108,14 +137,16 @@ def _open(jax, parent: pathlib.Path) -> None:
     global _folder
     if _folder:
         _folder.mkdir(mode=0o700, exist_ok=True)  # it may have looked abandoned
+        (_folder / MARKER).touch()
         return
-    remove_abandoned(parent)
-    parent = parent.absolute()
-    _folder = pathlib.Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
-    atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+    remove_abandoned(parent, _OF_JAX)
+    _folder = make_temporary_folder(parent.absolute())
+    atexit.register(remove_own_folder, _folder, _OF_JAX)
     jax.config.update("jax_compilation_cache_dir", str(_folder))
     # JAX keeps what took it a second; a start has many programs that take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    # A program that cannot be loaded is compiled, also where the user has it raised.
+    jax.config.update("jax_raise_persistent_cache_errors", False)
     # A second cache, of tuned kernels, which would hide behind the first.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
@@ -126,27 +157,72 @@ def _open(jax, parent: pathlib.Path) -> None:
     jax.monitoring.register_event_listener(count)
 
 
-def _give(path: pathlib.Path) -> None:
-    """A program of the cache, if it is whole; otherwise it goes."""
-    name, _, digest = path.name.rpartition(".")
+def _claim(place: pathlib.Path) -> None:
+    """Make sure that a place is gpuzoo's own, or becomes it if it is empty.
+
+    Raises:
+        OSError: it is a link or holds something that gpuzoo cannot know for its own.
+    """
+    if place.is_symlink() or (os.listdir(place) and not (place / MARKER).is_file()):
+        raise FileExistsError(errno.EEXIST, f"{place} is not gpuzoo's")
+    if not (place / MARKER).is_file():
+        (place / MARKER).touch()
+    os.utime(place)  # used now
+
+
+def _digest(place: pathlib.Path, name: str, content: bytes) -> str:
+    """sha256 of what a program is for and of the program: one that has the name of
+    another is noticed."""
+    return hashlib.sha256(f"{place.name}/{name}\0".encode() + content).hexdigest()
+
+
+def _give(place: pathlib.Path, file: str) -> bool:
+    """Give JAX a program of the cache. False if it is not as it was written there; it
+    is removed, or left alone if it is a link."""
+    match = _PROGRAM.fullmatch(file)
+    if not match:
+        return True  # not of ours
     try:
-        content = path.read_bytes()
+        content = read_inside(place, file)
     except FileNotFoundError:  # another process has removed it
-        return
-    if hashlib.sha256(content).hexdigest() != digest:
-        path.unlink(missing_ok=True)
-        return
-    try:
-        (_folder / name).write_bytes(content)
-    except OSError:
-        (_folder / name).unlink(missing_ok=True)
+        return True
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ELOOP):  # a link, a pipe, a folder
+            return False
         raise
+    if _digest(place, match[1], content) != match[2]:
+        (place / file).unlink(missing_ok=True)
+        return False
+    try:
+        (_folder / match[1]).write_bytes(content)
+    except OSError:
+        (_folder / match[1]).unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _listen(say: Callable[[str, str], None]) -> warnings.catch_warnings:
+    """Say in a line that JAX cannot load a program; it warns of it and compiles."""
+    warned = warnings.catch_warnings()
+    warned.__enter__()
+    show = warnings.showwarning
+
+    def told(message, *words, **more) -> None:
+        if "persistent compilation cache" not in str(message):
+            return show(message, *words, **more)
+        first = str(message).partition("\n")[0][:150]
+        say(f"A program is compiled anew, JAX cannot load it ({first}).", "yellow")
+
+    warnings.showwarning = told
+    warnings.filterwarnings("always", message=".*persistent compilation cache")
+    return warned
 
 
 def forget() -> None:
     """Take away from JAX whatever it could find: what comes is compiled anew."""
-    for path in _folder.iterdir() if _folder else ():
-        path.unlink(missing_ok=True)
+    for path in _folder.iterdir() if _folder and _folder.is_dir() else ():
+        if _OF_JAX.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _is_whole(content: bytes) -> bool:
@@ -164,13 +240,18 @@ def _entries() -> list[pathlib.Path]:
 
 
 def _prune(parent: pathlib.Path) -> None:
-    """Remove the places that were not used for longest, beyond the limit."""
-    places = [path for path in parent.iterdir() if not path.name.startswith(WRITING)]
-    total = 0
+    """Remove the programs of the places that were not used for longest, beyond the
+    limit."""
+    places, total = [], 0
+    for place in parent.iterdir():
+        ours = _PLACE.fullmatch(place.name) and not place.is_symlink()
+        if ours and (place / MARKER).is_file():
+            places.append(place)
     for place in sorted(places, key=lambda path: path.stat().st_mtime, reverse=True):
-        total += sum(path.stat().st_size for path in place.iterdir())
+        programs = [path for path in place.iterdir() if _PROGRAM.fullmatch(path.name)]
+        total += sum(path.lstat().st_size for path in programs)
         if total > LIMIT:
-            shutil.rmtree(place, ignore_errors=True)
+            remove_own_folder(place, _PROGRAM)
 
 
 def _refused(say: Callable[[str, str], None], error: Exception) -> None:

@@ -252,9 +252,15 @@ def build_model(recipe: Recipe, dataset: Dataset):
     info = model_info(recipe.model)
     kind = tasks.load(recipe.task)
     if not set(kind.fields) <= set(dataset.train):
+        remedy = ""
+        if "label" in kind.fields and "label" not in dataset.train:
+            remedy = (
+                " alone, without two classes: give one sub-folder for each class, or "
+                "labels y in the .npz"
+            )
         raise GpuzooError(
             f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
-            f"example; data {dataset.name} have {' and '.join(dataset.train)}"
+            f"example; data {dataset.name} have {' and '.join(dataset.train)}{remedy}"
         )
     check_data = getattr(kind, "check_data", None)
     if check_data and (fault := check_data(dataset)):
@@ -269,6 +275,11 @@ def build_model(recipe: Recipe, dataset: Dataset):
     options = {
         k: v for k, v in kind.model_options(dataset).items() if k in info.options
     }
+    if "num_classes" in options and not dataset.classes:
+        raise GpuzooError(
+            f"model {called!r} needs classes, and data {dataset.name} have none: give "
+            "one sub-folder for each class, or labels y in the .npz"
+        )
     options |= parse_options(recipe.model_options)
     try:
         with measure.fresh_names(), initial.drawn_by_numpy():

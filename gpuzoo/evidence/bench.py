@@ -10,20 +10,18 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from typing import Literal
 
-import numpy as np
-import scipy.stats
-
 from gpuzoo.errors import GpuzooError
 from gpuzoo.evidence import record
-from gpuzoo.files import expand, write_atomically
+from gpuzoo.evidence.worker import Worker, ratios, spread, take_turns, trainer
+from gpuzoo.files import expand, read_inside, write_atomically
 from gpuzoo.machine import environment
 from gpuzoo.recipe import Recipe
 from gpuzoo.runtime import BACKENDS, Options, Precision
+
+_SOFTWARE = "gpuzoo bench"  # written into a plot, to know it by
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,175 +80,113 @@ def modes(settings: Settings) -> list[Options]:
     ]  # fmt: skip
 
 
-class Worker:
-    """A process that trains a turn whenever it is told to, as turns.py does.
-
-    Args:
-        words: the command.
-        asked: what it is told first, one JSON line.
-        batch: examples of a step.
-        variables: changes of its environment.
-    """
-
-    def __init__(
-        self,
-        words: list[str],
-        asked: dict,
-        batch: int,
-        variables: dict[str, str] | None = None,
-    ):
-        self.speeds: list[float] = []
-        self.error: str | None = None
-        self.batch = batch
-        self.process = subprocess.Popen(
-            words, text=True, env={**os.environ, **(variables or {})},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        self.told = self._say(json.dumps(asked))
-
-    def turn(self) -> None:
-        """One turn; nothing if the mode has failed."""
-        if self.error:
-            return
-        told = self._say("go")
-        if not self.error:
-            self.told |= told
-            self.speeds.append(told["steps"] * self.batch / told["seconds"])
-
-    def _say(self, line: str) -> dict:
-        try:
-            self.process.stdin.write(f"{line}\n")
-            self.process.stdin.flush()
-            answer = self.process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        told = json.loads(answer) if answer else {"error": self._how_it_died()}
-        self.error = told.get("error")
-        return told
-
-    def _how_it_died(self) -> str:
-        code = self.process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"the process {how}"
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def trainer(
-    recipe: Recipe,
-    options: Options,
-    seconds: float = 1.0,
-    *,
-    goal: float | None = None,
-    limits: bool = False,
-    variables: dict[str, str] | None = None,
-) -> Worker:
-    """A worker that trains a recipe; it takes no more of a GPU's memory than it needs,
-    since several are alive at once.
-
-    Args:
-        seconds: about how long a turn takes.
-        goal: train until an evaluation is as good as this, instead of turns.
-        limits: also tell what a step takes and what the device can do at most, which
-            compiles programs that are none of the training's.
-        variables: changes of its environment.
-    """
-    variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **(variables or {})}
-    asked = {
-        "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
-        "seconds": seconds, "goal": goal, "limits": limits,
-    }  # fmt: skip
-    words = [sys.executable, "-m", "gpuzoo.evidence.turns"]
-    return Worker(words, asked, recipe.batch_size, variables)
-
-
-def take_turns(workers: list[Worker], rounds: int) -> None:
-    """There and back again, so that a drift of the machine meets all alike."""
-    for number in range(rounds):
-        for worker in workers[:: -1 if number % 2 else 1]:
-            worker.turn()
-
-
-def spread(values: list[float]) -> dict:
-    """The median and its interval (95 %, bootstrap), and of how many."""
-    middle, low, high = [float(np.median(values))] * 3
-    if len(set(values)) > 1:
-        low, high = scipy.stats.bootstrap(
-            [values], np.median, method="percentile", rng=0
-        ).confidence_interval
-    return {"median": middle, "low": float(low), "high": float(high), "n": len(values)}
-
-
-def ratios(one: list[float], other: list[float]) -> dict:
-    """Of the turns of one round each, which met the machine at about one speed."""
-    return spread([a / b for a, b in zip(one, other, strict=True)])
-
-
 def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
     """Time a recipe; returns the record.
+
+    Two processes of the default mode take turns with every other: the second is the
+    control, whose speed must be that of the first if the machine is quiet.
 
     Raises:
         GpuzooError: not one mode could be timed.
     """
     settings.check()
     usual = Options(device=settings.device, threads=settings.threads)
-    rows, wanted = [], modes(settings)
-    note(f"Timing {recipe.name} in {len(wanted)} modes, with and without determinism.")
-    with trainer(recipe, usual, settings.seconds, limits=True) as reference:
+    rows, ready, wanted, at = [], None, modes(settings), settings.seconds
+    turns = 4 * settings.rounds * settings.seconds * len(wanted)
+    note(
+        f"Timing {recipe.name} in {len(wanted)} modes, with and without determinism: "
+        f"{_long(turns)} of turns, and the start of {2 * len(wanted) + 2} processes."
+    )
+    begun = time.perf_counter()
+    with (
+        trainer(recipe, usual, at, limits=True) as reference,
+        trainer(recipe, usual, at) as control,
+    ):
         if reference.error:
-            raise GpuzooError(reference.error)
-        data = reference.told["data"]
-        if recipe.fallback and data["name"] == recipe.fallback:
-            note(f"{recipe.data} is not to be had here: timing on {data['name']}.")
+            note(f"the default: failed, {reference.error}; timing the other modes")
+        else:
+            ready = reference.told
+            _say_data(recipe, ready["data"], note)
+            started = time.perf_counter() - begun
+            note(f"That takes about {_long(turns + started * len(wanted))}.")
         for options in wanted:
-            first = len(reference.speeds)
+            first = len(reference.speeds), len(control.speeds)
             loose = dataclasses.replace(options, level="fast")
             with (
-                trainer(recipe, options, settings.seconds, limits=True) as firm,
-                trainer(recipe, loose, settings.seconds) as free,
+                trainer(recipe, options, at, limits=True) as firm,
+                trainer(recipe, loose, at) as free,
             ):
-                take_turns([reference, firm, free], settings.rounds)
-                beside = None if reference.error else reference.speeds[first:]
-                rows.append(_row(options, firm, free, beside))
+                take_turns([reference, firm, free, control], settings.rounds)
+                beside = None if reference.error else reference.speeds[first[0] :]
+                again = None if control.error else control.speeds[first[1] :]
+                rows.append(_row(options, firm, free, beside, again))
+                if ready is None and not firm.error:
+                    ready = firm.told
+                    _say_data(recipe, ready["data"], note)
             note(_in_a_line(rows[-1]))
+            alike = {o.precision for o, row in zip(wanted, rows, strict=False)
+                     if row["error"] and row["error"] == reference.error}  # fmt: skip
+            if len(alike) > 1:  # nothing that a mode could change
+                raise GpuzooError(reference.error)
         if reference.error:
             note(f"the default: failed, {reference.error}; nothing is compared with it")
-        told, speeds = reference.told, reference.speeds
+        elif control.error:
+            note(f"the default in another process, the control: {control.error}")
+        speeds = reference.speeds
+        alive = speeds and not (reference.error or control.error)
+        steady = ratios(control.speeds, speeds) if alive else None
     if all(row["error"] for row in rows):
         raise GpuzooError(f"no mode could be timed: {rows[0]['error']}")
+    if reference.error:
+        by_name = {_name(options): options for options in wanted}
+        usual = by_name[conclude(rows, None)["fastest"]]
     return {
         "what": f"recipe {recipe.name}: speed in every mode",
         "date": time.strftime("%Y-%m-%d"),
         "recipe": recipe.as_record(),
         "environment": environment(),
         "code_sha256": record.code_sha256(recipe.as_record()),
-        "runtime": told["runtime"],
-        "data": told["data"],
+        "runtime": ready["runtime"],
+        "data": ready["data"],
         "rounds": settings.rounds,
-        "overhead_seconds": told["overhead_seconds"],
-        "peak": told["peak"],
+        "overhead_seconds": ready["overhead_seconds"],
+        "peak": ready["peak"],
         "error": reference.error,
         "examples_per_second": spread(speeds) if speeds else None,
+        "control": steady,
         "modes": rows,
         "goal": None
         if settings.goal is None
         else _reach(recipe, settings, usual, note),
-        "conclusion": conclude(rows),
+        "conclusion": conclude(rows, steady),
     }
 
 
-def _row(
-    options: Options, firm: Worker, free: Worker, beside: list[float] | None
-) -> dict:
+def _long(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def _say_data(recipe: Recipe, data: dict, note) -> None:
+    if recipe.fallback and data["name"] == recipe.fallback:
+        note(f"{recipe.data} is not available here: timing on {data['name']}.")
+
+
+def _name(options: Options) -> str:
     xla = options.backend == "tensorflow" and options.xla == "on"
     precision = options.precision.removeprefix("mixed_")
-    name = f"{options.backend} {precision}" + ", XLA" * xla
-    row = {"mode": name, "error": firm.error, "error_without": free.error}
+    return f"{options.backend} {precision}" + ", XLA" * xla
+
+
+def _row(
+    options: Options,
+    firm: Worker,
+    free: Worker,
+    beside: list[float] | None,
+    again: list[float] | None,
+) -> dict:
+    """What is told of a mode; `beside` and `again`: the speeds of the default in the
+    same rounds, in one process and in another, the control."""
+    row = {"mode": _name(options), "error": firm.error, "error_without": free.error}
     if firm.error:
         return row
     told = firm.told
@@ -260,6 +196,7 @@ def _row(
         "examples_per_second": speed,
         "step_seconds": firm.batch / speed["median"],
         "times_the_default": ratios(firm.speeds, beside) if beside else None,
+        "control": ratios(again, beside) if beside and again else None,
         "price_of_determinism": None
         if free.error
         else ratios(free.speeds, firm.speeds),
@@ -276,19 +213,40 @@ def _row(
     }
 
 
-def conclude(rows: list[dict]) -> dict:
-    """The fastest mode, and what repeatability costs there."""
+def conclude(rows: list[dict], control: dict | None) -> dict:
+    """The fastest mode, and what repeatability costs there.
+
+    Args:
+        rows: the modes, as `bench` returns them.
+        control: the speed of the default over that of the default in another process;
+            None if there are not two of them.
+
+    Returns:
+        `quiet` is False, and every other value None, where the control differs from 1:
+        what another program did would be taken for a difference of the modes. It is
+        None without a control.
+    """
     timed = [row for row in rows if not row["error"]]
     # Against the default, which met the machine at the same speed, if it lived.
     compared = all(row["times_the_default"] for row in timed)
     by = "times_the_default" if compared else "examples_per_second"
     best = max(timed, key=lambda row: row[by]["median"])
-    return {
+    found = {
         "fastest": best["mode"],
         "examples_per_second": best["examples_per_second"]["median"],
         "times_the_default": best["times_the_default"],
         "price_of_determinism": best["price_of_determinism"],
     }
+    controls = [control, *(row["control"] for row in timed)]
+    if any(told and _differs_from_1(told) for told in controls):
+        return {"quiet": False, **dict.fromkeys(found)}
+    return {"quiet": True if control else None, **found}
+
+
+def _differs_from_1(told: dict) -> bool:
+    """Surely, and by more than two processes of one kind do; or nobody can tell."""
+    outside = not told["low"] <= 1 <= told["high"] and abs(told["median"] - 1) > 0.02
+    return outside or told["high"] - told["low"] > 0.3
 
 
 def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
@@ -298,7 +256,11 @@ def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
         asked = recipe.override(seed=seed)
         with trainer(asked, usual, goal=settings.goal) as worker:
             if worker.error:
-                raise GpuzooError(worker.error)
+                note(f"seed {seed}: failed, {worker.error}")
+                return {
+                    "goal": settings.goal, "reached": False, "seconds": None,
+                    "runs": runs, "error": worker.error,
+                }  # fmt: skip
             whole = time.perf_counter() - begun
             runs.append({"seed": seed, **worker.told, "process_seconds": whole})
         found = runs[-1]
@@ -313,6 +275,7 @@ def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
         "reached": reached,
         "seconds": spread([run["seconds"] for run in runs]) if reached else None,
         "runs": runs,
+        "error": None,
     }
 
 
@@ -329,18 +292,45 @@ def save(found: dict, folder: str) -> str:
     """Write the record and its plot, named by recipe, device and versions; its path."""
     from gpuzoo.evidence import plots
 
+    found = record.private(found)
     runtime, versions = found["runtime"], found["environment"]["versions"]
     words = [found["recipe"]["name"], runtime["device_name"]]
     words += [
         f"{name}{versions[name]}" for name in ("keras", *BACKENDS) if name in versions
     ]
     slug = re.sub(r"[^a-z0-9.]+", "-", " ".join(words).lower()).strip("-")
-    path = expand(folder) / f"{slug}.json"
+    top, number = expand(folder), 1
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        top.mkdir(parents=True, exist_ok=True)
+        name = slug
+        while not _may_be_written(top, name):
+            number += 1
+            name = f"{slug}-{number}"
+        path = top / f"{name}.json"
         write_atomically(path, (json.dumps(found, indent=1) + "\n").encode())
         with plots.plain():
-            plots.speeds(found).savefig(path.with_suffix(".png"), dpi=110)
+            content = plots.png_bytes(plots.speeds(found), _SOFTWARE)
+        write_atomically(path.with_suffix(".png"), content)
     except OSError as error:
         raise GpuzooError(f"bench folder {folder}: {error.strerror or error}") from None
     return str(path)
+
+
+def _may_be_written(top, name: str) -> bool:
+    """Whether a record and its plot are an earlier bench's, or not there."""
+
+    def is_free(file: str, is_ours) -> bool:
+        if not os.path.lexists(top / file):
+            return True
+        try:
+            return is_ours(read_inside(top, file))
+        except (OSError, ValueError, RecursionError):
+            return False
+
+    def is_record(content: bytes) -> bool:
+        found = json.loads(content)
+        return isinstance(found, dict) and {"modes", "conclusion"} <= found.keys()
+
+    return is_free(f"{name}.json", is_record) and is_free(
+        f"{name}.png", lambda content: _SOFTWARE.encode() in content
+    )

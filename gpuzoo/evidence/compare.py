@@ -12,8 +12,12 @@ class Difference:
     field: str
     recorded: object
     here: object
+    said: str = ""
+    """What to show instead of the two values, where these are long."""
 
     def __str__(self) -> str:
+        if self.said:
+            return f"{self.field}: {self.said}"
         return f"{self.field}: {self.recorded!r} in the run, {self.here!r} here"
 
 
@@ -62,12 +66,40 @@ def data_differences(record: dict, other: dict) -> list[Difference]:
     """Fields of two records of data that differ (`Dataset.as_record()`)."""
     if record is None or other is None:
         return []
+    found = []
+    if record["classes"] != other["classes"]:
+        sides = record["classes"], other["classes"]
+        found.append(Difference("data.classes", *sides, _changed_classes(*sides)))
     names = ("name", "fingerprint", "train_examples", "test_examples", "input_shape")
-    return [
+    return found + [
         Difference(f"data.{name}", record[name], other[name])
         for name in names
         if record[name] != other[name]
     ]
+
+
+def _changed_classes(recorded: list[str], here: list[str]) -> str:
+    """In words: class 'cow' added."""
+    added = [name for name in here if name not in set(recorded)]
+    removed = [name for name in recorded if name not in set(here)]
+    if not added and not removed:
+        pairs = zip(recorded, here, strict=False)
+        place = next(i for i, (one, other) in enumerate(pairs) if one != other)
+        return (
+            f"in another order: class {place} is {here[place]!r}, was "
+            f"{recorded[place]!r}"
+        )
+    if len(added) == len(removed) == 1 and len(recorded) == len(here):
+        return f"class {removed[0]!r} renamed to {added[0]!r}"
+    parts = [(added, "added"), (removed, "removed")]
+    return " and ".join(_counted(names, what) for names, what in parts if names)
+
+
+def _counted(names: list[str], what: str) -> str:
+    listed = ", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3)
+    if len(names) == 1:
+        return f"class {listed} {what}"
+    return f"{len(names)} classes {what} ({listed})"
 
 
 def refuse(differences: list[Difference], what: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from gpuzoo.data.dataset import Dataset
-from gpuzoo.files import write_atomically
+from gpuzoo.files import Folder, as_folder
 
 # Matplotlib refuses to be imported where MPLBACKEND names no backend; none is needed.
 _backend = "matplotlib" not in sys.modules and os.environ.pop("MPLBACKEND", "")
@@ -30,26 +30,35 @@ MISTAKES = 24  # shown on the sheet
 ACROSS = 12  # images in a row of a sheet
 SAMPLES = 60  # images that a model draws, on a sheet
 TALLEST = 36  # inches; matplotlib draws no more than 2**16 pixels
+_GREY = "#5b6075"
 _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
 
 
 def draw_all(
-    folder: pathlib.Path,
+    folder: Folder | pathlib.Path,
     task: str,
     title: str,
     rows: list[dict],
     dataset: Dataset,
     outputs: dict,
+    trained_with: str = "",
 ) -> None:
-    """Draw every picture of a run into its folder; `outputs` as in engine/loop.py."""
+    """Draw every picture of a run into its folder; `outputs` as in engine/loop.py,
+    `trained_with`: what only the loss of the training contains."""
     with plain():
-        figures = {"curves": curves(title, rows)}
+        figures = {"curves": curves(title, rows, trained_with)}
         for kind in _KINDS[task]:
             figures[kind.__name__] = kind(title, dataset, outputs)
         for name, figure in figures.items():
             if figure is not None:
-                path = folder / f"{name}.png"
-                figure.savefig(path, dpi=110, metadata={"Software": None})
+                as_folder(folder).write_file(f"{name}.png", png_bytes(figure))
+
+
+def png_bytes(figure: Figure, software: str | None = None) -> bytes:
+    """A figure as the content of a file."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png", metadata={"Software": software})
+    return content.getvalue()
 
 
 @contextlib.contextmanager
@@ -67,7 +76,7 @@ def plain():
         yield
 
 
-def curves(title: str, rows: list[dict]) -> Figure:
+def curves(title: str, rows: list[dict], trained_with: str = "") -> Figure:
     """Every figure over the steps; rows as in metrics.jsonl."""
     keys = {key for row in rows for key in row} - {"split", "epoch", "step"}
     keys = sorted(keys, key=lambda key: (key != "loss", key))
@@ -82,8 +91,11 @@ def curves(title: str, rows: list[dict]) -> Figure:
             if not points:
                 continue
             style = "o-" if len(points) < 30 else "-"
+            label = split
+            if trained_with and key == "loss":
+                label += f", with {trained_with}" if split == "train" else ", without"
             axes.plot(
-                *zip(*points, strict=True), style, color=colour, ms=4, label=split
+                *zip(*points, strict=True), style, color=colour, ms=4, label=label
             )
             if split == "test":
                 axes.annotate(
@@ -110,14 +122,16 @@ def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
     side = float(np.clip(0.5 * count + 1.5, 4.5, 16))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
+    image = axes.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
     if count <= 30:
         for (row, column), number in np.ndenumerate(matrix):
             if number:
-                right = row == column
+                red, green, blue, _ = image.cmap(image.norm(wrong[row, column]))
+                dark = 0.21 * red + 0.72 * green + 0.07 * blue < 0.4
+                right = _GREY if row == column else _INK
                 axes.text(
                     column, row, str(number), ha="center", va="center", fontsize=8,
-                    color=_MUTED if right else _INK,
+                    color="white" if dark else right,
                 )  # fmt: skip
         axes.set_xticks(
             range(count), classes, rotation=90 * (max(map(len, classes)) > 3)
@@ -134,14 +148,16 @@ def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
     return figure
 
 
-def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure:
-    """The mistakes that the model was surest of, worst first."""
+def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
+    """The mistakes that the model was surest of, worst first; None if it made none."""
     images, classes = dataset.test["image"], dataset.classes
     labels = dataset.test["label"][: len(outputs["predicted"])]
     wrong = np.flatnonzero(outputs["predicted"] != labels)
+    if not len(wrong):
+        return None
     worst = wrong[np.argsort(-outputs["confidence"][wrong], kind="stable")][:MISTAKES]
     across = MISTAKES // 4
-    rows = max(1, -(-len(worst) // across))
+    rows = -(-len(worst) // across)
     figure = Figure(figsize=(9, 0.4 + 9 / across * rows))
     # One pair of axes for all: a pair for each image takes five times as long.
     axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
@@ -164,9 +180,7 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure:
         )  # fmt: skip
     axes.set(xlim=(0, across), ylim=(rows, 0))
     axes.axis("off")
-    text = (
-        "no mistakes" if not len(worst) else "true class, not the predicted (how sure)"
-    )
+    text = "true class, not the predicted (how sure)"
     figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
     return figure
 
@@ -276,23 +290,33 @@ def samples(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     return _sheet(f"{title} · drawn by the model", _rows(outputs["samples"]))
 
 
-def save_sheet(folder: pathlib.Path, row: dict) -> None:
+def save_sheet(folder: Folder, row: dict) -> None:
     """A watcher's event `samples` as a picture of its own, samples/epoch-<n>.png."""
-    folder.mkdir(exist_ok=True)
     content = io.BytesIO()
     _picture(_rows(row["images"])).save(content, "png")
-    write_atomically(folder / f"epoch-{row['epoch']:03d}.png", content.getvalue())
+    folder.write_file(f"samples/epoch-{row['epoch']:03d}.png", content.getvalue())
 
 
-def animate(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """The sheets of a folder one after another as a GIF; the last stays longest."""
-    sheets = sorted(folder.glob("epoch-*.png"))
-    if len(sheets) < 2:
-        return
-    with contextlib.ExitStack() as opened:
-        frames = [opened.enter_context(PIL.Image.open(sheet)) for sheet in sheets]
-        times = [250] * (len(frames) - 1) + [2000]
-        frames[0].save(path, append_images=frames[1:], duration=times, loop=0)
+def animate(folder: Folder, sheets: list[str], name: str) -> list[str]:
+    """The sheets of a folder one after another as a GIF; the last stays longest.
+
+    Returns:
+        Sheets that cannot be read and are left out.
+    """
+    frames, left_out = [], []
+    for sheet in sheets:
+        try:
+            frame = PIL.Image.open(io.BytesIO(folder.read_file(sheet)))
+            frame.load()
+            frames.append(frame)
+        except Exception:  # of damaged files: many kinds
+            left_out.append(sheet)
+    if len(frames) > 1:
+        times, content = [250] * (len(frames) - 1) + [2000], io.BytesIO()
+        rest = {"append_images": frames[1:], "duration": times, "loop": 0}
+        frames[0].save(content, "gif", save_all=True, **rest)
+        folder.write_file(name, content.getvalue())
+    return left_out
 
 
 def _rows(images: np.ndarray) -> list[np.ndarray]:

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 
 _WIDTH = 11
+_ROWS = 50  # of a kind, at most about so many: tiny data would give one a step
 
 
 class _Console(Console):
@@ -36,6 +37,7 @@ class Screen:
         self.batch, self.speed, self.row = 0, 0.0, {}
         self.figures: dict[str, tuple[str, ...]] = {}
         self.width = _WIDTH
+        self.steps, self.printed = 0, {}
 
     def say(self, text: str, style: str | None = None) -> None:
         """One line."""
@@ -66,11 +68,22 @@ class Screen:
             if self.bar:
                 self.bar.update(self.task, completed=row["step"])
         elif event == "train":
-            if self.row:
+            if self.row and self._is_due("train", self.row["step"]):
                 self._print_row()
             self.row = row
         elif event == "test":
-            self._print_row(row)
+            if self._is_due("test", row["step"]):
+                self._print_row(row)
+            else:
+                self.row = {}
+
+    def _is_due(self, kind: str, step: int) -> bool:
+        """Rows are thinned out evenly; the first and the last are always printed."""
+        before = self.printed.get(kind, -self.steps)
+        due = step == self.steps or step - before >= self.steps / _ROWS
+        if due:
+            self.printed[kind] = step
+        return due
 
     def stop(self) -> None:
         """Take the bar away."""
@@ -83,6 +96,7 @@ class Screen:
 
     def _start(self, row: dict) -> None:
         self.batch, self.figures = row["batch"], row["figures"]
+        self.steps = row["steps"]
         self.say(
             f"{row['parameters']:,} parameters, {row['epochs']} epoch"
             f"{'s' * (row['epochs'] != 1)}, {row['steps']} steps of {row['batch']}"

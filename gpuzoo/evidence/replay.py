@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.evidence import again, record, trail
-from gpuzoo.machine import moving_variables
+from gpuzoo.machine import moving_variables, unshielded
 
 
 def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dict:
@@ -80,7 +80,7 @@ def _run(path: pathlib.Path, folder: pathlib.Path, note, **spec) -> dict:
         capture_output=True, text=True, check=False,
         env={
             **kept,
-            **recorded["environment"]["variables"],
+            **unshielded(recorded["environment"]["variables"]),
             "PYTHONHASHSEED": hash_seed or "0",
         },
     )  # fmt: skip

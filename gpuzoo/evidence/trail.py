@@ -9,6 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import read_inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Divergence:
 def read_digests(folder: pathlib.Path) -> list[dict]:
     """The rows of digests.jsonl."""
     try:
-        lines = (folder / "digests.jsonl").read_text("utf-8").splitlines()
+        lines = read_inside(folder, "digests.jsonl").decode().splitlines()
         rows = [json.loads(line) for line in lines]
         first_divergence(rows, rows)  # looks at all that a row must have
         return rows
@@ -87,7 +88,7 @@ def _first_step_with_other_loss(one: np.ndarray, other: np.ndarray) -> int | Non
 def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of weights.safetensors."""
     try:
-        return safetensors.numpy.load_file(folder / "weights.safetensors")
+        return safetensors.numpy.load(read_inside(folder, "weights.safetensors"))
     except (OSError, safetensors.SafetensorError) as error:
         raise GpuzooError(
             f"{folder / 'weights.safetensors'} cannot be read: {error}"

@@ -6,7 +6,7 @@ import pathlib
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.evidence import again, compare, record, trail
-from gpuzoo.files import expand, redact
+from gpuzoo.files import expand, read_inside, redact
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
 EXIT_CODES = {IDENTICAL: 0, DIFFERS: 1, CANNOT_COMPARE: 2}
@@ -103,11 +103,15 @@ def verify(
 
 
 def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
-    """Files of a run that are not as they were when it ended."""
+    """Files of a run that are not as they were when it ended.
+
+    A link, a pipe, a device and a path that leads out of the folder are not read and
+    count as changed.
+    """
     changed = [] if recorded["seal"] == record.seal(recorded) else ["run.json"]
     for name, sha256 in recorded["files"].items():
         try:
-            found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+            found = hashlib.sha256(read_inside(path, name)).hexdigest()
         except (OSError, ValueError):
             found = None
         if found != sha256:

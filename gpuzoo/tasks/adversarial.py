@@ -80,6 +80,8 @@ class Task:
         missing = [part for part in parts if not hasattr(model, part)]
         if missing:
             return f"has no {', '.join(missing)}; see models/gan.py"
+        if model.conditional and "label" not in dataset.train:
+            return f"draws images of a class, and data {dataset.name} have no classes"
         image, drawn = (None, *dataset.input_shape), model.generator.output_shape
         return None if drawn == image else f"draws {drawn}, not {image}"
 

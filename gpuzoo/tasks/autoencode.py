@@ -7,6 +7,7 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.data import augment
+from gpuzoo.tasks import ends
 from gpuzoo.tasks.measure import Measure
 from gpuzoo.tasks.one_loss import OneLoss
 
@@ -15,7 +16,9 @@ class Task(OneLoss):
     """Cross-entropy of the pixels, and the divergence of the code if it is drawn.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
-    The model maps images in [0, 1] to logits of the same shape, or, a variational
+    The model maps images in [0, 1] to logits of the same shape, or to the sigmoid of
+    these, which is then left out of the loss; without a channel axis of one or flat if
+    it is built for that. Or, a variational
     autoencoder, to a dict of these as `reconstruction` with `mean` and `log_variance`,
     both (batch, latents), of the normal distribution of each image's code; it then has
     a layer `decoder` that maps codes to logits.
@@ -44,7 +47,11 @@ class Task(OneLoss):
     def __init__(self, *, model: keras.Model, recipe, dataset, **parts):
         super().__init__(model=model, recipe=recipe, dataset=dataset, **parts)
         self.seed = recipe.seed
-        self.variational = isinstance(self.output(model), dict)
+        outputs = self.output(model)
+        self.variational = isinstance(outputs, dict)
+        pixels = outputs["reconstruction"] if self.variational else outputs
+        self.network = ends.Network(model, dataset.input_shape, pixels)
+        self.image = tuple(dataset.input_shape)
         if self.variational:
             self.decoder = model.get_layer("decoder")
             self.latents = model.output["mean"].shape[1]
@@ -57,15 +64,15 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
-        if fault := OneLoss.misfit(model, dataset.input_shape):
+        if fault := OneLoss.misfit(model, dataset.input_shape, reshapes=True):
             return fault
-        image = (None, *dataset.input_shape)
+        image = (None, *ends.taken_form(model, dataset.input_shape))
         outputs = OneLoss.output(model)
         if not isinstance(outputs, dict):
             shape = getattr(outputs, "shape", "several tensors")
             if shape != image:
                 return f"puts out {shape}, not {image}"
-            return OneLoss.squashed(outputs, "sigmoid")
+            return OneLoss.squashed(model, outputs)
         if set(outputs) != {"reconstruction", "mean", "log_variance"}:
             return (
                 f"puts out {', '.join(sorted(outputs))}, not reconstruction, mean and "
@@ -83,7 +90,9 @@ class Task(OneLoss):
         decoders = [layer for layer in model.layers if layer.name == "decoder"]
         if not decoders or decoders[0].compute_output_shape(code) != image:
             return f"has no layer 'decoder' from codes {code} to logits {image}"
-        return OneLoss.squashed(outputs["reconstruction"], "sigmoid")
+        return OneLoss.squashed(model, outputs["reconstruction"]) or _own_end(
+            model, decoders[0], outputs["reconstruction"]
+        )
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""
@@ -91,7 +100,7 @@ class Task(OneLoss):
         pixels = augment.pixels(images)
 
         def loss():
-            outputs = self._outputs(self.model(pixels, training=True))
+            outputs = self._outputs(self.network(pixels, training=True))
             figures = self._figures(pixels, outputs, outputs["reconstruction"])
             means = {name: keras.ops.mean(each) for name, each in figures.items()}
             return means["loss"], means
@@ -106,7 +115,7 @@ class Task(OneLoss):
         prior, decoded from numbers at another address.
         """
         pixels = augment.pixels(batch["image"])
-        outputs = self._outputs(self.model(pixels, training=False))
+        outputs = self._outputs(self.network(pixels, training=False))
         shown = drawn = outputs["reconstruction"]
         if self.variational:
             noise = self._normal(pixels.shape[0], "code")
@@ -146,17 +155,37 @@ class Task(OneLoss):
         """What the model puts out, by name and in float32."""
         if not self.variational:
             outputs = {"reconstruction": outputs}
-        return {k: keras.ops.cast(v, "float32") for k, v in outputs.items()}
+        outputs = {k: keras.ops.cast(v, "float32") for k, v in outputs.items()}
+        return {**outputs, "reconstruction": self._image(outputs["reconstruction"])}
 
     def _decode(self, codes):
         """Codes (batch, latents) -> logits (batch, height, width, channels)."""
-        return keras.ops.cast(self.decoder(codes, training=False), "float32")
+        with self.network.left_out():
+            logits = self.decoder(codes, training=False)
+        return self._image(keras.ops.cast(logits, "float32"))
+
+    def _image(self, logits):
+        """Logits of pixels in the shape of the images."""
+        if tuple(logits.shape[1:]) == self.image:
+            return logits
+        return keras.ops.reshape(logits, (keras.ops.shape(logits)[0], *self.image))
 
     def _normal(self, count: int, purpose: str) -> np.ndarray:
         """(count, latents) standard normal numbers, a function of seed and purpose."""
         shape = (count, self.latents)
         draws = randomness.normal(shape, self.seed, "autoencode", purpose)
         return draws.astype(np.float32)
+
+
+def _own_end(model, decoder, reconstruction) -> str | None:
+    """What is wrong with the activation that a decoder ends in, or None: it must be the
+    one that the whole model ends in, for both to be computed without it."""
+    if not isinstance(decoder, keras.Function | keras.Sequential):
+        return None
+    own = ends.find(ends.output_of(decoder), decoder)
+    if not own.kind or own.operation is ends.find(reconstruction, model).operation:
+        return None
+    return f"has a layer 'decoder' that ends in a {own.kind}; let it put out the logits"
 
 
 def cross_entropy(images, logits):

@@ -1,9 +1,12 @@
 """Classification: which of several classes an example belongs to."""
 
+import math
+
 import keras
 import numpy as np
 
 from gpuzoo.data import augment
+from gpuzoo.tasks import ends
 from gpuzoo.tasks.one_loss import OneLoss
 
 
@@ -11,8 +14,10 @@ class Task(OneLoss):
     """Cross-entropy on logits, with label smoothing, and accuracy.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
-    with labels (batch,), int32. The model maps images in [0, 1] to logits
-    (batch, classes).
+    with labels (batch,), int32. The model maps images in [0, 1], without a channel axis
+    of one or flat if it is built for that, to logits (batch, classes). If a softmax is
+    its last activation, the loss is that of the logits before it. For two classes one
+    unit will do, the logit of the second class or a sigmoid of it.
     """
 
     fields = ("image", "label")
@@ -26,6 +31,7 @@ class Task(OneLoss):
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.classes = len(dataset.classes)
+        self.network = Logits(self.model, dataset.input_shape)
         self.smoothing = recipe.label_smoothing
         self.views = recipe.views
 
@@ -40,18 +46,28 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
-        if fault := OneLoss.misfit(model, dataset.input_shape):
+        shape, classes = dataset.input_shape, len(dataset.classes)
+        if fault := OneLoss.misfit(model, shape, reshapes=True):
             return fault
-        if (found := OneLoss.shape(model)) != (None, len(dataset.classes)):
+        found = OneLoss.shape(model)
+        if found == (None, 1) and classes != 2:
             return (
-                f"puts out {found}, not (batch, classes) = "
-                f"(None, {len(dataset.classes)})"
+                "puts out one number, which tells two classes apart, and the data "
+                f"have {classes}; end it in Dense({classes})"
             )
-        return OneLoss.squashed(OneLoss.output(model), "softmax")
+        if found not in ((None, classes), (None, 1)):
+            return f"puts out {found}, not (batch, classes) = (None, {classes})"
+        return _no_logits(model, dataset)
 
     def prepare(self, images):
         """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""
         return augment.pixels(images, keras.config.dtype_policy().compute_dtype)
+
+    def rounded_once(self, images):
+        """The numbers that `image / 255` gives, as users scale what they predict on;
+        `prepare` also rounds the factor, which in 16 bits is seen in the figures."""
+        dtype = keras.config.dtype_policy().compute_dtype
+        return keras.ops.cast(augment.pixels(images), dtype)
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss and the accuracy on the batch."""
@@ -59,7 +75,7 @@ class Task(OneLoss):
         images = self.prepare(images)
 
         def loss():
-            logits = self.model(images, training=True)
+            logits = self.network(images, training=True)
             loss = self.loss(images, batch["label"], own, logits)
             return loss, (loss, logits)
 
@@ -80,13 +96,19 @@ class Task(OneLoss):
 
     def evaluate(self, batch: dict) -> dict:
         """Per example: loss, predicted class and the probability given to it."""
-        logits = sum(
-            weight * keras.ops.cast(self.model(view, training=False), "float32")
-            for weight, view in _views(self.prepare(batch[self.field]), self.views)
-        )
+        images = self.rounded_once(batch[self.field])
+        each = [
+            (weight, self.network(view, training=False))
+            for weight, view in _views(images, self.views)
+        ]
+        logits = sum(weight * keras.ops.cast(one, "float32") for weight, one in each)
+        decided = logits
+        if self.network.end.kind == "softmax" and len(each) == 1:
+            # In the model's own precision, where two classes may come out equal.
+            decided = keras.ops.softmax(each[0][1])
         return {
             "loss": self._cross_entropy(batch["label"], logits, smoothing=0.0),
-            "predicted": _predicted(logits),
+            "predicted": _predicted(decided),
             "confidence": keras.ops.max(keras.ops.softmax(logits), axis=-1),
         }
 
@@ -104,6 +126,48 @@ class Task(OneLoss):
             from_logits=True,
             label_smoothing=self.smoothing if smoothing is None else smoothing,
         )
+
+
+class Logits(ends.Network):
+    """A classifier, called for logits (batch, classes)."""
+
+    def __call__(self, examples, training: bool = False):
+        logits = super().__call__(examples, training)
+        if logits.shape[-1] > 1:
+            return logits
+        # The softmax of these is the sigmoid of the one.
+        return keras.ops.concatenate([keras.ops.zeros_like(logits), logits], axis=-1)
+
+
+def _no_logits(model: keras.Model, dataset) -> str | None:
+    """What is wrong with the end of a model of the right shape, or None."""
+    classes = len(dataset.classes)
+    end = ends.find(OneLoss.output(model), model)
+    units = OneLoss.shape(model)[-1]
+    wanted = f"Dense({units}) without an activation"
+    if not end.kind:
+        if end.operation is None or units == 1:
+            return None
+        if ends.gives_probabilities(model, dataset.input_shape):
+            return (
+                f"puts out probabilities, from {end.operation.name!r}; let it put out "
+                f"the logits: {wanted}"
+            )
+        return None
+    if (end.kind, units) == ("softmax", 1):
+        return "ends in a softmax of one unit, which is always 1; use a sigmoid"
+    if end.kind == "sigmoid" and units > 1:
+        return (
+            f"ends in a sigmoid of {units} units, for labels that do not exclude each "
+            f"other, and these do; end it in Dense({classes}, activation='softmax')"
+        )
+    exact = end.kind in ("softmax", "sigmoid") and end.only_moved()
+    if exact and end.used_once(model):
+        shape = end.tensor.shape
+        if end.kind == "sigmoid" or shape[end.axis] == math.prod(shape[1:]):
+            return None
+        return f"ends in a softmax over an axis of {shape}; let it put out the logits"
+    return f"ends in a {end.kind}{end.told(model)}; end it in {wanted}"
 
 
 def _views(images, kind: str) -> list[tuple[float, object]]:

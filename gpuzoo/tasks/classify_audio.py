@@ -14,3 +14,6 @@ class Task(classify.Task):
 
     def prepare(self, sounds):
         return keras.ops.cast(sounds, "float32") * (1 / 32768)
+
+    def rounded_once(self, sounds):
+        return self.prepare(sounds)

@@ -69,8 +69,8 @@ def settle(recipe):
     return recipe.override(teacher=str(path), teacher_sha256=digest_of(path))
 
 
-def load_teacher(recipe, dataset) -> keras.Model:
-    """The trained classifier that a recipe names, in float32.
+def load_teacher(recipe, dataset) -> classify.Logits:
+    """The trained classifier that a recipe names, in float32, called for logits.
 
     Raises:
         GpuzooError: it is none, was trained on other shapes or classes, or its weights
@@ -121,4 +121,4 @@ def load_teacher(recipe, dataset) -> keras.Model:
             f"of the test images of {dataset.name}; name the folder of a run"
         )
     teacher.trainable = False
-    return teacher
+    return classify.Logits(teacher, shape)

@@ -5,6 +5,7 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.data import augment
+from gpuzoo.tasks import ends
 from gpuzoo.tasks.autoencode import cross_entropy
 from gpuzoo.tasks.one_loss import OneLoss
 
@@ -36,6 +37,7 @@ class Task(OneLoss):
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.size = _canvas(dataset)[1:3]
+        self.network = ends.Network(self.model, _canvas(dataset))
         shape = (len(dataset.test["image"]), 8)
         ways = randomness.uniform(shape, recipe.seed, "next_frame", "test")
         self.ways = keras.ops.convert_to_tensor(ways.astype(np.float32))
@@ -54,7 +56,7 @@ class Task(OneLoss):
         frame, found = (None, *canvas[1:]), OneLoss.shape(model)
         if found != frame:
             return f"puts out {found}, not {frame}"
-        return OneLoss.squashed(OneLoss.output(model), "sigmoid")
+        return OneLoss.squashed(model)
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""
@@ -62,7 +64,7 @@ class Task(OneLoss):
         film = moving(augment.pixels(images), draws[:, :8], self.size)
 
         def loss():
-            logits = self.model(film[:, :-1], training=True)
+            logits = self.network(film[:, :-1], training=True)
             figures = _figures(logits, film[:, -1])
             means = {name: keras.ops.mean(each) for name, each in figures.items()}
             return means["loss"], means
@@ -74,7 +76,7 @@ class Task(OneLoss):
         is `foretold`."""
         ways = keras.ops.take(self.ways, batch["index"], axis=0)
         film = moving(augment.pixels(batch["image"]), ways, self.size)
-        logits = self.model(film[:, :-1], training=False)
+        logits = self.network(film[:, :-1], training=False)
         foretold = keras.ops.sigmoid(keras.ops.cast(logits, "float32"))
         shown = {"last": film[:, -2], "next": film[:, -1], "foretold": foretold}
         return {

@@ -3,6 +3,7 @@
 import keras
 
 from gpuzoo.data import augment
+from gpuzoo.tasks import ends
 
 
 class OneLoss:
@@ -51,8 +52,11 @@ class OneLoss:
         return [1]
 
     @staticmethod
-    def misfit(model: keras.Model, shape: tuple[int, ...]) -> str | None:
-        """What is wrong with a model that is to take examples of a shape, or None."""
+    def misfit(
+        model: keras.Model, shape: tuple[int, ...], *, reshapes: bool = False
+    ) -> str | None:
+        """What is wrong with a model that is to take examples of a shape, or None;
+        `reshapes`: it may take them without a channel axis of one, or flat."""
         if not isinstance(model, keras.Function | keras.Sequential):
             return "is neither a functional nor a Sequential keras.Model"
         wanted = (None, *shape)
@@ -61,18 +65,22 @@ class OneLoss:
         if not (kind := str(model.inputs[0].dtype)).startswith(("float", "bfloat")):
             return f"takes {kind}, and is given real numbers; leave dtype out of Input"
         taken = model.inputs[0].shape
-        fits = len(taken) == len(wanted) and all(
-            side in (None, other) for side, other in zip(taken, wanted, strict=True)
-        )
-        return None if fits else f"takes {taken}, not {wanted}"
+        if fault := _keeps_state(model):
+            return fault
+        if taken[0] is not None:
+            return (
+                f"takes batches of {taken[0]} only; leave batch_size out of its Input"
+            )
+        if (form := ends.taken_form(model, shape)) is None:
+            return f"takes {taken}, not {wanted}"
+        if form != tuple(shape) and not reshapes:
+            return f"takes {taken}, not {wanted}"
+        return None
 
     @staticmethod
     def output(model: keras.Model):
-        """What a model that fits puts out: a tensor of Keras's, or such in a dict or a
-        list, even if it is one alone."""
-        if isinstance(model, keras.Sequential):
-            return model.outputs[0]
-        return model._outputs_struct
+        """See ends.output_of()."""
+        return ends.output_of(model)
 
     @staticmethod
     def shape(model: keras.Model):
@@ -80,12 +88,16 @@ class OneLoss:
         return keras.tree.map_structure(lambda one: one.shape, OneLoss.output(model))
 
     @staticmethod
-    def squashed(output, name: str) -> str | None:
-        """What is wrong with a model whose output comes from the activation of that
-        name, where logits are wanted, or None."""
-        if _last(output) != name:
+    def squashed(model: keras.Model, output=None) -> str | None:
+        """What is wrong with a model, where logits of pixels are wanted: its output
+        is squashed, and cannot be computed without that."""
+        end = ends.find(OneLoss.output(model) if output is None else output, model)
+        if not end.kind:
             return None
-        return f"ends in a {name}; let it put out the logits before that"
+        if end.kind == "sigmoid" and end.only_moved(picked=True):
+            if end.used_once(model):
+                return None
+        return f"ends in a {end.kind}{end.told(model)}; let it put out the logits"
 
     def minimise(self, loss, backend):
         """See minimise() below."""
@@ -111,15 +123,12 @@ def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
     return told
 
 
-def _last(tensor) -> str:
-    """What computes a tensor, whatever moves its numbers about afterwards, as an
-    activation is called: softmax, sigmoid, linear, ..."""
-    layers = keras.layers
-    operation, node, place = tensor._keras_history
-    if isinstance(operation, keras.Function | keras.Sequential):
-        return _last(operation.outputs[place])
-    moves = (layers.Reshape, layers.Permute, layers.Flatten, layers.Cropping2D)
-    if isinstance(operation, moves):
-        return _last(operation._inbound_nodes[node].input_tensors[0])
-    activation = getattr(operation, "activation", operation)
-    return getattr(activation, "__name__", type(activation).__name__.lower())
+def _keeps_state(model: keras.Model) -> str | None:
+    """What is wrong with a model that carries something from one batch to the next."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False) and isinstance(layer, keras.layers.RNN):
+            return (
+                f"has a layer {layer.name!r} with stateful=True: it would go on from "
+                "the batch before, and their order is random; leave stateful out"
+            )
+    return None

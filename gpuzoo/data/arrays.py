@@ -1,0 +1,108 @@
+"""Arrays of the user's, in a .npz file."""
+
+import pathlib
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from gpuzoo.errors import GpuzooError
+
+_TRAIN, _TEST = ("train", "training"), ("test", "testing")
+_VAL = ("val", "valid", "validation", "dev")
+_FIELDS = {
+    "image": ("x", "image", "images", "img", "imgs", "data", "features", "inputs"),
+    "label": ("y", "label", "labels", "target", "targets"),
+}
+WANTED = "x_train, y_train, x_test, y_test (or only x, y; without labels x alone)"
+
+
+def read(
+    path: pathlib.Path, note: Callable[[str], None]
+) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays of a file by split ("" for one whole set) and field, `image` and
+    `label`; also under the names that Keras, MedMNIST and scikit-learn give them.
+
+    Raises:
+        GpuzooError: the file is damaged, or its arrays are not those that are needed.
+    """
+    what = f"data {path.name!r}"
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            there = list(file.files)
+            places = _places(what, there, note)
+            arrays = {place: file[name] for place, name in places.items()}
+    except FileNotFoundError:
+        raise GpuzooError(f"{what}: there is no such file; check the path") from None
+    except GpuzooError:
+        raise
+    except MemoryError as error:
+        raise GpuzooError(
+            f"{what}: too large for the memory ({error}); save fewer or smaller "
+            "examples, images as uint8"
+        ) from None
+    except Exception as error:  # zipfile, zlib and NumPy raise a dozen different ones
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        if "allow_pickle" in text:
+            text = "it holds Python objects; save plain arrays of numbers"
+        raise GpuzooError(
+            f"{what}: not a readable .npz file, or damaged or cut short: {text}"
+        ) from None
+    splits: dict = {}
+    for (split, field), array in arrays.items():
+        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is none
+            raise GpuzooError(
+                f"{what}: {places[split, field]!r} is no array, or damaged; save it "
+                "with np.savez"
+            )
+        splits.setdefault(split, {})[field] = array
+    return splits
+
+
+def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
+    """What each array is, of those that are needed."""
+    found: dict = {}
+    for name in there:
+        if place := _place(name):
+            found.setdefault(place, []).append(name)
+    for names in found.values():
+        if len(names) > 1:
+            raise GpuzooError(
+                f"{what}: {names[0]!r} and {names[1]!r} are one thing; leave one out"
+            )
+    places = {place: names[0] for place, names in found.items()}
+    splits = {split for split, field in places if field == "image"}
+    if {"train", "test"} <= splits:
+        used = {"train": "train", "test": "test"}
+    elif {"train", "val"} <= splits:
+        used = {"train": "train", "val": "test"}
+    elif splits == {""} and {split for split, _ in places} == {""}:
+        used = {"": ""}
+    else:
+        used = {}
+    labelled = {(split, "label") in places for split in used}
+    if len(labelled) != 1:
+        raise GpuzooError(
+            f"{what}: needs the arrays {WANTED}; it has "
+            f"{', '.join(sorted(there)) or 'none'}"
+        )
+    if left := sorted(places[p] for p in places if p[0] == "val" and "val" not in used):
+        note(f"{what}: train and test are read, {', '.join(left)} not")
+    return {(used[s], field): name for (s, field), name in places.items() if s in used}
+
+
+def _place(name: str) -> tuple[str, str] | None:
+    """(split, field) of an array of that name."""
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+    split, field = "", None
+    for word in words:
+        if word in _TRAIN + _TEST + _VAL and not split:
+            kinds = {"train": _TRAIN, "test": _TEST, "val": _VAL}
+            split = next(kind for kind, names in kinds.items() if word in names)
+        elif fields := [f for f, names in _FIELDS.items() if word in names]:
+            if field not in (None, fields[0]):
+                return None
+            field = fields[0]
+        else:
+            return None
+    return (split, field) if field and "".join(words) else None
