@@ -106,6 +106,7 @@ def summary_of(folder: RunFolder) -> dict:
         "peak_memory_bytes": record["peak_memory_bytes"],
         "peak_device_bytes": record["peak_device_bytes"],
         "weights_sha256": record["weights_sha256"],
+        "findings": [*record["data"]["findings"], *record.get("findings", [])],
         "run_dir": redact(str(folder.locate())),
     }
 

@@ -22,6 +22,7 @@ def train(
     out: str | None = None,
     options: runtimes.Options | None = None,
     fast_dev_run: bool = False,
+    fresh: bool = False,
     quiet: bool = False,
     **changes,
 ) -> dict:
@@ -30,12 +31,17 @@ def train(
     Args:
         recipe: a Recipe, the name of one (`gpuzoo.list_recipes()`), or a keras.Model of
             your own, functional or Sequential, that puts out what its task wants: for
-            classification logits. It begins with the weights of the seed, not with its
-            own, and holds the trained ones in the end.
+            classification logits. It begins with the weights that it has, which are
+            kept in the run folder, and holds the trained ones in the end. If it is
+            compiled, its optimizer and loss are used; they must be Keras's own. Fields
+            named in **changes go before them. The state of an optimizer that has
+            trained before is not carried over.
         out: the run folder; default: the next free runs/<recipe>-<data>-<number>.
         options: what is asked of the machine; its fields may also be named. Default:
             what `gpuzoo.configure` was asked for.
         fast_dev_run: two steps of everything, to see whether all of it works.
+        fresh: draw the weights of a model object for the seed, too, as those of a
+            recipe's model always are.
         quiet: print nothing.
         **changes: other values for fields of the recipe or of the options, for example
             `epochs=3, precision="float32"`.
@@ -58,6 +64,11 @@ def train(
         recipe = own_model.recipe_for(model)
     recipe, options = _resolve(recipe, options, changes)
     model_info(recipe.model)
+    brought = None
+    if model is not None:
+        from gpuzoo.engine import given
+
+        brought = given.take(model, recipe, changes, fresh)
 
     from gpuzoo import outcome
     from gpuzoo.evidence.progress import Screen
@@ -68,17 +79,20 @@ def train(
         folder = RunFolder.create(
             out,
             _name(recipe),
+            brought.files() if brought else {},
             recipe=recipe.as_record(),
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
+            **(brought.as_record(recipe.seed) if brought else {}),
         )
         with folder:
             try:
-                recipe, runtime, dataset, built = _set_up(
-                    recipe, options, folder, screen, fast_dev_run
+                recipe, runtime, dataset, built, brought = _set_up(
+                    recipe, options, folder, screen, fast_dev_run, model, brought
                 )
                 interrupts.end_if_asked()
                 _say_start(screen, runtime, dataset)
+                _say_given(screen, recipe, brought)
                 if in_no_file(recipe.model):
                     screen.say(
                         f"Note: model {recipe.model} is no file's that the run could "
@@ -89,11 +103,12 @@ def train(
                 folder.discard()
                 outcome.raise_readably(folder, error, begun=False)
             job = _Job(
-                recipe, dataset, runtime, folder, screen, fast_dev_run, begun, built
-            )
+                recipe, dataset, runtime, folder, screen, fast_dev_run, begun, brought,
+                built,
+            )  # fmt: skip
             summary = _carry_out(job, interrupts, None)
     if model is not None:
-        own_model.give_weights(model, folder.path, recipe.model)
+        given.give_back(model, folder.path, recipe.model)
     return summary
 
 
@@ -134,7 +149,9 @@ def resume(
                 f"{folder.path} was trained at level strict, which allows no drift; "
                 "leave --allow-drift out"
             )
-        setting = again.set_up(recorded, lambda text: screen.say(text, "yellow"))
+        setting = again.set_up(
+            recorded, folder.path, lambda text: screen.say(text, "yellow")
+        )
         recipe = tasks.settle(setting.recipe)
         drift, runtime, dataset = setting.drift, setting.runtime, setting.dataset
         what = "cannot be resumed, its data have changed"
@@ -164,6 +181,7 @@ def resume(
                 recipe={**recorded["recipe"], "teacher_sha256": recipe.teacher_sha256},
                 data=dataset.as_record(),
                 runtime=runtime.as_record(),
+                **setting.brought.as_record(recipe.seed),
                 resumed=[
                     *recorded.get("resumed", []),
                     {"at": record.now(), "step": step, "drift": list(map(str, drift))},
@@ -173,9 +191,13 @@ def resume(
         except OSError as error:
             outcome.raise_readably(folder, error)
         _say_start(screen, runtime, dataset)
+        _say_given(screen, recipe, setting.brought)
         screen.say(f"Going on after step {step}.")
         fast = recorded["fast_dev_run"]
-        job = _Job(recipe, dataset, runtime, folder, screen, fast, begun, model)
+        brought = setting.brought
+        job = _Job(
+            recipe, dataset, runtime, folder, screen, fast, begun, brought, model
+        )
         return _carry_out(job, interrupts, start)
 
 
@@ -190,6 +212,7 @@ class _Job:
     screen: "Screen"  # noqa: F821
     fast: bool
     begun: float
+    brought: "Given"  # noqa: F821
     model: "keras.Model | None" = None  # noqa: F821
     """If it has been built already."""
 
@@ -240,6 +263,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
                 resume=start,
                 run_id=job.folder.record.get("id", ""),
                 model=job.model,
+                brought=job.brought,
             )
         job.screen.stop()
         outcome.finish(job, result)
@@ -282,17 +306,19 @@ def _resolve(recipe, options, changes):
     return recipe.override(**rest), dataclasses.replace(options, **asked)
 
 
-def _set_up(recipe, options, folder, screen, fast):
+def _set_up(recipe, options, folder, screen, fast, own, brought):
     """What has to be there before training: the runtime, the data, room on the disk.
 
-    Returns the recipe, with the digests of the files that it names, the first two, and
-    the model, not yet with the weights of the seed.
+    `own`: the model object, if the recipe's is one, and what it brought. Returns the
+    recipe, with the digests of the files that it names, the first two, the model, not
+    yet with the weights that it begins with, and what it brought, with all findings.
     """
     autotune.tune(recipe, options, screen.say)
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
 
     from gpuzoo import tasks
     from gpuzoo.data import augment, sources
+    from gpuzoo.engine import given, scaling
     from gpuzoo.engine.loop import build_model, check_recipe
     from gpuzoo.engine.plan import make_plan
     from gpuzoo.evidence import code
@@ -307,6 +333,10 @@ def _set_up(recipe, options, folder, screen, fast):
         model = build_model(recipe, dataset)
     if own_model.is_text(recipe.model):
         own_model.check_precision(model)
+    brought = brought or given.Given(findings=given.not_used(model, recipe))
+    given.loss_of(brought, recipe, model)
+    found = scaling.findings(own or model, dataset)
+    brought = dataclasses.replace(brought, findings=(*brought.findings, *found))
     code.check_found(recipe.as_record())
     weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
@@ -324,8 +354,9 @@ def _set_up(recipe, options, folder, screen, fast):
         recipe=recipe.as_record(),
         data=dataset.as_record(),
         runtime=runtime.as_record(),
+        **brought.as_record(recipe.seed),
     )
-    return recipe, runtime, dataset, model
+    return recipe, runtime, dataset, model, brought
 
 
 def _say_start(screen, runtime, dataset) -> None:
@@ -335,6 +366,14 @@ def _say_start(screen, runtime, dataset) -> None:
         "bold",
     )
     for finding in dataset.findings:
+        screen.say(f"Note: {finding}.", "yellow")
+
+
+def _say_given(screen, recipe, brought) -> None:
+    from gpuzoo.engine import given
+
+    screen.say(given.line(brought, recipe))
+    for finding in brought.findings:
         screen.say(f"Note: {finding}.", "yellow")
 
 

@@ -1,7 +1,9 @@
 """Weights as data: a safetensors file, loaded strictly by name, shape and dtype."""
 
 import hashlib
+import json
 import pathlib
+import re
 
 import numpy as np
 import safetensors
@@ -26,6 +28,10 @@ def load_weights(
 ) -> None:
     """Load the weights of a run into a model built with the same options.
 
+    They are matched by name; where the names differ, as those that Keras numbers do,
+    by their order in the run, and then each must agree in shape, type, and the name of
+    its layer but for Keras's number.
+
     Args:
         model: for example `gpuzoo.build("cnn")`.
         path: a weights.safetensors file or the run folder that holds it.
@@ -47,22 +53,100 @@ def load_weights(
     except (safetensors.SafetensorError, ValueError) as error:
         raise GpuzooError(f"weights {path.name}: damaged: {error}") from None
     variables = by_name(model.weights)
+    names = {name: name for name in variables}
     if set(weights) != set(variables):
-        odd = sorted(set(weights) ^ set(variables))[0]
-        where = "file" if odd in weights else "model"
-        raise GpuzooError(
-            f"weights {path.name}: {odd!r} is only in the {where}; build the model "
-            "with the options of the run"
-        )
+        names = _in_order(path, weights, model, list(variables))
     for name, variable in variables.items():
-        value = weights[name]
+        value = weights[names[name]]
         if value.shape != tuple(variable.shape) or str(value.dtype) != variable.dtype:
             raise GpuzooError(
-                f"weights {path.name}: {name!r} is {value.dtype} {value.shape} in the "
-                f"file but {variable.dtype} {tuple(variable.shape)} in the model"
+                f"weights {path.name}: {names[name]!r} is {value.dtype} {value.shape} "
+                f"in the file but {variable.dtype} {tuple(variable.shape)} in the model"
             )
-    for name, variable in variables.items():
-        variable.assign(weights[name])
+    assign(model, [weights[names[name]] for name in variables])
+
+
+def assign(model: "keras.Model", values: list[np.ndarray]) -> None:  # noqa: F821
+    """Set all weights of a model, in the order of `model.weights`."""
+    for variable, value in zip(model.weights, values, strict=True):
+        variable.assign(value)
+    for layer in model._flatten_layers():
+        # Normalization computes with constants that it makes of its weights.
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
+def _in_order(path, weights: dict, model, wanted: list[str]) -> dict[str, str]:
+    """Name in the model -> name in the file, by the order that the weights have in the
+    trail of the run beside the file.
+
+    Raises:
+        GpuzooError: the order is not known, or a weight of the model belongs to another
+            layer than the one at its place in the run.
+    """
+    odd = sorted(set(weights) ^ set(wanted))[0]
+    where = "file" if odd in weights else "model"
+    told = f"weights {path.name}: {odd!r} is only in the {where}"
+    if len(weights) != len(wanted):
+        raise GpuzooError(
+            f"{told} (the file has {len(weights)} weights, the model {len(wanted)}); "
+            "build the model with the options of the run"
+        )
+    ordered = _order(path)
+    if sorted(ordered) != sorted(weights):
+        raise GpuzooError(
+            f"{told}; name the run folder, whose digests.jsonl has the order of the "
+            "weights, or build the model with the options of the run"
+        )
+    for theirs, ours, automatic in zip(ordered, wanted, _automatic(model), strict=True):
+        if not _agree(theirs, ours, automatic):
+            raise GpuzooError(
+                f"{told}, and where the run has {theirs!r} the model has {ours!r}; "
+                "build the model with the options of the run"
+            )
+    return dict(zip(wanted, ordered, strict=True))
+
+
+def _order(path: pathlib.Path) -> list[str]:
+    """The names of the weights in the order of the model, from the trail of a run."""
+    try:
+        with open(path.parent / "digests.jsonl", encoding="utf-8") as file:
+            return list(json.loads(file.readline())["variables"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _automatic(model) -> list[bool]:
+    """Of each weight, whether Keras has named its layer."""
+    from keras.src.utils.naming import to_snake_case
+
+    owners = {
+        id(variable): layer
+        for layer in model._flatten_layers(include_self=True, recursive=True)
+        for variable in layer._trainable_variables + layer._non_trainable_variables
+    }
+    found = []
+    for variable in model.weights:
+        layer = owners.get(id(variable))
+        stem = re.escape(to_snake_case(type(layer).__name__))
+        pattern = rf"(forward_|backward_)?{stem}(_\d+)?"
+        found.append(bool(layer and re.fullmatch(pattern, layer.name)))
+    return found
+
+
+def _agree(theirs: str, ours: str, automatic: bool) -> bool:
+    """Whether two names may be of one weight: the same name in the same layer, but for
+    the numbers of layers and weights that Keras has named."""
+    sides = [re.sub(r"#\d+$", "", name).split("/")[-2:] for name in (theirs, ours)]
+    # A layer that makes a weight without a name leaves it to Keras, too.
+    sides = [
+        [*layer, re.sub(r"^variable(_\d+)?$", "variable", name)]
+        for *layer, name in sides
+    ]
+    if automatic:
+        sides = [[re.sub(r"_\d+$", "", part) for part in side[:-1]] + side[-1:]
+                 for side in sides]  # fmt: skip
+    return sides[0] == sides[1]
 
 
 def digest_of(path: str | pathlib.Path) -> str:

@@ -30,12 +30,20 @@ def initialise(model: keras.Model, seed: int) -> None:
     Raises:
         GpuzooError: an initializer that gpuzoo cannot draw for itself.
     """
+    layers = list(model._flatten_layers(include_self=True, recursive=True))
+    # Weights that were loaded from a file stay (gpuzoo/applications.py); of a model in
+    # the model, those of all its layers.
+    kept = {
+        id(inner)
+        for layer in layers
+        if getattr(layer, "keeps_weights", False)
+        for inner in layer._flatten_layers()
+    }
     pairs = [
         (layer, variable)
-        for layer in model._flatten_layers(include_self=True, recursive=True)
+        for layer in layers
+        if id(layer) not in kept
         for variable in layer._trainable_variables + layer._non_trainable_variables
-        # Weights that were loaded from a file stay (gpuzoo/applications.py).
-        if not getattr(layer, "keeps_weights", False)
     ]
     for place, (layer, variable) in enumerate(pairs):
         initializer = _initializer_of(layer, variable)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from gpuzoo import tasks
+from gpuzoo import own_model, tasks
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backend as backends
-from gpuzoo.engine import checkpoint, feeding, initial, optim, probe
+from gpuzoo.engine import checkpoint, feeding, given, initial, optim, probe
 from gpuzoo.engine.checkpoint import Checkpoint
 from gpuzoo.engine.journal import Journal, Watcher
 from gpuzoo.engine.plan import Plan, make_plan, segments
@@ -64,6 +64,7 @@ def run(
     until: int | None = None,
     take_apart: bool = False,
     model: keras.Model | None = None,
+    brought: given.Given | None = None,
 ) -> Result:
     """Train a recipe on a dataset.
 
@@ -84,11 +85,11 @@ def run(
     """
     # ----------------------------------------------------------------- model and data
     backend = backends.get(runtime)
+    brought = brought or given.Given()
     clock = Stopwatch(backend.synchronise)
     with clock.phase("setup"):
         model = model or build_model(recipe, dataset)
-        initial.initialise(model, recipe.seed)
-        initial.whiten(model, dataset.train[dataset.field])
+        given.begin(model, recipe, dataset, brought)
         generators = initial.address_generators(model, recipe.seed)
         tasks.check(recipe)
         kind = tasks.load(recipe.task)
@@ -96,12 +97,14 @@ def run(
         plan = make_plan(recipe, dataset.count("train"), draws, fast)
         groups = kind.groups(model)
         optimizers = [
-            optim.build_optimizer(recipe, plan.steps, backend, moves)
+            optim.build_optimizer(recipe, plan.steps, backend, moves, brought.optimizer)
             for moves in kind.moves(model)
         ]
         for optimizer, variables in zip(optimizers, groups, strict=True):
             optimizer.build(variables)
         task = kind(model=model, optimizers=optimizers, recipe=recipe, dataset=dataset)
+        if loss := given.loss_of(brought, recipe, model):
+            task.compiled = loss
         state = State(model, optimizers, generators, backend)
         streamed = feeding.streams(recipe, dataset.splits, task.fields, backend)
         train, test = (
@@ -286,6 +289,8 @@ def build_model(recipe: Recipe, dataset: Dataset):
             model = build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
+    if isinstance(model, keras.Model):
+        own_model.check_form(model, f"model {called!r}")
     if not isinstance(model, keras.Model) or not model.built:
         raise GpuzooError(
             f"model {called!r} must return a built keras.Model, not {model!r}"

@@ -1,9 +1,13 @@
 """Optimizers and learning rates from a recipe."""
 
+import copy
+
 import keras
 import numpy as np
 
+from gpuzoo import own_model
 from gpuzoo.engine.muon import Muon
+from gpuzoo.errors import GpuzooError
 from gpuzoo.recipe import Recipe
 
 
@@ -51,10 +55,13 @@ class Table(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_optimizer(
-    recipe: Recipe, steps: int, backend, moves: int = 1
+    recipe: Recipe, steps: int, backend, moves: int = 1, compiled: dict | None = None
 ) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe, which moves so often in each step of the training;
-    with loss scaling where the layers are float16."""
+    """The optimizer of a recipe, which moves so often in each step of the training, or
+    the one that a model was compiled with; with loss scaling where the layers are
+    float16."""
+    if compiled:
+        return _scaled(_compiled(compiled, backend))
     schedule = Table(learning_rates(recipe, steps), moves)
     common = {"weight_decay": recipe.weight_decay or None}
     if recipe.average:
@@ -73,8 +80,39 @@ def build_optimizer(
         optimizer = _fused_adam(backend)(
             schedule, recipe.momentum, recipe.beta_2, epsilon=1e-8, **common
         )
-    if keras.config.dtype_policy().compute_dtype == "float16":
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+    return _scaled(optimizer)
+
+
+def deserialized(config: dict, module):
+    """An object of `keras.optimizers` or `keras.losses`, of what Keras's `serialize`
+    there has given.
+
+    Raises:
+        GpuzooError: it is not Keras's own, or cannot be made of these settings.
+    """
+    if foreign := next(own_model.foreign_parts(config), None):
+        raise GpuzooError(f"compiled: {foreign} is no part of Keras")
+    try:
+        return module.deserialize(copy.deepcopy(config))  # Keras writes into it
+    except Exception as error:  # whatever Keras's constructors raise
+        reason = str(error).strip().partition("\n")[0]
+        raise GpuzooError(
+            f"compiled {config.get('class_name')} cannot be made again: {reason}"
+        ) from None
+
+
+def _compiled(config: dict, backend) -> keras.optimizers.Optimizer:
+    optimizer = deserialized(config, keras.optimizers)
+    if type(optimizer) is keras.optimizers.Adam and not optimizer.amsgrad:
+        return _fused_adam(backend).from_config(copy.deepcopy(config["config"]))
+    return optimizer
+
+
+def _scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """With loss scaling, where that is needed and not there."""
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if keras.config.dtype_policy().compute_dtype == "float16" and not scales:
+        return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 
 

@@ -18,7 +18,7 @@ class State:
     def __init__(self, model: keras.Model, optimizers: list, generators, backend):
         self.backend = backend
         self.weights = by_name(model.weights)
-        kept = [v for one in optimizers for v in one.variables if v is not None]
+        kept = [variable for one in optimizers for variable in _variables(one)]
         self.others = {
             **_numbered("optimizer", kept),
             **_numbered("random", [generator for generator, _ in generators]),
@@ -63,6 +63,17 @@ class State:
             )
         for name, value in values.items():
             self.all[name].assign(value)
+
+
+def _variables(optimizer) -> list[keras.Variable]:
+    """All that an optimizer keeps, those too that Keras does not list (Nadam's)."""
+    listed = [variable for variable in optimizer.variables if variable is not None]
+    seen = {id(variable) for variable in listed}
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    for one in vars(inner).values():
+        if isinstance(one, keras.Variable) and id(one) not in seen:
+            listed.append(one)
+    return listed
 
 
 def by_name(variables: list[keras.Variable]) -> dict[str, keras.Variable]:

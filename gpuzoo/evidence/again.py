@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 
 from gpuzoo import runtime as runtimes
 from gpuzoo.errors import Diverged
@@ -17,17 +18,19 @@ class Setting:
     recipe: "Recipe"  # noqa: F821 - read from the record
     runtime: runtimes.Runtime
     dataset: "Dataset"  # noqa: F821 - the data package stays unloaded
+    brought: "Given"  # noqa: F821 - likewise
+    """What its model object had: weights, optimizer, loss."""
     drift: list[compare.Difference]
     """Fields of the environment that differ."""
     other_data: list[compare.Difference]
     """Fields of the data that differ."""
 
 
-def set_up(recorded: dict, note=lambda text: None) -> Setting:
-    """Configure this process, and load the data, as a record says.
+def set_up(recorded: dict, folder: pathlib.Path, note=lambda text: None) -> Setting:
+    """Configure this process, and load the data, as the record of a run folder says.
 
     Raises:
-        GpuzooError: the machine or the data are not there.
+        GpuzooError: the machine, the data or the weights to begin with are not there.
     """
     recipe, found = record.recipe_of(recorded), environment()
     if recorded["runtime"] and recorded["runtime"]["onednn"] is False:
@@ -42,6 +45,7 @@ def set_up(recorded: dict, note=lambda text: None) -> Setting:
         "runtime": runtime.as_record(),
     }
     from gpuzoo.data import sources
+    from gpuzoo.engine import given
 
     fingerprint = (recorded["data"] or {}).get("fingerprint")
     dataset = sources.of_recipe(recipe, note, fingerprint)
@@ -49,6 +53,7 @@ def set_up(recorded: dict, note=lambda text: None) -> Setting:
         recipe,
         runtime,
         dataset,
+        given.recorded(folder, recorded),
         drift=compare.environment_differences(recorded, here),
         other_data=compare.data_differences(recorded["data"], dataset.as_record()),
     )
@@ -85,6 +90,7 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
         result = loop.run(
             setting.recipe, setting.dataset, setting.runtime, watch=watch,
             stop=lambda: done >= until, fast=fast, until=until, take_apart=take_apart,
+            brought=setting.brought,
         )  # fmt: skip
     except Diverged as error:
         if take_apart:

@@ -82,7 +82,11 @@ def _rows(differences: list[compare.Difference]) -> list[list]:
 
 
 def _settings(one: dict, other: dict) -> list[list]:
-    sides = [{**run["recipe"], **run["options"]} for run in (one, other)]
+    begun = ("weights", "initial_weights_sha256", "compiled")
+    sides = [
+        {**run["recipe"], **run["options"], **{name: run.get(name) for name in begun}}
+        for run in (one, other)
+    ]
     return [
         [name, sides[0].get(name), sides[1].get(name)]
         for name in sorted({*sides[0], *sides[1]})

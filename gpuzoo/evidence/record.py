@@ -50,6 +50,7 @@ class RunFolder(Folder):
         self._seen: tuple = ()  # run.json, when its id was looked at last
         self._trail: dict[str, int] = {}  # name -> descriptor, to append to
         self._made: list[pathlib.Path] = []  # folders that were not there before
+        self._begun: list[str] = []  # files that it began with
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -58,8 +59,11 @@ class RunFolder(Folder):
         self.close()
 
     @classmethod
-    def create(cls, out: str | None, name: str, **fields) -> "RunFolder":
-        """Make the folder `out`, or the next free runs/<name>-<number>.
+    def create(
+        cls, out: str | None, name: str, files: dict[str, bytes], **fields
+    ) -> "RunFolder":
+        """Make the folder `out`, or the next free runs/<name>-<number>, with the files
+        that the run begins with, each a name and its content.
 
         It appears together with its run.json, in the state `running`: a kill at any
         instant leaves either no folder or one that can be resumed.
@@ -85,7 +89,7 @@ class RunFolder(Folder):
         goal = expand(str(out)) if out else None
         try:
             if goal and goal.exists():
-                return cls._fill(goal, record)
+                return cls._fill(goal, record, files)
             parent = goal.parent if goal else pathlib.Path("runs")
             new = parent / temporary_name()
             above = (parent, *parent.parents)
@@ -95,7 +99,7 @@ class RunFolder(Folder):
             folder._made = [new, *made]
             try:
                 folder.lock()
-                folder.write()
+                folder._begin(files)
                 folder._move_to(goal, parent, name)
             except BaseException:
                 folder.discard()
@@ -108,7 +112,7 @@ class RunFolder(Folder):
             ) from None
 
     @classmethod
-    def _fill(cls, goal: pathlib.Path, record: dict) -> "RunFolder":
+    def _fill(cls, goal: pathlib.Path, record: dict, files: dict) -> "RunFolder":
         folder = cls(goal, record) if goal.is_dir() else None
         try:
             if folder:
@@ -119,12 +123,19 @@ class RunFolder(Folder):
                     "overwritten, name another"
                 )
             folder.remove_temporary()
-            folder.write()
+            folder._begin(files)
         except BaseException:
             if folder:
                 folder.close()
             raise
         return folder
+
+    def _begin(self, files: dict[str, bytes]) -> None:
+        """The record comes last: a folder that has one can be resumed."""
+        self._begun = list(files)
+        for name, content in files.items():
+            self.write_file(name, content)
+        self.write()
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "RunFolder":
@@ -259,7 +270,7 @@ class RunFolder(Folder):
         """Remove the folder of a run that never began, and let go of it."""
         with contextlib.suppress(OSError, GpuzooError):
             self.check()
-            for name in ("run.json", *self._trail):
+            for name in ("run.json", *self._trail, *self._begun):
                 self.remove_file(name)
             self.remove_temporary()
             self._remove_folders()

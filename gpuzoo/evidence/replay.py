@@ -17,6 +17,7 @@ import numpy as np
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.evidence import again, record, trail
+from gpuzoo.files import expand
 from gpuzoo.machine import moving_variables, unshielded
 
 
@@ -127,7 +128,7 @@ def main() -> None:
 
 def _again(spec: dict) -> dict:
     recorded = record.read_run(spec["run"], sealed=False)
-    setting = again.set_up(recorded)
+    setting = again.set_up(recorded, expand(spec["run"]))
     every_step = setting.recipe.override(digest_every=1)
     take_apart = spec.get("take_apart", 0)
     rows, _, _, tensors, _ = again.first_steps(

@@ -85,14 +85,14 @@ def _first_step_with_other_loss(one: np.ndarray, other: np.ndarray) -> int | Non
     return int(odd[0]) + 1 if odd.size else None
 
 
-def read_weights(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of weights.safetensors."""
+def read_weights(
+    folder: pathlib.Path, name: str = "weights.safetensors"
+) -> dict[str, np.ndarray]:
+    """The arrays of weights.safetensors, or of another file of weights."""
     try:
-        return safetensors.numpy.load(read_inside(folder, "weights.safetensors"))
+        return safetensors.numpy.load(read_inside(folder, name))
     except (OSError, safetensors.SafetensorError) as error:
-        raise GpuzooError(
-            f"{folder / 'weights.safetensors'} cannot be read: {error}"
-        ) from None
+        raise GpuzooError(f"{folder / name} cannot be read: {error}") from None
 
 
 def weight_differences(one: dict, other: dict) -> dict[str, int | None]:

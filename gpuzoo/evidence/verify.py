@@ -60,13 +60,15 @@ def verify(
             trail.read_digests(path),
             trail.read_weights(path),
         )
+        if recorded.get("initial_weights_sha256"):
+            trail.read_weights(path, "initial_weights.safetensors")
     except GpuzooError:
         if not verdict["changed_files"]:
             raise
         return _conclude(verdict, DIFFERS, recorded)
 
     # ------------------------------------------------------- can it be compared at all?
-    setting = again.set_up(recorded, note)
+    setting = again.set_up(recorded, path, note)
     drift, other_data = setting.drift, setting.other_data
     note(setting.runtime.line())
     verdict["environment"] = [str(d) for d in (*drift, *other_data)]

@@ -28,6 +28,10 @@ class Task(OneLoss):
     headline = "accuracy"
     """The figure that a run is judged by."""
 
+    compiled = None
+    """The loss that the model was compiled with, in place of the cross-entropy: labels
+    and logits to the loss of each example (gpuzoo/engine/given.py)."""
+
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.classes = len(dataset.classes)
@@ -88,10 +92,12 @@ class Task(OneLoss):
 
     def loss(self, images, labels, own, logits):
         """The mean loss of a batch; `own`: what of each image is its own, or None."""
-        loss = self._cross_entropy(labels, logits)
+        loss = self._losses(labels, logits, self.smoothing)
         if own is not None:
-            other = keras.ops.flip(labels, axis=0)
-            loss = own * loss + (1 - own) * self._cross_entropy(other, logits)
+            other = self._losses(keras.ops.flip(labels, axis=0), logits, self.smoothing)
+            loss = own * loss + (1 - own) * other
+        if self.compiled and self.compiled.reduction == "sum":
+            return keras.ops.sum(loss)
         return keras.ops.mean(loss)
 
     def evaluate(self, batch: dict) -> dict:
@@ -107,7 +113,7 @@ class Task(OneLoss):
             # In the model's own precision, where two classes may come out equal.
             decided = keras.ops.softmax(each[0][1])
         return {
-            "loss": self._cross_entropy(batch["label"], logits, smoothing=0.0),
+            "loss": self._losses(batch["label"], logits, smoothing=0.0),
             "predicted": _predicted(decided),
             "confidence": keras.ops.max(keras.ops.softmax(logits), axis=-1),
         }
@@ -119,13 +125,15 @@ class Task(OneLoss):
             "accuracy": float(np.mean(outputs["predicted"] == arrays["label"])),
         }
 
-    def _cross_entropy(self, labels, logits, smoothing: float | None = None):
+    def _losses(self, labels, logits, smoothing: float):
+        """Of each example; labels (batch,), logits (batch, classes)."""
+        logits = keras.ops.cast(logits, "float32")
+        if self.compiled:
+            return self.compiled(labels, logits)
         return keras.losses.categorical_crossentropy(
-            keras.ops.one_hot(labels, self.classes, dtype="float32"),
-            keras.ops.cast(logits, "float32"),
-            from_logits=True,
-            label_smoothing=self.smoothing if smoothing is None else smoothing,
-        )
+            keras.ops.one_hot(labels, self.classes, dtype="float32"), logits,
+            from_logits=True, label_smoothing=smoothing,
+        )  # fmt: skip
 
 
 class Logits(ends.Network):

@@ -1,0 +1,535 @@
+"""Model objects: the weights that they begin with, what they are compiled with, the
+names of their layers, and the numbers that they are given."""
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import gpuzoo
+from gpuzoo import own_model
+from gpuzoo.evidence import record
+
+L = keras.layers
+
+
+def net(*layers, units=2, **named):
+    return keras.Sequential(
+        [keras.Input((14, 14, 1)), *layers, L.Flatten(), L.Dense(units)], **named
+    )
+
+
+def arrays(model):
+    return [np.array(weight) for weight in model.weights]
+
+
+def equal(one, other) -> bool:
+    return all(map(np.array_equal, one, other))
+
+
+@pytest.fixture
+def train(npz, tmp_path, runtime):
+    """Trains in this process, each time into the next of the folders 1, 2, ..."""
+    done = []
+
+    def run(model, **how):
+        done.append(tmp_path / str(len(done) + 1))
+        how = {"epochs": 1, "batch_size": 16, "quiet": True, **how}
+        return gpuzoo.train(model, data=str(npz), out=done[-1], **how)
+
+    run.folder = lambda: done[-1]
+    return run
+
+
+# --- the weights that it begins with --------------------------------------------------
+
+
+def prepared(npz):
+    """A network with a frozen layer, statistics, and weights that no seed gives."""
+    images = np.load(npz)["x_train"] / 255
+    norm = L.Normalization(axis=None)
+    norm.adapt(images)
+    model = net(norm, L.Conv2D(3, 3, trainable=False), L.BatchNormalization())
+    rng = np.random.default_rng(7)
+    model.set_weights([
+        np.abs(rng.normal(size=w.shape)) if "norm" not in w.path.split("/")[0]
+        or "batch" in w.path else np.array(w)
+        for w in model.weights
+    ])  # fmt: skip
+    return model
+
+
+def test_it_begins_with_the_weights_that_it_has(train, npz):
+    model = prepared(npz)
+    before = arrays(model)
+    told = train(model, learning_rate=1e-12)
+    kept = safetensors.numpy.load_file(train.folder() / "initial_weights.safetensors")
+    for value in before:
+        assert any(np.array_equal(value, one) for one in kept.values())
+    assert equal(before[:5], arrays(model)[:5])  # statistics and the frozen layer
+    assert np.allclose(before[-2], arrays(model)[-2], atol=1e-6)
+    recorded = record.read_run(train.folder())
+    assert recorded["weights"] == "as given"
+    files = recorded["files"]
+    wanted = recorded["initial_weights_sha256"]
+    assert files["initial_weights.safetensors"] == wanted
+    # The statistics of the Normalization reach the layers behind it.
+    test = np.load(npz)["x_test"] / 255
+    right = (model.predict(test, verbose=0).argmax(1) == np.load(npz)["y_test"]).mean()
+    assert abs(right - told["test_accuracy"]) < 1e-6
+    assert gpuzoo.verify(train.folder())["verdict"] == "identical"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_it_is_done_again_from_the_folder_alone(train, npz, fresh, tmp_path):
+    """After a kill before the first checkpoint, too."""
+    model = net(L.Dense(4, name="kept"), L.Dropout(0.3))
+    model.get_layer("kept").keeps_weights = True
+    told = train(model, fresh=fresh)
+    folder = train.folder()
+    assert gpuzoo.verify(folder)["verdict"] == "identical"
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    shutil.copy(folder / "initial_weights.safetensors", killed)
+    recorded = record.read_run(folder)
+    for name in ("files", "weights_sha256", "steps", "epochs", "parameters", "seconds"):
+        del recorded[name]
+    recorded |= {"state": "running", "metrics": {}, "finished": None}
+    recorded["seal"] = record.seal(recorded)
+    (killed / "run.json").write_text(json.dumps(recorded))
+    again = gpuzoo.resume(killed, quiet=True)
+    assert again["weights_sha256"] == told["weights_sha256"]
+    damaged = killed / "initial_weights.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(gpuzoo.GpuzooError, match="has been changed since the run beg"):
+        gpuzoo.verify(killed)
+
+
+def test_fresh_draws_for_the_seed_but_what_is_kept(train):
+    digests, kept = [], []
+    for number in range(2):
+        model = net(L.Dense(4))
+        model.set_weights([one + number + 1 for one in model.get_weights()])
+        digests.append(train(model, fresh=True)["weights_sha256"])
+    assert digests[0] == digests[1]
+    assert record.read_run(train.folder())["weights"] == "drawn for seed 0"
+    assert train(net(L.Dense(4)), fresh=True, seed=1)["weights_sha256"] != digests[0]
+    model = net(L.Dense(4, trainable=False, name="kept"))
+    model.get_layer("kept").keeps_weights = True
+    kept = np.array(model.get_layer("kept").kernel)
+    train(model, fresh=True)
+    assert np.array_equal(kept, model.get_layer("kept").kernel)
+    frozen = net(L.Dense(4, trainable=False, name="ice"))
+    with pytest.raises(gpuzoo.GpuzooError, match="'ice' is frozen"):
+        train(frozen, fresh=True)
+
+
+def test_keeps_weights_on_a_model_holds_for_its_layers(runtime):
+    from gpuzoo.engine import initial
+
+    inside = keras.Input((14, 14, 1))
+    deep = keras.Sequential([keras.Input((14, 14, 1)), L.Conv2D(2, 3), L.Conv2D(2, 3)])
+    body = keras.Model(inside, deep(inside))
+    body.trainable = False
+    model = net(body)
+    body.keeps_weights = True
+    before = arrays(model)
+    initial.initialise(model, 0)
+    assert equal(before[:4], arrays(model)[:4])
+    assert not np.array_equal(before[4], arrays(model)[4])
+
+
+# --- what it is compiled with ---------------------------------------------------------
+
+RULES, RATES = keras.optimizers, keras.optimizers.schedules
+LOSSES, SPARSE = keras.losses, keras.losses.SparseCategoricalCrossentropy
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "loss"),
+    [
+        (lambda: RULES.SGD(0.1, 0.8, clipnorm=0.1), lambda: SPARSE(from_logits=True)),
+        (lambda: RULES.SGD(RATES.ExponentialDecay(0.3, 2, 0.5)), lambda: "mse"),
+        (lambda: RULES.Adam(0.01, epsilon=0.1), LOSSES.Huber),
+        (lambda: RULES.Adam(0.01, amsgrad=True, use_ema=True), lambda: ["mae"]),
+        (
+            lambda: RULES.AdamW(0.01, weight_decay=0.5),
+            lambda: LOSSES.CategoricalCrossentropy(
+                from_logits=True, label_smoothing=0.3, reduction="sum"
+            ),
+        ),
+        (lambda: RULES.Nadam(0.01), lambda: SPARSE(from_logits=True)),
+        (lambda: "rmsprop", lambda: LOSSES.CategoricalHinge()),
+        (
+            lambda: RULES.Lion(0.01),
+            lambda: LOSSES.CategoricalFocalCrossentropy(from_logits=True),
+        ),
+        (lambda: RULES.SGD(0.1, gradient_accumulation_steps=2), lambda: "MeanSquaredError"),
+    ],
+)  # fmt: skip
+def test_a_compiled_optimizer_and_loss_do_what_keras_does(optimizer, loss, train, npz):
+    """All examples in one batch, so that their order is all that differs."""
+    model, stock = net(L.Dense(4, "tanh")), net(L.Dense(4, "tanh"))
+    stock.set_weights(model.get_weights())
+    for each in (model, stock):
+        each.compile(optimizer(), loss())
+    data = np.load(npz)
+    labels, wanted = data["y_train"], data["y_test"]
+    if not isinstance(loss(), SPARSE):
+        labels, wanted = (keras.ops.one_hot(one, 2) for one in (labels, wanted))
+    stock.fit(data["x_train"] / 255, labels, batch_size=80, epochs=6, verbose=0)
+    told = train(model, epochs=6, batch_size=80)
+    for one, other in zip(arrays(model), arrays(stock), strict=True):
+        assert np.allclose(one, other, atol=2e-5)
+    if getattr(loss(), "reduction", "") != "sum":
+        figure = stock.evaluate(data["x_test"] / 255, wanted, verbose=0)
+        assert np.isclose(figure, told["test_loss"], rtol=1e-3)
+    assert gpuzoo.verify(train.folder())["verdict"] == "identical"
+
+
+@pytest.mark.parametrize(
+    ("units", "end", "loss"),
+    [
+        (2, "softmax", "sparse_categorical_crossentropy"),
+        (2, "softmax", "mse"),
+        (1, "sigmoid", "binary_crossentropy"),
+        (1, "sigmoid", "mse"),
+    ],
+)
+def test_a_compiled_loss_is_of_what_the_model_puts_out(units, end, loss, train, npz):
+    def ended():
+        model = net(units=units)
+        return keras.Sequential([*model.layers[:-1], L.Dense(units, end)])
+
+    model, stock = ended(), ended()
+    data = np.load(npz)
+    model.build((None, 14, 14, 1)), stock.build((None, 14, 14, 1))
+    stock.set_weights(model.get_weights())
+    for each in (model, stock):
+        each.compile(RULES.SGD(0.1), loss, metrics=["accuracy"])
+    labels = data["y_train"].astype("float32")[:, None]
+    if units == 2 and loss == "mse":
+        labels = np.eye(2)[data["y_train"]]
+    stock.fit(data["x_train"] / 255, labels, batch_size=80, epochs=5, verbose=0)
+    train(model, epochs=5, batch_size=80)
+    for one, other in zip(arrays(model), arrays(stock), strict=True):
+        assert np.allclose(one, other, atol=2e-5)
+
+
+def test_a_loss_of_logits_does_not_take_probabilities(train):
+    model = keras.Sequential([keras.Input((14, 14, 1)), L.Flatten()])
+    model.add(L.Dense(2, "softmax"))
+    model.compile(loss=SPARSE(from_logits=True))
+    with pytest.raises(gpuzoo.GpuzooError, match="ends in a softmax.*logits=False"):
+        train(model)
+
+
+def test_what_the_user_names_goes_before_what_is_compiled(train, capsys):
+    def compiled():
+        keras.utils.set_random_seed(3)
+        model = net()
+        model.compile(RULES.SGD(0.5), steps_per_execution=4)
+        return model
+
+    def begun():
+        return record.read_run(train.folder())["compiled"]["optimizer"]
+
+    train(compiled(), quiet=False)
+    first = capsys.readouterr().err
+    assert "weights: as given" in first and "optimizer: SGD, learning rate 0.5" in first
+    assert "loss: cross-entropy" in first and "steps_per_execution=4 of com" in first
+    told = train(compiled(), learning_rate=0.25)
+    assert begun()["config"]["learning_rate"] == 0.25
+    assert "learning_rate named to train() replaces" in " ".join(told["findings"])
+    told = train(compiled(), optimizer="adam")
+    assert begun() is None
+    assert "replaces the compiled SGD" in " ".join(told["findings"])
+    with pytest.raises(gpuzoo.GpuzooError, match="schedule has no effect beside"):
+        train(compiled(), schedule="cosine")
+    model = compiled()
+    model.compile("adam", SPARSE(from_logits=True))
+    model.fit(np.zeros((8, 14, 14, 1)), np.zeros(8), verbose=0, epochs=3)
+    assert "after 3 steps of Keras's fit is not carried" in train(model)["findings"][0]
+    with pytest.raises(gpuzoo.GpuzooError, match="label_smoothing has no effect"):
+        train(model, label_smoothing=0.1)
+
+
+def own_loss(wanted, told):
+    return keras.ops.mean(wanted - told)
+
+
+class OwnLoss(LOSSES.Loss):
+    def call(self, wanted, told):
+        return told[:, 0]
+
+
+class OwnSGD(RULES.SGD):
+    pass
+
+
+class OwnRate(RATES.LearningRateSchedule):
+    def __call__(self, step):
+        return 0.1
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (lambda: {"loss": own_loss}, "loss own_loss, which is not Keras's own"),
+        (lambda: {"loss": OwnLoss()}, "loss OwnLoss, which is not Keras's own"),
+        (
+            lambda: {"loss": SPARSE()},
+            r"puts out logits; compile it with .*from_logits=True",
+        ),
+        (lambda: {"loss": "categorical_crossentropy"}, "takes probabilities"),
+        (lambda: {"loss": SPARSE(from_logits=True, ignore_class=0)}, "ignore_class=0"),
+        (lambda: {"loss": LOSSES.MeanSquaredError(None)}, "reduction=None"),
+        (
+            lambda: {"optimizer": OwnSGD(0.1)},
+            "optimizer OwnSGD, which is not Keras's own",
+        ),
+        (
+            lambda: {"optimizer": RULES.SGD(OwnRate())},
+            "SGD with OwnRate, which is not Keras's",
+        ),
+        (
+            lambda: {"optimizer": RULES.SGD(lambda: 0.1)},
+            "SGD with a function as its learning rate, which is not Keras's",
+        ),
+        (
+            lambda: {"metrics": ["accuracy", "AUC"]},
+            "metric AUC, which the task classify",
+        ),
+        (
+            lambda: {"metrics": [keras.metrics.TopKCategoricalAccuracy(3)]},
+            "TopKCategoricalAcc",
+        ),
+        (lambda: {"metrics": [own_loss]}, "metric own_loss"),
+        (lambda: {"loss": "mse", "loss_weights": [2.0]}, "with loss_weights"),
+        (lambda: {"weighted_metrics": ["accuracy"]}, "with weighted_metrics"),
+    ],
+)
+def test_what_cannot_be_used_of_compile_is_refused_by_name(how, words, train):
+    model = net()
+    model.compile(**how())
+    with pytest.raises(gpuzoo.GpuzooError, match=words) as told:
+        train(model)
+    assert "\n" not in str(told.value) and not train.folder().exists()
+
+
+# --- its form and its names -----------------------------------------------------------
+
+
+class Stepping(keras.Model):
+    def train_step(self, *given):
+        raise RuntimeError("called")
+
+
+class Measuring(keras.Model):
+    def compute_metrics(self, *given, **named):
+        raise RuntimeError("called")
+
+
+class Heir(Stepping):
+    pass
+
+
+class Calling(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.flat, self.dense = L.Flatten(), L.Dense(2)
+
+    def call(self, x):
+        return self.dense(self.flat(x))
+
+
+FILE = '''
+import sys; sys.path.insert(0, {tests!r})
+import keras, gpuzoo
+import test_model_objects as mine
+@gpuzoo.register(task="classify", reference="here")
+def net(*, input_shape: tuple = (14, 14, 1), num_classes: int = 2):
+    """A model that is refused."""
+    return mine.refused({name!r})
+'''
+
+
+def refused(name: str):
+    if name == "Calling":
+        return Calling()
+    if name == "built":
+        model = Calling()
+        model(np.zeros((1, 14, 14, 1)))
+        return model
+    image = keras.Input((14, 14, 1))
+    kind = {"patched": keras.Model}.get(name) or globals()[name]
+    model = kind(image, L.Dense(2)(L.Flatten()(image)))
+    if name == "patched":
+        model.compute_loss = lambda **named: 0.0
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Stepping", "train_step of its own"),
+        ("Heir", "train_step of its own"),
+        ("Measuring", "compute_metrics of its own"),
+        ("patched", "compute_loss of its own"),
+        ("Calling", "is a sub-classed keras.Model .Calling.*keras.Model.inputs, outp"),
+        ("built", "is a sub-classed keras.Model .Calling.*keras.Model.inputs, outp"),
+    ],
+)
+def test_what_gpuzoo_would_not_call_is_refused_whichever_way_it_comes(
+    name, words, train, tmp_path, npz
+):
+    with pytest.raises(gpuzoo.GpuzooError, match=words) as told:
+        train(refused(name))
+    from conftest import ROOT, splits
+
+    from gpuzoo.data.dataset import make_dataset
+    from gpuzoo.engine.loop import build_model
+
+    file = tmp_path / "mine.py"
+    file.write_text(FILE.format(tests=str(ROOT / "tests"), name=name))
+    data = make_dataset("tiny", "made up", splits(np.load(npz)))
+    recipe = gpuzoo.Recipe(name="own", model=f"{file}:net", data="tiny")
+    with pytest.raises(gpuzoo.GpuzooError, match=words) as again:
+        build_model(recipe, data)
+    for error in (told, again):
+        assert "\n" not in str(error.value)
+    # After the name of the model it is the same text.
+    assert str(told.value).split("' ")[1:] == str(again.value).split("' ")[1:]
+
+
+def rich():
+    """Nested, shared and wrapped layers, most without a name."""
+    penalty = keras.regularizers.L2(1e-3)
+    inside = keras.Input((196,))
+    x = L.Dense(5, kernel_regularizer=penalty)(inside)
+    body = keras.Model(inside, L.Dense(5, "relu", kernel_regularizer=penalty)(x))
+    image = keras.Input((14, 14, 1))
+    flat = L.Flatten()(image)
+    shared = L.Dense(5, name="shared")
+    rows = L.Bidirectional(L.LSTM(2))(L.Reshape((14, 14))(image))
+    head = keras.Sequential([keras.Input((5,)), L.Dense(3), L.Dropout(0.1)])
+    both = shared(body(flat)) + shared(body(flat / 2))
+    x = L.Concatenate()([head(both), rows])
+    return keras.Model(image, L.Dense(2)(x))
+
+
+def test_what_the_process_has_built_before_does_not_matter(train):
+    """Neither for the weights nor for their names."""
+    seen, folders = [], []
+    for _ in range(2):
+        keras.utils.set_random_seed(5)
+        model = rich()
+        seen.append(train(model)["weights_sha256"])
+        folders.append(train.folder())
+        rich(), net(L.Conv2D(2, 2)), L.LSTM(3)  # Keras counts on
+    assert seen[0] == seen[1]
+    told = gpuzoo.diff(*folders)
+    assert told["verdict"] == "identical" and not told["settings"]
+    clones = [keras.models.clone_model(rich()) for _ in range(2)]
+    assert len(set(map(own_model.describe, clones))) == 1
+
+
+def scales():
+    """A layer of Keras's that makes a weight without a name."""
+    from keras.src.applications.convnext import LayerScale
+
+    return net(L.Conv2D(4, 3), LayerScale(0.5, 4), LayerScale(0.5, 4))
+
+
+def named():
+    return keras.Sequential(
+        [keras.Input((14, 14, 1)), L.Flatten(name="f"), L.Dense(2, name="d")], name="s"
+    )
+
+
+@pytest.mark.parametrize("make", [rich, scales, named])
+def test_weights_are_loaded_into_the_model_and_one_like_it(make, train, tmp_path):
+    model = make()
+    train(model)
+    trained = arrays(model)
+    for other in (model, make(), keras.models.clone_model(make())):
+        other.set_weights([0 * one for one in trained])
+        gpuzoo.load_weights(other, train.folder())
+        assert equal(arrays(other), trained)
+
+
+def pair(first: str, second: str):
+    return net(L.Dense(1, name=first), L.Dense(1, name=second))
+
+
+def test_weights_of_another_structure_are_refused(train, tmp_path):
+    train(pair("a", "b"))
+    path = train.folder()
+    gpuzoo.load_weights(pair("a", "b"), path)
+    for other in (pair("b", "c"), pair("a", "c"), net(L.Dense(1), L.Dense(1)), net()):
+        before = arrays(other)
+        with pytest.raises(gpuzoo.GpuzooError, match="is only in the"):
+            gpuzoo.load_weights(other, path)
+        assert equal(arrays(other), before)
+    train(net(L.Dense(1), L.Dense(1)))
+    gpuzoo.load_weights(net(L.Dense(1), L.Dense(1)), train.folder())
+    alone = tmp_path / "weights.safetensors"
+    shutil.copy(train.folder() / alone.name, alone)
+    with pytest.raises(gpuzoo.GpuzooError, match="name the run folder"):
+        gpuzoo.load_weights(net(L.Dense(1), L.Dense(1)), alone)
+
+
+# --- the numbers that it is given -----------------------------------------------------
+
+
+def adapted(images):
+    layer = L.Normalization(axis=None)
+    layer.adapt(images)
+    return layer
+
+
+def nested_rescaling():
+    image = keras.Input((14, 14, 1))
+    x = L.Rescaling(1 / 127.5, -1)(L.RandomFlip()(image))
+    return keras.Model(image, L.Conv2D(2, 3)(x))
+
+
+def halved():
+    image = keras.Input((14, 14, 1))
+    x = L.Conv2D(2, 3)(image) + L.Conv2D(2, 3)(image / 255)
+    return keras.Model(image, x)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        (lambda images: [L.Rescaling(1 / 255)], "scaled twice.*'rescaling"),
+        (lambda images: [keras.Sequential([L.Rescaling(1 / 255)])], "scaled twice"),
+        (lambda images: [L.Resizing(7, 7), adapted(images * 1.0)], "'normalization"),
+        (lambda images: [nested_rescaling()], "scaled twice"),
+        (lambda images: [halved()], "'true_divide"),
+        (lambda images: [L.RandomBrightness(0.1)], r"value_range=\(0, 1\)"),
+        (lambda images: [L.RandomBrightness(0.1, value_range=(0, 1))], None),
+        (lambda images: [adapted(images / 255)], None),
+        (lambda images: [L.Rescaling(255), L.Rescaling(1 / 255)], None),
+        (lambda images: [L.Rescaling(2, -1)], None),
+        (lambda images: [L.AveragePooling2D(14)], None),
+        (lambda images: [L.Conv2D(2, 3), L.Rescaling(1 / 255)], None),
+    ],
+)
+def test_images_that_are_scaled_twice_are_told(layers, words, train, npz):
+    import re
+
+    told = train(net(*layers(np.load(npz)["x_train"])), fast_dev_run=True)
+    recorded = record.read_run(train.folder())["findings"]
+    assert recorded == told["findings"]
+    assert bool(recorded) == bool(words)
+    assert not words or re.search(words, recorded[0])
