@@ -13,7 +13,7 @@ import tyro
 
 from gpuzoo import catalogue, commands, failures, process
 from gpuzoo.arguments import Flag, last_line, parse
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import GpuzooError, remedy_of
 from gpuzoo.recipe import Recipe, list_recipes, load_recipe
 from gpuzoo.registry import nearest
 from gpuzoo.runtime import Options
@@ -181,7 +181,7 @@ def _guard(action, debug: bool) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0 if isinstance(error, BrokenPipeError) else 2
         if code:
-            print(f"gpuzoo: error: {error}; free some room", file=sys.stderr)
+            print(f"gpuzoo: error: {error}; {remedy_of(error)}", file=sys.stderr)
     except Exception as error:
         line = failures.out_of_memory(error)
         if debug or not line:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import sys
+import traceback
 
 from gpuzoo.arguments import Flag, Word, last_line, parse
+from gpuzoo.errors import GpuzooError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,8 @@ class VerifyCommand:
     """Compare only the first so many steps; 0: all, and the final weights."""
     allow_drift: Flag = False
     """Compare although the environment differs."""
+    trust_code: Flag = False
+    """Execute the run's own code, if its model stands in a user's file."""
     quiet: Flag = False
     """Print nothing but the JSON line."""
     json: Flag = False
@@ -58,6 +62,8 @@ class DiffCommand:
     """Another run folder."""
     replay: Flag = False
     """Do both again around the first difference and name the layer it begins in."""
+    trust_code: Flag = False
+    """Let --replay execute the runs' own code, if a model stands in a user's file."""
     json: Flag = False
     """Print the JSON line on a terminal too; elsewhere it always is the last line."""
     debug: Flag = False
@@ -90,6 +96,35 @@ def resume(words: list[str]) -> int:
 
 def verify(words: list[str]) -> int:
     asked = parse(VerifyCommand, words, "gpuzoo verify")
+    return _without_1("verify", asked.debug, lambda: _verify(asked))
+
+
+def diff(words: list[str]) -> int:
+    asked = parse(DiffCommand, words, "gpuzoo diff")
+    return _without_1("diff", asked.debug, lambda: _diff(asked))
+
+
+def _without_1(command: str, debug: bool, action) -> int:
+    """The exit code of a command whose exit code 1 means that a bit differs: whatever
+    goes wrong, also in a model's own code, is 2."""
+    try:
+        return action()
+    except (Exception, SystemExit) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        if debug:
+            traceback.print_exc()
+            return 2
+        if isinstance(error, GpuzooError) and error.exit_code == 2:
+            raise
+        line = " ".join(str(error).split())[:300]
+        kind = "" if isinstance(error, GpuzooError) else f"{type(error).__name__}: "
+        raise GpuzooError(
+            f"{command} could not be carried out: {kind}{line} (--debug shows where)"
+        ) from error
+
+
+def _verify(asked: VerifyCommand) -> int:
     from gpuzoo.evidence.record import read_run, recipe_of
     from gpuzoo.evidence.verify import verify
 
@@ -101,7 +136,13 @@ def verify(words: list[str]) -> int:
         if not asked.quiet:
             print(text, file=sys.stderr, flush=True)
 
-    found = verify(asked.run, steps=steps, allow_drift=asked.allow_drift, note=say)
+    found = verify(
+        asked.run,
+        steps=steps,
+        allow_drift=asked.allow_drift,
+        trust_code=asked.trust_code,
+        note=say,
+    )
     say(f"{found['run_dir']}: {found['verdict']}, {found['steps']} steps compared")
     for line in _first_difference(found):
         say(line)
@@ -111,14 +152,14 @@ def verify(words: list[str]) -> int:
     return found["exit_code"]
 
 
-def diff(words: list[str]) -> int:
-    asked = parse(DiffCommand, words, "gpuzoo diff")
+def _diff(asked: DiffCommand) -> int:
     from gpuzoo.evidence.difference import diff
 
     found = diff(
         asked.run_a,
         asked.run_b,
         replay=asked.replay,
+        trust_code=asked.trust_code,
         note=lambda text: print(text, file=sys.stderr, flush=True),
     )
     print(f"{'':<34}{asked.run_a:<30}{asked.run_b}")

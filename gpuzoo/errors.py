@@ -1,6 +1,7 @@
 """The one exception that a person is meant to read, and the names that they meant."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -12,6 +13,15 @@ class GpuzooError(ValueError):
     """
 
     exit_code = 2
+
+
+def remedy_of(error: OSError) -> str:
+    """What mends it: room on a disk is no remedy where a permission is missing."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free some room"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "check its permissions"
+    return "check the path"
 
 
 class Diverged(GpuzooError):

@@ -7,6 +7,7 @@ its own holds the file MARKER. CONTRIBUTING.md lists every place that removes.
 
 import contextlib
 import errno
+import json
 import os
 import pathlib
 import re
@@ -436,3 +437,29 @@ def remove_abandoned(parent: pathlib.Path, ours: re.Pattern) -> None:
                     remove_own_folder(parent / name, ours)
     finally:
         folder.close()
+
+
+_LARGEST_JSON = 100_000_000
+
+
+def parse_json(text: str):
+    """A text of JSON; no key twice in one object, of which readers take either.
+
+    Raises:
+        ValueError: it is damaged; the message says how.
+    """
+    if len(text) > _LARGEST_JSON:
+        raise ValueError(f"it is longer than {_LARGEST_JSON:,} characters")
+    try:
+        return json.loads(text, object_pairs_hook=_once_each)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _once_each(pairs: list[tuple]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"it has the key {twice[:80]!r} twice")
+    return found

@@ -37,7 +37,7 @@ def _order_of(words: list[str]) -> str:
     """The PYTHONHASHSEED of a run that is to be done again; 0 by default."""
     for word in words[1:] if words[:1] != ["train"] else ():
         with contextlib.suppress(
-            OSError, ValueError, KeyError, TypeError, RuntimeError
+            OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError
         ):
             file = pathlib.Path(word).expanduser() / "run.json"
             record = json.loads(file.read_text("utf-8"))

@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable
 
 import typeguard
 
-from gpuzoo import applications, own_model
+from gpuzoo import applications, own_model, user_code
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import expand
-from gpuzoo.user_files import execute, paths_added  # noqa: F401
+from gpuzoo.user_files import execute
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
 TASKS = (
@@ -49,7 +49,6 @@ class ModelInfo:
     module: str
 
 
-_OWN = "gpuzoo_own_"  # before the name of a user's own file, as a module
 _registered: dict[str, tuple[ModelInfo, Callable]] = {}
 
 
@@ -83,7 +82,7 @@ def register(*, task: str, reference: str, parameters: int | None = None):
         taken = _registered.get(name)
         # Of two files of a user's own the one that was read last has the short name.
         both = taken and (taken[0].module, builder.__module__)
-        own = both and all(module.startswith(_OWN) for module in both)
+        own = both and all(module.startswith(user_code.OWN) for module in both)
         if taken and not own and not _same_function(taken[1], builder):
             raise GpuzooError(
                 f"a model named {name!r} exists already in {taken[0].module}; "
@@ -252,9 +251,11 @@ def short_name(name: str) -> str:
 def _in_file(name: str) -> ModelInfo:
     path, function = file_of(name), name.rpartition(":")[2]
     try:
-        infos = {info.name: info for info in _read(path, _OWN + path.stem)}
+        infos = {info.name: info for info in _read(path, user_code.OWN + path.stem)}
     except OSError as error:
-        raise GpuzooError(f"model {name!r}: {path}: {error.strerror}") from None
+        raise GpuzooError(
+            f"model file {path}: {error.strerror}; check its path, or put the file back"
+        ) from None
     except (SyntaxError, ValueError, KeyError) as error:
         raise GpuzooError(f"model {name!r}: {path} cannot be read: {error}") from None
     if function not in infos:
@@ -272,6 +273,7 @@ def _builder(info: ModelInfo) -> Callable:
         execute(info.module, file_of(info.name))
     elif info.name not in _registered:
         importlib.import_module(info.module)
+    user_code.note_built(info.module)
     return _registered[info.name.rpartition(":")[2]][1]
 
 

@@ -130,9 +130,8 @@ def resume(
             failed; the fields are named.
     """
     begun = time.perf_counter()
-    from gpuzoo import outcome, tasks
+    from gpuzoo import outcome
     from gpuzoo.engine import checkpoint
-    from gpuzoo.engine.loop import build_model
     from gpuzoo.evidence import again, compare, record
     from gpuzoo.evidence.progress import Screen
 
@@ -149,11 +148,13 @@ def resume(
                 f"{folder.path} was trained at level strict, which allows no drift; "
                 "leave --allow-drift out"
             )
+        for file in again.own_files(recorded):
+            screen.say(f"Executing the run's own code: {file}.")
         setting = again.set_up(
             recorded, folder.path, lambda text: screen.say(text, "yellow")
         )
-        recipe = tasks.settle(setting.recipe)
-        drift, runtime, dataset = setting.drift, setting.runtime, setting.dataset
+        recipe, drift = setting.recipe, setting.drift
+        runtime, dataset = setting.runtime, setting.dataset
         what = "cannot be resumed, its data have changed"
         compare.refuse(setting.other_data, f"{folder.path} {what}")
         if not allow_drift:
@@ -170,7 +171,9 @@ def resume(
                 f"{folder.path} cannot go on: its own checkpoints are missing or "
                 "damaged; copy them back, or train it anew with another --out"
             )
-        model = build_model(recipe, dataset)  # or refused before the record is changed
+        if setting.built is None:
+            what = "cannot be resumed, its model cannot be built"
+            compare.refuse(drift, f"{folder.path} {what}")
         interrupts.end_if_asked()
         step = start.step if start else 0
         try:
@@ -182,6 +185,8 @@ def resume(
                 data=dataset.as_record(),
                 runtime=runtime.as_record(),
                 **setting.brought.as_record(recipe.seed),
+                code=recorded["code"] or setting.built.code,
+                inputs=recorded["inputs"] or setting.built.inputs,
                 resumed=[
                     *recorded.get("resumed", []),
                     {"at": record.now(), "step": step, "drift": list(map(str, drift))},
@@ -194,9 +199,16 @@ def resume(
         _say_given(screen, recipe, setting.brought)
         screen.say(f"Going on after step {step}.")
         fast = recorded["fast_dev_run"]
-        brought = setting.brought
         job = _Job(
-            recipe, dataset, runtime, folder, screen, fast, begun, brought, model
+            recipe,
+            dataset,
+            runtime,
+            folder,
+            screen,
+            fast,
+            begun,
+            setting.brought,
+            setting.built.model,
         )
         return _carry_out(job, interrupts, start)
 
@@ -319,7 +331,7 @@ def _set_up(recipe, options, folder, screen, fast, own, brought):
     from gpuzoo import tasks
     from gpuzoo.data import augment, sources
     from gpuzoo.engine import given, scaling
-    from gpuzoo.engine.loop import build_model, check_recipe
+    from gpuzoo.engine.loop import check_recipe
     from gpuzoo.engine.plan import make_plan
     from gpuzoo.evidence import code
 
@@ -330,14 +342,14 @@ def _set_up(recipe, options, folder, screen, fast, own, brought):
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
     with failures.whole_tracebacks():
-        model = build_model(recipe, dataset)
+        built = code.build(recipe, dataset, runtime.backend)
+    model = built.model
     if own_model.is_text(recipe.model):
         own_model.check_precision(model)
     brought = brought or given.Given(findings=given.not_used(model, recipe))
     given.loss_of(brought, recipe, model)
     found = scaling.findings(own or model, dataset)
     brought = dataclasses.replace(brought, findings=(*brought.findings, *found))
-    code.check_found(recipe.as_record())
     weights_bytes = 4 * model.count_params()
     # Two checkpoints with up to three numbers a weight and one being written, the
     # weights, the record, the trail and the pictures.
@@ -355,6 +367,8 @@ def _set_up(recipe, options, folder, screen, fast, own, brought):
         data=dataset.as_record(),
         runtime=runtime.as_record(),
         **brought.as_record(recipe.seed),
+        code=built.code,
+        inputs=built.inputs,
     )
     return recipe, runtime, dataset, model, brought
 

@@ -75,12 +75,12 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
     weights = pathlib.Path(teacher) / "weights.safetensors"
     for name, words in (
         ("", "teacher must be named"),
-        (str(tmp_path), "weights.safetensors: cannot be read"),
+        (str(tmp_path), "is no run folder: it has no run.json; name the folder"),
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):
             distill.settle(DISTILL.override(teacher=name))
     for changes, words in (
-        ({"teacher": str(tmp_path)}, "is not the folder of a run"),
+        ({"teacher": str(tmp_path)}, "is no run folder"),
         (
             {"teacher": "lenet5"},
             r"knows 10 classes of examples \(28, 28, 1\); tiny has 2",
@@ -95,7 +95,7 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
     with pytest.raises(gpuzoo.GpuzooError, match=words):
         train(shipped.override(batch_size=50), unreadable(), runtime)
     weights.write_bytes(weights.read_bytes()[:-8])
-    with pytest.raises(gpuzoo.GpuzooError, match="damaged"):
+    with pytest.raises(gpuzoo.GpuzooError, match="weights.safetensors: sha256 is"):
         train(DISTILL.override(teacher=teacher), dataset, runtime)
 
 

@@ -13,7 +13,6 @@ from test_verify import edit_record
 import gpuzoo
 from gpuzoo import files
 from gpuzoo.evidence import trail
-from gpuzoo.evidence.code import code_sha256
 from gpuzoo.evidence.record import read_run, seal
 
 HELPER = "ACTIVATION = 'relu'\n"
@@ -117,7 +116,7 @@ def test_a_run_whose_paths_have_the_home_in_them(cli, tmp_path):
     recipe = read_run(tmp_path / "run")["recipe"]
     assert recipe["data"] == str(data) and recipe["model"] == "~/own.py:net"
     assert recipe["model_options"] == ["file=~/scale.txt"]
-    done = cli("verify", "run", env=env)
+    done = cli("verify", "run", "--trust-code", env=env)
     assert done.returncode == 0, done.stderr
 
 
@@ -127,11 +126,15 @@ def test_a_run_whose_paths_have_the_home_in_them(cli, tmp_path):
 def test_a_run_that_diverges_when_done_again_differs(place, cli):
     (place / "scale.txt").write_text("1e38")
     for words in (["--quick"], ["--steps", "3"], []):
-        done = cli("verify", "run", *words)
+        done = cli("verify", "run", "--trust-code", *words)
+        assert done.returncode == 2
+        assert done.json["environment"] == ["inputs.scale.txt: input changed"]
+        done = cli("verify", "run", "--trust-code", "--allow-drift", *words)
         assert done.returncode == 1 and done.json["verdict"] == "differs", done.stderr
         assert done.json["first_difference"]["step"] == 1
         assert done.json["weights"] == {}
         assert done.json["causes"][0].startswith("done again, the loss became ")
+        assert "inputs.scale.txt: input changed" in done.json["causes"]
 
 
 def test_less_than_no_step_is_refused(place, cli):
@@ -181,48 +184,6 @@ def test_diff_of_runs_that_have_not_ended(place, cli):
 # --- the code -----------------------------------------------------------------------
 
 
-def recipe_for(model, **fields) -> dict:
-    return {"model": model, "task": "classify", **fields}
-
-
-def test_whatever_a_model_imports_of_the_users_counts(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(tmp_path / "path"))
-    texts = {
-        "own.py": "import keras, beside\ndef net():\n    import far.part\n",
-        "beside.py": "import deep",
-        "deep.py": "x = 1",
-        "path/far/__init__.py": "",
-        "path/far/part.py": "from . import more",
-        "path/far/more.py": "y = 1",
-        "unused.py": "z = 1",
-    }
-    for name, text in texts.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
-    own = recipe_for(f"{tmp_path}/own.py:net")
-    whole = code_sha256(own)
-    assert whole == code_sha256(own) != code_sha256(recipe_for("cnn"))
-    assert code_sha256(recipe_for("cnn")) == code_sha256()
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text + "\n")
-        assert (code_sha256(own) == whole) == (name == "unused.py"), name
-        (tmp_path / name).write_text(text)
-    shutil.copytree(tmp_path, tmp_path / "elsewhere")
-    assert code_sha256(recipe_for(f"{tmp_path}/elsewhere/own.py:net")) == whole
-
-
-def test_the_file_of_a_teacher_counts(place):
-    student = recipe_for("mlp", task="distill", teacher=str(place / "run"))
-    taught, alone = {**student, "imitation": 0.9}, {**student, "imitation": 0.0}
-    edit_record(place / "run", recipe={
-        **read_run(place / "run")["recipe"], "model": f"{place}/own.py:net",
-    })  # fmt: skip
-    before = code_sha256(taught)
-    (place / "own.py").write_text(OWN.replace("Dense(8", "Dense(9"))
-    assert code_sha256(taught) != before
-    assert code_sha256(alone) == code_sha256() != before
-
-
 def test_a_file_that_is_edited_between_two_trainings(cli, tmp_path):
     furnish(tmp_path)
     script = (
@@ -239,19 +200,34 @@ def test_a_file_that_is_edited_between_two_trainings(cli, tmp_path):
     done = cli(program=("-c", script))
     assert done.returncode == 0, done.stderr
     one, two, three = (
-        read_run(tmp_path / name)["code_sha256"] for name in ("one", "two", "three")
+        read_run(tmp_path / name)["code"] for name in ("one", "two", "three")
     )
-    assert one == two != three
+    assert one == two
+    assert [name for name in one if one[name] != three[name]] == ["own.py"]
 
 
 def test_a_model_file_that_is_gone_is_named(place, cli):
     (place / "own.py").unlink()
     shutil.copytree(place / "run", place / "killed")
     edit_record(place / "killed", state="running")
-    for words in (["verify", "run"], ["resume", "killed"]):
+    for words in (["verify", "run", "--trust-code"], ["resume", "killed"]):
         done = cli(*words)
         assert done.returncode == 2 and "model file own.py: No such file" in done.stderr
         assert "put the file back" in done.stderr and "room" not in done.stderr
+
+
+def test_the_runs_own_code_is_executed_only_if_one_says_so(place, cli):
+    own = place / "own.py"
+    own.write_text(OWN + "\npathlib.Path('executed').touch()\nraise SystemExit(0)\n")
+    for words in (["verify", "run"], ["verify", "run", "--quick"]):
+        done = cli(*words)
+        assert done.returncode == 2 and "code of its own, own.py:net" in done.stderr
+        assert not (place / "executed").exists()
+    done = cli("verify", "run", "--trust-code")
+    assert done.returncode == 2 and (place / "executed").exists(), done.stderr
+    assert "Executing the run's own code: own.py:net" in done.stderr
+    with pytest.raises(gpuzoo.GpuzooError, match="trust_code=True"):
+        gpuzoo.verify(place / "run")
 
 
 # --- pictures -----------------------------------------------------------------------

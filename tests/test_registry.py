@@ -223,15 +223,18 @@ def test_a_model_in_a_users_own_file(cli, tmp_path):
              "--model-options", "width=12", "--quiet"]  # fmt: skip
     done = cli(*words, "--model", "own.py:net", "--out", "run")
     assert done.returncode == 0, done.stderr
-    assert cli("verify", "run").returncode == 0
+    refused = cli("verify", "run")
+    assert refused.returncode == 2 and "--trust-code" in refused.stderr
+    assert cli("verify", "run", "--trust-code").returncode == 0
     assert cli("info", "own.py:net").returncode == 0
     model = gpuzoo.build(
         f"{file}:net", input_shape=(28, 28, 1), num_classes=10, width=12
     )
     gpuzoo.load_weights(model, tmp_path / "run", sha256=done.json["weights_sha256"])
     file.write_text(OWN.replace("relu", "tanh"))
-    done = cli("verify", "run")
-    assert done.returncode == 2 and "code_sha256" in done.stdout
+    done = cli("verify", "run", "--trust-code")
+    assert done.returncode == 2
+    assert done.json["environment"] == ["code.own.py: module changed"]
     for text, name, words_told in (
         (OWN, "nte", "own.py has no model 'nte'; it has net"),
         ("x = 1", "net", "it has none; put @gpuzoo.register"),

@@ -285,7 +285,7 @@ def test_a_helper_module_may_be_edited_between_two_trainings(cli, tmp_path):
     done = cli(program=("-c", script))
     assert done.stdout.strip() == "9", done.stderr
     codes = [json.loads((tmp_path / n / "run.json").read_text()) for n in "89"]
-    assert codes[0]["code_sha256"] != codes[1]["code_sha256"]
+    assert codes[0]["code"]["parts"] != codes[1]["code"]["parts"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import safetensors.numpy
 from conftest import two_classes
 from test_resume import start
 
-from gpuzoo.evidence import trail
+import gpuzoo
+from gpuzoo.evidence import causes, trail
 from gpuzoo.evidence.record import seal
 
 WORDS = ["--epochs", "12", "--batch-size", "8", "--device", "cpu", "--threads", "2",
@@ -221,3 +222,103 @@ def test_ulp_distance():
     assert trail.ulp_distance(one, np.nextafter(one, np.float32(2))) == 1
     tiny = np.array([1e-45, -1e-45], np.float32)
     assert trail.ulp_distance(tiny[:1], tiny[1:]) == 2
+
+
+def test_what_follows_from_the_run_is_computed_again(run, cli):
+    """A row of an earlier epoch, fields of the record, a note in the weights' file."""
+    rows = trail.read_metrics(run)
+    number = next(i for i, row in enumerate(rows) if row["split"] == "test")
+    rows[number]["loss"] += 1e-9
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "metrics.jsonl").write_text(text)
+    path = run / "weights.safetensors"
+    weights = safetensors.numpy.load_file(path)
+    path.write_bytes(safetensors.numpy.save(weights, metadata={"note": "mine"}))
+    edit_record(run, epochs=11, parameters=7)
+    done = cli("verify", run)
+    assert done.returncode == 1 and done.json["changed_files"] == []
+    assert done.json["weights"] == {} and done.json["first_difference"] is None
+    (row,) = done.json["rows"]
+    told = f"metrics.jsonl: test row of step {rows[number]['step']}: loss"
+    assert row.startswith(told)
+    named = [told.partition(":")[0] for told in done.json["figures"]]
+    assert named == ["epochs", "parameters", "weights_sha256"]
+
+
+def test_rows_that_were_added_or_left_out_are_named():
+    rows = [{"split": "train", "step": step, "loss": 0.5} for step in (2, 4, 6)]
+    assert trail.other_rows(rows, rows, 6, True) == []
+    assert trail.other_rows(rows[:2], rows, 6, True) == [(None, rows[2])]
+    twice = [*rows[:2], rows[0]]
+    assert trail.other_rows(twice, rows[:2], 6, True) == [(None, None)]
+    ends_there = {"split": "test", "step": 4, "loss": 0.4}
+    assert trail.other_rows(rows, [*rows[:2], ends_there], 4, False) == []
+    assert trail.other_rows(rows[1:], rows[:2], 4, False) == [(None, rows[0])]
+
+
+DEEP = "[" * 100_000
+
+
+def test_a_damaged_record_is_one_line(run, cli):
+    path = run / "run.json"
+    good, many = path.read_text(), '{"a":' * 900 + "1" + "}" * 900
+    twice = good.replace('"steps": 120', '"steps": 120,\n "steps": 120', 1)
+    for text, told in (
+        (twice, "it has the key 'steps' twice"),
+        (DEEP, "it is nested too deeply"),
+        (good.replace('"options": {', f'"options": {{"a": {many},', 1), "argument 'a'"),
+        (good[:-40], "run.json is damaged"),
+    ):
+        path.write_text(text)
+        with pytest.raises(gpuzoo.GpuzooError, match=told):
+            gpuzoo.verify(run)
+    for words in (["verify", run], ["verify", run, "--quick"], ["diff", run, run]):
+        done = cli(*words)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    path.write_text(DEEP)
+    done = cli("verify", run, "--debug")
+    assert done.returncode == 2 and "nested too deeply" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["digests.jsonl", "metrics.jsonl"])
+def test_damaged_rows_are_no_traceback(name, run):
+    kept = (run / name).read_text()
+    for text in (kept.replace('{"', '{"step": 1, "', 1), DEEP, "[]\n", "\x00"):
+        (run / name).write_text(text)
+        assert gpuzoo.verify(run)["changed_files"] == [name]
+
+
+def test_what_happened_to_a_file_is_said(tmp_path):
+    (tmp_path / "there").write_text("x")
+    (tmp_path / "folder").mkdir()
+    told = causes.of_changed_files(tmp_path, ["there", "gone", "folder", "there/in"])
+    assert told == [
+        "changed since the run ended: there",
+        "missing since the run ended: gone, there/in",
+        "no regular file any more: folder",
+    ]
+
+
+DRAWS = """
+import keras, gpuzoo
+import numpy as np
+
+@gpuzoo.register(task="classify", reference="here")
+def net(*, input_shape: tuple = (14, 14, 1), num_classes: int = 2):
+    "Mine."
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Rescaling(np.random.default_rng().uniform(1, 2), name="odd")(inputs)
+    x = keras.layers.Dense(num_classes)(keras.layers.Flatten()(x))
+    return keras.Model(inputs, x)
+"""
+
+
+def test_a_model_that_draws_at_random_is_named(cli, npz, tmp_path):
+    (tmp_path / "own.py").write_text(DRAWS)
+    words = ["train", "mnist", "--data", npz, *WORDS, "--model", "own.py:net"]
+    assert cli(*words, "--epochs", "1", "--out", "run").returncode == 0
+    done = cli("verify", "run", "--trust-code")
+    assert done.returncode == 1
+    cause = done.json["causes"][0]
+    assert "does not give the same model twice: odd is another" in cause
+    assert "own.py, line 9: np.random.default_rng" in cause

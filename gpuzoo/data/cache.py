@@ -24,6 +24,7 @@ from gpuzoo.files import (
     MARKER,
     expand,
     open_inside,
+    parse_json,
     read_inside,
     remove_abandoned,
     write_atomically,
@@ -143,7 +144,7 @@ def _read(folder: pathlib.Path) -> Dataset | None:
         OSError, MemoryError: that cannot be told.
     """
     try:
-        manifest = json.loads(read_inside(folder, "manifest.json"))
+        manifest = parse_json(read_inside(folder, "manifest.json").decode())
         if manifest["seal"] != _seal(manifest):
             return None
         arrays = _mapped(folder / "arrays.safetensors")

@@ -5,9 +5,9 @@ import os
 import pathlib
 
 from gpuzoo import runtime as runtimes
-from gpuzoo.errors import Diverged
+from gpuzoo.errors import Diverged, GpuzooError
+from gpuzoo.evidence import code as codes
 from gpuzoo.evidence import compare, record
-from gpuzoo.evidence.code import code_sha256
 from gpuzoo.machine import environment
 
 
@@ -24,6 +24,20 @@ class Setting:
     """Fields of the environment that differ."""
     other_data: list[compare.Difference]
     """Fields of the data that differ."""
+    built: codes.Built | None
+    """The model, with its code; None where other data or missing inputs forbid it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """What came of doing the first steps again."""
+
+    digests: list[dict]
+    """The rows of digests.jsonl."""
+    metrics: list[dict]
+    """The rows of metrics.jsonl."""
+    result: "loop.Result | None"  # noqa: F821 - the engine stays unloaded
+    diverged: Diverged | None
 
 
 def set_up(recorded: dict, folder: pathlib.Path, note=lambda text: None) -> Setting:
@@ -39,24 +53,49 @@ def set_up(recorded: dict, folder: pathlib.Path, note=lambda text: None) -> Sett
     runtime = runtimes.configure(
         record.options_of(recorded), seed=recipe.seed, quiet=True
     )
-    here = {
-        "environment": found,
-        "code_sha256": code_sha256(recipe.as_record()),
-        "runtime": runtime.as_record(),
-    }
+    from gpuzoo import tasks
     from gpuzoo.data import sources
     from gpuzoo.engine import given
 
+    recipe = tasks.settle(recipe)  # if it was killed before that was known
     fingerprint = (recorded["data"] or {}).get("fingerprint")
     dataset = sources.of_recipe(recipe, note, fingerprint)
-    return Setting(
-        recipe,
-        runtime,
-        dataset,
-        given.recorded(folder, recorded),
-        drift=compare.environment_differences(recorded, here),
-        other_data=compare.data_differences(recorded["data"], dataset.as_record()),
-    )
+    here = {"environment": found, "runtime": runtime.as_record(), "code": None}
+    drift = compare.environment_differences(recorded, here)
+    other_data = compare.data_differences(recorded["data"], dataset.as_record())
+    built = None
+    unreadable = codes.unreadable_inputs(recorded)
+    if unreadable:
+        drift += [
+            compare.Difference(f"inputs.{name}", recorded["inputs"][name], why, why)
+            for name, why in unreadable.items()
+        ]
+    elif not other_data:
+        built = _build(recorded, recipe, dataset, runtime)
+        code, inputs = codes.found_again(recorded, built)
+        drift += compare.code_differences(recorded, {"code": code, "inputs": inputs})
+    brought = given.recorded(folder, recorded)
+    return Setting(recipe, runtime, dataset, brought, drift, other_data, built)
+
+
+def own_files(recorded: dict) -> list[str]:
+    """path.py:function of the run's own code that doing it again executes."""
+    return codes.models_files(recorded["recipe"])
+
+
+def _build(recorded: dict, recipe, dataset, runtime) -> codes.Built:
+    try:
+        return codes.build(recipe, dataset, runtime.backend)
+    except GpuzooError:
+        raise
+    except Exception as error:
+        if not (files := own_files(recorded)):
+            raise
+        line = " ".join(str(error).split())[:300]
+        raise GpuzooError(
+            f"model {' or '.join(files)} of the run cannot be built here: "
+            f"{type(error).__name__}: {line}"
+        ) from error
 
 
 def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = False):
@@ -67,9 +106,7 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
         take_apart: take the step after them apart.
 
     Returns:
-        The digests, the weights then, the figures of the last evaluation, the tensors
-        of the step that was taken apart, and None or how it diverged: the digests then
-        end before that step, and the weights are the last good ones.
+        What was done (`Done`). Where it diverged the digests end before that step.
 
     Raises:
         Diverged: before the step to be taken apart.
@@ -77,12 +114,14 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
     from gpuzoo.engine import compiled, loop
 
     compiled.forget()
-    rows, done = [], 0
+    rows, told, done = [], [], 0
 
     def watch(event: str, row: dict) -> None:
         nonlocal done
         if event == "digest":
             rows.append(row)
+        elif event in ("train", "test"):
+            told.append({"split": event, **row})
         elif event == "progress":
             done = row["step"]
 
@@ -91,9 +130,10 @@ def first_steps(setting: Setting, until: int, *, fast: bool, take_apart: bool = 
             setting.recipe, setting.dataset, setting.runtime, watch=watch,
             stop=lambda: done >= until, fast=fast, until=until, take_apart=take_apart,
             brought=setting.brought,
+            model=setting.built and setting.built.model,
         )  # fmt: skip
     except Diverged as error:
         if take_apart:
             raise
-        return rows, error.weights, {}, [], error
-    return rows, result.weights, result.metrics, result.tensors, None
+        return Done(rows, told, None, error)
+    return Done(rows, told, result, None)

@@ -14,7 +14,7 @@ import time
 from typing import Literal
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.evidence import record
+from gpuzoo.evidence import code, record
 from gpuzoo.evidence.worker import Worker, ratios, spread, take_turns, trainer
 from gpuzoo.files import expand, read_inside, write_atomically
 from gpuzoo.machine import environment
@@ -145,7 +145,7 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
         "date": time.strftime("%Y-%m-%d"),
         "recipe": recipe.as_record(),
         "environment": environment(),
-        "code_sha256": record.code_sha256(recipe.as_record()),
+        "code_sha256": code.code_sha256(recipe.model),
         "runtime": ready["runtime"],
         "data": ready["data"],
         "rounds": settings.rounds,

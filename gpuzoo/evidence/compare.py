@@ -34,7 +34,7 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
     Args:
         record: a run's record.
         other: the record of another run, or of this process (`environment`,
-            `code_sha256`, `runtime`).
+            `code`, `inputs`, `runtime`).
     """
     pairs = {}
     for name in ("system", "cpu", "cpu_isa", "driver"):
@@ -46,14 +46,41 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
         sides = record["environment"][group], other["environment"][group]
         for name in sorted({*sides[0], *sides[1]}):
             pairs[f"{group}.{name}"] = sides[0].get(name), sides[1].get(name)
-    pairs["code_sha256"] = record["code_sha256"], other["code_sha256"]
     if record["runtime"] and other["runtime"]:
         for name in _RUNTIME:
             pairs[f"runtime.{name}"] = record["runtime"][name], other["runtime"][name]
         order = set_order(record), set_order(other)
         if all(order):  # else one had none that could be had again
             pairs["runtime.variables.PYTHONHASHSEED"] = order
-    return [Difference(name, a, b) for name, (a, b) in pairs.items() if a != b]
+    found = [Difference(name, a, b) for name, (a, b) in pairs.items() if a != b]
+    return found + code_differences(record, other)
+
+
+def code_differences(record: dict, other: dict) -> list[Difference]:
+    """Modules, and files that the user's code reads, that are not the same."""
+    found = []
+    if record["code"] is None or other["code"] is None:
+        return found  # it ended before its model was built
+    for part, what in (("code", "module"), ("inputs", "input")):
+        one, two = record[part], other[part]
+        found += [
+            Difference(
+                f"{part}.{name}", one.get(name), two.get(name),
+                f"{what} {_happened(one.get(name), two.get(name))}",
+            )
+            for name in sorted({*one, *two})
+            if one.get(name) != two.get(name)
+        ]  # fmt: skip
+    return found
+
+
+def _happened(recorded: str | None, here: str | None) -> str:
+    """In words: what differs between two digests, or a digest and why there is none."""
+    if recorded is None:
+        return "not used by the run, but here"
+    if here is None:
+        return "used by the run, but not here"
+    return here if " " in here or here == "missing" else "changed"
 
 
 def set_order(record: dict) -> str:

@@ -3,7 +3,13 @@
 import pathlib
 
 from gpuzoo.evidence import compare, record, trail
-from gpuzoo.evidence.verify import DIFFERS, EXIT_CODES, IDENTICAL, changed_files
+from gpuzoo.evidence.verify import (
+    DIFFERS,
+    EXIT_CODES,
+    IDENTICAL,
+    changed_files,
+    check_trust,
+)
 from gpuzoo.files import expand
 
 EQUAL_SO_FAR = "equal as far as both go"
@@ -14,6 +20,7 @@ def diff(
     other: str | pathlib.Path,
     *,
     replay: bool = False,
+    trust_code: bool = False,
     note=lambda text: None,
 ) -> dict:
     """Compare the records, the trails and the weights of two runs.
@@ -22,6 +29,8 @@ def diff(
         one, other: two run folders.
         replay: do both again around the first difference and name what is computed
             differently first (`gpuzoo.evidence.replay.replay`).
+        trust_code: let a replay execute the runs' own code, where a model stands in a
+            file of a user's.
         note: called with lines for the user.
 
     Returns:
@@ -33,10 +42,13 @@ def diff(
         `changed_files` (of each run) and `replay` (None unless asked for and needed).
 
     Raises:
-        GpuzooError: a folder is no run or its files cannot be read.
+        GpuzooError: a folder is no run, its files cannot be read, or a replay would
+            execute code of its own and trust_code is False.
     """
     paths = [expand(run) for run in (one, other)]
     records = [record.read_run(path, sealed=False) for path in paths]
+    for path, run in zip(paths, records, strict=True) if replay else ():
+        check_trust(path, run, trust_code, note)
     trails = [trail.read_digests(path) for path in paths]
     counts = [trail.count_losses(rows) for rows in trails]
     first, weights = trail.first_divergence(*trails), {}

@@ -18,11 +18,12 @@ import secrets
 import sys
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.evidence.code import code_sha256
+from gpuzoo.evidence.code import code_sha256  # noqa: F401 - benchmarks take it here
 from gpuzoo.files import (
     Folder,
     expand,
     is_temporary,
+    parse_json,
     read_inside,
     redact,
     temporary_name,
@@ -79,7 +80,8 @@ class RunFolder(Folder):
             "finished": None,
             "command": [private(redact(word)) for word in sys.argv],
             "environment": environment(),
-            "code_sha256": code_sha256(fields["recipe"]),
+            "code": None,  # known when its model has been built
+            "inputs": {},
             "data": None,
             "runtime": None,
             "metrics": {},
@@ -368,14 +370,20 @@ def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
 def _checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
     file = path / "run.json"
     try:
-        record = json.loads(read())
+        record = parse_json(read().decode())
+        check_record(record)
+        found = seal(record)
     except (FileNotFoundError, NotADirectoryError):
         raise GpuzooError(f"{path} is no run folder: it has no run.json") from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise GpuzooError(f"{file} cannot be read: {reason}") from None
-    check_record(record)
-    if sealed and record["seal"] != seal(record):
+    except OSError as error:
+        raise GpuzooError(f"{file} cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise GpuzooError(f"{file} is damaged: it is nested too deeply") from None
+    except GpuzooError:
+        raise
+    except ValueError as error:
+        raise GpuzooError(f"{file} is damaged: {error}") from None
+    if sealed and record["seal"] != found:
         raise GpuzooError(f"{file} has been changed since gpuzoo wrote it")
     return record
 

@@ -131,17 +131,21 @@ def _again(spec: dict) -> dict:
     setting = again.set_up(recorded, expand(spec["run"]))
     every_step = setting.recipe.override(digest_every=1)
     take_apart = spec.get("take_apart", 0)
-    rows, _, _, tensors, _ = again.first_steps(
+    done = again.first_steps(
         dataclasses.replace(setting, recipe=every_step),
         take_apart - 1 if take_apart else spec["steps"],
         fast=recorded["fast_dev_run"],
         take_apart=bool(take_apart),
     )
     if take_apart:
+        tensors = done.result.tensors
         arrays = {f"{i:05d}": array for i, (_, array) in enumerate(tensors)}
         np.savez(spec["out"], names=np.array([name for name, _ in tensors]), **arrays)
     differences = [*setting.drift, *setting.other_data]
-    return {"rows": rows, "drift": [str(difference) for difference in differences]}
+    return {
+        "rows": done.digests,
+        "drift": [str(difference) for difference in differences],
+    }
 
 
 if __name__ == "__main__":

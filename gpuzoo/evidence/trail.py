@@ -9,7 +9,7 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import read_inside
+from gpuzoo.files import parse_json, read_inside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,16 +27,61 @@ class Divergence:
 
 def read_digests(folder: pathlib.Path) -> list[dict]:
     """The rows of digests.jsonl."""
+    rows = _read_rows(folder / "digests.jsonl")
     try:
-        lines = read_inside(folder, "digests.jsonl").decode().splitlines()
-        rows = [json.loads(line) for line in lines]
         first_divergence(rows, rows)  # looks at all that a row must have
-        return rows
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
-        raise GpuzooError(
-            f"{folder / 'digests.jsonl'} cannot be read: {what}"
-        ) from None
+        raise GpuzooError(f"{folder / 'digests.jsonl'} is damaged: {what}") from None
+    return rows
+
+
+def read_metrics(folder: pathlib.Path) -> list[dict]:
+    """The rows of metrics.jsonl."""
+    rows = _read_rows(folder / "metrics.jsonl")
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise GpuzooError(
+                f"{folder / 'metrics.jsonl'} is damaged: line {number} has no step"
+            )
+    return rows
+
+
+def _read_rows(path: pathlib.Path) -> list:
+    rows: list = []
+    try:
+        for line in read_inside(path.parent, path.name).decode().splitlines():
+            rows.append(parse_json(line))
+        return rows
+    except OSError as error:
+        reason = error.strerror or error
+        raise GpuzooError(f"{path} cannot be read: {reason}") from None
+    except ValueError as error:
+        raise GpuzooError(f"{path} is damaged: line {len(rows) + 1}: {error}") from None
+
+
+def other_rows(recorded: list[dict], again: list[dict], until: int, whole: bool):
+    """Where the rows of a file are not those of the run done again, up to a step: pairs
+    of a recorded row and the one done again, None for one that is only on one side.
+
+    Args:
+        whole: the run ends with step `until`; else what was done again has rows there
+            that the run need not have.
+    """
+    mine = {(row.get("split"), row["step"]): row for row in recorded}
+    theirs = {(row.get("split"), row["step"]): row for row in again}
+    last = until if whole else until - 1
+    sides = [[row for row in rows if row["step"] <= last] for rows in (recorded, again)]
+    if [_canonical(row) for row in sides[0]] == [_canonical(row) for row in sides[1]]:
+        return []
+    keys = dict.fromkeys((row.get("split"), row["step"]) for row in sum(sides, []))
+    pairs = [(mine.get(key), theirs.get(key)) for key in keys]
+    found = [pair for pair in pairs if _canonical(pair[0]) != _canonical(pair[1])]
+    return found or [(None, None)]  # a row twice, or in another order
+
+
+def _canonical(row: dict | None) -> str:
+    return json.dumps(row, sort_keys=True)
 
 
 def first_divergence(

@@ -1,6 +1,6 @@
 """Distillation: a small classifier learns from a trained one."""
 
-import json
+import functools
 
 import keras
 
@@ -66,42 +66,112 @@ def settle(recipe):
     if recipe.teacher == SHIPPED:
         return recipe.override(teacher_sha256=measure.SHA256)
     path = expand(recipe.teacher).resolve()
+    _record_of(str(path))
     return recipe.override(teacher=str(path), teacher_sha256=digest_of(path))
+
+
+def model_of_teacher(teacher: str) -> str:
+    """The name of the model that a teacher is, without building it.
+
+    Raises:
+        GpuzooError: it is no run, or its record is damaged.
+    """
+    return SHIPPED if teacher == SHIPPED else _record_of(teacher)["recipe"]["model"]
 
 
 def load_teacher(recipe, dataset) -> classify.Logits:
     """The trained classifier that a recipe names, in float32, called for logits.
 
     Raises:
-        GpuzooError: it is none, was trained on other shapes or classes, or its weights
-            are not those that the recipe names.
+        GpuzooError: it is none, was trained on other shapes or classes, or its record,
+            its weights, its code or the files that it reads are not those it was
+            trained with.
     """
+    teacher, _, _ = teacher_and_code(recipe, dataset)
+    teacher.trainable = False
+    return classify.Logits(teacher, tuple(dataset.input_shape))
+
+
+def teacher_and_code(recipe, dataset) -> tuple[keras.Model, dict, dict]:
+    """The teacher, the digests of its code and of the files that it reads."""
+    from gpuzoo.evidence import code
+
     if recipe.teacher == SHIPPED:
         inputs, classes = measure.SHAPE, tuple(map(str, range(measure.CLASSES)))
-        teacher = measure.load_logits()
+        teacher, modules, files = code.watched(measure.load_logits, SHIPPED)
     else:
-        path = expand(recipe.teacher)
-        try:
-            record = json.loads((path / "run.json").read_text("utf-8"))
-            trained, data = record["recipe"], record["data"]
-            inputs, classes = tuple(data["input_shape"]), tuple(data["classes"])
-        except (OSError, ValueError, KeyError, TypeError):
+        record = _record_of(recipe.teacher)
+        data = record["data"]
+        inputs, classes = tuple(data["input_shape"]), tuple(data["classes"])
+        name = record["recipe"]["model"]
+        make = functools.partial(_build, record, inputs, classes)
+        teacher, modules, files = code.watched(make, name)
+        _check_unchanged(recipe.teacher, record, modules, files)
+        load_weights(teacher, expand(recipe.teacher), sha256=record["weights_sha256"])
+        if recipe.teacher_sha256 not in ("", record["weights_sha256"]):
             raise GpuzooError(
-                f"teacher {recipe.teacher}: is not the folder of a run; name one, or "
-                f"{SHIPPED}"
-            ) from None
-        if trained["task"] not in ("classify", "distill"):
-            raise GpuzooError(
-                f"teacher {recipe.teacher}: was trained to {trained['task']}, not to "
-                "classify"
+                f"teacher {recipe.teacher}: its weights' sha256 is "
+                f"{record['weights_sha256']}, not {recipe.teacher_sha256}, with which "
+                "the run began; put that teacher back"
             )
-        known = model_info(trained["model"]).options
-        options = {"input_shape": inputs, "num_classes": len(classes)}
-        options = {name: told for name, told in options.items() if name in known}
-        options |= parse_options(tuple(map(unredact, trained["model_options"])))
-        with measure.fresh_names(), measure.in_float32():
-            teacher = build(trained["model"], **options)
-        load_weights(teacher, path, sha256=recipe.teacher_sha256)
+    _check_fit(recipe, dataset, inputs, classes)
+    return teacher, modules, files
+
+
+def _record_of(teacher: str) -> dict:
+    """The record of the run that a teacher is: sealed, ended, of a classifier."""
+    from gpuzoo.evidence.record import read_run
+
+    try:
+        record = read_run(teacher)
+    except GpuzooError as error:
+        raise GpuzooError(
+            f"teacher {teacher}: {error}; name the folder of a run that classifies, or "
+            f"{SHIPPED}"
+        ) from None
+    if record["state"] not in ("finished", "stopped"):
+        raise GpuzooError(
+            f"teacher {teacher}: is {record['state']}; only a finished or stopped run "
+            "can teach"
+        )
+    if record["recipe"]["task"] not in ("classify", "distill"):
+        raise GpuzooError(
+            f"teacher {teacher}: was trained to {record['recipe']['task']}, not to "
+            "classify"
+        )
+    return record
+
+
+def _build(record: dict, inputs: tuple, classes: tuple) -> keras.Model:
+    """The model of a teacher's record, in float32, with the weights it begins with."""
+    trained = record["recipe"]
+    known = model_info(trained["model"]).options
+    options = {"input_shape": inputs, "num_classes": len(classes)}
+    options = {name: told for name, told in options.items() if name in known}
+    options |= parse_options(tuple(map(unredact, trained["model_options"])))
+    with measure.fresh_names(), measure.in_float32():
+        return build(trained["model"], **options)
+
+
+def _check_unchanged(teacher: str, record: dict, modules: dict, files: dict) -> None:
+    """What a teacher computes is told by its weights, its model's code and what that
+    reads; how it was trained no longer matters."""
+    told = {
+        name: digest
+        for name, digest in record["code"].items()
+        if name.startswith("gpuzoo.models.") or not name.startswith("gpuzoo.")
+    } | record["inputs"]
+    told = {n: d for n, d in told.items() if not n.startswith("teacher/")}
+    changed = [n for n, d in told.items() if {**modules, **files}.get(n) != d]
+    if changed:
+        raise GpuzooError(
+            f"teacher {teacher}: changed or missing since it was trained: "
+            f"{', '.join(sorted(changed))}; put it back, or train the teacher anew"
+        )
+
+
+def _check_fit(recipe, dataset, inputs: tuple, classes: tuple) -> None:
+    """Whether a teacher knows what a student is to learn."""
     shape, labels = tuple(dataset.input_shape), tuple(dataset.classes)
     if (inputs, len(classes)) != (shape, len(labels)):
         raise GpuzooError(
@@ -120,5 +190,3 @@ def load_teacher(recipe, dataset) -> classify.Logits:
             f"teacher {SHIPPED}: reads handwritten digits, and fewer than four in five "
             f"of the test images of {dataset.name}; name the folder of a run"
         )
-    teacher.trainable = False
-    return classify.Logits(teacher, shape)
