@@ -19,7 +19,7 @@ CHANGES = ("shift:3", "flip:1", "rotate:25", "crop:0.6", "cutout:10", "colour:0.
 
 def main() -> None:
     gpuzoo.configure(device="cpu", quiet=True)  # before Keras is there
-    from gpuzoo.data import augment
+    from gpuzoo.tasks import augment
 
     images = gpuzoo.load_data("digits").train["image"][:12]
     draws = np.random.default_rng(1).random((12, 4)).astype("f4")

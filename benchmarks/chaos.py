@@ -40,9 +40,10 @@ import time
 from die_at import CALLS
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.evidence.record import code_sha256, read_run
 from gpuzoo.files import write_atomically
-from gpuzoo.machine import environment
+from gpuzoo.runs.code import code_sha256
+from gpuzoo.runs.record import read_run
+from gpuzoo.runtime.environment import environment
 
 HERE = pathlib.Path(__file__).resolve().parent
 RECORD = HERE / "records" / "chaos.json"

@@ -121,8 +121,8 @@ def compared(rows: dict) -> dict:
 def main() -> None:
     args = parse()
 
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import available_cores, environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import available_cores, environment
 
     threads = available_cores()
     ours, theirs = commands(args, threads)

@@ -31,7 +31,7 @@ SHORT = [
 
 def kept(path: pathlib.Path) -> list[dict]:
     """The runs of stock Keras in a record of this machine and these versions."""
-    from gpuzoo.machine import environment
+    from gpuzoo.runtime.environment import environment
 
     record = json.loads(path.read_text())
     there, here = record["environment"], json.loads(json.dumps(environment()))
@@ -55,8 +55,8 @@ def main() -> None:
     args = parser.parse_args()
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     place = ["--device", "cpu", "--data-dir", args.data_dir]
     path = HERE / "records" / "cifar10_to_75.json"

@@ -4,7 +4,7 @@
 
 Writes gpuzoo/tasks/digits.safetensors and benchmarks/records/classifier.json. Another
 machine gets other bits, and with other weights every Frechet distance changes: the file
-in the tree stays, and is pinned by its sha256 in gpuzoo/tasks/measure.py. It is the
+in the tree stays, and is pinned by its sha256 in gpuzoo/tasks/frechet.py. It is the
 teacher of recipes/distill_mnist.py too. Labels are not smoothed, as that would rub out
 what a student can learn from it (Mueller, Kornblith and Hinton, arXiv 1906.02629).
 
@@ -45,27 +45,27 @@ def main() -> None:
         shutil.copy(f"{folder}/run/weights.safetensors", target)
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import environment
-    from gpuzoo.tasks import measure
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
+    from gpuzoo.tasks import frechet
 
     here = environment()
     gpuzoo.configure(device="cpu", precision="float32")
-    measure.SHA256 = summary["weights_sha256"]
-    classifier, data = measure.load(), gpuzoo.load_data("mnist", data_dir=args.data_dir)
+    frechet.SHA256 = summary["weights_sha256"]
+    classifier, data = frechet.load(), gpuzoo.load_data("mnist", data_dir=args.data_dir)
     seen = [
         classifier.predict(part[:10_000] / np.float32(255), verbose=0)[0]
         for part in (data.train["image"], data.test["image"])
     ]
     record = {
-        "what": "the fixed classifier of gpuzoo/tasks/measure.py",
+        "what": "the fixed classifier of gpuzoo/tasks/frechet.py",
         "date": time.strftime("%Y-%m-%d"),
         "command": " ".join(["gpuzoo", *command]),
         "environment": here,
         "code_sha256": code_sha256(),
         "weights_sha256": summary["weights_sha256"],
         "test_accuracy": summary["test_accuracy"],
-        "frechet_of_training_images": measure.frechet(*seen),
+        "frechet_of_training_images": frechet.frechet(*seen),
     }
     path = HERE / "records" / "classifier.json"
     path.write_text(json.dumps(record, indent=1) + "\n")

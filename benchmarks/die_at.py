@@ -148,7 +148,7 @@ def main() -> None:
     fate.watch_open(io)
     fate.watch_descriptors()
     sys.argv = ["gpuzoo", *words]
-    from gpuzoo.cli import main as gpuzoo
+    from gpuzoo.cli.app import main as gpuzoo
 
     gpuzoo()
 

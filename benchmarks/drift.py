@@ -34,7 +34,7 @@ def losses(run: pathlib.Path) -> np.ndarray:
 
 
 def compare(one: pathlib.Path, other: pathlib.Path) -> dict:
-    from gpuzoo.evidence.trail import read_weights
+    from gpuzoo.runs.divergence import read_weights
 
     a, b = losses(one), losses(other)
     weights = [read_weights(run) for run in (one, other)]
@@ -61,8 +61,8 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True)
     args = parser.parse_args()
 
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     words = ["--epochs", "2", "--augment", "shift:1", "--precision", "float32"]
     with tempfile.TemporaryDirectory() as folder:

@@ -24,6 +24,8 @@ import traceback
 
 import numpy as np
 
+from gpuzoo.runs.record import options_of, read_run, recipe_of
+
 BATCH = 100
 SECONDS = 20  # for one input
 MEMORY = 6 << 30
@@ -140,22 +142,22 @@ def _run(file: str):
 
 
 def _read_run(path: pathlib.Path) -> None:
-    from gpuzoo.evidence import record, trail
-    from gpuzoo.evidence.verify import changed_files
+    from gpuzoo.repro.verify import changed_files
+    from gpuzoo.runs import divergence
 
     run = path.parent
-    recorded = record.read_run(run, sealed=False)
-    record.recipe_of(recorded)
-    record.options_of(recorded)
+    recorded = read_run(run, sealed=False)
+    recipe_of(recorded)
+    options_of(recorded)
     changed_files(run, recorded)
-    trail.count_losses(trail.read_digests(run))
-    trail.read_weights(run)
+    divergence.count_losses(divergence.read_digests(run))
+    divergence.read_weights(run)
 
 
 def _cache(file: str):
     def make(folder: pathlib.Path) -> pathlib.Path:
         from gpuzoo.data import cache
-        from gpuzoo.data.dataset import make_dataset
+        from gpuzoo.data.validate import make_dataset
 
         os.environ["GPUZOO_CACHE"] = str(folder / "cache")
         rng = np.random.default_rng(0)

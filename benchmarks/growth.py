@@ -42,9 +42,9 @@ GROWTH = {
 def child() -> None:
     """One training; prints its figures."""
     import gpuzoo
+    from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.data.dataset import Dataset
     from gpuzoo.engine.timing import peak_memory_bytes
-    from gpuzoo.recipe import load_recipe
 
     asked = json.loads(sys.stdin.readline())
     runtime = gpuzoo.configure(device="cpu", quiet=True)
@@ -119,8 +119,8 @@ def main() -> None:
     args = parser.parse_args()
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import available_cores, environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import available_cores, environment
 
     data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
     found: dict[str, list[dict]] = {}

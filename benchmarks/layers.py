@@ -69,7 +69,7 @@ def work(job: dict) -> None:
     runtime = gpuzoo.configure(**job["runtime"], quiet=True)
     import layer_table
 
-    from gpuzoo.machine import busy_cores
+    from gpuzoo.runtime.environment import busy_cores
 
     @gpuzoo.register(task="classify", reference="benchmarks/layers.py")
     def layer_probe(
@@ -106,8 +106,8 @@ def train(name: str, arrangement: str, dataset, runtime) -> str:
     import hashlib
 
     import gpuzoo
-    from gpuzoo.deploy.artifact import weights_bytes
     from gpuzoo.engine import loop
+    from gpuzoo.weights import weights_bytes
 
     recipe = gpuzoo.load_recipe("mnist").override(
         model="layer_probe",
@@ -168,9 +168,9 @@ def main() -> None:
     import numpy as np
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
     from gpuzoo.files import write_atomically
-    from gpuzoo.machine import environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     gpuzoo.configure(device="cpu", quiet=True)
     import layer_table

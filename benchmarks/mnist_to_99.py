@@ -96,9 +96,9 @@ def train(npz: str, device: str, seed: int, name: str, cache: str = "") -> dict:
 def work(args) -> None:
     """All seeds in this process; a line of JSON for each run."""
     import gpuzoo
+    from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.engine import loop
     from gpuzoo.engine.timing import peak_memory_bytes
-    from gpuzoo.recipe import load_recipe
 
     dataset = gpuzoo.load_data(args.worker)
     for name, (recipe, changes) in SCHEDULES.items():
@@ -221,8 +221,8 @@ def main() -> None:
         return work(args)
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     runtime = gpuzoo.configure(device=args.device)
     record = {

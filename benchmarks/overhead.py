@@ -4,7 +4,7 @@
 
 One dense layer from 8 inputs to 10 classes, batch 32, Adam. gpuzoo, as it runs by
 default, and stock Keras `fit`, each on TensorFlow and on JAX, train it; they are alive
-at once and take turns of about a second (gpuzoo/evidence/bench.py). Writes
+at once and take turns of about a second (gpuzoo/bench/bench.py). Writes
 benchmarks/records/overhead.json: milliseconds of a step (median, interval of 95 %), and
 how many times as long stock Keras takes within one round.
 """
@@ -39,10 +39,10 @@ def data(path: str) -> None:
 
 def begin(name: str, backend: str, npz: str):
     """A process that trains it, as gpuzoo or as stock Keras does."""
-    from gpuzoo.evidence import bench
-    from gpuzoo.machine import available_cores
-    from gpuzoo.recipe import Recipe
-    from gpuzoo.runtime import Options
+    from gpuzoo.bench import bench
+    from gpuzoo.catalogue.recipe import Recipe
+    from gpuzoo.runtime.environment import available_cores
+    from gpuzoo.runtime.options import Options
 
     if name == "gpuzoo":
         recipe = Recipe(
@@ -60,7 +60,7 @@ def begin(name: str, backend: str, npz: str):
 
 
 def measure(rounds: int) -> dict:
-    from gpuzoo.evidence import bench
+    from gpuzoo.bench import bench
 
     cases = [(name, backend) for backend in BACKENDS for name in ("gpuzoo", "keras")]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
 
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import available_cores, environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import available_cores, environment
 
     record = {
         "what": "the host's time for a step of a tiny model",

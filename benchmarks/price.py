@@ -7,7 +7,7 @@ Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two
 both with the recipe `mnist`:
 
 - The modes: a process for each, all of them alive at once, trains for about a second
-  when its turn comes (gpuzoo/evidence/bench.py), back and forth, so that a change of
+  when its turn comes (gpuzoo/bench/bench.py), back and forth, so that a change of
   the machine's speed meets all of them alike; then the same with fresh processes,
   `--generations` times. The first turn, just after compiling, is not counted. Given is
   the median of the examples per second of training, and for pairs of modes the median
@@ -98,7 +98,7 @@ PRICES = {
 
 def figures(values: list[float]) -> dict:
     """The median, its interval, the quartiles, how many."""
-    from gpuzoo.evidence.bench import spread
+    from gpuzoo.bench.bench import spread
 
     found = spread(values)
     return {
@@ -113,8 +113,8 @@ def take_turns(
     modes: dict, npz, generations: int, turns: int, autotune: str
 ) -> tuple[dict, dict]:
     """Name -> examples per second of every turn; name -> why a mode failed."""
-    from gpuzoo.evidence import bench
-    from gpuzoo.recipe import load_recipe
+    from gpuzoo.bench import bench
+    from gpuzoo.catalogue.recipes import load_recipe
 
     recipe = load_recipe("mnist").override(data=str(npz))
     speed: dict[str, list[float]] = {name: [] for name in modes}
@@ -137,10 +137,10 @@ def take_turns(
 
 def begin(name, mode, recipe, autotune, stack, alive: dict, failed: dict) -> None:
     """A process for a mode, among those alive or, with the reason, the failed."""
-    from gpuzoo import autotune as tuning
+    from gpuzoo.bench import bench
     from gpuzoo.errors import GpuzooError
-    from gpuzoo.evidence import bench
-    from gpuzoo.runtime import Options
+    from gpuzoo.runtime.options import Options
+    from gpuzoo.training import autotune as tuning
 
     asked = {"device": "cpu", **mode}
     variables = asked.pop("variables", {})
@@ -181,9 +181,9 @@ def matrix(modes: dict, prices: dict, speed: dict, failed: dict) -> dict:
 
 def trails(data, rounds: int) -> dict:
     """What checkpoints and digests take, as parts of the seconds of training."""
+    from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.engine import loop
-    from gpuzoo.recipe import load_recipe
-    from gpuzoo.runtime import in_force
+    from gpuzoo.runtime.configure import in_force
 
     parts: dict[str, list[float]] = {"checkpoint": [], "digest": []}
     recipe = load_recipe("mnist").override(
@@ -216,8 +216,8 @@ def main() -> int:
     gpu = args.device == "gpu"
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     here = environment()
     data = gpuzoo.load_data(args.data, data_dir=args.data_dir)

@@ -152,9 +152,9 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     args, options = parse()
 
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import environment
-    from gpuzoo.recipe import load_recipe
+    from gpuzoo.catalogue.recipes import load_recipe
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     for recipe in filter(None, (args.recipe, args.teacher)):
         load_recipe(recipe)  # an unknown name is told before anything is run

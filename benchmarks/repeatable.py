@@ -100,7 +100,7 @@ def parse() -> argparse.Namespace:
 def work(job: dict) -> None:
     """Train the models of a job one after another; a line of JSON for each."""
     import gpuzoo
-    from gpuzoo.runtime import in_force
+    from gpuzoo.runtime.configure import in_force
 
     datasets = {
         None: gpuzoo.load_data(job["data"]),
@@ -144,8 +144,8 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
     import gpuzoo
 
     runtime = gpuzoo.configure(**job["runtime"], seed=seed, quiet=True)
-    from gpuzoo.deploy.artifact import weights_bytes
     from gpuzoo.engine import loop
+    from gpuzoo.weights import weights_bytes
 
     known = gpuzoo.model_info(name).options
     options = SMALL.get(name, ()) if job["small"] else ()
@@ -172,7 +172,7 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
 
 def check(mode: dict, models: list[str], args, data: str, keep) -> None:
     """Tell `keep` what became of each model in this mode, and on which device."""
-    from gpuzoo.evidence.record import code_sha256
+    from gpuzoo.runs.code import code_sha256
 
     xla = mode["xla"] if mode["backend"] == "tensorflow" else "auto"
     job = {
@@ -220,8 +220,8 @@ def check(mode: dict, models: list[str], args, data: str, keep) -> None:
 
 def tuned(job: dict, goal: pathlib.Path) -> str:
     """The file of XLA's choices for all models of a job; it is made if need be, as
-    gpuzoo/autotune.py makes it for one."""
-    from gpuzoo.autotune import _DUMP_FLAG
+    gpuzoo/training/autotune.py makes it for one."""
+    from gpuzoo.training.autotune import _DUMP_FLAG
 
     goal = goal.resolve()
     if not goal.exists():
@@ -279,9 +279,9 @@ def main() -> None:
         return work(json.loads(args.worker))
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
     from gpuzoo.files import write_atomically
-    from gpuzoo.machine import environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     models = sorted(args.models or gpuzoo.list_models())
     for name in models:

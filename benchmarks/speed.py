@@ -6,7 +6,7 @@ Each PYTHON can import what it is named for. Writes benchmarks/records/speed_<cp
 with --work the rows of the other networks are kept if they are of the same machine,
 threads and versions. For each network of WORK one process of each trains it on MNIST
 with the same batch; they are alive at once and take turns of about a second
-(gpuzoo/evidence/bench.py). Given is the median of the examples a second, and of
+(gpuzoo/bench/bench.py). Given is the median of the examples a second, and of
 gpuzoo's speed over each peer's within one round, with its interval (95 %, bootstrap).
 gpuzoo runs as it does by default: repeatable to the bit, in the precision that it
 chooses for the device, in which the peers compute too.
@@ -56,9 +56,9 @@ def peers(work: str, torch: str | None, flax: str | None) -> dict[str, tuple]:
 
 
 def measure(work: str, args, npz: str, threads: int) -> dict:
-    from gpuzoo.evidence import bench
-    from gpuzoo.recipe import load_recipe
-    from gpuzoo.runtime import Options
+    from gpuzoo.bench import bench
+    from gpuzoo.catalogue.recipes import load_recipe
+    from gpuzoo.runtime.options import Options
 
     recipe, warm = load_recipe(WORK[work][0]), WORK[work][1]
     mine = recipe.override(data=npz)
@@ -106,8 +106,8 @@ def main() -> None:
     args = parser.parse_args()
 
     import gpuzoo
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import available_cores, cpu_model, environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import available_cores, cpu_model, environment
 
     data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
     record = {

@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+from gpuzoo.engine.backends import get
+
 HERE = pathlib.Path(__file__).resolve().parent
 RUNS = 15
 TRAININGS = 7
@@ -46,19 +48,20 @@ CASES = {
 
 
 def milliseconds(words: list[str]) -> float:
-    start = time.perf_counter()
+    startup = time.perf_counter()
     subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL)
-    return (time.perf_counter() - start) * 1000
+    return (time.perf_counter() - startup) * 1000
 
 
 def train_timed(begun: float, words: list[str]) -> None:
     """In a process of its own: train, and tell how long each phase took, up to the
     first step; then end. The phases are those of the command, seen from outside."""
-    from gpuzoo import cli, process, start
+    from gpuzoo.cli import app
     from gpuzoo.data import sources
     from gpuzoo.engine import timing
+    from gpuzoo.runtime import bootstrap, startup
 
-    process.ours = True
+    bootstrap.ours = True
     spent = {"import": time.time() - begun}
 
     @contextlib.contextmanager
@@ -89,10 +92,10 @@ def train_timed(begun: float, words: list[str]) -> None:
         def call(*args):
             with measured("import"):
                 runtime = function(*args)
-                from gpuzoo.engine import backend, loop
+                from gpuzoo.engine import loop
 
             loop.build_model = timed("build", loop.build_model)
-            kind = type(backend.get(runtime))
+            kind = type(get(runtime))
             real = kind.compile_steps
             # The body of a step is called when it is traced, and never again.
             kind.compile_steps = lambda self, body, *rest: real(
@@ -102,11 +105,11 @@ def train_timed(begun: float, words: list[str]) -> None:
 
         return call
 
-    for backend in ("tensorflow", "jax"):
-        setattr(start, backend, started(getattr(start, backend)))
+    for tensorflow in ("tensorflow", "jax"):
+        setattr(startup, tensorflow, started(getattr(startup, tensorflow)))
     sources.of_recipe = timed("data", sources.of_recipe)
     timing.Stopwatch.phase = phase
-    cli.main(words)
+    app.main(words)
 
 
 def train_once(words: list[str]) -> dict[str, float]:
@@ -127,32 +130,36 @@ def train_once(words: list[str]) -> dict[str, float]:
 
 def trainings(words: list[str]) -> dict[str, dict]:
     """Backend -> phase -> its seconds; the first process of each is not counted."""
-    from gpuzoo.evidence.bench import spread
+    from gpuzoo.bench.bench import spread
 
     rows = {"tensorflow": [], "jax": []}
     for _ in range(TRAININGS + 1):
-        for backend, told in rows.items():
-            told.append(train_once([*words, "--backend", backend]))
-            print(backend, told[-1], flush=True)
+        for tensorflow, told in rows.items():
+            told.append(train_once([*words, "--backend", tensorflow]))
+            print(tensorflow, told[-1], flush=True)
     found = {}
-    for backend, told in rows.items():
-        found[backend] = {}
+    for tensorflow, told in rows.items():
+        found[tensorflow] = {}
         for name, budget in BUDGETS.items():
             seconds = spread([row[name] for row in told[1:]])
             over = max(0.0, seconds["median"] - budget)
             seconds = {key: round(value, 3) for key, value in seconds.items()}
-            found[backend][name] = {**seconds, "budget": budget, "over": round(over, 3)}
+            found[tensorflow][name] = {
+                **seconds,
+                "budget": budget,
+                "over": round(over, 3),
+            }
     return found
 
 
 def print_table(found: dict[str, dict]) -> None:
     print(f"{'seconds to the first step':<28}{'median':>8}{'95 %':>18}{'budget':>8}")
-    for backend, phases in found.items():
+    for tensorflow, phases in found.items():
         for name, row in phases.items():
             interval = f"{row['low']:.2f} to {row['high']:.2f}"
             over = f"  over by {row['over']:.2f}" if row["over"] else ""
             print(
-                f"{f'{backend}, {name}':<28}{row['median']:>8.2f}{interval:>18}"
+                f"{f'{tensorflow}, {name}':<28}{row['median']:>8.2f}{interval:>18}"
                 f"{row['budget']:>8.1f}{over}"
             )
 
@@ -168,8 +175,8 @@ def main() -> None:
     parser.add_argument("--data-dir", help="a prepared TFDS folder")
     args = parser.parse_args()
 
-    from gpuzoo.evidence.record import code_sha256
-    from gpuzoo.machine import environment
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
 
     figures: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(RUNS):

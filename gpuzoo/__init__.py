@@ -11,24 +11,24 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # so that editors and type checkers know the names; tests compare
+    from gpuzoo.catalogue.recipe import Recipe as Recipe
+    from gpuzoo.catalogue.recipes import list_recipes as list_recipes
+    from gpuzoo.catalogue.recipes import load_recipe as load_recipe
+    from gpuzoo.catalogue.registry import build as build
+    from gpuzoo.catalogue.registry import list_models as list_models
+    from gpuzoo.catalogue.registry import model_info as model_info
+    from gpuzoo.catalogue.registry import register as register
     from gpuzoo.data.dataset import Dataset as Dataset
     from gpuzoo.data.sources import load_data as load_data
-    from gpuzoo.deploy.artifact import load_weights as load_weights
     from gpuzoo.errors import Diverged as Diverged
     from gpuzoo.errors import GpuzooError as GpuzooError
-    from gpuzoo.evidence.difference import diff as diff
-    from gpuzoo.evidence.verify import verify as verify
-    from gpuzoo.recipe import Recipe as Recipe
-    from gpuzoo.recipe import list_recipes as list_recipes
-    from gpuzoo.recipe import load_recipe as load_recipe
-    from gpuzoo.registry import build as build
-    from gpuzoo.registry import list_models as list_models
-    from gpuzoo.registry import model_info as model_info
-    from gpuzoo.registry import register as register
-    from gpuzoo.runtime import Runtime as Runtime
-    from gpuzoo.runtime import configure as configure
-    from gpuzoo.training import resume as resume
-    from gpuzoo.training import train as train
+    from gpuzoo.repro.diff import diff as diff
+    from gpuzoo.repro.verify import verify as verify
+    from gpuzoo.runtime.configure import configure as configure
+    from gpuzoo.runtime.options import Runtime as Runtime
+    from gpuzoo.training.train import resume as resume
+    from gpuzoo.training.train import train as train
+    from gpuzoo.weights import load_weights as load_weights
 
 __version__ = "0.1.0"
 
@@ -36,21 +36,21 @@ _WHERE = {
     "Dataset": "gpuzoo.data.dataset",
     "Diverged": "gpuzoo.errors",
     "GpuzooError": "gpuzoo.errors",
-    "Recipe": "gpuzoo.recipe",
-    "Runtime": "gpuzoo.runtime",
-    "build": "gpuzoo.registry",
-    "configure": "gpuzoo.runtime",
-    "list_models": "gpuzoo.registry",
-    "list_recipes": "gpuzoo.recipe",
+    "Recipe": "gpuzoo.catalogue.recipe",
+    "Runtime": "gpuzoo.runtime.configure",
+    "build": "gpuzoo.catalogue.registry",
+    "configure": "gpuzoo.runtime.configure",
+    "list_models": "gpuzoo.catalogue.registry",
+    "list_recipes": "gpuzoo.catalogue.recipe",
     "load_data": "gpuzoo.data.sources",
-    "load_recipe": "gpuzoo.recipe",
-    "load_weights": "gpuzoo.deploy.artifact",
-    "model_info": "gpuzoo.registry",
-    "register": "gpuzoo.registry",
-    "resume": "gpuzoo.training",
-    "diff": "gpuzoo.evidence.difference",
-    "train": "gpuzoo.training",
-    "verify": "gpuzoo.evidence.verify",
+    "load_recipe": "gpuzoo.catalogue.recipe",
+    "load_weights": "gpuzoo.weights",
+    "model_info": "gpuzoo.catalogue.registry",
+    "register": "gpuzoo.catalogue.registry",
+    "resume": "gpuzoo.training.train",
+    "diff": "gpuzoo.repro.diff",
+    "train": "gpuzoo.training.train",
+    "verify": "gpuzoo.repro.verify",
 }
 
 __all__ = [*_WHERE, "__version__"]

@@ -1,18 +1,18 @@
 import os
 import sys
 
-from gpuzoo import process
+from gpuzoo.runtime import bootstrap
 
 
 def main() -> None:
     """The `gpuzoo` command."""
     try:
-        process.start(sys.argv[1:])  # first: it may begin the process afresh
-        from gpuzoo import cli
+        bootstrap.start(sys.argv[1:])  # first: it may begin the process afresh
+        from gpuzoo.cli import app
     except KeyboardInterrupt:
         os.write(2, b"gpuzoo: interrupted\n")
         os._exit(130)
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

@@ -463,3 +463,11 @@ def _once_each(pairs: list[tuple]) -> dict:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"it has the key {twice[:80]!r} twice")
     return found
+
+
+def root() -> pathlib.Path:
+    """GPUZOO_CACHE, or gpuzoo's folder in the user's cache folder."""
+    if named := os.environ.get("GPUZOO_CACHE"):
+        return expand(named)
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return expand(base) / "gpuzoo"

@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.runtime import in_force
+from gpuzoo.runtime.configure import in_force
 
 
 def check_image(input_shape: tuple[int, ...], *, least: int, model: str) -> None:

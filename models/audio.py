@@ -2,8 +2,8 @@
 
 import keras
 
+from gpuzoo.catalogue.registry import register
 from gpuzoo.models._blocks import max_pool
-from gpuzoo.registry import register
 
 _RATE = 16_000  # samples per second, of every sound (gpuzoo/data/audio.py)
 _WINDOW, _STRIDE = 512, 128  # samples: 32 and 8 ms

@@ -2,8 +2,8 @@
 
 import keras
 
+from gpuzoo.catalogue.registry import register
 from gpuzoo.models._blocks import cropped, doubled
-from gpuzoo.registry import register
 
 # Smallest side of the feature map that is still halved by one more block.
 _STOP_AT = 8

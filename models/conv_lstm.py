@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.registry import register
+from gpuzoo.catalogue.registry import register
 
 
 @register(

@@ -5,8 +5,8 @@ import math
 import keras
 import numpy as np
 
+from gpuzoo.catalogue.registry import register
 from gpuzoo.models._blocks import check_image, cropped, doubled
-from gpuzoo.registry import register
 
 
 @keras.saving.register_keras_serializable("gpuzoo")

@@ -8,8 +8,8 @@ import math
 
 import keras
 
+from gpuzoo.catalogue.registry import register
 from gpuzoo.models._blocks import check_image, cropped, doubled, halved, input_gradient
-from gpuzoo.registry import register
 
 
 @keras.saving.register_keras_serializable("gpuzoo")

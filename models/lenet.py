@@ -2,8 +2,8 @@
 
 import keras
 
+from gpuzoo.catalogue.registry import register
 from gpuzoo.models._blocks import check_image, max_pool
-from gpuzoo.registry import register
 
 
 @register(

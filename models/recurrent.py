@@ -4,9 +4,9 @@ from typing import Literal
 
 import keras
 
+from gpuzoo.catalogue.registry import register
 from gpuzoo.models._blocks import check_image
-from gpuzoo.registry import register
-from gpuzoo.runtime import in_force
+from gpuzoo.runtime.configure import in_force
 
 
 @register(

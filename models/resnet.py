@@ -2,8 +2,8 @@
 
 import keras
 
+from gpuzoo.catalogue.registry import register
 from gpuzoo.models._blocks import check_image, max_pool
-from gpuzoo.registry import register
 
 # The papers' schedules are long; runs here may have a few hundred steps, in which a
 # moving average with Keras's momentum of 0.99 would not get away from where it starts.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import gpuzoo
-from gpuzoo import machine
-from gpuzoo.recipe import Recipe
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.runtime import environment as machine
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A prepared TFDS folder with the real MNIST. Without it those tests are skipped.
@@ -83,7 +83,7 @@ def two_classes() -> dict[str, np.ndarray]:
 
 def unreadable():
     """A dataset with MNIST's shape and ten classes, and nothing to read in it."""
-    from gpuzoo.data.dataset import make_dataset
+    from gpuzoo.data.validate import make_dataset
 
     rng = np.random.default_rng(0)
     label = np.arange(200) % 10
@@ -144,6 +144,6 @@ def same(one, other) -> bool:
 
 @pytest.fixture
 def dataset(arrays):
-    from gpuzoo.data.dataset import make_dataset
+    from gpuzoo.data.validate import make_dataset
 
     return make_dataset("tiny", "made up", splits(arrays))

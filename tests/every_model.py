@@ -107,8 +107,8 @@ def with_the_loop(name: str, runtime) -> tuple[dict, dict, float]:
     """Trainable weights before and after, and the loss of the test examples."""
     from test_models import SMALL
 
+    from gpuzoo.catalogue.recipe import Recipe
     from gpuzoo.engine import loop
-    from gpuzoo.recipe import Recipe
 
     task = gpuzoo.model_info(name).task
     options = {k: v for k, v in SMALL.get(name, {}).items()}
@@ -134,8 +134,8 @@ def examples(name: str, task: str, batch: int):
     """Random ones, for so many steps and one batch for testing."""
     from test_models import SIZES
 
-    from gpuzoo.data.dataset import label_examples, make_dataset
     from gpuzoo.data.series import make_series
+    from gpuzoo.data.validate import label_examples, make_dataset
 
     rng = np.random.default_rng(3)
     if task == "forecast":

@@ -8,24 +8,26 @@ import pytest
 from conftest import RECIPE, train
 
 import gpuzoo
-from gpuzoo import applications
-from gpuzoo.engine import initial
+from gpuzoo.catalogue import keras_applications
+from gpuzoo.engine import initializers
 
 SMALLEST = "keras/mobilenet_v3_small"
 pytestmark = pytest.mark.usefixtures("runtime")
 
 
 def test_names_are_those_of_keras():
-    for name in set(applications.names()) - {applications.HUB}:
-        class_name, _ = applications._class_of(name)
+    for name in set(keras_applications.names()) - {keras_applications.HUB}:
+        class_name, _ = keras_applications._class_of(name)
         assert callable(getattr(keras.applications, class_name))
         assert gpuzoo.model_info(name).task == "classify"
     assert {"keras/mobilenet_v2", "keras/resnet50", "keras/efficientnet_v2_b0"} <= set(
-        applications.names()
+        keras_applications.names()
     )
     # What Keras adds later is not forgotten.
     networks = {n for n in dir(keras.applications) if n[0].isupper()}
-    assert networks == {n for some in applications._NETWORKS.values() for n in some}
+    assert networks == {
+        n for some in keras_applications._NETWORKS.values() for n in some
+    }
     with pytest.raises(gpuzoo.GpuzooError, match="nearest: keras/resnet50"):
         gpuzoo.build("keras/resnet5")
 
@@ -37,7 +39,7 @@ def test_names_are_those_of_keras():
 def test_images_are_scaled_as_keras_scales_them(scale, module):
     images = np.random.default_rng(0).random((2, 3, 4, 3)).astype("f4")
     inputs = keras.Input((3, 4, 3))
-    model = keras.Model(inputs, applications._scaled(inputs, scale))
+    model = keras.Model(inputs, keras_applications._scaled(inputs, scale))
     wanted = getattr(keras.applications, module).preprocess_input(255 * images)
     assert np.allclose(model(images), wanted, atol=1e-3)
 
@@ -63,7 +65,7 @@ def test_weights_of_a_file_stay_and_the_head_comes_from_the_seed(weights):
         for _ in range(2)
     ]
     for model, seed in zip(models, (0, 1), strict=True):
-        initial.initialise(model, seed)
+        initializers.initialise(model, seed)
     (one, other) = (model.get_weights() for model in models)
     assert all(np.array_equal(a, b) for a, b in zip(one[:-2], wanted, strict=True))
     assert np.array_equal(other[0], one[0]) and not np.array_equal(other[-2], one[-2])
@@ -116,7 +118,7 @@ def preset(tmp_path) -> tuple[str, str, list]:
     keras_hub.layers.ResNetImageConverter(
         scale=[0.01, 0.02, 0.03], offset=[-1.0, 0.0, 1.0]
     ).save_to_preset(str(folder))
-    files = [folder / name for name in applications._PRESET]
+    files = [folder / name for name in keras_applications._PRESET]
     digest = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
     return str(folder), digest, body.get_weights()
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.data import augment
+from gpuzoo.tasks import augment
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

@@ -8,9 +8,8 @@ import pytest
 from conftest import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.engine import backend as backends
-from gpuzoo.engine import feeding
-from gpuzoo.evidence import plots
+from gpuzoo.engine import backends, batches
+from gpuzoo.report import plots
 from gpuzoo.tasks.autoencode import Task, cross_entropy
 
 SMALL = ("filters=(4,8)", "dense=16", "latents=3")
@@ -134,7 +133,7 @@ def test_codes_are_drawn_anew_at_every_step(dataset, runtime):
 
 def test_evaluation_does_not_depend_on_its_batches(runs, dataset, runtime, monkeypatch):
     whole, _ = trained(runs, VAE, dataset, runtime)
-    monkeypatch.setattr(feeding, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
     parts, _ = train(VAE, dataset, runtime)
     for name in ("error", "kl"):
         assert np.allclose(whole.outputs[name], parts.outputs[name], rtol=1e-4)

@@ -15,8 +15,9 @@ from test_bad_folders import plain_user
 from test_forecast import waves
 
 import gpuzoo
+from gpuzoo import files
 from gpuzoo.data import cache, table
-from gpuzoo.data.dataset import make_dataset
+from gpuzoo.data.validate import make_dataset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -252,7 +253,7 @@ def test_what_may_be_read_in_two_ways_is_refused(lines, fault, tmp_path):
 @pytest.fixture
 def entry(arrays):
     cache.store(make_dataset("mine", "somewhere", splits(arrays)), "key")
-    return cache.root() / "data" / "mine" / "key"
+    return files.root() / "data" / "mine" / "key"
 
 
 @pytest.mark.parametrize("byte", [0x01, 0x7F, 0x80, 0xFF])
@@ -313,7 +314,7 @@ def test_the_data_of_a_run_are_found_beside_others(arrays, cli, tmp_path):
     done = cli("train", "mnist", "--epochs", "1", "--fast-dev-run", "--batch-size", "8",
                "--device", "cpu", "--out", "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    folder = cache.root() / "data" / "mnist"
+    folder = files.root() / "data" / "mnist"
     (folder / "download").rename(folder / "folder-1")
     cache.store(other, "download")
     assert gpuzoo.load_data("mnist").fingerprint == other.fingerprint

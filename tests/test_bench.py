@@ -7,8 +7,9 @@ import sys
 import pytest
 from conftest import ROOT
 
-from gpuzoo.evidence import bench
-from gpuzoo.recipe import load_recipe
+from gpuzoo.bench import bench
+from gpuzoo.catalogue.recipes import load_recipe
+from gpuzoo.engine import backends
 
 SHORT = ["--data", "digits", "--rounds", "2", "--seconds", "0.05", "--xla", "off",
          "--backends", "tensorflow", "--device", "cpu"]  # fmt: skip
@@ -188,29 +189,29 @@ def test_what_a_bench_refuses(words, told, cli):
 
 def test_counted_operations(runtime):
     import gpuzoo
-    from gpuzoo.engine import peaks
+    from gpuzoo.bench import roofline
 
     # 24x24 places of 5x5x1x16, 10x10 of 3x3x16x32, 800x128 and 128x10: forward, and
     # for the gradients of kernels and inputs; those of the images nobody needs.
     products = [576 * 400, 100 * 4608, 102_400, 1280]
     model = gpuzoo.build("cnn")
-    assert peaks.operations(model) == 6 * sum(products) - 2 * products[0]
+    assert roofline.operations(model) == 6 * sum(products) - 2 * products[0]
     first, second, *_ = (layer for layer in model.layers if layer.weights)
     first.trainable = second.trainable = False
-    assert peaks.operations(model) == 2 * sum(products[:2]) + 4 * products[2] + (
+    assert roofline.operations(model) == 2 * sum(products[:2]) + 4 * products[2] + (
         6 * products[3]
     )
     first.trainable = True  # so that the frozen one passes a gradient on
-    assert peaks.operations(model) == 4 * sum(products[:2]) + 6 * sum(products[2:])
-    assert peaks.cost(model, 8, None)["by"] == "layers"
-    assert peaks.operations(gpuzoo.build("lstm")) is None
-    assert peaks.operations(gpuzoo.build("gan")) is None
+    assert roofline.operations(model) == 4 * sum(products[:2]) + 6 * sum(products[2:])
+    assert roofline.cost(model, 8, None)["by"] == "layers"
+    assert roofline.operations(gpuzoo.build("lstm")) is None
+    assert roofline.operations(gpuzoo.build("gan")) is None
 
 
 def test_peaks_are_what_the_device_does(runtime):
-    from gpuzoo.engine import backend, peaks
+    from gpuzoo.bench import roofline
 
-    found = peaks.measure(backend.get(runtime))
+    found = roofline.measure(backends.get(runtime))
     assert 1e9 < found["flops"] < 1e14 and 1e8 < found["bytes"] < 1e13
 
 

@@ -13,8 +13,10 @@ from conftest import REAL_DATA, splits
 from test_resume import die_at, finish, start
 
 import gpuzoo
+from gpuzoo import files
 from gpuzoo.data import cache
-from gpuzoo.data.dataset import fingerprint, make_dataset
+from gpuzoo.data.dataset import fingerprint
+from gpuzoo.data.validate import make_dataset
 from gpuzoo.files import is_temporary, temporary_name
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -35,7 +37,7 @@ def test_cache_gives_back_what_was_stored(arrays):
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_a_damaged_cache_entry_is_dropped(file, damage, arrays):
     cache.store(make_dataset("mine", "somewhere", splits(arrays)), "key")
-    path = cache.root() / "data" / "mine" / "key" / file
+    path = files.root() / "data" / "mine" / "key" / file
     content = bytearray(path.read_bytes())
     if damage == "gone":
         path.unlink()
@@ -58,7 +60,7 @@ def test_a_damaged_cache_entry_is_dropped(file, damage, arrays):
 )  # fmt: skip
 def test_an_edited_cache_manifest_is_dropped(change, arrays):
     cache.store(make_dataset("mine", "somewhere", splits(arrays)), "key")
-    path = cache.root() / "data" / "mine" / "key" / "manifest.json"
+    path = files.root() / "data" / "mine" / "key" / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     assert cache.load("mine") is None
 
@@ -82,7 +84,7 @@ def _store(seed):
 def test_two_processes_may_fill_the_cache_at_once():
     with multiprocessing.get_context("spawn").Pool(4) as pool:
         assert all(pool.map(_store, range(4)))
-    left = list((cache.root() / "data" / "shared").iterdir())
+    left = list((files.root() / "data" / "shared").iterdir())
     assert [path.name for path in left] == ["key"]
 
 
@@ -90,7 +92,7 @@ def test_what_a_killed_process_left_is_removed_a_day_later(arrays):
     data = make_dataset("mine", "somewhere", splits(arrays))
     cache.store(data, "key")
     for key, hours, stays in (("one", 23, True), ("other", 25, False)):
-        half = cache.root() / "data" / "mine" / "key" / temporary_name()
+        half = files.root() / "data" / "mine" / "key" / temporary_name()
         half.write_bytes(b"half")
         os.utime(half, times=(time.time() - hours * 3600,) * 2)
         cache.store(data, key)

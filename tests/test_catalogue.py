@@ -4,7 +4,7 @@ import keras
 import pytest
 
 import gpuzoo
-from gpuzoo import diagram
+from gpuzoo.cli import diagram
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import REAL_DATA, ROOT, environment
 
 import gpuzoo
-from gpuzoo.evidence.record import read_run
+from gpuzoo.runs.record import read_run
 
 KEYS = {
     "recipe", "model", "data", "backend", "device", "precision", "xla", "deterministic",

@@ -11,7 +11,7 @@ import pytest
 from conftest import RECIPE, train
 
 import gpuzoo
-from gpuzoo.evidence import code, compare
+from gpuzoo.runs import code, drift
 from gpuzoo.tasks import distill
 
 # Users do not close their files.
@@ -196,13 +196,13 @@ def test_of_gpuzoo_only_what_the_run_goes_through(dataset, runtime):
     gpuzoo.build("mlp")
     assert code.build(RECIPE, dataset, "tensorflow").code == found
     jax = code.build(RECIPE, dataset, "jax").code
-    assert "gpuzoo.engine.backend_jax" in jax
+    assert "gpuzoo.engine.backends.jax" in jax
 
 
 def test_differences_name_the_module_and_the_file():
     one = {"code": {"a": "1", "b": "2"}, "inputs": {"x.txt": "3"}}
     other = {"code": {"a": "9", "c": "2"}, "inputs": {"x.txt": "missing"}}
-    assert [str(d) for d in compare.code_differences(one, other)] == [
+    assert [str(d) for d in drift.code_differences(one, other)] == [
         "code.a: module changed",
         "code.b: module used by the run, but not here",
         "code.c: module not used by the run, but here",
@@ -231,7 +231,7 @@ def test_a_teacher_is_verified_whole(tmp_path, cli, dataset, runtime, npz):
         distill.settle(recipe)
     import json
 
-    from gpuzoo.evidence.record import seal
+    from gpuzoo.runs.record import seal
 
     record = json.loads(run.read_text())
     run.write_text(json.dumps({**record, "seal": seal(record)}))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gpuzoo.engine import compiled
+from gpuzoo.engine.backends import compile_cache
 from gpuzoo.files import MARKER, make_temporary_folder, temporary_name
 
 pytestmark = pytest.mark.skipif(
@@ -57,7 +57,7 @@ def test_a_second_process_compiles_nothing_and_ends_with_the_same_bits(cli, tmp_
     assert young.exists() and not file.exists()  # another process may be at the one
     assert users.exists()
     half = next(iter(programs(tmp_path))).read_bytes()[:-9]
-    assert not compiled._is_whole(half) and not compiled._is_whole(b"")
+    assert not compile_cache._is_whole(half) and not compile_cache._is_whole(b"")
     digests = {run.json["weights_sha256"] for run in (first, second, third)}
     assert len(digests) == 1 and other.json["weights_sha256"] not in digests
 
@@ -90,8 +90,8 @@ def test_what_was_not_used_for_longest_goes(tmp_path, monkeypatch):
     for name in ("mine", "f" * 32):  # of the user's
         (tmp_path / name).mkdir()
         (tmp_path / name / f"jit_step-0-cache.{'0' * 64}").write_bytes(bytes(400))
-    monkeypatch.setattr(compiled, "LIMIT", 100)
-    compiled._prune(tmp_path)
+    monkeypatch.setattr(compile_cache, "LIMIT", 100)
+    compile_cache._prune(tmp_path)
     found = {
         path.name: sorted(file.name for file in path.iterdir())
         for path in tmp_path.iterdir()
@@ -125,7 +125,7 @@ def test_a_program_under_another_name_and_one_that_jax_cannot_load(cli, tmp_path
     garbage = compress_executable(bytes(2000))
     for path in programs(tmp_path):
         name = path.name.rpartition(".")[0]
-        digest = compiled._digest(path.parent, name, garbage)
+        digest = compile_cache._digest(path.parent, name, garbage)
         path.unlink()
         (path.parent / f"{name}.{digest}").write_bytes(garbage)
     third = cli(*words, env={"JAX_RAISE_PERSISTENT_CACHE_ERRORS": "1"})

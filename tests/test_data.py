@@ -13,9 +13,9 @@ from scipy.io import wavfile
 
 import gpuzoo
 from gpuzoo import randomness
-from gpuzoo.data.dataset import make_dataset
-from gpuzoo.evidence import compare
-from gpuzoo.evidence.record import seal
+from gpuzoo.data.validate import make_dataset
+from gpuzoo.runs import drift
+from gpuzoo.runs.record import seal
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -389,10 +389,10 @@ def test_classes_in_another_order_are_named():
     record = {"name": "a", "fingerprint": "0", "train_examples": 1, "test_examples": 1,
               "input_shape": [1], "classes": ["cat", "dog", "elk"]}  # fmt: skip
     other = record | {"classes": ["cat", "elk", "dog"]}
-    (found,) = compare.data_differences(record, other)
+    (found,) = drift.data_differences(record, other)
     assert "in another order: class 1 is 'elk', was 'dog'" in str(found)
     other = record | {"classes": list("abcdef")}
-    (found,) = compare.data_differences(record, other)
+    (found,) = drift.data_differences(record, other)
     assert "6 classes added ('a', 'b', 'c', ...) and 3 classes removed" in str(found)
 
 
@@ -426,7 +426,7 @@ def test_digits():
 def test_the_table_of_digits_is_that_of_scikit_learn():
     from sklearn.datasets import load_digits
 
-    from gpuzoo.data.sources import _digits_table
+    from gpuzoo.data.synthetic import _digits_table
 
     bunch = load_digits()
     table = _digits_table()

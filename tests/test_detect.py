@@ -10,7 +10,7 @@ from conftest import RECIPE, same, train
 import gpuzoo
 from gpuzoo.engine import checkpoint
 from gpuzoo.engine.loop import build_model
-from gpuzoo.evidence import plots
+from gpuzoo.report import plots
 from gpuzoo.tasks import detect, scenes
 
 DETECT = RECIPE.override(

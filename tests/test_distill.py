@@ -9,7 +9,7 @@ from conftest import RECIPE, same, train, unreadable
 
 import gpuzoo
 from gpuzoo.engine import checkpoint
-from gpuzoo.evidence.record import read_run
+from gpuzoo.runs.record import read_run
 from gpuzoo.tasks import distill
 
 DISTILL = RECIPE.override(

@@ -11,7 +11,7 @@ from conftest import RECIPE, same, train, unreadable
 
 import gpuzoo
 from gpuzoo.engine import checkpoint, loop
-from gpuzoo.tasks import measure
+from gpuzoo.tasks import frechet
 
 GAN = RECIPE.override(
     task="adversarial", model="gan", augment=(), epochs=4, momentum=0.5,
@@ -76,7 +76,7 @@ def test_no_update_overtakes_a_result(dataset, runtime):
     with the last weights must be computed before these are updated all the same."""
     import tensorflow as tf
 
-    from gpuzoo.engine import backend as backends
+    from gpuzoo.engine import backends
 
     weight, backend = keras.Variable(np.ones((3, 1), "f4")), backends.get(runtime)
 
@@ -106,7 +106,7 @@ def test_no_update_overtakes_a_result(dataset, runtime):
 def test_each_side_moves_on_its_own_loss_alone(recipe, dataset, runtime):
     """With no rate for one optimizer only the other network moves; each as often as
     the task says, which its schedule goes by."""
-    from gpuzoo.engine import backend as backends
+    from gpuzoo.engine import backends
     from gpuzoo.tasks.adversarial import Task
 
     model = loop.build_model(recipe, dataset)
@@ -214,34 +214,34 @@ def test_the_true_velocity_draws_the_image(runtime):
 def test_frechet_is_the_distance_of_normal_distributions():
     rng = np.random.default_rng(0)
     one = rng.normal(size=(20_000, 3))
-    assert measure.frechet(one, one) == pytest.approx(0, abs=1e-9)
+    assert frechet.frechet(one, one) == pytest.approx(0, abs=1e-9)
     other = one * [1, 2, 3] + [0, 0, 5]
     # Along each axis (difference of means)^2 + (difference of deviations)^2.
-    assert measure.frechet(one, other) == pytest.approx(25 + 1 + 4, rel=0.02)
+    assert frechet.frechet(one, other) == pytest.approx(25 + 1 + 4, rel=0.02)
     turned = other @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    back = measure.frechet(turned, turned @ np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    back = frechet.frechet(turned, turned @ np.linalg.qr(rng.normal(size=(3, 3)))[0])
     assert back > 0.1
-    assert measure.frechet(one, other) == pytest.approx(measure.frechet(other, one))
+    assert frechet.frechet(one, other) == pytest.approx(frechet.frechet(other, one))
 
 
 def test_the_fixed_classifier_reads_digits_and_is_pinned(digits, monkeypatch):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        classifier = measure.load()
+        classifier = frechet.load()
     finally:
         keras.config.set_dtype_policy("float32")
     seen, predicted = classifier(digits.test["image"] / np.float32(255))
     assert seen.shape[1] == 84 and seen.dtype == "float32"
     assert np.mean(np.array(predicted) == digits.test["label"]) > 0.8  # other scans
-    monkeypatch.setattr(measure, "SHA256", "0" * 64)
+    monkeypatch.setattr(frechet, "SHA256", "0" * 64)
     with pytest.raises(gpuzoo.GpuzooError, match="digits.safetensors has the sha256"):
-        measure.load()
+        frechet.load()
 
 
 def test_what_the_classifier_cannot_read_has_no_distance(digits, runtime):
-    assert measure.reader_of(digits) is not None
+    assert frechet.reader_of(digits) is not None
     snow = unreadable()
-    assert measure.reader_of(snow) is None
+    assert frechet.reader_of(snow) is None
     for recipe in (HELD.override(epochs=1), DIFFUSION.override(epochs=1)):
         result, _ = train(recipe, snow, runtime)
         assert result.metrics.keys() == {"test_loss"}

@@ -10,8 +10,7 @@ from conftest import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo import randomness
-from gpuzoo.engine import backend as backends
-from gpuzoo.engine import checkpoint, feeding, initial, optim, plan
+from gpuzoo.engine import backends, batches, checkpoint, initializers, optim, plan
 
 # Numbers at three addresses, as they were when the streams were first defined.
 RAW = [9929397452073648219, 15761814226355704753]
@@ -67,10 +66,10 @@ def test_initial_weights_depend_on_seed_and_name_only(runtime):
     gpuzoo.build("mlp")  # moves Keras's own generators
     second = gpuzoo.build("cnn")
     for model in (first, second):
-        initial.initialise(model, 5)
+        initializers.initialise(model, 5)
     for one, other in zip(first.weights, second.weights, strict=True):
         assert np.array_equal(one.numpy(), other.numpy()), one.path
-    initial.initialise(second, 6)
+    initializers.initialise(second, 6)
     assert not np.array_equal(first.weights[0].numpy(), second.weights[0].numpy())
 
 
@@ -94,7 +93,7 @@ def test_initial_weights_have_the_distribution_keras_would_draw(kind, runtime):
 
     keras.utils.set_random_seed(0)
     stock, ours = build(), build()
-    initial.initialise(ours, 0)
+    initializers.initialise(ours, 0)
     for one, other in zip(stock.weights, ours.weights, strict=True):
         one, other = one.numpy(), other.numpy()
         if one.ndim == 1:
@@ -115,14 +114,14 @@ def test_an_initializer_we_cannot_draw_is_refused(runtime):
         [keras.Input((4,)), keras.layers.Dense(2, kernel_initializer=Odd())]
     )
     with pytest.raises(gpuzoo.GpuzooError, match="initializer Odd"):
-        initial.initialise(model, 0)
+        initializers.initialise(model, 0)
 
 
 def test_recurrent_weights_are_drawn_too(runtime):
     models = []
     for _ in range(2):
         model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4)])
-        initial.initialise(model, 1)
+        initializers.initialise(model, 1)
         models.append({v.name: v.numpy() for v in model.weights})
     for name, value in models[0].items():
         assert np.array_equal(value, models[1][name]), name
@@ -223,7 +222,7 @@ def test_warming_up_leaves_nothing(dataset, runtime, monkeypatch):
 def test_evaluation_covers_every_example_once(dataset, runtime, monkeypatch):
     whole, _ = train(RECIPE, dataset, runtime)
     assert whole.outputs["predicted"].shape == (40,)
-    monkeypatch.setattr(feeding, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
     parts, _ = train(RECIPE, dataset, runtime)
     assert parts.outputs["predicted"].shape == (40,)
     assert np.array_equal(whole.outputs["predicted"], parts.outputs["predicted"])

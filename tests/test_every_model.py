@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT, environment
 
-from gpuzoo import registry
+from gpuzoo.catalogue import registry
 
 MODES = [
     ("tensorflow", "float32"),

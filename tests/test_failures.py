@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import environment
 
-from gpuzoo import failures
+from gpuzoo.training import failures
 
 MODEL = """
 import keras

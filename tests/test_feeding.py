@@ -5,8 +5,7 @@ import pytest
 from conftest import RECIPE, same, train
 
 from gpuzoo.data import cache
-from gpuzoo.engine import backend as backends
-from gpuzoo.engine import feeding
+from gpuzoo.engine import backends, batches
 
 
 @pytest.fixture
@@ -31,10 +30,10 @@ def test_streamed_and_resident_are_one(dataset, runtime, calls, monkeypatch):
     resident, events = train(RECIPE, dataset, runtime)
     assert not [feed for feed in calls if "row/image" in feed]
     example = dataset.train["image"][:1].nbytes + dataset.train["label"][:1].nbytes
-    monkeypatch.setattr(feeding, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
     few, _ = train(RECIPE, dataset, runtime)
     calls.clear()
-    monkeypatch.setattr(feeding, "_CALL_BYTES", 2 * RECIPE.batch_size * example)
+    monkeypatch.setattr(batches, "_CALL_BYTES", 2 * RECIPE.batch_size * example)
     streamed, told = train(RECIPE.override(stream="on"), dataset, runtime)
     assert all("row/image" in feed for feed in calls)
     assert max(feed["indices"][0] for feed in calls if "draws" in feed) == 2

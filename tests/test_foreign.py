@@ -6,7 +6,7 @@ import shutil
 
 from test_resume import killed_after_a_checkpoint
 
-from gpuzoo.evidence import record
+from gpuzoo.runs import record
 
 TRAIN = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
          "--model", "mlp", "--checkpoint-every", "10"]  # fmt: skip

@@ -145,7 +145,7 @@ def test_what_jax_cannot_do_is_refused(cli):
 
 NOISY = '''
 import keras
-from gpuzoo.registry import register
+from gpuzoo.catalogue.registry import register
 
 class Noise(keras.layers.Layer):
     """Draws in its call, and leaves the shape of what it returns to Keras."""
@@ -174,7 +174,7 @@ def noisy(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
 def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, tmp_path):
     (tmp_path / "mine.py").write_text(NOISY)
     script = (
-        "import gpuzoo; from gpuzoo.evidence.verify import verify\n"
+        "import gpuzoo; from gpuzoo.repro.verify import verify\n"
         "how = dict(data='digits', model='mine.py:noisy', epochs=2, backend='jax',"
         " quiet=True)\n"
         "runs = [gpuzoo.train('mnist', out=out, **how) for out in 'ab']\n"

@@ -10,8 +10,8 @@ import pytest
 from conftest import RECIPE, train
 
 import gpuzoo
-from gpuzoo import machine
-from gpuzoo.digests import digest_all
+from gpuzoo.runtime import environment
+from gpuzoo.weights import digest_all
 
 
 def with_layer(function, name="odd"):
@@ -161,11 +161,11 @@ def test_reference_digest(precision, dataset, runtime):
     packages = ("tensorflow", "keras", "numpy")
     kind = " ".join(
         [
-            machine.cpu_model(),
-            *machine.cpu_isa(),
+            environment.cpu_model(),
+            *environment.cpu_isa(),
             f"threads={runtime.threads}",
-            *(f"{name}={machine.versions()[name]}" for name in packages),
-            *(f"{k}={v}" for k, v in machine.moving_variables().items()),
+            *(f"{name}={environment.versions()[name]}" for name in packages),
+            *(f"{k}={v}" for k, v in environment.moving_variables().items()),
         ]
     )
     keras.config.set_dtype_policy(precision)

@@ -5,20 +5,20 @@ import sys
 import pytest
 from test_resume import killed_after_a_checkpoint, start
 
-from gpuzoo import machine
+from gpuzoo.runtime import environment
 
 
 def test_of_two_versions_in_the_path_the_first_counts(monkeypatch, tmp_path):
-    found = machine.versions()
+    found = environment.versions()
     assert {"keras", "numpy", "ml-dtypes"} <= found.keys()
     for name, version in (("keras", "0.0.1"), ("tensorflow_cpu", "0.0.2")):
         info = tmp_path / f"{name}-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
-    assert machine.versions() == {**found, "tensorflow-cpu": "0.0.2"}
+    assert environment.versions() == {**found, "tensorflow-cpu": "0.0.2"}
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    assert machine.versions()["keras"] == "0.0.1"
+    assert environment.versions()["keras"] == "0.0.1"
 
 
 def test_which_variables_are_watched(monkeypatch):
@@ -27,10 +27,10 @@ def test_which_variables_are_watched(monkeypatch):
               "DNNL_DEFAULT_FPMATH_MODE", "TF_SET_ONEDNN_FPMATH_MODE")  # fmt: skip
     harmless = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE",
                 "JAX_PLATFORMS", "DNNL_VERBOSE", "ONEDNN_VERBOSE")  # fmt: skip
-    before = machine.moving_variables()
+    before = environment.moving_variables()
     for name in (*moving, *harmless):
         monkeypatch.setenv(name, "1")
-    assert machine.moving_variables() == {**before, **dict.fromkeys(moving, "1")}
+    assert environment.moving_variables() == {**before, **dict.fromkeys(moving, "1")}
 
 
 def test_level_strict_refuses_them(npz, cli):

@@ -8,7 +8,8 @@ import pytest
 from conftest import RECIPE, train
 
 import gpuzoo
-from gpuzoo import own_model, tasks
+from gpuzoo import tasks
+from gpuzoo.catalogue import architecture
 from gpuzoo.engine.loop import build_model
 
 
@@ -36,7 +37,7 @@ def test_models_that_do_not_fit_are_refused(
     path = tmp_path / f"{name}.py"
     path.write_text(f'''
 import keras
-from gpuzoo.registry import register
+from gpuzoo.catalogue.registry import register
 
 class Own(keras.Model):
     def __init__(self):
@@ -318,7 +319,7 @@ def test_weights_in_float32_in_a_run_of_16_bits(runtime):
         image = keras.Input((4, 4, 1))
         x = keras.layers.Flatten(dtype=other)(image)
         x = keras.layers.Dense(2, dtype="float32")(x)
-        own_model.check_precision(keras.Model(image, x))
+        architecture.check_precision(keras.Model(image, x))
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

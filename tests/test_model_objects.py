@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 import gpuzoo
-from gpuzoo import own_model
-from gpuzoo.evidence import record
+from gpuzoo.catalogue import architecture
+from gpuzoo.runs import record
 
 L = keras.layers
 
@@ -130,7 +130,7 @@ def test_fresh_draws_for_the_seed_but_what_is_kept(train):
 
 
 def test_keeps_weights_on_a_model_holds_for_its_layers(runtime):
-    from gpuzoo.engine import initial
+    from gpuzoo.engine import initializers
 
     inside = keras.Input((14, 14, 1))
     deep = keras.Sequential([keras.Input((14, 14, 1)), L.Conv2D(2, 3), L.Conv2D(2, 3)])
@@ -139,7 +139,7 @@ def test_keeps_weights_on_a_model_holds_for_its_layers(runtime):
     model = net(body)
     body.keeps_weights = True
     before = arrays(model)
-    initial.initialise(model, 0)
+    initializers.initialise(model, 0)
     assert equal(before[:4], arrays(model)[:4])
     assert not np.array_equal(before[4], arrays(model)[4])
 
@@ -395,7 +395,7 @@ def test_what_gpuzoo_would_not_call_is_refused_whichever_way_it_comes(
         train(refused(name))
     from conftest import ROOT, splits
 
-    from gpuzoo.data.dataset import make_dataset
+    from gpuzoo.data.validate import make_dataset
     from gpuzoo.engine.loop import build_model
 
     file = tmp_path / "mine.py"
@@ -439,7 +439,7 @@ def test_what_the_process_has_built_before_does_not_matter(train):
     told = gpuzoo.diff(*folders)
     assert told["verdict"] == "identical" and not told["settings"]
     clones = [keras.models.clone_model(rich()) for _ in range(2)]
-    assert len(set(map(own_model.describe, clones))) == 1
+    assert len(set(map(architecture.describe, clones))) == 1
 
 
 def scales():

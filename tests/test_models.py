@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import gpuzoo
-from gpuzoo import runtime as runtimes
-from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.runtime import configure as runtimes
 from gpuzoo.tasks import autoencode
+from gpuzoo.weights import weights_bytes
 
 MODELS = gpuzoo.list_models()
 CLASSIFIERS = gpuzoo.list_models(task="classify")
@@ -263,11 +263,11 @@ def test_a_keras_file_needs_no_gpuzoo(runtime, monkeypatch, tmp_path):
 def test_all_random_weights_come_from_the_seed(name):
     """None is left as Keras drew it, and their names do not depend on what was built
     before."""
-    from gpuzoo.engine import initial
+    from gpuzoo.engine import initializers
 
     models = [small(name), small(name), small(name)]
     for model, seed in zip(models, (5, 5, 6), strict=True):
-        initial.initialise(model, seed)
+        initializers.initialise(model, seed)
     paths = [[v.path for v in model.weights] for model in models]
     assert paths[0] == paths[1] and len(set(paths[0])) == len(paths[0])
     one, other, third = ([v.numpy() for v in model.weights] for model in models)

@@ -6,8 +6,8 @@ import pytest
 from conftest import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.engine import checkpoint, feeding
-from gpuzoo.evidence import plots
+from gpuzoo.engine import batches, checkpoint
+from gpuzoo.report import plots
 from gpuzoo.tasks import next_frame
 
 FILM = RECIPE.override(
@@ -59,7 +59,7 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, monkeypatc
     for name, other in (("error", "foretold"), ("copied", "last")):
         wanted = np.square(shown["next"] - shown[other]).mean(axis=(1, 2, 3))
         assert np.allclose(one.outputs[name], wanted, atol=2e-3)
-    monkeypatch.setattr(feeding, "_PIXELS", 14 * 14 * next_frame.FRAMES * 7)
+    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * next_frame.FRAMES * 7)
     parts, _ = train(FILM, dataset, runtime)  # in batches of seven: other companions
     assert same(one, parts)
     lines = [{"split": e, **row} for e, row in rows if e in ("train", "test")]

@@ -15,12 +15,12 @@ from conftest import ROOT, splits
 from test_resume import HALF, killed_after_a_checkpoint, start
 
 import gpuzoo
+from gpuzoo import files
+from gpuzoo.bench import bench
+from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.data import cache
-from gpuzoo.data.dataset import make_dataset
+from gpuzoo.data.validate import make_dataset
 from gpuzoo.engine import checkpoint
-from gpuzoo.evidence import bench, plots
-from gpuzoo.evidence.record import RunFolder, read_run
-from gpuzoo.evidence.verify import changed_files
 from gpuzoo.files import (
     MARKER,
     Folder,
@@ -29,7 +29,10 @@ from gpuzoo.files import (
     remove_own_folder,
     write_atomically,
 )
-from gpuzoo.recipe import load_recipe
+from gpuzoo.report import plots
+from gpuzoo.repro.verify import changed_files
+from gpuzoo.runs.folder import RunFolder
+from gpuzoo.runs.record import read_run
 
 WORDS = [
     "train", "mnist", "--data", "digits", "--model", "mlp", "--model-options",
@@ -351,7 +354,7 @@ def data(arrays, own_cache):
 
 
 def test_what_is_no_entry_of_the_cache_stays(data):
-    parent = cache.root() / "data" / "mine"
+    parent = files.root() / "data" / "mine"
     mine = {}
     for name in ("3.0.1", "key", ".hidden"):
         (parent / name).mkdir(parents=True)
@@ -377,7 +380,7 @@ def test_what_is_no_entry_of_the_cache_stays(data):
 @pytest.mark.parametrize("damage", ["cut", "gone", "link"])
 def test_a_damaged_entry_is_mended_and_its_company_stays(name, damage, data, tmp_path):
     cache.store(data, "key")
-    entry = cache.root() / "data" / "mine" / "key"
+    entry = files.root() / "data" / "mine" / "key"
     mine = furnish(entry)
     path, outside = entry / name, tmp_path / "outside"
     content = path.read_bytes()[:100]

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from conftest import splits
 
-from gpuzoo.data.dataset import make_dataset
-from gpuzoo.evidence import plots
-from gpuzoo.evidence.progress import Screen
-from gpuzoo.recipe import Recipe, load_recipe
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.catalogue.recipes import load_recipe
+from gpuzoo.data.validate import make_dataset
+from gpuzoo.report import plots
+from gpuzoo.report.progress import Screen
 
 
 def digits(labels: np.ndarray, classes: int):
@@ -101,7 +102,7 @@ def test_rows_of_tiny_data_are_thinned_out(epochs, least, most, capsys):
      ("fashion_mnist", "mnist-fashion_mnist"), ("..", "mnist"), ("digits", "mnist-digits")],
 )  # fmt: skip
 def test_a_run_is_called_by_its_recipe_and_its_data(data, name):
-    from gpuzoo.training import _name
+    from gpuzoo.training.train import _name
 
     assert _name(load_recipe("mnist").override(data=data)) == name
     assert _name(Recipe(name="train_shapes", data="shapes")) == "train_shapes"

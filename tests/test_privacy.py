@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from conftest import two_classes
 
-from gpuzoo import files, machine
-from gpuzoo.evidence.record import private
+from gpuzoo import files
+from gpuzoo.runs.record import private
+from gpuzoo.runtime import environment
 
 SECRETS = ("jane.doe", "volume9", "hidden.example", "10.1.2.3", "dumped")
 MODEL = """
@@ -84,8 +85,8 @@ def test_no_artefact_tells_the_home_or_a_variable(home, cli, tmp_path):
 )  # fmt: skip
 def test_a_plain_value_is_told(value, monkeypatch):
     monkeypatch.setenv("JAX_SOMETHING", value)
-    assert machine.moving_variables()["JAX_SOMETHING"] == value
-    assert machine.unshielded({"JAX_SOMETHING": value}) == {"JAX_SOMETHING": value}
+    assert environment.moving_variables()["JAX_SOMETHING"] == value
+    assert environment.unshielded({"JAX_SOMETHING": value}) == {"JAX_SOMETHING": value}
 
 
 @pytest.mark.parametrize(
@@ -95,19 +96,19 @@ def test_a_plain_value_is_told(value, monkeypatch):
 )  # fmt: skip
 def test_another_value_is_its_digest(value, monkeypatch):
     monkeypatch.setenv("JAX_SOMETHING", value)
-    told = machine.moving_variables()["JAX_SOMETHING"]
+    told = environment.moving_variables()["JAX_SOMETHING"]
     hidden = value.split()[0].split("=")[-1]
     assert "sha256:" in told and hidden not in told
     assert private(f"cannot reach {value}") != f"cannot reach {value}"
-    assert machine.unshielded({"JAX_SOMETHING": told}) == {"JAX_SOMETHING": value}
+    assert environment.unshielded({"JAX_SOMETHING": told}) == {"JAX_SOMETHING": value}
     monkeypatch.setenv("JAX_SOMETHING", value.replace(hidden, f"{hidden}9"))
-    assert machine.moving_variables()["JAX_SOMETHING"] != told
-    assert hidden not in str(machine.unshielded({"JAX_SOMETHING": told}))
+    assert environment.moving_variables()["JAX_SOMETHING"] != told
+    assert hidden not in str(environment.unshielded({"JAX_SOMETHING": told}))
 
 
 def test_a_name_that_speaks_of_a_place_tells_no_word(monkeypatch):
     monkeypatch.setenv("JAX_CLUSTER_HOSTNAME", "node17")
-    assert machine.moving_variables()["JAX_CLUSTER_HOSTNAME"].startswith("sha256:")
+    assert environment.moving_variables()["JAX_CLUSTER_HOSTNAME"].startswith("sha256:")
 
 
 def test_every_name_of_the_home(home, monkeypatch):

@@ -152,7 +152,7 @@ def models_named() -> set[str]:
 
 
 def test_every_model_named_is_there():
-    from gpuzoo import registry
+    from gpuzoo.catalogue import registry
 
     assert models_named() <= set(registry._shipped()) and len(models_named()) >= 25
 

@@ -12,8 +12,8 @@ from test_verify import edit_record
 
 import gpuzoo
 from gpuzoo import files
-from gpuzoo.evidence import trail
-from gpuzoo.evidence.record import read_run, seal
+from gpuzoo.runs import divergence
+from gpuzoo.runs.record import read_run, seal
 
 HELPER = "ACTIVATION = 'relu'\n"
 OWN = '''
@@ -145,18 +145,18 @@ def test_less_than_no_step_is_refused(place, cli):
 
 
 def test_a_trail_that_ends_too_early_differs_there(original):
-    rows = trail.read_digests(original / "run")
-    assert trail.count_losses(rows) == 20
-    assert trail.first_divergence(rows, rows[:2]) is None
+    rows = divergence.read_digests(original / "run")
+    assert divergence.count_losses(rows) == 20
+    assert divergence.first_divergence(rows, rows[:2]) is None
     for pair in ((rows, rows[:2]), (rows[:2], rows)):
-        assert trail.first_divergence(*pair, 10) is None
-        found = trail.first_divergence(*pair, 11)
+        assert divergence.first_divergence(*pair, 10) is None
+        found = divergence.first_divergence(*pair, 11)
         assert (found.step, found.what) == (11, "missing loss")
 
 
 def cut(run, rows, state="running"):
     """Make a run what it was when it had told so many digests."""
-    kept = trail.read_digests(run)[:rows]
+    kept = divergence.read_digests(run)[:rows]
     (run / "digests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
     (run / "weights.safetensors").unlink()
     record = read_run(run)
@@ -235,7 +235,7 @@ def test_the_runs_own_code_is_executed_only_if_one_says_so(place, cli):
 STOPPED_AT = """
 import signal, sys
 from gpuzoo.cli import main
-from gpuzoo.evidence.record import RunFolder
+from gpuzoo.runs.folder import RunFolder
 
 watch = RunFolder.watch
 
@@ -289,8 +289,8 @@ def test_pictures_do_not_follow_the_users_settings(place, cli):
 
 
 def test_tall_images_make_a_sheet_of_some_size(runtime, tmp_path):
-    from gpuzoo.data.dataset import make_dataset
-    from gpuzoo.evidence import plots
+    from gpuzoo.data.validate import make_dataset
+    from gpuzoo.report import plots
 
     tall = np.zeros((24, 6000, 4, 1), np.uint8)
     part = {"image": tall, "label": np.arange(24) % 2}

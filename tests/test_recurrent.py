@@ -47,7 +47,7 @@ def make(kind: str):
 def test_the_same_function_and_gradient(kind, runtime, parts):
     import tensorflow as tf
 
-    from gpuzoo.engine.recurrent import split_over
+    from gpuzoo.engine.backends.rnn import split_over
 
     layer, values = make(kind)
 
@@ -87,7 +87,7 @@ def test_four_gates_in_one_convolution(options, runtime, parts):
     import tensorflow as tf
     from keras import layers
 
-    from gpuzoo.engine.recurrent import gates_together
+    from gpuzoo.engine.backends.rnn import gates_together
 
     rng = np.random.default_rng(0)
     values = tf.constant(rng.standard_normal((6, 5, 9, 8, 2)).astype("f4"))
@@ -116,7 +116,7 @@ def test_four_gates_in_one_convolution(options, runtime, parts):
 def test_convolutions_that_drop_out_are_left_alone(options, runtime, parts):
     from keras import layers
 
-    from gpuzoo.engine.recurrent import gates_together
+    from gpuzoo.engine.backends.rnn import gates_together
 
     with gates_together():
         layer = layers.ConvLSTM2D(3, 3, **options)
@@ -127,7 +127,7 @@ def test_convolutions_that_drop_out_are_left_alone(options, runtime, parts):
 def test_what_is_masked_stays_masked(runtime, parts):
     import tensorflow as tf
 
-    from gpuzoo.engine.recurrent import split_over
+    from gpuzoo.engine.backends.rnn import split_over
 
     layer, values = make("lstm")
     mask = np.arange(5)[None] < np.arange(1, 71)[:, None] % 5 + 1
@@ -143,7 +143,7 @@ def test_what_is_masked_stays_masked(runtime, parts):
 def test_dropout_and_small_batches_are_left_whole(options, examples, runtime, parts):
     import keras
 
-    from gpuzoo.engine.recurrent import split_over
+    from gpuzoo.engine.backends.rnn import split_over
 
     values = np.ones((examples, 5, 4), "float32")
     with split_over(2):

@@ -12,9 +12,9 @@ import pytest
 from conftest import ROOT, environment
 
 import gpuzoo
-from gpuzoo import applications, own_model
-from gpuzoo.deploy.artifact import weights_bytes
+from gpuzoo.catalogue import architecture, keras_applications
 from gpuzoo.files import redact
+from gpuzoo.weights import weights_bytes
 
 MODELS = gpuzoo.list_models()
 CLASSIFIERS = gpuzoo.list_models(task="classify")
@@ -58,7 +58,7 @@ def test_what_there_is_not(word, why):
 def test_the_fields_of_a_recipe_stand_in_its_help():
     import pydoc
 
-    from gpuzoo.recipe import Recipe
+    from gpuzoo.catalogue.recipe import Recipe
 
     text = pydoc.plain(pydoc.render_doc(Recipe))
     assert "epochs: Passes over the training examples." in text
@@ -68,8 +68,8 @@ def test_the_fields_of_a_recipe_stand_in_its_help():
 
 def test_every_word_leads_to_a_field_and_is_none_itself():
     from gpuzoo import errors
-    from gpuzoo.recipe import Recipe
-    from gpuzoo.runtime import Options
+    from gpuzoo.catalogue.recipe import Recipe
+    from gpuzoo.runtime.options import Options
 
     fields = {f.name for kind in (Recipe, Options) for f in dataclasses.fields(kind)}
     fields |= {"out", "quiet", "fast_dev_run"}  # of train() itself
@@ -90,7 +90,7 @@ def test_list_models_filters():
     assert gpuzoo.list_models("*mlp", task="classify") == ["mlp"]
     assert set(MODELS) >= {*CLASSIFIERS, *AUTOENCODERS}
     assert "vae" in AUTOENCODERS and "vae" not in CLASSIFIERS
-    assert gpuzoo.list_models("keras/*") == applications.names()
+    assert gpuzoo.list_models("keras/*") == keras_applications.names()
     assert "keras/resnet50" in gpuzoo.list_models("keras/res*", task="classify")
     assert gpuzoo.list_models("keras/*", task="forecast") == []
     assert not [name for name in MODELS if name.startswith("keras/")]
@@ -143,7 +143,7 @@ def test_weights_load_strictly(damage, tmp_path):
 
 def test_the_catalogue_read_from_source_equals_the_registered_one():
     """`list` and `info` parse the files; importing them must say the same."""
-    from gpuzoo import registry
+    from gpuzoo.catalogue import registry
 
     for name in MODELS:
         registry._builder(gpuzoo.model_info(name))
@@ -168,7 +168,7 @@ def net(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2, width: int
 
 def test_a_model_of_a_file_is_built_by_its_short_name_too(tmp_path, monkeypatch):
     """As it was when the file was read last."""
-    from gpuzoo import registry
+    from gpuzoo.catalogue import registry
 
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     file = tmp_path / "short.py"
@@ -349,7 +349,7 @@ def _own(*layers):
 )
 def test_a_recipe_takes_a_name_from_any_model(called, name):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name=called)
-    assert own_model.recipe_for(model).name == name
+    assert architecture.recipe_for(model).name == name
 
 
 class Twice(keras.layers.Layer):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from conftest import ROOT, environment, two_classes
 
-from gpuzoo.data.dataset import make_dataset
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.data.validate import make_dataset
 from gpuzoo.engine import checkpoint, loop
-from gpuzoo.recipe import Recipe
 
 # XLA compiles for many seconds, so a few kinds of models stand for all: loops and
 # attention; depthwise convolutions and normalisation. benchmarks/repeatable.py takes all

@@ -11,10 +11,11 @@ import time
 import pytest
 from conftest import ROOT, environment
 
-from gpuzoo.evidence.record import RunFolder, read_run
+from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.files import Folder
-from gpuzoo.recipe import load_recipe
-from gpuzoo.training import _Interrupts
+from gpuzoo.runs.folder import RunFolder
+from gpuzoo.runs.record import read_run
+from gpuzoo.training.interrupts import Interrupts
 
 WORDS = [
     "train", "mnist", "--data", "digits", "--device", "cpu",
@@ -205,7 +206,7 @@ def test_an_empty_folder_is_taken_by_one_of_two(tmp_path, cli):
 
 def test_an_interrupt_that_a_library_swallows_is_not_forgotten():
     """Python ignores what is raised inside of a callback of the garbage collector."""
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
             pytest.fail("while a run is set up it is raised")

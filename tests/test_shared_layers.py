@@ -15,9 +15,9 @@ from conftest import RECIPE, train
 from keras import layers, ops
 
 import gpuzoo
-from gpuzoo.digests import digest_all
-from gpuzoo.engine import bias_gradients
-from gpuzoo.machine import busy_cores
+from gpuzoo.engine.backends import bias_gradients
+from gpuzoo.runtime.environment import busy_cores
+from gpuzoo.weights import digest_all
 
 
 def times(x):

@@ -6,11 +6,11 @@ import pytest
 from conftest import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.data import augment
 from gpuzoo.engine import checkpoint
-from gpuzoo.engine.muon import Muon
+from gpuzoo.engine.optim import Muon
 from gpuzoo.engine.plan import make_plan
 from gpuzoo.errors import GpuzooError
+from gpuzoo.tasks import augment
 from gpuzoo.tasks.classify import Task
 
 pytestmark = pytest.mark.usefixtures("runtime")

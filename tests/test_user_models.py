@@ -8,13 +8,13 @@ import pytest
 from conftest import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.deploy.artifact import weights_bytes
-from gpuzoo.engine import checkpoint, initial
+from gpuzoo.engine import checkpoint, initializers
 from gpuzoo.engine.loop import build_model
+from gpuzoo.weights import weights_bytes
 
 HEAD = '''
 import keras
-from gpuzoo.registry import register
+from gpuzoo.catalogue.registry import register
 
 class Noisy(keras.layers.Layer):
     """Draws from a generator in a list."""
@@ -143,11 +143,11 @@ def test_what_a_users_function_loads_is_drawn_anew(dataset, runtime):
         layers.BatchNormalization(), layers.Dense(3, name="kept"), layers.Dense(2),
     ])  # fmt: skip
     model.get_layer("kept").keeps_weights = True
-    initial.initialise(model, 0)
+    initializers.initialise(model, 0)
     fresh = [np.array(weight) for weight in model.weights]
     for weight in model.weights:
         weight.assign(np.full(weight.shape, 7.0))
-    initial.initialise(model, 0)
+    initializers.initialise(model, 0)
     for weight, value in zip(model.weights, fresh, strict=True):
         kept = "/kept/" in weight.path
         assert np.array_equal(weight, np.full_like(value, 7) if kept else value)
@@ -175,12 +175,12 @@ def test_only_a_frozen_convolution_whitens(dataset, runtime):
     layers = keras.layers
     for layer in (layers.Dense(3, name="whiten"), layers.Conv2D(8, 2, name="whiten")):
         model = keras.Sequential([keras.Input((14, 14, 1)), layer])
-        initial.initialise(model, 0)
+        initializers.initialise(model, 0)
         before = np.array(layer.kernel)
-        initial.whiten(model, dataset.train["image"])
+        initializers.whiten(model, dataset.train["image"])
         assert np.array_equal(layer.kernel, before)
         layer.trainable = False
-    initial.whiten(model, dataset.train["image"])
+    initializers.whiten(model, dataset.train["image"])
     assert not np.array_equal(layer.kernel, before)
 
 
@@ -193,7 +193,7 @@ def test_names_of_initializers_are_drawn_for_the_seed(own, dataset, runtime):
     first = []
     for seed, kind in ((0, "named"), (1, "named"), (0, "plain")):
         model = build_model(own(kind), dataset)
-        initial.initialise(model, seed)
+        initializers.initialise(model, seed)
         first.append(np.array(model.get_layer("one").kernel))
     assert np.array_equal(first[0], first[2])
     assert not np.array_equal(first[0], first[1])
@@ -233,7 +233,7 @@ def test_state_that_no_checkpoint_holds_is_refused(kind, cli, tmp_path):
     backend, before, body = STATEFUL[kind]
     (tmp_path / "own.py").write_text(f'''
 import keras
-from gpuzoo.registry import register
+from gpuzoo.catalogue.registry import register
 {before}
 
 class Odd(keras.layers.Layer):

@@ -11,8 +11,9 @@ from conftest import two_classes
 from test_resume import start
 
 import gpuzoo
-from gpuzoo.evidence import causes, trail
-from gpuzoo.evidence.record import seal
+from gpuzoo.repro import causes
+from gpuzoo.runs import divergence
+from gpuzoo.runs.record import seal
 
 WORDS = ["--epochs", "12", "--batch-size", "8", "--device", "cpu", "--threads", "2",
          "--precision", "float32", "--digest-every", "20", "--quiet"]  # fmt: skip
@@ -89,7 +90,7 @@ def test_one_ulp_in_one_weight_is_named(run, cli):
 
 
 def test_one_bit_in_one_loss_is_named_by_its_step(run, cli):
-    rows = trail.read_digests(run)
+    rows = divergence.read_digests(run)
     losses = rows[2]["losses"]
     bit = f"{int(losses[8 * 4 : 8 * 4 + 2], 16) ^ 1:02x}"
     rows[2]["losses"] = losses[: 8 * 4] + bit + losses[8 * 4 + 2 :]
@@ -218,15 +219,15 @@ def test_a_stopped_run_is_verified_as_far_as_it_went(cli, npz, tmp_path, monkeyp
 
 def test_ulp_distance():
     one = np.array([1.0, -0.0, 5e-45], np.float32)
-    assert trail.ulp_distance(one, one) == 0
-    assert trail.ulp_distance(one, np.nextafter(one, np.float32(2))) == 1
+    assert divergence.ulp_distance(one, one) == 0
+    assert divergence.ulp_distance(one, np.nextafter(one, np.float32(2))) == 1
     tiny = np.array([1e-45, -1e-45], np.float32)
-    assert trail.ulp_distance(tiny[:1], tiny[1:]) == 2
+    assert divergence.ulp_distance(tiny[:1], tiny[1:]) == 2
 
 
 def test_what_follows_from_the_run_is_computed_again(run, cli):
     """A row of an earlier epoch, fields of the record, a note in the weights' file."""
-    rows = trail.read_metrics(run)
+    rows = divergence.read_metrics(run)
     number = next(i for i, row in enumerate(rows) if row["split"] == "test")
     rows[number]["loss"] += 1e-9
     text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -247,13 +248,13 @@ def test_what_follows_from_the_run_is_computed_again(run, cli):
 
 def test_rows_that_were_added_or_left_out_are_named():
     rows = [{"split": "train", "step": step, "loss": 0.5} for step in (2, 4, 6)]
-    assert trail.other_rows(rows, rows, 6, True) == []
-    assert trail.other_rows(rows[:2], rows, 6, True) == [(None, rows[2])]
+    assert divergence.other_rows(rows, rows, 6, True) == []
+    assert divergence.other_rows(rows[:2], rows, 6, True) == [(None, rows[2])]
     twice = [*rows[:2], rows[0]]
-    assert trail.other_rows(twice, rows[:2], 6, True) == [(None, None)]
+    assert divergence.other_rows(twice, rows[:2], 6, True) == [(None, None)]
     ends_there = {"split": "test", "step": 4, "loss": 0.4}
-    assert trail.other_rows(rows, [*rows[:2], ends_there], 4, False) == []
-    assert trail.other_rows(rows[1:], rows[:2], 4, False) == [(None, rows[0])]
+    assert divergence.other_rows(rows, [*rows[:2], ends_there], 4, False) == []
+    assert divergence.other_rows(rows[1:], rows[:2], 4, False) == [(None, rows[0])]
 
 
 DEEP = "[" * 100_000

@@ -1,6 +1,6 @@
 """What the peers share: they train for a turn whenever they are told to.
 
-As gpuzoo/evidence/turns.py does, so that one bench can let them take turns: a JSON line
+As gpuzoo/bench/worker.py does, so that one bench can let them take turns: a JSON line
 says what to train; every turn is answered with its steps and seconds.
 """
 

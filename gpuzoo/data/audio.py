@@ -6,8 +6,6 @@ import pathlib
 
 import numpy as np
 
-from gpuzoo import randomness
-from gpuzoo.data.dataset import Dataset, label_examples
 from gpuzoo.data.folders import SOUND_SUFFIXES, content_of, find_files
 from gpuzoo.errors import GpuzooError
 
@@ -19,53 +17,6 @@ _ENDLESS = 0x7FFF_0000
 # What may follow after no sound at all.
 _CHUNKS = (b"LIST", b"fact", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"JUNK")
 LONGEST = 30.0  # seconds that an example may have
-# Of the computed tones.
-TONES = ("sine", "square", "sawtooth", "two tones", "rising", "falling", "trembling",
-         "noise")  # fmt: skip
-SECONDS = 0.25
-COUNTS = {"train": 4_000, "test": 1_000}
-
-
-def tones() -> Dataset:
-    """5,000 sounds of a quarter of a second in eight classes, at random pitches from
-    150 to 1,200 Hz, levels over 20 dB, phases and amounts of noise; the pitch tells
-    nothing of the class."""
-    splits = {}
-    for split, count in COUNTS.items():
-        audio = np.empty((count, round(RATE * SECONDS)), np.int16)
-        labels = np.arange(count) % len(TONES)
-        for label, kind in enumerate(TONES):
-            ours = labels == label
-            shape = (np.count_nonzero(ours), audio.shape[1])
-            draws = randomness.uniform((6, shape[0], 1), 0, "tones", split, kind)
-            hiss = 1.0 if kind == "noise" else 0.1 * draws[4]
-            noise = randomness.normal(shape, 0, "noise of tones", split, kind)
-            waves = _waves(kind, *draws[:4]) + hiss * noise
-            level = 10 ** -draws[5] / np.abs(waves).max(axis=1, keepdims=True)
-            audio[ours] = _whole(waves * level)
-        splits[split] = {"audio": audio, "label": labels}
-    return label_examples("tones", "computed by gpuzoo", splits, TONES)
-
-
-def _waves(kind: str, pitch, phase, third, fourth) -> np.ndarray:
-    """Sounds of one kind without noise, (examples, samples), of numbers in [0, 1),
-    (examples, 1)."""
-    time = np.arange(round(RATE * SECONDS)) / RATE
-    pitch = 150 * 8**pitch
-    turns = pitch * time + phase
-    if kind == "square":
-        return np.sign(np.sin(2 * np.pi * turns))
-    if kind == "sawtooth":
-        return 2 * (turns % 1) - 1
-    if kind == "two tones":
-        other = pitch * (1.2 + 0.6 * third)
-        return np.sin(2 * np.pi * turns) + np.sin(2 * np.pi * (other * time + fourth))
-    if kind in ("rising", "falling"):
-        ways = (0.8 + 0.8 * third) * (1 if kind == "rising" else -0.5)
-        turns = turns + pitch * ways * time**2 / (2 * SECONDS)
-    if kind == "trembling":
-        turns = turns + (0.5 + third) * np.sin(2 * np.pi * (14 + 8 * fourth) * time)
-    return np.sin(2 * np.pi * turns) * (kind != "noise")
 
 
 def read_folder(
@@ -181,7 +132,7 @@ def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
 
         common = math.gcd(rate, RATE)
         sound = resample_poly(sound, RATE // common, rate // common)
-    return _whole(sound)
+    return whole(sound)
 
 
 def _floats(opened, most: int) -> np.ndarray:
@@ -241,7 +192,7 @@ def _mended(content: bytes) -> bytes:
     return content
 
 
-def _whole(sound: np.ndarray) -> np.ndarray:
+def whole(sound: np.ndarray) -> np.ndarray:
     """Numbers in [-1, 1] -> int16; what is louder is cut."""
     return np.round(32767 * np.clip(sound, -1, 1)).astype(np.int16)
 

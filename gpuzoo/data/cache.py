@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import os
 import pathlib
 import re
 
@@ -22,11 +21,11 @@ from gpuzoo.data.dataset import fingerprint as dataset_fingerprint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import (
     MARKER,
-    expand,
     open_inside,
     parse_json,
     read_inside,
     remove_abandoned,
+    root,
     write_atomically,
 )
 
@@ -34,14 +33,6 @@ _NOTHING = re.compile("(?!)")  # no folder of ours is in an entry
 _TYPES = {
     "BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F32": "<f4",
 }  # fmt: skip
-
-
-def root() -> pathlib.Path:
-    """GPUZOO_CACHE, or gpuzoo's folder in the user's cache folder."""
-    if named := os.environ.get("GPUZOO_CACHE"):
-        return expand(named)
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return expand(base) / "gpuzoo"
 
 
 def load(

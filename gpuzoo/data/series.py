@@ -14,32 +14,6 @@ HORIZON = 16  # values after them that it foretells
 HELD_OUT = 0.2  # the last part of a series, for testing
 
 
-def mackey_glass() -> Dataset:
-    """10,000 values of the delayed equation of Mackey and Glass (Science 197 (1977)
-    287), chaotic at a delay of 17; computed here, by Runge and Kutta's fourth-order
-    rule at steps of 0.1 with the delayed value taken between them, one value per unit
-    of time after the first 1,000."""
-    steps, delay, count = 10, 170, 11_000
-    x = [1.2] * (delay + count * steps + 1)
-
-    def slope(now: float, then: float) -> float:
-        square = then * then
-        fourth = square * square
-        return 0.2 * then / (1 + fourth * fourth * square) - 0.1 * now
-
-    step = 0.1
-    for i in range(delay, len(x) - 1):
-        then, after = x[i - delay], x[i - delay + 1]
-        between = (then + after) / 2
-        a = slope(x[i], then)
-        b = slope(x[i] + step / 2 * a, between)
-        c = slope(x[i] + step / 2 * b, between)
-        d = slope(x[i] + step * c, after)
-        x[i + 1] = x[i] + step / 6 * (a + 2 * b + 2 * c + d)
-    values = np.array(x[delay::steps][1_000:11_000])
-    return make_series("mackey_glass", "computed by gpuzoo", values)
-
-
 def from_csv(path: pathlib.Path) -> Dataset:
     """The last column of numbers of a CSV file, one line for each time; what was taken
     is the first of its findings (gpuzoo/data/table.py).

@@ -1,6 +1,5 @@
 """Where examples come from: TFDS, the user's own files, or what comes with gpuzoo."""
 
-import importlib.util
 import os
 import pathlib
 import sys
@@ -8,22 +7,20 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpuzoo import randomness
+from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data import arrays, audio, folders, images, series
-from gpuzoo.data.dataset import (
-    Dataset,
+from gpuzoo.data.dataset import Dataset
+from gpuzoo.data.synthetic import digits, mackey_glass, tones
+from gpuzoo.data.tfds import NotToBeHad, from_tfds
+from gpuzoo.data.validate import (
     clean_images,
+    hold_out,
     label_examples,
     make_dataset,
     squeeze_labels,
 )
-from gpuzoo.data.tfds import NotToBeHad, from_tfds
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
-from gpuzoo.recipe import Recipe
-
-# Part of the examples held out for testing where the source has no test split.
-HELD_OUT = 0.2
 
 
 def load_data(
@@ -74,11 +71,11 @@ def load_data(
             return _from_folder(path, image_size, audio_seconds, note)
     _refuse_sizes(f"data {name!r}", image_size, audio_seconds)
     if name == "digits":
-        return _digits()
+        return digits()
     if name == "mackey_glass":
-        return series.mackey_glass()
+        return mackey_glass()
     if name == "tones":
-        return audio.tones()
+        return tones()
     if path.suffix.lower() == ".csv":
         return series.from_csv(path)
     if path.suffix.lower() == ".npz":
@@ -131,7 +128,7 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
         clean_images(f"{what}, x", whole["image"])
         if "label" in whole:
             squeeze_labels(f"{what}, y", whole["label"])
-        splits = _hold_out(what, whole)
+        splits = hold_out(what, whole)
     return make_dataset(path.stem, "npz file", splits)
 
 
@@ -183,7 +180,7 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
         for one in splits.values() if parts else [splits]:
             del one["label"]
     if not parts:
-        splits = _hold_out(what, splits)
+        splits = hold_out(what, splits)
     kinds = {s: next(iter(fields)) for s, fields in splits.items()}
     if len(set(kinds.values())) > 1:
         raise GpuzooError(f"{what}: images and sounds in one set: {kinds}")
@@ -204,75 +201,4 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
     return make_dataset(path.name, "image folder", splits, None if whole else names)
 
 
-def _hold_out(what: str, whole: dict) -> dict:
-    """Hold out a fifth for testing, the same one every time."""
-    if any(np.ndim(array) == 0 for array in whole.values()):
-        raise GpuzooError(f"{what}: a single number where there should be examples")
-    field, count = next((name, len(array)) for name, array in whole.items())
-    if "label" in whole and len(whole["label"]) != count:
-        raise GpuzooError(f"{what}: {count} {field}s but {len(whole['label'])} labels")
-    if count < 10:
-        raise GpuzooError(f"{what}: {count} examples; at least 10 are needed")
-    order = randomness.permutation(count, 0, "hold out")
-    test, train = np.split(order, [round(count * HELD_OUT)])
-    if "label" in whole:
-        train, test = _of_every_class(whole["label"], order, train, test)
-    parts = {"train": train, "test": test}
-    return {
-        split: {name: array[part] for name, array in whole.items()}
-        for split, part in parts.items()
-    }
-
-
-def _of_every_class(labels, order, train, test) -> tuple[np.ndarray, np.ndarray]:
-    """The parts as they are if a class of two examples or more is in both; else a fifth
-    of every class, at least one. A class of one example is for training.
-
-    The first keeps the split, and so the bits, of data that a plain draw divides well.
-    """
-    _, ids = np.unique(np.reshape(labels, (len(labels), -1)), axis=0,
-                       return_inverse=True)  # fmt: skip
-    ids = ids.reshape(-1)
-    counts, tests = np.bincount(ids), np.bincount(ids[test], minlength=ids.max() + 1)
-    wanted = np.maximum(np.round(HELD_OUT * counts).astype(int), 1)
-    wanted[counts == 1] = 0
-    if ((tests > 0) == (wanted > 0)).all() and (tests < counts).all():
-        return train, test
-    chosen = np.zeros(len(order), bool)
-    for label, count in enumerate(wanted):
-        chosen[np.flatnonzero(ids[order] == label)[:count]] = True
-    return order[~chosen], order[chosen]
-
-
 # --- the embedded digits ------------------------------------------------------------
-
-
-def _digits() -> Dataset:
-    """1,797 handwritten digits, 8x8 scans enlarged to 28x28, that come with
-    scikit-learn (E. Alpaydin and C. Kaynak, UCI, 1998)."""
-    from PIL import Image
-
-    rows = _digits_table()
-    scans, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(int)
-    images = np.zeros((len(scans), 28, 28), np.uint8)
-    for image, scan in zip(images, scans, strict=True):
-        small = Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))
-        # A margin of four pixels, as MNIST has it.
-        image[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
-    splits = _hold_out("digits", {"image": images, "label": labels})
-    return make_dataset(
-        "digits", "1,797 scans of handwritten digits from scikit-learn", splits
-    )
-
-
-def _digits_table() -> np.ndarray:
-    """64 pixels and a label a row, read past scikit-learn where its file is where it
-    was: importing it takes a second."""
-    package = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
-    file = package / "datasets" / "data" / "digits.csv.gz"
-    if file.exists():
-        return np.loadtxt(file, delimiter=",")
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    return np.column_stack([bunch.data, bunch.target])

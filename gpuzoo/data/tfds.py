@@ -16,7 +16,8 @@ import warnings
 import numpy as np
 
 from gpuzoo.data import cache
-from gpuzoo.data.dataset import Dataset, make_dataset
+from gpuzoo.data.dataset import Dataset
+from gpuzoo.data.validate import make_dataset
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 

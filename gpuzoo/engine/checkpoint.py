@@ -19,8 +19,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from gpuzoo.digests import digest_all
 from gpuzoo.files import Folder, SubFolder
+from gpuzoo.weights import digest_all
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d{9,})(-\d+)?\.safetensors")

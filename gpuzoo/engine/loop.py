@@ -7,21 +7,23 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from gpuzoo import own_model, tasks
+from gpuzoo import tasks
+from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.recipe import Recipe, parse_options
+from gpuzoo.catalogue.registry import build, check_options, model_info, short_name
 from gpuzoo.data.dataset import Arrays, Dataset
-from gpuzoo.engine import backend as backends
-from gpuzoo.engine import checkpoint, feeding, given, initial, optim, probe
+from gpuzoo.engine import batches, checkpoint, initializers, model_objects, optim
+from gpuzoo.engine.backends import get
 from gpuzoo.engine.checkpoint import Checkpoint
-from gpuzoo.engine.journal import Journal, Watcher
+from gpuzoo.engine.history import Journal, Watcher
 from gpuzoo.engine.plan import Plan, make_plan, segments
 from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
 from gpuzoo.errors import Diverged, GpuzooError
-from gpuzoo.machine import busy_cores
-from gpuzoo.recipe import Recipe, parse_options
-from gpuzoo.registry import build, check_options, model_info, short_name
-from gpuzoo.runtime import Runtime
-from gpuzoo.tasks import measure
+from gpuzoo.repro import capture
+from gpuzoo.runtime.environment import busy_cores
+from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
+from gpuzoo.runtime.options import Runtime
 
 # A random layer draws at (its key, step * this + the draw's number within the step).
 DRAWS_PER_STEP = 256
@@ -64,7 +66,7 @@ def run(
     until: int | None = None,
     take_apart: bool = False,
     model: keras.Model | None = None,
-    brought: given.Given | None = None,
+    brought: model_objects.Given | None = None,
 ) -> Result:
     """Train a recipe on a dataset.
 
@@ -84,13 +86,13 @@ def run(
         Diverged: the loss is not finite; `.weights` are the last good ones.
     """
     # ----------------------------------------------------------------- model and data
-    backend = backends.get(runtime)
-    brought = brought or given.Given()
+    backend = get(runtime)
+    brought = brought or model_objects.Given()
     clock = Stopwatch(backend.synchronise)
     with clock.phase("setup"):
         model = model or build_model(recipe, dataset)
-        given.begin(model, recipe, dataset, brought)
-        generators = initial.address_generators(model, recipe.seed)
+        model_objects.begin(model, recipe, dataset, brought)
+        generators = initializers.address_generators(model, recipe.seed)
         tasks.check(recipe)
         kind = tasks.load(recipe.task)
         draws = kind.count_draws(recipe, model)
@@ -103,12 +105,12 @@ def run(
         for optimizer, variables in zip(optimizers, groups, strict=True):
             optimizer.build(variables)
         task = kind(model=model, optimizers=optimizers, recipe=recipe, dataset=dataset)
-        if loss := given.loss_of(brought, recipe, model):
+        if loss := model_objects.loss_of(brought, recipe, model):
             task.compiled = loss
         state = State(model, optimizers, generators, backend)
-        streamed = feeding.streams(recipe, dataset.splits, task.fields, backend)
+        streamed = batches.streams(recipe, dataset.splits, task.fields, backend)
         train, test = (
-            feeding.Examples({n: split[n] for n in task.fields}, backend, streamed)
+            batches.Examples({n: split[n] for n in task.fields}, backend, streamed)
             for split in (dataset.train, dataset.test)
         )
 
@@ -125,13 +127,13 @@ def run(
     def feed_of(first, last):
         return train.send(plan.feed(first, last))
 
-    evaluation_feed, evaluated = feeding.whole(dataset, fast, kind.expansion)
+    evaluation_feed, evaluated = batches.whole(dataset, fast, kind.expansion)
     with clock.phase("compile"):
         # One step of each, and every variable put back: nothing of it stays.
         before, variables = state.read(state.all), list(state.all.values())
         example = feed_of(0, train.at_once(plan.batch, plan.steps_per_epoch))
         train_steps = backend.compile_steps(train_step, example, variables)
-        train_steps(once := feeding.first(example))
+        train_steps(once := batches.first(example))
         if runtime.level == "strict":
             for _ in range(backend.recompilations):
                 again = backend.compile_steps(train_step, example, variables)
@@ -141,7 +143,7 @@ def run(
         indices = evaluation_feed["indices"][: test.at_once(batch, steps)]
         example = test.send({"indices": indices})
         evaluate_steps = backend.compile_steps(evaluation_step, example, variables)
-        evaluate_steps(feeding.first(example))
+        evaluate_steps(batches.first(example))
         state.write(before)
 
     # ------------------------------------------------------------- between two segments
@@ -179,7 +181,7 @@ def run(
                 journal.digest(step, weights, state.read(state.others))
         if last or (ends_epoch and epoch % recipe.eval_every == 0):
             with clock.phase("evaluate"), state.averaged():
-                outputs = feeding.in_parts(evaluate_steps, test, evaluation_feed)
+                outputs = batches.in_parts(evaluate_steps, test, evaluation_feed)
                 outputs = {
                     name: array.reshape(-1, *array.shape[2:])[:evaluated]
                     for name, array in outputs.items()
@@ -205,7 +207,7 @@ def run(
     if resume:
         look()  # a checkpoint is saved before the run looks at itself
     parts = segments(plan, recipe, step, until, train.most(plan.batch))
-    for (first, last), feed in feeding.ahead(parts, feed_of):
+    for (first, last), feed in batches.ahead(parts, feed_of):
         if take_apart and first == until:
             break
         with clock.phase("train"):
@@ -228,7 +230,7 @@ def run(
     tensors = []
     if take_apart:
         feed = feed_of(step, step + 1)
-        tensors = probe.take_apart(train_step, feed, model, state, backend)
+        tensors = capture.take_apart(train_step, feed, model, state, backend)
     elif good.step != step:
         raise _diverged(f"a weight is no longer finite at step {step}", good)
     with state.averaged():
@@ -285,12 +287,12 @@ def build_model(recipe: Recipe, dataset: Dataset):
         )
     options |= parse_options(recipe.model_options)
     try:
-        with measure.fresh_names(), initial.drawn_by_numpy():
+        with fresh_names(), drawn_by_numpy():
             model = build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
     if isinstance(model, keras.Model):
-        own_model.check_form(model, f"model {called!r}")
+        architecture.check_form(model, f"model {called!r}")
     if not isinstance(model, keras.Model) or not model.built:
         raise GpuzooError(
             f"model {called!r} must return a built keras.Model, not {model!r}"

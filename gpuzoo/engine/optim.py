@@ -1,14 +1,14 @@
 """Optimizers and learning rates from a recipe."""
 
 import copy
+import math
 
 import keras
 import numpy as np
 
-from gpuzoo import own_model
-from gpuzoo.engine.muon import Muon
+from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
-from gpuzoo.recipe import Recipe
 
 
 def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def deserialized(config: dict, module):
     Raises:
         GpuzooError: it is not Keras's own, or cannot be made of these settings.
     """
-    if foreign := next(own_model.foreign_parts(config), None):
+    if foreign := next(architecture.foreign_parts(config), None):
         raise GpuzooError(f"compiled: {foreign} is no part of Keras")
     try:
         return module.deserialize(copy.deepcopy(config))  # Keras writes into it
@@ -150,3 +150,33 @@ def _fused_adam(backend) -> type[keras.optimizers.Adam]:
             )
 
     return Adam
+
+
+class Muon(keras.optimizers.Muon):
+    """Keras's Muon (Jordan et al. 2024; Liu et al., arXiv 2502.16982), which makes the
+    updates of matrices nearly orthogonal, for kernels of any number of axes: all but
+    the last are taken as the rows of a matrix, as in the CIFAR-10 speed runs.
+
+    Everything else is moved by Adam with the same learning rate: biases, scales, and
+    the last kernel of the model, which gives the logits.
+    """
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Make the state for the weights of a model, in the order of its layers."""
+        # By place: layers of one name, in nested models, have kernels of one path.
+        kernels = [at for at, one in enumerate(variables) if len(one.shape) > 1]
+        self._turned = set(kernels[:-1])
+        super().build(variables)
+
+    def _should_use_adamw(self, variable) -> bool:
+        return self._get_variable_index(variable) not in self._turned
+
+    def _muon_update_step(self, gradient, variable, lr, m) -> None:
+        gradient = keras.ops.cast(gradient, variable.dtype)
+        self.assign_add(m, gradient + m * (self.momentum - 1))
+        ahead = gradient + self.momentum * m
+        rows = math.prod(variable.shape[:-1])
+        ahead = keras.ops.reshape(ahead, (rows, variable.shape[-1]))
+        update = self.zeropower_via_newtonschulz5(ahead, self.ns_steps)
+        update = self.lr_adjust(keras.ops.cast(lr, variable.dtype) * update)
+        self.assign_sub(variable, keras.ops.reshape(update, variable.shape))

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import augment
+from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays
 from gpuzoo.errors import GpuzooError
-from gpuzoo.recipe import Recipe
+from gpuzoo.tasks import augment
 
 # So that a learning rate for each fits into memory, and a step times 256 into 32 bits.
 MOST_STEPS = 8_000_000

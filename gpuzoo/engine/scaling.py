@@ -7,8 +7,8 @@ Keras's tutorials do, trains badly and without an error.
 import keras
 import numpy as np
 
-from gpuzoo.data import augment
 from gpuzoo.data.dataset import Dataset
+from gpuzoo.tasks import augment
 
 _LOOKED_AT = 32
 _SHRUNK = 1 / 20

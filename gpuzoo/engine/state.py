@@ -7,6 +7,7 @@ import numpy as np
 
 from gpuzoo.engine.optim import averages
 from gpuzoo.errors import GpuzooError
+from gpuzoo.weights import by_name
 
 
 class State:
@@ -74,15 +75,6 @@ def _variables(optimizer) -> list[keras.Variable]:
         if isinstance(one, keras.Variable) and id(one) not in seen:
             listed.append(one)
     return listed
-
-
-def by_name(variables: list[keras.Variable]) -> dict[str, keras.Variable]:
-    """By path; a second variable of one path gets its place in the name."""
-    named: dict[str, keras.Variable] = {}
-    for place, variable in enumerate(variables):
-        path = variable.path
-        named[f"{path}#{place}" if path in named else path] = variable
-    return named
 
 
 def _numbered(prefix: str, variables: list[keras.Variable]) -> dict:

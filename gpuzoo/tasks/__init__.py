@@ -13,7 +13,7 @@ def load(name: str) -> type:
 def check(recipe) -> None:
     """Raises GpuzooError for a bad change of the images, and for what needs labels
     where the task has none."""
-    from gpuzoo.data import augment
+    from gpuzoo.tasks import augment
 
     changes = augment.parse(recipe.augment)
     if recipe.views != "one" and recipe.task not in ("classify", "distill"):

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import augment
 from gpuzoo.errors import GpuzooError
-from gpuzoo.tasks.measure import Measure
-from gpuzoo.tasks.one_loss import minimise
+from gpuzoo.tasks import augment
+from gpuzoo.tasks.base import minimise
+from gpuzoo.tasks.frechet import Measure
 
 
 class Task:
@@ -23,7 +23,7 @@ class Task:
     codes, and tells `loss` and:
 
     - `frechet`: the distance between them and the test images under the fixed
-      classifier of gpuzoo/tasks/measure.py, if it can read such images.
+      classifier of gpuzoo/tasks/frechet.py, if it can read such images.
     - `accuracy`, with classes: how many that classifier takes for what they were asked
       to be.
     """

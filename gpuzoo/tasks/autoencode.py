@@ -6,10 +6,9 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import augment
-from gpuzoo.tasks import ends
-from gpuzoo.tasks.measure import Measure
-from gpuzoo.tasks.one_loss import OneLoss
+from gpuzoo.tasks import augment, ends
+from gpuzoo.tasks.base import OneLoss
+from gpuzoo.tasks.frechet import Measure
 
 
 class Task(OneLoss):
@@ -36,7 +35,7 @@ class Task(OneLoss):
     - `kl`, in nats per image: Kullback and Leibler's divergence of the code's
       distribution from the prior, the standard normal one.
     - `frechet`, in an evaluation: the distance between as many images drawn from the
-      prior and the test images under the fixed classifier of gpuzoo/tasks/measure.py,
+      prior and the test images under the fixed classifier of gpuzoo/tasks/frechet.py,
       if it can read such images.
     """
 

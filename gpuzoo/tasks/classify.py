@@ -5,9 +5,8 @@ import math
 import keras
 import numpy as np
 
-from gpuzoo.data import augment
-from gpuzoo.tasks import ends
-from gpuzoo.tasks.one_loss import OneLoss
+from gpuzoo.tasks import augment, ends
+from gpuzoo.tasks.base import OneLoss
 
 
 class Task(OneLoss):
@@ -30,7 +29,7 @@ class Task(OneLoss):
 
     compiled = None
     """The loss that the model was compiled with, in place of the cross-entropy: labels
-    and logits to the loss of each example (gpuzoo/engine/given.py)."""
+    and logits to the loss of each example (gpuzoo/engine/model_objects.py)."""
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import augment
-from gpuzoo.tasks.measure import Measure
-from gpuzoo.tasks.one_loss import OneLoss
+from gpuzoo.tasks import augment
+from gpuzoo.tasks.base import OneLoss
+from gpuzoo.tasks.frechet import Measure
 
 
 class Task(OneLoss):
@@ -18,7 +18,7 @@ class Task(OneLoss):
     Figures: `loss`, the mean squared error of the velocity. An evaluation takes the
     test images at evenly spread times, draws as many images, always of the same noise,
     and tells besides `frechet`, the distance between them and the test images under the
-    fixed classifier of gpuzoo/tasks/measure.py, if it can read such images.
+    fixed classifier of gpuzoo/tasks/frechet.py, if it can read such images.
     """
 
     headline = "frechet"

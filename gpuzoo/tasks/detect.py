@@ -6,9 +6,8 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import augment
-from gpuzoo.tasks import scenes
-from gpuzoo.tasks.one_loss import OneLoss
+from gpuzoo.tasks import augment, scenes
+from gpuzoo.tasks.base import OneLoss
 
 STRIDE = 4  # pixels for one cell of the model's map
 SIZE = 16.0  # pixels in one unit of its heights and widths

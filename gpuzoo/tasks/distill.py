@@ -4,12 +4,13 @@ import functools
 
 import keras
 
-from gpuzoo.deploy.artifact import digest_of, load_weights
+from gpuzoo.catalogue.recipe import parse_options
+from gpuzoo.catalogue.registry import build, model_info
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, unredact
-from gpuzoo.recipe import parse_options
-from gpuzoo.registry import build, model_info
-from gpuzoo.tasks import classify, measure
+from gpuzoo.runtime.keras_state import fresh_names, in_float32
+from gpuzoo.tasks import classify, frechet
+from gpuzoo.weights import digest_of, load_weights
 
 SHIPPED = "lenet5"
 """The name of the teacher that comes with gpuzoo: the classifier of measure.py."""
@@ -64,7 +65,7 @@ def settle(recipe):
     if recipe.teacher_sha256:
         return recipe
     if recipe.teacher == SHIPPED:
-        return recipe.override(teacher_sha256=measure.SHA256)
+        return recipe.override(teacher_sha256=frechet.SHA256)
     path = expand(recipe.teacher).resolve()
     _record_of(str(path))
     return recipe.override(teacher=str(path), teacher_sha256=digest_of(path))
@@ -94,11 +95,11 @@ def load_teacher(recipe, dataset) -> classify.Logits:
 
 def teacher_and_code(recipe, dataset) -> tuple[keras.Model, dict, dict]:
     """The teacher, the digests of its code and of the files that it reads."""
-    from gpuzoo.evidence import code
+    from gpuzoo.runs import code
 
     if recipe.teacher == SHIPPED:
-        inputs, classes = measure.SHAPE, tuple(map(str, range(measure.CLASSES)))
-        teacher, modules, files = code.watched(measure.load_logits, SHIPPED)
+        inputs, classes = frechet.SHAPE, tuple(map(str, range(frechet.CLASSES)))
+        teacher, modules, files = code.watched(frechet.load_logits, SHIPPED)
     else:
         record = _record_of(recipe.teacher)
         data = record["data"]
@@ -120,7 +121,7 @@ def teacher_and_code(recipe, dataset) -> tuple[keras.Model, dict, dict]:
 
 def _record_of(teacher: str) -> dict:
     """The record of the run that a teacher is: sealed, ended, of a classifier."""
-    from gpuzoo.evidence.record import read_run
+    from gpuzoo.runs.record import read_run
 
     try:
         record = read_run(teacher)
@@ -149,7 +150,7 @@ def _build(record: dict, inputs: tuple, classes: tuple) -> keras.Model:
     options = {"input_shape": inputs, "num_classes": len(classes)}
     options = {name: told for name, told in options.items() if name in known}
     options |= parse_options(tuple(map(unredact, trained["model_options"])))
-    with measure.fresh_names(), measure.in_float32():
+    with fresh_names(), in_float32():
         return build(trained["model"], **options)
 
 
@@ -185,7 +186,7 @@ def _check_fit(recipe, dataset, inputs: tuple, classes: tuple) -> None:
             f"teacher {recipe.teacher}: was taught {theirs!r} where {dataset.name} has "
             f"{ours!r}; name a teacher of the same classes in the same order"
         )
-    if recipe.teacher == SHIPPED and measure.reader_of(dataset) is None:
+    if recipe.teacher == SHIPPED and frechet.reader_of(dataset) is None:
         raise GpuzooError(
             f"teacher {SHIPPED}: reads handwritten digits, and fewer than four in five "
             f"of the test images of {dataset.name}; name the folder of a run"

@@ -5,7 +5,7 @@ import numpy as np
 import threadpoolctl
 
 from gpuzoo.data.series import HORIZON, WINDOW
-from gpuzoo.tasks.one_loss import OneLoss
+from gpuzoo.tasks.base import OneLoss
 
 
 class Task(OneLoss):

@@ -4,10 +4,9 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import augment
-from gpuzoo.tasks import ends
+from gpuzoo.tasks import augment, ends
 from gpuzoo.tasks.autoencode import cross_entropy
-from gpuzoo.tasks.one_loss import OneLoss
+from gpuzoo.tasks.base import OneLoss
 
 FRAMES = 8  # that the model sees
 SPEED = 4.0  # most pixels from one frame to the next, along an axis

@@ -1,0 +1,67 @@
+"""The recipes that ship with gpuzoo, and what they were measured to reach."""
+
+import functools
+import importlib
+import importlib.resources
+import importlib.util
+import json
+import pathlib
+
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.catalogue.registry import list_models
+from gpuzoo.errors import GpuzooError, nearest
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that ship with gpuzoo."""
+    spec = importlib.util.find_spec("gpuzoo.recipes")
+    if spec is None:
+        raise GpuzooError("gpuzoo.recipes is missing; run: pip install -e .")
+    return sorted(
+        path.stem.removeprefix("train_")
+        for folder in spec.submodule_search_locations
+        for path in pathlib.Path(folder).glob("[!_]*.py")
+    )
+
+
+def figures_of(name: str) -> dict[str, str]:
+    """What a recipe was measured to reach, from recipes/results.json: "test accuracy",
+    "gain", ... -> figure with its deviation, and "data", "training" and "on", the
+    machine and the day; empty if nothing was measured yet."""
+    found = _results().get(name)
+    if found is None:
+        return {}
+    return {
+        **{k: v for k, v in found["figures"].items() if k != "by epoch"},
+        **({} if found["data"] == load_recipe(name).data else {"data": found["data"]}),
+        "training": f"{found['train_seconds']:.1f} s",
+        "on": f"{found['on']}, {found['date']}",
+    }
+
+
+@functools.cache
+def _results() -> dict:
+    """Written by benchmarks/tables.py from the records."""
+    file = importlib.resources.files("gpuzoo.recipes").joinpath("results.json")
+    return json.loads(file.read_text("utf-8"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """The recipe of that name: `load_recipe("mnist")` is recipes/train_mnist.py's."""
+    known = list_recipes()
+    if name not in known:
+        why = f"; {nearest(name, known)}"
+        if name in list_models():
+            trained = [each for each in known if _module(each).RECIPE.model == name]
+            why = (
+                ", which is a model; recipes that train it: "
+                f"{', '.join(trained) or 'none'}; others of its task do with --model"
+            )
+        raise GpuzooError(f"no recipe named {name!r}{why}")
+    return _module(name).RECIPE
+
+
+def _module(name: str):
+    prefixed = f"gpuzoo.recipes.train_{name}"
+    found = importlib.util.find_spec(prefixed) is not None
+    return importlib.import_module(prefixed if found else f"gpuzoo.recipes.{name}")

@@ -1,0 +1,56 @@
+"""A user's own file with models, and the modules that it imports, as they are now."""
+
+import dataclasses
+import importlib
+import importlib.util
+import pathlib
+import sys
+
+from gpuzoo.catalogue import architecture, user_code
+from gpuzoo.catalogue.model_info import ModelInfo, read_models
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
+
+_first: set[str] = set()
+"""Places in sys.path that `execute` has put there."""
+
+
+def execute(module: str, path: pathlib.Path) -> None:
+    """A user's own file, anew each time, with the modules of the user's that it
+    imports: they may have been edited since."""
+    folder = str(path.resolve().parent)
+    if folder in _first and folder in sys.path:
+        sys.path.remove(folder)
+    if folder not in sys.path:  # first, as for a script that stands there
+        sys.path.insert(0, folder)
+        _first.add(folder)
+    spec = importlib.util.spec_from_file_location(module, path)
+    # Dataclasses look for the module that they stand in.
+    sys.modules[module] = importlib.util.module_from_spec(spec)
+    user_code.note_executed(module, path)
+    with user_code.fresh_imports(path):
+        spec.loader.exec_module(sys.modules[module])
+
+
+def file_of(name: str) -> pathlib.Path | None:
+    """The user's own file that a model stands in; None for one of the catalogue."""
+    own = ":" in name and not architecture.is_text(name)
+    return expand(name.rpartition(":")[0]) if own else None
+
+
+def model_in_file(name: str) -> ModelInfo:
+    path, function = file_of(name), name.rpartition(":")[2]
+    try:
+        infos = {
+            info.name: info for info in read_models(path, user_code.OWN + path.stem)
+        }
+    except OSError as error:
+        raise GpuzooError(
+            f"model file {path}: {error.strerror}; check its path, or put the file back"
+        ) from None
+    except (SyntaxError, ValueError, KeyError) as error:
+        raise GpuzooError(f"model {name!r}: {path} cannot be read: {error}") from None
+    if function not in infos:
+        known = ", ".join(infos) or "none; put @gpuzoo.register(...) above its function"
+        raise GpuzooError(f"{path} has no model {function!r}; it has {known}")
+    return dataclasses.replace(infos[function], name=name)

@@ -1,0 +1,331 @@
+"""Is a dataset fit for training? Raw arrays are checked and cleaned here."""
+
+import dataclasses
+import hashlib
+import unicodedata
+
+import numpy as np
+
+from gpuzoo import randomness
+from gpuzoo.data.dataset import Arrays, Dataset, fingerprint
+from gpuzoo.errors import GpuzooError
+
+
+def make_dataset(
+    name: str,
+    source: str,
+    splits: dict[str, Arrays],
+    classes: tuple[str, ...] | None = None,
+) -> Dataset:
+    """Check raw arrays and make a Dataset of them.
+
+    Without labels, or with one class alone, the dataset has no classes.
+    Images may be (n, height, width) or (n, height, width, channels), bool, any integer
+    type with values 0..255, or floats in [0, 1]. Labels may be whole numbers, True
+    and False, one-hot rows, or names.
+
+    Raises:
+        GpuzooError: what is wrong, in which array, and the remedy.
+    """
+    if set(splits) != {"train", "test"}:
+        raise GpuzooError(
+            f"{name}: needs train and test examples, has {sorted(splits)}"
+        )
+    images = {
+        split: clean_images(f"{name}, {split} images", arrays["image"])
+        for split, arrays in splits.items()
+    }
+    if images["train"].shape[1:] != images["test"].shape[1:]:
+        raise GpuzooError(
+            f"{name}: train images are {images['train'].shape[1:]} but test images are "
+            f"{images['test'].shape[1:]} (height, width, channels); make them equal"
+        )
+    if images["train"].dtype != images["test"].dtype:
+        raise GpuzooError(
+            f"{name}: train images are {images['train'].dtype} but test images are "
+            f"{images['test'].dtype}; make them equal"
+        )
+    clean = {s: {**splits[s], "image": images[s]} for s in splits}
+    dataset = label_examples(name, source, clean, classes)
+    brightest = images["train"].max()
+    if images["train"].dtype == np.uint8 and brightest < 32:
+        dark = f"the brightest training pixel is {brightest} of 255"
+        dataset = dataclasses.replace(dataset, findings=(dark, *dataset.findings))
+    return dataset
+
+
+def label_examples(
+    name: str,
+    source: str,
+    splits: dict[str, Arrays],
+    classes: tuple[str, ...] | None = None,
+) -> Dataset:
+    """Make a Dataset of examples that are clean and of labels as in make_dataset; where
+    there are none, or all are one, of the examples alone."""
+    splits, lone = _without_lone_class(name, splits, classes)
+    if not all("label" in arrays for arrays in splits.values()):
+        dataset = Dataset(name, source, splits, (), fingerprint(splits))
+        examples = {split: arrays[dataset.field] for split, arrays in splits.items()}
+        found = (*lone, *_duplicates(dataset.field, examples))
+        return dataclasses.replace(dataset, findings=found)
+    labels, classes = _clean_labels(name, splits, classes)
+    clean = {split: {**splits[split], "label": labels[split]} for split in splits}
+    dataset = Dataset(name, source, clean, classes, fingerprint(clean, classes))
+    examples = {split: clean[split][dataset.field] for split in splits}
+    for split in splits:
+        if len(examples[split]) != len(labels[split]):
+            raise GpuzooError(
+                f"{name}: {len(examples[split])} {split} {dataset.field}s but "
+                f"{len(labels[split])} {split} labels"
+            )
+    findings = (
+        *_alike(classes),
+        *_empty_classes(labels, classes),
+        *_duplicates(dataset.field, examples),
+    )
+    return dataclasses.replace(dataset, findings=findings)
+
+
+def _without_lone_class(name: str, splits: dict, classes) -> tuple[dict, list[str]]:
+    """The examples without their labels if these tell nothing, and a finding then."""
+    if classes and len(classes) > 1 or not all("label" in a for a in splits.values()):
+        return splits, []
+    labels = [
+        squeeze_labels(f"{name}, {split} labels", arrays["label"])
+        for split, arrays in splits.items()
+    ]
+    if any(
+        np.ndim(a["label"]) == 2 and a["label"].shape[1] > 1 for a in splits.values()
+    ):
+        return splits, []  # one-hot: the columns are classes too
+    if any((each != labels[0][0]).any() for each in labels):
+        return splits, []
+    for split, arrays in splits.items():
+        counts = [len(array) for array in arrays.values()]
+        if len({*counts}) > 1:
+            raise GpuzooError(
+                f"{name}: {counts[0]} {split} examples, {counts[1]} labels"
+            )
+    plain = {
+        split: {field: array for field, array in arrays.items() if field != "label"}
+        for split, arrays in splits.items()
+    }
+    label = classes[0] if classes else labels[0][0]
+    return plain, [f"only one class, {str(label)!r}: the labels are left out"]
+
+
+def clean_images(what: str, images: np.ndarray) -> np.ndarray:
+    """(n, height, width, channels), uint8 or float32 in [0, 1], or GpuzooError."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or 0 in images.shape:
+        raise GpuzooError(
+            f"{what}: the shape must be (examples, height, width[, channels]) with at "
+            f"least one of each: {images.shape}"
+        )
+    if images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
+        raise GpuzooError(
+            f"{what}: the shape {images.shape} has the channels before height and "
+            "width; put them last: x.transpose(0, 2, 3, 1)"
+        )
+    if images.dtype == np.uint8:
+        return np.ascontiguousarray(images)
+    if images.dtype == bool:
+        return images.astype(np.uint8) * 255
+    if images.dtype.kind not in "iuf":
+        raise GpuzooError(f"{what}: must be numbers, not {images.dtype}")
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        index = np.unravel_index(np.argmin(np.isfinite(images)), images.shape)
+        raise GpuzooError(
+            f"{what}: {images[index]} at index {tuple(map(int, index))}; every value "
+            "must be finite"
+        )
+    low, high = images.min(), images.max()
+    if images.dtype.kind == "f" and low >= 0 and high <= 1:
+        return np.ascontiguousarray(images, np.float32)
+    whole = images.dtype.kind in "iu" or (images == np.floor(images)).all()
+    if low >= 0 and high <= 255 and whole:
+        return images.astype(np.uint8)
+    raise GpuzooError(
+        f"{what}: values from {low:.12g} to {high:.12g}; they must be floats in [0, 1] "
+        "or whole numbers in [0, 255]; rescale them"
+    )
+
+
+def _clean_labels(name, splits, classes):
+    raw = {
+        s: squeeze_labels(f"{name}, {s} labels", a["label"]) for s, a in splits.items()
+    }
+    kinds = {array.dtype.kind for array in raw.values()}
+    if kinds == {"b"} and classes is None:
+        classes = ("False", "True")
+    raw = {s: a.astype(int) if a.dtype.kind == "b" else a for s, a in raw.items()}
+    if kinds <= {"U"}:
+        if classes is None:
+            classes = tuple(str(c) for c in np.unique(raw["train"].astype(str)))
+        index = {label: i for i, label in enumerate(classes)}
+        for split, array in raw.items():
+            unknown = set(array.astype(str)) - set(index)
+            if unknown:
+                raise GpuzooError(
+                    f"{name}, {split} labels: {str(min(unknown))!r} is no class of "
+                    f"the training examples: {', '.join(classes)}"
+                )
+            raw[split] = np.array([index[str(c)] for c in array])
+    labels = {}
+    for split, array in raw.items():
+        what = f"{name}, {split} labels"
+        if array.dtype.kind == "f":
+            if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
+                raise GpuzooError(
+                    f"{what}: must be whole numbers, found fractions or NaN"
+                )
+        elif array.dtype.kind not in "iu":
+            raise GpuzooError(f"{what}: must be whole numbers or names: {array.dtype}")
+        if array.min() < 0:
+            raise GpuzooError(f"{what}: {int(array.min())} is negative; count from 0")
+        labels[split] = array
+    # Of one-hot labels the columns, though the last may not occur.
+    shapes = [np.shape(arrays["label"]) for arrays in splits.values()]
+    columns = max([shape[1] for shape in shapes if len(shape) == 2], default=0)
+    highest = max(int(labels["train"].max()) + 1, columns)
+    count = len(classes) if classes else highest
+    for split, array in labels.items():
+        if array.max() >= count:
+            raise GpuzooError(
+                f"{name}, {split} labels: {array.max():g} is out of range; there "
+                f"are {count} classes, so labels must be in 0..{count - 1}"
+            )
+    present = len(np.unique(labels["train"]))
+    if present < 2:
+        raise GpuzooError(f"{name}: only {present} class among the training labels")
+    if count > max(2 * present, present + 10, columns):
+        raise GpuzooError(
+            f"{name}, train labels: the highest is {count - 1} but only {present} "
+            "values occur; number the classes 0, 1, 2, ..."
+        )
+    classes = classes or tuple(str(i) for i in range(count))
+    return {s: a.astype(np.int32) for s, a in labels.items()}, tuple(classes)
+
+
+def squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
+    """(n,) from (n,), (n, 1) or one-hot (n, classes); names that are bytes decoded.
+
+    Raises GpuzooError if they have another shape, or names that are no text.
+    """
+    if labels.size == 0:
+        raise GpuzooError(f"{what}: there are none")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    one_hot = labels.ndim == 2 and labels.dtype.kind in "biuf"
+    if one_hot and ((labels == 0) | (labels == 1)).all():
+        if (labels.sum(axis=1) == 1).all():
+            return labels.argmax(axis=1)
+    if labels.ndim != 1:
+        raise GpuzooError(
+            f"{what}: the shape must be (examples,), (examples, 1) or "
+            f"one-hot (examples, classes): {labels.shape}"
+        )
+    if labels.dtype.kind == "U":
+        _check_text(what, labels)
+    return _decoded(what, labels) if labels.dtype.kind == "S" else labels
+
+
+def _check_text(what: str, names: np.ndarray) -> None:
+    points = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))
+    points = points.view(np.uint32)
+    if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
+        raise GpuzooError(f"{what}: hold characters that are none; save them anew")
+
+
+def _decoded(what: str, names: np.ndarray) -> np.ndarray:
+    try:
+        return np.array([name.decode() for name in names.tolist()])
+    except UnicodeDecodeError as error:
+        raise GpuzooError(
+            f"{what}: {error.object!r} is no UTF-8; save the names as text"
+        ) from None
+
+
+def _alike(classes: tuple[str, ...]) -> list[str]:
+    seen: dict[str, str] = {}
+    found = []
+    for name in classes:
+        key = unicodedata.normalize("NFKC", name).casefold().strip()
+        if seen.setdefault(key, name) != name:
+            found.append(f"the classes {seen[key]!r} and {name!r} have like names")
+    return found
+
+
+def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
+    found = []
+    for split in ("train", "test"):
+        counts = np.bincount(labels[split], minlength=len(classes))
+        empty = [classes[i] for i in np.flatnonzero(counts == 0)]
+        if len(empty) > 5:
+            first = f"{len(empty)} classes, {empty[0]!r} to {empty[-1]!r}, have"
+            found.append(f"{first} no {split} example")
+        else:
+            found += [f"class {name!r} has no {split} example" for name in empty]
+    return found
+
+
+def _duplicates(field: str, examples: Arrays) -> list[str]:
+    """How many test examples are, byte for byte, training examples."""
+
+    def digests(split: str) -> list[bytes]:
+        flat = examples[split].reshape(len(examples[split]), -1)
+        return [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
+
+    seen = set(digests("train"))
+    count = sum(digest in seen for digest in digests("test"))
+    if not count:
+        return []
+    verb = (
+        f"is also a training {field}" if count == 1 else f"are also training {field}s"
+    )
+    return [f"{count} of {len(examples['test'])} test {field}s {verb}"]
+
+
+# Part of the examples held out for testing where the source has no test split.
+HELD_OUT = 0.2
+
+
+def hold_out(what: str, whole: dict) -> dict:
+    """Hold out a fifth for testing, the same one every time."""
+    if any(np.ndim(array) == 0 for array in whole.values()):
+        raise GpuzooError(f"{what}: a single number where there should be examples")
+    field, count = next((name, len(array)) for name, array in whole.items())
+    if "label" in whole and len(whole["label"]) != count:
+        raise GpuzooError(f"{what}: {count} {field}s but {len(whole['label'])} labels")
+    if count < 10:
+        raise GpuzooError(f"{what}: {count} examples; at least 10 are needed")
+    order = randomness.permutation(count, 0, "hold out")
+    test, train = np.split(order, [round(count * HELD_OUT)])
+    if "label" in whole:
+        train, test = _of_every_class(whole["label"], order, train, test)
+    parts = {"train": train, "test": test}
+    return {
+        split: {name: array[part] for name, array in whole.items()}
+        for split, part in parts.items()
+    }
+
+
+def _of_every_class(labels, order, train, test) -> tuple[np.ndarray, np.ndarray]:
+    """The parts as they are if a class of two examples or more is in both; else a fifth
+    of every class, at least one. A class of one example is for training.
+
+    The first keeps the split, and so the bits, of data that a plain draw divides well.
+    """
+    _, ids = np.unique(np.reshape(labels, (len(labels), -1)), axis=0,
+                       return_inverse=True)  # fmt: skip
+    ids = ids.reshape(-1)
+    counts, tests = np.bincount(ids), np.bincount(ids[test], minlength=ids.max() + 1)
+    wanted = np.maximum(np.round(HELD_OUT * counts).astype(int), 1)
+    wanted[counts == 1] = 0
+    if ((tests > 0) == (wanted > 0)).all() and (tests < counts).all():
+        return train, test
+    chosen = np.zeros(len(order), bool)
+    for label, count in enumerate(wanted):
+        chosen[np.flatnonzero(ids[order] == label)[:count]] = True
+    return order[~chosen], order[chosen]

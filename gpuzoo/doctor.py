@@ -1,0 +1,278 @@
+"""`gpuzoo doctor`: what this machine has, what stands in the way, what mends it."""
+
+import ctypes
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+
+from gpuzoo.files import expand, redact
+from gpuzoo.runtime import environment
+from gpuzoo.runtime.options import BACKENDS
+
+_PYTHON = ((3, 11), (3, 13))
+_SECONDS = 600  # for one probe
+# What TensorFlow loads on a GPU -> the wheel that brings it.
+_LIBRARIES = {
+    "libcudart.so.12": "nvidia-cuda-runtime-cu12",
+    "libcublas.so.12": "nvidia-cublas-cu12",
+    "libcufft.so.11": "nvidia-cufft-cu12",
+    "libcusolver.so.11": "nvidia-cusolver-cu12",
+    "libcusparse.so.12": "nvidia-cusparse-cu12",
+    "libcudnn.so.9": "nvidia-cudnn-cu12",
+    "libnccl.so.2": "nvidia-nccl-cu12",
+}
+_PROBES = {
+    "tensorflow": """
+import json, tensorflow as tf
+built = tf.sysconfig.get_build_info()
+gpus = tf.config.list_physical_devices("GPU")
+details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+print(json.dumps({
+    "gpus": [d.get("device_name", "GPU") for d in details],
+    "capability": [d.get("compute_capability") for d in details],
+    "cuda": built.get("cuda_version"),
+    "compiled_for": list(built.get("cuda_compute_capabilities", [])),
+}))
+""",
+    "jax": """
+import json, jax
+gpus = [d for d in jax.devices() if d.platform in ("gpu", "cuda")]
+print(json.dumps({"gpus": [d.device_kind for d in gpus]}))
+""",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    what: str
+    """What is the case."""
+    remedy: str = ""
+    """What to do about it; empty if all is well."""
+
+
+def examine(*, quick: bool = False, note=lambda text: None) -> list[Finding]:
+    """Look at everything; `quick` leaves out the training that is done twice."""
+    found = []
+
+    def add(findings) -> None:
+        for finding in findings:
+            found.append(finding)
+            note(finding)
+
+    add(_python())
+    add(_packages())
+    add(_settings())
+    add(_cores())
+    add(_places())
+    for backend in BACKENDS:
+        if importlib.util.find_spec(backend):
+            add(_devices(backend))
+            if not quick:
+                add(_repeats(backend))
+    return found
+
+
+def _python() -> Iterator[Finding]:
+    here, (least, most) = sys.version_info[:2], _PYTHON
+    what = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    remedy = "" if least <= here <= most else "use Python 3.11, 3.12 or 3.13"
+    yield Finding("python", not remedy, what, remedy)
+
+
+def _packages() -> Iterator[Finding]:
+    """What setup.cfg asks for. Of the two backends one is enough."""
+    versions, wrong = {}, []
+    for line in importlib.metadata.requires("gpuzoo") or ():
+        wanted = Requirement(line)
+        if wanted.marker:  # of an extra
+            continue
+        try:
+            versions[wanted.name] = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            if not _spared(wanted.name):
+                wrong.append(str(wanted))
+            continue
+        if not wanted.specifier.contains(versions[wanted.name], prereleases=True):
+            wrong.append(str(wanted))
+    main = ("tensorflow", "jax", "keras", "numpy")
+    told = [f"{name} {_version(name)}" for name in main if _version(name)]
+    remedy = "pip install " + " ".join(f"'{w}'" for w in wrong) if wrong else ""
+    yield Finding("packages", not wrong, ", ".join(told), remedy)
+
+
+def _spared(name: str) -> bool:
+    """Whether it is only for TensorFlow, where JAX is there to do the work."""
+    return name.startswith("tensorflow") and importlib.util.find_spec("jax") is not None
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _settings() -> Iterator[Finding]:
+    moving = environment.moving_variables()
+    told = ", ".join(f"{name}={value}" for name, value in moving.items())
+    yield Finding(
+        "environment", not moving, told or "no variable that moves bits",
+        f"unset {' '.join(moving)}, or keep it for every run" if moving else "",
+    )  # fmt: skip
+    backend = os.environ.get("KERAS_BACKEND")
+    if backend and backend not in BACKENDS:
+        yield Finding(
+            "backend", False, f"KERAS_BACKEND={backend}",
+            f"gpuzoo runs on {' or '.join(BACKENDS)}: unset KERAS_BACKEND",
+        )  # fmt: skip
+
+
+def _cores() -> Iterator[Finding]:
+    cores, allowed = environment.available_cores(), _quota()
+    isa = set(environment.cpu_isa()) & {"avx512_bf16", "amx_bf16"}
+    what = f"{environment.cpu_model()}, {cores} cores, "
+    what += "computes bfloat16" if isa else "does not compute 16-bit numbers itself"
+    remedy = ""
+    if allowed and allowed < cores:
+        what += f", of which this container may use {allowed:g}"
+        remedy = f"--threads {max(1, int(allowed))}"
+    yield Finding("cpu", not remedy, what, remedy)
+
+
+def _quota() -> float | None:
+    """Cores' worth of time that a container is given, None for all."""
+    try:
+        quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _places() -> Iterator[Finding]:
+    from gpuzoo.files import root
+
+    for name, path in (("cache", root()), ("runs", pathlib.Path("runs").resolve())):
+        there = path
+        while not there.exists():
+            there = there.parent
+        free = shutil.disk_usage(there).free / 1e9
+        what = f"{redact(str(path))}, {free:.1f} GB free"
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            variable = "set GPUZOO_CACHE to" if name == "cache" else "go to"
+            remedy = f"{variable} a folder that can be written"
+            yield Finding(name, False, f"{what}, {error.strerror}", remedy)
+            continue
+        remedy = "free some room" if free < 1 else ""
+        yield Finding(name, not remedy, what, remedy)
+
+
+def _devices(backend: str) -> Iterator[Finding]:
+    done = _run([sys.executable, "-c", _PROBES[backend]])
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["killed"])[-1]
+        remedy = f"pip install --force-reinstall {backend}"
+        yield Finding(backend, False, f"does not start: {last[:200]}", remedy)
+        return
+    found = json.loads(done.stdout.splitlines()[-1])
+    driver = environment.driver()
+    if not found["gpus"] and not driver:
+        yield Finding(backend, True, "starts; no GPU, no NVIDIA driver")
+    elif not found["gpus"]:
+        yield Finding(
+            backend, False, f"sees no GPU, but there is a driver: {driver}",
+            _what_is_missing(backend),
+        )  # fmt: skip
+    else:
+        what = f"sees {', '.join(found['gpus'])}"
+        too_new = [
+            f"{major}.{minor}"
+            for major, minor in found.get("capability") or ()
+            if found["compiled_for"] and not _fits(major, found["compiled_for"])
+        ]
+        if too_new:
+            what += f" of capability {too_new[0]}, for which it is not compiled"
+        remedy = "use --backend jax" if too_new else ""
+        yield Finding(backend, not too_new, what, remedy)
+
+
+def _fits(major: int, compiled_for: list[str]) -> bool:
+    """compute_NN runs on everything newer, sm_NN on its own generation."""
+    newest = [int(one.partition("_")[2]) // 10 for one in compiled_for]
+    portable = [
+        int(one.partition("_")[2]) // 10
+        for one in compiled_for
+        if one.startswith("compute")
+    ]
+    return major in newest or any(one <= major for one in portable)
+
+
+def _what_is_missing(backend: str) -> str:
+    if backend == "jax":
+        return "pip install 'jax[cuda13]'"
+    missing = []
+    for library, wheel in _LIBRARIES.items():
+        folder = importlib.util.find_spec("nvidia")
+        at = [] if folder is None else folder.submodule_search_locations
+        beside = [p for place in at for p in pathlib.Path(place).rglob(library)]
+        try:
+            ctypes.CDLL(str(beside[0]) if beside else library)
+        except OSError:
+            missing.append(f"{library} ({wheel})")
+    told = f" (cannot be loaded: {', '.join(missing)})" if missing else ""
+    return f"pip install 'tensorflow[and-cuda]'{told}"
+
+
+def _repeats(backend: str) -> Iterator[Finding]:
+    """A short training in two fresh processes."""
+    digests = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("one", "two"):
+            done = _run(
+                [
+                    sys.executable, "-m", "gpuzoo", "train", "mnist", "--data",
+                    "digits", "--epochs", "2", "--quiet", "--backend", backend,
+                    "--out", str(expand(folder) / name),
+                ]
+            )  # fmt: skip
+            if done.returncode:
+                last = (done.stderr.strip().splitlines() or ["killed"])[-1]
+                yield Finding(
+                    f"{backend}, trained twice", False, last[:300],
+                    "gpuzoo train mnist --data digits --debug shows where",
+                )  # fmt: skip
+                return
+            digests.append(json.loads(done.stdout.splitlines()[-1])["weights_sha256"])
+    same = digests[0] == digests[1]
+    what = f"weights {digests[0][:16]} and {digests[1][:16]}"
+    remedy = "" if same else "gpuzoo diff of two runs tells where they part"
+    yield Finding(f"{backend}, trained twice", same, what, remedy)
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess:
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+    try:
+        return subprocess.run(
+            words, capture_output=True, text=True, check=False, env=quiet,
+            timeout=_SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        told = f"nothing came in {_SECONDS} s"
+        return subprocess.CompletedProcess(words, 124, "", told)

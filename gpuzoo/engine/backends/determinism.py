@@ -1,0 +1,141 @@
+"""Operations that cannot be promised to repeat, found before the first step.
+
+The compiled step is searched for them, so that what cannot work is refused by name, not
+by a crash at some step. Sources: the messages in TensorFlow 2.21's libraries about op
+determinism, and what XLA says of its own; those marked `xla` were also seen on a CPU.
+"""
+
+import dataclasses
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.options import Runtime
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """An operation of a step that is not repeatable here."""
+
+    layer: str
+    operation: str
+    why: str
+    remedy: str
+
+
+_MAX_POOL = (
+    "XLA has no deterministic gradient of max-pooling",
+    "use gpuzoo.models._blocks.max_pool, or --xla off",
+)
+_NEAREST = (
+    "the gradient of nearest-neighbour resizing is not deterministic",
+    "use keras.layers.UpSampling2D",
+)
+_NO_KERNEL = "TensorFlow has no deterministic kernel for it on a GPU"
+_ELSE = "use another operation, --device cpu, or --level fast"
+_STREAM = (
+    "it draws from a stream that no checkpoint holds",
+    "use keras.random with a keras.random.SeedGenerator",
+)
+_ADD_N = (
+    "it adds three or more tensors in an order that the timing of threads decides",
+    "add them two by two",
+)
+# Type of a TensorFlow operation -> (where it is a problem, why, remedy).
+_TENSORFLOW = {
+    **{
+        name: ("xla", *_MAX_POOL)
+        for name in ("MaxPoolGrad", "MaxPoolGradV2", "MaxPool3DGrad")
+    },
+    **{
+        name: ("any", *_STREAM)
+        for name in (
+            "RandomUniform", "RandomUniformInt", "RandomStandardNormal",
+            "TruncatedNormal", "ParameterizedTruncatedNormal", "RandomShuffle",
+            "RandomGamma", "RandomPoissonV2", "Multinomial",
+            "StatefulUniform", "StatefulStandardNormalV2", "StatefulUniformInt",
+        )
+    },
+    "AddN": ("graph", *_ADD_N),
+    "ResizeNearestNeighborGrad": ("xla gpu", *_NEAREST),
+    "MaxPoolGradWithArgmax": ("xla gpu", _NO_KERNEL, _ELSE),
+    **{
+        name: ("gpu", _NO_KERNEL, _ELSE)
+        for name in (
+            "AdjustContrast", "AdjustContrastv2", "Bincount", "DenseBincount",
+            "CropAndResizeGradImage", "CropAndResizeGradBoxes",
+            "Dilation2DBackpropFilter", "Dilation2DBackpropInput",
+            "FakeQuantWithMinMaxVarsGradient",
+            "FakeQuantWithMinMaxVarsPerChannelGradient", "SparseTensorDenseMatMul",
+        )
+    },
+}  # fmt: skip
+
+
+def check_tensorflow(graph, runtime: Runtime) -> None:
+    """Search a traced step, and the functions it calls, for such operations.
+
+    Raises:
+        GpuzooError: the layer, the operation, why, and the remedy.
+    """
+    if not runtime.deterministic:
+        return
+    here = {"any", "xla" if runtime.xla else "graph"}
+    if runtime.device == "gpu":
+        here.add("gpu")
+    for operation in _operations(graph):
+        where, why, remedy = _TENSORFLOW.get(operation.type, ("", "", ""))
+        if operation.type == "AddN" and len(operation.inputs) < 3:
+            continue
+        if here & set(where.split()):
+            _refuse(Finding(_layer(operation.name), operation.type, why, remedy))
+
+
+def check_written(graph, variables: list) -> None:
+    """Search a traced step for writing into variables that no checkpoint would hold.
+
+    Raises GpuzooError as above.
+    """
+    known = {id(variable.handle) for variable in variables}
+    outside = {id(inner): outer for outer, inner in graph.captures}
+    for operation in graph.get_operations():
+        if operation.type.startswith(("Assign", "ResourceApply", "ResourceScatter")):
+            written = outside.get(id(operation.inputs[0]))
+            if written is not None and id(written) not in known:
+                refuse_variable()
+
+
+def refuse_variable() -> None:
+    raise GpuzooError(
+        "the model writes into a variable that is none of its weights, so that a "
+        "resumed run would end with other bits; make it one with add_weight, and draw "
+        "random numbers from a keras.random.SeedGenerator that is an attribute of the "
+        "layer"
+    )
+
+
+def check_jax(text: str, runtime: Runtime) -> None:
+    """Search a lowered step (StableHLO text). Raises GpuzooError as above."""
+    if runtime.deterministic and runtime.device == "gpu":
+        if "stablehlo.select_and_scatter" in text:
+            _refuse(Finding("a max-pooling layer", "select_and_scatter", *_MAX_POOL))
+
+
+def _operations(graph):
+    """Operations of a graph and of the graphs of the functions in it."""
+    yield from graph.get_operations()
+    for name in graph._functions:
+        inner = getattr(graph._get_function(name), "graph", None)
+        if inner is not None:
+            yield from inner.get_operations()
+
+
+def _layer(name: str) -> str:
+    """gradient_tape/cnn_1/pool_1/MaxPool2d/MaxPoolGrad -> cnn_1/pool_1"""
+    parts = [part for part in name.split("/") if part != "gradient_tape"]
+    return "/".join(parts[:-2] if len(parts) > 3 else parts[:-1]) or name
+
+
+def _refuse(finding: Finding) -> None:
+    raise GpuzooError(
+        f"layer {finding.layer!r} is not repeatable with these settings: its operation "
+        f"{finding.operation}: {finding.why}; {finding.remedy}"
+    )

@@ -1,0 +1,203 @@
+"""Steps on TensorFlow; on JAX they are in backend_jax.py. Only these two files know one
+backend from another.
+
+A backend offers: arrays on the device, values and gradients of a function over Keras
+variables, and a compiled call that does many steps at once. Tasks and the loop are
+written against these and contain no TensorFlow.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from gpuzoo.engine.backends import bias_gradients, rnn
+from gpuzoo.engine.backends.determinism import check_tensorflow, check_written
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime import environment
+from gpuzoo.runtime.options import Runtime
+
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+    from tensorflow.python.client import device_lib
+    from tensorflow.python.ops import gen_math_ops
+
+
+class TensorFlowBackend:
+    """Steps over `tf.Variable`s inside one `tf.function`.
+
+    XLA compiles the single step, inside an ordinary loop over the steps: with op
+    determinism as well, which stock Keras does not offer.
+    """
+
+    recompilations = 3
+    """How often level strict compiles the step anew. TensorFlow's passes may order a
+    graph by the addresses of its parts; one more compilation often finds the same."""
+
+    def __init__(self, runtime: Runtime):
+        self.runtime = runtime
+        self.xla = runtime.xla
+        self.device = "/GPU:0" if runtime.device == "gpu" else "/CPU:0"
+        on_threads = runtime.device == "cpu" and not runtime.xla
+        self.parts = runtime.threads if on_threads else 1
+
+    def put(self, array: np.ndarray):
+        """The array on the device."""
+        with tf.device(self.device):
+            return tf.constant(array)
+
+    def take(self, arrays: dict, indices) -> dict:
+        """The examples of one batch, gathered on the device."""
+        return {name: tf.gather(array, indices) for name, array in arrays.items()}
+
+    def seed_state(self, key: int, counter):
+        """The value of a Keras seed generator that draws at (key, counter)."""
+        return tf.stack([tf.constant(key, tf.int64), tf.cast(counter, tf.int64)])
+
+    def value_and_grad(self, function: Callable, variables: list[keras.Variable]):
+        """`function()` -> (loss, rest); returns (loss, rest), gradients."""
+        with tf.GradientTape() as tape:
+            loss, rest = function()
+        with _added_in_pairs():
+            gradients = tape.gradient(loss, [v.value for v in variables])
+        # No update before everything is computed: where a gradient does not depend on
+        # a result, as with Wasserstein's loss, the one could overtake the other, which
+        # then saw the new weights.
+        computed = tf.nest.flatten((loss, rest, gradients))
+        with tf.control_dependencies([one for one in computed if one is not None]):
+            gradients = [g if g is None else tf.identity(g) for g in gradients]
+        return (loss, rest), gradients
+
+    def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
+        """One update of the variables by the optimizer."""
+        optimizer.apply(gradients, variables)
+
+    def compile_steps(
+        self,
+        body: Callable[[dict], dict],
+        feed: dict,
+        variables: list[keras.Variable],
+    ) -> Callable:
+        """Compile `body`, which does one step, into a call that does many.
+
+        Args:
+            body: takes one entry of each array of the feed, returns a dict of tensors.
+            feed: example of a feed; arrays with a leading axis for the steps. As many
+                as these are given to the device at a time, where that matters.
+            variables: everything that `body` reads or writes.
+
+        Returns:
+            A function from a feed to a dict of arrays on the host, stacked over the
+            steps. It is traced once for feeds of any number of steps.
+        """
+        signature = {
+            name: tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+            for name, array in feed.items()
+        }
+        entry = {
+            name: tf.TensorSpec(spec.shape[1:], spec.dtype)
+            for name, spec in signature.items()
+        }
+        step = tf.function(
+            body, input_signature=[entry], jit_compile=self.xla, autograph=False
+        )
+        merges = self.runtime.device == "cpu" and not self.xla
+        apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
+        with apart, rnn.gates_together(), rnn.split_over(self.parts):
+            traced = step.get_concrete_function()
+        check_tensorflow(traced.graph, self.runtime)
+        check_written(traced.graph, [variable.value for variable in variables])
+        outputs = traced.structured_outputs
+        out_signature = tf.nest.map_structure(
+            lambda tensor: tf.TensorSpec(tensor.shape, tensor.dtype), outputs
+        )
+
+        @tf.function(input_signature=[signature], autograph=False)
+        def many(feed):
+            # One step after another: the variables are state.
+            return tf.map_fn(
+                step, feed, fn_output_signature=out_signature, parallel_iterations=1
+            )
+
+        def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            with tf.device(self.device), _readable(self.xla):
+                outputs = many({name: tf.constant(a) for name, a in feed.items()})
+            return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+        return call
+
+    def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
+        """The values of variables, copied to the host."""
+        return [np.array(variable.numpy()) for variable in variables]
+
+    def apply_adam(self, variable, momentum, velocity, gradient, **scalars) -> None:
+        """One fused Adam update in place (Kingma and Ba, arXiv 1412.6980)."""
+        # Keras hands the optimizer the tf.Variable inside its own variable.
+        scalars = {k: tf.cast(value, variable.dtype) for k, value in scalars.items()}
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=momentum.value.handle,
+            v=velocity.value.handle,
+            beta1_power=scalars["beta_1_power"],
+            beta2_power=scalars["beta_2_power"],
+            lr=scalars["learning_rate"],
+            beta1=scalars["beta_1"],
+            beta2=scalars["beta_2"],
+            epsilon=scalars["epsilon"],
+            grad=gradient,
+        )
+
+    def synchronise(self) -> None:
+        """Wait until the device has done everything it was given."""
+        if self.device != "/CPU:0":
+            tf.test.experimental.sync_devices()
+
+    def peak_device_bytes(self) -> int | None:
+        """The most GPU memory held at once; None on a CPU."""
+        if self.device == "/CPU:0":
+            return None
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+    def memory_bytes(self) -> int | None:
+        """Memory that the device's arrays may fill; None if it is not known."""
+        if self.device == "/CPU:0":
+            return environment.memory_bytes()
+        found = {one.name: one.memory_limit for one in device_lib.list_local_devices()}
+        return found["/device:GPU:0"]
+
+
+@contextlib.contextmanager
+def _added_in_pairs():
+    """Gradients of a tensor that is used more than twice are added two by two.
+
+    AddN of three or more begins with whichever of them nobody else still holds: the
+    order of the sum, and its last bits, follow the timing of the threads.
+    """
+    real = gen_math_ops.add_n
+
+    def add_n(inputs, name=None):
+        return functools.reduce(lambda a, b: real([a, b], name=name), inputs)
+
+    gen_math_ops.add_n = add_n
+    try:
+        yield
+    finally:
+        gen_math_ops.add_n = real
+
+
+@contextlib.contextmanager
+def _readable(xla: bool):
+    """Say in one line what XLA cannot compile."""
+    try:
+        yield
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+        if not xla:
+            raise
+        noise = ("Graph execution error", "Detected at", "<stack traces", "Stack trace")
+        lines = [line.strip() for line in error.message.splitlines()]
+        first = [x for x in lines if x and not x.startswith(noise)][0][:300]
+        raise GpuzooError(
+            f"XLA cannot compile this model: {first}; use --xla off"
+        ) from error

@@ -1,0 +1,387 @@
+"""What a model object brings with it: its weights, and what it was compiled with."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.engine import initializers, optim
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import read_inside
+from gpuzoo.runtime.keras_state import fresh_names
+from gpuzoo.tasks import ends
+from gpuzoo.tasks.base import OneLoss
+from gpuzoo.weights import assign, by_name, load_weights, weights_bytes
+
+FILE = "initial_weights.safetensors"
+"""Of the run folder of a model object: what it began with, for resume and verify."""
+_AS_GIVEN = "as given"
+# Fields of a recipe that a compiled optimizer stands in for.
+_OPTIMIZER_FIELDS = (
+    "learning_rate", "momentum", "beta_2", "weight_decay", "schedule", "warmup",
+    "average",
+)  # fmt: skip
+# Task -> the metrics of Keras that it measures, without _ and capitals.
+_ACCURACY = {"accuracy", "acc", "sparsecategoricalaccuracy", "categoricalaccuracy"}
+_SQUARES = {"mse", "meansquarederror"}
+_MEASURED = {"classify": _ACCURACY, "classify_audio": _ACCURACY, "forecast": _SQUARES}
+_LOSSES = {
+    "adversarial": "the rivals' own", "autoencode": "reconstruction",
+    "classify": "cross-entropy", "classify_audio": "cross-entropy",
+    "denoise": "squared error of the noise", "detect": "detection",
+    "distill": "cross-entropy and divergence from the teacher",
+    "forecast": "mean squared error", "next_frame": "prediction of the next frame",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a run has of its model besides the architecture and the recipe."""
+
+    content: bytes | None = None
+    """Of the file of the initial weights; None: they are drawn for the seed."""
+    fresh: bool = True
+    """Drawn for the seed, but for those of layers that keep theirs."""
+    optimizer: dict | None = None
+    """The optimizer that the model was compiled with, as Keras serializes it."""
+    loss: dict | None = None
+    """The loss, likewise."""
+    findings: tuple[str, ...] = ()
+
+    def as_record(self, seed: int) -> dict:
+        """The fields of run.json."""
+        content = self.content
+        return {
+            "weights": f"drawn for seed {seed}" if self.fresh else _AS_GIVEN,
+            "initial_weights_sha256": content and hashlib.sha256(content).hexdigest(),
+            "compiled": {"optimizer": self.optimizer, "loss": self.loss},
+            "findings": list(self.findings),
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """What the run folder holds of it from the start."""
+        return {} if self.content is None else {FILE: self.content}
+
+
+def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
+    """What a model object brings to its training.
+
+    Args:
+        recipe: what it is trained with; its model is the text of this one.
+        named: the fields of the recipe that the user has named.
+        fresh: draw the weights for the seed.
+
+    Raises:
+        GpuzooError: it was compiled with something that would not be used.
+    """
+    optimizer, loss, findings = None, None, []
+    if model.compiled:
+        optimizer, loss, findings = _compiled(model, recipe, set(named))
+    with fresh_names():
+        twin = architecture.rebuild(recipe.model)
+    assign(twin, [np.array(weight) for weight in model.weights])
+    if fresh:
+        for layer, its in zip(
+            model._flatten_layers(), twin._flatten_layers(), strict=True
+        ):
+            its.keeps_weights = getattr(layer, "keeps_weights", False)
+        initializers.initialise(twin, recipe.seed)
+    content = weights_bytes({k: np.array(v) for k, v in by_name(twin.weights).items()})
+    return Given(content, fresh, optimizer, loss, tuple(findings))
+
+
+def recorded(folder: pathlib.Path, record: dict) -> Given:
+    """What a run began with, from its folder.
+
+    Raises:
+        GpuzooError: its initial weights are missing or damaged.
+    """
+    wanted, content = record.get("initial_weights_sha256"), None
+    if wanted:
+        try:
+            content = read_inside(folder, FILE)
+        except OSError as error:
+            raise GpuzooError(
+                f"{folder / FILE} cannot be read: {error.strerror or error}; without "
+                "the weights that it began with the run cannot be done again"
+            ) from None
+        if hashlib.sha256(content).hexdigest() != wanted:
+            raise GpuzooError(f"{folder / FILE} has been changed since the run began")
+    compiled = record.get("compiled") or {}
+    return Given(
+        content,
+        record.get("weights") != _AS_GIVEN,
+        compiled.get("optimizer"),
+        compiled.get("loss"),
+        tuple(record.get("findings", ())),
+    )
+
+
+def begin(model: keras.Model, recipe: Recipe, dataset: Dataset, given: Given) -> None:
+    """Give a model the weights that its training begins with."""
+    if given.content is None:
+        initializers.initialise(model, recipe.seed)
+    else:
+        weights, variables = read(given.content), by_name(model.weights)
+        if weights.keys() != variables.keys():
+            raise GpuzooError(f"{FILE} holds the weights of another model")
+        assign(model, [weights[name] for name in variables])
+    if given.fresh:
+        initializers.whiten(model, dataset.train[dataset.field])
+
+
+def read(content: bytes) -> Arrays:
+    """The arrays of a safetensors file."""
+    try:
+        return safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise GpuzooError(f"{FILE}: damaged: {error}") from None
+
+
+def give_back(model: keras.Model, folder: pathlib.Path, text: str) -> None:
+    """Put the weights of a run into the model object that it has trained."""
+    with fresh_names():
+        trained = architecture.rebuild(text)
+    load_weights(trained, folder)
+    assign(model, [np.array(weight) for weight in trained.weights])
+
+
+def loss_of(given: Given, recipe: Recipe, model: keras.Model):
+    """The compiled loss, for the task to call; None: its own is minimised.
+
+    Raises:
+        GpuzooError: the task cannot minimise it.
+    """
+    if given.loss is None or recipe.task == "forecast":  # which knows one loss only
+        return None
+    loss = optim.deserialized(given.loss, keras.losses)
+    name = type(loss).__name__
+    if getattr(loss, "reduction", "") not in ("sum_over_batch_size", "sum", "mean"):
+        raise GpuzooError(
+            f"compiled loss {name} has reduction={loss.reduction!r}; a training needs "
+            "'sum_over_batch_size' or 'sum'"
+        )
+    config = given.loss["config"]
+    if config.get("ignore_class") is not None:
+        raise GpuzooError(
+            f"compiled loss {name} has ignore_class={config['ignore_class']}, which is "
+            "not supported; leave the examples of that class out of the data"
+        )
+    return _Loss(loss, model)
+
+
+class _Loss:
+    """A compiled loss: labels (batch,) and logits (batch, classes) to the loss of each
+    example, as Keras computes it of what the model puts out."""
+
+    def __init__(self, loss: keras.losses.Loss, model: keras.Model):
+        name, config = type(loss).__name__, loss.get_config()
+        self.loss, self.reduction = loss, loss.reduction
+        self.sparse = name == "SparseCategoricalCrossentropy"
+        output = OneLoss.output(model)
+        self.units, self.end = OneLoss.shape(model)[-1], ends.find(output, model).kind
+        of_classes = name in (
+            "SparseCategoricalCrossentropy",
+            "CategoricalCrossentropy",
+        )
+        if self.units == 1 and of_classes:
+            raise GpuzooError(
+                f"compiled loss {name} compares several units, and the model has one; "
+                "compile it with BinaryCrossentropy"
+            )
+        if "from_logits" not in config:
+            return
+        if bool(self.end) == config["from_logits"]:
+            puts = f"ends in a {self.end}" if self.end else "puts out logits"
+            takes = "logits" if config["from_logits"] else "probabilities"
+            raise GpuzooError(
+                f"compiled loss {name} takes {takes}, and the model {puts}; compile it "
+                f"with {name}(from_logits={not self.end})"
+            )
+        exact = of_classes or (name == "BinaryCrossentropy" and self.units == 1)
+        if self.end and exact:  # the same function, of the logits: no rounding to 0
+            self.end = ""
+            self.loss = type(loss).from_config({**config, "from_logits": True})
+
+    def __call__(self, labels, logits):
+        if self.units == 1:
+            logits, labels = logits[:, 1:], keras.ops.cast(labels, "float32")[:, None]
+            outputs = keras.ops.sigmoid(logits) if self.end else logits
+            return self.loss.call(labels, outputs)
+        outputs = keras.ops.softmax(logits) if self.end else logits
+        if not self.sparse:
+            labels = keras.ops.one_hot(labels, self.units, dtype="float32")
+        return self.loss.call(labels, outputs)
+
+
+def not_used(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
+    """What the user should know of a model that a function has returned compiled."""
+    if not model.compiled:
+        return ()
+    kind = type(model.optimizer).__name__
+    return (
+        f"the model is compiled with {kind}, which is not used: optimizer, loss and "
+        f"metrics are those of the recipe {recipe.name}; to use what is "
+        "compiled, give the model object to gpuzoo.train()",
+    )
+
+
+def line(given: Given, recipe: Recipe) -> str:
+    """What a run begins with and how it is trained, for its first lines."""
+    begins = f"drawn for seed {recipe.seed}"
+    if not given.fresh:
+        begins = "as given (fresh=True draws them for the seed)"
+    if given.optimizer:
+        how = f"{_told(given.optimizer)}, as compiled"
+    else:
+        rate = f"learning rate {recipe.learning_rate:g}"
+        how = f"{recipe.optimizer}, {rate}, {recipe.schedule}"
+    loss = _LOSSES[recipe.task]
+    if given.loss:
+        loss = f"{given.loss['class_name']}, as compiled"
+    return f"weights: {begins} · optimizer: {how} · loss: {loss}"
+
+
+def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
+    """The optimizer and the loss, serialized, and what is not used of the rest."""
+    settings = model._compile_config.config
+    findings = []
+    for name in ("loss_weights", "weighted_metrics"):
+        if settings.get(name):
+            raise GpuzooError(
+                f"the model is compiled with {name}, which gpuzoo does not use; leave "
+                "it out of compile()"
+            )
+    for metric in keras.tree.flatten(settings.get("metrics") or []):
+        _check_metric(metric, model, recipe)
+    for name, default in (("run_eagerly", False), ("steps_per_execution", 1)):
+        if settings.get(name, default) != default:
+            findings.append(
+                f"{name}={settings[name]} of compile() is not used: gpuzoo compiles "
+                "its steps, many to a call"
+            )
+    optimizer, notes = _optimizer(model, settings["optimizer"], recipe, named)
+    loss = _loss(settings["loss"], recipe, named)
+    return optimizer, loss, [*findings, *notes]
+
+
+def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
+    """The optimizer, serialized, or None if the user has named another to train()."""
+    optimizer = model.optimizer
+    wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if wrapped and not isinstance(raw, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer  # compile() has wrapped it
+    kind = type(optimizer).__name__
+    if "optimizer" in named:
+        return None, [f"the optimizer named to train() replaces the compiled {kind}"]
+    unused = sorted(named & set(_OPTIMIZER_FIELDS) - {"learning_rate"})
+    if unused:
+        raise GpuzooError(
+            f"{unused[0]} has no effect beside the compiled {kind}: set it there, or "
+            "name optimizer= to train(), too"
+        )
+    rate = getattr(optimizer, "_learning_rate", None)
+    schedules = keras.optimizers.schedules.LearningRateSchedule
+    if callable(rate) and not isinstance(rate, schedules | keras.Variable):
+        raise _refused(f"{kind} with a function as its learning rate", "optimizer")
+    config = _serialized(optimizer, keras.optimizers, "optimizer")
+    config["config"].pop("name", None)  # numbered by what the process has built
+    notes = []
+    if done := int(np.array(optimizer.iterations)):
+        notes.append(
+            f"the compiled {kind} begins anew: its state after {done} steps of Keras's "
+            "fit is not carried over"
+        )
+    if "learning_rate" in named:
+        inner = config["config"].get("inner_optimizer", config)["config"]
+        inner["learning_rate"] = recipe.learning_rate
+        notes.append("the learning_rate named to train() replaces the compiled one")
+    return config, notes
+
+
+def _loss(raw, recipe: Recipe, named: set[str]) -> dict | None:
+    """The loss, serialized as an object of its class."""
+    losses = keras.tree.flatten(raw)
+    if raw is None:
+        return None
+    if len(losses) != 1:
+        raise GpuzooError(f"the model is compiled with {len(losses)} losses, not one")
+    (loss,) = losses
+    if not isinstance(loss, keras.losses.Loss):
+        name = getattr(keras.losses.get(loss), "__name__", str(loss))
+        known = {one.lower(): one for one in dir(keras.losses)}
+        kind = getattr(keras.losses, known.get(name.replace("_", "").lower(), ""), None)
+        if kind is None or isinstance(keras.losses.get(loss), type):
+            raise _refused(name, "loss")
+        if callable(loss) and loss is not getattr(keras.losses, name, None):
+            raise _refused(name, "loss")
+        loss = kind()
+    config = _serialized(loss, keras.losses, "loss")
+    kind = config["class_name"]
+    if recipe.task == "forecast" and kind == "MeanSquaredError":
+        return config
+    if recipe.task not in ("classify", "classify_audio"):
+        raise GpuzooError(
+            f"the model is compiled with the loss {kind}; the task {recipe.task} has a "
+            f"loss of its own ({_LOSSES[recipe.task]}): leave loss out of compile()"
+        )
+    if "label_smoothing" in named:
+        raise GpuzooError(
+            f"label_smoothing has no effect beside the compiled {kind}: set it there"
+        )
+    return config
+
+
+def _check_metric(metric, model: keras.Model, recipe: Recipe) -> None:
+    name = metric if isinstance(metric, str) else type(metric).__name__
+    if callable(metric) and not isinstance(metric, keras.metrics.Metric):
+        name = getattr(metric, "__name__", name)
+    known = _MEASURED.get(recipe.task, set())
+    if known is _ACCURACY and model.output_shape[-1:] == (1,):
+        known = {*known, "binaryaccuracy"}
+    if name.replace("_", "").lower() not in known:
+        raise GpuzooError(
+            f"the model is compiled with the metric {name}, which the task "
+            f"{recipe.task} does not measure; leave it out of compile() and compute it "
+            "from model.predict() after the training"
+        )
+
+
+def _serialized(part, module, what: str) -> dict:
+    """Settings of an optimizer or a loss of Keras's own."""
+    kind = type(part)
+    if not kind.__module__.startswith("keras."):
+        raise _refused(kind.__name__, what)
+    try:
+        config = json.loads(json.dumps(module.serialize(part)))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise GpuzooError(
+            f"the model is compiled with {what} {kind.__name__}, whose settings cannot "
+            f"be written down: {str(error).partition(chr(10))[0]}"
+        ) from None
+    for foreign in architecture.foreign_parts(config):
+        raise _refused(f"{kind.__name__} with {foreign}", what)
+    return config
+
+
+def _refused(name: str, what: str) -> GpuzooError:
+    return GpuzooError(
+        f"the model is compiled with the {what} {name}, which is not Keras's own; use "
+        f"one of keras.{'losses' if what == 'loss' else 'optimizers'}, or leave it out"
+    )
+
+
+def _told(config: dict) -> str:
+    """`SGD, learning rate 0.1`"""
+    inner = config["config"].get("inner_optimizer", config)
+    rate = inner["config"]["learning_rate"]
+    rate = rate["class_name"] if isinstance(rate, dict) else f"{rate:g}"
+    return f"{inner['class_name']}, learning rate {rate}"

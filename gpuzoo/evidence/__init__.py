@@ -1,1 +1,0 @@
-"""What a run proves: its record, its pictures, its progress."""

@@ -1,0 +1,105 @@
+"""Why a run done again may differ: what `verify` says besides that it does."""
+
+import ast
+import pathlib
+import random
+import stat
+
+from gpuzoo.catalogue.user_files import file_of
+from gpuzoo.errors import GpuzooError
+
+# What a model's function may draw from that no seed of the run fixes.
+_DRAWS = (
+    "np.random", "numpy.random", "random", "time", "datetime", "secrets", "uuid",
+    "os.urandom", "os.getpid",
+)  # fmt: skip
+
+
+def of_changed_files(path: pathlib.Path, names: list[str]) -> list[str]:
+    """What happened to files of a run that are not as they were when it ended."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(_happened(path / name), []).append(name)
+    return [f"{what}: {', '.join(files)}" for what, files in found.items()]
+
+
+def _happened(file: pathlib.Path) -> str:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return "no regular file any more"
+        with open(file, "rb"):
+            return "changed since the run ended"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing since the run ended"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+
+
+def of_the_model(recorded: dict, setting) -> list[str]:
+    """Whether a user's function gives another model whenever it is called, and where
+    it draws from what the seed does not fix."""
+    file = file_of(recorded["recipe"]["model"])
+    if file is None or setting.built is None:
+        return []
+    places = _draws(file)
+    told = f" ({', '.join(places)})" if places else ""
+    if what := _differs_when_built_again(setting):
+        return [
+            f"the model's function does not give the same model twice: {what}; does it "
+            f"draw from np.random, random or the time{told}? Take the seed from the run"
+        ]
+    if places:
+        return [f"the model's file draws from what the seed does not fix{told}"]
+    return []
+
+
+def _differs_when_built_again(setting) -> str:
+    """What is not the same of two models built from one seed; empty if all is."""
+    import numpy as np
+
+    from gpuzoo.engine import initializers, loop
+    from gpuzoo.weights import by_name
+
+    sides = []
+    for number in range(2):
+        random.seed(number)  # as in two processes
+        np.random.seed(number)
+        try:
+            model = loop.build_model(setting.recipe, setting.dataset)
+            initializers.initialise(model, setting.recipe.seed)
+        except GpuzooError as error:
+            return f"the second time {error}"
+        weights = by_name(model.weights)
+        sides.append((
+            {name: np.asarray(value).tobytes() for name, value in weights.items()},
+            {layer.name: _config_of(layer) for layer in model._flatten_layers()},
+        ))  # fmt: skip
+    for one, other in zip(*sides, strict=True):
+        for name in {**one, **other}:
+            if one.get(name) != other.get(name):
+                return f"{name} is another"
+    return ""
+
+
+def _config_of(layer) -> str:
+    try:
+        return repr(layer.get_config())
+    except Exception:  # a layer of the user's without a description
+        return ""
+
+
+def _draws(file: pathlib.Path) -> list[str]:
+    """Calls in a source of what no seed of the run fixes: own.py, line 3: np.random."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    lines = {}
+    for node in nodes:
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name.startswith(tuple(f"{draw}." for draw in _DRAWS)) or name in _DRAWS:
+                lines.setdefault(
+                    node.lineno, f"{file.name}, line {node.lineno}: {name}"
+                )
+    return [lines[number] for number in sorted(lines)][:3]

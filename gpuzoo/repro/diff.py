@@ -1,0 +1,107 @@
+"""`gpuzoo diff`: what two runs have in common, and where they part."""
+
+import pathlib
+
+from gpuzoo.files import expand
+from gpuzoo.repro.verify import (
+    DIFFERS,
+    EXIT_CODES,
+    IDENTICAL,
+    changed_files,
+    check_trust,
+)
+from gpuzoo.runs import divergence, drift
+from gpuzoo.runs.record import read_run
+
+EQUAL_SO_FAR = "equal as far as both go"
+
+
+def diff(
+    one: str | pathlib.Path,
+    other: str | pathlib.Path,
+    *,
+    replay: bool = False,
+    trust_code: bool = False,
+    note=lambda text: None,
+) -> dict:
+    """Compare the records, the trails and the weights of two runs.
+
+    Args:
+        one, other: two run folders.
+        replay: do both again around the first difference and name what is computed
+            differently first (`gpuzoo.repro.replay.replay`).
+        trust_code: let a replay execute the runs' own code, where a model stands in a
+            file of a user's.
+        note: called with lines for the user.
+
+    Returns:
+        `verdict` (of the trails and the weights: identical, differs, or equal as far as
+        both go, where one is longer or has ended and the other has not), `exit_code`,
+        `compared` (steps that both have a loss of), `steps` (of each, None if unknown),
+        `settings`, `environment` and `data` (field, then both values),
+        `first_difference` (step, what, variables), `weights` (name -> ulp),
+        `changed_files` (of each run) and `replay` (None unless asked for and needed).
+
+    Raises:
+        GpuzooError: a folder is no run, its files cannot be read, or a replay would
+            execute code of its own and trust_code is False.
+    """
+    paths = [expand(run) for run in (one, other)]
+    records = [read_run(path, sealed=False) for path in paths]
+    for path, run in zip(paths, records, strict=True) if replay else ():
+        check_trust(path, run, trust_code, note)
+    trails = [divergence.read_digests(path) for path in paths]
+    counts = [divergence.count_losses(rows) for rows in trails]
+    first, weights = divergence.first_divergence(*trails), {}
+    # Weights of different steps differ in any case.
+    if counts[0] == counts[1] and all(
+        (path / "weights.safetensors").exists() for path in paths
+    ):
+        weights = divergence.weight_differences(*map(divergence.read_weights, paths))
+    ends = [(count, run["state"]) for count, run in zip(counts, records, strict=True)]
+    verdict = IDENTICAL if ends[0] == ends[1] else EQUAL_SO_FAR
+    if first or weights:
+        verdict = DIFFERS
+    replayed = None
+    if replay and first:
+        from gpuzoo.repro.replay import replay as do_again
+
+        replayed = do_again(paths, first.step, note)
+    return {
+        "verdict": verdict,
+        "exit_code": EXIT_CODES.get(verdict, 1),
+        "compared": min(counts),
+        "settings": _settings(*records),
+        "environment": _rows(drift.environment_differences(*records)),
+        "data": _rows(drift.data_differences(records[0]["data"], records[1]["data"])),
+        "steps": [run.get("steps") for run in records],
+        "first_difference": first
+        and {
+            "step": first.step,
+            "what": first.what,
+            "variables": list(first.variables),
+        },
+        "weights": weights,
+        "changed_files": [
+            changed_files(path, run) if "files" in run else []
+            for path, run in zip(paths, records, strict=True)
+        ],
+        "replay": replayed,
+    }
+
+
+def _rows(differences: list[drift.Difference]) -> list[list]:
+    return [[d.field, d.recorded, d.here] for d in differences]
+
+
+def _settings(one: dict, other: dict) -> list[list]:
+    begun = ("weights", "initial_weights_sha256", "compiled")
+    sides = [
+        {**run["recipe"], **run["options"], **{name: run.get(name) for name in begun}}
+        for run in (one, other)
+    ]
+    return [
+        [name, sides[0].get(name), sides[1].get(name)]
+        for name in sorted({*sides[0], *sides[1]})
+        if sides[0].get(name) != sides[1].get(name)
+    ]

@@ -1,0 +1,156 @@
+"""Where two runs part, to the layer: both are done again around their first difference.
+
+Each side is trained anew from its record in a process of its own, with its own settings
+and environment variables, first with a digest after every step, then up to the first
+step that differs, which is taken apart (repro/capture.py).
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
+from gpuzoo.repro import rerun
+from gpuzoo.runs import divergence
+from gpuzoo.runs.record import read_run
+from gpuzoo.runtime.environment import moving_variables, unshielded
+
+
+def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dict:
+    """Find the first thing that two runs compute differently.
+
+    Args:
+        paths: the two run folders.
+        steps: how many steps to do again, up to the recorded difference.
+        note: called with lines for the user.
+
+    Returns:
+        `step` (None: the replays do not differ), `where` (for example "output of
+        conv_1"), `differing` of `values` numbers, `largest` difference; `replayed`,
+        for each side whether the replay has the recorded losses; `drift`, for each
+        side what differs between its record and this machine.
+
+    Raises:
+        GpuzooError: a side cannot be done again here.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        sides = [_run(path, folder, note, steps=steps) for path in paths]
+        found = {
+            "step": None, "where": None, "differing": None, "values": None,
+            "largest": None,
+            "replayed": [
+                _is_replayed(divergence.read_digests(path), side["rows"], steps)
+                for path, side in zip(paths, sides, strict=True)
+            ],
+            "drift": [side["drift"] for side in sides],
+        }  # fmt: skip
+        rows = [side["rows"] for side in sides]
+        first = divergence.first_divergence(
+            *rows, max(map(divergence.count_losses, rows))
+        )
+        if first is None:
+            return found
+        for path, file in zip(paths, ("one", "other"), strict=True):
+            _run(path, folder, note, take_apart=first.step, out=str(folder / file))
+        return {
+            **found,
+            "step": first.step,
+            **_first_difference(_load(folder / "one"), _load(folder / "other")),
+        }
+
+
+def _is_replayed(recorded: list[dict], rows: list[dict], steps: int) -> bool:
+    until = min(steps, divergence.count_losses(recorded))
+    return divergence.first_divergence(recorded, rows, until) is None
+
+
+def _run(path: pathlib.Path, folder: pathlib.Path, note, **spec) -> dict:
+    """One side in a process of its own, with the environment variables of the run."""
+    recorded = read_run(path, sealed=False)
+    note(f"replaying {path} in a process of its own")
+    kept = {k: v for k, v in os.environ.items() if k not in moving_variables()}
+    hash_seed = (recorded["runtime"] or {}).get("variables", {}).get("PYTHONHASHSEED")
+    answer = folder / "answer.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "gpuzoo.repro.replay"],
+        input=json.dumps({"run": str(path), "answer": str(answer), **spec}),
+        capture_output=True, text=True, check=False,
+        env={
+            **kept,
+            **unshielded(recorded["environment"]["variables"]),
+            "PYTHONHASHSEED": hash_seed or "0",
+        },
+    )  # fmt: skip
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise GpuzooError(f"{path} cannot be done again here: {reason}")
+    return json.loads(answer.read_text())
+
+
+def _first_difference(one: list, other: list) -> dict:
+    """Of what both sides have in one shape; if all that is equal, of the rest."""
+    theirs, unlike = dict(other), []
+    for name, a in one:
+        b = theirs.get(name)
+        if b is None or a.shape != b.shape or a.dtype != b.dtype:
+            unlike.append(name)
+        elif a.tobytes() != b.tobytes():
+            distance = np.abs(a.astype(np.float64) - b.astype(np.float64))
+            return {
+                "where": name,
+                "differing": int(np.count_nonzero(distance)),
+                "values": int(a.size),
+                "largest": float(np.nanmax(distance)),
+            }
+    where = unlike[0] if unlike else "something that only the other side has"
+    return {"where": f"{where} (of another shape or type)"}
+
+
+def _load(path: pathlib.Path) -> list:
+    with np.load(f"{path}.npz", allow_pickle=False) as file:
+        names = file["names"].tolist()
+        return [(name, file[f"{i:05d}"]) for i, name in enumerate(names)]
+
+
+def main() -> None:
+    """One side, in its own process."""
+    spec = json.load(sys.stdin)
+    try:
+        answer = _again(spec)
+    except GpuzooError as error:
+        sys.exit(" ".join(str(error).split()))
+    pathlib.Path(spec["answer"]).write_text(json.dumps(answer))
+
+
+def _again(spec: dict) -> dict:
+    recorded = read_run(spec["run"], sealed=False)
+    setting = rerun.set_up(recorded, expand(spec["run"]))
+    every_step = setting.recipe.override(digest_every=1)
+    take_apart = spec.get("take_apart", 0)
+    done = rerun.first_steps(
+        dataclasses.replace(setting, recipe=every_step),
+        take_apart - 1 if take_apart else spec["steps"],
+        fast=recorded["fast_dev_run"],
+        take_apart=bool(take_apart),
+    )
+    if take_apart:
+        tensors = done.result.tensors
+        arrays = {f"{i:05d}": array for i, (_, array) in enumerate(tensors)}
+        np.savez(spec["out"], names=np.array([name for name, _ in tensors]), **arrays)
+    differences = [*setting.drift, *setting.other_data]
+    return {
+        "rows": done.digests,
+        "drift": [str(difference) for difference in differences],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""`gpuzoo verify`: do a run again from its record alone and compare the bits."""
+
+import hashlib
+import os
+import pathlib
+
+from gpuzoo import weights
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand, read_inside, redact
+from gpuzoo.repro import causes, rerun
+from gpuzoo.runs import divergence as trail
+from gpuzoo.runs import drift as compare
+from gpuzoo.runs.record import read_run, seal
+
+IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
+EXIT_CODES = {IDENTICAL: 0, DIFFERS: 1, CANNOT_COMPARE: 2}
+
+
+def verify(
+    run: str | pathlib.Path,
+    *,
+    steps: int = 0,
+    allow_drift: bool = False,
+    trust_code: bool = False,
+    note=lambda text: None,
+) -> dict:
+    """Re-run a run and compare it, loss by loss and digest by digest.
+
+    Args:
+        run: the folder of a finished or stopped run.
+        steps: compare only the first so many steps; 0: all, and the final weights.
+        allow_drift: compare although the environment differs.
+        trust_code: execute the run's own code, where its model stands in a file of a
+            user's (path.py:function). Look at it first if the run is not your own.
+        note: called with lines for the user.
+
+    Returns:
+        `verdict` (identical, differs, cannot compare), `exit_code`, `steps`, how many
+        were compared; `first_difference` (step, what, variables; where the run done
+        again diverged, the first step that it has no digest of), `weights` (name ->
+        ulp), `rows` of metrics.jsonl and digests.jsonl, and `figures` of run.json, that
+        differ, `changed_files`, `environment` (fields, modules of the code and inputs
+        that differ) and `causes`, the likeliest first.
+
+    Raises:
+        GpuzooError: the folder is no run, the run never ended, steps is negative, or
+            the run has code of its own and trust_code is False.
+    """
+    if steps < 0:
+        raise GpuzooError(f"steps must be 0, for all, or more: {steps}")
+    path = expand(run)
+    recorded = read_run(path, sealed=False)
+    if recorded["state"] not in ("finished", "stopped"):
+        raise GpuzooError(
+            f"{path} is {recorded['state']}: only a finished or stopped run can be "
+            "verified"
+            + "; gpuzoo resume finishes it"
+            * (recorded["state"] != "diverged")
+        )
+    check_trust(path, recorded, trust_code, note)
+    verdict = {
+        "verdict": IDENTICAL, "run_dir": redact(str(path)), "steps": 0,
+        "first_difference": None, "weights": {}, "rows": [], "figures": [],
+        "environment": [], "causes": [], "changed_files": changed_files(path, recorded),
+    }  # fmt: skip
+
+    try:
+        recorded_rows, recorded_metrics, recorded_weights = (
+            trail.read_digests(path),
+            trail.read_metrics(path),
+            trail.read_weights(path),
+        )
+        if recorded.get("initial_weights_sha256"):
+            trail.read_weights(path, "initial_weights.safetensors")
+    except GpuzooError:
+        if not verdict["changed_files"]:
+            raise
+        return _conclude(verdict, DIFFERS, path, recorded)
+
+    # ------------------------------------------------------- can it be compared at all?
+    setting = rerun.set_up(recorded, path, note)
+    drift, other_data = setting.drift, setting.other_data
+    note(setting.runtime.line())
+    verdict["environment"] = [str(d) for d in (*drift, *other_data)]
+    if other_data or (drift and not allow_drift):
+        return _conclude(verdict, CANNOT_COMPARE, path, recorded)
+
+    # ------------------------------------------------------------------ do it once more
+    until = min(steps or recorded["steps"], recorded["steps"])
+    done = rerun.first_steps(setting, until, fast=recorded["fast_dev_run"])
+    verdict["steps"] = until
+    divergence = trail.first_divergence(recorded_rows, done.digests, until)
+    if done.diverged:
+        divergence = divergence or trail.Divergence(until, "weights", ())
+        reason = str(done.diverged).partition(";")[0]
+        verdict["causes"] = [f"done again, {reason}"]
+    if divergence:
+        verdict["first_difference"] = {
+            "step": divergence.step,
+            "what": divergence.what,
+            "variables": list(divergence.variables),
+        }
+    whole = until == recorded["steps"] and not done.diverged
+    for name, rows, theirs in (
+        ("metrics.jsonl", recorded_metrics, done.metrics),
+        ("digests.jsonl", recorded_rows, done.digests),
+    ):
+        pairs = trail.other_rows(rows, theirs, until, whole)
+        verdict["rows"] += [_in_words(name, *pair) for pair in pairs]
+    if whole:
+        result = done.result
+        verdict["weights"] = trail.weight_differences(recorded_weights, result.weights)
+        verdict["figures"] = _other_fields(recorded, result, setting)
+    parts = ("weights", "rows", "figures", "changed_files")
+    differs = divergence or any(verdict[part] for part in parts)
+    if divergence and divergence.step <= recorded["recipe"]["digest_every"]:
+        verdict["causes"] += causes.of_the_model(recorded, setting)
+    word = DIFFERS if differs else IDENTICAL
+    return _conclude(verdict, word, path, recorded)
+
+
+def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None:
+    """Before a run is done again: its own code is executed only if one says so.
+
+    Raises:
+        GpuzooError: its model, or its teacher's, stands in a user's file.
+    """
+    files = " and ".join(rerun.own_files(recorded))
+    if files and not trusted:
+        raise GpuzooError(
+            f"{path} has code of its own, {files}, which would be executed with all "
+            "your rights; look at it, then add --trust-code (in Python trust_code=True)"
+        )
+    if files:
+        note(f"Executing the run's own code: {files}.")
+
+
+def _other_fields(recorded: dict, result, setting) -> list[str]:
+    """Fields of the record that follow from the run done again, and do not."""
+    told = dict(recorded["metrics"])
+    here = dict(result.metrics)
+    content = weights.weights_bytes(result.weights)
+    here["weights_sha256"] = hashlib.sha256(content).hexdigest()
+    for name in ("state", "steps", "epochs", "parameters"):
+        here[name] = getattr(result, name)
+    told |= {name: recorded[name] for name in here if name not in result.metrics}
+    data = setting.dataset.as_record()
+    for name in ("classes", "input_shape", "train_examples", "test_examples"):
+        told[f"data/{name}"], here[f"data/{name}"] = recorded["data"][name], data[name]
+    told["runtime/seed"] = recorded["runtime"]["seed"]
+    here["runtime/seed"] = recorded["recipe"]["seed"]
+    told["error"], here["error"] = recorded["error"], None
+    return [
+        f"{name}: {told.get(name)} in the run, {here.get(name)} again"
+        for name in sorted({*told, *here})
+        if repr(told.get(name)) != repr(here.get(name))
+    ]
+
+
+def _in_words(file: str, recorded: dict | None, here: dict | None) -> str:
+    """A pair of rows that differ."""
+    row = recorded or here
+    if row is None:
+        return f"{file}: a row twice, or in another order"
+    name = f"{file}: {row.get('split', 'digest')} row of step {row['step']}"
+    if recorded is None:
+        return f"{name} is missing"
+    if here is None:
+        return f"{name} is none that the run gives"
+    keys = [k for k in {**recorded, **here} if recorded.get(k) != here.get(k)]
+    told = [
+        f"{key} {_short(recorded.get(key))} in the run, {_short(here.get(key))} again"
+        for key in keys[:3]
+    ]
+    return f"{name}: {', '.join(told)}"
+
+
+def _short(value) -> str:
+    text = str(value)
+    return text if len(text) < 24 else text[:20] + "..."
+
+
+def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
+    """Files of a run that are not as they were when it ended.
+
+    A link, a pipe, a device and a path that leads out of the folder are not read and
+    count as changed.
+    """
+    changed = [] if recorded["seal"] == seal(recorded) else ["run.json"]
+    for name, sha256 in recorded["files"].items():
+        try:
+            found = hashlib.sha256(read_inside(path, name)).hexdigest()
+        except (OSError, ValueError):
+            found = None
+        if found != sha256:
+            changed.append(name)
+    if recorded["weights_sha256"] != recorded["files"].get("weights.safetensors"):
+        changed.append("weights.safetensors")
+    return list(dict.fromkeys(changed))
+
+
+def _conclude(verdict: dict, word: str, path: pathlib.Path, recorded: dict) -> dict:
+    verdict["verdict"], verdict["exit_code"] = word, EXIT_CODES[word]
+    likely = verdict["causes"]
+    likely += causes.of_changed_files(path, verdict["changed_files"])
+    likely += verdict["environment"]
+    if not verdict["first_difference"] and not verdict["weights"]:
+        likely += [*verdict["rows"][:3], *verdict["figures"]]  # else they follow
+    if word == DIFFERS and verdict["first_difference"]:
+        if not recorded["runtime"]["deterministic"]:
+            likely.append("the run was at level fast, which promises no bits")
+        here = os.environ.get("PYTHONHASHSEED", "")
+        if not compare.set_order(recorded) or not here.isdecimal():
+            likely.append("an order of Python's sets: PYTHONHASHSEED was not fixed")
+        if not likely and verdict["first_difference"]["step"] == 1:
+            likely.append(
+                "other initial weights or examples, though the code, the data and the "
+                "versions of the packages are those of the run: a package was edited"
+            )
+        if not verdict["changed_files"]:
+            likely.append("an operation whose result varies from run to run")
+            likely.append("faulty hardware")
+    return verdict

@@ -1,0 +1,362 @@
+"""What a run was made with: a digest of each module of its code, and of each file that
+the user's own code has read.
+
+Code is known by its syntax, without comments, docstrings and places of lines. Of gpuzoo
+it is what the training and its model import; of the user's everything that was imported
+from outside the standard library and installed packages until the model was built.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import os
+import pathlib
+import stat
+import sys
+import types
+
+from gpuzoo.catalogue import user_code
+from gpuzoo.catalogue.user_files import file_of
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand, redact, unredact
+
+MISSING = "missing"
+_TEACHER = "teacher/"
+"""Before the names of what the teacher's model, and not the run's, is made with."""
+# What every run goes through; that which only records or compares moves no bit.
+_ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
+_NO_CODE = (
+    "gpuzoo.bench", "gpuzoo.recipes", "gpuzoo.report", "gpuzoo.repro", "gpuzoo.runs",
+    "gpuzoo.engine.backends.jax",
+)  # fmt: skip
+_JUDGED = ("adversarial", "autoencode", "denoise")
+"""Tasks whose drawn images the catalogue's lenet5 judges (gpuzoo/tasks/frechet.py)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A model, and what it and its training are made with."""
+
+    model: "keras.Model"  # noqa: F821 - keras stays unloaded
+    code: dict[str, str]
+    """Name of a module, or of the file that the model stands in -> digest."""
+    inputs: dict[str, str]
+    """Files that the user's code has read -> sha256."""
+
+
+def build(recipe, dataset, backend: str) -> Built:
+    """Build the model of a recipe, and note what it is made with.
+
+    Args:
+        recipe, dataset: as `engine.loop.run` takes them.
+        backend: tensorflow or jax.
+
+    Raises:
+        GpuzooError: the model, or its teacher, cannot be built, or the teacher is not
+            what it was when it was trained.
+    """
+    from gpuzoo.engine import loop
+
+    roots = {*_ROOTS, f"gpuzoo.tasks.{recipe.task}"}
+    if backend == "jax":
+        roots.add("gpuzoo.engine.backends.jax")
+    if recipe.task in _JUDGED:
+        roots.add("gpuzoo.models.lenet")
+    code, inputs = {}, {}
+    if recipe.task == "distill" and recipe.imitation:
+        from gpuzoo.tasks import distill
+
+        _, its_code, its_inputs = distill.teacher_and_code(recipe, dataset)
+        for name, digest in its_code.items():
+            ours = name.startswith("gpuzoo.")
+            code[name if ours else _TEACHER + name] = digest
+        inputs |= {_TEACHER + name: digest for name, digest in its_inputs.items()}
+    make = functools.partial(loop.build_model, recipe, dataset)
+    model, own_code, own_inputs = watched(make, recipe.model, roots)
+    return Built(
+        model,
+        dict(sorted({**code, **own_code}.items())),
+        dict(sorted({**inputs, **own_inputs}.items())),
+    )
+
+
+def watched(make, model: str, roots=()) -> tuple[object, dict, dict]:
+    """What `make()` returns that builds a model of that name, its code and its inputs.
+
+    Args:
+        roots: modules of gpuzoo that count with all that they import. Those of the
+            catalogue that models are built from count in any case.
+    """
+    file = file_of(model)
+    with user_code.watch(file) as seen:
+        made = make()
+    code, imported = _users_part(seen, file)
+    inputs = {
+        _name_of_input(path, file): _digest_of_opened(path, file)
+        for path in seen.opened
+    }
+    built = {name for name in seen.built if name.startswith("gpuzoo.")}
+    return made, code | _closure_of_gpuzoo({*roots, *built, *imported}), inputs
+
+
+def models_files(recipe: dict) -> list[str]:
+    """path.py:function of the user's own code that a recorded run executes: of its
+    model, and of its teacher's."""
+    models = [recipe["model"]]
+    if recipe["task"] == "distill" and recipe["imitation"]:
+        from gpuzoo.tasks import distill
+
+        models.append(distill.model_of_teacher(unredact(recipe["teacher"])))
+    return [model for model in models if file_of(model)]
+
+
+def found_again(record: dict, built: Built) -> tuple[dict, dict]:
+    """Code and inputs of a run as they are now: whatever was recorded, and what the
+    user's code imports or reads besides."""
+    code, inputs = dict(built.code), dict(built.inputs)
+    for name in record["code"]:
+        if name not in code:
+            code[name] = _digest_of_module(name.removeprefix(_TEACHER))
+    own = {name for name in code if not name.startswith("gpuzoo.")}
+    code = {name: code[name] for name in sorted(own | {*record["code"]})}
+    for name in record["inputs"]:
+        if name not in inputs:
+            inputs[name] = _digest_of_input(name, record)
+    return code, inputs
+
+
+def unreadable_inputs(record: dict) -> dict[str, str]:
+    """Recorded inputs that are missing or cannot be read, and why: a model that reads
+    them cannot be built."""
+    now = {name: _digest_of_input(name, record) for name in record["inputs"]}
+    return {name: told for name, told in now.items() if not _is_digest(told)}
+
+
+def _digest_of_input(name: str, record: dict) -> str:
+    """sha256 of a recorded input, or in words why there is none."""
+    model = record["recipe"]["model"]
+    if name.startswith(_TEACHER):
+        from gpuzoo.tasks import distill
+
+        model = distill.model_of_teacher(unredact(record["recipe"]["teacher"]))
+    path, file = expand(name.removeprefix(_TEACHER)), file_of(model)
+    folders = [file.resolve().parent, pathlib.Path.cwd()] if file else [pathlib.Path()]
+    for folder in folders:
+        try:
+            return _sha256(folder / path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+    return MISSING
+
+
+def code_sha256(model: str = "") -> str:
+    """One digest over all of gpuzoo, its models and recipes, for the record of a
+    benchmark; and over the user's file that a model stands in."""
+    digest = hashlib.sha256()
+    for package in ("gpuzoo", "gpuzoo.models", "gpuzoo.recipes"):
+        (place,) = importlib.util.find_spec(package).submodule_search_locations
+        for path in sorted(pathlib.Path(place).rglob("*.py")):
+            name = f"{package}/{path.relative_to(place)}"
+            digest.update(f"{name} {syntax_sha256(path.read_bytes())}\n".encode())
+    if model and (file := file_of(model)):
+        digest.update(syntax_sha256(_source_of(str(file))).encode())
+    return digest.hexdigest()
+
+
+def syntax_sha256(source: bytes) -> str:
+    """Digest of what a source says to Python: the same for other comments, docstrings
+    and places of lines; of its bytes if it is no source, or one too deep to walk."""
+    try:
+        tree = ast.parse(source)
+        if b"__doc__" not in source:
+            _strip_docstrings(tree)
+        source = ast.dump(tree).encode("utf-8", "surrogatepass")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    return hashlib.sha256(source).hexdigest()
+
+
+def _strip_docstrings(tree: ast.AST) -> None:
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and node.body:
+            first = node.body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                if isinstance(first.value.value, str):
+                    del node.body[0]
+
+
+# ---------------------------------------------------------------------- user's modules
+
+
+def _users_part(seen, file) -> tuple[dict[str, str], set[str]]:
+    """The digests of the user's own modules that were seen while a model was built, and
+    the names of gpuzoo's that these import."""
+    places = {file.name: str(file)} if file else {}
+    built = {n: sys.modules[n] for n in seen.built if n in sys.modules}
+    built = {n: m for n, m in built.items() if user_code.is_users(n, m)}
+    known, ours = {**seen.imported, **built}, set()
+    waiting = [*known.values(), *(sys.modules[name] for name in seen.executed)]
+    while waiting:
+        for name in _named_in(waiting.pop()):
+            if name.startswith("gpuzoo."):
+                ours.add(name)
+            elif name in sys.modules and name not in known:
+                if user_code.is_users(name, sys.modules[name]):
+                    known[name] = sys.modules[name]
+                    waiting.append(known[name])
+    for name, module in known.items():
+        for place in user_code.places_of(module):
+            if not os.path.isdir(place):  # a package without a file of its own
+                places[name] = place
+    digests = {name: syntax_sha256(_source_of(p)) for name, p in places.items()}
+    return digests, ours
+
+
+def _named_in(module) -> set[str]:
+    """The modules that a module's import statements and its values name."""
+    names = set()
+    for place in user_code.places_of(module):
+        if place.endswith(".py"):
+            names |= _imported(_source_of(place), vars(module).get("__package__") or "")
+    for value in list(vars(module).values()):
+        if isinstance(value, types.ModuleType):
+            name = value.__name__
+        else:
+            kinds = type | types.FunctionType
+            name = (value if isinstance(value, kinds) else type(value)).__module__
+        # Of gpuzoo, functions that a model's file has for other purposes.
+        if isinstance(name, str) and not name.startswith("gpuzoo."):
+            names.add(name)
+    return names
+
+
+def _imported(source: bytes, package: str) -> set[str]:
+    """The full names of all modules that a source may import, wherever in it."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError, RecursionError):
+        return set()
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.rsplit(".", node.level - 1)[0] if package else ""
+                base = f"{parent}.{base}".strip(".")
+            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    whole = {name.strip(".") for name in names if name.strip(".")}
+    return whole | {
+        ".".join(name.split(".")[:count])
+        for name in whole
+        for count in range(1, name.count(".") + 1)
+    }
+
+
+def _source_of(place: str) -> bytes:
+    """The content of a module's file, be it a source, compiled, or in an archive."""
+    path = pathlib.Path(place)
+    while not path.exists() and path != path.parent:
+        path = path.parent  # what lies in an archive is known by the archive
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise GpuzooError(
+            f"module {path}: {error.strerror}; the code of a run is needed: put the "
+            "file back, or go to the folder that the run was started in"
+        ) from None
+
+
+def _digest_of_module(name: str) -> str:
+    """Of a module that was recorded and is not imported now."""
+    if name.endswith(".py"):
+        return MISSING  # the file of a model, which is always executed
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError, AttributeError):
+        return MISSING
+    if spec is None or not spec.origin or not os.path.exists(spec.origin):
+        return MISSING
+    return syntax_sha256(_source_of(spec.origin))
+
+
+# -------------------------------------------------------------------------------- files
+
+
+def _name_of_input(path: str, file: pathlib.Path) -> str:
+    """Relative to the model's file or to the current folder, if it lies there; without
+    the name of the home."""
+    for folder in (file.parent.resolve(), pathlib.Path.cwd()):
+        for one in (pathlib.Path(path), pathlib.Path(path).resolve()):
+            if one.is_relative_to(folder):
+                return one.relative_to(folder).as_posix()
+    return redact(path)
+
+
+def _digest_of_opened(path: str, file: pathlib.Path) -> str:
+    try:
+        return _sha256(pathlib.Path(path))
+    except OSError as error:
+        raise GpuzooError(
+            f"model file {file}: reads {path}, which cannot be read again: "
+            f"{error.strerror or error}; let it read a regular file"
+        ) from None
+
+
+def _sha256(path: pathlib.Path) -> str:
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"it is no regular file: {path.name}")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and " " not in text
+
+
+# ------------------------------------------------------------------------ gpuzoo's own
+
+
+def _closure_of_gpuzoo(roots) -> dict[str, str]:
+    """The modules of gpuzoo that are given, and that these import, with their digests.
+
+    By their import statements: what else a process has imported must not matter.
+    """
+    found, waiting = {}, sorted(roots)
+    while waiting:
+        name = waiting.pop()
+        if name in found or (name.startswith(_NO_CODE) and name not in roots):
+            continue
+        if known := _module_of_gpuzoo(name):
+            found[name], imported = known
+            waiting += imported
+    return found
+
+
+@functools.cache
+def _module_of_gpuzoo(name: str) -> tuple[str, list[str]] | None:
+    """The digest of a module and what it imports of gpuzoo; None of what is none.
+
+    Read once: a process goes on with what it has imported.
+    """
+    parts = name.split(".")[1:]
+    top = "gpuzoo.models" if parts[:1] == ["models"] else "gpuzoo"
+    (folder,) = importlib.util.find_spec(top).submodule_search_locations
+    path = pathlib.Path(folder, *parts[top.count(".") :])
+    file = path.with_suffix(".py")
+    if not parts or not (file.is_file() or (path / "__init__.py").is_file()):
+        return None  # a function or a class of a module
+    file, package = (
+        (file, name.rpartition(".")[0])
+        if file.is_file()
+        else (path / "__init__.py", name)
+    )
+    source = file.read_bytes()
+    names = sorted(n for n in _imported(source, package) if n.startswith("gpuzoo."))
+    return syntax_sha256(source), names

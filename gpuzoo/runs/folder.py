@@ -1,0 +1,348 @@
+"""The run folder: what was run, where, on what, and what came of it.
+
+run.json is the record; metrics.jsonl and digests.jsonl are the trail. No environment
+dump, no home path and no secret is written.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import sys
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import (
+    Folder,
+    expand,
+    is_temporary,
+    redact,
+    temporary_name,
+)
+from gpuzoo.runs.code import code_sha256  # noqa: F401 - benchmarks take it here
+from gpuzoo.runs.record import (
+    SCHEMA_VERSION,
+    change_texts,
+    check_record,
+    checked,
+    now,
+    private,
+    read_run,
+    seal,
+)
+from gpuzoo.runtime.environment import environment
+from gpuzoo.weights import weights_bytes
+
+TRAIL = ("metrics.jsonl", "digests.jsonl")
+
+
+class RunFolder(Folder):
+    """A folder of its own for one run; nothing in it is ever overwritten by another.
+
+    It is held open and locked from `create` or `open` until `close`: a run goes on in
+    its folder if that is renamed, and never in another that takes the name.
+    """
+
+    def __init__(self, path: pathlib.Path, record: dict):
+        super().__init__(path)
+        self.record = record
+        self._seen: tuple = ()  # run.json, when its id was looked at last
+        self._trail: dict[str, int] = {}  # name -> descriptor, to append to
+        self._made: list[pathlib.Path] = []  # folders that were not there before
+        self._begun: list[str] = []  # files that it began with
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    @classmethod
+    def create(
+        cls, out: str | None, name: str, files: dict[str, bytes], **fields
+    ) -> "RunFolder":
+        """Make the folder `out`, or the next free runs/<name>-<number>, with the files
+        that the run begins with, each a name and its content.
+
+        It appears together with its run.json, in the state `running`: a kill at any
+        instant leaves either no folder or one that can be resumed.
+
+        Raises:
+            GpuzooError: it holds a run already, or cannot be written.
+        """
+        record = {
+            "schema": SCHEMA_VERSION,
+            "id": secrets.token_hex(8),  # its checkpoints bear it
+            "state": "running",
+            "started": now(),
+            "finished": None,
+            "command": [private(redact(word)) for word in sys.argv],
+            "environment": environment(),
+            "code": None,  # known when its model has been built
+            "inputs": {},
+            "data": None,
+            "runtime": None,
+            "metrics": {},
+            "error": None,
+            **fields,
+        }
+        goal = expand(str(out)) if out else None
+        try:
+            if goal and goal.exists():
+                return cls._fill(goal, record, files)
+            parent = goal.parent if goal else pathlib.Path("runs")
+            new = parent / temporary_name()
+            above = (parent, *parent.parents)
+            made = [path for path in above if not path.exists()]
+            new.mkdir(parents=True)
+            folder = cls(new, record)
+            folder._made = [new, *made]
+            try:
+                folder.lock()
+                folder._begin(files)
+                folder._move_to(goal, parent, name)
+            except BaseException:
+                folder.discard()
+                raise
+            return folder
+        except OSError as error:
+            raise GpuzooError(
+                f"output folder {out or 'runs/'} cannot be written: "
+                f"{error.strerror or error}; name another with --out"
+            ) from None
+
+    @classmethod
+    def _fill(cls, goal: pathlib.Path, record: dict, files: dict) -> "RunFolder":
+        folder = cls(goal, record) if goal.is_dir() else None
+        try:
+            if folder:
+                folder.lock()  # of two processes one finds the other's record
+            if not folder or not all(map(is_temporary, folder.names())):
+                raise GpuzooError(
+                    f"--out {goal} exists and is not an empty folder; a run is never "
+                    "overwritten, name another"
+                )
+            folder.remove_temporary()
+            folder._begin(files)
+        except BaseException:
+            if folder:
+                folder.close()
+            raise
+        return folder
+
+    def _begin(self, files: dict[str, bytes]) -> None:
+        """The record comes last: a folder that has one can be resumed."""
+        self._begun = list(files)
+        for name, content in files.items():
+            self.write_file(name, content)
+        self.write()
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path) -> "RunFolder":
+        """The folder of a run that exists, to go on in it.
+
+        Raises:
+            GpuzooError: it is no run folder, or another process holds it.
+        """
+        path = expand(path)
+        try:
+            folder = cls(path, {})
+        except OSError:
+            read_run(path)  # says what is wrong
+            raise
+        try:
+            folder.lock()
+            folder.record = checked(path, lambda: folder.read_file("run.json"))
+            folder.remove_temporary()
+            folder.sub("samples").remove_temporary()
+        except BaseException:
+            folder.close()
+            raise
+        return folder
+
+    def check(self) -> None:
+        """Look, before every write, whether it is still this run's.
+
+        Raises:
+            GpuzooError: another run's record is in it.
+        """
+        found = self.find("run.json")
+        seen = found and (found.st_ino, found.st_mtime_ns, found.st_size)
+        if found is None or seen == self._seen:
+            return
+        own = self.record.get("id")
+        try:
+            other = json.loads(self.read_file("run.json"))["id"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            other = own  # damaged, and of no run
+        if other != own:
+            raise GpuzooError(
+                f"output folder {self.locate()} holds another run now (id {other}, not "
+                f"{own}); this one ends and writes nothing more into it"
+            )
+        self._seen = seen
+
+    def restore(self, history: list) -> None:
+        """Make the trail what it was when a checkpoint was saved, and remove the
+        sheets of evaluations that the trail tells of and that came later."""
+        told = {f"epoch-{row['epoch']:03d}.png" for row in self._tests()}
+        kept = {
+            f"epoch-{row['epoch']:03d}.png" for event, row in history if event == "test"
+        }
+        self.check()
+        with contextlib.suppress(OSError), self.sub("samples").opened() as samples:
+            for name in sorted(told - kept):
+                samples.remove_file(name)
+        self._end_trail()
+        rows: dict[str, list[str]] = {name: [] for name in TRAIL}
+        for event, row in history:
+            name, line = _line(event, row)
+            rows[name].append(line)
+        for name, lines in rows.items():
+            if lines:
+                self._trail[name] = self._replace(name, "".join(lines).encode())
+            else:
+                self.remove_file(name)
+
+    def metrics(self) -> list[dict]:
+        """The rows of metrics.jsonl."""
+        lines = self.read_file("metrics.jsonl").decode().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def sheets(self) -> list[str]:
+        """The sheets of samples, `samples/epoch-<n>.png`, that the run has drawn."""
+        names = [f"samples/epoch-{row['epoch']:03d}.png" for row in self._tests()]
+        try:
+            with self.sub("samples").opened() as samples:
+                there = {f"samples/{name}" for name in samples.names()}
+        except OSError:
+            return []
+        return [name for name in dict.fromkeys(names) if name in there]
+
+    def _tests(self) -> list[dict]:
+        """Rows of evaluations; none where the trail cannot be read."""
+        found = []
+        with contextlib.suppress(OSError, ValueError):
+            for line in self.read_file("metrics.jsonl").decode().splitlines():
+                with contextlib.suppress(ValueError):  # a half one, after a power cut
+                    row = json.loads(line)
+                    if isinstance(row, dict) and row.get("split") == "test":
+                        if isinstance(row.get("epoch"), int):
+                            found.append(row)
+        return found
+
+    def update(self, **fields) -> None:
+        """Change fields of the record and write it."""
+        self.record.update(fields)
+        if fields.get("state", "running") != "running":
+            self.record["finished"] = now()
+            self._end_trail()
+        self.write()
+
+    def write(self) -> None:
+        for part in ("recipe", "options"):
+            self.record[part] = change_texts(redact, self.record[part])
+        # Those are read back, by a user with the same home.
+        read = ("recipe", "options", "command")
+        rest = {k: v for k, v in self.record.items() if k not in read}
+        self.record.update(private(rest))
+        self.record["seal"] = seal(self.record)
+        check_record(self.record)
+        text = json.dumps(self.record, indent=1) + "\n"
+        self.write_file("run.json", text.encode())
+
+    def watch(self, event: str, row: dict) -> None:
+        """A watcher of the loop: one line for each log entry, test and digest."""
+        if event in ("train", "test", "digest"):
+            self._append(*_line(event, row))
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._end_trail()
+        super().close()
+
+    def _end_trail(self) -> None:
+        for descriptor in self._trail.values():
+            os.close(descriptor)
+        self._trail = {}
+
+    def discard(self) -> None:
+        """Remove the folder of a run that never began, and let go of it."""
+        with contextlib.suppress(OSError, GpuzooError):
+            self.check()
+            for name in ("run.json", *self._trail, *self._begun):
+                self.remove_file(name)
+            self.remove_temporary()
+            self._remove_folders()
+        self.close()
+
+    def _remove_folders(self) -> None:
+        """Those that it made, the innermost first, as far as they are empty."""
+        if self.descriptor is None or not self._made:
+            return
+        own = os.stat(self.locate())
+        if os.path.samestat(own, os.fstat(self.descriptor)):
+            for path in (self.path, *self._made[1:]):
+                path.rmdir()
+
+    def _move_to(self, goal, parent: pathlib.Path, name: str) -> None:
+        """Give the folder its final name; a rename onto a run fails."""
+        number = 1
+        while True:
+            path = goal or parent / f"{name}-{number:03d}"
+            try:
+                # A folder may be renamed onto an empty one, which is somebody's.
+                if os.path.lexists(path):
+                    raise FileExistsError(errno.EEXIST, "it exists", str(path))
+                os.rename(self.path, path)
+            except OSError as error:
+                taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
+                if goal or not taken:
+                    raise
+                number += 1
+            else:
+                self.path = self._made[0] = path
+                above = Folder(parent)
+                if above.descriptor is not None:
+                    os.fsync(above.descriptor)
+                above.close()
+                return
+
+    def _append(self, name: str, line: str) -> None:
+        """Add a row to a file that is this run's alone: a copy of what is there is made
+        first where the name leads elsewhere by now, or another name to it."""
+        self.check()
+        if name not in self._trail:
+            self._trail[name] = self._replace(name, b"")
+        with open(self._renew(name), "ab", buffering=0, closefd=False) as file:
+            file.write(line.encode())
+
+    def keep_trail(self) -> None:
+        """Put the trail back where it was removed while the run was at work."""
+        self.check()
+        for name in self._trail:
+            self._renew(name)
+
+    def _renew(self, name: str) -> int:
+        descriptor = self._trail[name]
+        found, own = self.find(name), os.fstat(descriptor)
+        if not found or not os.path.samestat(found, own) or own.st_nlink != 1:
+            content = os.pread(descriptor, own.st_size, 0)
+            self._trail[name] = self._replace(name, content)
+            os.close(descriptor)
+        return self._trail[name]
+
+
+def _line(event: str, row: dict) -> tuple[str, str]:
+    """The file of the trail that a row is for, and its line."""
+    if event == "digest":
+        return "digests.jsonl", json.dumps(row) + "\n"
+    return "metrics.jsonl", json.dumps({"split": event, **row}) + "\n"
+
+
+def write_weights(folder, weights: dict) -> str:
+    content = weights_bytes(weights)
+    folder.write_file("weights.safetensors", content)
+    return hashlib.sha256(content).hexdigest()

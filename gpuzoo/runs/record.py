@@ -1,0 +1,126 @@
+"""The record of a run, run.json: read, checked, sealed."""
+
+import dataclasses
+import datetime
+import functools
+import hashlib
+import importlib.resources
+import json
+import pathlib
+
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import (
+    expand,
+    parse_json,
+    read_inside,
+    unredact,
+    without_home,
+)
+from gpuzoo.runtime.environment import without_values
+from gpuzoo.runtime.options import Options
+
+SCHEMA_VERSION = 1
+
+
+def private(value):
+    """A record, or a part of it, whose texts tell neither the user's home nor what the
+    environment's variables hold."""
+    if isinstance(value, dict):
+        return {key: private(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [private(one) for one in value]
+    if isinstance(value, str):
+        return without_home(without_values(value))
+    return value
+
+
+def seal(record: dict) -> str:
+    """sha256 over all other fields of a record: a slip of an editor is noticed."""
+    rest = {key: value for key, value in record.items() if key != "seal"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
+    """The checked record of a run folder; `sealed`: refuse one that was edited."""
+    path = expand(path)
+    return checked(path, lambda: read_inside(path, "run.json"), sealed=sealed)
+
+
+def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
+    file = path / "run.json"
+    try:
+        record = parse_json(read().decode())
+        check_record(record)
+        found = seal(record)
+    except (FileNotFoundError, NotADirectoryError):
+        raise GpuzooError(f"{path} is no run folder: it has no run.json") from None
+    except OSError as error:
+        raise GpuzooError(f"{file} cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise GpuzooError(f"{file} is damaged: it is nested too deeply") from None
+    except GpuzooError:
+        raise
+    except ValueError as error:
+        raise GpuzooError(f"{file} is damaged: {error}") from None
+    if sealed and record["seal"] != found:
+        raise GpuzooError(f"{file} has been changed since gpuzoo wrote it")
+    return record
+
+
+def recipe_of(record: dict) -> Recipe:
+    """The recipe of a run, as it was carried out: its data are named."""
+    recipe = _made(Recipe, record, "recipe")
+    if recipe.fallback and record["data"]:
+        if record["data"]["name"] == recipe.fallback:
+            return dataclasses.replace(recipe, data=recipe.fallback, fallback="")
+        return dataclasses.replace(recipe, fallback="")
+    return recipe
+
+
+def options_of(record: dict) -> Options:
+    """What a run asked of its machine."""
+    return _made(Options, record, "options")
+
+
+def _made(kind: type, record: dict, part: str):
+    try:
+        return kind(**change_texts(unredact, record[part]))
+    except TypeError as error:  # a field more or less
+        raise GpuzooError(f"run.json is not valid: {part}: {error}") from None
+
+
+def check_record(record: dict) -> None:
+    """Raises GpuzooError if a record is not as the schema says."""
+    import jsonschema
+
+    problem = jsonschema.exceptions.best_match(_validator().iter_errors(record))
+    if problem:
+        where = "/".join(map(str, problem.absolute_path)) or "the record"
+        raise GpuzooError(f"run.json is not valid: {where}: {problem.message}")
+
+
+@functools.cache
+def _validator():
+    import jsonschema
+
+    text = (
+        importlib.resources.files(__package__).joinpath("run.schema.json").read_text()
+    )
+    return jsonschema.Draft202012Validator(json.loads(text))
+
+
+def change_texts(change, part: dict) -> dict:
+    """A part of a record with all its texts, also those of a list, changed."""
+
+    def changed(value):
+        if isinstance(value, list):
+            return [changed(one) for one in value]
+        return change(value) if isinstance(value, str) else value
+
+    return {name: changed(value) for name, value in part.items()}
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

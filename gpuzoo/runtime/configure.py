@@ -1,0 +1,143 @@
+"""Runtime choices: made once, early, and read back with the reason for each.
+
+`configure()` must come before the first tensor. What is asked for by name is honoured
+or refused with the remedy; `auto` picks by hardware and says why.
+"""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+import typing
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.environment import moving_variables
+from gpuzoo.runtime.keras_state import reseed
+from gpuzoo.runtime.options import BACKENDS, LATE, Options, Runtime
+
+_in_force: tuple[Options, Runtime] | None = None
+
+
+def in_force() -> Runtime | None:
+    """The runtime that `configure` set up in this process, or None."""
+    return _in_force[1] if _in_force else None
+
+
+def options_in_force() -> Options | None:
+    """What `configure` was asked for in this process, or None."""
+    return _in_force[0] if _in_force else None
+
+
+def configure(
+    options: Options | None = None, *, seed: int = 0, quiet: bool = False, **named
+) -> Runtime:
+    """Set up device, precision, XLA, determinism and threads, once per process.
+
+    Args:
+        options: all choices at once, or name them one by one: `device="cpu"`, ...
+        seed: master seed of Python, NumPy and the backend.
+        quiet: do not print what is in force, in one line, to standard error.
+
+    Returns:
+        What is in force. A second call with the same arguments returns it again.
+
+    Raises:
+        GpuzooError: a choice that this machine cannot honour, or a call that comes
+            too late.
+    """
+    global _in_force
+    known = {field.name for field in dataclasses.fields(Options)}
+    if unknown := set(named) - known:
+        raise GpuzooError(
+            f"configure() has no {sorted(unknown)[0]!r}; it takes {sorted(known)}"
+        )
+    options = dataclasses.replace(options or Options(), **named)
+    _check_values(options, seed)
+    if _in_force:
+        if _in_force[0] == options:
+            _reseed(seed)
+            return _in_force[1]
+        raise GpuzooError(
+            f"the runtime of this process is already set up as {_in_force[0]}; "
+            "start a new process for other settings"
+        )
+    backend = _choose_backend(options.backend)
+    if options.level == "strict":
+        _refuse_drift()
+    from gpuzoo.runtime import startup
+
+    autotune_sha256 = startup.pin_autotune(options)
+    if backend == "jax":
+        from gpuzoo.runtime.jax import start_jax as start
+    else:
+        from gpuzoo.runtime.tensorflow import start_tensorflow as start
+    runtime = start(options, seed, autotune_sha256)
+    if autotune_sha256 and not (runtime.device == "gpu" and runtime.xla):
+        raise GpuzooError(
+            f"autotune pins what XLA compiles for a GPU, and this is {runtime.line()}; "
+            "leave it out"
+        )
+    _in_force = (options, runtime)
+    if not quiet:
+        print(runtime.line(), file=sys.stderr)
+    return runtime
+
+
+def _check_values(options: Options, seed: int) -> None:
+    for field in dataclasses.fields(Options):
+        value = getattr(options, field.name)
+        if field.name == "threads":
+            if type(value) is not int or not 0 <= value <= 1024:
+                raise GpuzooError(f"threads must be in 0..1024: {value!r}")
+        elif field.name == "autotune":
+            if not isinstance(value, str):
+                raise GpuzooError(f"autotune must be the path of a file: {value!r}")
+        elif value not in typing.get_args(field.type):
+            choices = ", ".join(typing.get_args(field.type))
+            raise GpuzooError(f"{field.name} must be one of {choices}: {value!r}")
+    if type(seed) is not int or seed < 0:
+        raise GpuzooError(f"seed must be a whole number, 0 or more: {seed!r}")
+
+
+def _choose_backend(asked: str) -> str:
+    named = os.environ.get("KERAS_BACKEND")
+    backend = asked
+    if asked == "auto":
+        installed = importlib.util.find_spec("tensorflow") is not None
+        backend = named or ("tensorflow" if installed else "jax")
+    if backend not in BACKENDS:
+        raise GpuzooError(
+            f"KERAS_BACKEND={backend}, but gpuzoo runs on {' or '.join(BACKENDS)}; "
+            "name one with --backend"
+        )
+    if "keras" in sys.modules and sys.modules["keras"].config.backend() != backend:
+        raise GpuzooError(
+            f"Keras runs on {sys.modules['keras'].config.backend()} already, not on "
+            f"{backend}; {LATE}"
+        )
+    if importlib.util.find_spec(backend) is None:
+        raise GpuzooError(f"{backend} is not installed; run: pip install {backend}")
+    os.environ["KERAS_BACKEND"] = backend
+    return backend
+
+
+def _refuse_drift() -> None:
+    """What level strict does not accept from outside."""
+    for name, value in moving_variables().items():
+        raise GpuzooError(
+            f"level strict refuses {name}={value} in the environment, it moves bits; "
+            f"run: unset {name}"
+        )
+    if not os.environ.get("PYTHONHASHSEED", "random").isdigit():
+        raise GpuzooError(
+            "level strict refuses a random order of Python's sets; it is fixed before "
+            "Python starts: run PYTHONHASHSEED=0 python ..."
+        )
+
+
+def _reseed(seed: int) -> None:
+    global _in_force
+
+    reseed(seed)
+    options, runtime = _in_force
+    _in_force = (options, dataclasses.replace(runtime, seed=seed))

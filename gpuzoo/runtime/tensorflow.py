@@ -1,0 +1,118 @@
+"""TensorFlow, started as the options say."""
+
+import os
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.bootstrap import importing
+from gpuzoo.runtime.environment import (
+    cpu_model,
+    variables_in_force,
+)
+from gpuzoo.runtime.keras_state import reseed, set_keras
+from gpuzoo.runtime.options import LATE, Options, Runtime
+from gpuzoo.runtime.startup import (
+    check_limit,
+    choose_precision,
+    choose_threads,
+    quiet_start,
+    set_variables,
+)
+
+
+def start_tensorflow(
+    options: Options, seed: int, autotune_sha256: str | None
+) -> Runtime:
+    check_limit("TensorFlow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    late = set_variables()
+    if late and options.level == "strict":
+        raise GpuzooError(
+            f"level strict: too late to set {', '.join(late)}, TensorFlow has been "
+            f"imported; {LATE}"
+        )
+    with quiet_start(), importing("sklearn", "jax", "matplotlib", "IPython"):
+        import keras
+        import tensorflow as tf
+        from tensorflow.python.framework.config import is_op_determinism_enabled
+        from tensorflow.python.util import _pywrap_util_port
+
+        gpus = tf.config.list_physical_devices("GPU")
+    reasons = {}
+    if options.device == "gpu" and not gpus:
+        raise GpuzooError(
+            "device gpu was asked for, but TensorFlow sees no GPU here; check the "
+            "driver with nvidia-smi and run: pip install 'tensorflow[and-cuda]', or "
+            "use --device cpu"
+        )
+    device = "gpu" if gpus and options.device != "cpu" else "cpu"
+    reasons["device"] = (
+        "asked for" if options.device != "auto"
+        else "a GPU is there" if gpus else "TensorFlow sees no GPU"
+    )  # fmt: skip
+    threads, reasons["threads"] = choose_threads(options)
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        if device == "cpu":
+            tf.config.set_visible_devices([], "GPU")
+        else:
+            tf.config.set_visible_devices(gpus[:1], "GPU")
+            tf.config.experimental.set_memory_growth(gpus[0], True)
+    except RuntimeError as error:
+        raise GpuzooError(
+            f"too late to configure TensorFlow ({error}); {LATE}"
+        ) from None
+
+    capability, name = (0, 0), cpu_model()
+    if device == "gpu":
+        details = tf.config.experimental.get_device_details(gpus[0])
+        capability = details.get("compute_capability", (0, 0))
+        name = details.get("device_name", "unknown GPU")
+    precision, reasons["precision"] = choose_precision(
+        options.precision, device, capability
+    )
+    set_keras(precision)
+
+    deterministic = options.level != "fast"
+    reasons["deterministic"] = f"level {options.level}"
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+        # It makes one AddN of a chain of additions, whose order follows the timing of
+        # the threads (see engine/backends/tensorflow.py).
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    elif is_op_determinism_enabled():
+        raise GpuzooError(
+            "level fast was asked for, but op determinism is already on in this "
+            "process; start a new one"
+        )
+    tf32 = options.tf32 != "off"
+    reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
+    tf.config.experimental.enable_tensor_float_32_execution(tf32)
+    xla = options.xla == "on" or (options.xla == "auto" and device == "gpu")
+    reasons["xla"] = (
+        "asked for" if options.xla != "auto"
+        else "compiled steps are faster on a GPU" if xla
+        else "on a CPU oneDNN convolutions are several times faster than XLA's"
+    )  # fmt: skip
+    reasons["onednn"] = (
+        "TensorFlow was imported before gpuzoo could turn it on" if late
+        else f"TF_ENABLE_ONEDNN_OPTS={os.environ['TF_ENABLE_ONEDNN_OPTS']}"
+    )  # fmt: skip
+    reseed(seed)
+
+    return Runtime(
+        backend=keras.config.backend(),
+        device=device,
+        device_name=name,
+        precision=keras.config.dtype_policy().name,
+        xla=xla,
+        deterministic=is_op_determinism_enabled(),
+        level=options.level,
+        threads=tf.config.threading.get_intra_op_parallelism_threads(),
+        tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
+        onednn=_pywrap_util_port.IsMklEnabled(),
+        autotune_sha256=autotune_sha256,
+        variables=variables_in_force(),
+        seed=seed,
+        reasons=reasons,
+    )

@@ -1,0 +1,133 @@
+"""What the tasks share in which one optimizer makes one loss of one model small."""
+
+import keras
+
+from gpuzoo.tasks import augment, ends
+
+
+class OneLoss:
+    """A task is a subclass with `check_model`, `step`, `evaluate` and `summarise`."""
+
+    fields: tuple[str, ...] = ("image",)
+    """The arrays that an example has."""
+    step_figures: tuple[str, ...] = ("loss",)
+    figures: tuple[str, ...] = ("loss",)
+    """What a step and an evaluation tell."""
+    headline = "loss"
+    """The figure that a run is judged by."""
+    expansion = 1
+    """Pixels that an evaluation holds at once for each of an example's."""
+    models = ""
+    """The task that its models are registered for, if it is not its own."""
+    told_by_layer = ""
+    """The layer that adds to the loss, for Keras's own fit, what the task adds."""
+    own_draws = 0
+    """Uniform numbers that a step needs for each example, before those of `augment`."""
+
+    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+        self.model = model
+        (self.optimizer,) = optimizers
+        self.changes = augment.parse(recipe.augment)
+
+    @classmethod
+    def count_draws(cls, recipe, model: keras.Model) -> int:
+        """Uniform numbers that a step needs for each example."""
+        changes = augment.parse(recipe.augment)
+        return cls.own_draws + sum(change.draws for change in changes)
+
+    @staticmethod
+    def model_options(dataset) -> dict:
+        """Options of the model that follow from the data."""
+        return {"input_shape": tuple(dataset.input_shape)}
+
+    @staticmethod
+    def groups(model: keras.Model) -> list[list]:
+        """The weights that each optimizer moves."""
+        return [model.trainable_variables]
+
+    @staticmethod
+    def moves(model: keras.Model) -> list[int]:
+        """How often each optimizer moves them in a step."""
+        return [1]
+
+    @staticmethod
+    def misfit(
+        model: keras.Model, shape: tuple[int, ...], *, reshapes: bool = False
+    ) -> str | None:
+        """What is wrong with a model that is to take examples of a shape, or None;
+        `reshapes`: it may take them without a channel axis of one, or flat."""
+        if not isinstance(model, keras.Function | keras.Sequential):
+            return "is neither a functional nor a Sequential keras.Model"
+        wanted = (None, *shape)
+        if len(model.inputs) != 1:
+            return f"takes {len(model.inputs)} inputs, not one, {wanted}"
+        if not (kind := str(model.inputs[0].dtype)).startswith(("float", "bfloat")):
+            return f"takes {kind}, and is given real numbers; leave dtype out of Input"
+        taken = model.inputs[0].shape
+        if fault := _keeps_state(model):
+            return fault
+        if taken[0] is not None:
+            return (
+                f"takes batches of {taken[0]} only; leave batch_size out of its Input"
+            )
+        if (form := ends.taken_form(model, shape)) is None:
+            return f"takes {taken}, not {wanted}"
+        if form != tuple(shape) and not reshapes:
+            return f"takes {taken}, not {wanted}"
+        return None
+
+    @staticmethod
+    def output(model: keras.Model):
+        """See ends.output_of()."""
+        return ends.output_of(model)
+
+    @staticmethod
+    def shape(model: keras.Model):
+        """The shape of that, or the shapes, in a dict or a list."""
+        return keras.tree.map_structure(lambda one: one.shape, OneLoss.output(model))
+
+    @staticmethod
+    def squashed(model: keras.Model, output=None) -> str | None:
+        """What is wrong with a model, where logits of pixels are wanted: its output
+        is squashed, and cannot be computed without that."""
+        end = ends.find(OneLoss.output(model) if output is None else output, model)
+        if not end.kind:
+            return None
+        if end.kind == "sigmoid" and end.only_moved(picked=True):
+            if end.used_once(model):
+                return None
+        return f"ends in a {end.kind}{end.told(model)}; let it put out the logits"
+
+    def minimise(self, loss, backend):
+        """See minimise() below."""
+        return minimise(loss, self.optimizer, self.model, backend, self.told_by_layer)
+
+
+def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
+    """Move the weights of a network once against the gradient of loss(), which returns
+    the loss and what is to be told of it; returns the latter. What the layers add to
+    the loss, as regularizers do, is added here and not told, but for one layer."""
+    variables = network.trainable_variables
+    apart = [layer for layer in network.layers if layer.name == without]
+
+    def scaled():
+        value, told = loss()
+        theirs = {id(added) for layer in apart for added in layer.losses}
+        for added in (one for one in network.losses if id(one) not in theirs):
+            value = value + keras.ops.sum(keras.ops.cast(added, "float32"))
+        return optimizer.scale_loss(value), told
+
+    (_, told), gradients = backend.value_and_grad(scaled, variables)
+    backend.apply(optimizer, gradients, variables)
+    return told
+
+
+def _keeps_state(model: keras.Model) -> str | None:
+    """What is wrong with a model that carries something from one batch to the next."""
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False) and isinstance(layer, keras.layers.RNN):
+            return (
+                f"has a layer {layer.name!r} with stateful=True: it would go on from "
+                "the batch before, and their order is random; leave stateful out"
+            )
+    return None

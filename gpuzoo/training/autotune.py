@@ -1,0 +1,90 @@
+"""XLA's choice of GPU kernels, tuned once and pinned in a file.
+
+XLA chooses among kernels by timing them, which may end differently every time; told to
+be deterministic it takes the first that works, which may be slow. A file of choices has
+priority over both: tuned once, in a process of its own, then loaded by every run. A run
+then refuses whatever the file has no choice for, so the process that tunes builds the
+programs of the run and no others.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand, write_atomically
+from gpuzoo.runtime import configure as runtimes
+from gpuzoo.runtime.options import Options
+from gpuzoo.runtime.startup import check_autotune
+
+_DUMP_FLAG = "--xla_gpu_dump_autotune_results_to="
+
+
+def tune(recipe: Recipe, options: Options, note) -> None:
+    """Make the file, if it is asked for and not there, by a step of the recipe.
+
+    Raises:
+        GpuzooError: there is no GPU, or XLA had nothing to tune.
+    """
+    if not options.autotune or expand(options.autotune).exists():
+        return
+    check_autotune(options)
+    note(f"Tuning XLA's GPU kernels once, into {options.autotune}.")
+    goal = expand(options.autotune).resolve()
+    # XLA tunes only where it is not told to be deterministic.
+    asked = dataclasses.replace(options, device="gpu", level="fast", autotune="")
+    if asked.xla == "auto":
+        asked = dataclasses.replace(asked, xla="on")
+    with tempfile.TemporaryDirectory() as folder:
+        choices = pathlib.Path(folder) / f"choices{goal.suffix}"
+        spec = {"recipe": recipe.as_record(), "options": dataclasses.asdict(asked)}
+        flags = os.environ.get("XLA_FLAGS", "")
+        done = subprocess.run(
+            [sys.executable, "-m", "gpuzoo.training.autotune"],
+            input=json.dumps(spec), capture_output=True, text=True, check=False,
+            env={**os.environ, "XLA_FLAGS": f"{flags} {_DUMP_FLAG}{choices}".strip()},
+        )  # fmt: skip
+        if done.returncode:
+            reason = done.stderr.strip().rpartition("\n")[2]
+            raise GpuzooError(f"autotune: {reason or 'the tuning run was killed'}")
+        if not choices.exists():
+            raise GpuzooError("autotune: XLA tuned nothing; leave --autotune out")
+        try:
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            # Another process may have made it in the meantime, or the user.
+            write_atomically(goal, choices.read_bytes(), replace=False)
+        except OSError as error:
+            raise GpuzooError(f"autotune file {goal}: {error.strerror}") from None
+
+
+def main() -> None:
+    """The tuning run, in a process of its own."""
+    spec = json.load(sys.stdin)
+    try:
+        _first_step(Recipe(**spec["recipe"]), Options(**spec["options"]))
+    except GpuzooError as error:
+        sys.exit(str(error))
+
+
+def _first_step(recipe: Recipe, options: Options) -> None:
+    """Build the programs of a repeatable run, do one step and one evaluation."""
+    runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
+    # The model takes the form that it has in the run (models/_blocks.py).
+    runtime = dataclasses.replace(runtime, deterministic=True)
+    runtimes._in_force = (options, runtime)
+    from gpuzoo import tasks
+    from gpuzoo.data import sources
+    from gpuzoo.engine import loop
+
+    recipe = tasks.settle(recipe)
+    dataset = sources.of_recipe(recipe, lambda text: None)
+    loop.run(recipe, dataset, runtime, until=1, stop=lambda: True)
+
+
+if __name__ == "__main__":
+    main()

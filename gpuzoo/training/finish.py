@@ -1,0 +1,160 @@
+"""What a training leaves behind: weights, pictures, the record, the last words."""
+
+import contextlib
+import hashlib
+import pathlib
+import time
+
+from gpuzoo import tasks
+from gpuzoo.catalogue.registry import short_name
+from gpuzoo.engine import checkpoint
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runs.folder import RunFolder, redact, write_weights
+from gpuzoo.runs.record import private
+from gpuzoo.training.failures import NO_ROOM
+
+
+def finish(job, result) -> None:
+    """Write the weights, the pictures and the final record."""
+    from gpuzoo.engine.timing import peak_memory_bytes
+    from gpuzoo.report import plots
+
+    folder, recipe = job.folder, job.recipe
+    weights_sha256 = write_weights(folder, result.weights)
+    folder.keep_trail()
+    model = redact(short_name(recipe.model))
+    title = f"{recipe.name}: {model} on {job.dataset.name}"
+    not_drawn = None
+    try:
+        plots.draw_all(
+            folder,
+            recipe.task,
+            f"{title}, seed {recipe.seed}",
+            folder.metrics(),
+            job.dataset,
+            result.outputs,
+            _only_in_training(recipe),
+        )
+        if left_out := plots.animate(folder, folder.sheets(), "samples.gif"):
+            not_drawn = f"{', '.join(left_out)}: unreadable, left out of samples.gif"
+    except GpuzooError:
+        raise
+    except Exception as error:  # no reason to lose what was trained
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        not_drawn = private(f"{type(error).__name__}: {error}")
+    if not_drawn:
+        job.screen.say(f"The pictures could not be drawn: {not_drawn}", "yellow")
+    wall = round(time.perf_counter() - job.begun, 4)
+    job.folder.update(
+        state=result.state,
+        steps=result.steps,
+        epochs=result.epochs,
+        parameters=result.parameters,
+        metrics=result.metrics,
+        seconds={**result.seconds, "wall": wall},
+        peak_memory_bytes=peak_memory_bytes(),
+        peak_device_bytes=result.device_bytes,
+        weights_sha256=weights_sha256,
+        not_drawn=not_drawn,
+        files=_hash_files(folder),
+    )
+    if result.state == "finished":
+        # Last: without them a kill before the record is written costs all the steps.
+        remove_checkpoints(job.folder)
+
+
+def _only_in_training(recipe) -> str:
+    """What makes the loss of a training another quantity than that of an evaluation."""
+    told = []
+    if recipe.label_smoothing:
+        told.append(f"label smoothing {recipe.label_smoothing:g}")
+    if recipe.task == "distill" and recipe.imitation:
+        told.append("the teacher")
+    return " and ".join(told)
+
+
+def remove_checkpoints(folder: RunFolder) -> None:
+    """Those of a run that has finished."""
+    checkpoint.remove(folder.sub("checkpoints"), folder.record.get("id", ""))
+
+
+def summary_of(folder: RunFolder) -> dict:
+    """The record in short: the last line of the command line."""
+    record = folder.record
+    return {
+        "state": record["state"],
+        "recipe": record["recipe"]["name"],
+        "model": short_name(record["recipe"]["model"]),
+        "data": record["data"]["name"],
+        **{
+            key: record["runtime"][key]
+            for key in ("backend", "device", "precision", "xla", "deterministic")
+        },
+        "seed": record["recipe"]["seed"],
+        "epochs": record["epochs"],
+        "steps": record["steps"],
+        **{key: round(value, 6) for key, value in record["metrics"].items()},
+        **{
+            f"{phase}_seconds": round(record["seconds"][phase], 3)
+            for phase in ("compile", "train", "wall")
+        },
+        "peak_memory_bytes": record["peak_memory_bytes"],
+        "peak_device_bytes": record["peak_device_bytes"],
+        "weights_sha256": record["weights_sha256"],
+        "findings": [*record["data"]["findings"], *record.get("findings", [])],
+        "run_dir": redact(str(folder.locate())),
+    }
+
+
+def say_end(job, summary: dict) -> None:
+    screen, recipe = job.screen, job.recipe
+    if summary["state"] == "stopped":
+        screen.say(
+            f"Stopped after step {summary['steps']}; to go on: "
+            f"gpuzoo resume {summary['run_dir']}",
+            "bold yellow",
+        )
+    data = job.dataset.name
+    if recipe.fallback and recipe.data != data:
+        data = f"{data}, not {recipe.data}, which was not to be had"
+    memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
+    if summary["peak_device_bytes"] is not None:
+        memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
+    headline = tasks.load(recipe.task).headline
+    if f"test_{headline}" not in summary:
+        screen.say(
+            f"Note: no {headline}. The classifier that judges drawn images knows "
+            "handwritten digits, grey and 28x28, and does not read these data.",
+            "yellow",
+        )
+        headline = "loss"
+    figure = summary[f"test_{headline}"]
+    screen.say(
+        f"test {headline} {_readable(headline, figure)} on {data} · "
+        f"{summary['train_seconds']:.2f} s of training, "
+        f"{summary['wall_seconds']:.1f} s in all, {memory}",
+        "bold",
+    )
+    files = job.folder.record["files"]
+    pictures = [n for n in files if n.endswith((".png", ".gif")) and "/" not in n]
+    screen.say(
+        f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
+        f"(run.json, weights.safetensors, {', '.join(pictures)})"
+    )
+
+
+def _readable(name: str, figure: float) -> str:
+    return f"{figure:.2%}" if name == "accuracy" else f"{figure:.4f}"
+
+
+def _hash_files(folder: RunFolder) -> dict[str, str]:
+    """Of every file of the run; not of links, pipes and what is being written."""
+    names = [name for name in folder.names() if name != "run.json"]
+    with contextlib.suppress(OSError), folder.sub("samples").opened() as samples:
+        names += [f"samples/{name}" for name in samples.names()]
+    found = {}
+    for name in sorted(names, key=pathlib.PurePath):
+        with contextlib.suppress(OSError):
+            found[name] = hashlib.sha256(folder.read_file(name)).hexdigest()
+    return found

@@ -1,0 +1,399 @@
+"""One training from end to end: set up, train, record, draw."""
+
+import dataclasses
+import pathlib
+import re
+import shutil
+import time
+
+from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.catalogue.recipes import load_recipe
+from gpuzoo.catalogue.registry import in_no_file, model_info
+from gpuzoo.errors import Diverged, GpuzooError, nearest
+from gpuzoo.runs.record import now, options_of
+from gpuzoo.runtime import configure as runtimes
+from gpuzoo.runtime.options import Options, Runtime
+from gpuzoo.training import autotune, failures
+from gpuzoo.training.failures import NO_ROOM, raise_readably, record_failure
+from gpuzoo.training.interrupts import Interrupts
+
+
+def train(
+    recipe: "Recipe | str | keras.Model",  # noqa: F821 - keras stays unloaded
+    *,
+    out: str | None = None,
+    options: Options | None = None,
+    fast_dev_run: bool = False,
+    fresh: bool = False,
+    quiet: bool = False,
+    **changes,
+) -> dict:
+    """Train a recipe into a run folder of its own.
+
+    Args:
+        recipe: a Recipe, the name of one (`gpuzoo.list_recipes()`), or a keras.Model of
+            your own, functional or Sequential, that puts out what its task wants: for
+            classification logits. It begins with the weights that it has, which are
+            kept in the run folder, and holds the trained ones in the end. If it is
+            compiled, its optimizer and loss are used; they must be Keras's own. Fields
+            named in **changes go before them. The state of an optimizer that has
+            trained before is not carried over.
+        out: the run folder; default: the next free runs/<recipe>-<data>-<number>.
+        options: what is asked of the machine; its fields may also be named. Default:
+            what `gpuzoo.configure` was asked for.
+        fast_dev_run: two steps of everything, to see whether all of it works.
+        fresh: draw the weights of a model object for the seed, too, as those of a
+            recipe's model always are.
+        quiet: print nothing.
+        **changes: other values for fields of the recipe or of the options, for example
+            `epochs=3, precision="float32"`.
+
+    Returns:
+        What the command line prints as its last line: `state` (finished, stopped),
+        `recipe`, `model`, `data`, `backend`, `device`, `precision`, `xla`,
+        `deterministic`, `seed`, `epochs`, `steps`, the figures of the last evaluation
+        (`test_loss`, `test_accuracy`, ... by the task), `compile_seconds`,
+        `train_seconds`, `wall_seconds`, `peak_memory_bytes`, `peak_device_bytes`
+        (None on a CPU), `weights_sha256` and `run_dir`, the run folder.
+
+    Raises:
+        GpuzooError: what is wrong and the remedy; nothing half-written is left.
+        Diverged: the loss is not finite; the last good weights are in the run folder.
+    """
+    begun, model = time.perf_counter(), None
+    if not isinstance(recipe, Recipe | str):
+        model = recipe
+        recipe = architecture.recipe_for(model)
+    recipe, options = _resolve(recipe, options, changes)
+    model_info(recipe.model)
+    brought = None
+    if model is not None:
+        from gpuzoo.engine import model_objects
+
+        brought = model_objects.take(model, recipe, changes, fresh)
+
+    from gpuzoo.report.progress import Screen
+    from gpuzoo.runs.folder import RunFolder
+
+    screen = Screen(quiet)
+    with Interrupts() as interrupts:
+        folder = RunFolder.create(
+            out,
+            _name(recipe),
+            brought.files() if brought else {},
+            recipe=recipe.as_record(),
+            options=dataclasses.asdict(options),
+            fast_dev_run=fast_dev_run,
+            **(brought.as_record(recipe.seed) if brought else {}),
+        )
+        with folder:
+            try:
+                recipe, runtime, dataset, built, brought = _set_up(
+                    recipe, options, folder, screen, fast_dev_run, model, brought
+                )
+                interrupts.end_if_asked()
+                _say_start(screen, runtime, dataset)
+                _say_given(screen, recipe, brought)
+                if in_no_file(recipe.model):
+                    screen.say(
+                        f"Note: model {recipe.model} is no file's that the run could "
+                        "name, and cannot be verified or resumed elsewhere; give "
+                        "path.py:function for that.", "yellow",
+                    )  # fmt: skip
+            except BaseException as error:
+                folder.discard()
+                raise_readably(folder, error, begun=False)
+            job = _Job(
+                recipe, dataset, runtime, folder, screen, fast_dev_run, begun, brought,
+                built,
+            )  # fmt: skip
+            summary = _carry_out(job, interrupts, None)
+    if model is not None:
+        model_objects.give_back(model, folder.path, recipe.model)
+    return summary
+
+
+def resume(
+    run: str | pathlib.Path, *, allow_drift: bool = False, quiet: bool = False
+) -> dict:
+    """Finish a run that was stopped or killed, with the bits it would have had.
+
+    Args:
+        run: the run folder.
+        allow_drift: go on although the environment has changed; that is recorded.
+        quiet: print nothing.
+
+    Returns:
+        The summary, as `train` does; of the finished run if it was finished already.
+
+    Raises:
+        GpuzooError: the environment or the data are not those of the run, or the run
+            failed; the fields are named.
+    """
+    begun = time.perf_counter()
+    from gpuzoo.engine import checkpoint
+    from gpuzoo.report.progress import Screen
+    from gpuzoo.repro import rerun
+    from gpuzoo.runs import drift as compare
+    from gpuzoo.runs import folder as record
+    from gpuzoo.training import finish
+
+    screen = Screen(quiet)
+    with Interrupts() as interrupts, record.RunFolder.open(run) as folder:
+        recorded = folder.record
+        if recorded["state"] == "finished":
+            finish.remove_checkpoints(folder)  # killed before it could
+            return finish.summary_of(folder)
+        if recorded["state"] == "diverged":
+            raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
+        if allow_drift and options_of(recorded).level == "strict":
+            raise GpuzooError(
+                f"{folder.path} was trained at level strict, which allows no drift; "
+                "leave --allow-drift out"
+            )
+        for file in rerun.own_files(recorded):
+            screen.say(f"Executing the run's own code: {file}.")
+        setting = rerun.set_up(
+            recorded, folder.path, lambda text: screen.say(text, "yellow")
+        )
+        recipe, drift = setting.recipe, setting.drift
+        runtime, dataset = setting.runtime, setting.dataset
+        what = "cannot be resumed, its data have changed"
+        compare.refuse(setting.other_data, f"{folder.path} {what}")
+        if not allow_drift:
+            what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
+            compare.refuse(drift, f"{folder.path} {what}")
+        start, damaged = checkpoint.load(folder.sub("checkpoints"), recorded.get("id"))
+        for name in damaged:
+            screen.say(
+                f"Checkpoint {name} is damaged or of another run, or a link; taking an "
+                "older one.", "yellow",
+            )  # fmt: skip
+        if start is None and (damaged or recorded["state"] == "stopped"):
+            raise GpuzooError(
+                f"{folder.path} cannot go on: its own checkpoints are missing or "
+                "damaged; copy them back, or train it anew with another --out"
+            )
+        if setting.built is None:
+            what = "cannot be resumed, its model cannot be built"
+            compare.refuse(drift, f"{folder.path} {what}")
+        interrupts.end_if_asked()
+        step = start.step if start else 0
+        try:
+            folder.update(
+                state="running",
+                error=None,
+                # If it was killed before they were known.
+                recipe={**recorded["recipe"], "teacher_sha256": recipe.teacher_sha256},
+                data=dataset.as_record(),
+                runtime=runtime.as_record(),
+                **setting.brought.as_record(recipe.seed),
+                code=recorded["code"] or setting.built.code,
+                inputs=recorded["inputs"] or setting.built.inputs,
+                resumed=[
+                    *recorded.get("resumed", []),
+                    {"at": now(), "step": step, "drift": list(map(str, drift))},
+                ],
+            )
+            folder.restore(start.history if start else [])
+        except OSError as error:
+            raise_readably(folder, error)
+        _say_start(screen, runtime, dataset)
+        _say_given(screen, recipe, setting.brought)
+        screen.say(f"Going on after step {step}.")
+        fast = recorded["fast_dev_run"]
+        job = _Job(
+            recipe,
+            dataset,
+            runtime,
+            folder,
+            screen,
+            fast,
+            begun,
+            setting.brought,
+            setting.built.model,
+        )
+        return _carry_out(job, interrupts, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """One training with everything that it needs."""
+
+    recipe: Recipe
+    dataset: "Dataset"  # noqa: F821 - the data package stays unloaded
+    runtime: Runtime
+    folder: "RunFolder"  # noqa: F821
+    screen: "Screen"  # noqa: F821
+    fast: bool
+    begun: float
+    brought: "Given"  # noqa: F821
+    model: "keras.Model | None" = None  # noqa: F821
+    """If it has been built already."""
+
+
+def _carry_out(job: _Job, interrupts, start) -> dict:
+    """Train, write what a run leaves behind, tell the end."""
+    from gpuzoo.engine import loop
+    from gpuzoo.engine.backends import compile_cache
+    from gpuzoo.training import finish
+
+    programs = compile_cache.lend(job.folder.record, job.screen.say)
+    begun = start is not None or "resumed" in job.folder.record
+
+    def watch(event: str, row: dict) -> None:
+        nonlocal begun
+        begun = begun or event == "progress"
+        if event == "start" and programs:
+            programs.keep()
+        if event == "stopping":
+            job.screen.say(
+                "Stopping: one more evaluation, then all is written down. Ctrl-C again "
+                "ends at once; the checkpoint is on the disk.", "yellow",
+            )  # fmt: skip
+        job.folder.watch(event, row)
+        if event == "samples":
+            from gpuzoo.report import plots  # matplotlib takes a second
+
+            try:
+                plots.save_sheet(job.folder, row)
+            except OSError as error:  # a picture ends no training
+                if error.errno in NO_ROOM or job.folder.is_gone():
+                    raise
+                job.screen.say(
+                    f"No picture {error.filename}: {error.strerror}.", "yellow"
+                )
+        job.screen.watch(event, row)
+
+    interrupts.training = True
+    try:
+        with failures.whole_tracebacks():
+            result = loop.run(
+                job.recipe,
+                job.dataset,
+                job.runtime,
+                watch=watch,
+                stop=interrupts.asked,
+                fast=job.fast,
+                folder=job.folder.sub("checkpoints"),
+                resume=start,
+                run_id=job.folder.record.get("id", ""),
+                model=job.model,
+                brought=job.brought,
+            )
+        job.screen.stop()
+        finish.finish(job, result)
+    except BaseException as error:
+        if programs:
+            programs.end()
+        job.screen.stop()
+        begun = begun or isinstance(error, Diverged)
+        if begun:
+            record_failure(job.folder, error)
+        else:  # nothing that could be resumed: the folder is as it was before
+            job.folder.discard()
+        raise_readably(job.folder, error, begun=begun)
+    summary = finish.summary_of(job.folder)
+    finish.say_end(job, summary)
+    return summary
+
+
+def _name(recipe: Recipe) -> str:
+    """What a run folder is called: by the recipe, and by data that are not its own."""
+    data = pathlib.PurePath(recipe.data).stem
+    data = re.sub(r"[^A-Za-z0-9_-]+", "-", data).strip("-")[:40]
+    told = not data or data in recipe.name
+    return recipe.name if told else f"{recipe.name}-{data}"
+
+
+def _resolve(recipe, options, changes):
+    """The recipe and the options, with the changes in the one or the other."""
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe)
+    options = options or runtimes.options_in_force() or Options()
+    runtime_fields = {field.name for field in dataclasses.fields(options)}
+    recipe_fields = {field.name for field in dataclasses.fields(recipe)}
+    for key in changes:
+        if key not in runtime_fields | recipe_fields:
+            known = runtime_fields | recipe_fields
+            raise GpuzooError(f"train() has no {key!r}; {nearest(key, known)}")
+    asked = {k: v for k, v in changes.items() if k in runtime_fields}
+    rest = {k: v for k, v in changes.items() if k not in runtime_fields}
+    return recipe.override(**rest), dataclasses.replace(options, **asked)
+
+
+def _set_up(recipe, options, folder, screen, fast, own, brought):
+    """What has to be there before training: the runtime, the data, room on the disk.
+
+    `own`: the model object, if the recipe's is one, and what it brought. Returns the
+    recipe, with the digests of the files that it names, the first two, the model, not
+    yet with the weights that it begins with, and what it brought, with all findings.
+    """
+    autotune.tune(recipe, options, screen.say)
+    runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
+
+    from gpuzoo import tasks
+    from gpuzoo.data import sources
+    from gpuzoo.engine import model_objects, scaling
+    from gpuzoo.engine.loop import check_recipe
+    from gpuzoo.engine.plan import make_plan
+    from gpuzoo.runs import code
+    from gpuzoo.tasks import augment
+
+    check_recipe(recipe)
+    recipe = tasks.settle(recipe)
+    dataset = sources.of_recipe(recipe, lambda text: screen.say(text, "yellow"))
+    make_plan(recipe, dataset.count("train"), 0, fast)
+    if dataset.field == "image":
+        augment.check(recipe.augment, dataset.input_shape)
+    with failures.whole_tracebacks():
+        built = code.build(recipe, dataset, runtime.backend)
+    model = built.model
+    if architecture.is_text(recipe.model):
+        architecture.check_precision(model)
+    brought = brought or model_objects.Given(
+        findings=model_objects.not_used(model, recipe)
+    )
+    model_objects.loss_of(brought, recipe, model)
+    found = scaling.findings(own or model, dataset)
+    brought = dataclasses.replace(brought, findings=(*brought.findings, *found))
+    weights_bytes = 4 * model.count_params()
+    # Two checkpoints with up to three numbers a weight and one being written, the
+    # weights, the record, the trail and the pictures.
+    needed, free = (
+        12 * weights_bytes + 4_000_000,
+        shutil.disk_usage(folder.locate()).free,
+    )
+    if free < needed:
+        raise GpuzooError(
+            f"output folder {folder.path}: {free / 1e6:.1f} MB free, about "
+            f"{needed / 1e6:.1f} MB needed; free some or name another with --out"
+        )
+    folder.update(
+        recipe=recipe.as_record(),
+        data=dataset.as_record(),
+        runtime=runtime.as_record(),
+        **brought.as_record(recipe.seed),
+        code=built.code,
+        inputs=built.inputs,
+    )
+    return recipe, runtime, dataset, model, brought
+
+
+def _say_start(screen, runtime, dataset) -> None:
+    screen.say(
+        f"{runtime.line()} · data {dataset.name} ({dataset.source}; "
+        f"{dataset.count('train'):,} to train, {dataset.count('test'):,} to test)",
+        "bold",
+    )
+    for finding in dataset.findings:
+        screen.say(f"Note: {finding}.", "yellow")
+
+
+def _say_given(screen, recipe, brought) -> None:
+    from gpuzoo.engine import model_objects
+
+    screen.say(model_objects.line(brought, recipe))
+    for finding in brought.findings:
+        screen.say(f"Note: {finding}.", "yellow")

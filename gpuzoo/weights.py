@@ -1,0 +1,188 @@
+"""Weights as data: a safetensors file, loaded strictly by name, shape and dtype."""
+
+import hashlib
+import json
+import pathlib
+import re
+
+import keras
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
+
+
+def weights_bytes(weights: dict[str, np.ndarray]) -> bytes:
+    """The content of weights.safetensors: the same bytes for the same weights."""
+    return safetensors.numpy.save(
+        {k: np.asarray(v, order="C") for k, v in weights.items()}
+    )
+
+
+def load_weights(
+    model: "keras.Model",  # noqa: F821 - keras stays unloaded
+    path: str | pathlib.Path,
+    *,
+    sha256: str | None = None,
+) -> None:
+    """Load the weights of a run into a model built with the same options.
+
+    They are matched by name; where the names differ, as those that Keras numbers do,
+    by their order in the run, and then each must agree in shape, type, and the name of
+    its layer but for Keras's number.
+
+    Args:
+        model: for example `gpuzoo.build("cnn")`.
+        path: a weights.safetensors file or the run folder that holds it.
+        sha256: if given, the digest that the file must have (`weights_sha256` of the
+            run).
+
+    Raises:
+        GpuzooError: the file is damaged, is not the one that was named, or does not fit
+            the model weight by weight.
+    """
+
+    path, content = _read(path)
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 and found != sha256:
+        raise GpuzooError(f"weights {path.name}: sha256 is {found}, not {sha256}")
+    try:
+        weights = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise GpuzooError(f"weights {path.name}: damaged: {error}") from None
+    variables = by_name(model.weights)
+    names = {name: name for name in variables}
+    if set(weights) != set(variables):
+        names = _in_order(path, weights, model, list(variables))
+    for name, variable in variables.items():
+        value = weights[names[name]]
+        if value.shape != tuple(variable.shape) or str(value.dtype) != variable.dtype:
+            raise GpuzooError(
+                f"weights {path.name}: {names[name]!r} is {value.dtype} {value.shape} "
+                f"in the file but {variable.dtype} {tuple(variable.shape)} in the model"
+            )
+    assign(model, [weights[names[name]] for name in variables])
+
+
+def assign(model: "keras.Model", values: list[np.ndarray]) -> None:  # noqa: F821
+    """Set all weights of a model, in the order of `model.weights`."""
+    for variable, value in zip(model.weights, values, strict=True):
+        variable.assign(value)
+    for layer in model._flatten_layers():
+        # Normalization computes with constants that it makes of its weights.
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
+def _in_order(path, weights: dict, model, wanted: list[str]) -> dict[str, str]:
+    """Name in the model -> name in the file, by the order that the weights have in the
+    trail of the run beside the file.
+
+    Raises:
+        GpuzooError: the order is not known, or a weight of the model belongs to another
+            layer than the one at its place in the run.
+    """
+    odd = sorted(set(weights) ^ set(wanted))[0]
+    where = "file" if odd in weights else "model"
+    told = f"weights {path.name}: {odd!r} is only in the {where}"
+    if len(weights) != len(wanted):
+        raise GpuzooError(
+            f"{told} (the file has {len(weights)} weights, the model {len(wanted)}); "
+            "build the model with the options of the run"
+        )
+    ordered = _order(path)
+    if sorted(ordered) != sorted(weights):
+        raise GpuzooError(
+            f"{told}; name the run folder, whose digests.jsonl has the order of the "
+            "weights, or build the model with the options of the run"
+        )
+    for theirs, ours, automatic in zip(ordered, wanted, _automatic(model), strict=True):
+        if not _agree(theirs, ours, automatic):
+            raise GpuzooError(
+                f"{told}, and where the run has {theirs!r} the model has {ours!r}; "
+                "build the model with the options of the run"
+            )
+    return dict(zip(wanted, ordered, strict=True))
+
+
+def _order(path: pathlib.Path) -> list[str]:
+    """The names of the weights in the order of the model, from the trail of a run."""
+    try:
+        with open(path.parent / "digests.jsonl", encoding="utf-8") as file:
+            return list(json.loads(file.readline())["variables"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _automatic(model) -> list[bool]:
+    """Of each weight, whether Keras has named its layer."""
+    from keras.src.utils.naming import to_snake_case
+
+    owners = {
+        id(variable): layer
+        for layer in model._flatten_layers(include_self=True, recursive=True)
+        for variable in layer._trainable_variables + layer._non_trainable_variables
+    }
+    found = []
+    for variable in model.weights:
+        layer = owners.get(id(variable))
+        stem = re.escape(to_snake_case(type(layer).__name__))
+        pattern = rf"(forward_|backward_)?{stem}(_\d+)?"
+        found.append(bool(layer and re.fullmatch(pattern, layer.name)))
+    return found
+
+
+def _agree(theirs: str, ours: str, automatic: bool) -> bool:
+    """Whether two names may be of one weight: the same name in the same layer, but for
+    the numbers of layers and weights that Keras has named."""
+    sides = [re.sub(r"#\d+$", "", name).split("/")[-2:] for name in (theirs, ours)]
+    # A layer that makes a weight without a name leaves it to Keras, too.
+    sides = [
+        [*layer, re.sub(r"^variable(_\d+)?$", "variable", name)]
+        for *layer, name in sides
+    ]
+    if automatic:
+        sides = [[re.sub(r"_\d+$", "", part) for part in side[:-1]] + side[-1:]
+                 for side in sides]  # fmt: skip
+    return sides[0] == sides[1]
+
+
+def digest_of(path: str | pathlib.Path) -> str:
+    """sha256 of a weights.safetensors file, or of that of a run folder."""
+    return hashlib.sha256(_read(path)[1]).hexdigest()
+
+
+def _read(path: str | pathlib.Path) -> tuple[pathlib.Path, bytes]:
+    path = expand(path)
+    if path.is_dir():
+        path = path / "weights.safetensors"
+    try:
+        return path, path.read_bytes()
+    except OSError as error:
+        raise GpuzooError(
+            f"weights {path.name}: cannot be read: {error.strerror}"
+        ) from None
+
+
+def digest(array: np.ndarray) -> str:
+    """A short digest of type, shape and bytes: 16 hexadecimal digits."""
+    head = f"{array.dtype} {array.shape}\n".encode()
+    body = np.ascontiguousarray(array).view(np.uint8).reshape(-1) if array.size else b""
+    return hashlib.sha256(head + bytes(body)).hexdigest()[:16]
+
+
+def digest_all(values: dict[str, np.ndarray]) -> str:
+    """One short digest of many named arrays."""
+    lines = "".join(f"{name} {digest(values[name])}\n" for name in sorted(values))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def by_name(variables: list[keras.Variable]) -> dict[str, keras.Variable]:
+    """By path; a second variable of one path gets its place in the name."""
+    named: dict[str, keras.Variable] = {}
+    for place, variable in enumerate(variables):
+        path = variable.path
+        named[f"{path}#{place}" if path in named else path] = variable
+    return named
