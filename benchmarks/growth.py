@@ -49,6 +49,8 @@ def child() -> None:
     asked = json.loads(sys.stdin.readline())
     runtime = gpuzoo.configure(device="cpu", quiet=True)
     from gpuzoo.engine import loop
+    from gpuzoo.engine.program import Program
+    from gpuzoo.training.build import session_of
 
     count = asked["examples"]
     images = np.memmap(asked["images"], "u1", "r", shape=(count, 28, 28, 1))
@@ -65,16 +67,14 @@ def child() -> None:
         epochs=1 + asked["steps"] * asked["batch"] // count, eval_every=10**9,
         checkpoint_every=0,
     )  # fmt: skip
+    program = Program(session_of(recipe, runtime, data))
     done = {}
 
     def watch(event: str, row: dict) -> None:
         if event == "progress":
             done.update(row)
 
-    loop.run(
-        recipe, data, runtime, watch=watch, until=asked["steps"],
-        stop=lambda: done["step"] >= asked["steps"],
-    )  # fmt: skip
+    loop.run(program, watch=watch, until=asked["steps"])
     print(
         json.dumps(
             {

@@ -107,6 +107,8 @@ def train(name: str, arrangement: str, dataset, runtime) -> str:
 
     import gpuzoo
     from gpuzoo.engine import loop
+    from gpuzoo.engine.program import Program
+    from gpuzoo.training.build import session_of
     from gpuzoo.weights import weights_bytes
 
     recipe = gpuzoo.load_recipe("mnist").override(
@@ -117,7 +119,7 @@ def train(name: str, arrangement: str, dataset, runtime) -> str:
         learning_rate=1e-2,
         augment=(),
     )
-    result = loop.run(recipe, dataset, runtime)
+    result = loop.run(Program(session_of(recipe, runtime, dataset)))
     return hashlib.sha256(weights_bytes(result.weights)).hexdigest()
 
 

@@ -98,14 +98,16 @@ def work(args) -> None:
     import gpuzoo
     from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.engine import loop
+    from gpuzoo.engine.program import Program
     from gpuzoo.engine.timing import peak_memory_bytes
+    from gpuzoo.training.build import session_of
 
     dataset = gpuzoo.load_data(args.worker)
     for name, (recipe, changes) in SCHEDULES.items():
         for seed in range(args.seeds):
             runtime = gpuzoo.configure(device=args.device, seed=seed, quiet=True)
             asked = load_recipe(recipe).override(**changes, seed=seed)
-            found = loop.run(asked, dataset, runtime)
+            found = loop.run(Program(session_of(asked, runtime, dataset)))
             row = {
                 "seed": seed,
                 "test_accuracy": round(found.metrics["test_accuracy"], 6),

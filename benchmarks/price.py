@@ -183,7 +183,9 @@ def trails(data, rounds: int) -> dict:
     """What checkpoints and digests take, as parts of the seconds of training."""
     from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.engine import loop
+    from gpuzoo.engine.program import Program
     from gpuzoo.runtime.configure import in_force
+    from gpuzoo.training.build import session_of
 
     parts: dict[str, list[float]] = {"checkpoint": [], "digest": []}
     recipe = load_recipe("mnist").override(
@@ -192,7 +194,9 @@ def trails(data, rounds: int) -> dict:
     for turn in range(rounds):
         with tempfile.TemporaryDirectory(dir=".") as folder:
             checkpoints = pathlib.Path(folder) / "checkpoints"
-            result = loop.run(recipe, data, in_force(), folder=checkpoints)
+            result = loop.run(
+                Program(session_of(recipe, in_force(), data)), folder=checkpoints
+            )
         for name, values in parts.items():
             values.append(result.seconds[name] / result.seconds["train"])
         print("trail", turn, {k: v[-1] for k, v in parts.items()}, flush=True)

@@ -145,6 +145,8 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
 
     runtime = gpuzoo.configure(**job["runtime"], seed=seed, quiet=True)
     from gpuzoo.engine import loop
+    from gpuzoo.engine.program import Program
+    from gpuzoo.training.build import session_of
     from gpuzoo.weights import weights_bytes
 
     known = gpuzoo.model_info(name).options
@@ -161,7 +163,7 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
         augment=("shift:1",) if dataset.field == "image" else (),
         seed=seed,
     )
-    result = loop.run(recipe, dataset, runtime)
+    result = loop.run(Program(session_of(recipe, runtime, dataset)))
     if result.steps != job["steps"]:
         raise RuntimeError(f"{result.steps} steps in place of {job['steps']}")
     return hashlib.sha256(weights_bytes(result.weights)).hexdigest()

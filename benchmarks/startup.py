@@ -57,9 +57,8 @@ def train_timed(begun: float, words: list[str]) -> None:
     """In a process of its own: train, and tell how long each phase took, up to the
     first step; then end. The phases are those of the command, seen from outside."""
     from gpuzoo.cli import app
-    from gpuzoo.data import sources
     from gpuzoo.engine import timing
-    from gpuzoo.runtime import bootstrap, startup
+    from gpuzoo.runtime import bootstrap, jax, tensorflow
 
     bootstrap.ours = True
     spent = {"import": time.time() - begun}
@@ -92,9 +91,10 @@ def train_timed(begun: float, words: list[str]) -> None:
         def call(*args):
             with measured("import"):
                 runtime = function(*args)
-                from gpuzoo.engine import loop
+                from gpuzoo.training import build
 
-            loop.build_model = timed("build", loop.build_model)
+            build.load_data_of = timed("data", build.load_data_of)
+            build.build_model = timed("build", build.build_model)
             kind = type(get(runtime))
             real = kind.compile_steps
             # The body of a step is called when it is traced, and never again.
@@ -105,9 +105,8 @@ def train_timed(begun: float, words: list[str]) -> None:
 
         return call
 
-    for tensorflow in ("tensorflow", "jax"):
-        setattr(startup, tensorflow, started(getattr(startup, tensorflow)))
-    sources.of_recipe = timed("data", sources.of_recipe)
+    tensorflow.start_tensorflow = started(tensorflow.start_tensorflow)
+    jax.start_jax = started(jax.start_jax)
     timing.Stopwatch.phase = phase
     app.main(words)
 

@@ -5,7 +5,6 @@ import json
 import pathlib
 import re
 
-import keras
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -179,9 +178,9 @@ def digest_all(values: dict[str, np.ndarray]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
-def by_name(variables: list[keras.Variable]) -> dict[str, keras.Variable]:
+def by_name(variables: list) -> dict:
     """By path; a second variable of one path gets its place in the name."""
-    named: dict[str, keras.Variable] = {}
+    named = {}
     for place, variable in enumerate(variables):
         path = variable.path
         named[f"{path}#{place}" if path in named else path] = variable

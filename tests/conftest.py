@@ -127,15 +127,28 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-def train(recipe, dataset, runtime, **options):
-    """A run of the loop: its result, and what it told its watcher."""
+def program(recipe, dataset, runtime, *, fast=False, model=None):
+    """A recipe on a dataset, compiled."""
+    from gpuzoo.engine.program import Program, Session
+    from gpuzoo.training.build import build_model
+
+    model = model or build_model(recipe, dataset)
+    return Program(Session(recipe, runtime, dataset, model, fast=fast))
+
+
+def run(recipe, dataset, runtime, *, fast=False, model=None, **options):
+    """The training loop, as `gpuzoo.train` calls it, without a run folder."""
     from gpuzoo.engine import loop
 
+    made = program(recipe, dataset, runtime, fast=fast, model=model)
+    return loop.run(made, **options)
+
+
+def train(recipe, dataset, runtime, **options):
+    """A run of the loop: its result, and what it told its watcher."""
     rows = []
-    result = loop.run(
-        recipe, dataset, runtime, watch=lambda *event: rows.append(event), **options
-    )
-    return result, rows
+    watch = lambda *event: rows.append(event)  # noqa: E731
+    return run(recipe, dataset, runtime, watch=watch, **options), rows
 
 
 def same(one, other) -> bool:

@@ -105,10 +105,11 @@ def boxes(count: int, height: int, width: int) -> np.ndarray:
 
 def with_the_loop(name: str, runtime) -> tuple[dict, dict, float]:
     """Trainable weights before and after, and the loss of the test examples."""
+    from conftest import run
     from test_models import SMALL
 
     from gpuzoo.catalogue.recipe import Recipe
-    from gpuzoo.engine import loop
+    from gpuzoo.training.build import build_model
 
     task = gpuzoo.model_info(name).task
     options = {k: v for k, v in SMALL.get(name, {}).items()}
@@ -119,13 +120,13 @@ def with_the_loop(name: str, runtime) -> tuple[dict, dict, float]:
         learning_rate=1e-3,
     )  # fmt: skip
     dataset = examples(name, task, batch)
-    model, before = loop.build_model(recipe, dataset), {}
+    model, before = build_model(recipe, dataset), {}
 
     def watch(event: str, row: dict) -> None:
         if event == "start":
             before.update(weights(model))
 
-    result = loop.run(recipe, dataset, runtime, watch=watch, model=model)
+    result = run(recipe, dataset, runtime, watch=watch, model=model)
     after = {path: result.weights[path] for path in before}
     return before, after, result.metrics["test_loss"]
 

@@ -9,9 +9,9 @@ from conftest import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.engine import checkpoint
-from gpuzoo.engine.loop import build_model
 from gpuzoo.report import plots
 from gpuzoo.tasks import detect, scenes
+from gpuzoo.training.build import build_model
 
 DETECT = RECIPE.override(
     name="find", task="detect", model="detector", augment=(), epochs=3,

@@ -10,8 +10,9 @@ import pytest
 from conftest import RECIPE, same, train, unreadable
 
 import gpuzoo
-from gpuzoo.engine import checkpoint, loop
+from gpuzoo.engine import checkpoint
 from gpuzoo.tasks import frechet
+from gpuzoo.training.build import build_model
 
 GAN = RECIPE.override(
     task="adversarial", model="gan", augment=(), epochs=4, momentum=0.5,
@@ -109,7 +110,7 @@ def test_each_side_moves_on_its_own_loss_alone(recipe, dataset, runtime):
     from gpuzoo.engine import backends
     from gpuzoo.tasks.adversarial import Task
 
-    model = loop.build_model(recipe, dataset)
+    model = build_model(recipe, dataset)
     before = {w.path: w.numpy().copy() for w in model.trainable_weights}
     backend = backends.get(runtime)
     rates = (1e-3, 0.0)

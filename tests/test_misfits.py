@@ -10,7 +10,7 @@ from conftest import RECIPE, train
 import gpuzoo
 from gpuzoo import tasks
 from gpuzoo.catalogue import architecture
-from gpuzoo.engine.loop import build_model
+from gpuzoo.training.build import build_model
 
 
 @pytest.mark.parametrize(

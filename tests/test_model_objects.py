@@ -396,7 +396,7 @@ def test_what_gpuzoo_would_not_call_is_refused_whichever_way_it_comes(
     from conftest import ROOT, splits
 
     from gpuzoo.data.validate import make_dataset
-    from gpuzoo.engine.loop import build_model
+    from gpuzoo.training.build import build_model
 
     file = tmp_path / "mine.py"
     file.write_text(FILE.format(tests=str(ROOT / "tests"), name=name))

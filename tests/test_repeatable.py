@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment, two_classes
+from conftest import ROOT, environment, run, two_classes
 
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.validate import make_dataset
-from gpuzoo.engine import checkpoint, loop
+from gpuzoo.engine import checkpoint
+from gpuzoo.training.build import build_model
 
 # XLA compiles for many seconds, so a few kinds of models stand for all: loops and
 # attention; depthwise convolutions and normalisation. benchmarks/repeatable.py takes all
@@ -53,22 +54,22 @@ def test_moving_statistics_are_state_like_any_other(runtime, tmp_path):
         for split in ("train", "test")
     }
     dataset = make_dataset("tiny", "made up", splits)
-    whole = loop.run(RECIPE, dataset, runtime)
+    whole = run(RECIPE, dataset, runtime)
     moved = [name for name in whole.weights if name.endswith("moving_variance")]
     assert len(moved) == 3
     assert not any(np.all(whole.weights[name] == 1) for name in moved)
 
-    model = loop.build_model(RECIPE, dataset)
+    model = build_model(RECIPE, dataset)
     for variable in model.weights:
         variable.assign(whole.weights[variable.path])
     logits = model.predict(dataset.test["image"] / np.float32(255), verbose=0)
     assert np.array_equal(logits.argmax(axis=1), whole.outputs["predicted"])
 
     asked = iter([False, True])
-    part = loop.run(RECIPE, dataset, runtime, folder=tmp_path, stop=lambda: next(asked))
+    part = run(RECIPE, dataset, runtime, folder=tmp_path, stop=lambda: next(asked))
     start, _ = checkpoint.load(tmp_path)
     assert part.state == "stopped" and start.step == part.steps < whole.steps
-    resumed = loop.run(RECIPE, dataset, runtime, resume=start)
+    resumed = run(RECIPE, dataset, runtime, resume=start)
     for name, value in whole.weights.items():
         assert np.array_equal(resumed.weights[name], value), name
 

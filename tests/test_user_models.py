@@ -9,7 +9,7 @@ from conftest import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.engine import checkpoint, initializers
-from gpuzoo.engine.loop import build_model
+from gpuzoo.training.build import build_model
 from gpuzoo.weights import weights_bytes
 
 HEAD = '''

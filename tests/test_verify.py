@@ -203,13 +203,13 @@ def test_a_stopped_run_is_verified_as_far_as_it_went(cli, npz, tmp_path, monkeyp
     import gpuzoo  # noqa: F401 - the fixtures' process is not the one that runs
 
     script = (
-        "import gpuzoo.training as t; calls = iter([False] * 3 + [True] * 9);"
+        "import gpuzoo as t; calls = iter([False] * 3 + [True] * 9);"
         "from gpuzoo.engine import loop; real = loop.run;"
         "loop.run = lambda *a, **k: real(*a, **{**k, 'stop': lambda: next(calls)});"
         f"t.train('mnist', data={str(npz)!r}, epochs=12, batch_size=8, digest_every=20,"
         " log_every=7, device='cpu', threads=2, out='stopped')"
     )
-    done = cli(program=("-c", "import gpuzoo.runtime as r; r.configure(device='cpu',"
+    done = cli(program=("-c", "import gpuzoo as r; r.configure(device='cpu',"
                         " threads=2);" + script))  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = cli("verify", "stopped")

@@ -6,7 +6,6 @@ It reads one JSON line, what to train and how, and answers with JSON lines: when
 ready what it has found and its first turn, then, for each line `go`, one turn more.
 """
 
-import contextlib
 import json
 import os
 import sys
@@ -16,17 +15,8 @@ import numpy as np
 
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.engine import timing
-from gpuzoo.engine.backends import get
-from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
-
-_NEVER = 10**9
-# More than there are turns for; the table of learning rates has an entry for each.
-_TURNS, _STEPS = 1000, 2_000_000
-
-
-class _Enough(Exception):
-    """Ends a training on the spot, without its last evaluation."""
+from gpuzoo.training.session import open_session
 
 
 def main() -> None:
@@ -35,14 +25,16 @@ def main() -> None:
         asked = json.loads(sys.stdin.readline())
         recipe = Recipe(**asked["recipe"])
         options = Options(**asked["options"])
-        runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
-        from gpuzoo.data import sources
+        begun = time.perf_counter()
+        session = open_session(recipe, options, lambda t: print(t, file=sys.stderr))
+        from gpuzoo.engine.program import Program
 
-        dataset = sources.of_recipe(recipe, lambda text: print(text, file=sys.stderr))
+        program = Program(session)
+        ready = time.perf_counter() - begun
         if asked["goal"] is not None:
-            tell(**_reach(recipe, dataset, runtime, asked["goal"]))
+            tell(**_reach(program, asked["goal"]))
         else:
-            _take_turns(recipe, dataset, runtime, asked, tell)
+            _take_turns(program, ready, asked, tell)
     except Exception as error:  # the mode has failed, the others go on
         lines = [line for line in str(error).splitlines() if line.strip()]
         tell(error=" ".join(lines[:2])[:300] or type(error).__name__)
@@ -59,78 +51,64 @@ def _own_stdout():
     return tell
 
 
-def _take_turns(recipe, dataset, runtime, asked: dict, tell) -> None:
-
-    step, before, cost = _first_steps(recipe, dataset, runtime)
-    ready = {
-        "runtime": runtime.as_record(),
-        "data": dataset.as_record(),
-        "first_step_seconds": before,
+def _take_turns(program, ready_seconds: float, asked: dict, tell) -> None:
+    """Tell what was found, then train a turn for each line `go`."""
+    seconds = asked["seconds"]
+    turn = max(1, round(seconds / _seconds_of_a_step(program, 2)))
+    found = {
+        "runtime": program.session.runtime.as_record(),
+        "data": program.session.dataset.as_record(),
+        "first_step_seconds": ready_seconds,
         # Of a training alone: what comes now would add to them.
         "memory_bytes": timing.peak_memory_bytes(),
-        "device_bytes": get(runtime).peak_device_bytes(),
+        "device_bytes": program.backend.peak_device_bytes(),
     }
     if asked["limits"]:
-        ready |= _limits(recipe, dataset, runtime, cost())
-    del cost  # which holds that training's arrays
-    seconds, done = asked["seconds"], {"step": 0, "seconds": 0.0}
-
-    def watch(event: str, row: dict) -> None:
-        # A turn is as many calls as fill it; an epoch may be over sooner.
-        if event == "progress" and row["seconds"] - done["seconds"] > 0.7 * seconds:
-            tell(
-                steps=row["step"] - done["step"],
-                seconds=row["seconds"] - done["seconds"],
-                **(ready if not done["step"] else {}),
-            )
-            done.update(row)
-            if sys.stdin.readline() != "go\n":
-                raise _Enough
-
-    turn = max(1, round(seconds / step))
-    examples = min(_TURNS * turn, _STEPS) * recipe.batch_size
-    epochs = 1 + examples // dataset.count("train")
-    _run(recipe.override(log_every=turn, epochs=epochs), dataset, runtime, watch)
+        found |= _limits(program)
+    steps, before = 0, program.clock.seconds["train"]
+    for first, last, _ in program.train_parts(_over_and_over(program, turn)):
+        steps += last - first
+        spent = program.clock.seconds["train"] - before
+        if spent < 0.7 * seconds:  # an epoch may be over before a turn is
+            continue
+        tell(steps=steps, seconds=spent, **found)
+        if sys.stdin.readline() != "go\n":
+            return
+        steps, before, found = 0, program.clock.seconds["train"], {}
 
 
-def _limits(recipe, dataset, runtime, counted: dict | None) -> dict:
+def _over_and_over(program, most: int):
+    """Parts of at most so many steps: all of a training, and then again."""
+    from gpuzoo.engine.plan import segments
+
+    recipe = program.session.recipe.override(
+        log_every=most, digest_every=most, checkpoint_every=0
+    )
+    while True:
+        yield from segments(program.plan, recipe, 0, most=program.most_steps)
+
+
+def _seconds_of_a_step(program, steps: int) -> float:
+    steps = min(steps, program.plan.steps_per_epoch, program.most_steps or steps)
+    before = program.clock.seconds.get("train", 0.0)
+    program.train(0, steps)
+    return (program.clock.seconds["train"] - before) / steps
+
+
+def _limits(program) -> dict:
     """What a step takes, what the device can do, and what the host does for a step."""
     from gpuzoo.bench import roofline
-    from gpuzoo.engine.loop import build_model
+    from gpuzoo.engine.program import Program
+    from gpuzoo.training.build import session_of
 
-    model = build_model(recipe, dataset)
+    session = program.session
+    recipe, dataset = _nothing()
+    nothing = Program(session_of(recipe, session.runtime, dataset))
     return {
-        "cost": roofline.cost(model, recipe.batch_size, counted),
-        "peak": roofline.measure(get(runtime)),
-        "overhead_seconds": _first_steps(*_nothing(), runtime, steps=500)[0],
+        "cost": roofline.cost(program.model, session.recipe.batch_size, program.cost()),
+        "peak": roofline.measure(program.backend),
+        "overhead_seconds": _seconds_of_a_step(nothing, 500),
     }
-
-
-def _first_steps(recipe, dataset, runtime, steps: int = 2) -> tuple:
-    """Seconds of a step, of the first few after it is compiled, and of all before; and
-    what tells its cost."""
-    begun, found = time.perf_counter(), {}
-
-    def watch(event: str, row: dict) -> None:
-        if event == "start":
-            found["before"] = time.perf_counter() - begun
-            found["cost"] = row["cost"]
-        elif event == "progress":
-            found["step"] = row["seconds"] / row["step"]
-            raise _Enough
-
-    _run(recipe.override(log_every=steps), dataset, runtime, watch)
-    return found["step"], found["before"], found["cost"]
-
-
-def _run(recipe, dataset, runtime, watch) -> None:
-    from gpuzoo.engine import loop
-
-    quiet = recipe.override(
-        eval_every=_NEVER, digest_every=_NEVER, checkpoint_every=0, minimum_steps=0
-    )
-    with contextlib.suppress(_Enough):
-        loop.run(quiet, dataset, runtime, watch=watch)
 
 
 def _nothing() -> tuple:
@@ -147,28 +125,26 @@ def _nothing() -> tuple:
     return recipe, make_dataset("nothing", "", {"train": arrays, "test": arrays})
 
 
-def _reach(recipe, dataset, runtime, goal: float) -> dict:
-    """Train until an evaluation is as good as the goal."""
-    from gpuzoo import tasks
-    from gpuzoo.engine import loop
+def _reach(program, goal: float) -> dict:
+    """Train until an evaluation after an epoch is as good as the goal."""
+    from gpuzoo.engine.plan import segments
 
-    headline = tasks.load(recipe.task).headline
+    recipe, plan, headline = program.session.recipe, program.plan, program.task.headline
     found = {"reached": False, "seconds": 0.0, "figure": None}
-
-    def watch(event: str, row: dict) -> None:
-        if event == "progress":
-            found["seconds"] = row["seconds"]
-        elif event == "test":
-            # Frechet distances are told of images that the classifier can read.
-            name = headline if headline in row else "loss"
-            sign = 1 if name in ("accuracy", "map50") else -1
-            found.update(name=name, figure=row[name], epoch=row["epoch"])
-            if sign * row[name] >= sign * goal:
-                found["reached"] = True
-                raise _Enough
-
-    with contextlib.suppress(_Enough):
-        loop.run(recipe.override(eval_every=1), dataset, runtime, watch=watch)
+    parts = segments(plan, recipe, 0, most=program.most_steps)
+    for _, last, _ in program.train_parts(parts):
+        if last % plan.steps_per_epoch:
+            continue
+        _, metrics = program.evaluate()
+        # Frechet distances are told of images that the classifier can read.
+        name = headline if headline in metrics else "loss"
+        sign = 1 if name in ("accuracy", "map50") else -1
+        found.update(
+            name=name, figure=metrics[name], epoch=last // plan.steps_per_epoch,
+            seconds=program.clock.seconds["train"],
+        )  # fmt: skip
+        if sign * metrics[name] >= sign * goal:
+            return {**found, "reached": True}
     return found
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data import arrays, audio, folders, images, series
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.synthetic import digits, mackey_glass, tones
@@ -87,21 +86,6 @@ def load_data(
             raise
         note(f"{reason}. Training on {fallback} instead.")
         return load_data(fallback, note=note)
-
-
-def of_recipe(
-    recipe: Recipe, note: Callable[[str], None], fingerprint: str | None = None
-) -> Dataset:
-    """The dataset that a recipe names, as `load_data` gives it."""
-    return load_data(
-        recipe.data,
-        data_dir=recipe.data_dir,
-        fallback=recipe.fallback,
-        image_size=recipe.image_size,
-        audio_seconds=recipe.audio_seconds,
-        fingerprint=fingerprint,
-        note=note,
-    )
 
 
 # --- the user's own files -----------------------------------------------------------

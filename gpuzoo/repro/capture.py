@@ -9,27 +9,23 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from gpuzoo.data.dataset import Arrays
-from gpuzoo.engine.state import State
+from gpuzoo.engine.program import Program
 
 
-def take_apart(
-    step: Callable, feed: Arrays, model: keras.Model, state: State, backend
-) -> list[tuple[str, np.ndarray]]:
-    """Do one step and return (what it is, its values) in the order of computation.
-
-    Args:
-        step: takes a feed and a backend, does one step, returns a dict of tensors.
-        feed: of one step.
+def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
+    """Do the step after so many and return (what it is, its values) in the order of
+    computation.
 
     Returns:
         Input of the step, weights before it, outputs of layers, loss, gradients from
         the last to the first weight, variables after it; 16-bit values as float32.
     """
-    recorder = _Recorder(backend, model)
+    state, backend = program.state, program.backend
+    feed = program.feed(step, step + 1)
+    recorder = _Recorder(backend, program.model)
 
     def body(feed):
-        results = step(feed, recorder)
+        results = program.step(feed, recorder)
         # Results come back sorted by name.
         return {
             f"{number:05d} {name}": tensor

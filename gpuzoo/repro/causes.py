@@ -35,15 +35,15 @@ def _happened(file: pathlib.Path) -> str:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
-def of_the_model(recorded: dict, setting) -> list[str]:
+def of_the_model(session) -> list[str]:
     """Whether a user's function gives another model whenever it is called, and where
     it draws from what the seed does not fix."""
-    file = file_of(recorded["recipe"]["model"])
-    if file is None or setting.built is None:
+    file = file_of(session.recipe.model)
+    if file is None:
         return []
     places = _draws(file)
     told = f" ({', '.join(places)})" if places else ""
-    if what := _differs_when_built_again(setting):
+    if what := _differs_when_built_again(session):
         return [
             f"the model's function does not give the same model twice: {what}; does it "
             f"draw from np.random, random or the time{told}? Take the seed from the run"
@@ -53,11 +53,12 @@ def of_the_model(recorded: dict, setting) -> list[str]:
     return []
 
 
-def _differs_when_built_again(setting) -> str:
+def _differs_when_built_again(session) -> str:
     """What is not the same of two models built from one seed; empty if all is."""
     import numpy as np
 
-    from gpuzoo.engine import initializers, loop
+    from gpuzoo.engine import initializers
+    from gpuzoo.training.build import build_model
     from gpuzoo.weights import by_name
 
     sides = []
@@ -65,8 +66,8 @@ def _differs_when_built_again(setting) -> str:
         random.seed(number)  # as in two processes
         np.random.seed(number)
         try:
-            model = loop.build_model(setting.recipe, setting.dataset)
-            initializers.initialise(model, setting.recipe.seed)
+            model = build_model(session.recipe, session.dataset)
+            initializers.initialise(model, session.recipe.seed)
         except GpuzooError as error:
             return f"the second time {error}"
         weights = by_name(model.weights)

@@ -21,6 +21,7 @@ from gpuzoo.repro import rerun
 from gpuzoo.runs import divergence
 from gpuzoo.runs.record import read_run
 from gpuzoo.runtime.environment import moving_variables, unshielded
+from gpuzoo.training.session import open_recorded
 
 
 def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dict:
@@ -132,22 +133,18 @@ def main() -> None:
 
 def _again(spec: dict) -> dict:
     recorded = read_run(spec["run"], sealed=False)
-    setting = rerun.set_up(recorded, expand(spec["run"]))
-    every_step = setting.recipe.override(digest_every=1)
-    take_apart = spec.get("take_apart", 0)
-    done = rerun.first_steps(
-        dataclasses.replace(setting, recipe=every_step),
-        take_apart - 1 if take_apart else spec["steps"],
-        fast=recorded["fast_dev_run"],
-        take_apart=bool(take_apart),
-    )
-    if take_apart:
-        tensors = done.result.tensors
+    opened = open_recorded(recorded, expand(spec["run"]))
+    every_step = opened.session.recipe.override(digest_every=1)
+    session = dataclasses.replace(opened.session, recipe=every_step)
+    opened = dataclasses.replace(opened, session=session)
+    differences = [*opened.differences, *opened.other_data]
+    if step := spec.get("take_apart"):
+        tensors = rerun.take_apart(opened, step)
         arrays = {f"{i:05d}": array for i, (_, array) in enumerate(tensors)}
         np.savez(spec["out"], names=np.array([name for name, _ in tensors]), **arrays)
-    differences = [*setting.drift, *setting.other_data]
+        return {}
     return {
-        "rows": done.digests,
+        "rows": rerun.first_steps(opened, spec["steps"]).digests,
         "drift": [str(difference) for difference in differences],
     }
 

@@ -11,6 +11,7 @@ from gpuzoo.repro import causes, rerun
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
 from gpuzoo.runs.record import read_run, seal
+from gpuzoo.training.session import open_recorded, own_files
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
 EXIT_CODES = {IDENTICAL: 0, DIFFERS: 1, CANNOT_COMPARE: 2}
@@ -78,16 +79,16 @@ def verify(
         return _conclude(verdict, DIFFERS, path, recorded)
 
     # ------------------------------------------------------- can it be compared at all?
-    setting = rerun.set_up(recorded, path, note)
-    drift, other_data = setting.drift, setting.other_data
-    note(setting.runtime.line())
-    verdict["environment"] = [str(d) for d in (*drift, *other_data)]
-    if other_data or (drift and not allow_drift):
+    opened = open_recorded(recorded, path, note)
+    session, differences = opened.session, opened.differences
+    note(session.runtime.line())
+    verdict["environment"] = [str(d) for d in (*differences, *opened.other_data)]
+    if session.model is None or (differences and not allow_drift):
         return _conclude(verdict, CANNOT_COMPARE, path, recorded)
 
     # ------------------------------------------------------------------ do it once more
     until = min(steps or recorded["steps"], recorded["steps"])
-    done = rerun.first_steps(setting, until, fast=recorded["fast_dev_run"])
+    done = rerun.first_steps(opened, until)
     verdict["steps"] = until
     divergence = trail.first_divergence(recorded_rows, done.digests, until)
     if done.diverged:
@@ -110,11 +111,11 @@ def verify(
     if whole:
         result = done.result
         verdict["weights"] = trail.weight_differences(recorded_weights, result.weights)
-        verdict["figures"] = _other_fields(recorded, result, setting)
+        verdict["figures"] = _other_fields(recorded, result, session)
     parts = ("weights", "rows", "figures", "changed_files")
     differs = divergence or any(verdict[part] for part in parts)
     if divergence and divergence.step <= recorded["recipe"]["digest_every"]:
-        verdict["causes"] += causes.of_the_model(recorded, setting)
+        verdict["causes"] += causes.of_the_model(session)
     word = DIFFERS if differs else IDENTICAL
     return _conclude(verdict, word, path, recorded)
 
@@ -125,7 +126,7 @@ def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None
     Raises:
         GpuzooError: its model, or its teacher's, stands in a user's file.
     """
-    files = " and ".join(rerun.own_files(recorded))
+    files = " and ".join(own_files(recorded))
     if files and not trusted:
         raise GpuzooError(
             f"{path} has code of its own, {files}, which would be executed with all "
@@ -135,7 +136,7 @@ def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None
         note(f"Executing the run's own code: {files}.")
 
 
-def _other_fields(recorded: dict, result, setting) -> list[str]:
+def _other_fields(recorded: dict, result, session) -> list[str]:
     """Fields of the record that follow from the run done again, and do not."""
     told = dict(recorded["metrics"])
     here = dict(result.metrics)
@@ -144,7 +145,7 @@ def _other_fields(recorded: dict, result, setting) -> list[str]:
     for name in ("state", "steps", "epochs", "parameters"):
         here[name] = getattr(result, name)
     told |= {name: recorded[name] for name in here if name not in result.metrics}
-    data = setting.dataset.as_record()
+    data = session.dataset.as_record()
     for name in ("classes", "input_shape", "train_examples", "test_examples"):
         told[f"data/{name}"], here[f"data/{name}"] = recorded["data"][name], data[name]
     told["runtime/seed"] = recorded["runtime"]["seed"]

@@ -7,7 +7,6 @@ from outside the standard library and installed packages until the model was bui
 """
 
 import ast
-import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -21,65 +20,16 @@ from gpuzoo.catalogue import user_code
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, redact, unredact
+from gpuzoo.runs.teacher import model_of_teacher
 
 MISSING = "missing"
-_TEACHER = "teacher/"
+TEACHER = "teacher/"
 """Before the names of what the teacher's model, and not the run's, is made with."""
-# What every run goes through; that which only records or compares moves no bit.
-_ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
+# What only records, reports or compares moves no bit.
 _NO_CODE = (
     "gpuzoo.bench", "gpuzoo.recipes", "gpuzoo.report", "gpuzoo.repro", "gpuzoo.runs",
     "gpuzoo.engine.backends.jax",
 )  # fmt: skip
-_JUDGED = ("adversarial", "autoencode", "denoise")
-"""Tasks whose drawn images the catalogue's lenet5 judges (gpuzoo/tasks/frechet.py)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Built:
-    """A model, and what it and its training are made with."""
-
-    model: "keras.Model"  # noqa: F821 - keras stays unloaded
-    code: dict[str, str]
-    """Name of a module, or of the file that the model stands in -> digest."""
-    inputs: dict[str, str]
-    """Files that the user's code has read -> sha256."""
-
-
-def build(recipe, dataset, backend: str) -> Built:
-    """Build the model of a recipe, and note what it is made with.
-
-    Args:
-        recipe, dataset: as `engine.loop.run` takes them.
-        backend: tensorflow or jax.
-
-    Raises:
-        GpuzooError: the model, or its teacher, cannot be built, or the teacher is not
-            what it was when it was trained.
-    """
-    from gpuzoo.engine import loop
-
-    roots = {*_ROOTS, f"gpuzoo.tasks.{recipe.task}"}
-    if backend == "jax":
-        roots.add("gpuzoo.engine.backends.jax")
-    if recipe.task in _JUDGED:
-        roots.add("gpuzoo.models.lenet")
-    code, inputs = {}, {}
-    if recipe.task == "distill" and recipe.imitation:
-        from gpuzoo.tasks import distill
-
-        _, its_code, its_inputs = distill.teacher_and_code(recipe, dataset)
-        for name, digest in its_code.items():
-            ours = name.startswith("gpuzoo.")
-            code[name if ours else _TEACHER + name] = digest
-        inputs |= {_TEACHER + name: digest for name, digest in its_inputs.items()}
-    make = functools.partial(loop.build_model, recipe, dataset)
-    model, own_code, own_inputs = watched(make, recipe.model, roots)
-    return Built(
-        model,
-        dict(sorted({**code, **own_code}.items())),
-        dict(sorted({**inputs, **own_inputs}.items())),
-    )
 
 
 def watched(make, model: str, roots=()) -> tuple[object, dict, dict]:
@@ -106,42 +56,38 @@ def models_files(recipe: dict) -> list[str]:
     model, and of its teacher's."""
     models = [recipe["model"]]
     if recipe["task"] == "distill" and recipe["imitation"]:
-        from gpuzoo.tasks import distill
-
-        models.append(distill.model_of_teacher(unredact(recipe["teacher"])))
+        models.append(model_of_teacher(unredact(recipe["teacher"])))
     return [model for model in models if file_of(model)]
 
 
-def found_again(record: dict, built: Built) -> tuple[dict, dict]:
+def found_again(record: dict, code: dict, inputs: dict) -> tuple[dict, dict]:
     """Code and inputs of a run as they are now: whatever was recorded, and what the
-    user's code imports or reads besides."""
-    code, inputs = dict(built.code), dict(built.inputs)
+    user's code, just built, imports or reads besides."""
+    code, inputs = dict(code), dict(inputs)
     for name in record["code"]:
         if name not in code:
-            code[name] = _digest_of_module(name.removeprefix(_TEACHER))
+            code[name] = digest_of_module(name.removeprefix(TEACHER))
     own = {name for name in code if not name.startswith("gpuzoo.")}
     code = {name: code[name] for name in sorted(own | {*record["code"]})}
     for name in record["inputs"]:
         if name not in inputs:
-            inputs[name] = _digest_of_input(name, record)
+            inputs[name] = digest_of_input(name, record)
     return code, inputs
 
 
 def unreadable_inputs(record: dict) -> dict[str, str]:
     """Recorded inputs that are missing or cannot be read, and why: a model that reads
     them cannot be built."""
-    now = {name: _digest_of_input(name, record) for name in record["inputs"]}
+    now = {name: digest_of_input(name, record) for name in record["inputs"]}
     return {name: told for name, told in now.items() if not _is_digest(told)}
 
 
-def _digest_of_input(name: str, record: dict) -> str:
+def digest_of_input(name: str, record: dict) -> str:
     """sha256 of a recorded input, or in words why there is none."""
     model = record["recipe"]["model"]
-    if name.startswith(_TEACHER):
-        from gpuzoo.tasks import distill
-
-        model = distill.model_of_teacher(unredact(record["recipe"]["teacher"]))
-    path, file = expand(name.removeprefix(_TEACHER)), file_of(model)
+    if name.startswith(TEACHER):
+        model = model_of_teacher(unredact(record["recipe"]["teacher"]))
+    path, file = expand(name.removeprefix(TEACHER)), file_of(model)
     folders = [file.resolve().parent, pathlib.Path.cwd()] if file else [pathlib.Path()]
     for folder in folders:
         try:
@@ -273,7 +219,7 @@ def _source_of(place: str) -> bytes:
         ) from None
 
 
-def _digest_of_module(name: str) -> str:
+def digest_of_module(name: str) -> str:
     """Of a module that was recorded and is not imported now."""
     if name.endswith(".py"):
         return MISSING  # the file of a model, which is always executed

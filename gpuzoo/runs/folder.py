@@ -61,7 +61,11 @@ class RunFolder(Folder):
 
     @classmethod
     def create(
-        cls, out: str | None, name: str, files: dict[str, bytes], **fields
+        cls,
+        out: str | None,
+        name: str,
+        files: dict[str, bytes] | None = None,
+        **fields,
     ) -> "RunFolder":
         """Make the folder `out`, or the next free runs/<name>-<number>, with the files
         that the run begins with, each a name and its content.
@@ -91,7 +95,7 @@ class RunFolder(Folder):
         goal = expand(str(out)) if out else None
         try:
             if goal and goal.exists():
-                return cls._fill(goal, record, files)
+                return cls._fill(goal, record, files or {})
             parent = goal.parent if goal else pathlib.Path("runs")
             new = parent / temporary_name()
             above = (parent, *parent.parents)
@@ -101,7 +105,7 @@ class RunFolder(Folder):
             folder._made = [new, *made]
             try:
                 folder.lock()
-                folder._begin(files)
+                folder._begin(files or {})
                 folder._move_to(goal, parent, name)
             except BaseException:
                 folder.discard()
@@ -125,7 +129,7 @@ class RunFolder(Folder):
                     "overwritten, name another"
                 )
             folder.remove_temporary()
-            folder._begin(files)
+            folder._begin(files or {})
         except BaseException:
             if folder:
                 folder.close()

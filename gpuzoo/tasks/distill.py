@@ -8,12 +8,11 @@ from gpuzoo.catalogue.recipe import parse_options
 from gpuzoo.catalogue.registry import build, model_info
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, unredact
+from gpuzoo.runs import code
+from gpuzoo.runs.teacher import SHIPPED, record_of
 from gpuzoo.runtime.keras_state import fresh_names, in_float32
 from gpuzoo.tasks import classify, frechet
 from gpuzoo.weights import digest_of, load_weights
-
-SHIPPED = "lenet5"
-"""The name of the teacher that comes with gpuzoo: the classifier of measure.py."""
 
 
 class Task(classify.Task):
@@ -67,17 +66,8 @@ def settle(recipe):
     if recipe.teacher == SHIPPED:
         return recipe.override(teacher_sha256=frechet.SHA256)
     path = expand(recipe.teacher).resolve()
-    _record_of(str(path))
+    record_of(str(path))
     return recipe.override(teacher=str(path), teacher_sha256=digest_of(path))
-
-
-def model_of_teacher(teacher: str) -> str:
-    """The name of the model that a teacher is, without building it.
-
-    Raises:
-        GpuzooError: it is no run, or its record is damaged.
-    """
-    return SHIPPED if teacher == SHIPPED else _record_of(teacher)["recipe"]["model"]
 
 
 def load_teacher(recipe, dataset) -> classify.Logits:
@@ -95,13 +85,11 @@ def load_teacher(recipe, dataset) -> classify.Logits:
 
 def teacher_and_code(recipe, dataset) -> tuple[keras.Model, dict, dict]:
     """The teacher, the digests of its code and of the files that it reads."""
-    from gpuzoo.runs import code
-
     if recipe.teacher == SHIPPED:
         inputs, classes = frechet.SHAPE, tuple(map(str, range(frechet.CLASSES)))
         teacher, modules, files = code.watched(frechet.load_logits, SHIPPED)
     else:
-        record = _record_of(recipe.teacher)
+        record = record_of(recipe.teacher)
         data = record["data"]
         inputs, classes = tuple(data["input_shape"]), tuple(data["classes"])
         name = record["recipe"]["model"]
@@ -117,30 +105,6 @@ def teacher_and_code(recipe, dataset) -> tuple[keras.Model, dict, dict]:
             )
     _check_fit(recipe, dataset, inputs, classes)
     return teacher, modules, files
-
-
-def _record_of(teacher: str) -> dict:
-    """The record of the run that a teacher is: sealed, ended, of a classifier."""
-    from gpuzoo.runs.record import read_run
-
-    try:
-        record = read_run(teacher)
-    except GpuzooError as error:
-        raise GpuzooError(
-            f"teacher {teacher}: {error}; name the folder of a run that classifies, or "
-            f"{SHIPPED}"
-        ) from None
-    if record["state"] not in ("finished", "stopped"):
-        raise GpuzooError(
-            f"teacher {teacher}: is {record['state']}; only a finished or stopped run "
-            "can teach"
-        )
-    if record["recipe"]["task"] not in ("classify", "distill"):
-        raise GpuzooError(
-            f"teacher {teacher}: was trained to {record['recipe']['task']}, not to "
-            "classify"
-        )
-    return record
 
 
 def _build(record: dict, inputs: tuple, classes: tuple) -> keras.Model:

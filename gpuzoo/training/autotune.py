@@ -21,6 +21,7 @@ from gpuzoo.files import expand, write_atomically
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
 from gpuzoo.runtime.startup import check_autotune
+from gpuzoo.training.session import make_session
 
 _DUMP_FLAG = "--xla_gpu_dump_autotune_results_to="
 
@@ -77,13 +78,11 @@ def _first_step(recipe: Recipe, options: Options) -> None:
     # The model takes the form that it has in the run (models/_blocks.py).
     runtime = dataclasses.replace(runtime, deterministic=True)
     runtimes._in_force = (options, runtime)
-    from gpuzoo import tasks
-    from gpuzoo.data import sources
-    from gpuzoo.engine import loop
+    from gpuzoo.engine.program import Program
 
-    recipe = tasks.settle(recipe)
-    dataset = sources.of_recipe(recipe, lambda text: None)
-    loop.run(recipe, dataset, runtime, until=1, stop=lambda: True)
+    program = Program(make_session(recipe, runtime, lambda text: None))
+    program.train(0, 1)
+    program.evaluate()
 
 
 if __name__ == "__main__":

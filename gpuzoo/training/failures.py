@@ -13,7 +13,6 @@ from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.runs.folder import RunFolder, write_weights
 from gpuzoo.runtime.startup import memory_limit
-from gpuzoo.training import failures
 
 _MEMORY = (
     "RESOURCE_EXHAUSTED", "std::bad_alloc", "OOM when allocating", "out of memory",
@@ -171,7 +170,7 @@ def raise_readably(
     A run that has not begun has left nothing that could be resumed, and what failed
     need not be its folder.
     """
-    if line := failures.out_of_memory(error):
+    if line := out_of_memory(error):
         raise GpuzooError(line) from error
     if isinstance(error, OSError):
         place, reason = str(error.filename or folder.path), error.strerror or error
@@ -196,6 +195,6 @@ def raise_readably(
         ) from error
     model = folder.record["recipe"]["model"]
     if isinstance(error, Exception) and not isinstance(error, GpuzooError):
-        if line := failures.in_model(error, short_name(model), file_of(model)):
+        if line := in_model(error, short_name(model), file_of(model)):
             raise GpuzooError(line) from error
     raise error

@@ -19,11 +19,12 @@ def finish(job, result) -> None:
     from gpuzoo.engine.timing import peak_memory_bytes
     from gpuzoo.report import plots
 
-    folder, recipe = job.folder, job.recipe
+    folder, recipe = job.folder, job.session.recipe
+    dataset = job.session.dataset
     weights_sha256 = write_weights(folder, result.weights)
     folder.keep_trail()
     model = redact(short_name(recipe.model))
-    title = f"{recipe.name}: {model} on {job.dataset.name}"
+    title = f"{recipe.name}: {model} on {dataset.name}"
     not_drawn = None
     try:
         plots.draw_all(
@@ -31,7 +32,7 @@ def finish(job, result) -> None:
             recipe.task,
             f"{title}, seed {recipe.seed}",
             folder.metrics(),
-            job.dataset,
+            dataset,
             result.outputs,
             _only_in_training(recipe),
         )
@@ -108,14 +109,14 @@ def summary_of(folder: RunFolder) -> dict:
 
 
 def say_end(job, summary: dict) -> None:
-    screen, recipe = job.screen, job.recipe
+    screen, recipe = job.screen, job.session.recipe
     if summary["state"] == "stopped":
         screen.say(
             f"Stopped after step {summary['steps']}; to go on: "
             f"gpuzoo resume {summary['run_dir']}",
             "bold yellow",
         )
-    data = job.dataset.name
+    data = job.session.dataset.name
     if recipe.fallback and recipe.data != data:
         data = f"{data}, not {recipe.data}, which was not to be had"
     memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"

@@ -11,12 +11,16 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.catalogue.registry import in_no_file, model_info
 from gpuzoo.errors import Diverged, GpuzooError, nearest
+from gpuzoo.report.progress import Screen
+from gpuzoo.runs import drift
+from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import now, options_of
 from gpuzoo.runtime import configure as runtimes
-from gpuzoo.runtime.options import Options, Runtime
+from gpuzoo.runtime.options import Options
 from gpuzoo.training import autotune, failures
 from gpuzoo.training.failures import NO_ROOM, raise_readably, record_failure
 from gpuzoo.training.interrupts import Interrupts
+from gpuzoo.training.session import open_recorded, open_session, own_files
 
 
 def train(
@@ -73,9 +77,6 @@ def train(
 
         brought = model_objects.take(model, recipe, changes, fresh)
 
-    from gpuzoo.report.progress import Screen
-    from gpuzoo.runs.folder import RunFolder
-
     screen = Screen(quiet)
     with Interrupts() as interrupts:
         folder = RunFolder.create(
@@ -89,12 +90,15 @@ def train(
         )
         with folder:
             try:
-                recipe, runtime, dataset, built, brought = _set_up(
-                    recipe, options, folder, screen, fast_dev_run, model, brought
-                )
+                autotune.tune(recipe, options, screen.say)
+                session = open_session(
+                    recipe, options, lambda text: screen.say(text, "yellow"),
+                    own=model, given=brought, fast=fast_dev_run,
+                )  # fmt: skip
+                _check_room(folder, session.model)
+                folder.update(**_of_session(session))
                 interrupts.end_if_asked()
-                _say_start(screen, runtime, dataset)
-                _say_given(screen, recipe, brought)
+                _say_start(screen, session)
                 if in_no_file(recipe.model):
                     screen.say(
                         f"Note: model {recipe.model} is no file's that the run could "
@@ -104,10 +108,7 @@ def train(
             except BaseException as error:
                 folder.discard()
                 raise_readably(folder, error, begun=False)
-            job = _Job(
-                recipe, dataset, runtime, folder, screen, fast_dev_run, begun, brought,
-                built,
-            )  # fmt: skip
+            job = _Job(session, folder, screen, begun)
             summary = _carry_out(job, interrupts, None)
     if model is not None:
         model_objects.give_back(model, folder.path, recipe.model)
@@ -133,14 +134,10 @@ def resume(
     """
     begun = time.perf_counter()
     from gpuzoo.engine import checkpoint
-    from gpuzoo.report.progress import Screen
-    from gpuzoo.repro import rerun
-    from gpuzoo.runs import drift as compare
-    from gpuzoo.runs import folder as record
     from gpuzoo.training import finish
 
     screen = Screen(quiet)
-    with Interrupts() as interrupts, record.RunFolder.open(run) as folder:
+    with Interrupts() as interrupts, RunFolder.open(run) as folder:
         recorded = folder.record
         if recorded["state"] == "finished":
             finish.remove_checkpoints(folder)  # killed before it could
@@ -152,18 +149,17 @@ def resume(
                 f"{folder.path} was trained at level strict, which allows no drift; "
                 "leave --allow-drift out"
             )
-        for file in rerun.own_files(recorded):
+        for file in own_files(recorded):
             screen.say(f"Executing the run's own code: {file}.")
-        setting = rerun.set_up(
+        opened = open_recorded(
             recorded, folder.path, lambda text: screen.say(text, "yellow")
         )
-        recipe, drift = setting.recipe, setting.drift
-        runtime, dataset = setting.runtime, setting.dataset
+        session, differences = opened.session, opened.differences
         what = "cannot be resumed, its data have changed"
-        compare.refuse(setting.other_data, f"{folder.path} {what}")
+        drift.refuse(opened.other_data, f"{folder.path} {what}")
         if not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
-            compare.refuse(drift, f"{folder.path} {what}")
+            drift.refuse(differences, f"{folder.path} {what}")
         start, damaged = checkpoint.load(folder.sub("checkpoints"), recorded.get("id"))
         for name in damaged:
             screen.say(
@@ -175,9 +171,9 @@ def resume(
                 f"{folder.path} cannot go on: its own checkpoints are missing or "
                 "damaged; copy them back, or train it anew with another --out"
             )
-        if setting.built is None:
+        if session.model is None:
             what = "cannot be resumed, its model cannot be built"
-            compare.refuse(drift, f"{folder.path} {what}")
+            drift.refuse(differences, f"{folder.path} {what}")
         interrupts.end_if_asked()
         step = start.step if start else 0
         try:
@@ -185,35 +181,27 @@ def resume(
                 state="running",
                 error=None,
                 # If it was killed before they were known.
-                recipe={**recorded["recipe"], "teacher_sha256": recipe.teacher_sha256},
-                data=dataset.as_record(),
-                runtime=runtime.as_record(),
-                **setting.brought.as_record(recipe.seed),
-                code=recorded["code"] or setting.built.code,
-                inputs=recorded["inputs"] or setting.built.inputs,
+                **_of_session(session),
+                **{
+                    name: recorded[name]
+                    for name in ("code", "inputs")
+                    if recorded[name]
+                },
+                recipe={
+                    **recorded["recipe"],
+                    "teacher_sha256": session.recipe.teacher_sha256,
+                },
                 resumed=[
                     *recorded.get("resumed", []),
-                    {"at": now(), "step": step, "drift": list(map(str, drift))},
+                    {"at": now(), "step": step, "drift": list(map(str, differences))},
                 ],
             )
             folder.restore(start.history if start else [])
         except OSError as error:
             raise_readably(folder, error)
-        _say_start(screen, runtime, dataset)
-        _say_given(screen, recipe, setting.brought)
+        _say_start(screen, session)
         screen.say(f"Going on after step {step}.")
-        fast = recorded["fast_dev_run"]
-        job = _Job(
-            recipe,
-            dataset,
-            runtime,
-            folder,
-            screen,
-            fast,
-            begun,
-            setting.brought,
-            setting.built.model,
-        )
+        job = _Job(session, folder, screen, begun)
         return _carry_out(job, interrupts, start)
 
 
@@ -221,22 +209,17 @@ def resume(
 class _Job:
     """One training with everything that it needs."""
 
-    recipe: Recipe
-    dataset: "Dataset"  # noqa: F821 - the data package stays unloaded
-    runtime: Runtime
-    folder: "RunFolder"  # noqa: F821
-    screen: "Screen"  # noqa: F821
-    fast: bool
+    session: "Session"  # noqa: F821 - the engine stays unloaded
+    folder: RunFolder
+    screen: Screen
     begun: float
-    brought: "Given"  # noqa: F821
-    model: "keras.Model | None" = None  # noqa: F821
-    """If it has been built already."""
 
 
 def _carry_out(job: _Job, interrupts, start) -> dict:
     """Train, write what a run leaves behind, tell the end."""
     from gpuzoo.engine import loop
     from gpuzoo.engine.backends import compile_cache
+    from gpuzoo.engine.program import Program
     from gpuzoo.training import finish
 
     programs = compile_cache.lend(job.folder.record, job.screen.say)
@@ -270,17 +253,12 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     try:
         with failures.whole_tracebacks():
             result = loop.run(
-                job.recipe,
-                job.dataset,
-                job.runtime,
+                Program(job.session),
                 watch=watch,
                 stop=interrupts.asked,
-                fast=job.fast,
                 folder=job.folder.sub("checkpoints"),
                 resume=start,
                 run_id=job.folder.record.get("id", ""),
-                model=job.model,
-                brought=job.brought,
             )
         job.screen.stop()
         finish.finish(job, result)
@@ -323,77 +301,43 @@ def _resolve(recipe, options, changes):
     return recipe.override(**rest), dataclasses.replace(options, **asked)
 
 
-def _set_up(recipe, options, folder, screen, fast, own, brought):
-    """What has to be there before training: the runtime, the data, room on the disk.
-
-    `own`: the model object, if the recipe's is one, and what it brought. Returns the
-    recipe, with the digests of the files that it names, the first two, the model, not
-    yet with the weights that it begins with, and what it brought, with all findings.
-    """
-    autotune.tune(recipe, options, screen.say)
-    runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
-
-    from gpuzoo import tasks
-    from gpuzoo.data import sources
-    from gpuzoo.engine import model_objects, scaling
-    from gpuzoo.engine.loop import check_recipe
-    from gpuzoo.engine.plan import make_plan
-    from gpuzoo.runs import code
-    from gpuzoo.tasks import augment
-
-    check_recipe(recipe)
-    recipe = tasks.settle(recipe)
-    dataset = sources.of_recipe(recipe, lambda text: screen.say(text, "yellow"))
-    make_plan(recipe, dataset.count("train"), 0, fast)
-    if dataset.field == "image":
-        augment.check(recipe.augment, dataset.input_shape)
-    with failures.whole_tracebacks():
-        built = code.build(recipe, dataset, runtime.backend)
-    model = built.model
-    if architecture.is_text(recipe.model):
-        architecture.check_precision(model)
-    brought = brought or model_objects.Given(
-        findings=model_objects.not_used(model, recipe)
-    )
-    model_objects.loss_of(brought, recipe, model)
-    found = scaling.findings(own or model, dataset)
-    brought = dataclasses.replace(brought, findings=(*brought.findings, *found))
-    weights_bytes = 4 * model.count_params()
-    # Two checkpoints with up to three numbers a weight and one being written, the
-    # weights, the record, the trail and the pictures.
-    needed, free = (
-        12 * weights_bytes + 4_000_000,
-        shutil.disk_usage(folder.locate()).free,
-    )
+def _check_room(folder, model) -> None:
+    """Raises GpuzooError where the disk has no room for what a run writes: two
+    checkpoints with up to three numbers a weight and one being written, the weights,
+    the record, the trail and the pictures."""
+    needed = 12 * 4 * model.count_params() + 4_000_000
+    free = shutil.disk_usage(folder.locate()).free
     if free < needed:
         raise GpuzooError(
             f"output folder {folder.path}: {free / 1e6:.1f} MB free, about "
             f"{needed / 1e6:.1f} MB needed; free some or name another with --out"
         )
-    folder.update(
-        recipe=recipe.as_record(),
-        data=dataset.as_record(),
-        runtime=runtime.as_record(),
-        **brought.as_record(recipe.seed),
-        code=built.code,
-        inputs=built.inputs,
-    )
-    return recipe, runtime, dataset, model, brought
 
 
-def _say_start(screen, runtime, dataset) -> None:
+def _of_session(session) -> dict:
+    """The fields of a record that are known once a session is open."""
+    return {
+        "recipe": session.recipe.as_record(),
+        "data": session.dataset.as_record(),
+        "runtime": session.runtime.as_record(),
+        **session.given.as_record(session.recipe.seed),
+        "code": session.code,
+        "inputs": session.inputs,
+    }
+
+
+def _say_start(screen, session) -> None:
+    """What is in force, what is trained on, what it begins with."""
+    from gpuzoo.engine import model_objects
+
+    dataset, given = session.dataset, session.given
     screen.say(
-        f"{runtime.line()} · data {dataset.name} ({dataset.source}; "
+        f"{session.runtime.line()} · data {dataset.name} ({dataset.source}; "
         f"{dataset.count('train'):,} to train, {dataset.count('test'):,} to test)",
         "bold",
     )
     for finding in dataset.findings:
         screen.say(f"Note: {finding}.", "yellow")
-
-
-def _say_given(screen, recipe, brought) -> None:
-    from gpuzoo.engine import model_objects
-
-    screen.say(model_objects.line(brought, recipe))
-    for finding in brought.findings:
+    screen.say(model_objects.line(given, session.recipe))
+    for finding in given.findings:
         screen.say(f"Note: {finding}.", "yellow")

@@ -1,0 +1,208 @@
+"""The compiled steps of a training: what trains, evaluates, benchmarks and verifies."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import keras
+
+from gpuzoo import tasks
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.engine import backends, batches, initializers, model_objects, optim
+from gpuzoo.engine.plan import make_plan
+from gpuzoo.engine.state import State
+from gpuzoo.engine.timing import Stopwatch
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.environment import busy_cores
+from gpuzoo.runtime.options import Runtime
+
+# A random layer draws at (its key, step * this + the draw's number within the step).
+DRAWS_PER_STEP = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """What a training is made of; gpuzoo/training/session.py opens one."""
+
+    recipe: Recipe
+    runtime: Runtime
+    dataset: Dataset
+    model: keras.Model
+    """Built for the dataset; a program gives it the weights that it begins with."""
+    given: model_objects.Given = model_objects.Given()
+    """What a model object brings with it: weights, optimizer, loss."""
+    fast: bool = False
+    """Two steps of everything (`--fast-dev-run`)."""
+    code: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Modules that the model and its training are made with -> digest."""
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Files that the user's code has read -> sha256."""
+
+
+class Program:
+    """A session, compiled: one call trains many steps, one evaluates.
+
+    Making it draws the initial weights, moves the examples to the device and compiles
+    both calls. Every result is a function of the session and of the step alone, so
+    that whoever holds a program may train and evaluate in any order without moving a
+    bit of what comes later.
+
+    Attributes:
+        session, model, task, plan, backend.
+        state: every variable that a step reads or writes (`gpuzoo.engine.state`).
+        clock: seconds by phase: setup, compile, train, evaluate, and the loop's own.
+        step_metrics, metrics: names of what a step and an evaluation return.
+
+    Raises:
+        GpuzooError: the model or one of its operations cannot be trained repeatably.
+    """
+
+    def __init__(self, session: Session):
+        self.session, self.model = session, session.model
+        self.backend = backends.get(session.runtime)
+        self.clock = Stopwatch(self.backend.synchronise)
+        with self.clock.phase("setup"):
+            self._set_up()
+        with self.clock.phase("compile"):
+            self._compile()
+
+    def _set_up(self) -> None:
+        recipe, dataset, model = self.session.recipe, self.session.dataset, self.model
+        given = self.session.given
+        model_objects.begin(model, recipe, dataset, given)
+        self._generators = initializers.address_generators(model, recipe.seed)
+        tasks.check(recipe)
+        kind = tasks.load(recipe.task)
+        draws = kind.count_draws(recipe, model)
+        count = dataset.count("train")
+        self.plan = make_plan(recipe, count, draws, self.session.fast)
+        optimizers = [
+            optim.build_optimizer(
+                recipe, self.plan.steps, self.backend, moves, given.optimizer
+            )
+            for moves in kind.moves(model)
+        ]
+        for optimizer, variables in zip(optimizers, kind.groups(model), strict=True):
+            optimizer.build(variables)
+        self.task = kind(
+            model=model, optimizers=optimizers, recipe=recipe, dataset=dataset
+        )
+        if loss := model_objects.loss_of(given, recipe, model):
+            self.task.compiled = loss
+        self.step_metrics, self.metrics = self.task.step_figures, self.task.figures
+        self.state = State(model, optimizers, self._generators, self.backend)
+        fields = self.task.fields
+        streamed = batches.streams(recipe, dataset.splits, fields, self.backend)
+        self._train_examples, self._test_examples = (
+            batches.Examples({n: split[n] for n in fields}, self.backend, streamed)
+            for split in (dataset.train, dataset.test)
+        )
+        self._evaluation_feed, self._evaluated = batches.whole(
+            dataset, self.session.fast, kind.expansion
+        )
+
+    def _compile(self) -> None:
+        """Trace and compile both calls by one step of each, and put every variable
+        back: nothing of it stays."""
+        plan, state = self.plan, self.state
+        before, variables = state.read(state.all), list(state.all.values())
+        at_once = self._train_examples.at_once(plan.batch, plan.steps_per_epoch)
+        example = self.feed(0, at_once)
+        self._train_steps = self.backend.compile_steps(self.step, example, variables)
+        self._train_steps(once := batches.first(example))
+        if self.session.runtime.level == "strict":
+            for _ in range(self.backend.recompilations):
+                again = self.backend.compile_steps(self.step, example, variables)
+                self._try_again(again, once, before)
+            self._try_again(self._train_steps, once, before)
+        indices = self._evaluation_feed["indices"]
+        steps, batch = indices.shape
+        indices = indices[: self._test_examples.at_once(batch, steps)]
+        example = self._test_examples.send({"indices": indices})
+        self._evaluate_steps = self.backend.compile_steps(
+            self._evaluation_step, example, variables
+        )
+        self._evaluate_steps(batches.first(example))
+        state.write(before)
+
+    def feed(self, first: int, last: int) -> Arrays:
+        """What steps first..last-1, all of one epoch, are given."""
+        return self._train_examples.send(self.plan.feed(first, last))
+
+    def step(self, feed: dict, backend=None) -> dict:
+        """One step, to be traced: one entry of a feed -> its metrics."""
+        backend = backend or self.backend
+        for generator, key in self._generators:
+            counter = feed["step"] * DRAWS_PER_STEP
+            generator.assign(backend.seed_state(key, counter))
+        batch = self._train_examples.take(feed)
+        return self.task.step(batch, feed["draws"], backend)
+
+    def _evaluation_step(self, feed: dict) -> dict:
+        batch = self._test_examples.take(feed)
+        return self.task.evaluate({**batch, "index": feed["indices"]})
+
+    @property
+    def most_steps(self) -> int | None:
+        """Steps that one call of `train` may do at most; None: any number."""
+        return self._train_examples.most(self.plan.batch)
+
+    def train(self, first: int, last: int) -> Arrays:
+        """Do steps first..last-1, all of one epoch: metric -> array of shape (steps,),
+        with what the task calls `loss` among them."""
+        ((_, _, results),) = self.train_parts([(first, last)])
+        return results
+
+    def train_parts(self, parts: Iterable[tuple[int, int]]) -> Iterator[tuple]:
+        """`train` for one part after another: (first, last, metrics) of each. The
+        examples of a part are made ready while the one before it is at work."""
+        for (first, last), feed in batches.ahead(iter(parts), self.feed):
+            with self.clock.phase("train"):
+                results = self._train_steps(feed())
+            yield first, last, results
+
+    def evaluate(self) -> tuple[Arrays, dict[str, float]]:
+        """Evaluate all test examples, with the averaged weights where the recipe keeps
+        an average: (task's outputs, one row per example; metric -> value)."""
+        with self.clock.phase("evaluate"), self.state.averaged():
+            outputs = batches.in_parts(
+                self._evaluate_steps, self._test_examples, self._evaluation_feed
+            )
+            outputs = {
+                name: array.reshape(-1, *array.shape[2:])[: self._evaluated]
+                for name, array in outputs.items()
+            }
+            test = self.session.dataset.test
+            seen = {name: test[name][: self._evaluated] for name in self.task.fields}
+            return outputs, self.task.summarise(outputs, seen)
+
+    def weights(self) -> Arrays:
+        """Name -> value of every weight; the averages where the recipe keeps them."""
+        with self.state.averaged():
+            return self.state.read(self.state.weights)
+
+    def cost(self) -> dict[str, float] | None:
+        """What XLA counts in one step: `flops` and `bytes`. None on TensorFlow."""
+        count = getattr(self._train_steps, "cost", None)
+        return count() if count else None
+
+    def _try_again(self, train_steps, feed: Arrays, before: Arrays) -> None:
+        """Level strict: the first step, just done, must end with the same bits again.
+
+        `train_steps` is the same program, which finds an operation that varies, or one
+        compiled anew, which finds a compiler that varies. Meanwhile every core has
+        other work to do, so that threads finish in another order than before.
+        """
+        state = self.state
+        once = state.read(state.all)
+        state.write(before)
+        with busy_cores():
+            train_steps(feed)
+        again = state.read(state.all)
+        differ = [n for n in once if once[n].tobytes() != again[n].tobytes()]
+        if differ:
+            raise GpuzooError(
+                "level strict: the first step, done twice, gave other bits in "
+                f"{', '.join(differ[:5])}; an operation of the model, or the way in "
+                "which it is compiled, varies from run to run"
+            )

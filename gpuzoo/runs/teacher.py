@@ -1,0 +1,38 @@
+"""The run that a student learns from, as far as its record tells."""
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runs.record import read_run
+
+SHIPPED = "lenet5"
+"""The name of the teacher that comes with gpuzoo: that of tasks/frechet.py."""
+
+
+def model_of_teacher(teacher: str) -> str:
+    """The name of the model that a teacher is, without building it.
+
+    Raises:
+        GpuzooError: it is no run, or its record is damaged.
+    """
+    return SHIPPED if teacher == SHIPPED else record_of(teacher)["recipe"]["model"]
+
+
+def record_of(teacher: str) -> dict:
+    """The record of the run that a teacher is: sealed, ended, of a classifier."""
+    try:
+        record = read_run(teacher)
+    except GpuzooError as error:
+        raise GpuzooError(
+            f"teacher {teacher}: {error}; name the folder of a run that classifies, or "
+            f"{SHIPPED}"
+        ) from None
+    if record["state"] not in ("finished", "stopped"):
+        raise GpuzooError(
+            f"teacher {teacher}: is {record['state']}; only a finished or stopped run "
+            "can teach"
+        )
+    if record["recipe"]["task"] not in ("classify", "distill"):
+        raise GpuzooError(
+            f"teacher {teacher}: was trained to {record['recipe']['task']}, not to "
+            "classify"
+        )
+    return record

@@ -1,0 +1,148 @@
+"""From a recipe and its data to a model, and what that is made with."""
+
+import functools
+
+import keras
+
+from gpuzoo import tasks
+from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.recipe import Recipe, parse_options
+from gpuzoo.catalogue.registry import build, check_options, model_info, short_name
+from gpuzoo.data.dataset import Dataset
+from gpuzoo.data.sources import load_data
+from gpuzoo.engine.program import Session
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runs import code
+from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
+from gpuzoo.runtime.options import Runtime
+from gpuzoo.tasks import distill
+
+# What every run goes through.
+_ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
+_JUDGED = ("adversarial", "autoencode", "denoise")
+"""Tasks whose drawn images the catalogue's lenet5 judges (gpuzoo/tasks/frechet.py)."""
+
+
+def session_of(
+    recipe: Recipe, runtime: Runtime, dataset: Dataset, *, fast: bool = False
+) -> Session:
+    """A session of data that are at hand, without a record."""
+    return Session(recipe, runtime, dataset, build_model(recipe, dataset), fast=fast)
+
+
+def build_and_note(
+    recipe: Recipe, dataset: Dataset, backend: str
+) -> tuple[keras.Model, dict[str, str], dict[str, str]]:
+    """Build the model of a recipe, and note what it is made with.
+
+    Args:
+        backend: tensorflow or jax.
+
+    Returns:
+        The model; name of a module, or of the file that the model stands in -> digest;
+        files that the user's code has read -> sha256.
+
+    Raises:
+        GpuzooError: the model, or its teacher, cannot be built, or the teacher is not
+            what it was when it was trained.
+    """
+    roots = {*_ROOTS, f"gpuzoo.tasks.{recipe.task}"}
+    if backend == "jax":
+        roots.add("gpuzoo.engine.backends.jax")
+    if recipe.task in _JUDGED:
+        roots.add("gpuzoo.models.lenet")
+    modules, inputs = {}, {}
+    if recipe.task == "distill" and recipe.imitation:
+        _, its_code, its_inputs = distill.teacher_and_code(recipe, dataset)
+        for name, digest in its_code.items():
+            ours = name.startswith("gpuzoo.")
+            modules[name if ours else code.TEACHER + name] = digest
+        inputs |= {code.TEACHER + name: digest for name, digest in its_inputs.items()}
+    make = functools.partial(build_model, recipe, dataset)
+    model, own, own_inputs = code.watched(make, recipe.model, roots)
+    return (
+        model,
+        dict(sorted({**modules, **own}.items())),
+        dict(sorted({**inputs, **own_inputs}.items())),
+    )
+
+
+def build_model(recipe: Recipe, dataset: Dataset):
+    """The model of a recipe, made for the shape and the classes of a dataset.
+
+    Raises GpuzooError if the model is for another task or refuses its options.
+    """
+    info = model_info(recipe.model)
+    kind = tasks.load(recipe.task)
+    if not set(kind.fields) <= set(dataset.train):
+        remedy = ""
+        if "label" in kind.fields and "label" not in dataset.train:
+            remedy = (
+                " alone, without two classes: give one sub-folder for each class, or "
+                "labels y in the .npz"
+            )
+        raise GpuzooError(
+            f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
+            f"example; data {dataset.name} have {' and '.join(dataset.train)}{remedy}"
+        )
+    check_data = getattr(kind, "check_data", None)
+    if check_data and (fault := check_data(dataset)):
+        raise GpuzooError(f"data {dataset.name} {fault}")
+    wanted = getattr(kind, "models", "") or recipe.task
+    called = short_name(recipe.model)
+    if info.task not in ("", wanted):
+        raise GpuzooError(
+            f"model {called!r} is for the task {info.task!r}; recipe "
+            f"{recipe.name!r} needs one for {wanted!r}"
+        )
+    options = {
+        k: v for k, v in kind.model_options(dataset).items() if k in info.options
+    }
+    if "num_classes" in options and not dataset.classes:
+        raise GpuzooError(
+            f"model {called!r} needs classes, and data {dataset.name} have none: give "
+            "one sub-folder for each class, or labels y in the .npz"
+        )
+    options |= parse_options(recipe.model_options)
+    try:
+        with fresh_names(), drawn_by_numpy():
+            model = build(recipe.model, **options)
+    except (TypeError, ValueError) as error:
+        raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
+    if isinstance(model, keras.Model):
+        architecture.check_form(model, f"model {called!r}")
+    if not isinstance(model, keras.Model) or not model.built:
+        raise GpuzooError(
+            f"model {called!r} must return a built keras.Model, not {model!r}"
+        )
+    if fault := kind.check_model(model, dataset):
+        raise GpuzooError(f"model {called!r} {fault}")
+    return model
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Whatever can be known to be wrong before the data are there."""
+    tasks.check(recipe)
+    options = parse_options(recipe.model_options)
+    for name in ("input_shape", "num_classes", "horizon"):
+        if name in options:
+            raise GpuzooError(
+                f"model_options cannot set {name}: it follows from the data"
+            )
+    try:
+        check_options(recipe.model, options)
+    except TypeError as error:
+        raise GpuzooError(str(error)) from None
+
+
+def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Dataset:
+    """The dataset that a recipe names, as `load_data` gives it."""
+    return load_data(
+        recipe.data,
+        data_dir=recipe.data_dir,
+        fallback=recipe.fallback,
+        image_size=recipe.image_size,
+        audio_seconds=recipe.audio_seconds,
+        fingerprint=fingerprint,
+        note=note,
+    )

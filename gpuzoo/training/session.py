@@ -1,0 +1,140 @@
+"""The door: a recipe, or a recorded run, becomes a session that can be trained.
+
+Only here the runtime is configured, the data are loaded and the model is built. What
+imports Keras is imported inside of the functions, after the backend has been chosen.
+"""
+
+import dataclasses
+import os
+import pathlib
+
+from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runs import code, drift
+from gpuzoo.runs.record import options_of, recipe_of
+from gpuzoo.runtime.configure import configure
+from gpuzoo.runtime.environment import environment
+from gpuzoo.runtime.options import Options, Runtime
+from gpuzoo.training import failures
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """A recorded run as a session here, and what of it is not as it was."""
+
+    session: "Session"  # noqa: F821 - the engine stays unloaded
+    """Without a model where other data or missing inputs forbid to build it."""
+    differences: list[drift.Difference]
+    """Fields of the environment and of the code that differ."""
+    other_data: list[drift.Difference]
+    """Fields of the data that differ."""
+
+
+def open_session(
+    recipe: Recipe, options: Options, note, *, own=None, given=None, fast: bool = False
+) -> "Session":  # noqa: F821
+    """Configure this process, load the data of a recipe and build its model.
+
+    Args:
+        note: called with lines for the user.
+        own: the model object, if the recipe's model is one, and `given`, what it
+            brought with it.
+
+    Raises:
+        GpuzooError: what is wrong with the recipe, the machine, the data or the model.
+    """
+    runtime = configure(options, seed=recipe.seed, quiet=True)
+    return make_session(recipe, runtime, note, own=own, given=given, fast=fast)
+
+
+def make_session(
+    recipe: Recipe, runtime: Runtime, note, *, own=None, given=None, fast: bool = False
+) -> "Session":  # noqa: F821
+    """The same, in a process that is configured."""
+    from gpuzoo import tasks
+    from gpuzoo.engine import model_objects, scaling
+    from gpuzoo.engine.plan import make_plan
+    from gpuzoo.engine.program import Session
+    from gpuzoo.tasks import augment
+    from gpuzoo.training import build
+
+    build.check_recipe(recipe)
+    recipe = tasks.settle(recipe)
+    dataset = build.load_data_of(recipe, note)
+    make_plan(recipe, dataset.count("train"), 0, fast)
+    if dataset.field == "image":
+        augment.check(recipe.augment, dataset.input_shape)
+    with failures.whole_tracebacks():
+        model, modules, inputs = build.build_and_note(recipe, dataset, runtime.backend)
+    if architecture.is_text(recipe.model):
+        architecture.check_precision(model)
+    given = given or model_objects.Given(findings=model_objects.not_used(model, recipe))
+    model_objects.loss_of(given, recipe, model)
+    found = scaling.findings(own or model, dataset)
+    given = dataclasses.replace(given, findings=(*given.findings, *found))
+    return Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
+
+
+def open_recorded(
+    record: dict, folder: pathlib.Path, note=lambda text: None
+) -> Recorded:
+    """Configure this process, load the data and build the model as the record of a run
+    folder says.
+
+    Raises:
+        GpuzooError: the machine, the data or the weights to begin with are not there.
+    """
+    recipe, found = recipe_of(record), environment()
+    if record["runtime"] and record["runtime"]["onednn"] is False:
+        # TensorFlow had been imported before gpuzoo could turn it on.
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    runtime = configure(options_of(record), seed=recipe.seed, quiet=True)
+    from gpuzoo import tasks
+    from gpuzoo.engine import model_objects
+    from gpuzoo.engine.program import Session
+    from gpuzoo.training import build
+
+    recipe = tasks.settle(recipe)  # if it was killed before that was known
+    fingerprint = (record["data"] or {}).get("fingerprint")
+    dataset = build.load_data_of(recipe, note, fingerprint)
+    here = {"environment": found, "runtime": runtime.as_record(), "code": None}
+    differences = drift.environment_differences(record, here)
+    other_data = drift.data_differences(record["data"], dataset.as_record())
+    model, modules, inputs = None, {}, {}
+    if unreadable := code.unreadable_inputs(record):
+        differences += [
+            drift.Difference(f"inputs.{name}", record["inputs"][name], why, why)
+            for name, why in unreadable.items()
+        ]
+    elif not other_data:
+        model, modules, inputs = _build_again(record, recipe, dataset, runtime)
+        now, inputs_now = code.found_again(record, modules, inputs)
+        now = {"code": now, "inputs": inputs_now}
+        differences += drift.code_differences(record, now)
+    given = model_objects.recorded(folder, record)
+    fast = record["fast_dev_run"]
+    session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
+    return Recorded(session, differences, other_data)
+
+
+def own_files(record: dict) -> list[str]:
+    """path.py:function of the run's own code that doing it again executes."""
+    return code.models_files(record["recipe"])
+
+
+def _build_again(record: dict, recipe, dataset, runtime) -> tuple:
+    from gpuzoo.training import build
+
+    try:
+        return build.build_and_note(recipe, dataset, runtime.backend)
+    except GpuzooError:
+        raise
+    except Exception as error:
+        if not (files := own_files(record)):
+            raise
+        line = " ".join(str(error).split())[:300]
+        raise GpuzooError(
+            f"model {' or '.join(files)} of the run cannot be built here: "
+            f"{type(error).__name__}: {line}"
+        ) from error
