@@ -2,7 +2,7 @@
 
 python benchmarks/gpu_table.py FOLDER    # of records
 
-tables.py writes the same into the README, of the records *_gpu.json in the tree.
+tables.py writes the same into docs/results.md, of the records *_gpu.json in the tree.
 """
 
 import collections
@@ -151,7 +151,7 @@ def read(folder: pathlib.Path, pattern: str) -> list[dict]:
 
 
 def gpu_text(records: list[dict], machine) -> str:
-    """The table of the README; `machine` tells where a record was taken."""
+    """The table of docs/results.md; `machine` tells where a record was taken."""
     if not records:
         return EMPTY
     places = sorted({machine(record) for record in records})

@@ -1,4 +1,4 @@
-"""What README.md tells of how far repeatability reaches, of the records of price.py,
+"""How far repeatability reaches, for docs/results.md, of the records of price.py,
 repeatable.py, drift.py and chaos.py; `machine` tells in words on what a record was
 measured."""
 

@@ -1,4 +1,4 @@
-"""What README.md tells of the peers, of the records of speed.py, cifar_to_75.py and
+"""The peers, for docs/results.md, of the records of speed.py, cifar_to_75.py and
 cifar_beside_torch.py."""
 
 import statistics

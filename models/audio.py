@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import max_pool
 
 _RATE = 16_000  # samples per second, of every sound (gpuzoo/data/audio.py)

@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import cropped, doubled
 
 # Smallest side of the feature map that is still halved by one more block.

@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import check_image
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 
 _STRIDE = 4  # pixels of the image for one cell of the map
 

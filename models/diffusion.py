@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import check_image, cropped, doubled
 
 

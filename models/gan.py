@@ -8,7 +8,7 @@ import math
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import check_image, cropped, doubled, halved, input_gradient
 
 

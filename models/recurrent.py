@@ -4,7 +4,7 @@ from typing import Literal
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import check_image
 from gpuzoo.runtime.configure import in_force
 

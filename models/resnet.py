@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import check_image, max_pool
 
 # The papers' schedules are long; runs here may have a few hundred steps, in which a

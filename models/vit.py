@@ -2,7 +2,7 @@
 
 import keras
 
-from gpuzoo.catalogue.registry import register
+from gpuzoo import register
 from gpuzoo.models._blocks import check_image
 
 # Images with a side above this are cut into the patches of the paper's ImageNet form.

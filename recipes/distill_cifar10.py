@@ -16,8 +16,8 @@ RUN is the folder of a finished `python recipes/train_cifar10.py`:
 The figures are written here by benchmarks/tables.py.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="distill_cifar10",

@@ -14,8 +14,8 @@ The figures are written here by benchmarks/tables.py. The teacher has been train
 shifted images, the student sees none: what it knows of them is in the teacher's logits.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="distill_mnist",

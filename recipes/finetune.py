@@ -13,8 +13,8 @@ the recipe's options, `side` too. `--model keras/resnet50` takes another network
 `gpuzoo list "keras/*"` has their names.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="finetune",

@@ -16,8 +16,8 @@ wants a GPU:
         --model-options "filters=(64,256,256)" activation=gelu
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="cifar10",

@@ -13,8 +13,8 @@ The figures are written here by benchmarks/tables.py. What makes it fast: Muon, 
 that alternates from epoch to epoch, and six views of each test image.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="cifar10_fast",

@@ -13,8 +13,8 @@ The figures are written here by benchmarks/tables.py. With time or a GPU: `--mod
 resnet20 --epochs 160`, the network and about the length of training of the paper.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="cifar10_resnet",

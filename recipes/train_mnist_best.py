@@ -13,8 +13,8 @@ CIFAR-10 speed runs, narrowed; every image is shifted and turned anew each time,
 running average of the weights is what is evaluated.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="mnist_best",

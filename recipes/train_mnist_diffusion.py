@@ -11,8 +11,8 @@
 The figures are written here by benchmarks/tables.py.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="mnist_diffusion",

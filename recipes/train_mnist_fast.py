@@ -13,8 +13,8 @@ orthogonally, learns more of one epoch than Adam (`train_mnist.py`) does: half t
 filters and units are enough.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="mnist_fast",

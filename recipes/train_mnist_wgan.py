@@ -13,8 +13,8 @@ The figures are written here by benchmarks/tables.py. The distance is to fall to
 than half of the first epoch's, and to end below 16.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="mnist_wgan",

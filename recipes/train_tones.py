@@ -12,8 +12,8 @@ The figures are written here by benchmarks/tables.py. With `--data folder/` it l
 from your own .wav files, one sub-folder for each class.
 """
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.app import run_recipe
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="tones",

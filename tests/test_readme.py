@@ -147,7 +147,7 @@ def test_what_gans_draw_comes_as_near_as_their_recipes_say(name):
 
 def models_named() -> set[str]:
     """The models of the README's table."""
-    table = re.search(r"## The models\n\n(.*?)\n\n", README, re.S)[1]
+    table = re.search(r"## Models\n\n(.*?)\n\n", README, re.S)[1]
     return set(re.findall(r"`(\w+)`", table))
 
 

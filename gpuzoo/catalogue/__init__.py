@@ -1,0 +1,1 @@
+"""Which models and recipes there are, and what they take."""

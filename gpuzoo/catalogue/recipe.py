@@ -58,8 +58,8 @@ class Recipe:
     """What is learned; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"
-    """A model of the catalogue (gpuzoo list), keras/<name> (gpuzoo list "keras/*"), or
-    path.py:function of your own."""
+    """A model of the catalogue (`gpuzoo list`), keras/<name> (`gpuzoo list "keras/*"`)
+    or path.py:function of your own."""
     model_options: tuple[str, ...] = ()
     """Options of the model as key=value, e.g. filters=(32,64) dense=128."""
 

@@ -1,1 +1,1 @@
-"""How a run runs."""
+"""The compiled steps, the training loop, checkpoints."""

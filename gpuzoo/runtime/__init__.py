@@ -1,0 +1,1 @@
+"""Device, precision, XLA, determinism, threads: chosen once, read back."""

@@ -41,7 +41,7 @@ def train(
             classification logits. It begins with the weights that it has, which are
             kept in the run folder, and holds the trained ones in the end. If it is
             compiled, its optimizer and loss are used; they must be Keras's own. Fields
-            named in **changes go before them. The state of an optimizer that has
+            named in `changes` go before them. The state of an optimizer that has
             trained before is not carried over.
         out: the run folder; default: the next free runs/<recipe>-<data>-<number>.
         options: what is asked of the machine; its fields may also be named. Default:
