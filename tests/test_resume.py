@@ -139,6 +139,95 @@ def test_killed_at_its_birth_and_at_its_end(empty_folder, tmp_path):
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 
+NETWORK = """
+import keras, gpuzoo
+
+def layers():
+    return [
+        keras.layers.Rescaling(1 / 255, name="scale"), keras.layers.Flatten(name="flat"),
+        keras.layers.Dense(8, "relu", name="hidden"), keras.layers.Dense(10, name="out"),
+    ]
+
+@gpuzoo.register(task="classify", reference="here")
+def net(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    image = x = keras.Input(input_shape)
+    for layer in layers():
+        x = layer(x)
+    return keras.Model(image, x)
+"""
+TRAINED = """
+import os, signal, sys
+import gpuzoo
+import gpuzoo.training.train as trained
+
+how, moment, out = sys.argv[1:]
+real = trained.open_session
+
+def dies(*words, **named):
+    if moment == "end":
+        real(*words, **named)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if moment != "never":
+    trained.open_session = dies
+gpuzoo.configure(device="cpu", threads=2, precision="float32", seed=3)
+model = "mlp"
+if how == "file":
+    model = "network.py:net"
+elif how != "catalogue":
+    import keras, network
+    keras.utils.set_random_seed(5)
+    model = keras.Sequential([keras.Input((28, 28, 1)), *network.layers()])
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.5), run_eagerly=True,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+named = {"recipe": model} if how in ("given", "fresh") else {
+    "recipe": "mnist", "model": model
+}
+gpuzoo.train(
+    **named, data="digits", epochs=2, seed=3, digest_every=5, log_every=3, out=out,
+    fresh=how == "fresh", quiet=True,
+)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "moment"),
+    [("catalogue", "begin"), ("file", "end"), ("given", "begin"), ("fresh", "end")],
+)
+def test_killed_while_it_was_set_up(how, moment, tmp_path):
+    """Its record names neither data, runtime nor code: it begins at step 0, and ends
+    with the record, too, of a run that was never killed."""
+    (tmp_path / "network.py").write_text(NETWORK)
+    (tmp_path / "trained.py").write_text(TRAINED)
+
+    def python(*words):
+        return subprocess.run(
+            [sys.executable, "trained.py", how, *words], cwd=tmp_path, check=False,
+            capture_output=True, text=True, timeout=300,
+            env={**environment(tmp_path), "PYTHONHASHSEED": "0"},
+        )  # fmt: skip
+
+    unbroken = python("never", "whole")
+    assert unbroken.returncode == 0, unbroken.stderr
+    assert python(moment, "run").returncode == -signal.SIGKILL
+    before = read_run(tmp_path / "run")
+    assert before["code"] is before["runtime"] is before["data"] is None
+    finish("run", tmp_path)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+    ends = [read_run(tmp_path / name) for name in ("run", "whole")]
+    assert ends[0].pop("resumed")[0]["step"] == 0
+    for record in ends:  # all but what is another in two unbroken runs, too
+        for name in ("id", "seal", "started", "finished", "seconds", "command"):
+            record.pop(name)
+        for name in ("peak_memory_bytes", "peak_device_bytes"):
+            record.pop(name)
+    assert ends[0] == ends[1]
+    if how != "catalogue":
+        assert any("scaled twice" in told for told in ends[0]["findings"])
+
+
 @in_one
 def test_stopped_and_resumed(whole, tmp_path):
     """Ctrl-C between two log lines leaves no trace in the resumed run."""

@@ -56,6 +56,10 @@ class Given:
     """The loss, likewise."""
     findings: tuple[str, ...] = ()
 
+    def with_findings(self, findings) -> "Given":
+        """The same, with more to say."""
+        return dataclasses.replace(self, findings=(*self.findings, *findings))
+
     def as_record(self, seed: int) -> dict:
         """The fields of run.json."""
         content = self.content
@@ -130,12 +134,17 @@ def begin(model: keras.Model, recipe: Recipe, dataset: Dataset, given: Given) ->
     if given.content is None:
         initializers.initialise(model, recipe.seed)
     else:
-        weights, variables = read(given.content), by_name(model.weights)
-        if weights.keys() != variables.keys():
-            raise GpuzooError(f"{FILE} holds the weights of another model")
-        assign(model, [weights[name] for name in variables])
+        put_back(model, given.content)
     if given.fresh:
         initializers.whiten(model, dataset.train[dataset.field])
+
+
+def put_back(model: keras.Model, content: bytes) -> None:
+    """Give a model the weights of a model object, from the content of their file."""
+    weights, variables = read(content), by_name(model.weights)
+    if weights.keys() != variables.keys():
+        raise GpuzooError(f"{FILE} holds the weights of another model")
+    assign(model, [weights[name] for name in variables])
 
 
 def read(content: bytes) -> Arrays:

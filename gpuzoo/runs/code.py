@@ -62,8 +62,11 @@ def models_files(recipe: dict) -> list[str]:
 
 def found_again(record: dict, code: dict, inputs: dict) -> tuple[dict, dict]:
     """Code and inputs of a run as they are now: whatever was recorded, and what the
-    user's code, just built, imports or reads besides."""
+    user's code, just built, imports or reads besides; all of it if the run was killed
+    before it had recorded any."""
     code, inputs = dict(code), dict(inputs)
+    if record["code"] is None:
+        return code, inputs
     for name in record["code"]:
         if name not in code:
             code[name] = digest_of_module(name.removeprefix(TEACHER))

@@ -32,28 +32,27 @@ class Recorded:
 
 
 def open_session(
-    recipe: Recipe, options: Options, note, *, own=None, given=None, fast: bool = False
+    recipe: Recipe, options: Options, note, *, given=None, fast: bool = False
 ) -> "Session":  # noqa: F821
     """Configure this process, load the data of a recipe and build its model.
 
     Args:
         note: called with lines for the user.
-        own: the model object, if the recipe's model is one, and `given`, what it
-            brought with it.
+        given: what the model object brought with it, if the recipe's model is one.
 
     Raises:
         GpuzooError: what is wrong with the recipe, the machine, the data or the model.
     """
     runtime = configure(options, seed=recipe.seed, quiet=True)
-    return make_session(recipe, runtime, note, own=own, given=given, fast=fast)
+    return make_session(recipe, runtime, note, given=given, fast=fast)
 
 
 def make_session(
-    recipe: Recipe, runtime: Runtime, note, *, own=None, given=None, fast: bool = False
+    recipe: Recipe, runtime: Runtime, note, *, given=None, fast: bool = False
 ) -> "Session":  # noqa: F821
     """The same, in a process that is configured."""
     from gpuzoo import tasks
-    from gpuzoo.engine import model_objects, scaling
+    from gpuzoo.engine import model_objects
     from gpuzoo.engine.plan import make_plan
     from gpuzoo.engine.program import Session
     from gpuzoo.tasks import augment
@@ -69,10 +68,9 @@ def make_session(
         model, modules, inputs = build.build_and_note(recipe, dataset, runtime.backend)
     if architecture.is_text(recipe.model):
         architecture.check_precision(model)
-    given = given or model_objects.Given(findings=model_objects.not_used(model, recipe))
+    given = given or model_objects.Given()
     model_objects.loss_of(given, recipe, model)
-    found = scaling.findings(own or model, dataset)
-    given = dataclasses.replace(given, findings=(*given.findings, *found))
+    given = given.with_findings(findings_of(model, recipe, dataset, given))
     return Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
 
 
@@ -113,9 +111,23 @@ def open_recorded(
         now = {"code": now, "inputs": inputs_now}
         differences += drift.code_differences(record, now)
     given = model_objects.recorded(folder, record)
+    if model is not None and record["runtime"] is None:  # killed while it was set up
+        given = given.with_findings(findings_of(model, recipe, dataset, given))
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
     return Recorded(session, differences, other_data)
+
+
+def findings_of(model, recipe: Recipe, dataset, given) -> tuple[str, ...]:
+    """What a user should know of a model, just built, and of what it is given."""
+    from gpuzoo.engine import model_objects, scaling
+
+    told = ()
+    if given.content is None:
+        told = model_objects.not_used(model, recipe)
+    else:  # the statistics of a Normalization are weights
+        model_objects.put_back(model, given.content)
+    return (*told, *scaling.findings(model, dataset))
 
 
 def own_files(record: dict) -> list[str]:

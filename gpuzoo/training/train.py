@@ -14,7 +14,7 @@ from gpuzoo.errors import Diverged, GpuzooError, nearest
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
 from gpuzoo.runs.folder import RunFolder
-from gpuzoo.runs.record import now, options_of
+from gpuzoo.runs.record import now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
 from gpuzoo.training import autotune, failures
@@ -93,7 +93,7 @@ def train(
                 autotune.tune(recipe, options, screen.say)
                 session = open_session(
                     recipe, options, lambda text: screen.say(text, "yellow"),
-                    own=model, given=brought, fast=fast_dev_run,
+                    given=brought, fast=fast_dev_run,
                 )  # fmt: skip
                 _check_room(folder, session.model)
                 folder.update(**_of_session(session))
@@ -151,6 +151,8 @@ def resume(
             )
         for file in own_files(recorded):
             screen.say(f"Executing the run's own code: {file}.")
+        if recorded["runtime"] is None:  # killed while it was set up
+            autotune.tune(recipe_of(recorded), options_of(recorded), screen.say)
         opened = open_recorded(
             recorded, folder.path, lambda text: screen.say(text, "yellow")
         )
@@ -177,20 +179,13 @@ def resume(
         interrupts.end_if_asked()
         step = start.step if start else 0
         try:
+            known = {"recipe", "code", "inputs", *session.given.as_record(0)}
+            if recorded["runtime"] is None:  # killed before they were
+                known = set()
             folder.update(
                 state="running",
                 error=None,
-                # If it was killed before they were known.
-                **_of_session(session),
-                **{
-                    name: recorded[name]
-                    for name in ("code", "inputs")
-                    if recorded[name]
-                },
-                recipe={
-                    **recorded["recipe"],
-                    "teacher_sha256": session.recipe.teacher_sha256,
-                },
+                **{k: v for k, v in _of_session(session).items() if k not in known},
                 resumed=[
                     *recorded.get("resumed", []),
                     {"at": now(), "step": step, "drift": list(map(str, differences))},
