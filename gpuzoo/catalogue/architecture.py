@@ -3,6 +3,7 @@
 import json
 import re
 import types
+import warnings
 
 from gpuzoo.errors import GpuzooError
 
@@ -38,11 +39,17 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
         raise GpuzooError(
             f"model {model.name!r} is not built yet; begin it with keras.Input(shape)"
         )
+    if model.weights and not model.trainable_weights:
+        raise GpuzooError(
+            f"every weight of model {model.name!r} is frozen, so that its training "
+            "would change nothing; set trainable = True on a layer"
+        )
     # An optimizer and a loss are no part of an architecture: see
     # gpuzoo/engine/model_objects.py.
     compiled, model.compiled = model.compiled, False
     try:
-        text = model.to_json()
+        with warnings.catch_warnings(action="ignore"):  # of a lambda: refused below
+            text = model.to_json()
     except Exception as error:  # whatever a user's get_config() raises
         raise GpuzooError(
             f"model {model.name!r} cannot be described: {error}; {REMEDY}"
@@ -50,17 +57,22 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
     finally:
         model.compiled = compiled
     parts = json.loads(text)
+    for fault in (*_lambdas(parts), *_replaced_methods(model)):
+        raise GpuzooError(f"model {model.name!r} holds {fault}; {REMEDY}")
     for name in foreign_parts(parts):
         raise GpuzooError(
             f"model {model.name!r} holds {name}, which is no part of Keras; {REMEDY}"
         )
-    text = json.dumps(_numbered_anew(parts))
+    parts = _numbered_anew(parts)
+    twin = rebuild(json.dumps(parts))
     for layer, other in zip(
-        model._flatten_layers(), rebuild(text)._flatten_layers(), strict=True
+        model._flatten_layers(), twin._flatten_layers(), strict=True
     ):
         if fault := _lost(layer, other):
             raise GpuzooError(f"model {model.name!r} holds {fault}; {REMEDY}")
-    return text
+    if flags := _trainable_flags(model, twin):
+        parts["trainable"] = flags
+    return json.dumps(parts)
 
 
 def is_text(name: str) -> bool:
@@ -72,13 +84,16 @@ def rebuild(text: str) -> "keras.Model":  # noqa: F821
     """An untrained model of an architecture; no code of a user is run."""
     import keras
 
-    if foreign := next(foreign_parts(json.loads(text)), None):
+    parts = json.loads(text)
+    if foreign := next(foreign_parts(parts), None):
         raise GpuzooError(f"model: {foreign} is no part of Keras; {REMEDY}")
     try:
-        return keras.models.model_from_json(text)
+        model = keras.models.model_from_json(text)
     except Exception as error:
         line = str(error).strip().partition("\n")[0]
         raise GpuzooError(f"model cannot be built again: {line}; {REMEDY}") from None
+    _set_trainable(model, parts.get("trainable", {}))
+    return model
 
 
 def check_precision(model: "keras.Model") -> None:  # noqa: F821
@@ -168,9 +183,75 @@ def _lost(layer, other) -> str | None:
                     f"a function {function.__name__!r}, not Keras's activation of that "
                     "name"
                 )
-    if layer.trainable != other.trainable:
-        return f"trainable = {layer.trainable} of its layer {layer.name!r}, not kept"
     return None
+
+
+def _trainable_flags(model, twin) -> dict[str, list]:
+    """What is frozen otherwise than Keras's description says: [place, flag] of layers,
+    in the order of `_flatten_layers()`, and of weights, in that of `weights`.
+
+    Keras writes down `trainable` of the layers alone, not of an InputLayer, and sets
+    that of a model inside for all its layers.
+    """
+    flags = {}
+    for kind, ours, theirs in zip(
+        ("layers", "weights"), _freezable(model), _freezable(twin), strict=True
+    ):
+        pairs = enumerate(zip(ours, theirs, strict=True))
+        if found := [
+            [place, bool(one.trainable)]
+            for place, (one, other) in pairs
+            if one.trainable != other.trainable
+        ]:
+            flags[kind] = found
+    return flags
+
+
+def _set_trainable(model, flags: dict[str, list]) -> None:
+    """Freeze a model as `_trainable_flags` has written it down."""
+    try:
+        layers, weights = _freezable(model)
+        for place, flag in flags.get("layers", ()):
+            layers[place]._trainable = bool(flag)  # not that of the layers inside, too
+        for place, flag in flags.get("weights", ()):
+            weights[place].trainable = bool(flag)
+    except (AttributeError, IndexError, TypeError, ValueError):
+        raise GpuzooError(
+            f"model: trainable must hold [place, true or false] of layers and weights "
+            f"that the model has: {json.dumps(flags)[:80]}"
+        ) from None
+
+
+def _freezable(model) -> tuple[list, list]:
+    return list(model._flatten_layers()), model.weights
+
+
+def _lambdas(parts: dict):
+    """Functions without a name in a description, which Keras does not rebuild."""
+    for node in _nodes(parts):
+        config, name = node["config"], node["config"]["name"]
+        if node["class_name"] == "Lambda":
+            yield f"a Lambda layer {name!r}, whose code is not kept in a description"
+        for key, value in config.items():
+            if isinstance(value, dict) and value.get("class_name") == "__lambda__":
+                yield (
+                    f"a lambda as {key} of its layer {name!r}, whose code is not kept "
+                    "in a description"
+                )
+
+
+def _replaced_methods(model):
+    """Methods that a user has set on a layer itself, which no description holds."""
+    for layer in model._flatten_layers():
+        for name, value in vars(layer).items():
+            if callable(getattr(type(layer), name, None)) and is_foreign(value):
+                yield f"a layer {layer.name!r} with its own {name} set on it"
+
+
+def is_foreign(value) -> bool:
+    """Whether something that can be called is not Keras's own."""
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return callable(value) and not module.startswith("keras.")
 
 
 def _alike(function, other) -> bool:

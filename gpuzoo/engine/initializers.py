@@ -55,9 +55,12 @@ def initialise(model: keras.Model, seed: int) -> None:
             value = _constant(initializer, layer, variable)
             if value is None or np.array_equal(value, variable):
                 continue
-        if not layer.trainable and not _whitens(layer):
+        ours = any(variable is one for one in layer._trainable_variables)
+        single = ours and layer.trainable and not variable.trainable
+        if (single or not layer.trainable) and not _whitens(layer):
+            part = f"{variable.name} of layer" if single else "layer"
             raise GpuzooError(
-                f"layer {layer.name!r} is frozen, and its weights would be made anew "
+                f"{part} {layer.name!r} is frozen, and its weights would be drawn anew "
                 "for the seed of the run; let it be trained, or set "
                 "keeps_weights = True on the layer to keep those that it has"
             )

@@ -303,6 +303,8 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
         raise _refused(f"{kind} with a function as its learning rate", "optimizer")
     config = _serialized(optimizer, keras.optimizers, "optimizer")
     config["config"].pop("name", None)  # numbered by what the process has built
+    if places := _undecayed(model, optimizer):
+        config[optim.UNDECAYED] = places
     notes = []
     if done := int(np.array(optimizer.iterations)):
         notes.append(
@@ -314,6 +316,14 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
         inner["learning_rate"] = recipe.learning_rate
         notes.append("the learning_rate named to train() replaces the compiled one")
     return config, notes
+
+
+def _undecayed(model: keras.Model, optimizer) -> list[int]:
+    """What `exclude_from_weight_decay` has excluded, which Keras does not write down:
+    places in the model's trainable weights."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    weights = enumerate(model.trainable_variables)
+    return [place for place, one in weights if not inner._use_weight_decay(one)]
 
 
 def _loss(raw, recipe: Recipe, named: set[str]) -> dict | None:

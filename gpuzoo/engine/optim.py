@@ -10,6 +10,10 @@ from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 
+UNDECAYED = "exclude_from_weight_decay"
+"""Of a compiled optimizer as run.json has it: places of the weights that its
+`weight_decay` leaves alone, among those that it moves."""
+
 
 def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
     """The learning rate of every step of a run, float32 of shape (steps,).
@@ -114,6 +118,25 @@ def _scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer
     if keras.config.dtype_policy().compute_dtype == "float16" and not scales:
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def build_state(optimizer, variables: list, compiled: dict | None) -> None:
+    """Make the state of an optimizer for the weights that it moves.
+
+    Raises:
+        GpuzooError: weights that it is not to decay are not among them.
+    """
+    if places := (compiled or {}).get(UNDECAYED):
+        try:
+            excluded = [variables[place] for place in places]
+        except (IndexError, TypeError):
+            raise GpuzooError(
+                f"compiled: {UNDECAYED} must hold places of the {len(variables)} "
+                f"trained weights: {places}"
+            ) from None
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        inner.exclude_from_weight_decay(var_list=excluded)
+    optimizer.build(variables)
 
 
 def averages(optimizer) -> list[tuple[keras.Variable, keras.Variable]]:

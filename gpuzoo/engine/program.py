@@ -83,7 +83,7 @@ class Program:
             for moves in kind.moves(model)
         ]
         for optimizer, variables in zip(optimizers, kind.groups(model), strict=True):
-            optimizer.build(variables)
+            optim.build_state(optimizer, variables, given.optimizer)
         self.task = kind(
             model=model, optimizers=optimizers, recipe=recipe, dataset=dataset
         )
