@@ -262,7 +262,9 @@ class Folder:
         try:
             yield
         except OSError as error:
-            error.filename, error.filename2 = str(self.path / name), None
+            error.filename = str(self.path / name)
+            if error.filename2 is not None:
+                del error.filename2  # None would be told as "-> None"
             raise
 
 

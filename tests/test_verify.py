@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -323,3 +324,111 @@ def test_a_model_that_draws_at_random_is_named(cli, npz, tmp_path):
     cause = done.json["causes"][0]
     assert "does not give the same model twice: odd is another" in cause
     assert "own.py, line 9: np.random.default_rng" in cause
+
+
+# --- what is computed again, in this process ------------------------------------------
+
+
+@pytest.fixture
+def here(run, runtime, npz, monkeypatch):
+    """The run, to be verified in this process, whose order of sets is another."""
+    runtime = json.loads((run / "run.json").read_text())["runtime"]
+    runtime["variables"].pop("PYTHONHASHSEED", None)
+    edit_record(run, runtime=runtime)
+    return run
+
+
+def add_rows(run, name, rows):
+    with open(run / name, "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "digests.jsonl"])
+def test_a_row_after_the_last_step_differs(name, here, tmp_path):
+    """Of a step that never was, and one more of the last step."""
+    shutil.copytree(here, tmp_path / "honest")
+    last = json.loads((here / name).read_text().splitlines()[-1])
+    later = {**last, "step": last["step"] + 7}
+    if "losses" in last:
+        later["losses"] = ""  # as many losses as before
+    add_rows(here, name, [later])
+    edit_record(here)
+    found = gpuzoo.verify(here)
+    assert found["exit_code"] == 1 and found["changed_files"] == []
+    assert found["rows"] and f"row of step {later['step']}" in found["rows"][0]
+    found = gpuzoo.diff(tmp_path / "honest", here)
+    assert found["exit_code"] == 1 and "only in the second run" in found["rows"][0]
+    found = gpuzoo.diff(here, tmp_path / "honest")
+    assert found["exit_code"] == 1 and "only in the first run" in found["rows"][0]
+
+
+def test_a_figure_of_metrics_differs_in_diff(here, tmp_path):
+    shutil.copytree(here, tmp_path / "honest")
+    rows = divergence.read_metrics(here)
+    rows[3]["loss"] = np.nextafter(rows[3]["loss"], 9)
+    (here / "metrics.jsonl").write_text("")
+    add_rows(here, "metrics.jsonl", rows)
+    edit_record(here)
+    found = gpuzoo.diff(tmp_path / "honest", here)
+    assert found["exit_code"] == 1 and found["rows"][0].endswith("differs in loss")
+    assert gpuzoo.diff(here, here)["verdict"] == "identical"
+
+
+def test_what_the_record_says_of_the_run_is_found_out_again(here):
+    record = json.loads((here / "run.json").read_text())
+    for change, named in (
+        ({"weights": "as given"}, "weights"),
+        ({"weights": "drawn for seed 1"}, "weights"),
+        ({"findings": ["all is well"]}, "findings"),
+        ({"data": {**record["data"], "source": "a good place"}}, "data/source"),
+        ({"data": {**record["data"], "findings": ["none"]}}, "data/findings"),
+        ({"runtime": {**record["runtime"], "level": "strict"}}, "runtime/level"),
+        (
+            {"runtime": {**record["runtime"], "reasons": {"xla": "the moon"}}},
+            "runtime/reasons",
+        ),
+    ):
+        edit_record(here, **{**record, **change})
+        found = gpuzoo.verify(here)
+        named_ = [told.partition(":")[0] for told in found["figures"]]
+        assert (named_, found["exit_code"]) == ([named], 1), found
+    edit_record(here, **record)
+    assert gpuzoo.verify(here)["verdict"] == "identical"
+
+
+def spoil(path, way):
+    path.unlink()
+    if way == "folder":
+        path.mkdir()
+    elif way == "pipe":
+        os.mkfifo(path)
+    elif way == "link":
+        path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(("name", "way"), [
+    ("weights.safetensors", "gone"), ("weights.safetensors", "pipe"),
+    ("metrics.jsonl", "folder"), ("digests.jsonl", "pipe"), ("curves.png", "gone"),
+    ("confusion.png", "link"),
+])  # fmt: skip
+def test_what_cannot_be_read_is_not_compared(name, way, here):
+    spoil(here / name, way)
+    found = gpuzoo.verify(here)
+    assert (found["verdict"], found["exit_code"]) == ("cannot compare", 2)
+    assert found["changed_files"] == [name] and name in found["causes"][0]
+    # A bit that differs weighs more than one that was not compared.
+    other = "confusion.png" if name == "curves.png" else "curves.png"
+    with open(here / other, "ab") as file:
+        file.write(b"x")
+    found = gpuzoo.verify(here)
+    assert (found["verdict"], found["exit_code"]) == ("differs", 1)
+    assert set(found["changed_files"]) == {name, other}
+
+
+@pytest.mark.parametrize("way", ["gone", "folder", "pipe"])
+def test_diff_of_weights_that_cannot_be_read(way, run, tmp_path):
+    shutil.copytree(run, tmp_path / "honest")
+    spoil(run / "weights.safetensors", way)
+    with pytest.raises(gpuzoo.GpuzooError, match="cannot be read: [A-Za-z]") as found:
+        gpuzoo.diff(tmp_path / "honest", run)
+    assert "None" not in str(found.value)

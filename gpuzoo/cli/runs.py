@@ -171,7 +171,7 @@ def _diff(asked: DiffCommand) -> int:
     ):
         for name in names:
             print(f"{path}/{name} has been changed since the run ended")
-    for line in [*_first_difference(found), *_replayed(found)]:
+    for line in [*_first_difference(found), *found["rows"][:5], *_replayed(found)]:
         print(line)
     print(f"{found['verdict']}, {found['compared']} steps compared")
     last_line(found, asked.json)

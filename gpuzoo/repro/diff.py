@@ -40,6 +40,7 @@ def diff(
         `compared` (steps that both have a loss of), `steps` (of each, None if unknown),
         `settings`, `environment` and `data` (field, then both values),
         `first_difference` (step, what, variables), `weights` (name -> ulp),
+        `rows` of metrics.jsonl and digests.jsonl that differ though all losses agree,
         `changed_files` (of each run) and `replay` (None unless asked for and needed).
 
     Raises:
@@ -54,13 +55,21 @@ def diff(
     counts = [divergence.count_losses(rows) for rows in trails]
     first, weights = divergence.first_divergence(*trails), {}
     # Weights of different steps differ in any case.
-    if counts[0] == counts[1] and all(
-        (path / "weights.safetensors").exists() for path in paths
-    ):
+    there = [
+        "files" in run or (path / "weights.safetensors").exists()
+        for path, run in zip(paths, records, strict=True)
+    ]
+    if counts[0] == counts[1] and all(there):
         weights = divergence.weight_differences(*map(divergence.read_weights, paths))
     ends = [(count, run["state"]) for count, run in zip(counts, records, strict=True)]
     verdict = IDENTICAL if ends[0] == ends[1] else EQUAL_SO_FAR
-    if first or weights:
+    rows = []
+    if not first and ends[0] == ends[1] and _same_rows(*records):
+        metrics = [divergence.read_metrics(path) for path in paths]
+        for name, pair in (("metrics.jsonl", metrics), ("digests.jsonl", trails)):
+            for one_row, other_row in divergence.other_rows(*pair, counts[0], True):
+                rows.append(_in_words(name, one_row, other_row))
+    if first or weights or rows:
         verdict = DIFFERS
     replayed = None
     if replay and first:
@@ -82,12 +91,31 @@ def diff(
             "variables": list(first.variables),
         },
         "weights": weights,
+        "rows": rows,
         "changed_files": [
             changed_files(path, run) if "files" in run else []
             for path, run in zip(paths, records, strict=True)
         ],
         "replay": replayed,
     }
+
+
+def _same_rows(one: dict, other: dict) -> bool:
+    """Whether two runs write rows of the same steps, and the same figures in them."""
+    names = ("log_every", "eval_every", "digest_every", "views", "task")
+    return all(one["recipe"].get(name) == other["recipe"].get(name) for name in names)
+
+
+def _in_words(file: str, one: dict | None, other: dict | None) -> str:
+    """Two rows that are not the same."""
+    row = one or other
+    if row is None:
+        return f"{file}: a row twice, or in another order"
+    where = f"{file}: {row.get('split', 'digest')} row of step {row['step']}"
+    if one is None or other is None:
+        return f"{where} is only in the {'second' if one is None else 'first'} run"
+    keys = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return f"{where} differs in {', '.join(keys)}"
 
 
 def _rows(differences: list[drift.Difference]) -> list[list]:

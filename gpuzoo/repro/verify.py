@@ -1,5 +1,6 @@
 """`gpuzoo verify`: do a run again from its record alone and compare the bits."""
 
+import dataclasses
 import hashlib
 import os
 import pathlib
@@ -40,8 +41,9 @@ def verify(
         were compared; `first_difference` (step, what, variables; where the run done
         again diverged, the first step that it has no digest of), `weights` (name ->
         ulp), `rows` of metrics.jsonl and digests.jsonl, and `figures` of run.json, that
-        differ, `changed_files`, `environment` (fields, modules of the code and inputs
-        that differ) and `causes`, the likeliest first.
+        differ, `changed_files` (if nothing else differs and none of them can be read,
+        the verdict is `cannot compare`), `environment` (fields, modules of the code and
+        inputs that differ) and `causes`, the likeliest first.
 
     Raises:
         GpuzooError: the folder is no run, the run never ended, steps is negative, or
@@ -76,7 +78,7 @@ def verify(
     except GpuzooError:
         if not verdict["changed_files"]:
             raise
-        return _conclude(verdict, DIFFERS, path, recorded)
+        return _conclude(verdict, _of_files(path, verdict), path, recorded)
 
     # ------------------------------------------------------- can it be compared at all?
     opened = open_recorded(recorded, path, note)
@@ -111,12 +113,13 @@ def verify(
     if whole:
         result = done.result
         verdict["weights"] = trail.weight_differences(recorded_weights, result.weights)
-        verdict["figures"] = _other_fields(recorded, result, session)
-    parts = ("weights", "rows", "figures", "changed_files")
-    differs = divergence or any(verdict[part] for part in parts)
+        verdict["figures"] = _other_fields(recorded, result, opened)
+    differs = divergence or any(
+        verdict[part] for part in ("weights", "rows", "figures")
+    )
     if divergence and divergence.step <= recorded["recipe"]["digest_every"]:
         verdict["causes"] += causes.of_the_model(session)
-    word = DIFFERS if differs else IDENTICAL
+    word = DIFFERS if differs else _of_files(path, verdict)
     return _conclude(verdict, word, path, recorded)
 
 
@@ -136,8 +139,18 @@ def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None
         note(f"Executing the run's own code: {files}.")
 
 
-def _other_fields(recorded: dict, result, session) -> list[str]:
+def _of_files(path: pathlib.Path, verdict: dict) -> str:
+    """The verdict on the files alone: one that cannot be read is not compared."""
+    changed = verdict["changed_files"]
+    if not changed:
+        return IDENTICAL
+    read = [name for name in changed if name == "run.json" or _digest(path, name)]
+    return DIFFERS if read else CANNOT_COMPARE
+
+
+def _other_fields(recorded: dict, result, opened) -> list[str]:
     """Fields of the record that follow from the run done again, and do not."""
+    session = opened.session
     told = dict(recorded["metrics"])
     here = dict(result.metrics)
     content = weights.weights_bytes(result.weights)
@@ -146,16 +159,50 @@ def _other_fields(recorded: dict, result, session) -> list[str]:
         here[name] = getattr(result, name)
     told |= {name: recorded[name] for name in here if name not in result.metrics}
     data = session.dataset.as_record()
-    for name in ("classes", "input_shape", "train_examples", "test_examples"):
+    for name in (
+        "source", "classes", "input_shape", "train_examples", "test_examples",
+        "findings",
+    ):  # fmt: skip
         told[f"data/{name}"], here[f"data/{name}"] = recorded["data"][name], data[name]
-    told["runtime/seed"] = recorded["runtime"]["seed"]
-    here["runtime/seed"] = recorded["recipe"]["seed"]
     told["error"], here["error"] = recorded["error"], None
+    for mine, record in ((told, recorded), (here, _record_again(opened))):
+        runtime = record["runtime"]
+        mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]
+        if not opened.differences:  # else the reasons may well be others
+            mine["runtime/reasons"] = _reasons(runtime)
+        mine["weights"] = record.get("weights")
+        mine["findings"] = record.get("findings", [])
+    if session.given.content is not None:
+        # Of a model object the first ones are of its compile(), and not known here.
+        first = max(0, len(told["findings"]) - len(opened.findings))
+        told["findings"] = told["findings"][first:]
     return [
         f"{name}: {told.get(name)} in the run, {here.get(name)} again"
         for name in sorted({*told, *here})
         if repr(told.get(name)) != repr(here.get(name))
     ]
+
+
+def _record_again(opened) -> dict:
+    """The fields of the record that are known when a run is set up."""
+    from gpuzoo.engine import model_objects
+
+    session = opened.session
+    given, recipe = session.given, session.recipe
+    drawn = given.content is None or (
+        given.fresh and model_objects.may_be_drawn(given.content, recipe)
+    )
+    given = dataclasses.replace(given, fresh=drawn, findings=opened.findings)
+    runtime = session.runtime.as_record()
+    runtime = {**runtime, "seed": recipe.seed}
+    return {"runtime": runtime, **given.as_record(recipe.seed)}
+
+
+def _reasons(runtime: dict) -> dict:
+    """Why the runtime was as it was, but for oneDNN where it was off: verify turns it
+    off in another way."""
+    left_out = {"onednn"} if runtime["onednn"] is False else set()
+    return {k: v for k, v in sorted(runtime["reasons"].items()) if k not in left_out}
 
 
 def _in_words(file: str, recorded: dict | None, here: dict | None) -> str:
@@ -185,19 +232,23 @@ def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
     """Files of a run that are not as they were when it ended.
 
     A link, a pipe, a device and a path that leads out of the folder are not read and
-    count as changed.
+    count as changed; so does what is missing or cannot be read.
     """
     changed = [] if recorded["seal"] == seal(recorded) else ["run.json"]
     for name, sha256 in recorded["files"].items():
-        try:
-            found = hashlib.sha256(read_inside(path, name)).hexdigest()
-        except (OSError, ValueError):
-            found = None
-        if found != sha256:
+        if _digest(path, name) != sha256:
             changed.append(name)
     if recorded["weights_sha256"] != recorded["files"].get("weights.safetensors"):
         changed.append("weights.safetensors")
     return list(dict.fromkeys(changed))
+
+
+def _digest(path: pathlib.Path, name: str) -> str | None:
+    """sha256 of a file of a run; None if it cannot be read."""
+    try:
+        return hashlib.sha256(read_inside(path, name)).hexdigest()
+    except (OSError, ValueError):
+        return None
 
 
 def _conclude(verdict: dict, word: str, path: pathlib.Path, recorded: dict) -> dict:

@@ -65,13 +65,14 @@ def other_rows(recorded: list[dict], again: list[dict], until: int, whole: bool)
     of a recorded row and the one done again, None for one that is only on one side.
 
     Args:
-        whole: the run ends with step `until`; else what was done again has rows there
-            that the run need not have.
+        whole: the run ends with step `until`, and may have no row after it; else what
+            was done again has rows there that the run need not have.
     """
     mine = {(row.get("split"), row["step"]): row for row in recorded}
     theirs = {(row.get("split"), row["step"]): row for row in again}
-    last = until if whole else until - 1
-    sides = [[row for row in rows if row["step"] <= last] for rows in (recorded, again)]
+    sides = [recorded, again]
+    if not whole:
+        sides = [[row for row in rows if row["step"] < until] for rows in sides]
     if [_canonical(row) for row in sides[0]] == [_canonical(row) for row in sides[1]]:
         return []
     keys = dict.fromkeys((row.get("split"), row["step"]) for row in sum(sides, []))
@@ -137,7 +138,8 @@ def read_weights(
     try:
         return safetensors.numpy.load(read_inside(folder, name))
     except (OSError, safetensors.SafetensorError) as error:
-        raise GpuzooError(f"{folder / name} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise GpuzooError(f"{folder / name} cannot be read: {reason}") from None
 
 
 def weight_differences(one: dict, other: dict) -> dict[str, int | None]:

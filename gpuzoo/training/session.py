@@ -29,6 +29,8 @@ class Recorded:
     """Fields of the environment and of the code that differ."""
     other_data: list[drift.Difference]
     """Fields of the data that differ."""
+    findings: tuple[str, ...] = ()
+    """What there is to say of the model, just built, and of what it is given."""
 
 
 def open_session(
@@ -111,11 +113,12 @@ def open_recorded(
         now = {"code": now, "inputs": inputs_now}
         differences += drift.code_differences(record, now)
     given = model_objects.recorded(folder, record)
-    if model is not None and record["runtime"] is None:  # killed while it was set up
-        given = given.with_findings(findings_of(model, recipe, dataset, given))
+    findings = findings_of(model, recipe, dataset, given) if model is not None else ()
+    if record["runtime"] is None:  # killed while it was set up
+        given = given.with_findings(findings)
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
-    return Recorded(session, differences, other_data)
+    return Recorded(session, differences, other_data, findings)
 
 
 def findings_of(model, recipe: Recipe, dataset, given) -> tuple[str, ...]:
