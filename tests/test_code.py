@@ -1,5 +1,6 @@
 """The code of a run is what it imports, its inputs what its model's file reads."""
 
+import ast
 import importlib.util
 import pathlib
 import py_compile
@@ -8,7 +9,7 @@ import sys
 import zipfile
 
 import pytest
-from conftest import RECIPE, train
+from conftest import RECIPE, ROOT, train
 
 import gpuzoo
 from gpuzoo.runs import code, drift
@@ -67,6 +68,73 @@ def test_only_what_is_said_to_python_counts():
     assert code.syntax_sha256(one) != code.syntax_sha256(one.replace(b"return x", b"x"))
     read = b"UNITS = int(__doc__)"
     assert code.syntax_sha256(b"'8'\n" + read) != code.syntax_sha256(b"'9'\n" + read)
+
+
+FIELDS = """
+'''Module.'''
+import dataclasses
+@dataclasses.dataclass
+class One:
+    '''Class.'''
+    size: int = 3
+    '''Field.'''
+    @property
+    def twice(self):
+        '''Function.'''
+        if self.size:
+            '''Aside.'''
+            return 2 * self.size
+WORD
+"""
+WORDS = ("Module.", "Class.", "Field.", "Function.", "Aside.")
+
+
+@pytest.mark.parametrize(("reads", "those"), [
+    ("", ""), ("One.__doc__ = 'x'", ""),
+    ("HERE = __doc__", "Module. Class."), ("HERE = One.__doc__", "Class."),
+    ("HERE = One().__doc__", "Module. Class. Function."),
+    ("import inspect; HERE = inspect.getdoc(One)", "Module. Class. Function."),
+    ("from inspect import getdoc", "Module. Class. Function."),
+    ("HERE = getattr(One, '__doc__')", "Module. Class. Function."),
+    ("print(f'{__doc__}')", "Module. Class."),
+])  # fmt: skip
+def test_only_docstrings_that_are_read_count(reads, those):
+    source = FIELDS.replace("WORD", reads)
+    for word in WORDS:
+        other = source.replace(word, "Another text.").encode()
+        assert other != source.encode()
+        same = code.syntax_sha256(source.encode()) == code.syntax_sha256(other)
+        assert same == (word not in those), word
+        assert code.syntax_sha256(source.encode(), ours=True) == code.syntax_sha256(
+            other, ours=True
+        )
+    code_changed = source.replace("size: int = 3", "size: int = 4").encode()
+    for ours in (False, True):
+        digests = {
+            code.syntax_sha256(one, ours=ours)
+            for one in (source.encode(), code_changed)
+        }
+        assert len(digests) == 2
+
+
+def test_no_docstring_of_gpuzoos_changes_an_old_run():
+    """The docstrings of each of its modules, and the texts below fields; and none of
+    them computes with one, but for what help() shows."""
+    reading = []
+    for top in ("gpuzoo", "models"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            source = path.read_bytes()
+            tree = ast.parse(source)
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                    if isinstance(node.value.value, str):
+                        node.value.value += " And more."
+                if isinstance(node, ast.Attribute) and node.attr == "__doc__":
+                    reading.append(path.name)
+            edited = ast.unparse(tree).encode()
+            digests = [code.syntax_sha256(one, ours=True) for one in (source, edited)]
+            assert digests[0] == digests[1], path
+    assert set(reading) == {"recipe.py"}
 
 
 @pytest.mark.parametrize("imports", [

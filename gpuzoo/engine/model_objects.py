@@ -147,19 +147,6 @@ def put_back(model: keras.Model, content: bytes) -> None:
     assign(model, [weights[name] for name in variables])
 
 
-def may_be_drawn(content: bytes, recipe: Recipe) -> bool:
-    """Whether some kernel in a file of first weights is what the seed gives; not all
-    are, as layers may have kept theirs."""
-    with fresh_names():
-        twin = architecture.rebuild(recipe.model)
-    initializers.initialise(twin, recipe.seed)
-    kept = read(content)
-    kernels = {k: np.array(v) for k, v in by_name(twin.weights).items() if v.ndim > 1}
-    return not kernels or any(
-        np.array_equal(kept.get(name), value) for name, value in kernels.items()
-    )
-
-
 def read(content: bytes) -> Arrays:
     """The arrays of a safetensors file."""
     try:

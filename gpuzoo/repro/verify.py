@@ -185,17 +185,12 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
 
 def _record_again(opened) -> dict:
     """The fields of the record that are known when a run is set up."""
-    from gpuzoo.engine import model_objects
-
-    session = opened.session
-    given, recipe = session.given, session.recipe
-    drawn = given.content is None or (
-        given.fresh and model_objects.may_be_drawn(given.content, recipe)
-    )
-    given = dataclasses.replace(given, fresh=drawn, findings=opened.findings)
-    runtime = session.runtime.as_record()
-    runtime = {**runtime, "seed": recipe.seed}
-    return {"runtime": runtime, **given.as_record(recipe.seed)}
+    session, seed = opened.session, opened.session.recipe.seed
+    given = session.given
+    fresh = given.fresh or given.content is None  # only a file can be as given
+    given = dataclasses.replace(given, fresh=fresh, findings=opened.findings)
+    runtime = {**session.runtime.as_record(), "seed": seed}
+    return {"runtime": runtime, **given.as_record(seed)}
 
 
 def _reasons(runtime: dict) -> dict:

@@ -110,33 +110,83 @@ def code_sha256(model: str = "") -> str:
         (place,) = importlib.util.find_spec(package).submodule_search_locations
         for path in sorted(pathlib.Path(place).rglob("*.py")):
             name = f"{package}/{path.relative_to(place)}"
-            digest.update(f"{name} {syntax_sha256(path.read_bytes())}\n".encode())
+            digest.update(
+                f"{name} {syntax_sha256(path.read_bytes(), ours=True)}\n".encode()
+            )
     if model and (file := file_of(model)):
         digest.update(syntax_sha256(_source_of(str(file))).encode())
     return digest.hexdigest()
 
 
-def syntax_sha256(source: bytes) -> str:
+def syntax_sha256(source: bytes, *, ours: bool = False) -> str:
     """Digest of what a source says to Python: the same for other comments, docstrings
-    and places of lines; of its bytes if it is no source, or one too deep to walk."""
+    and places of lines; of its bytes if it is no source, or one too deep to walk.
+
+    Args:
+        ours: the source is gpuzoo's, which computes nothing from docstrings. Of a
+            user's file those are kept that the file itself reads.
+    """
     try:
         tree = ast.parse(source)
-        if b"__doc__" not in source:
-            _strip_docstrings(tree)
+        _strip_docstrings(tree, set() if ours else _docstrings_read(tree))
         source = ast.dump(tree).encode("utf-8", "surrogatepass")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         pass
     return hashlib.sha256(source).hexdigest()
 
 
-def _strip_docstrings(tree: ast.AST) -> None:
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _strip_docstrings(tree: ast.AST, read: set[str]) -> None:
+    """Remove strings that stand alone, as below a field: they do nothing. Those that
+    Python keeps as a docstring stay, if they are read: of these names, or all."""
     for node in ast.walk(tree):
-        if isinstance(node, kinds) and node.body:
-            first = node.body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                if isinstance(first.value.value, str):
-                    del node.body[0]
+        keeps = isinstance(node, _DOCUMENTED) and {_ALL, _name(node)} & read
+        for name in ("body", "orelse", "finalbody"):
+            block = getattr(node, name, None)
+            if isinstance(block, list):  # a lambda has a body that is none
+                first = block[:1] if keeps and name == "body" else []
+                rest = [one for one in block[len(first) :] if not _is_text(one)]
+                setattr(node, name, first + rest)
+
+
+def _is_text(node: ast.AST) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+_ALL, _MODULE = "*", ""
+
+
+def _name(node: ast.AST) -> str:
+    return getattr(node, "name", _MODULE)
+
+
+def _docstrings_read(tree: ast.AST) -> set[str]:
+    """The names of the classes and functions whose docstrings a source may read, "" for
+    the module, "*" where it cannot be told whose."""
+    nodes = list(ast.walk(tree))
+    defined = {_name(node) for node in nodes if isinstance(node, _DOCUMENTED)}
+    read = set()
+    for node in nodes:
+        if isinstance(node, ast.Name) and node.id == "__doc__":
+            # In the body of a class it is that of the class.
+            read |= {_MODULE, *(_name(n) for n in nodes if isinstance(n, ast.ClassDef))}
+        elif isinstance(node, ast.Attribute) and node.attr == "__doc__":
+            if isinstance(node.ctx, ast.Load):
+                of = node.value.id if isinstance(node.value, ast.Name) else _ALL
+                read.add(of if of in defined else _ALL)
+        else:
+            words = (
+                getattr(node, name, None) for name in ("id", "attr", "name", "value")
+            )
+            words = [word for word in words if isinstance(word, str)]
+            if any("getdoc" in word for word in words):
+                read.add(_ALL)
+            if isinstance(node, ast.Constant) and "__doc__" in words:  # for getattr()
+                read.add(_ALL)
+    return read
 
 
 # ---------------------------------------------------------------------- user's modules
@@ -308,4 +358,4 @@ def _module_of_gpuzoo(name: str) -> tuple[str, list[str]] | None:
     )
     source = file.read_bytes()
     names = sorted(n for n in _imported(source, package) if n.startswith("gpuzoo."))
-    return syntax_sha256(source), names
+    return syntax_sha256(source, ours=True), names
