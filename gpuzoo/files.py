@@ -44,11 +44,13 @@ def expand(path: str | pathlib.Path) -> pathlib.Path:
 
 
 def redact(text: str) -> str:
-    """A path, alone, after an option (`--data=`) or in quotes, with `~` for the user's
-    home, by any of its names: $HOME, the system's, and where links of these lead.
+    """A path, alone, after an option (`--data=`), in quotes, a list or a URL, with `~`
+    for the user's home, by any of its names: $HOME, the system's, and where links of
+    these lead. So is a relative path that leads into the home from outside of it.
 
     Only where it begins with the whole of it, and unchanged where there is no home.
     """
+    text = _BEFORE_RELATIVE.sub(lambda found: found[1] + _absolute(found[2]), text)
     for home in _homes():
         text = _exchange(home, "~", text)
     return text
@@ -84,8 +86,31 @@ def _homes() -> list[str]:
     return sorted((home for home in homes if len(home) > 1), key=len, reverse=True)
 
 
+def _absolute(path: str) -> str:
+    """A relative path that goes through the home as `~/...`; any other as it is."""
+    if "/" not in path:  # a plain word, of a recipe or a dataset
+        return path
+    try:
+        place, homes, parts = os.getcwd(), _homes(), path.split("/")
+    except OSError:  # the current folder has been removed
+        return path
+    for number, part in enumerate(parts, start=1):
+        place = os.path.normpath(os.path.join(place, part))
+        if part not in ("", ".", "..") and place in homes:
+            return "/".join(["~", *parts[number:]])
+    return path
+
+
+# Where a path may begin: alone, after an option, in quotes, in a list, in a URL.
+_URL = r"(?:[A-Za-z][\w+.-]*://[^/~\s'\"]*)?"
+_BEGIN = rf"\A(?:[\w-]+=)?{_URL}|(?:['\"]|[\s,;:|(\[{{]){_URL}"
+_BEFORE_RELATIVE = re.compile(
+    r"(\A(?:[\w-]+=)?(?:file://)?|['\"(\[,]\s*)([^/~'\"()\[\],\s][^'\"()\[\],]*)"
+)
+
+
 def _exchange(head: str, other: str, text: str) -> str:
-    begin = rf"(\A(?:[\w-]+=)?|['\"]){re.escape(head)}(?=/|['\"]|$)"
+    begin = rf"({_BEGIN}){re.escape(head)}(?=[/'\",;:|)\]}}\s]|$)"
     return re.sub(begin, lambda found: found[1] + other, text)
 
 

@@ -77,12 +77,66 @@ def place(original, tmp_path):
         ("data/home/jane/x", None),
         ("/mnt/a=/home/jane/x", None),
         ("1e-3", None),
+        ("weights=file:///home/jane/x.h5", "weights=file://~/x.h5"),
+        ("file://localhost/home/jane/x", "file://localhost~/x"),
+        ("at=sftp://host/home/jane", "at=sftp://host~"),
+        ("both=[/home/jane/a, /home/jane/b]", "both=[~/a, ~/b]"),
+        ("path=/usr/lib:/home/jane/lib:/opt", "path=/usr/lib:~/lib:/opt"),
+        ("x=('file:///home/jane/a','b')", "x=('file://~/a','b')"),
+        ("https://example.org/home/janet/x", None),
     ],
 )
 def test_the_home_is_left_out_where_a_path_begins_with_it(path, told, monkeypatch):
     monkeypatch.setenv("HOME", "/home/jane")
     assert files.redact(path) == (told or path)
     assert files.unredact(files.redact(path)) == path
+
+
+@pytest.mark.parametrize(
+    ("folder", "path", "told"),
+    [
+        ("home", "jane/m.py:net", "~/m.py:net"),
+        ("home", "../home/jane/r3", "~/r3"),
+        ("home", "--out=../home/jane/r3", "--out=~/r3"),
+        ("home", "weights='jane/x.h5'", "weights='~/x.h5'"),
+        ("home", "both=(jane/a, 'jane/b')", "both=(~/a, '~/b')"),
+        ("home", "file=file://jane/a", "file=file://~/a"),
+        ("", "home/jane/x", "~/x"),
+        ("home/jane/work", "../../jane/x", "~/x"),
+        ("home/jane/work", "../x.npz", None),
+        ("home/jane/work", "jane/x.npz", None),
+        ("home/jane", "data/x.npz", None),
+        ("home", "jane", None),  # may be a recipe
+        ("home", "janet/x", None),
+        ("home", "a/jane/x", None),
+    ],
+)
+def test_a_relative_path_through_the_home(folder, path, told, tmp_path, monkeypatch):
+    home = tmp_path / "home/jane"
+    (home / "work").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path / folder)
+    assert files.redact(path) == (told or path)
+    if told:  # and is found again from anywhere
+        monkeypatch.chdir("/")
+        assert files.unredact(told) == told.replace("~", str(home))
+
+
+def test_a_run_started_beside_the_home(cli, tmp_path):
+    """Neither its record nor anything else tells the name of the user, and it is
+    verified from another folder."""
+    home = tmp_path / "jane.doe"
+    home.mkdir()
+    furnish(home)
+    env = {"HOME": str(home)}
+    words = [*WORDS, "--model", "jane.doe/own.py:net", "--data", "jane.doe/tiny.npz"]
+    words += ["--model-options", "file=jane.doe/scale.txt", "--fast-dev-run"]
+    done = cli(*words, "--out", f"../{tmp_path.name}/jane.doe/run", env=env)
+    assert done.returncode == 0, done.stderr
+    for path in (home / "run").rglob("*"):
+        assert path.is_dir() or b"jane.doe" not in path.read_bytes(), path
+    assert "jane.doe" not in done.stdout
+    assert read_run(home / "run")["recipe"]["model"] == "~/own.py:net"
 
 
 def test_without_a_home_nothing_is_left_out(monkeypatch):

@@ -294,7 +294,7 @@ def _name_of_input(path: str, file: pathlib.Path) -> str:
     for folder in (file.parent.resolve(), pathlib.Path.cwd()):
         for one in (pathlib.Path(path), pathlib.Path(path).resolve()):
             if one.is_relative_to(folder):
-                return one.relative_to(folder).as_posix()
+                return redact(one.relative_to(folder).as_posix())
     return redact(path)
 
 
