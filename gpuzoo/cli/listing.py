@@ -60,13 +60,17 @@ def list_all(words: list[str]) -> int:
         or fnmatch.fnmatch(name, asked.pattern)
         and asked.task in (None, model_info(model).task)
     }
+    if not models and not figures:
+        task = f" with task {asked.task!r}" if asked.task else ""
+        raise GpuzooError(
+            f"no model and no recipe matches {asked.pattern!r}{task}; `gpuzoo list` "
+            'shows all; a part of a name needs stars: "*net*"'
+        )
     best = {name: _best(name, trained, everything) for name in known}
     if models:
         _print_models(models, best, everything)
     if figures:
         _print_recipes(figures)
-    if not models and not figures:
-        print("no model and no recipe is called so")
     rows = [
         {"name": m.name, "task": m.task, "parameters": m.parameters,
          "recipe": best[m.name]}

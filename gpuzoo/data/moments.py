@@ -32,8 +32,16 @@ _DATES = tuple(
         (r"(\d{1,2})([-/.])(\d{4})", ("M Y",)),
         (rf"{_NAME}([-/. ]+){_YEAR}", ("M Y",)),
         (rf"{_YEAR}([-/. ]+){_NAME}", ("Y M",)),
+        (r"(\d{4})(M)(\d{1,2})", ("Y M",)),
+        (rf"(\d{{4}})(){_NAME}", ("Y M",)),
+        (rf"{_NAME}()(\d{{4}})", ("M Y",)),
     )
 )
+_QUARTER = re.compile(
+    r"(\d{4})[-/ ]?Q([1-4])|Q([1-4])[-/ ]?(\d{4})",
+    re.IGNORECASE | re.ASCII,
+)
+_WEEK = re.compile(r"(\d{4})[- ]?W(\d{1,2})(?:-(\d))?", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -42,17 +50,34 @@ def moments(cell: str) -> dict[str, float]:
     and year that it may be written in; {} if it is none."""
     if len(cell) > 50 or not re.search(r"\d", cell):
         return {}
-    if found := re.fullmatch(r"(\d{4})[- ]?Q([1-4])", cell):  # a quarter
-        cell = f"{found[1]}-{3 * int(found[2]) - 2:02}-01"
+    if found := _QUARTER.fullmatch(cell):
+        month = 3 * int(found[2] or found[3]) - 2
+        cell = f"{found[1] or found[4]}-{month:02}-01"
+    if found := _WEEK.fullmatch(cell):
+        return _week(*(int(group or 1) for group in found.groups()))
     cell = _WEEKDAY.sub("", cell, count=1)
-    clock = _CLOCK.search(cell)
-    day = (cell[: clock.start()] if clock else cell).strip()
+    at = _CLOCK.search(cell)
+    day = (cell[: at.start()] if at else cell).strip()
     for pattern, orders in _DATES:
         if found := pattern.fullmatch(day):
             groups = [found[1], *found.groups()[2:]]
-            each = {order: _moment(groups, order.split(), clock) for order in orders}
+            each = {order: _moment(groups, order.split(), at) for order in orders}
             return {o: seconds for o, seconds in each.items() if seconds is not None}
     return {}
+
+
+def _week(year: int, week: int, day: int) -> dict[str, float]:
+    try:
+        monday = datetime.date.fromisocalendar(year, week, day)
+    except ValueError:
+        return {}
+    return {"Y W": (monday - datetime.date(1970, 1, 1)).total_seconds()}
+
+
+def clock(cell: str) -> float | None:
+    """Seconds since midnight of 10:30, 10:30:15 or 9:05 pm; None if it is none."""
+    found = _CLOCK.fullmatch(f" {cell}")
+    return _time_of_day(found) if found else None
 
 
 def is_date(cell: str) -> bool:
@@ -62,24 +87,28 @@ def is_date(cell: str) -> bool:
     return bool(moments(cell))
 
 
-def _moment(groups: list[str], order: list[str], clock) -> float | None:
+def _moment(groups: list[str], order: list[str], at) -> float | None:
     parts = dict(zip(order, groups, strict=True))
     year = int(parts["Y"].lstrip("'"))
     if year < 100:
         year += 2000 if year < 69 else 1900
-    month = parts["M"]
-    month = int(month) if month.isdecimal() else _MONTHS.get(month[:3].lower(), 0)
+    month = month_number(parts["M"])
     try:
         day = datetime.datetime(
             year, month, int(parts.get("D", 1)), tzinfo=datetime.UTC
         ).timestamp()
     except ValueError:
         return None
-    return day + _time_of_day(clock) if clock else day
+    return day + _time_of_day(at) if at else day
 
 
-def _time_of_day(clock: re.Match) -> float:
-    hour, minute, second, part, half, zone = clock.groups()
+def month_number(cell: str) -> int:
+    """12 of 12, Dec or Dezember; 0 if it is none."""
+    return int(cell) if cell.isdecimal() else _MONTHS.get(cell[:3].lower(), 0)
+
+
+def _time_of_day(at: re.Match) -> float:
+    hour, minute, second, part, half, zone = at.groups()
     hour = int(hour)
     if half:
         hour = hour % 12 + 12 * (half.lower() == "pm")

@@ -53,6 +53,11 @@ def load_data(
     Raises:
         GpuzooError: the data are not to be had, damaged or not fit for training.
     """
+    if not name.strip():
+        raise GpuzooError(
+            "data: the name is empty; expected a dataset's name (mnist, digits, ...), "
+            "a .npz or .csv file or a folder (./ is the current one)"
+        )
     path = expand(name)
     made = name in ("digits", "mackey_glass", "tones")
     own_file = path.suffix.lower() in (".csv", ".npz")

@@ -304,6 +304,12 @@ def hold_out(what: str, whole: dict) -> dict:
     test, train = np.split(order, [round(count * HELD_OUT)])
     if "label" in whole:
         train, test = _of_every_class(whole["label"], order, train, test)
+        if not len(test):
+            raise GpuzooError(
+                f"{what}: labels are not classes: each of the {count} labels occurs "
+                "once; expected classes of two examples or more (gpuzoo has no task "
+                "that learns a number for each example)"
+            )
     parts = {"train": train, "test": test}
     return {
         split: {name: array[part] for name, array in whole.items()}

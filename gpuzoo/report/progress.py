@@ -125,7 +125,7 @@ class Screen:
             str(train["step"]),
             *(f"{train[name]:.4f}" for name in self.figures["train"]),
             *(f"{test[name]:.4f}" if test else "" for name in self.figures["test"]),
-            f"{self.speed:,.0f}",
+            f"{self.speed:,.0f}" if self.speed else "-",  # not measured yet
         ]
         line = "".join(cell.rjust(self.width) for cell in cells)
         self.say(line, "bold green" if test else None)
