@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import random
 
 import keras
+import numpy as np
 import pytest
 from conftest import RECIPE, train
 
@@ -41,6 +43,39 @@ def test_a_hidden_stream_of_random_numbers_is_refused_by_name(dataset, runtime):
 
     recipe = with_layer(lambda x: x + tf.random.normal(tf.shape(x)), name="noisy")
     with pytest.raises(gpuzoo.GpuzooError, match="layer '.*noisy.*SeedGenerator"):
+        train(recipe, dataset, runtime)
+
+
+def _factor(draw):
+    """A factor from Python's or NumPy's generator, drawn in a layer's call."""
+    return with_layer(lambda x: x * (1 + draw() / 8), name="odd_one")
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.random, np.random.randn])
+def test_a_draw_while_the_step_is_traced_is_refused_by_name(draw, dataset, runtime):
+    """It would be a constant of the step, and another one in the next compilation."""
+    recipe = _factor(draw)
+    with pytest.raises(gpuzoo.GpuzooError, match="layer 'odd_one' .*SeedGenerator"):
+        train(recipe, dataset, runtime)
+    train(recipe, dataset, dataclasses.replace(runtime, deterministic=False))
+    train(_factor(lambda: 0.5), dataset, runtime)
+
+
+def test_a_layer_of_keras_that_draws_while_it_is_traced(dataset, runtime):
+    """AugMix chooses its augmentations with Python's random; the layer that draws is
+    named, not the one around it."""
+
+    @gpuzoo.register(task="classify", reference="here")
+    def augmented(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2):
+        """AugMix inside of another layer."""
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Concatenate()([inputs, inputs, inputs])
+        x = keras.layers.Pipeline([keras.layers.AugMix(name="mixed")])(x)
+        x = keras.layers.Flatten()(x)
+        return keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(x))
+
+    recipe = RECIPE.override(model="augmented", model_options=())
+    with pytest.raises(gpuzoo.GpuzooError, match=r"layer 'mixed' \(AugMix\) draws"):
         train(recipe, dataset, runtime)
 
 

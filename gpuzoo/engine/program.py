@@ -9,6 +9,7 @@ from gpuzoo import tasks
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import backends, batches, initializers, model_objects, optim
+from gpuzoo.engine.backends.determinism import no_draws
 from gpuzoo.engine.plan import make_plan
 from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
@@ -136,11 +137,13 @@ class Program:
             counter = feed["step"] * DRAWS_PER_STEP
             generator.assign(backend.seed_state(key, counter))
         batch = self._train_examples.take(feed)
-        return self.task.step(batch, feed["draws"], backend)
+        with no_draws(self.session.runtime):
+            return self.task.step(batch, feed["draws"], backend)
 
     def _evaluation_step(self, feed: dict) -> dict:
         batch = self._test_examples.take(feed)
-        return self.task.evaluate({**batch, "index": feed["indices"]})
+        with no_draws(self.session.runtime):
+            return self.task.evaluate({**batch, "index": feed["indices"]})
 
     @property
     def most_steps(self) -> int | None:

@@ -5,7 +5,13 @@ by a crash at some step. Sources: the messages in TensorFlow 2.21's libraries ab
 determinism, and what XLA says of its own; those marked `xla` were also seen on a CPU.
 """
 
+import contextlib
 import dataclasses
+import random
+
+import keras
+import numpy as np
+from keras.src.random.seed_generator import global_seed_generator
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.options import Runtime
@@ -110,6 +116,58 @@ def refuse_variable() -> None:
         "random numbers from a keras.random.SeedGenerator that is an attribute of the "
         "layer"
     )
+
+
+@contextlib.contextmanager
+def no_draws(runtime: Runtime):
+    """A step that is traced inside must not draw from Python's `random` or `np.random`.
+
+    A layer's `call` runs only while the step is traced. Such a draw becomes a constant
+    of the compiled step: the same in every step, and another one whenever the step is
+    compiled again or something else in the process has drawn before.
+
+    Raises GpuzooError with the name of the innermost layer that did.
+    """
+    if not runtime.deterministic:
+        yield
+        return
+    if keras.config.backend() == "tensorflow":
+        # Keras makes its own global generator, with a draw of Python's, when somebody
+        # first draws from it; that is refused as a variable that no checkpoint holds.
+        python = random.getstate()
+        global_seed_generator()
+        random.setstate(python)
+    real, begin, layers = keras.Layer.__call__, _stand(), []
+
+    def call(self, *args, **kwargs):
+        before, known = _stand(), len(layers)
+        outputs = real(self, *args, **kwargs)
+        if len(layers) == known and _stand() != before:
+            layers.append(self)
+        return outputs
+
+    keras.Layer.__call__ = call
+    try:
+        yield
+    finally:
+        keras.Layer.__call__ = real
+    if _stand() != begin:
+        who = "the model"
+        if layers:
+            who = f"layer {layers[0].name!r} ({type(layers[0]).__name__})"
+        raise GpuzooError(
+            f"{who} draws from Python's random or np.random in its call, which runs "
+            "only while the step is compiled: each step would be given the same "
+            "numbers, and another process others; draw from keras.random with a "
+            "keras.random.SeedGenerator that is an attribute of the layer, or use "
+            "--level fast"
+        )
+
+
+def _stand() -> tuple:
+    """Where Python's generator and NumPy's are."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), keys.tobytes(), *rest
 
 
 def check_jax(text: str, runtime: Runtime) -> None:
