@@ -11,6 +11,7 @@ from conftest import RECIPE, same, train
 import gpuzoo
 from gpuzoo import randomness
 from gpuzoo.engine import backends, batches, checkpoint, initializers, optim, plan
+from gpuzoo.engine.backends.tensorflow import TensorFlowBackend
 
 # Numbers at three addresses, as they were when the streams were first defined.
 RAW = [9929397452073648219, 15761814226355704753]
@@ -203,7 +204,7 @@ def test_watching_changes_no_bit(changes, dataset, runtime):
 def test_warming_up_leaves_nothing(dataset, runtime, monkeypatch):
     """The same bits when the first step is compiled without being run beforehand."""
     plain, _ = train(RECIPE, dataset, runtime)
-    compile_steps = backends.TensorFlowBackend.compile_steps
+    compile_steps = TensorFlowBackend.compile_steps
 
     def lazily(self, body, feed, variables):
         call, done = compile_steps(self, body, feed, variables), []
@@ -214,7 +215,7 @@ def test_warming_up_leaves_nothing(dataset, runtime, monkeypatch):
 
         return skip_first
 
-    monkeypatch.setattr(backends.TensorFlowBackend, "compile_steps", lazily)
+    monkeypatch.setattr(TensorFlowBackend, "compile_steps", lazily)
     cold, _ = train(RECIPE, dataset, runtime)
     assert same(plain, cold)
 

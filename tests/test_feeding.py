@@ -6,12 +6,13 @@ from conftest import RECIPE, same, train
 
 from gpuzoo.data import cache
 from gpuzoo.engine import backends, batches
+from gpuzoo.engine.backends.tensorflow import TensorFlowBackend
 
 
 @pytest.fixture
 def calls(monkeypatch):
     """The feeds of the compiled calls."""
-    seen, real = [], backends.TensorFlowBackend.compile_steps
+    seen, real = [], TensorFlowBackend.compile_steps
 
     def compile_steps(self, body, feed, variables):
         call = real(self, body, feed, variables)
@@ -22,7 +23,7 @@ def calls(monkeypatch):
 
         return noted
 
-    monkeypatch.setattr(backends.TensorFlowBackend, "compile_steps", compile_steps)
+    monkeypatch.setattr(TensorFlowBackend, "compile_steps", compile_steps)
     return seen
 
 
@@ -54,7 +55,7 @@ def test_what_does_not_fit_is_streamed(dataset, runtime, calls, monkeypatch):
     assert backend.memory_bytes() > 1e8
     for there, streamed in ((3 * size, False), (size, True), (None, False)):
         monkeypatch.setattr(
-            backends.TensorFlowBackend, "memory_bytes", lambda self, there=there: there
+            TensorFlowBackend, "memory_bytes", lambda self, there=there: there
         )
         calls.clear()
         train(RECIPE.override(epochs=1), dataset, runtime)
