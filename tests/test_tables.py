@@ -116,6 +116,12 @@ def days(newest=False):
     return found[::-1] if newest else found
 
 
+def test_zero_has_no_sign_but_in_a_number_that_goes_on(tmp_path):
+    values = np.round(NOISE, 1)
+    cells = [f"{value:.1f}".replace(".", ",") for value in values]
+    assert np.array_equal(read(tmp_path, cells).values, values)
+
+
 @pytest.mark.parametrize("word", [".", "NA", ""])
 @pytest.mark.parametrize("place", [0, 5])
 def test_a_missing_value_is_named(word, place, tmp_path):
@@ -153,6 +159,8 @@ FALLING = {
     "days and clock": [f"{day:%d.%m.%Y;%H:%M}" for day in
                        (days()[0] - n * datetime.timedelta(hours=7)
                         for n in range(COUNT))],
+    "each second twice": [f"{1_600_000_000 - n // 2 * 60}" for n in range(COUNT)],
+    "year and quarter": [f"{2124 - n // 4};{4 - n % 4}" for n in range(COUNT)],
     "one day and numbers": [f"2020-05-05;{900 - n}" for n in range(COUNT)],
 }  # fmt: skip
 
@@ -186,6 +194,8 @@ def test_times_that_are_not_understood_are_said(tmp_path):
         ("year", [str(1500 + n) for n in range(COUNT)]),
         ("id", [str(n * n) for n in range(COUNT)]),
         ("No.", [str(n) for n in range(COUNT)]),
+        ("userId", [str(n * n + 5) for n in range(COUNT)]),
+        ("ts", [str(1_500_000_000_000 + 60_000 * n + n % 3) for n in range(COUNT)]),
         ("month;year", [f"{month};{year}" for year, month in MONTHS[::-1]]),
     ],
 )
@@ -196,6 +206,9 @@ def test_times_in_the_last_column_are_not_the_series(name, cells, newest, tmp_pa
     found = read(tmp_path, [f"v;{name}", *lines])
     assert np.array_equal(found.values, SMALL)
     assert f"column '{name.partition(';')[0]}'" in found.findings[0]
+    lines = [f"{n * n + n};{c}" for n, c in enumerate(cells)]  # a total
+    total = [n * n + n for n in range(COUNT)]
+    assert read(tmp_path, [f"v;{name}", *lines]).values.tolist() == total
     lines = [f"{day:%Y-%m-%d};{n * n}" for n, day in enumerate(days())]
     with pytest.raises(gpuzoo.GpuzooError, match="column 'id' is named like times"):
         read(tmp_path, ["date;id", *lines])

@@ -9,6 +9,8 @@ import sys
 import pytest
 from conftest import environment
 
+from gpuzoo.report.progress import Screen
+
 
 def on_a_terminal(words, tmp_path) -> tuple[int, str]:
     """The exit code of a command, and what it wrote to a terminal."""
@@ -62,3 +64,18 @@ def test_a_training_on_a_terminal(tmp_path):
     assert code == 0 and "test accuracy" in text and '{"state"' not in text
     code, text = on_a_terminal(["verify", "run"], tmp_path)
     assert code == 0 and "identical" in text and "{" not in text
+
+
+def test_a_resumed_run_shows_no_speed_before_it_has_one(capsys):
+    """Its first row is a look at what the checkpoint holds."""
+    screen = Screen()
+    figures = {"train": ("loss",), "test": ("loss",)}
+    screen.watch("start", {"batch": 8, "figures": figures, "steps": 4, "epochs": 2,
+                           "parameters": 10})  # fmt: skip
+    for step in (2, 4):
+        screen.watch("train", {"epoch": step // 2, "step": step, "loss": 0.5})
+        screen.watch("test", {"epoch": step // 2, "step": step, "loss": 0.25})
+        screen.watch("progress", {"step": 3, "seconds": 2.0})
+    *_, first, second = capsys.readouterr().err.splitlines()
+    assert first.split() == ["1", "2", "0.5000", "0.2500", "-"]
+    assert second.split() == ["2", "4", "0.5000", "0.2500", "12"]

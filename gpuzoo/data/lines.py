@@ -327,6 +327,7 @@ def _are_one_number(parts: list[list[str]]) -> bool | None:
     firsts = [part[0] for part in parts]
     if (
         not all(map(_WHOLE.fullmatch, firsts))
+        or "-0" in firsts
         or len({*map(len, parts)}) > 1
         or any(_begins_with_zero(part[1:]) for part in parts)
     ):

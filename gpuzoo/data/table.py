@@ -15,10 +15,12 @@ from gpuzoo.errors import GpuzooError
 _WHOLE = re.compile(r"[+-]?\d+")
 # Words in the name of a column that tells when, or numbers the lines.
 _TIME_NAMES = {
-    "timestamp", "time", "date", "datetime", "unix", "epoch", "year", "month", "day",
-    "week", "hour", "minute", "index", "id", "no", "nr", "unnamed", "zeit", "datum",
+    "timestamp", "time", "date", "datetime", "unix", "epoch", "year", "quarter",
+    "month", "week", "day", "hour", "minute", "second", "t", "ts", "ms", "sec", "step",
+    "index", "id", "no", "nr", "num", "row", "seq", "unnamed", "zeit", "datum", "jahr",
 }  # fmt: skip
-_PARTS = (("year", "yyyy", "yr", "jahr"), ("month", "mm", "mon", "monat"),
+_PARTS = (("year", "yyyy", "yr", "jahr"),
+          ("quarter", "qtr", "quartal", "week", "woche", "month", "mm", "mon", "monat"),
           ("day", "dd", "tag"), ("hour", "hh", "hr"), ("minute", "min"))  # fmt: skip
 
 
@@ -137,8 +139,9 @@ def _column_kind(cells: list[str]) -> str:
 
 def _is_named_like_time(table: Table, place: int) -> bool:
     """Whether the name says so, or is empty, and the numbers bear it out."""
-    name = table.name(place).lower()
-    words = set(re.findall(r"[a-z]+", name))
+    name = table.name(place)
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)  # of userId too
+    words = {word.lower().removesuffix("s") for word in words} | {name.lower()}
     if table.head is None or not (words & _TIME_NAMES or not name):
         return False
     return _is_sorted(_key(table.column(place)))
@@ -178,6 +181,9 @@ def _times(table: Table) -> _Times | None:
         keys = [_key(table.column(p)) for p in places]
         if all(key is not None for key in keys):
             return _Times(places, [_rank(keys)])
+    named = [p for p in range(table.width) if _is_named_like_time(table, p)]
+    if named and named[0] > 0:
+        return _Times(named[-1:], [_key(table.column(named[-1]))])
     keys = []
     for place in range(min(table.width - 1, len(_PARTS))):
         keys.append(_key(table.column(place)))
@@ -186,9 +192,8 @@ def _times(table: Table) -> _Times | None:
         rank = _rank(keys)
         if _is_sorted(rank) and (np.diff(rank) != 0).all():
             return _Times([*range(place + 1)], [rank])
-    for place in reversed(range(table.width)):
-        if _is_named_like_time(table, place):
-            return _Times([place], [_key(table.column(place))])
+    if _is_sorted(keys[0]) and (named or len(np.unique(keys[0])) > 10):
+        return _Times([0], [keys[0]])  # some times twice
     last = table.column(table.width - 1)
     return _Times([table.width - 1], [_key(last)]) if _is_even(last) else None
 
