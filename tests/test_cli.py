@@ -145,6 +145,7 @@ QUICK = {
     "recipe": (["train", "mnits"], "no recipe named 'mnits'; nearest: mnist"),
     "model as recipe": (["bench", "gru"], "a model; recipes that train it: mnist_gru; others of"),
     "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: cnn"),
+    "file": (["train", "mnist", "--model", "mine.py"], "it too: mine.py:function"),
     "info": (["info", "mlpp"], "no model named 'mlpp'; nearest: mlp"),
     "task": (["list", "--task", "x"], "task must be one of"),
     "option": (["train", "mnist", "--epoch", "3"], "--epochs"),

@@ -314,6 +314,10 @@ def excluding(optimizer, *names):
             lambda: LOSSES.CategoricalFocalCrossentropy(from_logits=True),
         ),
         (lambda: RULES.SGD(0.1, gradient_accumulation_steps=2), lambda: "MeanSquaredError"),
+        (lambda: RULES.Lamb(0.01, weight_decay=0.1), lambda: "hinge"),
+        (lambda: RULES.Lamb(RATES.CosineDecay(0.01, 9)), lambda: "poisson"),
+        (lambda: RULES.SGD(0.01), lambda: LOSSES.Huber(delta=0.1)),
+        (lambda: RULES.SGD(0.1), lambda: LOSSES.Dice(axis=-1)),
         (lambda: excluding(RULES.AdamW(0.01, weight_decay=0.5), "bias"), lambda: "mse"),
         (lambda: excluding(RULES.SGD(0.001, weight_decay=9), "kernel"), lambda: "mse"),
     ],
@@ -405,6 +409,32 @@ def test_what_the_user_names_goes_before_what_is_compiled(train, capsys):
         train(model, label_smoothing=0.1)
 
 
+@pytest.mark.parametrize(
+    ("end", "loss", "metric"),
+    [
+        (None, "mse", lambda: keras.metrics.BinaryAccuracy()),
+        (None, "huber", lambda: "accuracy"),
+        (None, "hinge", lambda: keras.metrics.BinaryAccuracy(threshold=0.0)),
+        (None, LOSSES.BinaryCrossentropy(from_logits=True),
+         lambda: keras.metrics.BinaryAccuracy(threshold=0)),
+        ("sigmoid", "mse", lambda: keras.metrics.binary_accuracy),
+    ],
+)  # fmt: skip
+def test_one_unit_is_parted_where_its_loss_parts_it(end, loss, metric, train, npz):
+    """Numbers between 0 and 0.5 tell the two thresholds apart."""
+    model = net(units=1)
+    model = keras.Sequential([*model.layers[:-1], L.Dense(1, end)])
+    model.build((None, 14, 14, 1))
+    model.compile(RULES.SGD(1e-9), loss, metrics=[metric()])
+    data = np.load(npz)
+    kernel = np.full((196, 1), 0.3 / (data["x_test"] / 255).sum(axis=(1, 2, 3)).mean())
+    kernel[:98] *= np.linspace(-4, 4, 98)[:, None]
+    model.set_weights([kernel, np.float32([0.25])])
+    wanted = model.evaluate(data["x_test"] / 255, data["y_test"][:, None], verbose=0)
+    told = train(model, learning_rate=1e-9)
+    assert np.allclose([told["test_loss"], told["test_accuracy"]], wanted, rtol=1e-4)
+
+
 def own_loss(wanted, told):
     return keras.ops.mean(wanted - told)
 
@@ -412,6 +442,23 @@ def own_loss(wanted, told):
 class OwnLoss(LOSSES.Loss):
     def call(self, wanted, told):
         return told[:, 0]
+
+
+def accuracy(wanted, told):
+    return 0.0
+
+
+class Accuracy(keras.metrics.Metric):
+    def update_state(self, *given, **named):
+        pass
+
+    def result(self):
+        return 0.0
+
+
+def patched(part, name):
+    setattr(part, name, own_loss)
+    return part
 
 
 class OwnSGD(RULES.SGD):
@@ -459,6 +506,36 @@ class OwnRate(RATES.LearningRateSchedule):
             "TopKCategoricalAcc",
         ),
         (lambda: {"metrics": [own_loss]}, "metric own_loss"),
+        (lambda: {"metrics": [accuracy]}, "metric accuracy of your own"),
+        (lambda: {"metrics": [Accuracy()]}, "metric Accuracy of your own"),
+        (lambda: {"metrics": [keras.metrics.Accuracy()]}, "metric Accuracy, which"),
+        (
+            lambda: {
+                "metrics": [patched(keras.metrics.CategoricalAccuracy(), "result")]
+            },
+            "metric CategoricalAccuracy of your own",
+        ),
+        (
+            lambda: {"optimizer": patched(RULES.Adam(), "update_step")},
+            "Adam with its own update_step set on it",
+        ),
+        (
+            lambda: {
+                "optimizer": RULES.LossScaleOptimizer(patched(RULES.SGD(), "apply"))
+            },
+            "with its own apply set on it",
+        ),
+        (
+            lambda: {"loss": patched(LOSSES.MeanSquaredError(), "call")},
+            "MeanSquaredError with its own call set on it",
+        ),
+        (lambda: {"loss": patched(LOSSES.Huber(), "fn")}, "Huber with its own fn"),
+        (lambda: {"loss": "no_such"}, "loss 'no_such', which is not Keras's own"),
+        (lambda: {"loss": "crossentropy"}, "takes probabilities"),
+        (lambda: {"loss": "ctc"}, "compiled loss CTC cannot be computed"),
+        (lambda: {"loss": "circle"}, "compiled loss Circle"),
+        (lambda: {"loss": "dice"}, "Dice does not give one number for each example"),
+        (lambda: {"loss": LOSSES.CosineSimilarity(axis=0)}, "one number for each"),
         (lambda: {"loss": "mse", "loss_weights": [2.0]}, "with loss_weights"),
         (lambda: {"weighted_metrics": ["accuracy"]}, "with weighted_metrics"),
     ],
@@ -469,6 +546,47 @@ def test_what_cannot_be_used_of_compile_is_refused_by_name(how, words, train):
     with pytest.raises(gpuzoo.GpuzooError, match=words) as told:
         train(model)
     assert "\n" not in str(told.value) and not train.folder().exists()
+
+
+def test_a_threshold_that_is_not_used_is_refused_and_one_of_logits_told(train):
+    kind = keras.metrics.BinaryAccuracy
+    for loss, threshold in (("mse", 0.9), ("mse", 0), (None, 0.2)):
+        model = net(units=1)
+        model.compile("sgd", loss, metrics=[kind(threshold=threshold)])
+        with pytest.raises(gpuzoo.GpuzooError, match=f"threshold={threshold}"):
+            train(model)
+    model.compile("sgd", metrics=[kind()])
+    assert "counts logits above 0" in train(model)["findings"][0]
+
+
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        (
+            lambda: L.Dense(3, activation=lambda x: x),
+            "a lambda as activation of its la",
+        ),
+        (lambda: L.Activation(lambda x: x), "a lambda as activation of its layer"),
+        (
+            lambda: L.Dense(3, kernel_initializer=lambda shape, dtype: np.ones(shape)),
+            "a lambda as kernel_initializer of its layer 'dense",
+        ),
+        (lambda: L.Lambda(lambda x: x), "a Lambda layer 'lambda.*code is not kept"),
+    ],
+)
+def test_functions_that_a_description_leaves_out_are_named(layer, words, runtime):
+    model = net(layer())
+    with pytest.raises(gpuzoo.GpuzooError, match=words):
+        architecture.describe(model)
+
+
+@pytest.mark.parametrize("place", [0, 1, None])
+def test_a_method_set_on_a_layer_is_refused(place, runtime):
+    model = net(backbone())
+    part = model if place is None else model.layers[0].layers[place]
+    patched(part, "call")
+    with pytest.raises(gpuzoo.GpuzooError, match=f"{part.name}' with its own call set"):
+        architecture.describe(model)
 
 
 # --- its form and its names -----------------------------------------------------------

@@ -233,7 +233,10 @@ def _lambdas(parts: dict):
         if node["class_name"] == "Lambda":
             yield f"a Lambda layer {name!r}, whose code is not kept in a description"
         for key, value in config.items():
-            if isinstance(value, dict) and value.get("class_name") == "__lambda__":
+            if not isinstance(value, dict):
+                continue
+            bare = "class_name" not in value and "value" in value  # of an activation
+            if bare or value.get("class_name") == "__lambda__":
                 yield (
                     f"a lambda as {key} of its layer {name!r}, whose code is not kept "
                     "in a description"
@@ -244,6 +247,8 @@ def _replaced_methods(model):
     """Methods that a user has set on a layer itself, which no description holds."""
     for layer in model._flatten_layers():
         for name, value in vars(layer).items():
+            if name == "loss":  # of a compiled model: the one that it was given
+                continue
             if callable(getattr(type(layer), name, None)) and is_foreign(value):
                 yield f"a layer {layer.name!r} with its own {name} set on it"
 

@@ -180,6 +180,10 @@ def model_info(name: str) -> ModelInfo:
         return _registered[name][0]
     if name in _shipped():
         return _shipped()[name]
+    if name.endswith(".py"):
+        raise GpuzooError(
+            f"model {name!r} is a file; name the function in it too: {name}:function"
+        )
     known = [*list_models(), *keras_applications.names()]
     raise GpuzooError(f"no model named {name!r}; {nearest(name, known)}")
 

@@ -29,10 +29,15 @@ _OPTIMIZER_FIELDS = (
     "learning_rate", "momentum", "beta_2", "weight_decay", "schedule", "warmup",
     "average",
 )  # fmt: skip
-# Task -> the metrics of Keras that it measures, without _ and capitals.
-_ACCURACY = {"accuracy", "acc", "sparsecategoricalaccuracy", "categoricalaccuracy"}
+# The metrics of Keras that a task measures: names without _ and capitals.
+_ACCURACY = {"sparsecategoricalaccuracy", "categoricalaccuracy"}
 _SQUARES = {"mse", "meansquarederror"}
-_MEASURED = {"classify": _ACCURACY, "classify_audio": _ACCURACY, "forecast": _SQUARES}
+# Labels are given to these as integers; to all others one-hot.
+_SPARSE = ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy")
+_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
+_AROUND_0 = ("Hinge", "SquaredHinge", "CategoricalHinge")
+"""Losses of one unit without from_logits for which 0 lies between the two classes; for
+all others 0.5 does, as labels are 0 and 1."""
 _LOSSES = {
     "adversarial": "the rivals' own", "autoencode": "reconstruction",
     "classify": "cross-entropy", "classify_audio": "cross-entropy",
@@ -194,9 +199,10 @@ class _Loss:
     def __init__(self, loss: keras.losses.Loss, model: keras.Model):
         name, config = type(loss).__name__, loss.get_config()
         self.loss, self.reduction = loss, loss.reduction
-        self.sparse = name == "SparseCategoricalCrossentropy"
+        self.sparse = name in _SPARSE
         output = OneLoss.output(model)
         self.units, self.end = OneLoss.shape(model)[-1], ends.find(output, model).kind
+        self.threshold = 0.0 if self.end else _threshold(name, config, self.units)
         of_classes = name in (
             "SparseCategoricalCrossentropy",
             "CategoricalCrossentropy",
@@ -207,6 +213,7 @@ class _Loss:
                 "compile it with BinaryCrossentropy"
             )
         if "from_logits" not in config:
+            self._check_rows(name)
             return
         if bool(self.end) == config["from_logits"]:
             puts = f"ends in a {self.end}" if self.end else "puts out logits"
@@ -219,6 +226,29 @@ class _Loss:
         if self.end and exact:  # the same function, of the logits: no rounding to 0
             self.end = ""
             self.loss = type(loss).from_config({**config, "from_logits": True})
+        self._check_rows(name)
+
+    def _check_rows(self, name: str) -> None:
+        """That it gives one number for each example, which follows from that one."""
+        classes = max(self.units, 2)
+        labels = (np.arange(4) % classes).astype("int32")
+        logits = np.linspace(-2, 2, 4 * classes, dtype="float32").reshape(4, classes)
+        why = "does not give one number for each example"
+        try:
+            each, first = (
+                keras.ops.convert_to_numpy(self(labels[:rows], logits[:rows]))
+                for rows in (4, 2)
+            )
+            if each.shape == (4,):
+                if np.allclose(each[:2], first, 1e-3, 1e-5, equal_nan=True):
+                    return
+                why = "compares the examples of a batch with each other"
+        except Exception as error:  # whatever Keras raises of a wrong shape
+            why = f"cannot be computed: {str(error).strip().partition(chr(10))[0]}"
+        raise GpuzooError(
+            f"compiled loss {name} {why}, of labels (batch,) "
+            f"and outputs (batch, {self.units}); compile it with a cross-entropy"
+        )
 
     def __call__(self, labels, logits):
         if self.units == 1:
@@ -229,6 +259,12 @@ class _Loss:
         if not self.sparse:
             labels = keras.ops.one_hot(labels, self.units, dtype="float32")
         return self.loss.call(labels, outputs)
+
+
+def _threshold(name: str, config: dict, units: int) -> float:
+    """What parts the two classes in the numbers of one unit without an activation."""
+    of_labels = "from_logits" not in config and name not in _AROUND_0
+    return 0.5 if units == 1 and of_labels else 0.0
 
 
 def not_used(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
@@ -269,8 +305,6 @@ def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
                 f"the model is compiled with {name}, which gpuzoo does not use; leave "
                 "it out of compile()"
             )
-    for metric in keras.tree.flatten(settings.get("metrics") or []):
-        _check_metric(metric, model, recipe)
     for name, default in (("run_eagerly", False), ("steps_per_execution", 1)):
         if settings.get(name, default) != default:
             findings.append(
@@ -278,7 +312,16 @@ def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
                 "its steps, many to a call"
             )
     optimizer, notes = _optimizer(model, settings["optimizer"], recipe, named)
-    loss = _loss(settings["loss"], recipe, named)
+    loss = _loss(settings["loss"], model, recipe, named)
+    units = (keras.tree.flatten(OneLoss.shape(model)) or [None])[-1]
+    logits = not any(
+        ends.find(one, model).kind for one in keras.tree.flatten(OneLoss.output(model))
+    )
+    if loss:
+        logits &= _threshold(loss["class_name"], loss["config"], units) == 0
+    for metric in keras.tree.flatten(settings.get("metrics") or []):
+        if note := _check_metric(metric, model, recipe, logits):
+            findings.append(note)
     return optimizer, loss, [*findings, *notes]
 
 
@@ -298,8 +341,7 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
             "name optimizer= to train(), too"
         )
     rate = getattr(optimizer, "_learning_rate", None)
-    schedules = keras.optimizers.schedules.LearningRateSchedule
-    if callable(rate) and not isinstance(rate, schedules | keras.Variable):
+    if callable(rate) and not isinstance(rate, _SCHEDULE | keras.Variable):
         raise _refused(f"{kind} with a function as its learning rate", "optimizer")
     config = _serialized(optimizer, keras.optimizers, "optimizer")
     config["config"].pop("name", None)  # numbered by what the process has built
@@ -326,7 +368,7 @@ def _undecayed(model: keras.Model, optimizer) -> list[int]:
     return [place for place, one in weights if not inner._use_weight_decay(one)]
 
 
-def _loss(raw, recipe: Recipe, named: set[str]) -> dict | None:
+def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | None:
     """The loss, serialized as an object of its class."""
     losses = keras.tree.flatten(raw)
     if raw is None:
@@ -334,10 +376,22 @@ def _loss(raw, recipe: Recipe, named: set[str]) -> dict | None:
     if len(losses) != 1:
         raise GpuzooError(f"the model is compiled with {len(losses)} losses, not one")
     (loss,) = losses
+    if str(loss).lower() in ("crossentropy", "ce"):  # Keras chooses by the shapes
+        one = keras.tree.flatten(OneLoss.shape(model))[-1] == 1
+        loss = "binary_crossentropy" if one else "sparse_categorical_crossentropy"
+    if isinstance(loss, str):
+        try:
+            keras.losses.get(loss)
+        except ValueError:
+            raise _refused(repr(loss), "loss") from None
     if not isinstance(loss, keras.losses.Loss):
         name = getattr(keras.losses.get(loss), "__name__", str(loss))
-        known = {one.lower(): one for one in dir(keras.losses)}
-        kind = getattr(keras.losses, known.get(name.replace("_", "").lower(), ""), None)
+        kinds = {
+            one.lower(): kind
+            for one, kind in vars(keras.losses).items()
+            if isinstance(kind, type)  # the function hinge is no class Hinge
+        }
+        kind = kinds.get(name.replace("_", "").lower())
         if kind is None or isinstance(keras.losses.get(loss), type):
             raise _refused(name, "loss")
         if callable(loss) and loss is not getattr(keras.losses, name, None):
@@ -345,6 +399,17 @@ def _loss(raw, recipe: Recipe, named: set[str]) -> dict | None:
         loss = kind()
     config = _serialized(loss, keras.losses, "loss")
     kind = config["class_name"]
+    # Keras's Huber does not write down its delta, nor others theirs.
+    wanted = dict(getattr(loss, "_fn_kwargs", {}))
+    found = getattr(optim.deserialized(config, keras.losses), "_fn_kwargs", {})
+    if missing := {k: v for k, v in wanted.items() if found.get(k) != v}:
+        config["config"].update(missing)
+        again = optim.deserialized(config, keras.losses)
+        if again._fn_kwargs != wanted:
+            raise GpuzooError(
+                f"the model is compiled with the loss {kind}, whose settings cannot be "
+                f"written down: {missing}"
+            )
     if recipe.task == "forecast" and kind == "MeanSquaredError":
         return config
     if recipe.task not in ("classify", "classify_audio"):
@@ -359,19 +424,64 @@ def _loss(raw, recipe: Recipe, named: set[str]) -> dict | None:
     return config
 
 
-def _check_metric(metric, model: keras.Model, recipe: Recipe) -> None:
-    name = metric if isinstance(metric, str) else type(metric).__name__
-    if callable(metric) and not isinstance(metric, keras.metrics.Metric):
-        name = getattr(metric, "__name__", name)
-    known = _MEASURED.get(recipe.task, set())
-    if known is _ACCURACY and model.output_shape[-1:] == (1,):
-        known = {*known, "binaryaccuracy"}
-    if name.replace("_", "").lower() not in known:
+def _check_metric(metric, model: keras.Model, recipe: Recipe, logits: bool) -> str:
+    """A note for the user on a metric that a model is compiled with; mostly empty.
+
+    Args:
+        logits: whether the model's numbers are logits, of which 0 is the threshold.
+
+    Raises:
+        GpuzooError: the task does not measure it.
+    """
+    kind = type(metric).__name__
+    name = metric if isinstance(metric, str) else getattr(metric, "__name__", kind)
+    known = {"forecast": _SQUARES}.get(recipe.task, set())
+    if recipe.task in ("classify", "classify_audio"):
+        one = model.output_shape[-1:] == (1,)
+        known = {"binaryaccuracy"} if one else _ACCURACY
+        if isinstance(metric, str):  # Keras chooses one of these itself
+            known = {*known, "accuracy", "acc"}
+    theirs = isinstance(metric, str) or metric is getattr(keras.metrics, name, None)
+    if isinstance(metric, keras.metrics.Metric):
+        same = type(metric) is getattr(keras.metrics, kind, None)
+        theirs = same and not _changed(metric)
+    if not theirs or name.replace("_", "").lower() not in known:
+        own = "" if theirs else " of your own"
         raise GpuzooError(
-            f"the model is compiled with the metric {name}, which the task "
+            f"the model is compiled with the metric {name}{own}, which the task "
             f"{recipe.task} does not measure; leave it out of compile() and compute it "
             "from model.predict() after the training"
         )
+    threshold = getattr(metric, "_fn_kwargs", {}).get("threshold", 0.5)
+    used = 0 if logits else 0.5
+    if name.replace("_", "").lower() != "binaryaccuracy" or threshold == used:
+        return ""
+    if threshold != 0.5:
+        raise GpuzooError(
+            f"the model is compiled with {name}(threshold={threshold}), and accuracy "
+            f"is measured here with {used}; leave it out of compile() and compute it "
+            "from model.predict() after the training"
+        )
+    return (
+        f"{name} counts logits above 0 here, which are probabilities above 0.5; Keras "
+        "itself would count those above its threshold 0.5"
+    )
+
+
+def _changed(part) -> str | None:
+    """The name of a function of a user's own that was set on an object of Keras's."""
+    for name, value in vars(part).items():
+        if architecture.is_foreign(value):
+            return name
+        nested = name in ("_learning_rate", "inner_optimizer")
+        if (
+            nested
+            and not isinstance(value, keras.Variable)
+            and hasattr(value, "__dict__")
+        ):
+            if found := _changed(value):
+                return found
+    return None
 
 
 def _serialized(part, module, what: str) -> dict:
@@ -388,6 +498,8 @@ def _serialized(part, module, what: str) -> dict:
         ) from None
     for foreign in architecture.foreign_parts(config):
         raise _refused(f"{kind.__name__} with {foreign}", what)
+    if name := _changed(part):
+        raise _refused(f"{kind.__name__} with its own {name} set on it", what)
     return config
 
 

@@ -96,13 +96,15 @@ def deserialized(config: dict, module):
     """
     if foreign := next(architecture.foreign_parts(config), None):
         raise GpuzooError(f"compiled: {foreign} is no part of Keras")
+    name = config.get("class_name")
     try:
-        return module.deserialize(copy.deepcopy(config))  # Keras writes into it
+        made = module.deserialize(copy.deepcopy(config))  # Keras writes into it
+        if isinstance(made, str):  # Keras's table has no Lamb
+            made = getattr(module, name).from_config(copy.deepcopy(config["config"]))
     except Exception as error:  # whatever Keras's constructors raise
         reason = str(error).strip().partition("\n")[0]
-        raise GpuzooError(
-            f"compiled {config.get('class_name')} cannot be made again: {reason}"
-        ) from None
+        raise GpuzooError(f"compiled {name} cannot be made again: {reason}") from None
+    return made
 
 
 def _compiled(config: dict, backend) -> keras.optimizers.Optimizer:

@@ -83,7 +83,7 @@ class Task(OneLoss):
             return loss, (loss, logits)
 
         loss, logits = self.minimise(loss, backend)
-        correct = keras.ops.equal(_predicted(logits), batch["label"])
+        correct = keras.ops.equal(_predicted(self._apart(logits)), batch["label"])
         return {
             "loss": loss,
             "accuracy": keras.ops.mean(keras.ops.cast(correct, "float32")),
@@ -107,14 +107,14 @@ class Task(OneLoss):
             for weight, view in _views(images, self.views)
         ]
         logits = sum(weight * keras.ops.cast(one, "float32") for weight, one in each)
-        decided = logits
+        decided = confident = self._apart(logits)
         if self.network.end.kind == "softmax" and len(each) == 1:
             # In the model's own precision, where two classes may come out equal.
             decided = keras.ops.softmax(each[0][1])
         return {
             "loss": self._losses(batch["label"], logits, smoothing=0.0),
             "predicted": _predicted(decided),
-            "confidence": keras.ops.max(keras.ops.softmax(logits), axis=-1),
+            "confidence": keras.ops.max(keras.ops.softmax(confident), axis=-1),
         }
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
@@ -123,6 +123,12 @@ class Task(OneLoss):
             "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
             "accuracy": float(np.mean(outputs["predicted"] == arrays["label"])),
         }
+
+    def _apart(self, logits):
+        """Logits that 0 parts, of one unit that a compiled loss as MeanSquaredError
+        brings to the labels 0 and 1 themselves."""
+        threshold = self.compiled.threshold if self.compiled else 0.0
+        return logits - np.float32([0, threshold]) if threshold else logits
 
     def _losses(self, labels, logits, smoothing: float):
         """Of each example; labels (batch,), logits (batch, classes)."""
