@@ -12,8 +12,10 @@ import pytest
 from conftest import RECIPE, ROOT, train
 
 import gpuzoo
+from gpuzoo.catalogue import owners
 from gpuzoo.runs import code, drift
 from gpuzoo.tasks import distill
+from gpuzoo.training.build import build_and_note
 
 # Users do not close their files.
 pytestmark = pytest.mark.filterwarnings(
@@ -45,14 +47,17 @@ def path_of_python(monkeypatch):
 def built(tmp_path, dataset, runtime):
     """Write an own.py, build its model, and give its code and inputs."""
 
+    notes = []
+
     def build(imports="", body="", name="own.py"):
         text = OWN.replace("IMPORT", imports).replace("BODY", body)
         (tmp_path / name).write_text(text)
         recipe = RECIPE.override(model=f"{tmp_path / name}:net", model_options=())
-        found = code.build(recipe, dataset, "tensorflow")
-        ours = {n: d for n, d in found.code.items() if not n.startswith("gpuzoo.")}
-        return ours, found.inputs
+        _, modules, inputs = build_and_note(recipe, dataset, "tensorflow", notes.append)
+        ours = {n: d for n, d in modules.items() if not n.startswith("gpuzoo.")}
+        return ours, inputs
 
+    build.notes = notes
     return build
 
 
@@ -197,8 +202,8 @@ def test_an_installed_package_is_no_code_of_the_user(built, tmp_path):
     info = tmp_path / "lib" / "made-1.0.dist-info"
     write(info / "RECORD", "made-1.0.dist-info/METADATA,,\n")
     assert "made" in built("import made")[0]
-    code.user_code.is_installed.cache_clear()
-    code.user_code._records.cache_clear()
+    owners.is_installed.cache_clear()
+    owners._records.cache_clear()
     write(info / "RECORD", "made/__init__.py,sha256=x,10\n")
     assert "made" not in built("import made")[0]
 
@@ -256,14 +261,14 @@ def test_a_pipe_is_refused_as_an_input(built, tmp_path):
 
 
 def test_of_gpuzoo_only_what_the_run_goes_through(dataset, runtime):
-    found = code.build(RECIPE, dataset, "tensorflow").code
+    _, found, _ = build_and_note(RECIPE, dataset, "tensorflow")
     assert "gpuzoo.models.cnn" in found and "gpuzoo.engine.loop" in found
-    for name in ("models.mlp", "cli", "evidence.verify", "engine.backend_jax"):
+    for name in ("models.mlp", "cli", "repro.verify", "engine.backends.jax"):
         assert f"gpuzoo.{name}" not in found
     assert not any(name.startswith("gpuzoo.recipes") for name in found)
     gpuzoo.build("mlp")
-    assert code.build(RECIPE, dataset, "tensorflow").code == found
-    jax = code.build(RECIPE, dataset, "jax").code
+    assert build_and_note(RECIPE, dataset, "tensorflow")[1] == found
+    _, jax, _ = build_and_note(RECIPE, dataset, "jax")
     assert "gpuzoo.engine.backends.jax" in jax
 
 
@@ -304,9 +309,9 @@ def test_a_teacher_is_verified_whole(tmp_path, cli, dataset, runtime, npz):
     record = json.loads(run.read_text())
     run.write_text(json.dumps({**record, "seal": seal(record)}))
     recipe = distill.settle(recipe)
-    found = code.build(recipe, dataset, "tensorflow")
+    _, modules, inputs = build_and_note(recipe, dataset, "tensorflow")
     own = {"teacher/own.py", "teacher/aid"}
-    assert own <= set(found.code) and list(found.inputs) == ["teacher/scale.txt"]
+    assert own <= set(modules) and list(inputs) == ["teacher/scale.txt"]
     train(recipe.override(epochs=1), dataset, runtime)
     for name, words in (
         ("own.py", "own.py"), ("lib/aid.py", "aid"), ("scale.txt", "scale.txt"),

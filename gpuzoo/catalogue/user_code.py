@@ -1,26 +1,25 @@
-"""What a user's own model really imports and opens, from the execution of its file
-until it is built: by this its run is known (gpuzoo/runs/code.py)."""
+"""What a user's own model really imports and reads, from the execution of its file
+until its step is traced: by this its run is known (gpuzoo/runs/code.py)."""
 
 import contextlib
 import dataclasses
-import functools
-import importlib.util
+import importlib
 import os
 import pathlib
-import site
 import sys
-import sysconfig
 import types
 
-OWN = "gpuzoo_own_"
-"""Begins the name of a user's own file, as a module."""
+from gpuzoo.catalogue import imports
+from gpuzoo.catalogue.owners import OWN, is_users, is_users_at, places_of
+from gpuzoo.catalogue.user_reads import Reads, listen
+
+__all__ = ["OWN", "is_users", "places_of"]
+
 # Never imported a second time, even if one works on their sources.
 _FRAMEWORKS = {
     "gpuzoo", "jax", "jaxlib", "keras", "keras_hub", "ml_dtypes", "numpy", "optree",
     "tensorflow", "tensorflow_datasets",
 }  # fmt: skip
-# Files that belong to the machine, not to the user.
-_SYSTEM = ("/dev/", "/etc/", "/proc/", "/sys/")
 
 
 @dataclasses.dataclass
@@ -33,27 +32,33 @@ class Watched:
     """Files that models stand in (`--model path.py:function`), by the module's name."""
     built: set[str] = dataclasses.field(default_factory=set)
     """Modules of the catalogue that models were built from."""
-    opened: list[str] = dataclasses.field(default_factory=list)
-    """Absolute paths of the files that the user's code has read."""
-    written: set[str] = dataclasses.field(default_factory=set)
+    hidden: dict[str, types.ModuleType] = dataclasses.field(default_factory=dict)
+    """Modules from before that would be imported anew, if they are imported."""
+    reads: Reads = dataclasses.field(default_factory=Reads)
 
 
 _watched: Watched | None = None
+_last: dict[pathlib.Path, Watched] = {}
+"""What was seen when the model of a file was last built."""
 _fresh = False  # inside of `fresh_imports`
-_listens = False
 _earlier: set[str] = set()  # modules that users' files have imported
+_first: set[str] = set()
+"""Places in sys.path that `fresh_imports` has put there."""
 
 
 @contextlib.contextmanager
-def watch(file: pathlib.Path | None):
+def watch(file: pathlib.Path | None, *, goes_on: bool = False):
     """Note what is imported, executed, built from and read until the end of the block.
 
     Args:
         file: the user's own file that the model stands in; without one nothing is read
             or imported that needs to be noted.
+        goes_on: with what was seen when the model of this file was built: what that
+            has imported is not imported again.
     """
     global _watched
-    found, outer = Watched(), _watched
+    before = _last.get(file, Watched()) if goes_on else Watched()
+    found, outer = Watched(dict(before.imported), dict(before.executed)), _watched
     if file is None:
         _watched = found
         try:
@@ -61,42 +66,60 @@ def watch(file: pathlib.Path | None):
         finally:
             _watched = outer
         return
-    _listen()
-    with fresh_imports(file):
-        before = dict(sys.modules)
+    with fresh_imports(file, before.imported) as found.hidden:
+        loaded = dict(sys.modules)
         _watched = found
         try:
-            yield found
+            with listen(found.reads):
+                yield found
         finally:
             _watched = outer
-            found.imported = {
+            found.imported |= {
                 name: module
                 for name, module in list(sys.modules.items())
-                if before.get(name) is not module and is_users(name, module)
+                if loaded.get(name) is not module and is_users(name, module)
             }
-            _leave_out_code(found)
+            found.reads.settle(_places_of_code(found))
+            _last[file] = found
 
 
 @contextlib.contextmanager
-def fresh_imports(file: pathlib.Path):
-    """Until the end of the block the user's own modules are imported anew: they may
-    have been edited since, and what a process imported before must not matter."""
+def fresh_imports(file: pathlib.Path, kept: dict[str, types.ModuleType] | None = None):
+    """Until the end of the block the user's own modules are imported anew, except those
+    `kept`: they may have been edited since, and what a process imported before must not
+    matter."""
     global _fresh
     if _fresh:
-        yield  # they are already
+        yield {}  # they are already
         return
-    hidden = _hide(file.resolve().parent)
+    begin_path_with(str(file.resolve().parent))
+    importlib.invalidate_caches()
+    kept = kept or {}
+    hidden = _hide(file, kept)
     before, _fresh = set(sys.modules), True
     try:
-        yield
+        yield hidden
     finally:
         _fresh, new = False, set(sys.modules) - before
         _earlier.update(name for name in new if is_users(name, sys.modules[name]))
-        tops = {name.partition(".")[0] for name in new}
+        tops = {name.partition(".")[0] for name in (*new, *kept)}
         for name, module in hidden.items():
             # Beside a new package its old parts would not be found as its attributes.
             if name.partition(".")[0] not in tops:
                 sys.modules[name] = module
+
+
+def not_imported(name: str) -> types.ModuleType | None:
+    """A module of the user's that a source names and nobody has imported, empty; None
+    if there is none, or it is no user's."""
+    spec = imports.locate(name)
+    if spec is None or not spec.has_location:
+        return None
+    if not is_users_at(name, [spec.origin]):
+        return None
+    module = types.ModuleType(name)
+    module.__file__, module.__package__ = spec.origin, spec.parent
+    return module
 
 
 def note_executed(module: str, file: pathlib.Path) -> None:
@@ -111,161 +134,60 @@ def note_built(module: str) -> None:
         _watched.built.add(module)
 
 
-def is_users(name: str, module) -> bool:
-    """Whether a module is not Python's, gpuzoo's, or of an installed package."""
-    if name == "__main__" or name.startswith(OWN):
-        return False
-    if name == "gpuzoo" or name.startswith("gpuzoo."):
-        return False
-    places = places_of(module)
-    return bool(places) and not any(is_installed(place, name) for place in places)
+def begin_path_with(folder: str) -> None:
+    """As for a script that stands in this folder."""
+    if folder in _first and folder in sys.path:
+        sys.path.remove(folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+        _first.add(folder)
 
 
-def places_of(module) -> list[str]:
-    """The file of a module, or the folders of a package that has none."""
-    try:
-        # Not getattr: what stands for a module may import it when it is asked.
-        told = object.__getattribute__(module, "__dict__")
-        if isinstance(told.get("__file__"), str):
-            return [told["__file__"]]
-        return [str(place) for place in told.get("__path__") or ()]
-    except Exception:  # whatever stands in the place of a module
-        return []
-
-
-@functools.cache
-def is_installed(place: str, name: str) -> bool:
-    """Whether the file or the folder of a module came with Python or with a package.
-
-    A package lists in its RECORD the files that it has installed: a module that only
-    lies among packages, or beside the *.dist-info of one, is the user's.
-    """
-    path = os.path.abspath(place)
-    if path.startswith(_python_folders()) and not _among_packages(path):
-        return True
-    top = pathlib.Path(path)
-    for _ in range(len(name.split(".")) + (top.stem == "__init__")):
-        top = top.parent
-    relative = os.path.relpath(path, top)
-    listed, unlisted = _records(str(top))
-    folder = relative + os.sep
-    if relative in listed or any(entry.startswith(folder) for entry in listed):
-        return True
-    # As a system's own packages are, and eggs: without a list of files.
-    return path.startswith(_site_folders()) and (unlisted or f".egg{os.sep}" in path)
-
-
-def _among_packages(path: str) -> bool:
-    named = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
-    return path.startswith(_site_folders()) or any(name in path for name in named)
-
-
-@functools.cache
-def _folders_of_gpuzoo() -> tuple[str, ...]:
-    """In a checkout its models and recipes stand beside the package."""
-    specs = map(importlib.util.find_spec, ("gpuzoo", "gpuzoo.models", "gpuzoo.recipes"))
-    return _with_ends([
-        folder for spec in specs if spec for folder in spec.submodule_search_locations
-    ])  # fmt: skip
-
-
-@functools.cache
-def _python_folders() -> tuple[str, ...]:
-    paths = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib")]
-    return _with_ends([*paths, os.path.dirname(os.__file__)])
-
-
-@functools.cache
-def _site_folders() -> tuple[str, ...]:
-    paths = [sysconfig.get_paths()[name] for name in ("purelib", "platlib")]
-    return _with_ends([*paths, *site.getsitepackages(), site.getusersitepackages()])
-
-
-def _with_ends(folders) -> tuple[str, ...]:
-    each = [*map(os.path.abspath, folders), *map(os.path.realpath, folders)]
-    return tuple(dict.fromkeys(folder + os.sep for folder in each))
-
-
-@functools.cache
-def _records(folder: str) -> tuple[frozenset[str], bool]:
-    """The files that the packages in a folder list as theirs, and whether one lists
-    none."""
-    found, unlisted = set(), False
-    for info in pathlib.Path(folder).glob("*.*-info"):
-        try:
-            lines = (info / "RECORD").read_text("utf-8", "replace").splitlines()
-        except OSError:
-            unlisted = True
-            continue
-        found.update(line.rsplit(",", 2)[0].strip('"') for line in lines)
-    return frozenset(found), unlisted
-
-
-def _hide(folder: pathlib.Path) -> dict[str, types.ModuleType]:
-    """Take the user's modules that can be imported anew out of sys.modules."""
+def _hide(file: pathlib.Path, kept: dict) -> dict[str, types.ModuleType]:
+    """Take the user's modules that can be imported anew out of sys.modules: those that
+    the model's file, and what it imports, name; those that lie beside it or in the
+    current folder; those that a user's file has imported before."""
+    folder = file.resolve().parent
     near = tuple(f"{os.path.realpath(place)}{os.sep}" for place in (folder, os.curdir))
-    hidden = {}
+    wanted, hidden = _earlier | _named_from(file), {}
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
         if top in _FRAMEWORKS or not is_users(name, module):
             continue
+        if name in kept and kept[name] is module:
+            continue
         places = places_of(module)
         if any(place.endswith((".so", ".pyd")) for place in places):
             continue  # most can be loaded only once
-        if name in _earlier or all(
+        if name in wanted or all(
             os.path.realpath(place).startswith(near) for place in places
         ):
             hidden[name] = sys.modules.pop(name)
     return hidden
 
 
-# ------------------------------------------------------------------------ files read
+def _named_from(file: pathlib.Path) -> set[str]:
+    """The user's modules that a file names, and those that these name, and so on."""
+    found, waiting = set(), [(str(file), "")]
+    while waiting:
+        place, package = waiting.pop()
+        try:
+            source = pathlib.Path(place).read_bytes() if place.endswith(".py") else b""
+        except OSError:
+            continue  # which is said where the module is needed
+        quoted = {name for name in imports.words(source) if name in sys.modules}
+        for name in imports.named(source, package) | quoted:
+            if name in found or name.partition(".")[0] in _FRAMEWORKS:
+                continue
+            found.add(name)
+            module = sys.modules.get(name) or not_imported(name)
+            if module is not None and is_users(name, module):
+                around = vars(module).get("__package__") or ""
+                waiting += [(place, around) for place in places_of(module)]
+    return found
 
 
-def _listen() -> None:
-    """Python tells of every file that is opened from now on, until the process ends."""
-    global _listens
-    if not _listens:
-        _listens = True
-        _folders_of_gpuzoo()  # not in the hook, which may be called anywhere
-        sys.addaudithook(_hear)
-
-
-def _hear(event: str, arguments: tuple) -> None:
-    if event != "open" or _watched is None or not isinstance(arguments[0], str | bytes):
-        return
-    path, mode, flags = arguments
-    path = os.path.abspath(os.fsdecode(path))
-    if (flags or 0) & os.O_ACCMODE or set(mode or "") & set("wax+"):
-        _watched.written.add(path)
-    elif path not in _watched.written and not path.endswith(".pyc"):
-        if not _is_no_users(path) and _by_user(sys._getframe(1)):
-            _watched.opened.append(path)
-
-
-def _is_no_users(path: str) -> bool:
-    """Whether a file is the machine's, Python's, gpuzoo's or a package's."""
-    known = (*_SYSTEM, *_folders_of_gpuzoo(), *_python_folders())
-    return path.startswith(known) or _among_packages(path)
-
-
-def _by_user(frame) -> bool:
-    """Whether the user's code is what opens a file: not a package that is being
-    imported, which may read settings and caches of its own, nor gpuzoo or Keras."""
-    while frame is not None:
-        file, name = frame.f_code.co_filename, frame.f_globals.get("__name__", "")
-        if name == "gpuzoo.runs.code":
-            return False  # which has the model built
-        if not file.startswith("<") and not _is_no_users(os.path.abspath(file)):
-            return True
-        if frame.f_code.co_name == "<module>":
-            return False
-        frame = frame.f_back
-    return True  # a thread, and gpuzoo has none meanwhile
-
-
-def _leave_out_code(found: Watched) -> None:
-    """Of what was read leave out what is code, was a temporary file, or is written."""
+def _places_of_code(found: Watched) -> set[str]:
     code = {
         os.path.abspath(place)
         for module in [*sys.modules.values()]
@@ -273,9 +195,4 @@ def _leave_out_code(found: Watched) -> None:
     }
     code |= {os.path.abspath(file) for file in found.executed.values()}
     code |= {os.path.realpath(path) for path in code}
-    code |= {os.path.abspath(place) for place in sys.path}
-    found.opened = [
-        path
-        for path in dict.fromkeys(found.opened)
-        if path not in code and path not in found.written and os.path.exists(path)
-    ]
+    return code | {os.path.abspath(place) for place in sys.path}

@@ -11,19 +11,11 @@ from gpuzoo.catalogue.model_info import ModelInfo, read_models
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
-_first: set[str] = set()
-"""Places in sys.path that `execute` has put there."""
-
 
 def execute(module: str, path: pathlib.Path) -> None:
     """A user's own file, anew each time, with the modules of the user's that it
     imports: they may have been edited since."""
-    folder = str(path.resolve().parent)
-    if folder in _first and folder in sys.path:
-        sys.path.remove(folder)
-    if folder not in sys.path:  # first, as for a script that stands there
-        sys.path.insert(0, folder)
-        _first.add(folder)
+    user_code.begin_path_with(str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(module, path)
     # Dataclasses look for the module that they stand in.
     sys.modules[module] = importlib.util.module_from_spec(spec)

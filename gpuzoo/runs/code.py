@@ -3,7 +3,8 @@ the user's own code has read.
 
 Code is known by its syntax, without comments, docstrings and places of lines. Of gpuzoo
 it is what the training and its model import; of the user's everything that was imported
-from outside the standard library and installed packages until the model was built.
+from outside the standard library and installed packages until the first step was
+traced, and what that names in its import statements.
 """
 
 import ast
@@ -16,7 +17,7 @@ import stat
 import sys
 import types
 
-from gpuzoo.catalogue import user_code
+from gpuzoo.catalogue import imports, user_code, user_reads
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, redact, unredact
@@ -25,6 +26,8 @@ from gpuzoo.runs.teacher import model_of_teacher
 MISSING = "missing"
 TEACHER = "teacher/"
 """Before the names of what the teacher's model, and not the run's, is made with."""
+VARIABLE = "$"
+"""Begins the name of an input that is an environment variable."""
 # What only records, reports or compares moves no bit.
 _NO_CODE = (
     "gpuzoo.bench", "gpuzoo.recipes", "gpuzoo.report", "gpuzoo.repro", "gpuzoo.runs",
@@ -32,23 +35,39 @@ _NO_CODE = (
 )  # fmt: skip
 
 
-def watched(make, model: str, roots=()) -> tuple[object, dict, dict]:
+def watched(
+    make, model: str, roots=(), note=lambda line: None
+) -> tuple[object, dict, dict]:
     """What `make()` returns that builds a model of that name, its code and its inputs.
 
     Args:
         roots: modules of gpuzoo that count with all that they import. Those of the
             catalogue that models are built from count in any case.
+        note: called with a line for what the user's code depends on besides, which
+            cannot be recorded.
     """
     file = file_of(model)
     with user_code.watch(file) as seen:
         made = make()
     code, imported = _users_part(seen, file)
-    inputs = {
-        _name_of_input(path, file): _digest_of_opened(path, file)
-        for path in seen.opened
-    }
     built = {name for name in seen.built if name.startswith("gpuzoo.")}
-    return made, code | _closure_of_gpuzoo({*roots, *built, *imported}), inputs
+    code |= _closure_of_gpuzoo({*roots, *built, *imported})
+    return made, code, _inputs(seen, file, note)
+
+
+def traced(
+    make, model: str, code: dict, inputs: dict, note=lambda line: None
+) -> tuple[object, dict, dict]:
+    """What `make()` returns that traces the step of a model built before, with code and
+    inputs; these, and what the user's code has imported and read only now."""
+    file = file_of(model)
+    if file is None:
+        return make(), code, inputs
+    with user_code.watch(file, goes_on=True) as seen:
+        made = make()
+    now, _ = _users_part(seen, file)
+    found = {**_inputs(seen, file, note), **inputs}
+    return made, dict(sorted({**now, **code}.items())), dict(sorted(found.items()))
 
 
 def models_files(recipe: dict) -> list[str]:
@@ -87,6 +106,9 @@ def unreadable_inputs(record: dict) -> dict[str, str]:
 
 def digest_of_input(name: str, record: dict) -> str:
     """sha256 of a recorded input, or in words why there is none."""
+    if (variable := name.removeprefix(TEACHER)).startswith(VARIABLE):
+        variable = variable.removeprefix(VARIABLE)
+        return _sha256_of(user_reads.value_of_variable(variable))
     model = record["recipe"]["model"]
     if name.startswith(TEACHER):
         model = model_of_teacher(unredact(record["recipe"]["teacher"]))
@@ -114,7 +136,7 @@ def code_sha256(model: str = "") -> str:
                 f"{name} {syntax_sha256(path.read_bytes(), ours=True)}\n".encode()
             )
     if model and (file := file_of(model)):
-        digest.update(syntax_sha256(_source_of(str(file))).encode())
+        digest.update(syntax_sha256(imports.source_of(str(file))).encode())
     return digest.hexdigest()
 
 
@@ -194,26 +216,49 @@ def _docstrings_read(tree: ast.AST) -> set[str]:
 
 def _users_part(seen, file) -> tuple[dict[str, str], set[str]]:
     """The digests of the user's own modules that were seen while a model was built, and
-    the names of gpuzoo's that these import."""
-    places = {file.name: str(file)} if file else {}
+    of those that they name, imported or not yet; the names of gpuzoo's that these
+    import."""
     built = {n: sys.modules[n] for n in seen.built if n in sys.modules}
     built = {n: m for n, m in built.items() if user_code.is_users(n, m)}
-    known, ours = {**seen.imported, **built}, set()
+    known, ours, tried = {**seen.imported, **built}, set(), set()
     waiting = [*known.values(), *(sys.modules[name] for name in seen.executed)]
     while waiting:
-        for name in _named_in(waiting.pop()):
+        for name in _named_in(waiting.pop()) - tried:
+            tried.add(name)
             if name.startswith("gpuzoo."):
                 ours.add(name)
-            elif name in sys.modules and name not in known:
-                if user_code.is_users(name, sys.modules[name]):
-                    known[name] = sys.modules[name]
-                    waiting.append(known[name])
+            elif name not in known:
+                module = sys.modules.get(name) or user_code.not_imported(name)
+                if module is not None and user_code.is_users(name, module):
+                    known[name] = module
+                    waiting.append(module)
+    digests = {file.name: syntax_sha256(imports.source_of(str(file)))} if file else {}
     for name, module in known.items():
         for place in user_code.places_of(module):
             if not os.path.isdir(place):  # a package without a file of its own
-                places[name] = place
-    digests = {name: syntax_sha256(_source_of(p)) for name, p in places.items()}
+                digests[name] = syntax_sha256(imports.source_of(place))
+                if seen.hidden.get(name) is not module:
+                    _check_as_imported(name, module, digests[name])
     return digests, ours
+
+
+_imported: dict[str, tuple[types.ModuleType, str]] = {}
+"""Modules of the user's -> the digest that they had when they were first seen."""
+
+
+def _check_as_imported(name: str, module: types.ModuleType, digest: str) -> None:
+    """Raises GpuzooError if a module has been edited since it was imported: what is on
+    the disk is not what runs."""
+    if sys.modules.get(name) is not module:
+        return  # it will be imported from the disk
+    known, before = _imported.setdefault(name, (module, digest))
+    if known is not module:
+        _imported[name] = (module, digest)
+    elif before != digest:
+        raise GpuzooError(
+            f"module {name} has been edited since this process imported it, and is "
+            "not imported anew; restart Python"
+        )
 
 
 def _named_in(module) -> set[str]:
@@ -221,7 +266,8 @@ def _named_in(module) -> set[str]:
     names = set()
     for place in user_code.places_of(module):
         if place.endswith(".py"):
-            names |= _imported(_source_of(place), vars(module).get("__package__") or "")
+            source = imports.source_of(place)
+            names |= imports.named(source, vars(module).get("__package__") or "")
     for value in list(vars(module).values()):
         if isinstance(value, types.ModuleType):
             name = value.__name__
@@ -234,58 +280,36 @@ def _named_in(module) -> set[str]:
     return names
 
 
-def _imported(source: bytes, package: str) -> set[str]:
-    """The full names of all modules that a source may import, wherever in it."""
-    try:
-        nodes = list(ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError, RecursionError):
-        return set()
-    names = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parent = package.rsplit(".", node.level - 1)[0] if package else ""
-                base = f"{parent}.{base}".strip(".")
-            names |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    whole = {name.strip(".") for name in names if name.strip(".")}
-    return whole | {
-        ".".join(name.split(".")[:count])
-        for name in whole
-        for count in range(1, name.count(".") + 1)
-    }
-
-
-def _source_of(place: str) -> bytes:
-    """The content of a module's file, be it a source, compiled, or in an archive."""
-    path = pathlib.Path(place)
-    while not path.exists() and path != path.parent:
-        path = path.parent  # what lies in an archive is known by the archive
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise GpuzooError(
-            f"module {path}: {error.strerror}; the code of a run is needed: put the "
-            "file back, or go to the folder that the run was started in"
-        ) from None
-
-
 def digest_of_module(name: str) -> str:
     """Of a module that was recorded and is not imported now."""
     if name.endswith(".py"):
         return MISSING  # the file of a model, which is always executed
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError, AttributeError):
+    spec = imports.locate(name)
+    if spec is None or not spec.has_location:
         return MISSING
-    if spec is None or not spec.origin or not os.path.exists(spec.origin):
-        return MISSING
-    return syntax_sha256(_source_of(spec.origin))
+    return syntax_sha256(imports.source_of(spec.origin))
 
 
 # -------------------------------------------------------------------------------- files
+
+
+def _inputs(seen, file: pathlib.Path | None, note) -> dict[str, str]:
+    """Files and environment variables that the user's code has read, with digests."""
+    if file is None:
+        return {}
+    for does, path in dict.fromkeys(seen.reads.others):
+        what = f"{does} {_name_of_input(path, file)}" if path else does
+        note(f"Note: model file {file.name} {what}; that is not recorded.")
+    files = {
+        _name_of_input(path, file): _digest_of_opened(path, file)
+        for path in seen.reads.opened
+    }
+    variables = seen.reads.variables.items()
+    return files | {VARIABLE + name: _sha256_of(value) for name, value in variables}
+
+
+def _sha256_of(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()
 
 
 def _name_of_input(path: str, file: pathlib.Path) -> str:
@@ -357,5 +381,5 @@ def _module_of_gpuzoo(name: str) -> tuple[str, list[str]] | None:
         else (path / "__init__.py", name)
     )
     source = file.read_bytes()
-    names = sorted(n for n in _imported(source, package) if n.startswith("gpuzoo."))
+    names = sorted(n for n in imports.named(source, package) if n.startswith("gpuzoo."))
     return syntax_sha256(source, ours=True), names

@@ -83,7 +83,9 @@ def load_teacher(recipe, dataset) -> classify.Logits:
     return classify.Logits(teacher, tuple(dataset.input_shape))
 
 
-def teacher_and_code(recipe, dataset) -> tuple[keras.Model, dict, dict]:
+def teacher_and_code(
+    recipe, dataset, note=lambda line: None
+) -> tuple[keras.Model, dict, dict]:
     """The teacher, the digests of its code and of the files that it reads."""
     if recipe.teacher == SHIPPED:
         inputs, classes = frechet.SHAPE, tuple(map(str, range(frechet.CLASSES)))
@@ -94,7 +96,7 @@ def teacher_and_code(recipe, dataset) -> tuple[keras.Model, dict, dict]:
         inputs, classes = tuple(data["input_shape"]), tuple(data["classes"])
         name = record["recipe"]["model"]
         make = functools.partial(_build, record, inputs, classes)
-        teacher, modules, files = code.watched(make, name)
+        teacher, modules, files = code.watched(make, name, (), note)
         _check_unchanged(recipe.teacher, record, modules, files)
         load_weights(teacher, expand(recipe.teacher), sha256=record["weights_sha256"])
         if recipe.teacher_sha256 not in ("", record["weights_sha256"]):

@@ -10,7 +10,7 @@ from gpuzoo.catalogue.recipe import Recipe, parse_options
 from gpuzoo.catalogue.registry import build, check_options, model_info, short_name
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.sources import load_data
-from gpuzoo.engine.program import Session
+from gpuzoo.engine.program import Program, Session
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code
 from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
@@ -31,12 +31,13 @@ def session_of(
 
 
 def build_and_note(
-    recipe: Recipe, dataset: Dataset, backend: str
+    recipe: Recipe, dataset: Dataset, backend: str, note=lambda line: None
 ) -> tuple[keras.Model, dict[str, str], dict[str, str]]:
     """Build the model of a recipe, and note what it is made with.
 
     Args:
         backend: tensorflow or jax.
+        note: called with lines for the user.
 
     Returns:
         The model; name of a module, or of the file that the model stands in -> digest;
@@ -53,18 +54,25 @@ def build_and_note(
         roots.add("gpuzoo.models.lenet")
     modules, inputs = {}, {}
     if recipe.task == "distill" and recipe.imitation:
-        _, its_code, its_inputs = distill.teacher_and_code(recipe, dataset)
+        _, its_code, its_inputs = distill.teacher_and_code(recipe, dataset, note)
         for name, digest in its_code.items():
             ours = name.startswith("gpuzoo.")
             modules[name if ours else code.TEACHER + name] = digest
         inputs |= {code.TEACHER + name: digest for name, digest in its_inputs.items()}
     make = functools.partial(build_model, recipe, dataset)
-    model, own, own_inputs = code.watched(make, recipe.model, roots)
+    model, own, own_inputs = code.watched(make, recipe.model, roots, note)
     return (
         model,
         dict(sorted({**modules, **own}.items())),
         dict(sorted({**inputs, **own_inputs}.items())),
     )
+
+
+def trace_and_note(session: Session, note) -> tuple[Program, dict, dict]:
+    """Compile a session, and note the code and the inputs that only its first step
+    needs, as what a layer imports or reads where it is called."""
+    make = functools.partial(Program, session)
+    return code.traced(make, session.recipe.model, session.code, session.inputs, note)
 
 
 def build_model(recipe: Recipe, dataset: Dataset):

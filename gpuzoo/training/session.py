@@ -67,7 +67,9 @@ def make_session(
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
     with failures.whole_tracebacks():
-        model, modules, inputs = build.build_and_note(recipe, dataset, runtime.backend)
+        model, modules, inputs = build.build_and_note(
+            recipe, dataset, runtime.backend, note
+        )
     if architecture.is_text(recipe.model):
         architecture.check_precision(model)
     given = given or model_objects.Given()
@@ -108,7 +110,7 @@ def open_recorded(
             for name, why in unreadable.items()
         ]
     elif not other_data:
-        model, modules, inputs = _build_again(record, recipe, dataset, runtime)
+        model, modules, inputs = _build_again(record, recipe, dataset, runtime, note)
         now, inputs_now = code.found_again(record, modules, inputs)
         now = {"code": now, "inputs": inputs_now}
         differences += drift.code_differences(record, now)
@@ -138,11 +140,11 @@ def own_files(record: dict) -> list[str]:
     return code.models_files(record["recipe"])
 
 
-def _build_again(record: dict, recipe, dataset, runtime) -> tuple:
+def _build_again(record: dict, recipe, dataset, runtime, note) -> tuple:
     from gpuzoo.training import build
 
     try:
-        return build.build_and_note(recipe, dataset, runtime.backend)
+        return build.build_and_note(recipe, dataset, runtime.backend, note)
     except GpuzooError:
         raise
     except Exception as error:

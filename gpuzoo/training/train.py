@@ -214,8 +214,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     """Train, write what a run leaves behind, tell the end."""
     from gpuzoo.engine import loop
     from gpuzoo.engine.backends import compile_cache
-    from gpuzoo.engine.program import Program
-    from gpuzoo.training import finish
+    from gpuzoo.training import build, finish
 
     programs = compile_cache.lend(job.folder.record, job.screen.say)
     begun = start is not None or "resumed" in job.folder.record
@@ -247,8 +246,12 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     interrupts.training = True
     try:
         with failures.whole_tracebacks():
+            program, modules, inputs = build.trace_and_note(
+                job.session, lambda line: job.screen.say(line, "yellow")
+            )
+            _record_traced(job, modules, inputs)
             result = loop.run(
-                Program(job.session),
+                program,
                 watch=watch,
                 stop=interrupts.asked,
                 folder=job.folder.sub("checkpoints"),
@@ -270,6 +273,16 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     summary = finish.summary_of(job.folder)
     finish.say_end(job, summary)
     return summary
+
+
+def _record_traced(job: _Job, modules: dict, inputs: dict) -> None:
+    """What was imported and read only where the step was traced, before the first step
+    counts. What is recorded already stays: a run goes on as it began."""
+    record = job.folder.record
+    modules = dict(sorted({**modules, **record["code"]}.items()))
+    inputs = dict(sorted({**inputs, **record["inputs"]}.items()))
+    if (modules, inputs) != (record["code"], record["inputs"]):
+        job.folder.update(code=modules, inputs=inputs)
 
 
 def _name(recipe: Recipe) -> str:
