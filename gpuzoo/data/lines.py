@@ -293,18 +293,18 @@ def _join(table: Table) -> None:
         place = ends[0]
         one = _are_one_number([row[place:] for row in rows])
     if table.head:
-        as_named = narrow == wide == names
-        zeros = any(_begins_with_zero(part[1:]) for part in parts)
         if names <= place:  # a title: the widths tell
             return
+        as_named = narrow == wide == names
+        zeros = any(_begins_with_zero(part[1:]) for part in parts)
         if as_named and (mark == "," or one is False) and not zeros:
             return
-        if names > place + 1 and one is False and names - 1 in ends:  # t,v: 1,222,580
-            place = names - 1
-        elif names > place + 1 and not (mark == " " and as_named and one):
-            one = None
-        else:
+        if names == place + 1 or (mark == " " and as_named and one):
             one = True
+        elif one is False and names - 1 in ends:  # t,v above 7,1,222
+            place, one = names - 1, True
+        else:
+            one = None
     if one is None:
         raise table.error(
             0,
@@ -314,7 +314,7 @@ def _join(table: Table) -> None:
             + ", or name each column in the first line"
             * (not table.head),
         )
-    if one or table.head:
+    if one:
         table.rows = [[*row[:place], mark.join(row[place:])] for row in rows]
         table.joined = True
         if table.head:
