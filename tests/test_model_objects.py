@@ -589,6 +589,55 @@ def test_a_method_set_on_a_layer_is_refused(place, runtime):
         architecture.describe(model)
 
 
+def nested(x, behind):
+    inside = keras.Input(x.shape[1:])
+    return keras.Model(inside, behind(keras.ops.sigmoid(inside)))(x)
+
+
+@pytest.mark.parametrize(
+    ("units", "end", "behind", "words"),
+    [
+        (
+            2,
+            "softmax",
+            lambda x: x * 0.9 + 0.05,
+            "softmax that is followed by mult.*add",
+        ),
+        (2, "softmax", lambda x: 2 * x - 1, "ends in a softmax that is followed by"),
+        (2, "softmax", lambda x: L.Rescaling(0.5)(x), "followed by rescaling"),
+        (2, "softmax", lambda x: L.Reshape((2,))(1 - x), "softmax that is followed by"),
+        (1, "sigmoid", lambda x: x * 0.9 + 0.05, "ends in a sigmoid that is followed"),
+        (
+            1,
+            "sigmoid",
+            lambda x: nested(x, lambda y: y / 2),
+            "sigmoid that is followed",
+        ),
+        (1, "sigmoid", lambda x: x * 20 - 10, None),
+        (1, "sigmoid", lambda x: nested(x, lambda y: y * 20 - 10), None),
+        (2, "softmax", lambda x: keras.ops.log(x * 0.9 + 0.05), None),
+        (2, "tanh", lambda x: x * 9, None),
+    ],
+)
+def test_probabilities_with_arithmetic_behind_them_are_no_logits(
+    units, end, behind, words, train
+):
+    image = keras.Input((14, 14, 1))
+    inner = "nested" in behind.__code__.co_names
+    x = L.Dense(units, None if inner else end)(L.Flatten()(image))
+    model = keras.Model(image, behind(x))
+    binary = LOSSES.BinaryCrossentropy
+    if not words:
+        assert train(model, fast_dev_run=True)["state"] == "finished"
+        return
+    for loss in (None, binary() if units == 1 else SPARSE()):
+        model.compile("sgd", loss)
+        with pytest.raises(gpuzoo.GpuzooError, match=words):
+            train(model)
+    model.compile("sgd", "mse")  # of the probabilities themselves
+    assert train(model, fast_dev_run=True)["state"] == "finished"
+
+
 # --- its form and its names -----------------------------------------------------------
 
 

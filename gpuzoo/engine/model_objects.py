@@ -174,6 +174,13 @@ def loss_of(given: Given, recipe: Recipe, model: keras.Model):
     Raises:
         GpuzooError: the task cannot minimise it.
     """
+    logits = given.loss is None or "from_logits" in given.loss["config"]
+    if recipe.task in ("classify", "classify_audio", "distill") and logits:
+        if fault := ends.scaled(OneLoss.output(model), model):
+            raise GpuzooError(
+                f"model {model.name!r} {fault}, and its loss is computed from logits; "
+                f"end it in Dense({OneLoss.shape(model)[-1]}) without an activation"
+            )
     if given.loss is None or recipe.task == "forecast":  # which knows one loss only
         return None
     loss = optim.deserialized(given.loss, keras.losses)

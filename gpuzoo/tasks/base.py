@@ -90,9 +90,11 @@ class OneLoss:
     def squashed(model: keras.Model, output=None) -> str | None:
         """What is wrong with a model, where logits of pixels are wanted: its output
         is squashed, and cannot be computed without that."""
-        end = ends.find(OneLoss.output(model) if output is None else output, model)
+        output = OneLoss.output(model) if output is None else output
+        end = ends.find(output, model)
         if not end.kind:
-            return None
+            fault = ends.scaled(output, model)
+            return fault and f"{fault}; let it put out the logits"
         if end.kind == "sigmoid" and end.only_moved(picked=True):
             if end.used_once(model):
                 return None

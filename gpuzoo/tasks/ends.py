@@ -47,6 +47,8 @@ class End:
     """What it puts out."""
     after: tuple = ()
     """The operations that come after it, the last one first."""
+    scaled: "End | None" = None
+    """Without a kind: the squashing that arithmetic with numbers comes after."""
 
     @property
     def axis(self) -> int:
@@ -173,10 +175,40 @@ def _find(tensor, outer: tuple, after: tuple) -> End:
         return _find(call.input_tensors[same.index(True)], outer, after)
     if not _is_keras(operation) or isinstance(operation, layers.Lambda):
         return End("", operation, operation, tensor, after)
-    if getattr(operation, "weights", None) or _computes(operation, node):
+    if getattr(operation, "weights", None):
         return End()
+    if _computes(operation, node):
+        if len(node.input_tensors) > 1 or "log" in _named(operation):
+            return End()
+        inner = _find(node.input_tensors[0], outer, (*after, operation))
+        return End(scaled=inner if inner.kind else inner.scaled)
     ends = [_find(one, outer, (*after, operation)) for one in node.input_tensors]
-    return ends[0] if len({end.kind for end in ends}) == 1 else End()
+    kinds = {(end.kind, end.scaled is None) for end in ends}
+    return ends[0] if len(kinds) == 1 else End()
+
+
+def scaled(tensor, model: keras.Model) -> str | None:
+    """What is wrong with a tensor that is trained as logits: it is a softmax, or a
+    sigmoid that stays between 0 and 1, with arithmetic behind it."""
+    end = find(tensor, model).scaled
+    if end is None or (
+        end.kind not in ("softmax", "sparsemax") and not _bounded(model)
+    ):
+        return None
+    return f"ends in a {end.kind}{end.told(model)}"
+
+
+def _bounded(model: keras.Model) -> bool:
+    """Whether all that a model puts out of wide noise lies between 0 and 1."""
+    shape = [size or 32 for size in model.inputs[0].shape[1:]]
+    noise = 10 * np.random.default_rng(0).standard_normal((16, *shape), np.float32)
+    with contextlib.suppress(Exception):  # what fails here is told when it is trained
+        for given in keras.tree.flatten(model(noise, training=False)):
+            rows = keras.ops.convert_to_numpy(keras.ops.cast(given, "float32"))
+            if (rows < 0).any() or (rows > 1).any():
+                return False
+        return True
+    return False
 
 
 def _computes(operation, node) -> bool:
