@@ -7,6 +7,7 @@ its own holds the file MARKER. CONTRIBUTING.md lists every place that removes.
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -242,6 +243,25 @@ class Folder:
         where, at = self._at(name)
         with self._errors(name), contextlib.suppress(FileNotFoundError):
             os.unlink(where, **at)
+
+    def set_aside(self, name: str) -> str:
+        """Give what has a name, a link too, another name that nothing has.
+
+        Returns:
+            The new name: `curves.kept-1.png`.
+        """
+        folder, _, name = name.rpartition("/")
+        if folder:
+            with self.sub(folder).opened() as inner:
+                return f"{folder}/{inner.set_aside(name)}"
+        stem, dot, suffix = name.partition(".")
+        numbers = (f"{stem}.kept-{n}{dot}{suffix}" for n in itertools.count(1))
+        new = next(one for one in numbers if not self.find(one))
+        (where, at), (goal, _) = self._at(name), self._at(new)
+        top = at.get("dir_fd")
+        with self._errors(name):
+            os.rename(where, goal, src_dir_fd=top, dst_dir_fd=top)
+        return new
 
     def remove_temporary(self, older: float = 0) -> None:
         """Remove what killed processes were writing here, `older` seconds ago."""

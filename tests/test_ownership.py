@@ -1,6 +1,7 @@
 """What is not gpuzoo's own is never removed, written over or written through."""
 
 import ast
+import hashlib
 import json
 import os
 import pathlib
@@ -238,6 +239,124 @@ def test_what_is_there_before_a_run_writes_is_not_appended_to(run, tmp_path):
     assert mine.read_text() == "mine\n" and len(run.metrics()) == 1
 
 
+def kept(folder) -> dict[str, str]:
+    """What has been set aside: new name -> content."""
+    return {path.name: path.read_text() for path in folder.rglob("*.kept-*")}
+
+
+def test_names_of_outputs_that_were_taken_while_it_was_dead(tmp_path, cli):
+    killed_after_a_checkpoint(WORDS, tmp_path)
+    run = tmp_path / "run"
+    names = ["weights.safetensors", "curves.png", "confusion.png", "digests.jsonl"]
+    furnish(run, names)
+    (tmp_path / "mine").write_text("mine: mistakes.png")
+    (run / "curves.kept-1.png").write_text("an older one")
+    resumed = cli("resume", "run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert kept(run) == {
+        "weights.kept-1.safetensors": "mine: weights.safetensors",
+        "curves.kept-1.png": "an older one", "curves.kept-2.png": "mine: curves.png",
+        "confusion.kept-1.png": "mine: confusion.png",
+        "digests.kept-1.jsonl": "mine: digests.jsonl",
+    }  # fmt: skip
+    told = (
+        "weights.safetensors is not this run's; it is kept as weights.kept-1.safetens"
+    )
+    assert told in resumed.stderr
+    whole = cli(*WORDS, "--out", "whole")
+    assert resumed.json["weights_sha256"] == whole.json["weights_sha256"]
+    assert cli("diff", "run", "whole").json["verdict"] == "identical"
+
+
+ROWS = [["train", {"epoch": 1, "step": n, "loss": 0.5}] for n in range(4)]
+
+
+def reopened(run) -> RunFolder:
+    """As after a kill: another process knows what the record says, and no more."""
+    run.close()
+    return RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("written", [0, 1, 3, 4])
+@pytest.mark.parametrize("saved", [0, 2])
+@pytest.mark.parametrize("half", ["", '{"split": "tr', '{"spl'])
+def test_rows_of_its_own_are_no_strangers(written, saved, half, run):
+    for event, row in ROWS[:written]:
+        run.watch(event, row)
+    with open(run.path / "metrics.jsonl", "a") as file:
+        file.write(half)
+    with reopened(run) as again:
+        again.restore(ROWS[:saved])
+        assert kept(run.path) == {}
+        for event, row in ROWS[saved:]:
+            again.watch(event, row)
+        assert len(again.metrics()) == 4
+
+
+@pytest.mark.parametrize("saved", [0, 2])
+@pytest.mark.parametrize("text", [
+    "mine", '{"split": "train"}\n', "[1]\n", '{"a": 1}\n', "\n\n", "\0", '{"epoch',
+])  # fmt: skip
+def test_rows_that_are_not_its_own_are_kept(text, saved, run):
+    for event, row in ROWS[:3]:
+        run.watch(event, row)
+    (run.path / "metrics.jsonl").write_text(text)
+    with reopened(run) as again:
+        again.restore(ROWS[:saved])
+        for event, row in ROWS[saved:]:
+            again.watch(event, row)
+        assert kept(run.path) == {"metrics.kept-1.jsonl": text}
+        assert len(again.metrics()) == 4
+
+
+def test_rows_of_another_run_are_kept(run):
+    other = "".join(
+        json.dumps({"split": event, **row, "loss": 0.25}) + "\n" for event, row in ROWS
+    )
+    (run.path / "metrics.jsonl").write_text(other)
+    run.clear_trail()  # its set-up has ended
+    run.watch(*ROWS[0])
+    assert kept(run.path) == {"metrics.kept-1.jsonl": other}
+    (run.path / "metrics.jsonl").write_text(other)
+    with reopened(run) as again:
+        again.restore(ROWS[:2])
+    assert kept(run.path) == {f"metrics.kept-{n}.jsonl": other for n in (1, 2)}
+
+
+def test_what_a_run_wrote_itself_it_writes_again(run):
+    """Before its record told so (the same bytes), and after (by its digest)."""
+    run.write_file("curves.png", b"one")
+    with reopened(run) as again:
+        again.write_file("curves.png", b"one")
+        again.write_file("curves.png", b"two")  # by the same process
+        digest = hashlib.sha256(b"two").hexdigest()
+        again.update(files={"curves.png": digest})
+        with reopened(again) as third:
+            third.write_file("curves.png", b"three")
+            assert kept(run.path) == {}
+    (run.path / "curves.png").write_text("mine")
+    with reopened(third) as fourth:
+        fourth.write_file("curves.png", b"four")
+        (run.path / "mine").write_text("mine, too")
+        (run.path / "samples.gif").symlink_to("mine")
+        fourth.write_file("samples.gif", b"gif")
+    assert kept(run.path) == {
+        "curves.kept-1.png": "mine", "samples.kept-1.gif": "mine, too",
+    }  # fmt: skip
+    assert (run.path / "samples.gif").read_bytes() == b"gif"
+    assert (run.path / "mine").read_text() == "mine, too"
+
+
+def test_first_weights_of_the_users_outlive_a_run_that_never_began(tmp_path):
+    name, out = "initial_weights.safetensors", str(tmp_path / "run")
+    for own in (True, False):
+        with RunFolder.create(out, "any", {name: b"first"}, **FIELDS) as folder:
+            if not own:
+                (folder.path / name).write_text("mine")
+            folder.discard()
+        assert (tmp_path / "run" / name).exists() != own
+
+
 # --- a run can always be ended ------------------------------------------------------
 
 
@@ -293,7 +412,7 @@ def test_pictures_never_stand_in_the_way_of_the_end(tmp_path, cli):
     assert cli("verify", "run", "--quick").returncode == 0
 
 
-def test_restore_removes_the_sheets_that_the_trail_tells_of(run):
+def test_sheets_are_those_that_the_trail_tells_of(run):
     drawn(run)
     mine = furnish(run.path / "samples", ["epoch-900.png", "epoch-mine.png"])
     run.restore([["test", {"epoch": 1, "step": 1}], ["test", {"epoch": 2, "step": 2}]])

@@ -46,6 +46,7 @@ def assert_same(run, whole):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
     assert read_run(run)["state"] == "finished"
     assert not (run / "checkpoints").exists()
+    assert not list(run.rglob("*.kept-*"))
 
 
 @pytest.fixture(scope="module")

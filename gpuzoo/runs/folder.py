@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import secrets
+import stat
 import sys
 
 from gpuzoo.errors import GpuzooError
@@ -36,6 +37,11 @@ from gpuzoo.runtime.environment import environment
 from gpuzoo.weights import weights_bytes
 
 TRAIL = ("metrics.jsonl", "digests.jsonl")
+# How their rows begin.
+_HEADS = {
+    "metrics.jsonl": ('{"split": "train", "epoch": ', '{"split": "test", "epoch": '),
+    "digests.jsonl": ('{"step": ',),
+}
 
 
 class RunFolder(Folder):
@@ -52,6 +58,8 @@ class RunFolder(Folder):
         self._trail: dict[str, int] = {}  # name -> descriptor, to append to
         self._made: list[pathlib.Path] = []  # folders that were not there before
         self._begun: list[str] = []  # files that it began with
+        self._written: dict[str, str] = {}  # name -> sha256, by this process
+        self.say = lambda text: None  # told what has been set aside
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -188,25 +196,83 @@ class RunFolder(Folder):
             )
         self._seen = seen
 
-    def restore(self, history: list) -> None:
-        """Make the trail what it was when a checkpoint was saved, and remove the
-        sheets of evaluations that the trail tells of and that came later."""
-        told = {f"epoch-{row['epoch']:03d}.png" for row in self._tests()}
-        kept = {
-            f"epoch-{row['epoch']:03d}.png" for event, row in history if event == "test"
-        }
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write one of the run's files. A file that has its name and is not known to be
+        the run's own is kept under another name.
+
+        Known are the content that is to be written, and what the record, or this
+        process, has a digest of.
+        """
+        if name != "run.json":
+            self.check()
+            self._make_way(name, content)
+        super().write_file(name, content)
+        self._written[name] = hashlib.sha256(content).hexdigest()
+
+    def _make_way(self, name: str, content: bytes | None = None) -> None:
+        found = self._find_output(name)
+        if found and not (stat.S_ISREG(found.st_mode) and self._is_own(name, content)):
+            self._set_aside(name)
+
+    def _find_output(self, name: str) -> os.stat_result | None:
+        """What has that name, if it is a file or a link: what else stands in the way,
+        as a folder does, ends the writing."""
+        folder = name.rpartition("/")[0]
+        if folder and self.sub(folder).is_link():
+            return None
+        found = self.find(name)
+        return found if found and not stat.S_ISDIR(found.st_mode) else None
+
+    def _is_own(self, name: str, content: bytes | None = None) -> bool:
+        try:
+            there = self.read_file(name)
+        except OSError:
+            return False
+        known = self.record.get("files", {}).get(name), self._written.get(name)
+        return there == content or hashlib.sha256(there).hexdigest() in known
+
+    def _set_aside(self, name: str) -> None:
+        new = self.set_aside(name)
+        self.say(f"{name} is not this run's; it is kept as {new}.")
+
+    def clear_trail(self) -> None:
+        """Before the first row: what has the name of a file of rows is a stranger's."""
         self.check()
-        with contextlib.suppress(OSError), self.sub("samples").opened() as samples:
-            for name in sorted(told - kept):
-                samples.remove_file(name)
+        for name in TRAIL:
+            self._make_way(name)
+
+    def _is_own_trail(self, name: str, content: str) -> bool:
+        """Whether a file has the rows of a checkpoint, and then perhaps more, or the
+        first of these: what this run had written when it was killed."""
+        if self._is_own(name):
+            return True
+        try:
+            there = self.read_file(name).decode()
+        except (OSError, UnicodeDecodeError):
+            return False
+        *rows, rest = there.split("\n")  # the last one may be half a row
+        heads = _HEADS[name]
+        return (there.startswith(content) or content.startswith(there)) and (
+            all(map(_is_row, rows))
+            and all(row.startswith(heads) for row in rows)
+            and any(rest.startswith(h) or h.startswith(rest) for h in heads)
+        )
+
+    def restore(self, history: list) -> None:
+        """Make the trail what it was when a checkpoint was saved. Sheets of later
+        evaluations stay: they are drawn again, to the same bytes."""
+        self.check()
         self._end_trail()
         rows: dict[str, list[str]] = {name: [] for name in TRAIL}
         for event, row in history:
             name, line = _line(event, row)
             rows[name].append(line)
         for name, lines in rows.items():
+            content = "".join(lines)
+            if self._find_output(name) and not self._is_own_trail(name, content):
+                self._set_aside(name)
             if lines:
-                self._trail[name] = self._replace(name, "".join(lines).encode())
+                self._trail[name] = self._replace(name, content.encode())
             else:
                 self.remove_file(name)
 
@@ -276,7 +342,8 @@ class RunFolder(Folder):
         """Remove the folder of a run that never began, and let go of it."""
         with contextlib.suppress(OSError, GpuzooError):
             self.check()
-            for name in ("run.json", *self._trail, *self._begun):
+            own = [name for name in self._begun if self._is_own(name)]
+            for name in ("run.json", *self._trail, *own):
                 self.remove_file(name)
             self.remove_temporary()
             self._remove_folders()
@@ -319,6 +386,7 @@ class RunFolder(Folder):
         first where the name leads elsewhere by now, or another name to it."""
         self.check()
         if name not in self._trail:
+            self._make_way(name)
             self._trail[name] = self._replace(name, b"")
         with open(self._renew(name), "ab", buffering=0, closefd=False) as file:
             file.write(line.encode())
@@ -344,6 +412,13 @@ def _line(event: str, row: dict) -> tuple[str, str]:
     if event == "digest":
         return "digests.jsonl", json.dumps(row) + "\n"
     return "metrics.jsonl", json.dumps({"split": event, **row}) + "\n"
+
+
+def _is_row(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def write_weights(folder, weights: dict) -> str:

@@ -89,6 +89,7 @@ def train(
             **(brought.as_record(recipe.seed) if brought else {}),
         )
         with folder:
+            folder.say = lambda text: screen.say(text, "yellow")
             try:
                 autotune.tune(recipe, options, screen.say)
                 session = open_session(
@@ -96,6 +97,7 @@ def train(
                     given=brought, fast=fast_dev_run,
                 )  # fmt: skip
                 _check_room(folder, session.model)
+                folder.clear_trail()
                 folder.update(**_of_session(session))
                 interrupts.end_if_asked()
                 _say_start(screen, session)
@@ -139,6 +141,7 @@ def resume(
     screen = Screen(quiet)
     with Interrupts() as interrupts, RunFolder.open(run) as folder:
         recorded = folder.record
+        folder.say = lambda text: screen.say(text, "yellow")
         if recorded["state"] == "finished":
             finish.remove_checkpoints(folder)  # killed before it could
             return finish.summary_of(folder)
@@ -181,6 +184,7 @@ def resume(
         try:
             known = {"recipe", "code", "inputs", *session.given.as_record(0)}
             if recorded["runtime"] is None:  # killed before they were
+                folder.clear_trail()
                 known = set()
             folder.update(
                 state="running",
