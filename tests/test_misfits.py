@@ -28,7 +28,7 @@ from gpuzoo.training.build import build_model
             " keras.layers.Flatten(), keras.layers.Dense(2)])",
             "takes uint8, and is given real numbers; leave dtype out",
         ),
-        ("subclassed", "Own()", "is neither a functional nor a Sequential"),
+        ("subclassed", "Own()", "is a sub-classed keras.Model"),
     ],
 )
 def test_models_that_do_not_fit_are_refused(

@@ -194,10 +194,9 @@ def _record_again(opened) -> dict:
 
 
 def _reasons(runtime: dict) -> dict:
-    """Why the runtime was as it was, but for oneDNN where it was off: verify turns it
-    off in another way."""
-    left_out = {"onednn"} if runtime["onednn"] is False else set()
-    return {k: v for k, v in sorted(runtime["reasons"].items()) if k not in left_out}
+    """Why the runtime was as it was, but for oneDNN: that is in force in one way from
+    the command line, in another from Python, where TensorFlow may have been imported."""
+    return {k: v for k, v in sorted(runtime["reasons"].items()) if k != "onednn"}
 
 
 def _in_words(file: str, recorded: dict | None, here: dict | None) -> str:
