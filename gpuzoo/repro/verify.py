@@ -194,8 +194,8 @@ def _record_again(opened) -> dict:
 
 
 def _reasons(runtime: dict) -> dict:
-    """Why the runtime was as it was, but for oneDNN: that is in force in one way from
-    the command line, in another from Python, where TensorFlow may have been imported."""
+    """Why the runtime was as it was, but for oneDNN: from Python, where TensorFlow may
+    have been imported before, its reason is another than on the command line."""
     return {k: v for k, v in sorted(runtime["reasons"].items()) if k != "onednn"}
 
 
