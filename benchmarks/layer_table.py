@@ -12,13 +12,13 @@ LEFT_OUT = {
     "FlaxLayer": "wraps a Flax module", "JaxLayer": "wraps a JAX function",
     "TFSMLayer": "wraps a SavedModel", "TorchModuleWrapper": "wraps a Torch module",
     "InputLayer": "is the input of every model here", "Layer": "the base class",
-    "IntegerLookup": "needs TensorFlow's tables", "StringLookup": "takes text",
-    "TextVectorization": "takes text", "HashedCrossing": "takes several features",
+    "StringLookup": "takes text", "TextVectorization": "takes text",
     "MaxNumBoundingBoxes": "takes boxes", "StackedRNNCells": "no layer; see RNN",
     "GRUCell": "no layer; see RNN", "LSTMCell": "no layer; see RNN",
     "SimpleRNNCell": "no layer; see RNN", "Wrapper": "the base class of wrappers",
 }  # fmt: skip
-# Rank of the inputs without batch; "int" for whole numbers, "two" for a pair of rank 2.
+# Rank of the inputs without batch; "int" for whole numbers, "ints" for a
+# pair of those, "two" for a pair of rank 2.
 _RANK = {"1D": 2, "2D": 3, "3D": 4}
 _GIVEN = {
     "Activation": (3, {"activation": "relu"}),
@@ -40,6 +40,10 @@ _GIVEN = {
     "GroupQueryAttention": (
         "two", {"head_dim": 2, "num_query_heads": 2, "num_key_value_heads": 1}
     ),
+    "HashedCrossing": ("ints", {"num_bins": 4}),
+    "IntegerLookup": ("int", {"vocabulary": list(range(8))}),
+    "RandomPosterization": (3, {"factor": 4}),
+    "RandomShear": (3, {"x_factor": 0.2, "y_factor": 0.2}),
     "Hashing": ("int", {"num_bins": 4}),
     "LSTM": (2, {"units": 3}),
     "Lambda": (3, {"function": ops.tanh}),
@@ -63,6 +67,12 @@ _GIVEN = {
         "sampling_rate": 64, "min_freq": 1.0}),
     "RandomElasticTransform": (3, {}),
 }  # fmt: skip
+# Activations that keras.layers.Activation cannot take: it gives them no arguments, and
+# says that the shape stays.
+_FUNCTIONS = {
+    "glu": keras.activations.glu,
+    "threshold": lambda x: keras.activations.threshold(x, 0.1, 0.0),
+}
 _PAIRS = {
     "Add", "AdditiveAttention", "Attention", "Average", "Concatenate", "Maximum",
     "Minimum", "Multiply", "Subtract",
@@ -91,12 +101,13 @@ def known() -> list[str]:
         if isinstance(one, type) and issubclass(one, keras.Layer):
             if one not in classes or name == one.__name__:
                 classes[one] = name
-    functions = {
-        f"Activation:{name}"
-        for name, one in vars(keras.activations).items()
-        if callable(one) and name not in ("get", "serialize", "deserialize")
-    }
-    return sorted(set(classes.values()) - LEFT_OUT.keys() | functions)
+    functions: dict[object, str] = {}
+    for name, one in vars(keras.activations).items():
+        if callable(one) and name not in ("get", "serialize", "deserialize"):
+            if one not in functions or name == one.__name__:
+                functions[one] = name
+    named = {f"Activation:{name}" for name in functions.values()}
+    return sorted(set(classes.values()) - LEFT_OUT.keys() | named)
 
 
 def entry(name: str) -> tuple | None:
@@ -104,6 +115,8 @@ def entry(name: str) -> tuple | None:
     import inspect
 
     name, _, activation = name.partition(":")
+    if activation in _FUNCTIONS:
+        return (2, {"function": _FUNCTIONS[activation]})
     if activation:
         return (2, {"activation": activation})
     if name in _GIVEN:
@@ -140,9 +153,15 @@ def build(name: str, arrangement: str, input_shape: tuple, classes: int):
             key: value() if callable(value) and key != "function" else value
             for key, value in arguments.items()
         }
-        return getattr(layers, name.partition(":")[0])(**made)
+        kind = "Lambda" if "function" in made else name.partition(":")[0]
+        return getattr(layers, kind)(**made)
 
     def call(layer, x):
+        if name == "Equalization":  # by itself no part of a functional model: it says
+            return layers.Lambda(layer)(x)  # that its output is its input
+        if kind == "ints":
+            one = layers.Lambda(lambda t: t[:, :1])(x)
+            return layer((one, layers.Lambda(lambda t: 15 - t)(one)))
         if kind != "two":
             return layer(x)
         pair = [x, layers.Rescaling(0.5)(x)]
@@ -176,7 +195,7 @@ def _prepared(x, kind):
     size = SIDE * SIDE * CHANNELS
     shapes = {1: (size,), 2: (SIDE, -1), "two": (SIDE, -1), 4: (4, 4, 4, CHANNELS),
               5: (2, 4, 4, 2, CHANNELS)}  # fmt: skip
-    if kind == "int":
+    if kind in ("int", "ints"):
         return layers.Lambda(
             lambda t: ops.cast(
                 ops.clip(ops.reshape(t, (-1, size)) * 4 + 8, 0, 15), "int32"

@@ -2,22 +2,26 @@
 
     python benchmarks/layers.py                     # all layers, all modes: many hours
     python benchmarks/layers.py --backends tensorflow --precisions float32 --xla off
-    python benchmarks/layers.py --layers Conv2D TimeDistributed --trainings 3
+    python benchmarks/layers.py --layers Conv2D TimeDistributed --arrangements shared
+    python benchmarks/layers.py --trainings 1 --fresh 0 --out /tmp/built.json  # quick
+    python benchmarks/layers.py --table             # write docs/explanation/layers.md
 
 Every layer that `keras.layers` has, and every activation, is put into a small
-classifier in four ways (layer_table.py), and that is trained for three steps: eight
-times from one seed in one process while every core is kept busy, and once in each of
-two fresh processes, the second of which goes through them in the opposite order. All
-ten digests of the weights must be equal.
+classifier in four ways (layer_table.py), and that is trained for three steps from one
+seed: eight times in one process, compiled anew for each and trained while every core
+is kept busy, and once in each of two fresh processes, the second of which goes through
+the models in the opposite order. All ten digests of the weights, the optimizer and the
+random state must be equal.
 
 Writes benchmarks/records/layers.json (--out) after each group of layers, and goes on
-from there when it is started again: what stands there with the same code and
-environment is not done again. Exit code 1 if a digest differs, if a training fails, or
-if Keras has a layer that layer_table.py has no line for. What gpuzoo refuses is
-recorded with its words and is no failure.
+from there when it is started again: what stands there with the same environment is not
+done again, unless it failed. Each entry names the code that it was made with. Exit code
+1 if a digest differs, if a training fails, or if Keras has a layer that layer_table.py
+has no line for. What gpuzoo refuses is recorded with its words and is no failure.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
@@ -27,9 +31,15 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+RECORD = HERE / "records" / "layers.json"
+PAGE = HERE.parent / "docs" / "explanation" / "layers.md"
 ARRANGEMENTS = ("alone", "shared", "siamese", "parallel")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STEPS, BATCH = 3, 8
+# What one model may take in a process before it counts as hung.
+SECONDS = 120
+# The code whose change can change what a training of these models does.
+_CODE = ("engine", "runtime", "tasks/base.py", "tasks/classify.py")
 
 
 def parse() -> argparse.Namespace:
@@ -49,10 +59,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--trainings", type=int, default=8,
                         help="in the busy process")  # fmt: skip
-    parser.add_argument("--group", type=int, default=10,
+    parser.add_argument("--fresh", type=int, default=2,
+                        help="processes that train once more each")  # fmt: skip
+    parser.add_argument("--group", type=int, default=25,
                         help="layers that a process does")  # fmt: skip
-    parser.add_argument("--out", type=pathlib.Path,
-                        default=HERE / "records" / "layers.json")  # fmt: skip
+    parser.add_argument("--until", metavar="HH:MM",
+                        help="begin no group after this time of today")  # fmt: skip
+    parser.add_argument("--out", type=pathlib.Path, default=RECORD)
+    parser.add_argument("--table", action="store_true",
+                        help="write the page of the docs, and end")  # fmt: skip
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -62,14 +77,10 @@ def parse() -> argparse.Namespace:
 
 def work(job: dict) -> None:
     """Train each model of a job some times; a line of JSON for each."""
-    import contextlib
-
     import gpuzoo
 
     runtime = gpuzoo.configure(**job["runtime"], quiet=True)
     import layer_table
-
-    from gpuzoo.runtime.environment import busy_cores
 
     @gpuzoo.register(task="classify", reference="benchmarks/layers.py")
     def layer_probe(
@@ -86,30 +97,29 @@ def work(job: dict) -> None:
     told = {"device": runtime.device_name, "threads": runtime.threads}
     for name, arrangement in job["models"]:
         row = {"model": [name, arrangement], **told}
+        gpuzoo.configure(**job["runtime"], quiet=True)  # seeds Keras, as train() does
         try:
-            with busy_cores() if job["busy"] else contextlib.nullcontext():
-                row["digests"] = [
-                    train(name, arrangement, dataset, runtime)
-                    for _ in range(job["trainings"])
-                ]
-        except gpuzoo.Diverged as error:
-            row["failed"] = str(error)
+            program = made(name, arrangement, dataset, runtime)
+            row["digests"] = list(trained(program, job["trainings"], job["busy"]))
         except gpuzoo.GpuzooError as error:
-            built = "cannot be built" not in str(error)
-            row["refused" if built else "failed"] = str(error)
+            refused = "cannot be built: " not in str(error)
+            row["refused" if refused else "failed"] = str(error)
         except Exception as error:
             row["failed"] = f"{type(error).__name__}: {str(error)[:300]}"
         print(json.dumps(row), flush=True)
 
 
-def train(name: str, arrangement: str, dataset, runtime) -> str:
-    import hashlib
-
+def made(name: str, arrangement: str, dataset, runtime):
+    """The program of one little model, not compiled."""
     import gpuzoo
-    from gpuzoo.engine import loop
     from gpuzoo.engine.program import Program
     from gpuzoo.training.build import session_of
-    from gpuzoo.weights import weights_bytes
+
+    class Uncompiled(Program):
+        """Its step is compiled here, once for each training; it evaluates nothing."""
+
+        def _compile(self) -> None:
+            pass
 
     recipe = gpuzoo.load_recipe("mnist").override(
         model="layer_probe",
@@ -119,21 +129,63 @@ def train(name: str, arrangement: str, dataset, runtime) -> str:
         learning_rate=1e-2,
         augment=(),
     )
-    result = loop.run(Program(session_of(recipe, runtime, dataset)))
-    return hashlib.sha256(weights_bytes(result.weights)).hexdigest()
+    return Uncompiled(session_of(recipe, runtime, dataset))
+
+
+def trained(program, trainings: int, busy: bool):
+    """The digest of everything that a training leaves, once for each training, which
+    compiles the step anew. A step of each compilation goes before, as in a run."""
+    import contextlib
+
+    import numpy as np
+
+    from gpuzoo.runtime.environment import busy_cores
+
+    state, backend = program.state, program.backend
+    begin, variables = state.read(state.all), list(state.all.values())
+    for _ in range(trainings):
+        feed = program.feed(0, STEPS)
+        steps = backend.compile_steps(program.step, feed, variables)
+        steps(program.feed(0, 1))
+        state.write(begin)
+        with busy_cores() if busy else contextlib.nullcontext():
+            steps(feed)
+        left = state.read(state.all)
+        state.write(begin)
+        if not all(np.isfinite(left[n]).all() for n in state.weights):
+            raise ArithmeticError("a weight is not finite")
+        digest = hashlib.sha256()
+        for name in sorted(left):
+            digest.update(f"{name} {left[name].dtype} {left[name].shape}".encode())
+            digest.update(left[name].tobytes())
+        yield digest.hexdigest()
 
 
 def run_worker(job: dict) -> dict:
-    """(layer, arrangement) -> the row that a fresh process printed for it."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--worker", json.dumps(job)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False,
-        env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONHASHSEED": "0"},
-    )  # fmt: skip
-    rows = [json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")]
-    rows = {tuple(row.pop("model")): row for row in rows}
-    ended = {"failed": f"the process ended before it, with code {done.returncode}"}
-    return {tuple(model): rows.get(tuple(model), ended) for model in job["models"]}
+    """(layer, arrangement) -> the row that a fresh process printed for it. Where a
+    process ends early or hangs, another one does the models after that."""
+    rows, todo = {}, [tuple(model) for model in job["models"]]
+    while todo:
+        command = [
+            sys.executable, __file__, "--worker", json.dumps({**job, "models": todo}),
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False,
+                env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "PYTHONHASHSEED": "0"},
+                timeout=60 + SECONDS * len(todo),
+            )  # fmt: skip
+            out, why = done.stdout, f"the process ended with code {done.returncode}"
+        except subprocess.TimeoutExpired as late:
+            out, why = late.stdout or b"", "the process did not end in time"
+        for line in out.decode().splitlines():
+            if line.startswith("{"):
+                row = json.loads(line)
+                rows[tuple(row.pop("model"))] = row
+        todo = [model for model in todo if model not in rows]
+        if todo:
+            rows[todo.pop(0)] = {"failed": why}
+    return rows
 
 
 def judge(rows: list[dict]) -> dict:
@@ -144,7 +196,7 @@ def judge(rows: list[dict]) -> dict:
                 return {"verdict": verdict, "message": row[verdict]}
     digests = [one for row in rows for one in row["digests"]]
     kinds = sorted(set(digests), key=digests.index)
-    result = {"trainings": len(digests), "weights_sha256": kinds[0][:16]}
+    result = {"trainings": len(digests), "sha256": kinds[0][:16]}
     if len(kinds) == 1:
         return {"verdict": "equal", **result}
     return {"verdict": "differs", **result, "kinds": [digests.count(k) for k in kinds]}
@@ -160,6 +212,20 @@ def modes_of(args) -> list[tuple[str, str, str]]:
     ]
 
 
+def code_digest() -> str:
+    """Of the files of gpuzoo that a training runs, and of the models here."""
+    import gpuzoo
+
+    root, files = pathlib.Path(gpuzoo.__file__).parent, [HERE / "layer_table.py"]
+    for part in _CODE:
+        path = root / part
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:8]
+
+
 # --- the record -----------------------------------------------------------------------
 
 
@@ -167,11 +233,12 @@ def main() -> None:
     args = parse()
     if args.worker:
         return work(json.loads(args.worker))
+    if args.table:
+        PAGE.write_text(page(json.loads(args.out.read_text())))
+        return None
     import numpy as np
 
     import gpuzoo
-    from gpuzoo.files import write_atomically
-    from gpuzoo.runs.code import code_sha256
     from gpuzoo.runtime.environment import environment
 
     gpuzoo.configure(device="cpu", quiet=True)
@@ -181,18 +248,20 @@ def main() -> None:
     missing = [name for name in names if layer_table.entry(name) is None]
     names = [name for name in names if name not in missing]
     record = {
-        "what": "weights after three steps, of every layer of Keras in a small model",
+        "what": "all state after three steps, of every layer of Keras in a small model",
         "environment": environment(),
-        "code_sha256": code_sha256(),
         "steps": STEPS,
         "batch": BATCH,
     }
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
     same = all(old.get(key) == value for key, value in record.items())
-    modes = old["modes"] if same else {}
-    record |= {"date": time.strftime("%Y-%m-%d"), "left_out": layer_table.LEFT_OUT,
-               "no_entry": missing, "device": None, "threads": None,
-               "modes": modes}  # fmt: skip
+    record |= {
+        "date": time.strftime("%Y-%m-%d"), "device": None, "threads": None,
+        "left_out": layer_table.LEFT_OUT, "no_entry": missing,
+        "layers": layer_table.known(), "modes": old["modes"] if same else {},
+    }  # fmt: skip
+    if same:
+        record |= {key: old[key] for key in ("device", "threads")}
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         shape = (STEPS * BATCH, layer_table.SIDE, layer_table.SIDE, 3)
@@ -200,45 +269,181 @@ def main() -> None:
         y = np.arange(len(x)) % 3
         data = f"{folder}/noise.npz"
         np.savez(data, x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
-        for backend, precision, xla in modes_of(args):
-            mode = modes.setdefault(f"{backend} {precision} XLA {xla}", {})
-            todo = [n for n in names if set(args.arrangements) - set(mode.get(n, {}))]
-            for first in range(0, len(todo), args.group):
-                group = todo[first : first + args.group]
-                models = [(name, a) for name in group for a in args.arrangements]
-                job = {
-                    "data": data, "models": models, "busy": True,
-                    "trainings": args.trainings,
-                    "runtime": {
-                        "backend": backend, "precision": precision,
-                        "device": args.device,
-                        "xla": xla if backend == "tensorflow" else "auto",
-                    },
-                }  # fmt: skip
-                once = {**job, "busy": False, "trainings": 1}
-                found = [run_worker(job), run_worker(once),
-                         run_worker({**once, "models": models[::-1]})]  # fmt: skip
-                for name, arrangement in models:
-                    rows = [one[name, arrangement] for one in found]
-                    told = judge(rows)
-                    mode.setdefault(name, {})[arrangement] = told
-                    if "device" in rows[0]:
-                        record |= {k: rows[0][k] for k in ("device", "threads")}
-                    if told["verdict"] != "equal":
-                        print(backend, precision, xla, name, arrangement, told)
-                write_atomically(
-                    args.out, (json.dumps(record, indent=1) + "\n").encode()
-                )
+        for mode in modes_of(args):
+            for arrangement in args.arrangements:
+                walk(args, record, data, names, mode, arrangement)
+    write(args.out, record)
     verdicts = [
         told["verdict"]
-        for mode in modes.values()
+        for mode in record["modes"].values()
         for one in mode.values()
         for told in one.values()
     ]
-    print({verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))})
+    print(", ".join(f"{verdicts.count(one)} {one}" for one in sorted(set(verdicts))))
     if missing:
         print(f"no line in layer_table.py for: {', '.join(missing)}")
     sys.exit(bool(missing) or bool(set(verdicts) - {"equal", "refused"}))
+
+
+def walk(args, record: dict, data: str, names: list, mode: tuple, arrangement: str):
+    """Train what is still to be trained of one mode and arrangement, group by group."""
+    backend, precision, xla = mode
+    found = record["modes"].setdefault(f"{backend} {precision} XLA {xla}", {})
+    at_hand = {"equal", "refused", "differs"}
+    todo = [
+        name
+        for name in names
+        if found.get(name, {}).get(arrangement, {}).get("verdict") not in at_hand
+    ]
+    for first in range(0, len(todo), args.group):
+        if args.until and time.strftime("%H:%M") >= args.until:
+            return
+        models = [(name, arrangement) for name in todo[first : first + args.group]]
+        job = {
+            "data": data, "models": models, "busy": True, "trainings": args.trainings,
+            "runtime": {
+                "backend": backend, "precision": precision, "device": args.device,
+                "xla": xla if backend == "tensorflow" else "auto",
+            },
+        }  # fmt: skip
+        code = code_digest()
+        rows = [run_worker(job)]
+        for number in range(args.fresh):
+            order = models[::-1] if number % 2 else models
+            once = {**job, "models": order, "busy": False, "trainings": 1}
+            rows.append(run_worker(once))
+        for model in models:
+            told = judge([one[model] for one in rows])
+            found.setdefault(model[0], {})[arrangement] = {**told, "code": code}
+            if "device" in rows[0][model]:
+                record |= {key: rows[0][model][key] for key in ("device", "threads")}
+            if told["verdict"] != "equal":
+                print(backend, precision, xla, *model, told, flush=True)
+        print(time.strftime("%H:%M:%S"), *mode, arrangement, len(models), flush=True)
+        write(args.out, record)
+
+
+def write(path: pathlib.Path, record: dict) -> None:
+    """JSON with a line for each layer and mode."""
+    from gpuzoo.files import write_atomically
+
+    lines = []
+    for mode, found in record["modes"].items():
+        rows = ",\n".join(
+            f"   {json.dumps(name)}: {json.dumps(one)}"
+            for name, one in sorted(found.items())
+        )
+        lines.append(f"  {json.dumps(mode)}: {{\n{rows}\n  }}")
+    head = json.dumps({**record, "modes": 0}, indent=1).removesuffix("0\n}")
+    text = head + "{\n" + ",\n".join(lines) + "\n }\n}\n"
+    write_atomically(path, text.encode())
+
+
+# --- the page of the docs -------------------------------------------------------------
+
+_HEAD = """\
+# Layers of Keras that repeat
+
+Written by `benchmarks/layers.py --table` from `benchmarks/records/layers.json`.
+
+Each of the {layers} layers and activations of Keras {keras} is put into a small
+classifier in four arrangements: **alone**; **shared**, one layer called on four inputs
+whose results are stacked; **siamese**, one layer called on two inputs whose results are
+subtracted; **parallel**, four layers on one input, two of them added and two stacked.
+Each model is trained for {steps} steps of {batch} examples from one seed: eight times
+in one process, compiled anew for each and trained while every core is kept busy, and
+once in each of two fresh processes. "equal" means that the weights, the optimizer and
+the random state had the same bits at the end of all ten. Processor: {device}, {threads}
+threads, TensorFlow {tensorflow}, JAX {jax}, {date}, other programs beside it, {codes}
+state(s) of the code: the record says which of them each entry is of.
+"""
+_SIGNS = {"equal": "", "refused": "refused", "failed": "failed", "differs": "differs"}
+
+
+def page(record: dict) -> str:
+    """The Markdown page of a record."""
+    modes, layers = record["modes"], record["layers"]
+    versions = record["environment"]["versions"]
+    told = {key: record[key] for key in ("steps", "batch", "device", "threads", "date")}
+    codes = {
+        one["code"]
+        for mode in modes.values()
+        for arranged in mode.values()
+        for one in arranged.values()
+    }
+    told |= {"layers": len(layers), "codes": len(codes)}
+    lines = [_HEAD.format(**{**versions, **told})]
+    lines += ["| mode | arrangement | equal | refused | other | not run |",
+              "| --- | --- | --: | --: | --: | --: |"]  # fmt: skip
+    ran = [mode for mode in all_modes() if modes.get(mode)]
+    for mode in ran:
+        for arrangement in ARRANGEMENTS:
+            rows = [modes[mode].get(name, {}).get(arrangement) for name in layers]
+            counts = _counted([row["verdict"] if row else "not run" for row in rows])
+            lines.append(f"| {mode} | {arrangement} | {' | '.join(map(str, counts))} |")
+    missing = [mode for mode in all_modes() if mode not in ran]
+    lines += ["", f"Not run at all: {'; '.join(missing) or 'nothing'}."]
+    for title, verdict in (
+        ("Refused by name before the first step", "refused"),
+        ("Different bits", "differs"),
+        ("Not trained for another reason", "failed"),
+    ):
+        lines += _listed(title, verdict, modes)
+    lines += ["", "## Each layer", "",
+              "How many trainings were compared, all equal, in the arrangements alone, "
+              "shared, siamese and parallel; – is not run.", ""]  # fmt: skip
+    lines += [f"| layer | {' | '.join(ran)} |", "| --- |" + " --- |" * len(ran)]
+    for name in layers:
+        cells = [_cell(modes[mode].get(name, {})) for mode in ran]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "## Left out", ""]
+    lines += [f"- {name}: {why}" for name, why in sorted(record["left_out"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def all_modes() -> list[str]:
+    """As the record names them."""
+    return [
+        f"{backend} {precision} XLA {xla}"
+        for backend, kinds in (("tensorflow", ("off", "on")), ("jax", ("on",)))
+        for precision in PRECISIONS
+        for xla in kinds
+    ]
+
+
+def _counted(verdicts: list[str]) -> tuple:
+    """Equal, refused, other, not run."""
+    seen = [verdicts.count(kind) for kind in ("equal", "refused", "not run")]
+    return seen[0], seen[1], len(verdicts) - sum(seen), seen[2]
+
+
+def _listed(title: str, verdict: str, modes: dict) -> list[str]:
+    """A section with what has a verdict, those with one message together."""
+    found: dict[str, dict] = {}
+    for mode, one in modes.items():
+        for name, arranged in one.items():
+            for arrangement, told in arranged.items():
+                if told["verdict"] == verdict:
+                    why = told.get("message") or f"kinds of weights: {told['kinds']}"
+                    which = found.setdefault(" ".join(why.split()), {})
+                    which.setdefault((mode, name), []).append(arrangement)
+    lines = ["", f"## {title}", ""]
+    for why, which in found.items():
+        where = "; ".join(
+            f"{name} ({mode}: {', '.join(arranged)})"
+            for (mode, name), arranged in which.items()
+        )
+        lines.append(f"- {where}: {why}")
+    return lines if found else [*lines, "None."]
+
+
+def _cell(arranged: dict) -> str:
+    """The trainings of one layer in one mode."""
+    signs = [
+        (_SIGNS[told["verdict"]] or str(told["trainings"])) if told else "–"
+        for told in (arranged.get(arrangement) for arrangement in ARRANGEMENTS)
+    ]
+    return signs[0] if len(set(signs)) == 1 else " ".join(signs)
 
 
 if __name__ == "__main__":
