@@ -370,7 +370,7 @@ def doubled(x):
     ("model", "words"),
     [
         (lambda: _own(Twice(), keras.layers.Dense(2)), "holds Twice, which is no part"),
-        (lambda: _own(keras.layers.Lambda(lambda x: x)), "holds Lambda"),
+        (lambda: _own(keras.layers.Lambda(lambda x: x)), "holds a Lambda layer"),
         (
             lambda: _own(keras.layers.Dense(2, relu)),
             "function 'relu', not Keras's",
