@@ -127,7 +127,7 @@ def test_only_a_command_leaves_packages_out(ours, cli):
     something was left out, it can be imported afterwards."""
     pytest.importorskip("jax")
     code = (
-        f"import sys; from gpuzoo import process; process.ours = {ours}\n"
+        f"import sys; from gpuzoo.runtime import bootstrap; bootstrap.ours = {ours}\n"
         "import gpuzoo; gpuzoo.configure(device='cpu', quiet=True)\n"
         "print(*(n in sys.modules for n in ('sklearn', 'jax', 'matplotlib')))\n"
         "import gc, matplotlib.pyplot; assert gc.isenabled()\n"
