@@ -178,11 +178,11 @@ def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, tmp_path):
         "how = dict(data='digits', model='mine.py:noisy', epochs=2, backend='jax',"
         " quiet=True)\n"
         "runs = [gpuzoo.train('mnist', out=out, **how) for out in 'ab']\n"
-        "print(len({run['weights_sha256'] for run in runs}), verify('b')['verdict'])"
+        "print(len({run['weights_sha256'] for run in runs}), verify('b', trust_code=True)['verdict'])"
     )
     done = cli(program=("-c", script))
     assert done.stdout.strip() == "1 identical", done.stderr + done.stdout
-    assert cli("verify", "a").returncode == 0
+    assert cli("verify", "a", "--trust-code").returncode == 0
     other = cli("train", "mnist", "--data", "digits", "--model", "mine.py:noisy",
                 "--epochs", "2", "--backend", "jax", "--seed", "1", "--out", "c")  # fmt: skip
     assert other.returncode == 0, other.stderr
@@ -192,7 +192,7 @@ def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, tmp_path):
 LOOPED = """
 import sys
 from gpuzoo.cli import main
-from gpuzoo.engine import backend_jax
+from gpuzoo.engine.backends import jax as backend_jax
 backend_jax.JaxBackend.looped = True
 sys.argv = ["gpuzoo", *sys.argv[1:]]
 main()
