@@ -1,10 +1,4 @@
-"""Steps on TensorFlow; on JAX they are in backend_jax.py. Only these two files know one
-backend from another.
-
-A backend offers: arrays on the device, values and gradients of a function over Keras
-variables, and a compiled call that does many steps at once. Tasks and the loop are
-written against these and contain no TensorFlow.
-"""
+"""Steps over TensorFlow's variables; on JAX they are in jax.py."""
 
 import contextlib
 import functools
