@@ -1,4 +1,4 @@
-"""Steps on JAX: what backend.py offers, as pure functions of the variables' values."""
+"""Steps on JAX: what tensorflow.py offers, as pure functions of the variables' values."""
 
 import contextlib
 from collections.abc import Callable
