@@ -29,6 +29,7 @@ data.classes, data.input_shape
 # %%
 import keras
 import matplotlib.pyplot as plt
+import numpy as np
 
 model = gpuzoo.build("audio_cnn", input_shape=data.input_shape, num_classes=8)
 seen = keras.Model(model.input, model.get_layer("level").output)

@@ -1,4 +1,4 @@
-"""Steps on JAX: what tensorflow.py offers, as pure functions of the variables' values."""
+"""Steps on JAX: what tensorflow.py has, as pure functions of the variables."""
 
 import contextlib
 from collections.abc import Callable
