@@ -119,7 +119,7 @@ def test_fresh_draws_for_the_seed_but_what_is_kept(train):
         model.set_weights([one + number + 1 for one in model.get_weights()])
         digests.append(train(model, fresh=True)["weights_sha256"])
     assert digests[0] == digests[1]
-    assert record.read_run(train.folder())["weights"] == "drawn for seed 0"
+    assert record.read_run(train.folder())["weights"] == "drawn for the seed"
     assert train(net(L.Dense(4)), fresh=True, seed=1)["weights_sha256"] != digests[0]
     model = net(L.Dense(4, trainable=False, name="kept"))
     model.get_layer("kept").keeps_weights = True

@@ -65,11 +65,11 @@ class Given:
         """The same, with more to say."""
         return dataclasses.replace(self, findings=(*self.findings, *findings))
 
-    def as_record(self, seed: int) -> dict:
+    def as_record(self) -> dict:
         """The fields of run.json."""
         content = self.content
         return {
-            "weights": f"drawn for seed {seed}" if self.fresh else _AS_GIVEN,
+            "weights": "drawn for the seed" if self.fresh else _AS_GIVEN,
             "initial_weights_sha256": content and hashlib.sha256(content).hexdigest(),
             "compiled": {"optimizer": self.optimizer, "loss": self.loss},
             "findings": list(self.findings),
@@ -288,7 +288,7 @@ def not_used(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
 
 def line(given: Given, recipe: Recipe) -> str:
     """What a run begins with and how it is trained, for its first lines."""
-    begins = f"drawn for seed {recipe.seed}"
+    begins = "drawn for the seed"
     if not given.fresh:
         begins = "as given (fresh=True draws them for the seed)"
     if given.optimizer:

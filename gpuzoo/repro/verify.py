@@ -190,7 +190,7 @@ def _record_again(opened) -> dict:
     fresh = given.fresh or given.content is None  # only a file can be as given
     given = dataclasses.replace(given, fresh=fresh, findings=opened.findings)
     runtime = {**session.runtime.as_record(), "seed": seed}
-    return {"runtime": runtime, **given.as_record(seed)}
+    return {"runtime": runtime, **given.as_record()}
 
 
 def _reasons(runtime: dict) -> dict:

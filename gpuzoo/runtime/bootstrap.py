@@ -4,7 +4,6 @@ import contextlib
 import gc
 import json
 import os
-import pathlib
 import sys
 
 ours = False
@@ -35,12 +34,16 @@ def start(words: list[str] | None) -> None:
 
 def _order_of(words: list[str]) -> str:
     """The PYTHONHASHSEED of a run that is to be done again; 0 by default."""
-    for word in words[1:] if words[:1] != ["train"] else ():
+    if words[:1] in ([], ["train"]):
+        return "0"
+    from gpuzoo.files import read_inside  # after that: a training starts without it
+
+    for word in words[1:]:
         with contextlib.suppress(
             OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError
         ):
-            file = pathlib.Path(word).expanduser() / "run.json"
-            record = json.loads(file.read_text("utf-8"))
+            # A pipe or a device of that name is not waited for
+            record = json.loads(read_inside(os.path.expanduser(word), "run.json"))
             order = str(record["runtime"]["variables"]["PYTHONHASHSEED"])
             if order.isdecimal() and int(order) < 2**32:
                 return order

@@ -86,7 +86,7 @@ def train(
             recipe=recipe.as_record(),
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
-            **(brought.as_record(recipe.seed) if brought else {}),
+            **(brought.as_record() if brought else {}),
         )
         with folder:
             folder.say = lambda text: screen.say(text, "yellow")
@@ -182,7 +182,7 @@ def resume(
         interrupts.end_if_asked()
         step = start.step if start else 0
         try:
-            known = {"recipe", "code", "inputs", *session.given.as_record(0)}
+            known = {"recipe", "code", "inputs", *session.given.as_record()}
             if recorded["runtime"] is None:  # killed before they were
                 folder.clear_trail()
                 known = set()
@@ -332,7 +332,7 @@ def _of_session(session) -> dict:
         "recipe": session.recipe.as_record(),
         "data": session.dataset.as_record(),
         "runtime": session.runtime.as_record(),
-        **session.given.as_record(session.recipe.seed),
+        **session.given.as_record(),
         "code": session.code,
         "inputs": session.inputs,
     }
