@@ -13,8 +13,8 @@ import numpy as np
 
 import gpuzoo
 
-CHANGES = ("shift:3", "flip:1", "rotate:25", "crop:0.6", "cutout:10", "colour:0.6",
-           "mixup:1", "cutmix:1")  # fmt: skip
+CHANGES = ("translate:3", "flip:1", "rotate:25", "random_resized_crop:0.6",
+           "cutout:10", "color_jitter:0.6", "mixup:1", "cutmix:1")  # fmt: skip
 
 
 def main() -> None:

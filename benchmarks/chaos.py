@@ -53,20 +53,20 @@ WORDS = [
 ]  # fmt: skip
 # Task -> recipe and options: small networks on small data, all that moves in them.
 TASKS = {
-    "classify": "mnist --data digits --augment shift:1 --model-options dropout=0.3",
+    "classify": "mnist --data digits --augment translate:1 --model-options dropout=0.3",
     "adversarial": "mnist_gan --data digits --batch-size 256 --epochs 6 "
     "--model-options filters=(4,8) latents=8 penalty=0.1",
     "autoencode": "mnist_vae --data digits --batch-size 256 --epochs 6 "
     "--model-options filters=(4,8) dense=32",
     "classify_audio": "tones --epochs 1 --batch-size 128",
-    "denoise": "mnist_diffusion --data digits --batch-size 256 --epochs 4 "
+    "diffusion": "mnist_diffusion --data digits --batch-size 256 --epochs 4 "
     "--model-options filters=(8,) blocks=1",
     "detect": "digit_detection --data digits --batch-size 256 --epochs 6 "
     "--model-options filters=(4,8,8) depth=1",
     "distill": "distill_mnist --data digits --batch-size 256 --epochs 6 "
-    "--augment shift:1",
+    "--augment translate:1",
     "forecast": "forecast --batch-size 256 --epochs 2 --model-options units=8",
-    "next_frame": "moving_mnist --data digits --batch-size 256 --epochs 4 "
+    "video_prediction": "moving_mnist --data digits --batch-size 256 --epochs 4 "
     "--model-options filters=(4,)",
 }
 # Backend, precision, XLA, and for classification the epochs of 5 steps.

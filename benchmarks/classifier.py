@@ -24,8 +24,9 @@ import time
 import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
-OPTIONS = ["--model", "lenet5", "--epochs", "12", "--augment", "shift:1", "--precision",
-           "float32", "--learning-rate", "0.004", "--label-smoothing", "0"]  # fmt: skip
+OPTIONS = ["--model", "lenet5", "--epochs", "12", "--augment", "translate:1",
+           "--precision", "float32", "--learning-rate", "0.004",
+           "--label-smoothing", "0"]  # fmt: skip
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def main() -> None:
     from gpuzoo.runs.code import code_sha256
     from gpuzoo.runtime.environment import environment
 
-    words = ["--epochs", "2", "--augment", "shift:1", "--precision", "float32"]
+    words = ["--epochs", "2", "--augment", "translate:1", "--precision", "float32"]
     with tempfile.TemporaryDirectory() as folder:
         runs = {}
         for place, (name, options) in enumerate(RUNS.items()):

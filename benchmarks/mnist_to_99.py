@@ -37,7 +37,7 @@ from recipe_figures import kind_of, run_json, spread, write
 from to_npz import to_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
-LONGER = {"epochs": 3, "augment": ("shift:1",)}
+LONGER = {"epochs": 3, "augment": ("translate:1",)}
 SCHEDULES = {  # name -> a recipe, and what is changed of it
     "train_mnist": ("mnist", {}),
     "longer": ("mnist", LONGER),

@@ -160,7 +160,7 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
         epochs=1,
         batch_size=job["batch"],
         learning_rate=1e-3,
-        augment=("shift:1",) if dataset.field == "image" else (),
+        augment=("translate:1",) if dataset.field == "image" else (),
         seed=seed,
     )
     result = loop.run(Program(session_of(recipe, runtime, dataset)))

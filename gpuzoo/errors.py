@@ -76,21 +76,22 @@ _SAME = {
     "mini_batch_size minibatch_size",
     "epochs": "max_epochs n_epochs num_epochs nb_epoch nb_epochs epoch "
     "num_train_epochs max_iter n_iter total_epochs",
-    "minimum_steps": "min_steps",
+    "min_steps": "minimum_steps",
     "epochs, batch_size": "steps_per_epoch max_steps num_steps steps train_steps "
     "total_steps limit_train_batches",
-    "momentum": "beta1 beta_1 betas nesterov mom",
+    "momentum": "nesterov mom",
+    "beta_1": "beta1 betas",
     "beta_2": "beta2",
-    "average": "ema use_ema ema_decay ema_momentum swa model_ema polyak averaging",
+    "ema_decay": "ema use_ema ema_momentum swa model_ema polyak averaging",
     "optimizer": "optim opt solver",
     "schedule": "scheduler lr_scheduler lr_schedule sched learning_rate_schedule "
     "lr_scheduler_type annealing cosine",
-    "warmup": "warmup_steps warmup_epochs warmup_ratio warmup_fraction "
+    "warmup_fraction": "warmup warmup_steps warmup_epochs warmup_ratio "
     "num_warmup_steps pct_start",
     "label_smoothing": "smoothing smooth",
     "augment": "augmentation augmentations transform transforms aug mixup cutmix "
     "random_crop random_flip flip data_augmentation",
-    "views": "tta test_time_augmentation",
+    "tta": "test_time_augmentation",
     "model": "arch architecture net network backbone model_name encoder estimator",
     "model_options": "model_kwargs model_args filters units hidden_size dropout "
     "hidden_layer_sizes width depth",
@@ -113,7 +114,7 @@ _SAME = {
     "checkpoint_every": "save_every save_interval save_steps save_freq ckpt_every",
     "backend": "framework engine",
     "teacher": "teacher_model",
-    "imitation": "distill_alpha",
+    "distill_alpha": "alpha kd_alpha distillation_alpha",
     "temperature": "temp",
     "fast_dev_run": "dry_run smoke_test",
 }

@@ -6,7 +6,7 @@ from gpuzoo import register
 
 
 @register(
-    task="next_frame",
+    task="video_prediction",
     reference="Shi et al., arXiv 1506.04214",
     parameters=62_352,
 )

@@ -94,7 +94,7 @@ def _parts(times):
 
 
 @register(
-    task="denoise",
+    task="diffusion",
     reference="Ho, Jain and Abbeel, arXiv 2006.11239; Nichol and Dhariwal, arXiv "
     "2102.09672; the network after Ronneberger et al., arXiv 1505.04597",
     parameters=440_996,

@@ -21,7 +21,7 @@ import gpuzoo
 
 gpuzoo.configure(seed=0)
 # Smaller data are repeated for so many steps at least; the recipe's own are more.
-recipe = gpuzoo.load_recipe("digit_detection").override(minimum_steps=120)
+recipe = gpuzoo.load_recipe("digit_detection").override(min_steps=120)
 run = gpuzoo.train(recipe, quiet=True)
 {key: run[key] for key in ("data", "test_loss", "test_map50", "train_seconds")}
 

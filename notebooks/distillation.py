@@ -21,18 +21,18 @@ import gpuzoo
 
 gpuzoo.configure(seed=0)
 teacher = gpuzoo.train(
-    "mnist", data="digits", epochs=60, augment=("shift:2",), quiet=True
+    "mnist", data="digits", epochs=60, augment=("translate:2",), quiet=True
 )
 teacher["test_accuracy"]
 
 # %% [markdown]
 # The run is named as the teacher; its digest goes into the record of the student, so
-# that a verification learns from the same one. With `imitation=0` only the labels count.
+# that a verification learns from the same one. With `distill_alpha=0` only the labels count.
 
 # %%
 runs = {
     name: gpuzoo.train(
-        "distill_mnist", data="digits", teacher=teacher["run_dir"], imitation=imitation,
+        "distill_mnist", data="digits", teacher=teacher["run_dir"], distill_alpha=imitation,
         epochs=30, quiet=True,
     )
     for name, imitation in (("labels", 0.0), ("teacher", 0.9))

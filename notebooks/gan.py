@@ -21,7 +21,7 @@ import gpuzoo
 
 gpuzoo.configure(seed=0)
 # Smaller data are repeated for so many steps at least; the recipe's own are more.
-recipe = gpuzoo.load_recipe("mnist_gan").override(minimum_steps=150)
+recipe = gpuzoo.load_recipe("mnist_gan").override(min_steps=150)
 run = gpuzoo.train(recipe, quiet=True)
 {key: run[key] for key in ("data", "test_frechet", "train_seconds", "weights_sha256")}
 

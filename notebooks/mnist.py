@@ -28,7 +28,7 @@ runtime.reasons
 # %%
 import matplotlib.pyplot as plt
 
-data = gpuzoo.load_data("mnist", fallback="digits")
+data = gpuzoo.load_data("mnist", fallback_data="digits")
 figure, grid = plt.subplots(2, 8, figsize=(8, 2.2))
 for axes, image, label in zip(
     grid.flat, data.train["image"], data.train["label"], strict=False

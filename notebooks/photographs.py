@@ -50,7 +50,7 @@ data.classes, data.input_shape, data.count("train"), data.count("test"), data.fi
 # %%
 run = gpuzoo.train(
     "cifar10", data="photographs", image_size=32, model="resnet8", model_options=(),
-    batch_size=32, epochs=3, learning_rate=0.1, augment=("shift:4", "flip", "colour:0.2"),
+    batch_size=32, epochs=3, learning_rate=0.1, augment=("translate:4", "flip", "color_jitter:0.2"),
     quiet=True,
 )  # fmt: skip
 {key: run[key] for key in ("test_accuracy", "train_seconds", "weights_sha256")}

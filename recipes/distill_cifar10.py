@@ -24,19 +24,19 @@ RECIPE = Recipe(
     task="distill",
     model="cnn",
     model_options=("filters=(32,64)", "dense=128"),
-    imitation=0.9,
+    distill_alpha=0.9,
     temperature=4.0,
     data="cifar10",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=6,
-    minimum_steps=300,
+    min_steps=300,
     batch_size=128,
     optimizer="adam",
     learning_rate=0.004,
-    momentum=0.7,
+    beta_1=0.7,
     beta_2=0.9,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
     augment=("flip",),
 )
 

@@ -23,18 +23,18 @@ RECIPE = Recipe(
     model="mlp",
     model_options=("units=(256,)",),
     teacher="lenet5",  # the one that comes with gpuzoo; or the folder of your own run
-    imitation=0.9,
+    distill_alpha=0.9,
     temperature=4.0,
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=8,
-    minimum_steps=900,
+    min_steps=900,
     batch_size=128,
     optimizer="adam",
     learning_rate=0.004,
     beta_2=0.99,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
 )
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ RECIPE = Recipe(
     model="keras/mobilenet_v2",
     model_options=("side=96",),
     data="cifar10",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=5,
     batch_size=32,
     optimizer="adam",
     learning_rate=0.001,
     schedule="cosine",
-    warmup=0.1,
+    warmup_fraction=0.1,
     label_smoothing=0.1,
     augment=("flip",),
 )

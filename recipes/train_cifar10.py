@@ -25,18 +25,18 @@ RECIPE = Recipe(
     model="speednet",
     model_options=("filters=(32,64,64)", "activation=relu"),
     data="cifar10",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=4,
-    minimum_steps=300,  # for smaller data
+    min_steps=300,  # for smaller data
     batch_size=125,
     optimizer="sgd",
     learning_rate=0.3,
     momentum=0.85,
     weight_decay=0.0005,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
     label_smoothing=0.1,
-    augment=("shift:2", "flip"),
+    augment=("translate:2", "flip"),
 )
 
 if __name__ == "__main__":

@@ -22,19 +22,19 @@ RECIPE = Recipe(
     model="speednet",
     model_options=("filters=(24,64,64)", "activation=relu"),
     data="cifar10",
-    fallback="digits",
+    fallback_data="digits",
     epochs=2,
-    minimum_steps=200,  # for smaller data
+    min_steps=200,  # for smaller data
     batch_size=250,
     optimizer="muon",
     learning_rate=0.04,
     momentum=0.85,
     weight_decay=0.0005,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
     label_smoothing=0.1,
     augment=("alternating_flip",),
-    views="moved",
+    tta="flip_translate",
 )
 
 if __name__ == "__main__":

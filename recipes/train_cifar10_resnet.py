@@ -21,18 +21,18 @@ RECIPE = Recipe(
     task="classify",
     model="resnet8",
     data="cifar10",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=5,
-    minimum_steps=300,  # for smaller data
+    min_steps=300,  # for smaller data
     batch_size=128,
     optimizer="sgd",
     learning_rate=0.2,
     momentum=0.9,
     weight_decay=0.0005,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
     label_smoothing=0.1,
-    augment=("shift:3", "flip"),
+    augment=("translate:3", "flip"),
 )
 
 if __name__ == "__main__":

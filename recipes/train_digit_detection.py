@@ -19,15 +19,15 @@ RECIPE = Recipe(
     task="detect",
     model="detector",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=1,
-    minimum_steps=600,
+    min_steps=600,
     batch_size=64,
     optimizer="adam",
     learning_rate=0.003,
     beta_2=0.99,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
 )
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ RECIPE = Recipe(
     model="lstm_forecaster",
     data="mackey_glass",
     epochs=20,
-    minimum_steps=600,  # for smaller data
+    min_steps=600,  # for smaller data
     batch_size=128,
     optimizer="adam",
     learning_rate=0.005,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
 )
 
 if __name__ == "__main__":

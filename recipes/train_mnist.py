@@ -19,16 +19,16 @@ RECIPE = Recipe(
     task="classify",
     model="cnn",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=1,
-    minimum_steps=230,  # about the steps of one MNIST epoch, for smaller data
+    min_steps=230,  # about the steps of one MNIST epoch, for smaller data
     batch_size=256,
     optimizer="adam",
     learning_rate=0.01,  # high, for the few steps there are
-    momentum=0.7,  # beta_1: a short memory, for the same reason
+    beta_1=0.7,  # a short memory, for the same reason
     beta_2=0.9,
     schedule="one_cycle",
-    warmup=0.3,
+    warmup_fraction=0.3,
     label_smoothing=0.1,  # worth 0.2 points of accuracy in one epoch
 )
 

@@ -22,19 +22,19 @@ RECIPE = Recipe(
     model="speednet",
     model_options=("filters=(32,64,64)", "activation=relu", "scale=0.25"),
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=9,
-    minimum_steps=900,
+    min_steps=900,
     batch_size=125,
     optimizer="adam",
     learning_rate=0.008,
-    momentum=0.8,
+    beta_1=0.8,
     beta_2=0.95,
     schedule="one_cycle",
-    warmup=0.2,
+    warmup_fraction=0.2,
     label_smoothing=0.1,
-    average=0.995,
-    augment=("shift:2", "rotate:12"),
+    ema_decay=0.995,
+    augment=("translate:2", "rotate:12"),
 )
 
 if __name__ == "__main__":

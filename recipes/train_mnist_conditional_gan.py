@@ -22,16 +22,16 @@ RECIPE = Recipe(
     task="adversarial",
     model="conditional_gan",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=3,
-    minimum_steps=900,  # for smaller data
+    min_steps=900,  # for smaller data
     batch_size=64,
     optimizer="adam",
     learning_rate=0.003,
-    momentum=0.5,  # the paper's; more of it makes the two swing
+    beta_1=0.5,  # the paper's; more of it makes the two swing
     beta_2=0.99,
     schedule="linear",
-    average=0.995,
+    ema_decay=0.995,
 )
 
 if __name__ == "__main__":

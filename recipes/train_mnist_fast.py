@@ -22,15 +22,15 @@ RECIPE = Recipe(
     model="cnn",
     model_options=("filters=(8,32)", "dense=64"),
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=1,
-    minimum_steps=230,  # about the steps of one MNIST epoch, for smaller data
+    min_steps=230,  # about the steps of one MNIST epoch, for smaller data
     batch_size=256,
     optimizer="muon",
     learning_rate=0.025,
     momentum=0.85,
     schedule="one_cycle",
-    warmup=0.15,
+    warmup_fraction=0.15,
     label_smoothing=0.1,
 )
 

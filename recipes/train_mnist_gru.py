@@ -19,16 +19,16 @@ RECIPE = Recipe(
     task="classify",
     model="gru",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=6,
-    minimum_steps=600,
+    min_steps=600,
     batch_size=128,
     optimizer="adam",
     learning_rate=0.004,
-    momentum=0.9,
+    beta_1=0.9,
     beta_2=0.99,
     schedule="one_cycle",
-    warmup=0.3,
+    warmup_fraction=0.3,
     label_smoothing=0.1,
 )
 

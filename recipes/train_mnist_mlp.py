@@ -19,18 +19,18 @@ RECIPE = Recipe(
     task="classify",
     model="mlp",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=10,
-    minimum_steps=600,
+    min_steps=600,
     batch_size=128,
     optimizer="adam",
     learning_rate=0.003,
-    momentum=0.7,  # beta_1: a short memory, for the few steps there are
+    beta_1=0.7,  # a short memory, for the few steps there are
     beta_2=0.9,
     schedule="one_cycle",
-    warmup=0.3,
+    warmup_fraction=0.3,
     label_smoothing=0.1,
-    augment=("shift:1",),  # worth half a point: a dense layer knows nothing of shifts
+    augment=("translate:1",),  # worth half a point for a dense network
 )
 
 if __name__ == "__main__":

@@ -19,18 +19,18 @@ RECIPE = Recipe(
     task="classify",
     model="tutorial_cnn",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=3,
-    minimum_steps=230,
+    min_steps=230,
     batch_size=256,
     optimizer="adam",
     learning_rate=0.01,
-    momentum=0.7,
+    beta_1=0.7,
     beta_2=0.9,
     schedule="one_cycle",
-    warmup=0.3,
+    warmup_fraction=0.3,
     label_smoothing=0.1,
-    augment=("shift:1",),
+    augment=("translate:1",),
 )
 
 if __name__ == "__main__":

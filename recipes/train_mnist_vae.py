@@ -22,14 +22,14 @@ RECIPE = Recipe(
     task="autoencode",
     model="vae",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=4,
-    minimum_steps=900,  # half the steps of four MNIST epochs, for smaller data
+    min_steps=900,  # half the steps of four MNIST epochs, for smaller data
     batch_size=128,
     optimizer="adam",
     learning_rate=0.003,
     schedule="one_cycle",
-    warmup=0.1,
+    warmup_fraction=0.1,
 )
 
 if __name__ == "__main__":

@@ -22,16 +22,16 @@ RECIPE = Recipe(
     model="wgan_gp",
     model_options=("critic_steps=2",),
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=3,
-    minimum_steps=500,  # for smaller data
+    min_steps=500,  # for smaller data
     batch_size=128,  # two steps of the critic on 64 images each
     optimizer="adam",
     learning_rate=0.001,
-    momentum=0.0,
+    beta_1=0.0,
     beta_2=0.99,
     schedule="linear",
-    average=0.99,
+    ema_decay=0.99,
 )
 
 if __name__ == "__main__":

@@ -17,17 +17,17 @@ from gpuzoo.cli import run_recipe
 
 RECIPE = Recipe(
     name="moving_mnist",
-    task="next_frame",
+    task="video_prediction",
     model="conv_lstm",
     data="mnist",
-    fallback="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # without network and data: the digits of scikit-learn
     epochs=1,
-    minimum_steps=300,  # for smaller data
+    min_steps=300,  # for smaller data
     batch_size=64,
     optimizer="adam",
     learning_rate=0.003,
     schedule="one_cycle",
-    warmup=0.1,
+    warmup_fraction=0.1,
 )
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ RECIPE = Recipe(
     learning_rate=0.004,
     beta_2=0.99,
     schedule="one_cycle",
-    warmup=0.3,
+    warmup_fraction=0.3,
     label_smoothing=0.1,
 )
 

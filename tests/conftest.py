@@ -122,7 +122,7 @@ def npz(tmp_path, arrays):
 
 RECIPE = Recipe(
     name="tiny", model="cnn", data="tiny", batch_size=16, epochs=3, learning_rate=0.01,
-    augment=("shift:1", "flip"), model_options=("dropout=0.2", "dense=16"),
+    augment=("translate:1", "flip"), model_options=("dropout=0.2", "dense=16"),
     log_every=2, digest_every=4,
 )  # fmt: skip
 

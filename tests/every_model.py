@@ -74,7 +74,7 @@ def goal(task: str, model) -> tuple:
 
     count, rng = 4 * STEPS, np.random.default_rng(1)
     given = random_batch(model, count)
-    if task in ("adversarial", "denoise"):  # they have a loss of their own
+    if task in ("adversarial", "diffusion"):  # they have a loss of their own
         return None, (given,)
     if task in ("classify", "classify_audio"):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -84,7 +84,7 @@ def goal(task: str, model) -> tuple:
     if task == "forecast":
         return "mse", (given, rng.random((count, *model.output_shape[1:]), "f4"))
     loss = autoencode.cross_entropy
-    if task == "next_frame":
+    if task == "video_prediction":
         return loss, (given, rng.random((count, *model.output_shape[1:]), "f4"))
     if isinstance(model.output, dict):
         return {"reconstruction": loss}, (given, {"reconstruction": given})
@@ -142,7 +142,7 @@ def examples(name: str, task: str, batch: int):
     if task == "forecast":
         return make_series("tiny", "made up", rng.random(420))
     # Scenes and films are made of images, and larger.
-    made = task in ("detect", "next_frame")
+    made = task in ("detect", "video_prediction")
     size = (8, 8, 1) if made else SIZES.get(name, [(28, 28, 1)])[0]
     counts = {"train": STEPS * batch, "test": batch}
     labels = {split: np.arange(count) % CLASSES for split, count in counts.items()}

@@ -31,7 +31,9 @@ def test_shift_moves_whole_pixels(channels, dtype, runtime):
     images = rng.integers(1, 255, (50, 9, 7, channels)).astype(dtype)
     draws = rng.random((50, 2)).astype("float32")
     tensor = keras.ops.convert_to_tensor(images)
-    shifted = np.array(augment.shift(tensor, keras.ops.convert_to_tensor(draws), 2.0))
+    shifted = np.array(
+        augment.translate(tensor, keras.ops.convert_to_tensor(draws), 2.0)
+    )
     padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)])
     seen = set()
     for i, (across, down) in enumerate((draws * 5).astype(int)):
@@ -52,7 +54,16 @@ def test_flip_mirrors_about_half(runtime):
 
 
 @pytest.mark.parametrize(
-    "text", ["shfit:2", "shift", "shift:0", "shift:1.5", "flip:x", "crop:1", "rotate:0"]
+    "text",
+    [
+        "tranlsate:2",
+        "translate",
+        "translate:0",
+        "translate:1.5",
+        "flip:x",
+        "random_resized_crop:1",
+        "rotate:0",
+    ],
 )
 def test_bad_augmentations_are_refused(text):
     with pytest.raises(gpuzoo.GpuzooError, match="augment"):
@@ -64,8 +75,8 @@ def test_bad_augmentations_are_refused(text):
     ("function", "draws"),
     [
         (augment.rotate, [0.5]),
-        (augment.crop, [1 - 1e-7, 0.3, 0.6]),
-        (augment.colour, [0.5, 0.5, 0.5]),
+        (augment.random_resized_crop, [1 - 1e-7, 0.3, 0.6]),
+        (augment.color_jitter, [0.5, 0.5, 0.5]),
     ],
 )
 def test_a_change_of_nothing(function, draws, dtype):
@@ -97,7 +108,7 @@ def test_crop_enlarges_a_part():
     ramp = np.tile(
         np.linspace(0, 1, 11, dtype="f4")[None, None, :, None], (1, 11, 1, 1)
     )
-    found = changed(augment.crop, ramp, [0.0, 0.0, 1.0], 0.5)[0, 4, :, 0]
+    found = changed(augment.random_resized_crop, ramp, [0.0, 0.0, 1.0], 0.5)[0, 4, :, 0]
     # The right half: from 5.5 pixels on, half a pixel at a time.
     places = np.clip(5.5 + (np.arange(11) + 0.5) / 2 - 0.5, 0, 10)
     assert np.allclose(found, places / 10, atol=1e-6)
@@ -116,11 +127,11 @@ def test_cutout_is_a_square_of_zeros():
 
 def test_colour():
     images = pictures("float32", (4, 5, 5, 3)) / 2
-    brighter = changed(augment.colour, images, [1.0, 0.5, 0.5], 0.5)
+    brighter = changed(augment.color_jitter, images, [1.0, 0.5, 0.5], 0.5)
     assert np.allclose(brighter, images * 1.5, atol=1e-6)
-    grey = changed(augment.colour, images, [0.5, 0.5, 0.0], 1.0)
+    grey = changed(augment.color_jitter, images, [0.5, 0.5, 0.0], 1.0)
     assert np.allclose(grey, images.mean(axis=-1, keepdims=True), atol=1e-6)
-    flat = changed(augment.colour, images, [0.5, 0.0, 0.5], 1.0)
+    flat = changed(augment.color_jitter, images, [0.5, 0.0, 0.5], 1.0)
     assert np.allclose(flat.mean(axis=-1), images.mean(axis=(1, 2, 3))[:, None, None])
 
 
@@ -146,7 +157,14 @@ def test_cutmix_tells_how_much_is_left():
 
 def test_all_of_them_train_and_repeat(dataset, runtime):
     """With XLA as without, the same images to rounding, so about the same weights."""
-    every = ("shift:1", "flip", "rotate:10", "crop:0.8", "cutout:3", "colour:0.2")
+    every = (
+        "translate:1",
+        "flip",
+        "rotate:10",
+        "random_resized_crop:0.8",
+        "cutout:3",
+        "color_jitter:0.2",
+    )
     recipe = RECIPE.override(
         augment=(*every, "cutmix:0.5"), model="mlp", model_options=()
     )

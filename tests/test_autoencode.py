@@ -16,7 +16,7 @@ SMALL = ("filters=(4,8)", "dense=16", "latents=3")
 VAE = RECIPE.override(
     task="autoencode",
     model="vae",
-    augment=("shift:1",),
+    augment=("translate:1",),
     model_options=SMALL,
     epochs=8,
 )

@@ -50,7 +50,7 @@ def test_list_takes_the_best_recipe_of_a_model(cli):
 
 def test_list_filters_the_recipes(cli):
     assert set(cli("list", "--task", "forecast").json["recipes"]) == {"forecast"}
-    assert set(cli("list", "c*", "--task", "next_frame").json["recipes"]) == {
+    assert set(cli("list", "c*", "--task", "video_prediction").json["recipes"]) == {
         "moving_mnist"
     }
     done = cli("list", "mnist_m*")

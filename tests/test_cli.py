@@ -112,7 +112,7 @@ def test_real_mnist_to_99_percent(cli):
 def test_fresh_processes_give_the_same_bits(cli, tmp_path):
     """Whatever is watched and however it is shown; another seed is the control."""
     base = ["train", "mnist", "--data", "digits", "--epochs", "8", "--device", "cpu",
-            "--threads", "2", "--augment", "shift:1",
+            "--threads", "2", "--augment", "translate:1",
             "--model-options", "dropout=0.3"]  # fmt: skip
     plain = cli(*base)
     watched = cli(*base, "--log-every", 7, "--eval-every", 3, "--digest-every", 11,
@@ -162,7 +162,7 @@ SLOW = {
     "gpu": (["--device", "gpu"], "device gpu was asked for, but"),
     "threads": (["--threads", "-1"], r"threads must be in 0\.\.1024: -1"),
     "model shape": (["--model-options", "num_classes=5"], "cannot set num_classes"),
-    "shift": (["--data", "digits", "--augment", "shift:28"], "leaves nothing of images of 28x28"),
+    "translate": (["--data", "digits", "--augment", "translate:28"], "leaves nothing of images of 28x28"),
     "steps": (["--data", "digits", "--epochs", "9999999"], "8000000 is the most"),
     "odd data name": (["--data", "fashion-mnist"], "no dataset named 'fashion-mnist'"),
     "no such home": (["--data-dir", "~nosuch/x"], "no such user's home"),
@@ -170,7 +170,7 @@ SLOW = {
     "model option": (["--model-options", "dens=3"], "no option 'dens'; nearest: dense"),
     "model value": (["--model-options", "dense=x"], "option 'dense'.*'x'"),
     "model syntax": (["--model-options", "dense"], "must look like key=value: 'dense'"),
-    "augment": (["--augment", "shfit:2"], "no change named 'shfit'; nearest: shift"),
+    "augment": (["--augment", "tranlsate:2"], "no change named 'tranlsate'; nearest: translate"),
     "batch": (["--data", "digits", "--batch-size", "5000"], "larger than the 1438"),
     "data file": (["--data", "none.npz"], "data 'none.npz': there is no such file"),
     "data folder": (["--data", "none/"], "there is no such folder"),

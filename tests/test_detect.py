@@ -177,7 +177,7 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path):
     resumed, _ = train(DETECT, dataset, runtime, resume=start)
     assert same(one, resumed) and one.metrics == resumed.metrics
     assert not same(one, train(DETECT.override(seed=1), dataset, runtime)[0])
-    longer = DETECT.override(epochs=60, schedule="one_cycle", warmup=0.2)
+    longer = DETECT.override(epochs=60, schedule="one_cycle", warmup_fraction=0.2)
     many, _ = train(longer, dataset, runtime)
     assert many.metrics["test_map50"] > max(0.6, one.metrics["test_map50"])
     lines = [{"split": e, **row} for e, row in rows if e in ("train", "test")]

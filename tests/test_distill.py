@@ -32,7 +32,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def test_the_loss_is_that_of_the_paper(dataset, runtime, teacher):
-    recipe = DISTILL.override(teacher=teacher, imitation=0.7, temperature=2.0)
+    recipe = DISTILL.override(teacher=teacher, distill_alpha=0.7, temperature=2.0)
     model = gpuzoo.build("mlp", input_shape=(14, 14, 1), num_classes=2, units=(8,))
     task = distill.Task(model=model, optimizers=[None], recipe=recipe, dataset=dataset)
     images = (dataset.train["image"][:6] / 255).astype("f4")
@@ -47,7 +47,7 @@ def test_the_loss_is_that_of_the_paper(dataset, runtime, teacher):
 
 
 def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, teacher):
-    recipe = distill.settle(DISTILL.override(teacher=teacher, imitation=1.0))
+    recipe = distill.settle(DISTILL.override(teacher=teacher, distill_alpha=1.0))
     one, rows = train(recipe, dataset, runtime)
     asked = iter([False, True])
     train(recipe, dataset, runtime, folder=tmp_path / "c", stop=lambda: next(asked))
@@ -65,8 +65,8 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, teacher):
 
 
 def test_without_imitation_no_teacher_is_needed(dataset, runtime):
-    alone = distill.settle(DISTILL.override(imitation=0.0))
-    plain = DISTILL.override(task="classify", imitation=0.9)
+    alone = distill.settle(DISTILL.override(distill_alpha=0.0))
+    plain = DISTILL.override(task="classify", distill_alpha=0.9)
     one, other = (train(recipe, dataset, runtime)[0] for recipe in (alone, plain))
     assert same(one, other) and one.metrics == other.metrics
 
@@ -90,7 +90,7 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):
             train(DISTILL.override(**changes), dataset, runtime)
-    shipped = gpuzoo.load_recipe("distill_mnist").override(minimum_steps=1, epochs=1)
+    shipped = gpuzoo.load_recipe("distill_mnist").override(min_steps=1, epochs=1)
     words = "lenet5: reads handwritten digits, and fewer .* of snow; name the folder"
     with pytest.raises(gpuzoo.GpuzooError, match=words):
         train(shipped.override(batch_size=50), unreadable(), runtime)

@@ -15,7 +15,7 @@ from gpuzoo.tasks import frechet
 from gpuzoo.training.build import build_model
 
 GAN = RECIPE.override(
-    task="adversarial", model="gan", augment=(), epochs=4, momentum=0.5,
+    task="adversarial", model="gan", augment=(), epochs=4, beta_1=0.5,
     model_options=("filters=(4,8)", "latents=5"),
 )  # fmt: skip
 HELD = GAN.override(
@@ -26,7 +26,7 @@ WASSERSTEIN = GAN.override(
     model="wgan_gp", model_options=GAN.model_options, batch_size=20
 )
 DIFFUSION = GAN.override(
-    task="denoise", model="diffusion", model_options=("filters=(8,)", "blocks=1")
+    task="diffusion", model="diffusion", model_options=("filters=(8,)", "blocks=1")
 )
 RECIPES = [GAN, HELD, WASSERSTEIN, DIFFUSION]
 
@@ -283,7 +283,7 @@ def test_what_is_drawn_comes_nearer_to_the_digits(name, digits, runtime):
         model_options=("filters=(8,16)",),
         epochs=4,
         batch_size=60,
-        average=0.9,
+        ema_decay=0.9,
     )
     _, rows = train(recipe, digits, runtime)
     told = [row["frechet"] for event, row in rows if event == "test"]

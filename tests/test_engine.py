@@ -130,14 +130,20 @@ def test_recurrent_weights_are_drawn_too(runtime):
 
 
 def test_learning_rates():
-    recipe = RECIPE.override(learning_rate=1.0, schedule="one_cycle", warmup=0.25)
+    recipe = RECIPE.override(
+        learning_rate=1.0, schedule="one_cycle", warmup_fraction=0.25
+    )
     rates = optim.learning_rates(recipe, 400)
     assert rates.shape == (400,) and rates.dtype == np.float32
     assert rates[0] == np.float32(1 / 25) and rates.max() == rates[100] == 1
     assert (np.diff(rates[:101]) > 0).all() and (np.diff(rates[100:]) < 0).all()
-    constant = optim.learning_rates(recipe.override(schedule="constant", warmup=0.0), 9)
+    constant = optim.learning_rates(
+        recipe.override(schedule="constant", warmup_fraction=0.0), 9
+    )
     assert (constant == 1).all()
-    linear = optim.learning_rates(recipe.override(schedule="linear", warmup=0.0), 4)
+    linear = optim.learning_rates(
+        recipe.override(schedule="linear", warmup_fraction=0.0), 4
+    )
     assert linear.tolist() == [1, 0.75, 0.5, 0.25]
     moved_thrice = optim.Table(linear, moves=3)
     rates = [float(moved_thrice(step)) for step in range(13)]
@@ -265,9 +271,9 @@ def test_stopping_early_gives_a_whole_result(dataset, runtime):
 
 
 def test_a_small_dataset_is_repeated(dataset, runtime):
-    longer = plan.make_plan(dataclasses.replace(RECIPE, minimum_steps=23), 80, 0)
+    longer = plan.make_plan(dataclasses.replace(RECIPE, min_steps=23), 80, 0)
     assert (longer.steps_per_epoch, longer.epochs) == (5, 5)
-    assert RECIPE.override(minimum_steps=23).override(epochs=2).minimum_steps == 0
+    assert RECIPE.override(min_steps=23).override(epochs=2).minimum_steps == 0
 
 
 def test_another_model_comes_as_it_is():
@@ -286,7 +292,7 @@ def test_batch_larger_than_the_data(dataset, runtime):
 def test_averaged_weights_are_the_average(precision, dataset, runtime, tmp_path):
     """Of the weights after every step; the training itself does not see it."""
     recipe = RECIPE.override(epochs=1, log_every=1, digest_every=1, optimizer="sgd")
-    averaged = recipe.override(average=0.7)
+    averaged = recipe.override(ema_decay=0.7)
     keras.config.set_dtype_policy(precision)
     try:
         found, rows = train(averaged, dataset, runtime)

@@ -64,7 +64,7 @@ def test_what_does_not_fit_is_streamed(dataset, runtime, calls, monkeypatch):
 
 def test_streamed_on_jax(cli):
     words = ["train", "mnist", "--data", "digits", "--epochs", "2", "--backend", "jax",
-             "--precision", "float32", "--augment", "shift:2", "--quiet"]  # fmt: skip
+             "--precision", "float32", "--augment", "translate:2", "--quiet"]  # fmt: skip
     done = [cli(*words, "--stream", stream) for stream in ("off", "on")]
     assert [one.returncode for one in done] == [0, 0], done[1].stderr
     assert done[0].json["weights_sha256"] == done[1].json["weights_sha256"]

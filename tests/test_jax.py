@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("jax") is None, reason="JAX is not installed"
 )
 BASE = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
-        "--augment", "shift:1", "--model-options", "dropout=0.3", "--average", "0.9"]  # fmt: skip
+        "--augment", "translate:1", "--model-options", "dropout=0.3", "--ema-decay", "0.9"]  # fmt: skip
 MODELS = {"float32": "cnn", "mixed_float16": "mlp"}
 
 
@@ -71,7 +71,7 @@ def test_both_backends_start_from_the_same_bits_and_see_the_same_examples(
         done = cli(
             "train", "mnist", "--data", "digits", "--epochs", "1", "--log-every", "1",
             "--backend", backend, "--precision", "float32", "--learning-rate", "1e-30",
-            "--optimizer", "sgd", "--augment", "shift:2", "--batch-size", "64",
+            "--optimizer", "sgd", "--augment", "translate:2", "--batch-size", "64",
             "--device", "cpu", "--out", backend,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

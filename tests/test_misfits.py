@@ -275,7 +275,9 @@ def fitting(task, inputs):
         return layers.Dense(2 if task == "classify" else 16)(layers.Flatten()(inputs))
     if task == "detect":
         return layers.Conv2D(6, 1, 4)(inputs)
-    return layers.Activation("tanh")(inputs[:, -1] if task == "next_frame" else inputs)
+    return layers.Activation("tanh")(
+        inputs[:, -1] if task == "video_prediction" else inputs
+    )
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def fitting(task, inputs):
         ("autoencode", (14, 14, 1)),
         ("forecast", (64, 1)),
         ("detect", (32, 32, 1)),
-        ("next_frame", (8, 24, 24, 1)),
+        ("video_prediction", (8, 24, 24, 1)),
     ],
 )
 def test_models_of_other_inputs_and_outputs_are_refused(task, shape, dataset, runtime):

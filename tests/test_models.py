@@ -17,7 +17,10 @@ MODELS = gpuzoo.list_models()
 CLASSIFIERS = gpuzoo.list_models(task="classify")
 AUTOENCODERS = gpuzoo.list_models(task="autoencode")
 # They hold functional models and draw with them.
-DRAWING = [*gpuzoo.list_models(task="adversarial"), *gpuzoo.list_models(task="denoise")]
+DRAWING = [
+    *gpuzoo.list_models(task="adversarial"),
+    *gpuzoo.list_models(task="diffusion"),
+]
 # The first one of a model is for all tests that need one size only.
 SIZES = {
     "mlp": [(28, 28, 1), (4, 4, 1), (32, 32, 3)],

@@ -67,7 +67,7 @@ def own_finder(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
     cells = layers.Conv2D(num_classes + 4, 4, 4, name="cells")(inputs)
     return keras.Model(inputs, cells)
 
-@register(task="next_frame", reference="here")
+@register(task="video_prediction", reference="here")
 def own_film(*, input_shape: Shape = (2, 8, 8, 1)):
     """The next frame, of the last."""
     inputs = keras.Input(input_shape)
@@ -83,7 +83,7 @@ def own_rivals(*, input_shape: Shape = (8, 8, 1)):
     score = layers.Dense(1, name="score")(layers.Flatten()(image))
     return Adversaries(generator, keras.Model(image, score), 1, 0.1, name="rivals")
 
-@register(task="denoise", reference="here")
+@register(task="diffusion", reference="here")
 def own_cleaner(*, input_shape: Shape = (8, 8, 1)):
     """Takes noise out."""
     image, time = keras.Input(input_shape, name="image"), keras.Input((1,), name="time")

@@ -35,7 +35,7 @@ def test_a_typo_in_an_option_is_a_type_error(name):
     ("word", "field"),
     [("lr", "learning_rate"), ("wd", "weight_decay"), ("bs", "batch_size"),
      ("max-epochs", "epochs"), ("steps_per_epoch", "epochs, batch_size"),
-     ("random_state", "seed"), ("beta1", "momentum"), ("ema", "average"),
+     ("random_state", "seed"), ("beta1", "beta_1"), ("ema", "ema_decay"),
      ("arch", "model"), ("dataset", "data"), ("optim", "optimizer"), ("amp", "precision"),
      ("jit_compile", "xla"), ("deterministic", "level"), ("n_jobs", "threads"),
      ("save_dir", "out"), ("verbose", "quiet"), ("gpus", "device")],

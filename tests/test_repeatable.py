@@ -23,7 +23,7 @@ MODES = {
 }
 RECIPE = Recipe(
     name="tiny", model="convmixer", model_options=("width=16", "depth=1"), data="tiny",
-    batch_size=16, epochs=2, learning_rate=0.01, augment=("shift:1",), digest_every=4,
+    batch_size=16, epochs=2, learning_rate=0.01, augment=("translate:1",), digest_every=4,
     checkpoint_every=3,
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ from gpuzoo.training.interrupts import Interrupts
 
 WORDS = [
     "train", "mnist", "--data", "digits", "--device", "cpu",
-    "--threads", "2", "--augment", "shift:1", "--model-options", "dropout=0.3",
+    "--threads", "2", "--augment", "translate:1", "--model-options", "dropout=0.3",
     "--checkpoint-every", "20", "--quiet",
 ]  # fmt: skip
 HALF = ".gpuzoo-tmp-0123456789abcdef"  # what a killed process was writing

@@ -15,12 +15,12 @@ from gpuzoo.tasks.classify import Task
 
 pytestmark = pytest.mark.usefixtures("runtime")
 FAST = RECIPE.override(
-    optimizer="muon", augment=("shift:1", "alternating_flip"), views="moved"
+    optimizer="muon", augment=("translate:1", "alternating_flip"), tta="flip_translate"
 )
 
 
 def test_each_image_is_mirrored_in_every_other_epoch():
-    texts = ("alternating_flip", "shift:1")
+    texts = ("alternating_flip", "translate:1")
     assert augment.alternating(texts) == [-3]
     plan = make_plan(RECIPE.override(augment=texts, epochs=4), 80, 3)
     images = np.arange(80, dtype=np.float32).reshape(80, 1, 1, 1) / 100
@@ -72,14 +72,14 @@ def test_muon_turns_kernels_and_leaves_the_rest_to_adam(runtime):
         assert np.allclose(keras.ops.convert_to_numpy(variable), value, atol=1e-7)
 
 
-@pytest.mark.parametrize(("views", "count"), [("mirrored", 2), ("moved", 6)])
-def test_views_are_averaged(views, count, dataset, runtime):
+@pytest.mark.parametrize(("views", "count"), [("flip", 2), ("flip_translate", 6)])
+def test_tta_averages_the_logits(views, count, dataset, runtime):
     model = gpuzoo.build("mlp", input_shape=(14, 14, 1), num_classes=2, units=(8,))
     found = {}
-    for kind in ("one", views):
+    for kind in ("none", views):
         task = Task(
             model=model, optimizers=[None], dataset=dataset,
-            recipe=RECIPE.override(views=kind),
+            recipe=RECIPE.override(tta=kind),
         )  # fmt: skip
         found[kind] = task
     images = dataset.test["image"][:5].astype("f4") / 255
@@ -97,7 +97,7 @@ def test_views_are_averaged(views, count, dataset, runtime):
     outputs = found[views].evaluate(batch)
     assert np.allclose(outputs["confidence"], told.max(axis=1), atol=1e-5)
     assert np.array_equal(outputs["predicted"], logits.argmax(axis=1))
-    one = found["one"].evaluate(batch)["confidence"]
+    one = found["none"].evaluate(batch)["confidence"]
     assert not np.allclose(one, outputs["confidence"], atol=1e-6)
 
 
@@ -109,14 +109,14 @@ def test_a_run_repeats_and_resumes(dataset, runtime, tmp_path):
     assert 0 < start.step < one.steps
     resumed, _ = train(FAST, dataset, runtime, resume=start)
     assert same(one, resumed) and one.metrics == resumed.metrics
-    other, _ = train(FAST.override(augment=("shift:1", "flip")), dataset, runtime)
+    other, _ = train(FAST.override(augment=("translate:1", "flip")), dataset, runtime)
     assert not same(one, other)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_on_jax(precision, cli):
     words = ["train", "mnist", "--data", "digits", "--epochs", "2", "--backend", "jax",
-             "--optimizer", "muon", "--learning-rate", "0.01", "--views", "mirrored",
+             "--optimizer", "muon", "--learning-rate", "0.01", "--tta", "flip",
              "--augment", "alternating_flip", "--model", "mlp", "--quiet",
              "--precision", precision]  # fmt: skip
     first, second = cli(*words), cli(*words, "--log-every", "3")
@@ -125,8 +125,8 @@ def test_on_jax(precision, cli):
     assert first.json["test_accuracy"] > 0.8
 
 
-def test_views_are_for_images_with_classes(cli):
-    done = cli("train", "tones", "--views", "mirrored")
-    assert done.returncode == 2 and "views is for classifying images" in done.stderr
+def test_tta_is_for_images_with_classes(cli):
+    done = cli("train", "tones", "--tta", "flip")
+    assert done.returncode == 2 and "tta is for classifying images" in done.stderr
     with pytest.raises(GpuzooError, match=r"alternating_flip needs 0\.5"):
         augment.parse(("alternating_flip:0.3",))

@@ -1,7 +1,7 @@
 """Scenes and films of images in PyTorch, for torch_steps.py.
 
-What gpuzoo/tasks/scenes.py and gpuzoo/tasks/next_frame.py make inside of a step, by
-products of matrices along each side, and the loss of gpuzoo/tasks/detect.py.
+What gpuzoo/tasks/scenes.py and gpuzoo/tasks/video_prediction.py make inside of a step,
+by products of matrices along each side, and the loss of gpuzoo/tasks/detect.py.
 """
 
 import torch

@@ -168,7 +168,7 @@ def _long(seconds: float) -> str:
 
 
 def _say_data(recipe: Recipe, data: dict, note) -> None:
-    if recipe.fallback and data["name"] == recipe.fallback:
+    if recipe.fallback_data and data["name"] == recipe.fallback_data:
         note(f"{recipe.data} is not available here: timing on {data['name']}.")
 
 

@@ -9,8 +9,8 @@ from gpuzoo.errors import GpuzooError
 
 # Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
 TASKS = (
-    "adversarial", "autoencode", "classify", "classify_audio", "denoise", "detect",
-    "forecast", "next_frame",
+    "adversarial", "autoencode", "classify", "classify_audio", "diffusion", "detect",
+    "forecast", "video_prediction",
 )  # fmt: skip
 
 

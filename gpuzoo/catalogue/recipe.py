@@ -20,17 +20,18 @@ from gpuzoo.errors import GpuzooError, nearest
 # of their type.
 _RULES = {
     "epochs": ("at least 1", lambda v: v >= 1),
-    "minimum_steps": ("0 or more", lambda v: v >= 0),
+    "min_steps": ("0 or more", lambda v: v >= 0),
     "batch_size": ("at least 1", lambda v: v >= 1),
     "learning_rate": ("a positive number", lambda v: 0 < v < math.inf),
     "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "beta_1": ("in [0, 1)", lambda v: 0 <= v < 1),
     "beta_2": ("in [0, 1)", lambda v: 0 <= v < 1),
     "weight_decay": ("0 or more", lambda v: 0 <= v < math.inf),
-    "average": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "imitation": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "ema_decay": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "distill_alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "temperature": ("a positive number", lambda v: 0 < v < math.inf),
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
-    "warmup": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "warmup_fraction": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
     "audio_seconds": ("in 0..30", lambda v: 0 <= v <= 30),
     "name": (
@@ -44,6 +45,10 @@ _RULES = {
     "digest_every": ("at least 1", lambda v: v >= 1),
 }
 
+# Fields that not every optimizer uses -> those that do.
+_ADAMS = ("adam", "adamw", "muon")
+_USED_BY = {"momentum": ("sgd", "muon"), "beta_1": _ADAMS, "beta_2": _ADAMS}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -52,8 +57,8 @@ class Recipe:
     name: str
     """Name of the recipe; the run folder is called after it."""
     task: Literal[
-        "adversarial", "autoencode", "classify", "classify_audio", "denoise",
-        "detect", "distill", "forecast", "next_frame",
+        "adversarial", "autoencode", "classify", "classify_audio", "diffusion",
+        "detect", "distill", "forecast", "video_prediction",
     ] = "classify"  # fmt: skip
     """What is learned; one file in gpuzoo/tasks/."""
 
@@ -68,7 +73,7 @@ class Recipe:
     MNIST that comes with gpuzoo."""
     teacher_sha256: str = ""
     """Digest that the teacher's weights must have; empty: it is found and recorded."""
-    imitation: float = 0.9
+    distill_alpha: float = 0.9
     """Part of the loss of the task distill that compares with the teacher."""
     temperature: float = 3.0
     """What the logits are divided by for that."""
@@ -78,7 +83,7 @@ class Recipe:
     .csv file, or a folder with one sub-folder of images or .wav files per class."""
     data_dir: str | None = None
     """A prepared TFDS folder to read the dataset from; nothing is downloaded then."""
-    fallback: str = ""
+    fallback_data: str = ""
     """Dataset to train on when `data` is not to be had and was not named by you."""
     image_size: int = 0
     """Side in pixels that images of a folder are resized to; 0: all must agree."""
@@ -91,19 +96,21 @@ class Recipe:
 
     epochs: int = 1
     """Passes over the training examples."""
-    minimum_steps: int = 0
+    min_steps: int = 0
     """A small dataset is repeated until at least so many steps are done; naming
     --epochs switches this off."""
     batch_size: int = 128
     """Examples per step; an epoch leaves out the last, incomplete batch."""
 
     optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
-    """The rule that moves the weights; sgd is with Nesterov momentum, muon moves all
-    but kernels, and the last of these, by adam."""
+    """Optimizer; sgd has Nesterov momentum; muon uses adam for all but the kernels,
+    and for the last kernel."""
     learning_rate: float = 1e-3
     """The highest learning rate that the schedule reaches."""
     momentum: float = 0.9
-    """Momentum of sgd and muon, beta_1 of adam."""
+    """Of sgd and muon."""
+    beta_1: float = 0.9
+    """Decay of adam's first moment."""
     beta_2: float = 0.999
     """Decay of adam's second moment."""
     weight_decay: float = 0.0
@@ -111,19 +118,19 @@ class Recipe:
     schedule: Literal["constant", "cosine", "linear", "one_cycle"] = "constant"
     """Learning rate over the steps, after the warm-up: constant, or falling to 0;
     one_cycle warms up along a cosine, the others along a line."""
-    warmup: float = 0.0
+    warmup_fraction: float = 0.0
     """Fraction of all steps in which the learning rate rises to its highest."""
-    average: float = 0.0
+    ema_decay: float = 0.0
     """Decay per step of a running average of the weights, which is then what is
     evaluated and kept; 0: none."""
     label_smoothing: float = 0.0
     """Part of the target spread evenly over all classes."""
     augment: tuple[str, ...] = ()
-    """Random changes of the training images, as name:amount, e.g. shift:2 flip."""
+    """Random changes of the training images, as name:amount, e.g. translate:2 flip."""
 
-    views: Literal["one", "mirrored", "moved"] = "one"
-    """What an evaluation looks at to classify: each image, its mirror image too, or
-    these two and both moved by a pixel; their logits are averaged."""
+    tta: Literal["none", "flip", "flip_translate"] = "none"
+    """Test-time augmentation of a classifier: the logits of each image are averaged
+    with those of its mirror image, or of these two and both translated by a pixel."""
 
     seed: int = 0
     """Everything random is a function of it; two runs with one seed are equal."""
@@ -160,21 +167,32 @@ class Recipe:
                 raise GpuzooError(
                     f"{field.name} of recipe {self.name!r} must be {rule}: {value!r}"
                 )
+            users = _USED_BY.get(field.name, (self.optimizer,))
+            if self.optimizer not in users and value != field.default:
+                raise GpuzooError(
+                    f"{field.name} of recipe {self.name!r} is for {', '.join(users)}; "
+                    f"{self.optimizer} does not use it: leave it at {field.default}"
+                )
 
     def override(self, **changes) -> "Recipe":
         """A copy with other values. Naming `data` means that data and no other,
         naming `epochs` that many and naming another `model` that one as it is: they
-        clear `fallback`, `minimum_steps` and `model_options`."""
+        clear `fallback_data`, `min_steps` and `model_options`. Another `optimizer`
+        resets what it does not use."""
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
                 raise GpuzooError(f"a recipe has no {key!r}; {nearest(key, known)}")
         if "data" in changes or "data_dir" in changes:
-            changes.setdefault("fallback", "")
+            changes.setdefault("fallback_data", "")
         if "epochs" in changes:
-            changes.setdefault("minimum_steps", 0)
+            changes.setdefault("min_steps", 0)
         if changes.get("model", self.model) != self.model:
             changes.setdefault("model_options", ())
+        optimizer = changes.get("optimizer", self.optimizer)
+        for field in dataclasses.fields(self):
+            if optimizer not in _USED_BY.get(field.name, (optimizer,)):
+                changes.setdefault(field.name, field.default)
         return dataclasses.replace(self, **changes)
 
     def as_record(self) -> dict:

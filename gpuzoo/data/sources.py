@@ -10,7 +10,7 @@ import numpy as np
 from gpuzoo.data import arrays, audio, folders, images, series
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.synthetic import digits, mackey_glass, tones
-from gpuzoo.data.tfds import NotToBeHad, from_tfds
+from gpuzoo.data.tfds import DatasetUnavailable, from_tfds
 from gpuzoo.data.validate import (
     clean_images,
     hold_out,
@@ -26,7 +26,7 @@ def load_data(
     name: str,
     *,
     data_dir: str | None = None,
-    fallback: str = "",
+    fallback_data: str = "",
     image_size: int = 0,
     audio_seconds: float = 0.0,
     fingerprint: str | None = None,
@@ -41,7 +41,7 @@ def load_data(
             test/ or val/); computed sounds, `tones`; to forecast `mackey_glass` or a
             .csv file.
         data_dir: a prepared TFDS folder; nothing is downloaded then.
-        fallback: name of the dataset to load when `name` is not to be had.
+        fallback_data: name of the dataset to load when `name` is not to be had.
         image_size: side in pixels that the images of a folder are resized to; 0: as
             they are.
         audio_seconds: length that the sounds of a folder are cut or filled up to; 0:
@@ -70,7 +70,7 @@ def load_data(
             "two out"
         )
     if not made and not own_file:
-        by_name = fallback or data_dir is not None
+        by_name = fallback_data or data_dir is not None
         if like_a_path or (not by_name and folders.is_folder(path)):
             return _from_folder(path, image_size, audio_seconds, note)
     _refuse_sizes(f"data {name!r}", image_size, audio_seconds)
@@ -86,11 +86,11 @@ def load_data(
         return _from_npz(path, note)
     try:
         return from_tfds(name, data_dir, note, fingerprint)
-    except NotToBeHad as reason:
-        if not fallback:
+    except DatasetUnavailable as reason:
+        if not fallback_data:
             raise
-        note(f"{reason}. Training on {fallback} instead.")
-        return load_data(fallback, note=note)
+        note(f"{reason}. Training on {fallback_data} instead.")
+        return load_data(fallback_data, note=note)
 
 
 # --- the user's own files -----------------------------------------------------------

@@ -22,7 +22,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
 
-class NotToBeHad(GpuzooError):
+class DatasetUnavailable(GpuzooError):
     """The dataset is neither on this machine nor can it be downloaded."""
 
 
@@ -106,7 +106,7 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
     """Read a prepared folder, or what TFDS has downloaded or downloads now."""
     for package in ("tensorflow", "tensorflow_datasets"):
         if importlib.util.find_spec(package) is None:
-            raise NotToBeHad(
+            raise DatasetUnavailable(
                 f"data {name!r} is read with {package}, which is not installed; run: "
                 "pip install tensorflow tensorflow-datasets, or use a .npz file"
             )
@@ -125,7 +125,7 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
         except Exception as error:  # of a name, or of damaged metadata: many kinds
             if prepared:
                 raise _unreadable(name, error) from error
-            raise NotToBeHad(
+            raise DatasetUnavailable(
                 f"no dataset named {name!r}: it is not a name that TFDS knows; a file "
                 "of your own is named by its path (data.npz, or folder/)"
             ) from None
@@ -140,7 +140,7 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
             raise
         except Exception as error:
             if isinstance(error, OSError) and not prepared:
-                raise NotToBeHad(
+                raise DatasetUnavailable(
                     f"data {name!r} cannot be downloaded: {_first_line(error)}"
                 ) from None
             raise _unreadable(name, error) from error
@@ -196,7 +196,7 @@ def _check_network(name: str) -> None:
         pass  # an answer, whatever it says
     except (OSError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", error)
-        raise NotToBeHad(
+        raise DatasetUnavailable(
             f"data {name!r} is not on this machine and there is no network to download "
             f"it ({reason}); name a prepared TFDS folder with --data-dir, or a file of "
             "your own with --data"

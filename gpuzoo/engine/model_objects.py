@@ -26,8 +26,8 @@ FILE = "initial_weights.safetensors"
 _AS_GIVEN = "as given"
 # Fields of a recipe that a compiled optimizer stands in for.
 _OPTIMIZER_FIELDS = (
-    "learning_rate", "momentum", "beta_2", "weight_decay", "schedule", "warmup",
-    "average",
+    "learning_rate", "momentum", "beta_1", "beta_2", "weight_decay",
+    "schedule", "warmup_fraction", "ema_decay",
 )  # fmt: skip
 # The metrics of Keras that a task measures: names without _ and capitals.
 _ACCURACY = {"sparsecategoricalaccuracy", "categoricalaccuracy"}
@@ -41,9 +41,10 @@ all others 0.5 does, as labels are 0 and 1."""
 _LOSSES = {
     "adversarial": "the rivals' own", "autoencode": "reconstruction",
     "classify": "cross-entropy", "classify_audio": "cross-entropy",
-    "denoise": "squared error of the noise", "detect": "detection",
+    "diffusion": "squared error of the noise", "detect": "detection",
     "distill": "cross-entropy and divergence from the teacher",
-    "forecast": "mean squared error", "next_frame": "prediction of the next frame",
+    "forecast": "mean squared error",
+    "video_prediction": "prediction of the next frame",
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
     way of compiling sees the same bits. The rise ends at `learning_rate` after
     `warmup * steps` steps; the fall reaches 0 one step after the last.
     """
-    rising = int(recipe.warmup * steps)
+    rising = int(recipe.warmup_fraction * steps)
     up = np.arange(rising) / max(rising, 1)
     down = np.arange(steps - rising) / max(steps - rising, 1)
     fall = {
@@ -68,21 +68,21 @@ def build_optimizer(
         return _scaled(_compiled(compiled, backend))
     schedule = Table(learning_rates(recipe, steps), moves)
     common = {"weight_decay": recipe.weight_decay or None}
-    if recipe.average:
-        common |= {"use_ema": True, "ema_momentum": recipe.average}
+    if recipe.ema_decay:
+        common |= {"use_ema": True, "ema_momentum": recipe.ema_decay}
     if recipe.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(
             schedule, recipe.momentum, nesterov=True, **common
         )
     elif recipe.optimizer == "muon":
         optimizer = Muon(
-            schedule, adam_beta_2=recipe.beta_2, epsilon=1e-8,
-            momentum=recipe.momentum, adam_weight_decay=common["weight_decay"],
-            **common,
+            schedule, momentum=recipe.momentum, epsilon=1e-8,
+            adam_beta_1=recipe.beta_1, adam_beta_2=recipe.beta_2,
+            adam_weight_decay=common["weight_decay"], **common,
         )  # fmt: skip
     else:
         optimizer = _fused_adam(backend)(
-            schedule, recipe.momentum, recipe.beta_2, epsilon=1e-8, **common
+            schedule, recipe.beta_1, recipe.beta_2, epsilon=1e-8, **common
         )
     return _scaled(optimizer)
 

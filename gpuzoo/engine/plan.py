@@ -76,7 +76,7 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
             f"examples; use --batch-size {min(32, examples)}"
         )
     per_epoch = examples // recipe.batch_size
-    epochs = max(recipe.epochs, math.ceil(recipe.minimum_steps / per_epoch))
+    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / per_epoch))
     if fast:
         per_epoch, epochs = min(per_epoch, 2), 1
     if per_epoch * epochs > MOST_STEPS:

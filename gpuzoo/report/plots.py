@@ -355,11 +355,11 @@ def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
 _KINDS = {
     "adversarial": (samples,),
     "autoencode": (reconstructions, samples),
-    "denoise": (samples,),
+    "diffusion": (samples,),
     "detect": (detections,),
     "distill": (confusion, mistakes),
     "forecast": (forecasts,),
-    "next_frame": (frames,),
+    "video_prediction": (frames,),
     "classify": (confusion, mistakes),
     "classify_audio": (confusion,),
 }

@@ -102,7 +102,7 @@ def diff(
 
 def _same_rows(one: dict, other: dict) -> bool:
     """Whether two runs write rows of the same steps, and the same figures in them."""
-    names = ("log_every", "eval_every", "digest_every", "views", "task")
+    names = ("log_every", "eval_every", "digest_every", "tta", "task")
     return all(one["recipe"].get(name) == other["recipe"].get(name) for name in names)
 
 

@@ -72,10 +72,12 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
 def recipe_of(record: dict) -> Recipe:
     """The recipe of a run, as it was carried out: its data are named."""
     recipe = _made(Recipe, record, "recipe")
-    if recipe.fallback and record["data"]:
-        if record["data"]["name"] == recipe.fallback:
-            return dataclasses.replace(recipe, data=recipe.fallback, fallback="")
-        return dataclasses.replace(recipe, fallback="")
+    if recipe.fallback_data and record["data"]:
+        if record["data"]["name"] == recipe.fallback_data:
+            return dataclasses.replace(
+                recipe, data=recipe.fallback_data, fallback_data=""
+            )
+        return dataclasses.replace(recipe, fallback_data="")
     return recipe
 
 

@@ -16,9 +16,9 @@ def check(recipe) -> None:
     from gpuzoo.tasks import augment
 
     changes = augment.parse(recipe.augment)
-    if recipe.views != "one" and recipe.task not in ("classify", "distill"):
+    if recipe.tta != "none" and recipe.task not in ("classify", "distill"):
         raise GpuzooError(
-            f"views is for classifying images; leave it at one for {recipe.task}"
+            f"tta is for classifying images; leave it at none for {recipe.task}"
         )
     if recipe.teacher and recipe.task != "distill":
         raise GpuzooError(f"teacher is for the task distill; {recipe.task} has none")

@@ -44,7 +44,7 @@ def bytes_of(images):
     return keras.ops.cast(keras.ops.round(255 * images), "uint8")
 
 
-def shift(images, draws, amount: float):
+def translate(images, draws, amount: float):
     """Move each image by up to `amount` whole pixels along both axes; zeros move in."""
     size = int(amount)
     batch, height, width, channels = images.shape
@@ -85,7 +85,7 @@ def rotate(images, draws, amount: float):
     return sampled(images, rows, sin * down + cos * right + (width - 1) / 2)
 
 
-def crop(images, draws, amount: float):
+def random_resized_crop(images, draws, amount: float):
     """Enlarge a part of each image, with at least `amount` of its sides."""
     part = amount + (1 - amount) * draws[:, 0, None]
     places = []
@@ -106,7 +106,7 @@ def cutout(images, draws, amount: float):
     return keras.ops.where(_square(images, draws, amount), 0, images)
 
 
-def colour(images, draws, amount: float):
+def color_jitter(images, draws, amount: float):
     """Change brightness, contrast and saturation of each by up to `amount` of them."""
     values, factors = pixels(images), 1 + amount * (2 * draws - 1)
     light, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
@@ -195,26 +195,31 @@ def _whole(images) -> bool:
 
 # name -> (function, draws per image, default amount, rule, test of the amount)
 _KNOWN = {
-    "shift": (
-        shift, 2, None, "a whole number of pixels, 1 or more",
+    "translate": (
+        translate, 2, None, "a whole number of pixels, 1 or more",
         lambda amount: amount >= 1 and amount == int(amount),
     ),
     "flip": (flip, 1, 0.5, "a probability", lambda amount: 0 < amount <= 1),
     "alternating_flip": (alternating_flip, 1, 0.5, "0.5", lambda amount: amount == 0.5),
     "rotate": (rotate, 1, None, "degrees up to 180", lambda amount: 0 < amount <= 180),
-    "crop": (crop, 3, None, "a part of the sides", lambda amount: 0 < amount < 1),
+    "random_resized_crop": (
+        random_resized_crop, 3, None, "a part of the sides",
+        lambda amount: 0 < amount < 1,
+    ),
     "cutout": (
         cutout, 2, None, "a whole number of pixels, 1 or more",
         lambda amount: amount >= 1 and amount == int(amount),
     ),
-    "colour": (colour, 3, None, "a part of 1", lambda amount: 0 < amount <= 1),
+    "color_jitter": (
+        color_jitter, 3, None, "a part of 1", lambda amount: 0 < amount <= 1,
+    ),
     "mixup": (mixup, 2, 1.0, "a probability", lambda amount: 0 < amount <= 1),
     "cutmix": (cutmix, 4, 1.0, "a probability", lambda amount: 0 < amount <= 1),
 }  # fmt: skip
 
 
 def parse(texts: tuple[str, ...]) -> list[Augmentation]:
-    """`("shift:2", "flip")` -> the changes, in that order.
+    """`("translate:2", "flip")` -> the changes, in that order.
 
     Raises:
         GpuzooError: unknown name, or an amount that is missing or out of range.
@@ -256,7 +261,7 @@ def alternating(texts: tuple[str, ...]) -> list[int]:
 def check(texts: tuple[str, ...], input_shape: tuple[int, ...]) -> None:
     """Raises GpuzooError for a change that images of this shape cannot bear."""
     for change, text in zip(parse(texts), texts, strict=True):
-        pixels_of_size = change.apply in (shift, cutout)
+        pixels_of_size = change.apply in (translate, cutout)
         if pixels_of_size and change.amount >= min(input_shape[:2]):
             raise GpuzooError(
                 f"augment {text} leaves nothing of images of {input_shape[0]}x"

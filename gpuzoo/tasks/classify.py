@@ -36,7 +36,7 @@ class Task(OneLoss):
         self.classes = len(dataset.classes)
         self.network = Logits(self.model, dataset.input_shape)
         self.smoothing = recipe.label_smoothing
-        self.views = recipe.views
+        self.views = recipe.tta
 
     @staticmethod
     def model_options(dataset) -> dict:
@@ -186,10 +186,10 @@ def _no_logits(model: keras.Model, dataset) -> str | None:
 def _views(images, kind: str) -> list[tuple[float, object]]:
     """What is looked at in place of the images alone, with weights that add up to 1;
     of the moved ones, zeros move in."""
-    if kind == "one":
+    if kind == "none":
         return [(1.0, images)]
     both = [images, keras.ops.flip(images, axis=2)]
-    if kind == "mirrored":
+    if kind == "flip":
         return [(0.5, view) for view in both]
     views = [(0.25, view) for view in both]
     for before, after in ((1, 0), (0, 1)):

@@ -17,21 +17,22 @@ from gpuzoo.weights import digest_of, load_weights
 
 class Task(classify.Task):
     """As gpuzoo/tasks/classify.py, with the loss that Hinton, Vinyals and Dean give in
-    arXiv 1503.02531: of `imitation` parts the divergence of the model's probabilities
-    from the teacher's, both softened by `temperature` and weighted with its square
-    (Keras's LogitsDistillation), and for the rest the cross-entropy of the labels.
+    arXiv 1503.02531: of `distill_alpha` parts the divergence of the model's
+    probabilities from the teacher's, both softened by `temperature` and weighted with
+    its square (Keras's LogitsDistillation), and for the rest the cross-entropy of the
+    labels.
 
     The teacher computes in float32, without dropout, and sees the same images as the
-    model. Where `imitation` is 0 there is none: the control of a recipe. An evaluation
-    tells the loss of the labels and the accuracy.
+    model. Where `distill_alpha` is 0 there is none: the control of a recipe. An
+    evaluation tells the loss of the labels and the accuracy.
     """
 
     models = "classify"
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
-        self.imitation = recipe.imitation
-        self.teacher = load_teacher(recipe, dataset) if recipe.imitation else None
+        self.alpha = recipe.distill_alpha
+        self.teacher = load_teacher(recipe, dataset) if recipe.distill_alpha else None
         # Not by name: as a plain function Keras would give it logits.
         self.likeness = keras.distillation.LogitsDistillation(
             temperature=recipe.temperature, loss=keras.losses.KLDivergence()
@@ -45,7 +46,7 @@ class Task(classify.Task):
         logits = keras.ops.cast(logits, "float32")
         hard = super().loss(images, labels, own, logits)
         soft = self.likeness.compute_loss(told, logits)
-        return (1 - self.imitation) * hard + self.imitation * soft
+        return (1 - self.alpha) * hard + self.alpha * soft
 
 
 def settle(recipe):
@@ -54,7 +55,7 @@ def settle(recipe):
     Raises:
         GpuzooError: no teacher is named, or its weights cannot be read.
     """
-    if not recipe.imitation:
+    if not recipe.distill_alpha:
         return recipe
     if not recipe.teacher:
         raise GpuzooError(

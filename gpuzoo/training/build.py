@@ -19,7 +19,7 @@ from gpuzoo.tasks import distill
 
 # What every run goes through.
 _ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
-_JUDGED = ("adversarial", "autoencode", "denoise")
+_JUDGED = ("adversarial", "autoencode", "diffusion")
 """Tasks whose drawn images the catalogue's lenet5 judges (gpuzoo/tasks/frechet.py)."""
 
 
@@ -53,7 +53,7 @@ def build_and_note(
     if recipe.task in _JUDGED:
         roots.add("gpuzoo.models.lenet")
     modules, inputs = {}, {}
-    if recipe.task == "distill" and recipe.imitation:
+    if recipe.task == "distill" and recipe.distill_alpha:
         _, its_code, its_inputs = distill.teacher_and_code(recipe, dataset, note)
         for name, digest in its_code.items():
             ours = name.startswith("gpuzoo.")
@@ -148,7 +148,7 @@ def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Datase
     return load_data(
         recipe.data,
         data_dir=recipe.data_dir,
-        fallback=recipe.fallback,
+        fallback_data=recipe.fallback_data,
         image_size=recipe.image_size,
         audio_seconds=recipe.audio_seconds,
         fingerprint=fingerprint,

@@ -70,7 +70,7 @@ def _only_in_training(recipe) -> str:
     told = []
     if recipe.label_smoothing:
         told.append(f"label smoothing {recipe.label_smoothing:g}")
-    if recipe.task == "distill" and recipe.imitation:
+    if recipe.task == "distill" and recipe.distill_alpha:
         told.append("the teacher")
     return " and ".join(told)
 
@@ -117,7 +117,7 @@ def say_end(job, summary: dict) -> None:
             "bold yellow",
         )
     data = job.session.dataset.name
-    if recipe.fallback and recipe.data != data:
+    if recipe.fallback_data and recipe.data != data:
         data = f"{data}, not {recipe.data}, which was not to be had"
     memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
     if summary["peak_device_bytes"] is not None:

@@ -38,6 +38,7 @@ class Task(OneLoss):
         self.size = _canvas(dataset)[1:3]
         self.network = ends.Network(self.model, _canvas(dataset))
         shape = (len(dataset.test["image"]), 8)
+        # "next_frame": another word would draw other numbers
         ways = randomness.uniform(shape, recipe.seed, "next_frame", "test")
         self.ways = keras.ops.convert_to_tensor(ways.astype(np.float32))
 

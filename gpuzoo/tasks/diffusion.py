@@ -33,6 +33,7 @@ class Task(OneLoss):
         shape = dataset.test["image"].shape
         self.noise, self.start = (
             keras.ops.convert_to_tensor(
+                # "denoise": another word would draw other numbers
                 randomness.normal(shape, recipe.seed, "denoise", purpose).astype("f4")
             )
             for purpose in ("noise", "start")

@@ -8,23 +8,23 @@ from conftest import RECIPE, same, train
 import gpuzoo
 from gpuzoo.engine import batches, checkpoint
 from gpuzoo.report import plots
-from gpuzoo.tasks import next_frame
+from gpuzoo.tasks import video_prediction
 
 FILM = RECIPE.override(
-    task="next_frame", model="conv_lstm", model_options=("filters=(4,)",), augment=(),
+    task="video_prediction", model="conv_lstm", model_options=("filters=(4,)",), augment=(),
     epochs=4,
 )  # fmt: skip
 
 
 def films(images, ways, size=(12, 16)) -> np.ndarray:
     tensors = (keras.ops.convert_to_tensor(np.asarray(a, "f4")) for a in (images, ways))
-    return np.array(next_frame.moving(*tensors, size))
+    return np.array(video_prediction.moving(*tensors, size))
 
 
 def test_images_stand_still_without_speed(runtime):
     images = np.random.default_rng(0).random((2, 8, 8, 1)) + 0.1
     found = films(images / 1.1, [[0, 0, 0.5, 0.5, 1, 1, 0.5, 0.5]] * 2)
-    assert found.shape == (2, next_frame.FRAMES + 1, 12, 16, 1)
+    assert found.shape == (2, video_prediction.FRAMES + 1, 12, 16, 1)
     wanted = np.zeros((2, 12, 16, 1))
     wanted[:, :8, :8] = images / 1.1
     wanted[:, 4:, 8:] = np.maximum(wanted[:, 4:, 8:], images[::-1] / 1.1)
@@ -35,7 +35,9 @@ def test_images_move_in_a_line_and_turn_at_the_border(runtime):
     """A single bright pixel tells where its image is."""
     image = np.zeros((1, 8, 8, 1))
     image[0, 0, 0] = 1
-    speed = 3 / next_frame.SPEED / 2 + 0.5  # three pixels to the right for each frame
+    speed = (
+        3 / video_prediction.SPEED / 2 + 0.5
+    )  # three pixels to the right for each frame
     found = films(image, [[0.5, 0.25, 0.5, speed] * 2])[0, ..., 0]
     rows, columns = zip(*(np.argwhere(frame > 0.99)[0] for frame in found), strict=True)
     assert set(rows) == {2}
@@ -59,11 +61,11 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, monkeypatc
     for name, other in (("error", "foretold"), ("copied", "last")):
         wanted = np.square(shown["next"] - shown[other]).mean(axis=(1, 2, 3))
         assert np.allclose(one.outputs[name], wanted, atol=2e-3)
-    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * next_frame.FRAMES * 7)
+    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * video_prediction.FRAMES * 7)
     parts, _ = train(FILM, dataset, runtime)  # in batches of seven: other companions
     assert same(one, parts)
     lines = [{"split": e, **row} for e, row in rows if e in ("train", "test")]
-    plots.draw_all(tmp_path, "next_frame", "T", lines, dataset, one.outputs)
+    plots.draw_all(tmp_path, "video_prediction", "T", lines, dataset, one.outputs)
     assert (tmp_path / "frames.png").exists()
 
 
