@@ -298,7 +298,7 @@ def excluding(optimizer, *names):
     ("optimizer", "loss"),
     [
         (lambda: RULES.SGD(0.1, 0.8, clipnorm=0.1), lambda: SPARSE(from_logits=True)),
-        (lambda: RULES.SGD(RATES.ExponentialDecay(0.3, 2, 0.5)), lambda: "mse"),
+        (lambda: RULES.SGD(RATES.ExponentialDecay(0.001, 2, 0.5)), lambda: "mse"),
         (lambda: RULES.Adam(0.01, epsilon=0.1), LOSSES.Huber),
         (lambda: RULES.Adam(0.01, amsgrad=True, use_ema=True), lambda: ["mae"]),
         (
@@ -313,7 +313,7 @@ def excluding(optimizer, *names):
             lambda: RULES.Lion(0.01),
             lambda: LOSSES.CategoricalFocalCrossentropy(from_logits=True),
         ),
-        (lambda: RULES.SGD(0.1, gradient_accumulation_steps=2), lambda: "MeanSquaredError"),
+        (lambda: RULES.SGD(0.001, gradient_accumulation_steps=2), lambda: "MeanSquaredError"),
         (lambda: RULES.Lamb(0.01, weight_decay=0.1), lambda: "hinge"),
         # Not poisson: the logarithm of an output below 0 is no number.
         (lambda: RULES.Lamb(RATES.CosineDecay(0.01, 9)), lambda: "huber"),
@@ -325,6 +325,7 @@ def excluding(optimizer, *names):
 )  # fmt: skip
 def test_a_compiled_optimizer_and_loss_do_what_keras_does(optimizer, loss, train, npz):
     """All examples in one batch, so that their order is all that differs."""
+    keras.utils.set_random_seed(0)  # the same weights in each run of the test
     model, stock = net(L.Dense(4, "tanh")), net(L.Dense(4, "tanh"))
     stock.set_weights(model.get_weights())
     for each in (model, stock):
