@@ -8,6 +8,8 @@ milliseconds and imports neither TensorFlow nor Keras.
 """
 
 import importlib
+import importlib.util
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # so that editors and type checkers know the names; tests compare
@@ -31,6 +33,16 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.weights import load_weights as load_weights
 
 __version__ = "0.1.0"
+
+
+def _is_there(package: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None  # a mere folder has none
+
+
+# Keras takes TensorFlow if no backend is named: `gpuzoo.build` needs one that is there.
+if not _is_there("tensorflow") and _is_there("jax"):
+    os.environ.setdefault("KERAS_BACKEND", "jax")
 
 _WHERE = {
     "Dataset": "gpuzoo.data.dataset",

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 
 from gpuzoo.files import expand, redact
 from gpuzoo.runtime import environment
+from gpuzoo.runtime.environment import is_installed
 from gpuzoo.runtime.options import BACKENDS
 
 _PYTHON = ((3, 11), (3, 13))
@@ -79,12 +80,23 @@ def examine(*, quick: bool = False, note=lambda text: None) -> list[Finding]:
     add(_settings())
     add(_cores())
     add(_places())
-    for backend in BACKENDS:
-        if importlib.util.find_spec(backend):
-            add(_devices(backend))
-            if not quick:
-                add(_repeats(backend))
+    installed = [backend for backend in BACKENDS if is_installed(backend)]
+    add(_backends(installed))
+    for backend in installed:
+        add(_devices(backend))
+        if not quick:
+            add(_repeats(backend))
     return found
+
+
+def _backends(installed: list[str]) -> Iterator[Finding]:
+    """Which are there; one is enough."""
+    missing = [backend for backend in BACKENDS if backend not in installed]
+    what = " and ".join(installed) or "none"
+    if installed and missing:
+        what += f" ({missing[0]} is not installed: pip install {missing[0]} adds it)"
+    remedy = "" if installed else "pip install tensorflow"
+    yield Finding("backends", bool(installed), what, remedy)
 
 
 def _python() -> Iterator[Finding]:
@@ -95,7 +107,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """What setup.cfg asks for. Of the two backends one is enough."""
+    """What the installed gpuzoo requires; without TensorFlow where JAX is there."""
     versions, wrong = {}, []
     for line in importlib.metadata.requires("gpuzoo") or ():
         wanted = Requirement(line)
@@ -117,7 +129,7 @@ def _packages() -> Iterator[Finding]:
 
 def _spared(name: str) -> bool:
     """Whether it is only for TensorFlow, where JAX is there to do the work."""
-    return name.startswith("tensorflow") and importlib.util.find_spec("jax") is not None
+    return name.startswith("tensorflow") and is_installed("jax")
 
 
 def _version(name: str) -> str:

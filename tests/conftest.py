@@ -6,6 +6,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import traceback
 
 import numpy as np
 import pytest
@@ -13,10 +14,45 @@ import pytest
 import gpuzoo
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.runtime import environment as machine
+from gpuzoo.runtime.options import BACKENDS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A prepared TFDS folder with the real MNIST. Without it those tests are skipped.
 REAL_DATA = os.environ.get("GPUZOO_TEST_DATA")
+
+
+# One of the two backends is enough: what needs the other one is skipped.
+needs_tensorflow, needs_jax = (
+    pytest.mark.skipif(
+        not machine.is_installed(name), reason=f"{name} is not installed"
+    )
+    for name in BACKENDS
+)
+
+
+def skip_without(*backends: str) -> None:
+    """Skip the test that runs if one of them is not installed."""
+    for name in BACKENDS:
+        if name in backends and not machine.is_installed(name):
+            pytest.skip(f"{name} is not installed")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test, or its fixture, that itself imports a backend which is not installed is
+    skipped; an import by gpuzoo fails."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if pathlib.Path(frame.f_code.co_filename).parent == ROOT / "tests":
+            skip_without(error.name)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    return (yield from pytest_runtest_call(request.node))
 
 
 def environment(tmp_path) -> dict[str, str]:
@@ -39,6 +75,8 @@ def cli(tmp_path):
     """Run the command line in a fresh process, with a home and a cache of its own."""
 
     def run(*words, program=("-m", "gpuzoo"), env=None, timeout=300, file_bytes=None):
+        skip_without(*map(str, words))  # --backend tensorflow
+
         def limit():
             if file_bytes:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))

@@ -1,17 +1,14 @@
 """Programs that XLA compiled are kept between processes, checked, and move no bit."""
 
-import importlib.util
 import os
 import time
 
-import pytest
+from conftest import needs_jax
 
 from gpuzoo.engine.backends import compile_cache
 from gpuzoo.files import MARKER, make_temporary_folder, temporary_name
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None, reason="JAX is not installed"
-)
+pytestmark = needs_jax
 BASE = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
         "--backend", "jax", "--epochs", "2"]  # fmt: skip
 SAID = "had been compiled before"

@@ -1,13 +1,12 @@
 """Every model, trained by Keras's `fit` and by gpuzoo's loop: tests/every_model.py does
 it on either backend and in any precision, here its verdicts are read."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, skip_without
 
 from gpuzoo.catalogue import registry
 
@@ -22,8 +21,7 @@ HASTY = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 
 @pytest.mark.parametrize(("backend", "precision"), MODES)
 def test_every_model_trains_with_fit_and_with_the_loop(backend, precision, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+    skip_without(backend)
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "every_model.py", backend, precision],
         env={**environment(tmp_path), "XLA_FLAGS": HASTY}, capture_output=True, text=True, check=False,

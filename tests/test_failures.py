@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import environment
+from conftest import environment, skip_without
 
 from gpuzoo.training import failures
 
@@ -140,6 +140,7 @@ def test_other_lacks_are_none_of_memory():
 @pytest.mark.parametrize("megabytes", [300, 1_500, 4_000])
 def test_a_limit_of_memory_ends_in_a_line(backend, megabytes, tmp_path):
     """Of the address space; the last one is enough to begin with."""
+    skip_without(backend)
     command = (
         f"ulimit -v {megabytes * 1000}; exec {sys.executable} -m gpuzoo train mnist "
         f"--data digits --model mlp --model-options units=400000,400000 --out {tmp_path}"

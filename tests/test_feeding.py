@@ -6,13 +6,13 @@ from conftest import RECIPE, same, train
 
 from gpuzoo.data import cache
 from gpuzoo.engine import backends, batches
-from gpuzoo.engine.backends.tensorflow import TensorFlowBackend
 
 
 @pytest.fixture
-def calls(monkeypatch):
+def calls(runtime, monkeypatch):
     """The feeds of the compiled calls."""
-    seen, real = [], TensorFlowBackend.compile_steps
+    kind = type(backends.get(runtime))
+    seen, real = [], kind.compile_steps
 
     def compile_steps(self, body, feed, variables):
         call = real(self, body, feed, variables)
@@ -23,7 +23,7 @@ def calls(monkeypatch):
 
         return noted
 
-    monkeypatch.setattr(TensorFlowBackend, "compile_steps", compile_steps)
+    monkeypatch.setattr(kind, "compile_steps", compile_steps)
     return seen
 
 
@@ -54,9 +54,8 @@ def test_what_does_not_fit_is_streamed(dataset, runtime, calls, monkeypatch):
     backend = backends.get(runtime)
     assert backend.memory_bytes() > 1e8
     for there, streamed in ((3 * size, False), (size, True), (None, False)):
-        monkeypatch.setattr(
-            TensorFlowBackend, "memory_bytes", lambda self, there=there: there
-        )
+        there_is = lambda self, there=there: there  # noqa: E731
+        monkeypatch.setattr(type(backend), "memory_bytes", there_is)
         calls.clear()
         train(RECIPE.override(epochs=1), dataset, runtime)
         assert all(("row/image" in feed) == streamed for feed in calls) and calls

@@ -175,7 +175,7 @@ def test_data_of_another_kind_are_refused(dataset, wave, runtime, tmp_path):
         train(FORECAST.override(augment=("flip",)), wave, runtime)
     with pytest.raises(gpuzoo.GpuzooError, match="there is no such file"):
         series.from_csv(tmp_path / "missing.csv")
-    assert keras.backend.backend() == "tensorflow"
+    assert keras.backend.backend() == runtime.backend
 
 
 def test_a_series_of_one_value_has_no_period(recwarn):

@@ -1,17 +1,15 @@
 """JAX as the second backend: the same promises, in processes of its own."""
 
-import importlib.util
 import signal
 import time
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import needs_jax
 from test_resume import SAME, start
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("jax") is None, reason="JAX is not installed"
-)
+pytestmark = needs_jax
 BASE = ["train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",
         "--augment", "translate:1", "--model-options", "dropout=0.3", "--ema-decay", "0.9"]  # fmt: skip
 MODELS = {"float32": "cnn", "mixed_float16": "mlp"}

@@ -1,13 +1,12 @@
 """The models under the engine: equal digests in fresh processes, exact resuming."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment, run, two_classes
+from conftest import ROOT, environment, run, skip_without, two_classes
 
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.validate import make_dataset
@@ -30,8 +29,7 @@ RECIPE = Recipe(
 
 @pytest.mark.parametrize("backend", MODES)
 def test_fresh_processes_train_to_the_same_bits_under_xla(backend, tmp_path):
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
+    skip_without(backend)
     precision, models = MODES[backend]
     out = tmp_path / "repeatable.json"
     done = subprocess.run(

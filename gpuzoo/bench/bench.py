@@ -6,7 +6,6 @@ within the quarter of a minute that a process takes.
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, read_inside, write_atomically
 from gpuzoo.runs import code
 from gpuzoo.runs.record import private
-from gpuzoo.runtime.environment import environment
+from gpuzoo.runtime.environment import environment, is_installed
 from gpuzoo.runtime.options import BACKENDS, Options, Precision
 
 _SOFTWARE = "gpuzoo bench"  # written into a plot, to know it by
@@ -61,7 +60,7 @@ class Settings:
         if not 0.01 <= self.seconds <= 600:
             raise GpuzooError(f"seconds must be in 0.01..600: {self.seconds}")
         for backend in self.backends:
-            if importlib.util.find_spec(backend) is None:
+            if not is_installed(backend):
                 raise GpuzooError(
                     f"{backend} is not installed; run: pip install {backend}"
                 )
@@ -69,7 +68,7 @@ class Settings:
 
 def modes(settings: Settings) -> list[Options]:
     """Every mode but those without determinism."""
-    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    installed = [name for name in BACKENDS if is_installed(name)]
     return [
         Options(
             backend=backend, precision=precision, xla=xla, device=settings.device,

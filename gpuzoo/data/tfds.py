@@ -5,7 +5,6 @@ seconds to start, is not imported again.
 """
 
 import hashlib
-import importlib.util
 import os
 import pathlib
 import re
@@ -15,11 +14,12 @@ import warnings
 
 import numpy as np
 
-from gpuzoo.data import cache
+from gpuzoo.data import cache, tfrecord
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.validate import make_dataset
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
+from gpuzoo.runtime.environment import is_installed
 
 
 class DatasetUnavailable(GpuzooError):
@@ -104,12 +104,16 @@ def _hash_files(folder: pathlib.Path) -> str:
 
 def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
     """Read a prepared folder, or what TFDS has downloaded or downloads now."""
-    for package in ("tensorflow", "tensorflow_datasets"):
-        if importlib.util.find_spec(package) is None:
-            raise DatasetUnavailable(
-                f"data {name!r} is read with {package}, which is not installed; run: "
-                "pip install tensorflow tensorflow-datasets, or use a .npz file"
-            )
+    with_tensorflow = is_installed("tensorflow")
+    needed = {"tensorflow_datasets": "tensorflow-datasets"}
+    if not with_tensorflow:
+        needed["google_crc32c"] = "google-crc32c"
+    if missing := [needed[package] for package in needed if not is_installed(package)]:
+        raise DatasetUnavailable(
+            f"data {name!r} is not in the cache, and is read with packages that are "
+            f"not installed; run: pip install {' '.join(missing)}, or name a .npz file "
+            "with --data"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TFDS about itself
         import tensorflow_datasets as tfds
@@ -131,6 +135,12 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
             ) from None
         try:
             if not prepared and not builder.data_path.exists():
+                if not with_tensorflow:
+                    raise DatasetUnavailable(
+                        f"data {name!r} is not on this machine, and TFDS prepares it "
+                        "with TensorFlow only; run: pip install tensorflow, or name a "
+                        "prepared folder with --data-dir, or a .npz file with --data"
+                    )
                 _check_network(name)
                 note(f"Downloading {name} with TFDS (once) ...")
                 builder.download_and_prepare()
@@ -160,11 +170,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_split(name: str, builder, split: str) -> dict[str, np.ndarray]:
-    if None not in builder.info.features["image"].shape:
+    if not is_installed("tensorflow"):
+        examples = list(tfrecord.read_examples(builder.info, split))
+    elif None not in builder.info.features["image"].shape:
         whole = builder.as_dataset(split=split, batch_size=-1)
         return {field: whole[field].numpy() for field in ("image", "label")}
-    # One batch of images of several sizes would be filled up with zeros.
-    examples = list(builder.as_dataset(split=split).as_numpy_iterator())
+    else:
+        # One batch of images of several sizes would be filled up with zeros.
+        examples = list(builder.as_dataset(split=split).as_numpy_iterator())
     shapes = sorted({example["image"].shape for example in examples})
     if len(shapes) > 1:
         raise GpuzooError(

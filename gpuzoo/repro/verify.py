@@ -194,9 +194,11 @@ def _record_again(opened) -> dict:
 
 
 def _reasons(runtime: dict) -> dict:
-    """Why the runtime was as it was, but for oneDNN: from Python, where TensorFlow may
-    have been imported before, its reason is another than on the command line."""
-    return {k: v for k, v in sorted(runtime["reasons"].items()) if k != "onednn"}
+    """Why the runtime was as it was, but for oneDNN (from Python, where TensorFlow may
+    have been imported before, its reason is another than on the command line) and for
+    the backend, which is compared itself."""
+    left_out = ("onednn", "backend")
+    return {k: v for k, v in sorted(runtime["reasons"].items()) if k not in left_out}
 
 
 def _in_words(file: str, recorded: dict | None, here: dict | None) -> str:

@@ -5,15 +5,20 @@ or refused with the remedy; `auto` picks by hardware and says why.
 """
 
 import dataclasses
-import importlib.util
 import os
 import sys
 import typing
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.runtime.environment import moving_variables
+from gpuzoo.runtime.environment import is_installed, moving_variables
 from gpuzoo.runtime.keras_state import reseed
-from gpuzoo.runtime.options import BACKENDS, LATE, Options, Runtime
+from gpuzoo.runtime.options import (
+    BACKENDS,
+    LATE,
+    WITHOUT_TENSORFLOW,
+    Options,
+    Runtime,
+)
 
 _in_force: tuple[Options, Runtime] | None = None
 
@@ -61,7 +66,7 @@ def configure(
             f"the runtime of this process is already set up as {_in_force[0]}; "
             "start a new process for other settings"
         )
-    backend = _choose_backend(options.backend)
+    backend, why = _choose_backend(options.backend)
     if options.level == "strict":
         _refuse_drift()
     from gpuzoo.runtime import startup
@@ -72,6 +77,7 @@ def configure(
     else:
         from gpuzoo.runtime.tensorflow import start_tensorflow as start
     runtime = start(options, seed, autotune_sha256)
+    runtime = dataclasses.replace(runtime, reasons={**runtime.reasons, "backend": why})
     if autotune_sha256 and not (runtime.device == "gpu" and runtime.xla):
         raise GpuzooError(
             f"autotune pins what XLA compiles for a GPU, and this is {runtime.line()}; "
@@ -99,12 +105,23 @@ def _check_values(options: Options, seed: int) -> None:
         raise GpuzooError(f"seed must be a whole number, 0 or more: {seed!r}")
 
 
-def _choose_backend(asked: str) -> str:
+def _choose_backend(asked: str) -> tuple[str, str]:
+    """The backend and why it is that one."""
+    installed = [name for name in BACKENDS if is_installed(name)]
     named = os.environ.get("KERAS_BACKEND")
-    backend = asked
-    if asked == "auto":
-        installed = importlib.util.find_spec("tensorflow") is not None
-        backend = named or ("tensorflow" if installed else "jax")
+    if not installed:
+        raise GpuzooError(
+            f"no backend is installed ({' or '.join(BACKENDS)}); run: pip install "
+            "tensorflow"
+        )
+    if asked != "auto":
+        backend, why = asked, "asked for"
+    elif named and (named, installed) != ("jax", ["jax"]):
+        backend, why = named, "KERAS_BACKEND"
+    elif installed == ["jax"]:
+        backend, why = "jax", WITHOUT_TENSORFLOW
+    else:
+        backend, why = "tensorflow", "the default"
     if backend not in BACKENDS:
         raise GpuzooError(
             f"KERAS_BACKEND={backend}, but gpuzoo runs on {' or '.join(BACKENDS)}; "
@@ -115,10 +132,13 @@ def _choose_backend(asked: str) -> str:
             f"Keras runs on {sys.modules['keras'].config.backend()} already, not on "
             f"{backend}; {LATE}"
         )
-    if importlib.util.find_spec(backend) is None:
-        raise GpuzooError(f"{backend} is not installed; run: pip install {backend}")
+    if backend not in installed:
+        raise GpuzooError(
+            f"backend {backend} is not installed; run: pip install {backend}, or use "
+            f"--backend {installed[0]}"
+        )
     os.environ["KERAS_BACKEND"] = backend
-    return backend
+    return backend, why
 
 
 def _refuse_drift() -> None:

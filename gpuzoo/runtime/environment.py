@@ -3,10 +3,12 @@
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
 import re
+import sys
 import threading
 
 # Instruction sets that the CPU libraries choose their code by.
@@ -69,6 +71,15 @@ _PRIVATE = re.compile(
     r"ADDR|HOST|URL|URI|PATH|DIR|FILE|TOKEN|KEY|SECRET|USER|BUCKET|DUMP|PASS|CRED",
     re.IGNORECASE,
 )
+
+
+def is_installed(package: str) -> bool:
+    """Whether it can be imported. A folder of that name that holds no package, which
+    Python would import too, does not count."""
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def available_cores() -> int:

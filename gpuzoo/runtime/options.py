@@ -7,6 +7,8 @@ Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 
 
 BACKENDS = ("tensorflow", "jax")
+WITHOUT_TENSORFLOW = "tensorflow is not installed"
+"""Why jax is the backend where none was named."""
 
 
 LATE = "call gpuzoo.configure() first, before any tensor or model exists"
@@ -17,7 +19,8 @@ class Options:
     """What a person may ask of the machine; `auto` leaves the choice to gpuzoo."""
 
     backend: Literal["auto", "tensorflow", "jax"] = "auto"
-    """The Keras backend; auto: KERAS_BACKEND, or tensorflow where it is installed."""
+    """The Keras backend; auto: KERAS_BACKEND, or tensorflow, or jax where tensorflow is
+    not installed."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute; gpu is an error where there is none."""
     precision: Precision = "auto"
@@ -64,7 +67,7 @@ class Runtime:
         """One line for a person."""
         parts = [
             f"{self.device} ({self.device_name})",
-            f"{self.backend}",
+            self._named_backend(),
             f"{self.precision}",
             f"XLA {'on' if self.xla else 'off'}",
             "repeatable to the bit" if self.deterministic else "not repeatable "
@@ -74,6 +77,11 @@ class Runtime:
         if self.device == "cpu" and self.onednn is False:
             parts.append(f"slow without oneDNN: {self.reasons['onednn']}")
         return " · ".join(parts)
+
+    def _named_backend(self) -> str:
+        if self.reasons.get("backend") != WITHOUT_TENSORFLOW:
+            return self.backend
+        return f"{self.backend} ({WITHOUT_TENSORFLOW})"
 
     def as_record(self) -> dict:
         return dataclasses.asdict(self)
