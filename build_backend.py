@@ -71,7 +71,8 @@ def _requiring(metadata: str, backend: str) -> str:
     head, blank, description = metadata.partition("\n\n")
     lines = []
     for line in head.split("\n"):
-        if line.startswith("Requires-Dist: tensorflow") and ";" not in line:
+        backends = ("Requires-Dist: tensorflow", "Requires-Dist: jax")
+        if line.startswith(backends) and "extra ==" not in line:
             continue
         lines.append(line)
         if only := re.fullmatch(r'(Requires-Dist: .*?); extra == "jax"', line):

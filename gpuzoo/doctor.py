@@ -21,7 +21,7 @@ from gpuzoo.runtime import environment
 from gpuzoo.runtime.environment import is_installed
 from gpuzoo.runtime.options import BACKENDS
 
-_PYTHON = ((3, 11), (3, 13))
+_PYTHON = ((3, 11), (3, 14))
 _SECONDS = 600  # for one probe
 # What TensorFlow loads on a GPU -> the wheel that brings it.
 _LIBRARIES = {
@@ -102,7 +102,7 @@ def _backends(installed: list[str]) -> Iterator[Finding]:
 def _python() -> Iterator[Finding]:
     here, (least, most) = sys.version_info[:2], _PYTHON
     what = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    remedy = "" if least <= here <= most else "use Python 3.11, 3.12 or 3.13"
+    remedy = "" if least <= here <= most else "use Python 3.11 to 3.14"
     yield Finding("python", not remedy, what, remedy)
 
 
@@ -111,8 +111,8 @@ def _packages() -> Iterator[Finding]:
     versions, wrong = {}, []
     for line in importlib.metadata.requires("gpuzoo") or ():
         wanted = Requirement(line)
-        if wanted.marker:  # of an extra
-            continue
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue  # of an extra, or of another Python
         try:
             versions[wanted.name] = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:

@@ -16,6 +16,7 @@ from email.parser import BytesParser
 import numpy as np
 import pytest
 from conftest import ROOT, environment, skip_without, splits, two_classes
+from packaging.requirements import Requirement
 
 from gpuzoo.data import cache
 from gpuzoo.data.validate import make_dataset
@@ -40,13 +41,20 @@ def built(tree: pathlib.Path, *words: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def required(wheel: zipfile.ZipFile) -> tuple[set[str], set[str]]:
-    """What a wheel requires without an extra; its extras."""
+def required(path: pathlib.Path, python: str) -> tuple[set[str], set[str]]:
+    """What a wheel requires without an extra, for a version of Python; its extras."""
+    wheel = zipfile.ZipFile(path)
     (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
     metadata = BytesParser().parsebytes(wheel.read(name))
-    lines = [line for line in metadata.get_all("Requires-Dist") if ";" not in line]
     assert metadata.get_payload().startswith("# gpuzoo")  # the README is still there
-    return set(lines), set(metadata.get_all("Provides-Extra"))
+    wanted = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+    found = {
+        f"{one.name}{one.specifier}"
+        for one in wanted
+        if not one.marker
+        or one.marker.evaluate({"extra": "", "python_version": python})
+    }
+    return found, set(metadata.get_all("Provides-Extra"))
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +77,16 @@ def wheels(tmp_path_factory):
 
 
 def test_plain_gpuzoo_requires_tensorflow_and_jax_alone_does_not(wheels):
-    plain, named, jax = (required(zipfile.ZipFile(wheel)) for wheel in wheels.values())
+    plain, named, jax = (required(wheel, "3.13") for wheel in wheels.values())
     assert plain == named and {"tensorflow", "jax", "cuda"} <= plain[1] == jax[1]
     assert {"tensorflow>=2.20", "tensorflow-datasets>=4.9.9"} == plain[0] - jax[0]
     assert jax[0] - plain[0] == {"jax"}
+
+
+def test_where_tensorflow_has_no_release_plain_gpuzoo_requires_jax(wheels):
+    plain, named, jax = (required(wheel, "3.14") for wheel in wheels.values())
+    assert plain == named and "jax" in plain[0] and jax[0] < plain[0]
+    assert plain[0] - jax[0] == {"tensorflow-datasets>=4.9.9"}
 
 
 def test_wheels_hold_what_their_records_say(wheels):

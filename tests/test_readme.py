@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, environment
 
 README = (ROOT / "README.md").read_text()
+SET_UP = "python3 -m venv .venv && .venv/bin/pip install -e "
 
 
 def block(name: str) -> str:
@@ -37,7 +38,7 @@ def test_commands(command, tmp_path):
 
 def test_first_training_without_network(tmp_path, no_network):
     """The README's own line, where there is neither network nor data."""
-    words = block("train").split()
+    words = block("train").split("&&")[-1].split()
     assert words[0] == ".venv/bin/python"
     done = subprocess.run(
         [sys.executable, ROOT / words[1]], cwd=tmp_path, capture_output=True, text=True,
@@ -46,6 +47,14 @@ def test_first_training_without_network(tmp_path, no_network):
     assert done.returncode == 0, done.stderr
     assert "digits" in done.stderr.splitlines()[0]
     assert "digits" in done.stderr.splitlines()[-2]
+
+
+def test_two_commands_do_all_the_set_up():
+    """Each is one line, and CI begins with them as they are."""
+    for name, installs in (("train", "."), ("test", '".[test]"')):
+        (line,) = block(name).splitlines()
+        assert line.startswith(f"{SET_UP}{installs} && .venv/bin/python ")
+    assert 'for name in ("train", "test"):' in (ROOT / ".ci" / "run").read_text()
 
 
 def test_proof(tmp_path):

@@ -11,6 +11,8 @@ import pathlib
 import struct
 from collections.abc import Iterator
 
+from gpuzoo.errors import GpuzooError
+
 # TFDS reads so many files in turns, and so many records of each in a turn.
 _FILES, _RECORDS = 16, 16
 
@@ -22,12 +24,14 @@ def read_examples(info, split: str) -> Iterator[dict]:
         info: of a TFDS builder, with its features and the files of its splits.
 
     Raises:
+        GpuzooError: it is not stored as TFRecord files.
         ValueError: a file is damaged, cut off or no TFRecord file.
         OSError: a file cannot be read.
     """
     if info.file_format.value != "tfrecord":
-        raise ValueError(
-            f"it is stored as {info.file_format.value}, which is read with TensorFlow"
+        raise GpuzooError(
+            f"data {info.name!r} is stored as {info.file_format.value}, which is read "
+            "with TensorFlow only; run: pip install tensorflow"
         )
     paths = [pathlib.Path(path) for path in info.splits[split].filepaths]
     # TFDS recommends OpenCV to those who have it not.
