@@ -3,7 +3,6 @@
 import keras
 
 from gpuzoo import register
-from gpuzoo.models._blocks import max_pool
 
 _RATE = 16_000  # samples per second, of every sound (gpuzoo/data/audio.py)
 _WINDOW, _STRIDE = 512, 128  # samples: 32 and 8 ms
@@ -57,7 +56,7 @@ def audio_cnn(
             width, 3, padding="same", use_bias=False, name=f"conv_{block}"
         )(x)
         x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{block}")(x)
-        x = max_pool(x, name=f"pool_{block}")
+        x = keras.layers.MaxPooling2D(name=f"pool_{block}")(x)
         x = keras.layers.ReLU(name=f"relu_{block}")(x)
     x = keras.layers.Conv2D(2 * width, (x.shape[1], 1), name="frequencies")(x)
     x = keras.layers.ReLU(name="relu_frequencies")(x)

@@ -3,7 +3,7 @@
 import keras
 
 from gpuzoo import register
-from gpuzoo.models._blocks import check_image, max_pool
+from gpuzoo.models._blocks import check_image
 
 # Smallest side of the feature map that is still halved by one more block.
 _STOP_AT = 8
@@ -49,7 +49,7 @@ def cnn(
         i = min(block, len(filters) - 1)
         block += 1
         x = keras.layers.Conv2D(filters[i], kernel_sizes[i], name=f"conv_{block}")(x)
-        x = max_pool(x, name=f"pool_{block}")
+        x = keras.layers.MaxPooling2D(name=f"pool_{block}")(x)
         x = keras.layers.ReLU(name=f"relu_{block}")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     if dropout:

@@ -3,7 +3,7 @@
 import keras
 
 from gpuzoo import register
-from gpuzoo.models._blocks import check_image, max_pool
+from gpuzoo.models._blocks import check_image
 
 
 @register(
@@ -36,9 +36,9 @@ def lenet5(
     x = keras.layers.Conv2D(6, 5, padding="same", activation="relu", name="conv_1")(
         inputs
     )
-    x = max_pool(x, name="pool_1")
+    x = keras.layers.MaxPooling2D(name="pool_1")(x)
     x = keras.layers.Conv2D(16, 5, activation="relu", name="conv_2")(x)
-    x = max_pool(x, name="pool_2")
+    x = keras.layers.MaxPooling2D(name="pool_2")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     for i, width in enumerate((120, 84), start=1):
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(x)

@@ -3,7 +3,7 @@
 import keras
 
 from gpuzoo import register
-from gpuzoo.models._blocks import check_image, max_pool
+from gpuzoo.models._blocks import check_image
 
 # The papers' schedules are long; runs here may have a few hundred steps, in which a
 # moving average with Keras's momentum of 0.99 would not get away from where it starts.
@@ -95,7 +95,8 @@ def resnet18(
     inputs = keras.Input(input_shape, name="image")
     if large_stem:
         x = _conv_bn(inputs, width, 7, stride=2, name="stem")
-        x = max_pool(keras.layers.ReLU(name="stem_relu")(x), name="stem_pool")
+        x = keras.layers.ReLU(name="stem_relu")(x)
+        x = keras.layers.MaxPooling2D(name="stem_pool")(x)
     else:
         x = keras.layers.ReLU(name="stem_relu")(_conv_bn(inputs, width, name="stem"))
     for stage in (1, 2, 3, 4):

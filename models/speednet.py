@@ -3,7 +3,7 @@
 import keras
 
 from gpuzoo import register
-from gpuzoo.models._blocks import check_image, max_pool
+from gpuzoo.models._blocks import check_image
 
 
 @register(
@@ -53,7 +53,7 @@ def speednet(
                 width, 3, padding="same", use_bias=False, name=f"{name}_conv"
             )(x)
             if number == 1 and min(x.shape[1:3]) > 1:
-                x = max_pool(x, name=f"{name}_pool")
+                x = layers.MaxPooling2D(name=f"{name}_pool")(x)
             # Page's and Jordan's: no scale, and averages of the last few batches.
             x = layers.BatchNormalization(
                 momentum=0.6, epsilon=1e-5, scale=False, name=f"{name}_norm"

@@ -3,7 +3,7 @@
 import keras
 
 from gpuzoo import register
-from gpuzoo.models._blocks import check_image, max_pool
+from gpuzoo.models._blocks import check_image
 
 
 @register(
@@ -31,7 +31,7 @@ def tutorial_cnn(
     check_image(input_shape, least=4, model="tutorial_cnn")
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Conv2D(filters, 3, activation="relu", name="conv")(inputs)
-    x = max_pool(x, name="pool")
+    x = keras.layers.MaxPooling2D(name="pool")(x)
     x = keras.layers.Flatten(name="flatten")(x)
     x = keras.layers.Dense(dense, activation="relu", name="dense")(x)
     if dropout:
@@ -70,7 +70,7 @@ def fully_convolutional(
     for i, (width, size) in enumerate(zip(filters, (3, 3, 1), strict=True), start=1):
         x = keras.layers.Conv2D(width, size, padding="same", name=f"conv_{i}")(x)
         # Before the ReLU, which is the same function at a quarter of the work.
-        x = max_pool(x, name=f"pool_{i}")
+        x = keras.layers.MaxPooling2D(name=f"pool_{i}")(x)
         x = keras.layers.ReLU(name=f"relu_{i}")(x)
     # The maps and the logits stay in float32: the loss needs the digits.
     x = keras.layers.Conv2D(num_classes, 1, dtype="float32", name="class_maps")(x)

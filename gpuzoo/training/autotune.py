@@ -75,7 +75,7 @@ def main() -> None:
 def _first_step(recipe: Recipe, options: Options) -> None:
     """Build the programs of a repeatable run, do one step and one evaluation."""
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
-    # The model takes the form that it has in the run (models/_blocks.py).
+    # Max-pooling takes the form that it has in the run (engine/backends/pooling.py).
     runtime = dataclasses.replace(runtime, deterministic=True)
     runtimes._in_force = (options, runtime)
     from gpuzoo.engine.program import Program

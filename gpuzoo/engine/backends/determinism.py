@@ -28,8 +28,8 @@ class Finding:
 
 
 _MAX_POOL = (
-    "XLA has no deterministic gradient of max-pooling",
-    "use gpuzoo.models._blocks.max_pool, or --xla off",
+    "XLA has no deterministic gradient of TensorFlow's max-pooling",
+    "use keras.ops.max_pool or one of Keras's layers, or --xla off",
 )
 _NEAREST = (
     "the gradient of nearest-neighbour resizing is not deterministic",
@@ -168,13 +168,6 @@ def _stand() -> tuple:
     """Where Python's generator and NumPy's are."""
     kind, keys, *rest = np.random.get_state()
     return random.getstate(), keys.tobytes(), *rest
-
-
-def check_jax(text: str, runtime: Runtime) -> None:
-    """Search a lowered step (StableHLO text). Raises GpuzooError as above."""
-    if runtime.deterministic and runtime.device == "gpu":
-        if "stablehlo.select_and_scatter" in text:
-            _refuse(Finding("a max-pooling layer", "select_and_scatter", *_MAX_POOL))
 
 
 def _operations(graph):

@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from gpuzoo.engine.backends import rnn
-from gpuzoo.engine.backends.determinism import check_jax, refuse_variable
+from gpuzoo.engine.backends import pooling, rnn
+from gpuzoo.engine.backends.determinism import refuse_variable
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import environment
 from gpuzoo.runtime.options import Runtime
@@ -112,7 +112,7 @@ class JaxBackend:
             self._variables = variables
             mapping = list(zip(variables, values, strict=True))
             scope = keras.StatelessScope(state_mapping=mapping)
-            with scope, rnn.gates_together():
+            with scope, pooling.repeatable(self.runtime), rnn.gates_together():
                 outputs = body(entry)
             _check_known(scope, variables)
             return [_current(scope, v) for v in variables], outputs
@@ -134,10 +134,6 @@ class JaxBackend:
             return lax.fori_loop(0, count, do, (values, told))
 
         program = jax.jit(several if self.looped else one, donate_argnums=0)
-        if self.runtime.device != "cpu":
-            values = [variable.value for variable in variables]
-            lowered = program.lower(values, feed, most)
-            check_jax(lowered.as_text(), self.runtime)
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             values, parts = [variable.value for variable in variables], []

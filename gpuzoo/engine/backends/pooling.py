@@ -1,0 +1,150 @@
+"""Max-pooling that XLA can differentiate repeatably, used while a step is traced.
+
+XLA refuses the gradient of TensorFlow's max-pooling where determinism is on. That of
+JAX's is a select-and-scatter; on a GPU XLA makes a sort and a scatter of it where
+determinism is on, which takes ten times as long to compile and three times the memory.
+Here a window is the larger of two overlapping halves, and so on down to single values,
+and of few values one after another: comparisons and slices only, whose gradients are
+selections and sums in a fixed order, which XLA fuses.
+
+The values are those of Keras, bit for bit, and so are the gradients up to the order of
+the sum where windows overlap, unless values of a window are equal. Then on TensorFlow
+the first of them, in the order of rows (where it is adaptive, of columns), takes the
+whole gradient, as it does in Keras in one and two dimensions on a CPU. On JAX each of
+two equal values that are compared takes half of it; in Keras the first takes all.
+
+Global max-pooling is a plain reduction, which repeats and is left as it is.
+"""
+
+import contextlib
+import functools
+import itertools
+import math
+
+import keras
+from keras.src import backend as keras_backend
+
+from gpuzoo.runtime.options import Runtime
+
+# Values of a window that are compared one after another; more of them by halves.
+_FEW = 4
+
+
+def needed(runtime: Runtime) -> bool:
+    """Whether max-pooling is to be replaced: under XLA where bits are promised, and on
+    a CPU always, where XLA's own gradient is slower."""
+    return runtime.xla and (runtime.deterministic or runtime.device == "cpu")
+
+
+@contextlib.contextmanager
+def repeatable(runtime: Runtime):
+    """`keras.ops.max_pool` and `adaptive_max_pool`, and with them Keras's layers, are
+    computed as told above while something is traced inside, where that is needed.
+
+    What has no fixed shape or no gradient is left to the backend.
+    """
+    if not needed(runtime):
+        yield
+        return
+    module = keras_backend.nn
+    real = module.max_pool, module.adaptive_max_pool
+    module.max_pool = functools.partial(_max_pool, real[0])
+    module.adaptive_max_pool = functools.partial(_adaptive_max_pool, real[1])
+    try:
+        yield
+    finally:
+        module.max_pool, module.adaptive_max_pool = real
+
+
+def _max_pool(real, inputs, pool_size, strides=None, padding="valid", data_format=None):
+    axes = _spatial_axes(inputs, data_format)
+    sizes = _each(pool_size, axes)
+    steps = sizes if strides is None else _each(strides, axes)
+    margins = [
+        _margins(inputs.shape[axis], size, step, padding)
+        for axis, size, step in zip(axes, sizes, steps, strict=True)
+    ] if axes else []  # fmt: skip
+    if not axes or None in margins:
+        return real(inputs, pool_size, strides, padding, data_format)
+    if any(map(any, margins)):
+        edges = dict(zip(axes, margins, strict=True))
+        edges = [edges.get(axis, (0, 0)) for axis in range(len(inputs.shape))]
+        inputs = keras.ops.pad(inputs, edges, constant_values=-math.inf)
+    windows = [*zip(axes, sizes, steps, strict=True)]
+    if math.prod(sizes) <= _FEW:
+        return functools.reduce(keras.ops.maximum, _places(inputs, windows))
+    # The innermost axis first: so the first of equal values is first by rows.
+    for axis, size, step in reversed(windows):
+        inputs = _largest(inputs, axis, size, step)
+    return inputs
+
+
+def _adaptive_max_pool(real, inputs, output_size, data_format=None):
+    axes = _spatial_axes(inputs, data_format)
+    counts = _each(output_size, axes)
+    if not axes or any(c > inputs.shape[a] for a, c in zip(axes, counts, strict=True)):
+        return real(inputs, output_size, data_format)
+    for axis, count in zip(axes, counts, strict=True):  # in Keras's order
+        side = inputs.shape[axis]
+        if side % count == 0:
+            inputs = _largest(inputs, axis, side // count, side // count)
+            continue
+        parts = []
+        for i in range(count):
+            first, last = i * side // count, -(-(i + 1) * side // count)
+            window = _slice(inputs, axis, first, last)
+            parts.append(_largest(window, axis, last - first, 1))
+        inputs = keras.ops.concatenate(parts, axis=axis)
+    return inputs
+
+
+def _places(x, windows: list[tuple[int, int, int]]):
+    """The values at each place of a window, of all windows, row by row."""
+    for starts in itertools.product(*(range(size) for _, size, _ in windows)):
+        place = x
+        for start, (axis, size, step) in zip(starts, windows, strict=True):
+            reach = (x.shape[axis] - size) // step * step + 1
+            place = _slice(place, axis, start, start + reach, step)
+        yield place
+
+
+def _largest(x, axis: int, size: int, step: int):
+    """The largest value of each window along one axis; values after the last whole
+    window are dropped."""
+    count = (x.shape[axis] - size) // step + 1
+    reach, width = (count - 1) * step + 1, 1
+    while 2 * width < size:  # x[i] is the largest of `width` values from the i-th on
+        last = x.shape[axis] - width
+        x = keras.ops.maximum(_slice(x, axis, 0, last), _slice(x, axis, width, None))
+        width *= 2
+    first = _slice(x, axis, 0, reach, step)
+    if size == 1:
+        return first
+    start = size - width
+    return keras.ops.maximum(first, _slice(x, axis, start, start + reach, step))
+
+
+def _slice(x, axis: int, start: int, stop: int | None, step: int = 1):
+    return x[(slice(None),) * axis + (slice(start, stop, step),)]
+
+
+def _margins(side: int, size: int, step: int, padding: str) -> tuple[int, int] | None:
+    """Values to be added before and after; None if no window fits."""
+    if padding.lower() == "valid":
+        return (0, 0) if size <= side else None
+    total = max((-(-side // step) - 1) * step + size - side, 0)
+    return total // 2, total - total // 2
+
+
+def _spatial_axes(inputs, data_format: str | None) -> list[int]:
+    """Of the inputs; empty if they have no fixed shape or are no real numbers."""
+    last = keras_backend.standardize_data_format(data_format) == "channels_last"
+    axes = list(range(1, len(inputs.shape) - 1))
+    axes = axes if last else [axis + 1 for axis in axes]
+    real = "float" in keras.backend.standardize_dtype(inputs.dtype)
+    return axes if real and None not in [inputs.shape[a] for a in axes] else []
+
+
+def _each(value, axes: list[int]) -> tuple[int, ...]:
+    """One number for each axis."""
+    return (value,) * len(axes) if isinstance(value, int) else tuple(value)
