@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 
 from gpuzoo.files import expand, redact
-from gpuzoo.runtime import environment
+from gpuzoo.runtime import environment, xla_probe
 from gpuzoo.runtime.environment import is_installed
 from gpuzoo.runtime.options import BACKENDS
 
@@ -223,6 +223,16 @@ def _devices(backend: str) -> Iterator[Finding]:
             what += f" of capability {too_new[0]}, for which it is not compiled"
         remedy = "use --backend jax" if too_new else ""
         yield Finding(backend, not too_new, what, remedy)
+        if backend == "tensorflow":
+            yield _compiles()
+
+
+def _compiles(device: str = "/GPU:0") -> Finding:
+    """Whether XLA works there."""
+    failure = xla_probe.failure(device)
+    what = f"does not compile for this GPU: {failure}" if failure else "compiles"
+    remedy = "use --backend jax, or a newer TensorFlow; until then XLA stays off"
+    return Finding("tensorflow XLA", not failure, what, remedy if failure else "")
 
 
 def _fits(major: int, compiled_for: list[str]) -> bool:

@@ -74,6 +74,8 @@ class Runtime:
             f"({self.reasons['deterministic']})",
             f"{self.threads} thread{'s' * (self.threads != 1)}",
         ]  # fmt: skip
+        if self.device == "gpu" and not self.xla and self.reasons["xla"] != "asked for":
+            parts.append(self.reasons["xla"])
         if self.device == "cpu" and self.onednn is False:
             parts.append(f"slow without oneDNN: {self.reasons['onednn']}")
         return " · ".join(parts)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
@@ -110,6 +111,34 @@ def choose_precision(asked: str, device: str, capability) -> tuple[str, str]:
     if flags:
         return "mixed_bfloat16", f"this CPU computes bfloat16 ({sorted(flags)[0]})"
     return "float32", "this CPU does not compute 16-bit numbers itself"
+
+
+def choose_xla(asked: str, name: str, probe: Callable[[], str] | None):
+    """Whether TensorFlow compiles with XLA, and why.
+
+    Args:
+        asked: auto, on or off.
+        name: of the GPU, for messages.
+        probe: why XLA does not compile for the GPU, or ""; None on a CPU.
+
+    Raises:
+        GpuzooError: XLA was asked for by name and does not work.
+    """
+    if asked == "off" or (asked == "on" and probe is None):
+        return asked == "on", "asked for"
+    if probe is None:
+        why = "on a CPU oneDNN convolutions are several times faster than XLA's"
+        return False, why
+    failure = probe()
+    if failure and asked == "on":
+        raise GpuzooError(
+            f"xla on was asked for, but XLA does not compile for {name}: {failure}; "
+            "use --xla off, --backend jax, or a newer TensorFlow"
+        )
+    if failure:
+        return False, f"XLA does not compile for {name}: {failure}"
+    why = "compiled steps are faster on a GPU"
+    return True, why if asked == "auto" else "asked for"
 
 
 def check_limit(library: str) -> None:

@@ -1,8 +1,10 @@
 """TensorFlow, started as the options say."""
 
+import functools
 import os
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime import xla_probe
 from gpuzoo.runtime.bootstrap import importing
 from gpuzoo.runtime.environment import (
     cpu_model,
@@ -14,6 +16,7 @@ from gpuzoo.runtime.startup import (
     check_limit,
     choose_precision,
     choose_threads,
+    choose_xla,
     quiet_start,
     set_variables,
 )
@@ -88,12 +91,10 @@ def start_tensorflow(
     tf32 = options.tf32 != "off"
     reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
     tf.config.experimental.enable_tensor_float_32_execution(tf32)
-    xla = options.xla == "on" or (options.xla == "auto" and device == "gpu")
-    reasons["xla"] = (
-        "asked for" if options.xla != "auto"
-        else "compiled steps are faster on a GPU" if xla
-        else "on a CPU oneDNN convolutions are several times faster than XLA's"
-    )  # fmt: skip
+    probe = functools.partial(xla_probe.known_failure, name, capability)
+    xla, reasons["xla"] = choose_xla(
+        options.xla, name, probe if device == "gpu" else None
+    )
     reasons["onednn"] = (
         "TensorFlow was imported before gpuzoo could turn it on" if late
         else f"TF_ENABLE_ONEDNN_OPTS={os.environ['TF_ENABLE_ONEDNN_OPTS']}"
