@@ -57,6 +57,7 @@ def repeatable(runtime: Runtime):
 
 
 def _max_pool(real, inputs, pool_size, strides=None, padding="valid", data_format=None):
+    inputs = keras.ops.convert_to_tensor(inputs)
     axes = _spatial_axes(inputs, data_format)
     sizes = _each(pool_size, axes)
     steps = sizes if strides is None else _each(strides, axes)
@@ -80,6 +81,7 @@ def _max_pool(real, inputs, pool_size, strides=None, padding="valid", data_forma
 
 
 def _adaptive_max_pool(real, inputs, output_size, data_format=None):
+    inputs = keras.ops.convert_to_tensor(inputs)
     axes = _spatial_axes(inputs, data_format)
     counts = _each(output_size, axes)
     if not axes or any(c > inputs.shape[a] for a, c in zip(axes, counts, strict=True)):
@@ -112,6 +114,15 @@ def _largest(x, axis: int, size: int, step: int):
     """The largest value of each window along one axis; values after the last whole
     window are dropped."""
     count = (x.shape[axis] - size) // step + 1
+    if size == step:  # no value is in two windows: neighbours, pair by pair
+        sides = (-1, *x.shape[1:axis], count, size, *x.shape[axis + 1 :])
+        x, axis = keras.ops.reshape(_slice(x, axis, 0, count * size), sides), axis + 1
+        while (size := x.shape[axis]) > 1:
+            pairs = (_slice(x, axis, i, size - 1 + i, 2) for i in (0, 1))
+            parts = [keras.ops.maximum(*pairs)]
+            parts += [_slice(x, axis, size - 1, size)] * (size % 2)
+            x = keras.ops.concatenate(parts, axis) if size % 2 else parts[0]
+        return keras.ops.squeeze(x, axis)
     reach, width = (count - 1) * step + 1, 1
     while 2 * width < size:  # x[i] is the largest of `width` values from the i-th on
         last = x.shape[axis] - width
