@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, needs_tensorflow
 
 import gpuzoo
 from gpuzoo.catalogue import architecture, keras_applications
@@ -326,6 +326,7 @@ print(json.dumps(run))
 """
 
 
+@needs_tensorflow  # Keras, imported first, takes it
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_a_users_own_model_object(precision, cli, tmp_path):
     """It holds the trained weights in the end, and the run can be done again from its
