@@ -12,6 +12,7 @@ import pytest
 from conftest import REAL_DATA, ROOT, environment
 
 import gpuzoo
+from gpuzoo.catalogue import recipes
 from gpuzoo.runs.record import read_run
 
 KEYS = {
@@ -142,7 +143,13 @@ def test_xla_and_determinism_at_once(precision, cli, tmp_path):
 
 QUICK = {
     "command": (["trian"], "no command named 'trian'; nearest: train"),
+    "option as command": (["--quiet", "list"], "no command named '--quiet'"),
     "recipe": (["train", "mnits"], "no recipe named 'mnits'; nearest: mnist"),
+    "recipe of bench": (["bench", "mnits"], "no recipe named 'mnits'; nearest: mnist"),
+    "option before recipe": (["train", "--epochs", "3", "mnist"], "the recipe comes first: gpuzoo train RECIPE --epochs"),
+    "no run": (["verify"], "RUN The run folder"),
+    "two runs": (["resume", "a", "b"], "options: b"),
+    "option of verify": (["verify", "a", "--stepps", "3"], "--steps"),
     "model as recipe": (["bench", "gru"], "a model; recipes that train it: mnist_gru; others of"),
     "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: cnn"),
     "file": (["train", "mnist", "--model", "mine.py"], "it too: mine.py:function"),
@@ -218,8 +225,38 @@ def test_debug_shows_the_traceback(cli):
 
 def test_no_words_print_the_help(cli):
     done = cli()
-    assert done.returncode == 2 and "gpuzoo COMMAND" in done.stdout
-    assert cli("--help", program=("-m", "gpuzoo")).returncode == 0
+    assert done.returncode == 2 and not done.stderr
+    asked = cli("--help")
+    assert asked.returncode == 0 and asked.stdout == done.stdout
+    lines = [line for line in done.stdout.splitlines() if "•" in line]
+    assert [line.split()[2] for line in lines] == [
+        "list", "info", "train", "resume", "verify", "diff", "bench", "doctor"
+    ]  # fmt: skip
+    assert all(len(line.split()) > 5 for line in lines)  # each with its meaning
+
+
+@pytest.mark.parametrize("verb", ["train", "bench"])
+def test_help_of_a_command_shows_every_recipe_and_what_it_is(verb, cli):
+    done = cli(verb, "--help")
+    assert done.returncode == 0 and cli(verb).returncode == 2
+    text = " ".join(done.stdout.replace("│", " ").split())
+    for name in gpuzoo.list_recipes():
+        module = recipes.module_of(name)
+        assert f"• {name} {module.__doc__.partition(chr(10))[0]}" in text
+
+
+def test_help_needs_no_catalogue():
+    """`gpuzoo --help` answers at once."""
+    code = (
+        "import sys, contextlib; from gpuzoo.cli import main\n"
+        "with contextlib.suppress(SystemExit): main(['--help'])\n"
+        "print([m for m in ('numpy', 'rich', 'typeguard', 'gpuzoo.catalogue') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_users_own_npz_trains(cli, npz, tmp_path):

@@ -105,7 +105,8 @@ def test_who_knows_what_of_other_packages(path):
 
 
 LEFT_OF_THE_SEAM = (
-    "gpuzoo.cli.app", "gpuzoo.training.train", "gpuzoo.repro.verify",
+    "gpuzoo.cli.app", "gpuzoo.cli.listing", "gpuzoo.cli.machine", "gpuzoo.cli.runs",
+    "gpuzoo.training.train", "gpuzoo.repro.verify",
     "gpuzoo.repro.diff", "gpuzoo.bench.bench", "gpuzoo.bench.worker", "gpuzoo.doctor",
     "gpuzoo.runs.folder", "gpuzoo.data.sources", "gpuzoo.catalogue.registry",
 )  # fmt: skip

@@ -58,6 +58,22 @@ def test_the_json_line_where_it_is_asked_for(tmp_path, cli):
         assert "--json" in cli(*verb.split(), "--help").stdout, verb
 
 
+@pytest.mark.parametrize("verb", ["list", "doctor"])
+def test_quiet_prints_the_json_line_alone(verb, cli):
+    done = cli(verb, "--quiet", *["--quick"] * (verb == "doctor"))
+    assert len(done.stdout.splitlines()) == 1 and done.json and not done.stderr
+
+
+def test_no_escape_codes_and_no_broken_figures_in_a_pipe(cli, tmp_path):
+    done = cli("list", env={"COLUMNS": "", "TERM": "xterm-256color"})
+    assert "\x1b" not in done.stdout
+    for name, told in done.json["figures"].items():
+        for figure in (v for k, v in told.items() if k not in ("on", "data")):
+            assert figure in done.stdout, (name, figure)
+    _, text = on_a_terminal(["list"], tmp_path)
+    assert "\x1b[" in text  # the heads stand out
+
+
 def test_a_training_on_a_terminal(tmp_path):
     words = "train mnist --data digits --model mlp --fast-dev-run --out run".split()
     code, text = on_a_terminal(words, tmp_path)

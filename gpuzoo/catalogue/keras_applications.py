@@ -5,8 +5,6 @@ import hashlib
 import inspect
 import re
 
-import numpy as np
-
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
@@ -161,6 +159,8 @@ def _hub(
         scale, offset = 1.0, 0.0
         if folder / _PRESET[1] in files:
             made_for = keras_hub.layers.ImageConverter.from_preset(str(folder))
+            import numpy as np  # late, so that `gpuzoo list` starts without it
+
             scale = (255.0 * np.asarray(made_for.scale or 1.0)).tolist()
             offset = made_for.offset or 0.0
 

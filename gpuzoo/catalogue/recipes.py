@@ -52,16 +52,16 @@ def load_recipe(name: str) -> Recipe:
     if name not in known:
         why = f"; {nearest(name, known)}"
         if name in list_models():
-            trained = [each for each in known if _module(each).RECIPE.model == name]
+            trained = [each for each in known if module_of(each).RECIPE.model == name]
             why = (
                 ", which is a model; recipes that train it: "
                 f"{', '.join(trained) or 'none'}; others of its task do with --model"
             )
         raise GpuzooError(f"no recipe named {name!r}{why}")
-    return _module(name).RECIPE
+    return module_of(name).RECIPE
 
 
-def _module(name: str):
+def module_of(name: str):
     prefixed = f"gpuzoo.recipes.train_{name}"
     found = importlib.util.find_spec(prefixed) is not None
     return importlib.import_module(prefixed if found else f"gpuzoo.recipes.{name}")

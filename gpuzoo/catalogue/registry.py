@@ -20,7 +20,6 @@ from gpuzoo.catalogue import architecture, keras_applications, user_code
 from gpuzoo.catalogue.model_info import TASKS, ModelInfo, read_models
 from gpuzoo.catalogue.user_files import execute, file_of, model_in_file
 from gpuzoo.errors import GpuzooError, nearest
-from gpuzoo.runtime.keras_state import orthogonal_in_any_precision
 
 _registered: dict[str, tuple[ModelInfo, Callable]] = {}
 
@@ -103,6 +102,8 @@ def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays un
     """
     info = model_info(name)
     checked = check_options(name, options)
+    from gpuzoo.runtime.keras_state import orthogonal_in_any_precision  # and NumPy
+
     with orthogonal_in_any_precision():
         return _builder(info)(**checked)
 

@@ -1,53 +1,48 @@
-"""The command line: one command per verb; the last line on stdout is one JSON object,
-but on a terminal only with --json.
+"""The command line: `gpuzoo VERB ...`, sub-commands by tyro.
 
-Exit codes: 0 done, 1 a check says no, 2 wrong use or environment, 130 interrupted.
+The last line of stdout is one JSON object, but on a terminal only with --json.
+Exit codes: 0 done, 1 a check failed, 2 wrong use or environment, 130 interrupted.
 """
 
 import contextlib
 import dataclasses
+import importlib
 import os
 import sys
+from typing import Annotated, Any, Union
 
 import tyro
 
-from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.catalogue.recipes import list_recipes, load_recipe
-from gpuzoo.cli import listing, runs
-from gpuzoo.cli.parsing import Flag, last_line, parse
+from gpuzoo.cli.parsing import last_line, parse
 from gpuzoo.errors import GpuzooError, nearest, remedy_of
 from gpuzoo.runtime import bootstrap
-from gpuzoo.runtime.options import Options
-from gpuzoo.training import failures
 
+# Verb -> the module of its class (list: List) in this folder, its line in `--help`.
+# Modules are imported when their verb is used: `gpuzoo --help` needs none of them.
 _VERBS = {
-    "train": "train a recipe: gpuzoo train mnist [--epochs 3 ...]",
-    "resume": "finish a run that was stopped or killed: gpuzoo resume RUN",
-    "verify": "do a run again and compare the bits: gpuzoo verify RUN",
-    "diff": "show where two runs part: gpuzoo diff RUN RUN",
-    "bench": "time a recipe in every mode of this machine: gpuzoo bench mnist",
-    "doctor": "look at this machine, tell what is wrong and what mends it",
-    "list": "list the models, what they reach, the recipes: gpuzoo list [PATTERN]",
-    "info": "show what is known of a model, and its diagram: gpuzoo info cnn",
-}
+    "list": ("listing", "List models and recipes with their test results."),
+    "info": ("listing", "Show a model: options, reference, layers."),
+    "train": ("runs", "Train a recipe."),
+    "resume": ("runs", "Continue a run that was interrupted or killed."),
+    "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
+    "diff": ("runs", "Show where two runs diverge, and why."),
+    "bench": ("machine", "Measure the training speed in each mode of this machine."),
+    "doctor": ("machine", "Check the installation and this machine."),
+}  # fmt: skip
+_HELP = ("-h", "--help")
+_WITH_RECIPE = ("train", "bench")  # followed by the name of a recipe
+_ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
+- Catalogue: list, info
+- Training: train, resume
+- Repeatability: verify, diff
+- This machine: bench, doctor
+`gpuzoo train mnist` is a first training, `gpuzoo VERB --help` shows all options.
+(Exit codes: 0 done, 1 a check failed, 2 wrong use or environment, 130 interrupted.)"""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainCommand:
-    """Everything that may be said about a training."""
-
-    recipe: tyro.conf.OmitArgPrefixes[Recipe]
-    options: tyro.conf.OmitArgPrefixes[Options]
-    out: str | None = None
-    """The run folder; by default the next free runs/<recipe>-<data>-<number>."""
-    fast_dev_run: Flag = False
-    """Two steps of everything, to see whether all of it works."""
-    quiet: Flag = False
-    """Print nothing but the JSON line."""
-    json: Flag = False
-    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
-    debug: Flag = False
-    """Show the traceback of an error."""
+@dataclasses.dataclass
+class _Unused:
+    """Stands for the verbs that were not named."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -55,111 +50,122 @@ def main(arguments: list[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if arguments is None:
         bootstrap.start(words)
-    _guard(lambda: _dispatch(words), "--debug" in words)
+    _guard(lambda: _run(words), "--debug" in words)
 
 
-def run_recipe(recipe: Recipe) -> None:
+def run_recipe(recipe: "Recipe") -> None:  # noqa: F821 - recipes import this module
     """The main function of every file in recipes/."""
     words = sys.argv[1:]
     bootstrap.start(None)
-    _guard(lambda: _train(recipe, words, f"python {sys.argv[0]}"), "--debug" in words)
+    about = _first_line(sys.modules["__main__"])
+    _guard(lambda: _run_script(recipe, words, about), "--debug" in words)
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        _print_help()
-        return 0 if words else 2
-    verb, rest = words[0], words[1:]
+def _run(words: list[str]) -> int:
+    verb = words[0] if words else ""
     if verb == "--version":
         from gpuzoo import __version__
 
         if sys.stdout.isatty():
             print(f"gpuzoo {__version__}")
         return last_line({"version": __version__})
-    if verb not in _VERBS:
+    if words and verb not in (*_VERBS, *_HELP) and not verb.startswith("--tyro-"):
         raise GpuzooError(f"no command named {verb!r}; {nearest(verb, _VERBS)}")
-    verbs = {
-        "train": _train_named, "resume": runs.resume, "verify": runs.verify,
-        "diff": runs.diff, "bench": _bench,
-        "doctor": runs.doctor, "list": listing.list_all, "info": listing.info,
-    }  # fmt: skip
-    return verbs[verb](rest)
+    if words in ([], ["train"], ["bench"]):
+        with contextlib.suppress(SystemExit):
+            _parse([*words, "--help"])
+        return 2
+    command, recipe = _parse(words)
+    if recipe:
+        command = _overridden(command, recipe, words)
+    return command()
 
 
-def _print_help() -> None:
-    print("usage: gpuzoo COMMAND ...\n")
-    for verb, meaning in _VERBS.items():
-        print(f"  {verb:<7} {meaning}")
-    print("\ngpuzoo COMMAND --help shows the options. Recipes:", *list_recipes())
+def _run_script(recipe: "Recipe", words: list[str], about: str) -> int:  # noqa: F821
+    from gpuzoo.cli.runs import Train
 
-
-def _train_named(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: gpuzoo train RECIPE [OPTIONS]\n\nrecipes:", *list_recipes())
-        print("gpuzoo train RECIPE --help shows every option and its default.")
-        return 0 if words else 2
-    return _train(load_recipe(words[0]), words[1:], f"gpuzoo train {words[0]}")
-
-
-def _train(recipe: Recipe, words: list[str], program: str) -> int:
-    default = TrainCommand(recipe=recipe, options=Options())
-    asked = parse(TrainCommand, words, program, default)
-    from gpuzoo.training.train import train
-
-    summary = train(
-        _changed(recipe, asked.recipe, words),
-        options=asked.options,
-        out=asked.out,
-        fast_dev_run=asked.fast_dev_run,
-        quiet=asked.quiet,
+    default = Train(recipe=recipe)
+    command = parse(
+        Train, words, prog=f"python {sys.argv[0]}", default=default, description=about
     )
-    last_line(summary, asked.json)
-    return 130 if summary["state"] == "stopped" else 0
+    return _overridden(command, recipe, words)()
 
 
-def _changed(recipe: Recipe, asked: Recipe, words: list[str]) -> Recipe:
+def _parse(words: list[str]):
+    """The command that the words name, and its recipe, if it has one."""
+    verb, name = [*words, "", ""][:2]
+    recipe = None
+    if verb in _WITH_RECIPE and name not in _HELP:
+        from gpuzoo.catalogue.recipes import load_recipe
+
+        if name.startswith("-"):
+            raise GpuzooError(
+                f"the recipe comes first: gpuzoo {verb} RECIPE {name} ..., for example "
+                f"gpuzoo {verb} mnist {name} ..."
+            )
+        recipe = load_recipe(name)
+    # Shell completion (--tyro-print-completion bash) is made of all.
+    wanted = _VERBS if verb.startswith("--tyro-") else (verb,)
+    arms = [
+        Annotated[
+            Any,
+            tyro.conf.subcommand(
+                each,
+                constructor=_type_of(each, recipe) if each in wanted else _Unused,
+                # Its own help has the whole docstring.
+                description=line if each != verb or each in _WITH_RECIPE else None,
+            ),
+        ]
+        for each, (_, line) in _VERBS.items()
+    ]
+    union = Union[tuple(arms)]  # noqa: UP007 - made at run time
+    return parse(union, words, prog="gpuzoo", description=_ABOUT), recipe
+
+
+def _type_of(verb: str, recipe: "Recipe | None"):  # noqa: F821
+    """The dataclass of a verb; of one with a recipe a sub-command per recipe, whose
+    values are the defaults of the options."""
+    module = importlib.import_module(f"gpuzoo.cli.{_VERBS[verb][0]}")
+    command = getattr(module, verb.capitalize())
+    if verb not in _WITH_RECIPE:
+        return command
+    from gpuzoo.catalogue import recipes
+
+    names = [recipe.name] if recipe else recipes.list_recipes()
+    arms = [
+        Annotated[
+            command,
+            tyro.conf.subcommand(
+                each,
+                default=command(recipe=recipes.load_recipe(each)),
+                description=None
+                if recipe and verb == "bench"
+                else _first_line(recipes.module_of(each)),
+            ),
+        ]
+        for each in names
+    ]
+    # A union of one would be no union.
+    return Union[(*arms, Annotated[None, tyro.conf.Suppress])]  # noqa: UP007
+
+
+def _first_line(module) -> str:
+    return (module.__doc__ or "").strip().partition("\n")[0]
+
+
+def _overridden(command, recipe: "Recipe", words: list[str]):  # noqa: F821
     """What was named on the command line goes through override(), which knows what
     naming a field means, even if it was given its default value."""
     named = {
-        field.name: getattr(asked, field.name)
-        for field in dataclasses.fields(Recipe)
+        field.name: getattr(command.recipe, field.name)
+        for field in dataclasses.fields(recipe)
         if any(_names(word, field.name) for word in words)
     }
-    return recipe.override(**named)
+    return dataclasses.replace(command, recipe=recipe.override(**named))
 
 
 def _names(word: str, field: str) -> bool:
     return word.partition("=")[0].replace("_", "-") == "--" + field.replace("_", "-")
-
-
-def _bench(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: gpuzoo bench RECIPE [OPTIONS]\n\nrecipes:", *list_recipes())
-        print("gpuzoo bench RECIPE --help shows every option and its default.")
-        return 0 if words else 2
-    recipe, rest = load_recipe(words[0]), words[1:]
-
-    from gpuzoo.bench.bench import Settings
-
-    @dataclasses.dataclass(frozen=True, kw_only=True)
-    class BenchCommand:
-        """Time a recipe in every mode that this machine has."""
-
-        recipe: tyro.conf.OmitArgPrefixes[Recipe]
-        settings: tyro.conf.OmitArgPrefixes[Settings]
-        quiet: Flag = False
-        """Print nothing but the JSON line."""
-        json: Flag = False
-        """Print the last line, one JSON object, on a terminal too; elsewhere it always
-        is."""
-        debug: Flag = False
-        """Show the traceback of an error."""
-
-    default = BenchCommand(recipe=recipe, settings=Settings())
-    asked = parse(BenchCommand, rest, f"gpuzoo bench {words[0]}", default)
-    return runs.bench(
-        _changed(recipe, asked.recipe, rest), asked.settings, asked.quiet, asked.json
-    )
 
 
 def _guard(action, debug: bool) -> None:
@@ -185,6 +191,8 @@ def _guard(action, debug: bool) -> None:
         if code:
             print(f"gpuzoo: error: {error}; {remedy_of(error)}", file=sys.stderr)
     except Exception as error:
+        from gpuzoo.training import failures
+
         line = failures.out_of_memory(error)
         if debug or not line:
             raise

@@ -1,5 +1,6 @@
-"""Reading the words of a command, and its last line."""
+"""Parsing a command with tyro, the options of every command, and its last line."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,6 +13,29 @@ from gpuzoo.errors import GpuzooError, meant
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Word = tyro.conf.Positional[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Common to all commands."""
+
+    quiet: Flag = False
+    """Print nothing but errors and the JSON line."""
+    json: Flag = False
+    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
+    debug: Flag = False
+    """Show the traceback of an error."""
+
+    def note(self, text: str) -> None:
+        """A line of progress, on stderr."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def last_line(self, summary: dict) -> None:
+        last_line(summary, self.json)
+
+
+Common = tyro.conf.OmitArgPrefixes[Output]
 
 
 def last_line(summary: dict, on_terminal: bool = False) -> int:
@@ -37,13 +61,17 @@ def last_line(summary: dict, on_terminal: bool = False) -> int:
     return 0
 
 
-def parse(command: type, words: list[str], program: str, default=None):
-    """tyro's parser, with its framed error text made one line."""
+def parse(command, words: list[str], **options):
+    """`tyro.cli`, with its framed error text made one line."""
     frame, stderr = io.StringIO(), sys.stderr
     try:
         sys.stderr = frame
-        kwargs = {} if default is None else {"default": default}
-        return tyro.cli(command, args=words, prog=program, **kwargs)
+        return tyro.cli(
+            command,
+            args=words,
+            config=(tyro.conf.PositionalMetavarFromFieldName,),
+            **options,
+        )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -51,9 +79,10 @@ def parse(command: type, words: list[str], program: str, default=None):
         # Without the frame and its title, which the text repeats.
         text = " ".join(line for line in lines if not line.startswith("╭"))
         text = re.sub(r"[╭╮╰╯│─]+", " ", text)
-        text = re.sub(r"\s+", " ", text).strip()
+        text = re.sub(r"\s+", " ", text).replace(" (required)", "").strip()
+        with_recipe = "default" in options or words[0] in ("train", "bench")
         for word in re.findall(r"--[\w-]+", text.partition(". ")[0]):
-            if default is not None and (told := meant(word)):
+            if with_recipe and (told := meant(word)):
                 if told.startswith("nearest: "):
                     fields = (
                         told.removeprefix("nearest: ").replace("_", "-").split(", ")

@@ -1,0 +1,128 @@
+"""`gpuzoo bench` and `gpuzoo doctor`: the speed and the health of this machine."""
+
+import dataclasses
+
+import tyro
+
+from gpuzoo.bench import bench
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.cli.parsing import Common, Flag, Output
+from gpuzoo.cli.tables import add_row, show, table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Measure the training speed of a recipe in each mode of this machine: backend,
+    precision, XLA, with and without determinism.
+
+    Exit codes: 0 done, 1 the --goal was not reached.
+    """
+
+    recipe: tyro.conf.OmitArgPrefixes[Recipe]
+    settings: tyro.conf.OmitArgPrefixes[bench.Settings] = bench.Settings()
+    output: Common = Output()
+
+    def __call__(self) -> int:
+        found = bench.bench(self.recipe, self.settings, self.output.note)
+        path = bench.save(found, self.settings.out)
+        if not self.output.quiet:
+            _print_bench(found)
+        self.output.last_line({
+            "record": path, "data": found["data"]["name"],
+            "conclusion": found["conclusion"], "goal": found["goal"],
+            "examples_per_second": (found["examples_per_second"] or {}).get("median"),
+        })  # fmt: skip
+        return int(bool(found["goal"]) and not found["goal"]["reached"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Doctor:
+    """Check the installation and this machine; name what is wrong and the remedy.
+
+    Exit codes: 0 no problem found, 1 there is one.
+    """
+
+    quick: Flag = False
+    """Skip the short training, twice on each backend, that tests repeatability."""
+    output: Common = Output()
+
+    def __call__(self) -> int:
+        from gpuzoo.doctor import examine
+        from gpuzoo.runs.record import private
+
+        findings = examine(quick=self.quick, note=self._print)
+        told = {"findings": [dataclasses.asdict(finding) for finding in findings]}
+        self.output.last_line(private(told))
+        return int(not all(finding.ok for finding in findings))
+
+    def _print(self, finding) -> None:
+        """At once, not all in one table: a check may take a minute."""
+        if self.output.quiet:
+            return
+        row = table("", "", "", show_header=False)
+        for column, size in zip(row.columns, (2, 25), strict=False):
+            column.width = size
+        add_row(row, "ok" if finding.ok else "NO", finding.name, finding.what)
+        if finding.remedy:
+            add_row(row, "", "", f"-> {finding.remedy}")
+        show(row)
+
+
+def _print_bench(found: dict) -> None:
+    heads = (
+        "examples\n/s", "vs\ndefault", "determ.", "first\nstep", "overhead", "memory",
+        "FLOPS", "band-\nwidth",
+    )  # fmt: skip
+    made = table("mode", *heads, right=heads, whole=heads)
+    for row in found["modes"]:
+        if row["error"]:
+            add_row(made, row["mode"], "failed")
+            continue
+        price, times = row["price_of_determinism"], row["times_the_default"]
+        part, memory = row["part_of_peak"], row["device_bytes"] or row["memory_bytes"]
+        add_row(
+            made,
+            row["mode"],
+            f"{row['examples_per_second']['median']:,.0f}",
+            f"x {times['median']:.2f}" if times else "-",
+            f"{price['median'] - 1:+.1%}" if price else "-",
+            f"{row['first_step_seconds']:.1f} s",
+            f"{1000 * row['overhead_seconds']:.2f} ms",
+            f"{memory / 1e9:.1f} GB",
+            *(f"{part[of]:.0%}" if part[of] else "-" for of in ("flops", "bytes")),
+        )
+    show(
+        f"{found['runtime']['device_name']} · data {found['data']['name']}",
+        made,
+        "determ.: what determinism costs; overhead: a step that computes nothing;",
+        "FLOPS, bandwidth: fraction of the peak of a matrix product, of memory",
+    )
+    if control := found["control"]:
+        low_to_high = f"({control['low']:.2f} to {control['high']:.2f})"
+        show(
+            f"the default in another process: {control['median']:.2f} {low_to_high} "
+            "times the default"
+        )
+    show(_conclusion(found["conclusion"]))
+
+
+def _conclusion(best: dict) -> str:
+    if best["quiet"] is False:
+        return (
+            "No conclusion: the machine was not quiet, as the default differed from "
+            "itself (1.00 is right). End other programs, or name more --rounds."
+        )
+    line = (
+        f"Fastest of these: {best['fastest']}, {best['examples_per_second']:,.0f} "
+        "examples a second"
+    )
+    if times := best["times_the_default"]:
+        line += f", {times['median']:.2f} times the default"
+        line += ", which is faster" * (times["high"] < 1)
+    line += "."
+    if price := best["price_of_determinism"]:
+        line += (
+            f" Repeatability costs {price['median'] - 1:+.1%} there (95 % interval "
+            f"{price['low'] - 1:+.1%} to {price['high'] - 1:+.1%})."
+        )
+    return line

@@ -1,0 +1,42 @@
+"""Tables on stdout, drawn by rich as wide as the terminal. In a pipe or a file, where
+COLUMNS does not say how wide, no line is broken."""
+
+import shutil
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def width() -> int:
+    return max(80, shutil.get_terminal_size((500, 25)).columns)
+
+
+def table(*heads: str, right=(), whole=(), **options) -> Table:
+    """An empty table without lines; `right` columns are aligned there, cells of `whole`
+    columns are never broken."""
+    gap = 1 if width() < 100 else 2
+    made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, **options)
+    for head in heads:
+        made.add_column(
+            Text(head),
+            justify="right" if head in right else "left",
+            overflow="fold",
+            no_wrap=head in whole,
+        )
+    return made
+
+
+def add_row(made: Table, *cells) -> None:
+    """Of any values, as they are: `[...]` in a text is no mark-up."""
+    made.add_row(*(Text(str(cell)) for cell in cells))
+
+
+def show(*things) -> None:
+    """Print tables and texts."""
+    console = Console(width=width(), highlight=False, markup=False, emoji=False)
+    with console.capture() as captured:
+        for thing in things:
+            console.print(thing)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
