@@ -74,6 +74,24 @@ def test_no_escape_codes_and_no_broken_figures_in_a_pipe(cli, tmp_path):
     assert "\x1b[" in text  # the heads stand out
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["resume"], "RUN The run folder."),
+        (["verify", "a", "--stepps", "3"], "--steps INT"),
+        (["train", "mnist", "--precision", "int3"], "invalid choice 'int3'"),
+        (["train", "mnist", "--epochs", "many"], "Error parsing --epochs"),
+        (["train", "mnist", "--lr", "3"], "unknown option --lr; nearest: --learning"),
+    ],
+)
+def test_wrong_use_is_one_plain_line_on_a_terminal_too(words, told, tmp_path):
+    """tyro draws a coloured frame around it there."""
+    code, text = on_a_terminal(words, tmp_path)
+    (line,) = text.splitlines()
+    assert code == 2 and line.startswith("gpuzoo: error: ") and told in line
+    assert not set("\x1b│╭╰") & set(line) and "  " not in line
+
+
 def test_a_training_on_a_terminal(tmp_path):
     words = "train mnist --data digits --model mlp --fast-dev-run --out run".split()
     code, text = on_a_terminal(words, tmp_path)

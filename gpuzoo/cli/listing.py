@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import fnmatch
 import math
+import re
 import sys
 
 from gpuzoo.catalogue.recipes import figures_of, list_recipes, load_recipe
@@ -75,8 +76,11 @@ class Info:
     def __call__(self) -> int:
         found = model_info(self.name)
         recipes = [n for n in list_recipes() if load_recipe(n).model == found.name]
-        say = (lambda *words: None) if self.output.quiet else print
-        say(f"{found.name} ({found.task})\n\n{found.doc}\n\noptions:")
+        say = (lambda text: None) if self.output.quiet else show
+        # Written in lines of 84 characters: filled again where there is less room.
+        narrow = width() < 88
+        doc = re.sub(r"(?<=\S)\n(?=[\w`(])", " ", found.doc) if narrow else found.doc
+        say(f"{found.name} ({found.task})\n\n{doc}\n\noptions:")
         for name, declared in found.options.items():
             say(f"  {name}: {declared}")
         say(f"\nreference: {found.reference}")
@@ -108,7 +112,7 @@ def _print_summary(name: str, say) -> int | None:
             return None
         raise GpuzooError(f"model {name!r} cannot be built: {error}") from error
     for network in _networks(model):
-        say()
+        say("")
         network.summary(line_length=min(width(), 120), expand_nested=True, print_fn=say)
     count = model.count_params()
     fixed = count - sum(math.prod(weight.shape) for weight in model.trainable_weights)

@@ -75,8 +75,8 @@ def parse(command, words: list[str], **options):
     except SystemExit as stop:
         if not stop.code:
             raise
-        lines = frame.getvalue().splitlines()
-        # Without the frame and its title, which the text repeats.
+        # Without colours, the frame and its title, which the text repeats.
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", frame.getvalue()).splitlines()
         text = " ".join(line for line in lines if not line.startswith("╭"))
         text = re.sub(r"[╭╮╰╯│─]+", " ", text)
         text = re.sub(r"\s+", " ", text).replace(" (required)", "").strip()
