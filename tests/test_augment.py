@@ -180,7 +180,7 @@ def test_all_of_them_train_and_repeat(dataset, runtime):
 
 def test_only_labels_can_be_mixed(dataset, runtime):
     recipe = RECIPE.override(task="autoencode", model="autoencoder", augment=("mixup",))
-    with pytest.raises(gpuzoo.GpuzooError, match="mixup or cutmix is for labels"):
+    with pytest.raises(gpuzoo.GpuzooError, match="mixup and cutmix are for labels"):
         train(recipe.override(model_options=()), dataset, runtime)
     with pytest.raises(gpuzoo.GpuzooError, match="one of mixup and cutmix"):
         augment.parse(("mixup", "cutmix"))

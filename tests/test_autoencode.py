@@ -10,6 +10,7 @@ from conftest import RECIPE, same, train
 import gpuzoo
 from gpuzoo.engine import backends, batches
 from gpuzoo.report import plots
+from gpuzoo.tasks import load
 from gpuzoo.tasks.autoencode import Task, cross_entropy
 
 SMALL = ("filters=(4,8)", "dense=16", "latents=3")
@@ -148,7 +149,9 @@ def test_pictures(runs, dataset, runtime, tmp_path):
         for attempt in ("a", "b"):
             folder = tmp_path / recipe.model / attempt
             folder.mkdir(parents=True)
-            plots.draw_all(folder, "autoencode", "T", lines, dataset, result.outputs)
+            plots.draw_all(
+                folder, load("autoencode").pictures, "T", lines, dataset, result.outputs
+            )
             contents.append({p.name: p.read_bytes() for p in folder.iterdir()})
         assert contents[0] == contents[1]
         assert contents[0].keys() == {"curves.png", "reconstructions.png", *more}

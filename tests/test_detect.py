@@ -10,7 +10,7 @@ from conftest import RECIPE, same, train
 import gpuzoo
 from gpuzoo.engine import checkpoint
 from gpuzoo.report import plots
-from gpuzoo.tasks import detect, scenes
+from gpuzoo.tasks import detect, load, scenes
 from gpuzoo.training.build import build_model
 
 DETECT = RECIPE.override(
@@ -181,7 +181,7 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path):
     many, _ = train(longer, dataset, runtime)
     assert many.metrics["test_map50"] > max(0.6, one.metrics["test_map50"])
     lines = [{"split": e, **row} for e, row in rows if e in ("train", "test")]
-    plots.draw_all(tmp_path, "detect", "T", lines, dataset, many.outputs)
+    plots.draw_all(tmp_path, load("detect").pictures, "T", lines, dataset, many.outputs)
     assert (tmp_path / "detections.png").exists()
 
 

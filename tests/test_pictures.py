@@ -9,6 +9,7 @@ from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.data.validate import make_dataset
 from gpuzoo.report import plots
 from gpuzoo.report.progress import Screen
+from gpuzoo.tasks import load
 
 
 def digits(labels: np.ndarray, classes: int):
@@ -54,10 +55,14 @@ def test_no_sheet_of_mistakes_where_there_are_none(tmp_path):
         outputs(labels),
         [{"split": "test", "epoch": 1, "step": 3, "loss": 0.1}],
     )
-    plots.draw_all(tmp_path, "classify", "t", rows, digits(labels, 2), told)
+    plots.draw_all(
+        tmp_path, load("classify").pictures, "t", rows, digits(labels, 2), told
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"curves.png", "confusion.png"}
     told = outputs(1 - labels)
-    plots.draw_all(tmp_path, "classify", "t", rows, digits(labels, 2), told)
+    plots.draw_all(
+        tmp_path, load("classify").pictures, "t", rows, digits(labels, 2), told
+    )
     assert (tmp_path / "mistakes.png").stat().st_size > 2000
 
 

@@ -345,13 +345,14 @@ def test_pictures_do_not_follow_the_users_settings(place, cli):
 def test_tall_images_make_a_sheet_of_some_size(runtime, tmp_path):
     from gpuzoo.data.validate import make_dataset
     from gpuzoo.report import plots
+    from gpuzoo.tasks import load
 
     tall = np.zeros((24, 6000, 4, 1), np.uint8)
     part = {"image": tall, "label": np.arange(24) % 2}
     dataset = make_dataset("tall", "made up", {"train": part, "test": part})
     rows = [{"split": "test", "epoch": 1, "step": 1, "loss": 1.0}]
     outputs = {"reconstruction": tall}
-    plots.draw_all(tmp_path, "autoencode", "T", rows, dataset, outputs)
+    plots.draw_all(tmp_path, load("autoencode").pictures, "T", rows, dataset, outputs)
     import PIL.Image
 
     with PIL.Image.open(tmp_path / "reconstructions.png") as sheet:

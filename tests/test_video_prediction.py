@@ -8,7 +8,7 @@ from conftest import RECIPE, same, train
 import gpuzoo
 from gpuzoo.engine import batches, checkpoint
 from gpuzoo.report import plots
-from gpuzoo.tasks import video_prediction
+from gpuzoo.tasks import load, video_prediction
 
 FILM = RECIPE.override(
     task="video_prediction", model="conv_lstm", model_options=("filters=(4,)",), augment=(),
@@ -65,7 +65,9 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, monkeypatc
     parts, _ = train(FILM, dataset, runtime)  # in batches of seven: other companions
     assert same(one, parts)
     lines = [{"split": e, **row} for e, row in rows if e in ("train", "test")]
-    plots.draw_all(tmp_path, "video_prediction", "T", lines, dataset, one.outputs)
+    plots.draw_all(
+        tmp_path, load("video_prediction").pictures, "T", lines, dataset, one.outputs
+    )
     assert (tmp_path / "frames.png").exists()
 
 

@@ -129,7 +129,11 @@ def _reach(program, goal: float) -> dict:
     """Train until an evaluation after an epoch is as good as the goal."""
     from gpuzoo.engine.plan import segments
 
-    recipe, plan, headline = program.session.recipe, program.plan, program.task.headline
+    recipe, plan, headline = (
+        program.session.recipe,
+        program.plan,
+        program.task.headline.name,
+    )
     found = {"reached": False, "seconds": 0.0, "figure": None}
     parts = segments(plan, recipe, 0, most=program.most_steps)
     for _, last, _ in program.train_parts(parts):

@@ -7,11 +7,15 @@ from collections.abc import Iterable
 
 from gpuzoo.errors import GpuzooError
 
-# Names of the tasks that a model may declare; one file each in gpuzoo/tasks/.
-TASKS = (
-    "adversarial", "autoencode", "classify", "classify_audio", "diffusion", "detect",
-    "forecast", "video_prediction",
-)  # fmt: skip
+TASKS = tuple(
+    sorted(
+        path.stem
+        for path in (pathlib.Path(__file__).parent.parent / "tasks").glob("*.py")
+        if path.stem != "base" and b"\nclass Task(" in path.read_bytes()
+    )
+)
+"""Names of the tasks: the files in gpuzoo/tasks/ that have one. They are read, not
+imported, as an import leads to Keras."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,11 +14,13 @@ from typing import Literal
 
 import typeguard
 
+from gpuzoo.catalogue.model_info import TASKS
 from gpuzoo.errors import GpuzooError, nearest
 
 # Value ranges, as (rule for the reader, test). Fields not named here take any value
 # of their type.
 _RULES = {
+    "task": (f"one of {', '.join(TASKS)}", lambda v: v in TASKS),
     "epochs": ("at least 1", lambda v: v >= 1),
     "min_steps": ("0 or more", lambda v: v >= 0),
     "batch_size": ("at least 1", lambda v: v >= 1),
@@ -56,10 +58,7 @@ class Recipe:
 
     name: str
     """Name of the recipe; the run folder is called after it."""
-    task: Literal[
-        "adversarial", "autoencode", "classify", "classify_audio", "diffusion",
-        "detect", "distill", "forecast", "video_prediction",
-    ] = "classify"  # fmt: skip
+    task: str = "classify"
     """What is learned; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"

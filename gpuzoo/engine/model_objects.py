@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from gpuzoo import tasks
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
@@ -18,7 +19,6 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import read_inside
 from gpuzoo.runtime.keras_state import fresh_names
 from gpuzoo.tasks import ends
-from gpuzoo.tasks.base import OneLoss
 from gpuzoo.weights import assign, by_name, load_weights, weights_bytes
 
 FILE = "initial_weights.safetensors"
@@ -38,14 +38,6 @@ _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 _AROUND_0 = ("Hinge", "SquaredHinge", "CategoricalHinge")
 """Losses of one unit without from_logits for which 0 lies between the two classes; for
 all others 0.5 does, as labels are 0 and 1."""
-_LOSSES = {
-    "adversarial": "the rivals' own", "autoencode": "reconstruction",
-    "classify": "cross-entropy", "classify_audio": "cross-entropy",
-    "diffusion": "squared error of the noise", "detect": "detection",
-    "distill": "cross-entropy and divergence from the teacher",
-    "forecast": "mean squared error",
-    "video_prediction": "prediction of the next frame",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +169,10 @@ def loss_of(given: Given, recipe: Recipe, model: keras.Model):
     """
     logits = given.loss is None or "from_logits" in given.loss["config"]
     if recipe.task in ("classify", "classify_audio", "distill") and logits:
-        if fault := ends.scaled(OneLoss.output(model), model):
+        if fault := ends.scaled(ends.output_of(model), model):
             raise GpuzooError(
                 f"model {model.name!r} {fault}, and its loss is computed from logits; "
-                f"end it in Dense({OneLoss.shape(model)[-1]}) without an activation"
+                f"end it in Dense({ends.output_shape_of(model)[-1]}) without activation"
             )
     if given.loss is None or recipe.task == "forecast":  # which knows one loss only
         return None
@@ -208,8 +200,11 @@ class _Loss:
         name, config = type(loss).__name__, loss.get_config()
         self.loss, self.reduction = loss, loss.reduction
         self.sparse = name in _SPARSE
-        output = OneLoss.output(model)
-        self.units, self.end = OneLoss.shape(model)[-1], ends.find(output, model).kind
+        output = ends.output_of(model)
+        self.units, self.end = (
+            ends.output_shape_of(model)[-1],
+            ends.find(output, model).kind,
+        )
         self.threshold = 0.0 if self.end else _threshold(name, config, self.units)
         of_classes = name in (
             "SparseCategoricalCrossentropy",
@@ -297,7 +292,7 @@ def line(given: Given, recipe: Recipe) -> str:
     else:
         rate = f"learning rate {recipe.learning_rate:g}"
         how = f"{recipe.optimizer}, {rate}, {recipe.schedule}"
-    loss = _LOSSES[recipe.task]
+    loss = tasks.load(recipe.task).loss_name
     if given.loss:
         loss = f"{given.loss['class_name']}, as compiled"
     return f"weights: {begins} · optimizer: {how} · loss: {loss}"
@@ -321,9 +316,9 @@ def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
             )
     optimizer, notes = _optimizer(model, settings["optimizer"], recipe, named)
     loss = _loss(settings["loss"], model, recipe, named)
-    units = (keras.tree.flatten(OneLoss.shape(model)) or [None])[-1]
+    units = (keras.tree.flatten(ends.output_shape_of(model)) or [None])[-1]
     logits = not any(
-        ends.find(one, model).kind for one in keras.tree.flatten(OneLoss.output(model))
+        ends.find(one, model).kind for one in keras.tree.flatten(ends.output_of(model))
     )
     if loss:
         logits &= _threshold(loss["class_name"], loss["config"], units) == 0
@@ -385,7 +380,7 @@ def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | No
         raise GpuzooError(f"the model is compiled with {len(losses)} losses, not one")
     (loss,) = losses
     if str(loss).lower() in ("crossentropy", "ce"):  # Keras chooses by the shapes
-        one = keras.tree.flatten(OneLoss.shape(model))[-1] == 1
+        one = keras.tree.flatten(ends.output_shape_of(model))[-1] == 1
         loss = "binary_crossentropy" if one else "sparse_categorical_crossentropy"
     if isinstance(loss, str):
         try:
@@ -423,7 +418,8 @@ def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | No
     if recipe.task not in ("classify", "classify_audio"):
         raise GpuzooError(
             f"the model is compiled with the loss {kind}; the task {recipe.task} has a "
-            f"loss of its own ({_LOSSES[recipe.task]}): leave loss out of compile()"
+            f"loss of its own ({tasks.load(recipe.task).loss_name}): leave loss out of "
+            "compile()"
         )
     if "label_smoothing" in named:
         raise GpuzooError(

@@ -72,8 +72,8 @@ class Program:
         given = self.session.given
         model_objects.begin(model, recipe, dataset, given)
         self._generators = initializers.address_generators(model, recipe.seed)
-        tasks.check(recipe)
         kind = tasks.load(recipe.task)
+        kind.check_recipe(recipe)
         draws = kind.count_draws(recipe, model)
         count = dataset.count("train")
         self.plan = make_plan(recipe, count, draws, self.session.fast)
@@ -90,7 +90,8 @@ class Program:
         )
         if loss := model_objects.loss_of(given, recipe, model):
             self.task.compiled = loss
-        self.step_metrics, self.metrics = self.task.step_figures, self.task.figures
+        self.step_metrics = tuple(metric.name for metric in self.task.step_metrics)
+        self.metrics = tuple(metric.name for metric in self.task.metrics)
         self.state = State(model, optimizers, self._generators, self.backend)
         fields = self.task.fields
         streamed = batches.streams(recipe, dataset.splits, fields, self.backend)

@@ -36,19 +36,19 @@ _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
 
 def draw_all(
     folder: Folder | pathlib.Path,
-    task: str,
+    pictures: tuple[str, ...],
     title: str,
     rows: list[dict],
     dataset: Dataset,
     outputs: dict,
     trained_with: str = "",
 ) -> None:
-    """Draw every picture of a run into its folder; `outputs` as in engine/loop.py,
-    `trained_with`: what only the loss of the training contains."""
+    """Draw the curves and the pictures of a task into a run's folder; `outputs` as in
+    engine/loop.py, `trained_with`: what only the loss of the training contains."""
     with plain():
         figures = {"curves": curves(title, rows, trained_with)}
-        for kind in _KINDS[task]:
-            figures[kind.__name__] = kind(title, dataset, outputs)
+        for name in pictures:
+            figures[name] = PICTURES[name](title, dataset, outputs)
         for name, figure in figures.items():
             if figure is not None:
                 as_folder(folder).write_file(f"{name}.png", png_bytes(figure))
@@ -351,15 +351,10 @@ def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
     return PIL.Image.fromarray(255 - sheet.mean(axis=-1).astype(np.uint8))
 
 
-# Task -> its pictures besides the curves; one that does not apply is None.
-_KINDS = {
-    "adversarial": (samples,),
-    "autoencode": (reconstructions, samples),
-    "diffusion": (samples,),
-    "detect": (detections,),
-    "distill": (confusion, mistakes),
-    "forecast": (forecasts,),
-    "video_prediction": (frames,),
-    "classify": (confusion, mistakes),
-    "classify_audio": (confusion,),
-}
+PICTURES = {
+    function.__name__: function
+    for function in (
+        confusion, detections, forecasts, frames, mistakes, reconstructions, samples,
+    )
+}  # fmt: skip
+"""By the names that the tasks use; one that does not apply returns None."""

@@ -74,7 +74,7 @@ def models_files(recipe: dict) -> list[str]:
     """path.py:function of the user's own code that a recorded run executes: of its
     model, and of its teacher's."""
     models = [recipe["model"]]
-    if recipe["task"] == "distill" and recipe["distill_alpha"]:
+    if recipe["teacher"] and recipe["distill_alpha"]:
         models.append(model_of_teacher(unredact(recipe["teacher"])))
     return [model for model in models if file_of(model)]
 

@@ -5,12 +5,11 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.errors import GpuzooError
-from gpuzoo.tasks import augment
+from gpuzoo.tasks import augment, base, frechet
 from gpuzoo.tasks.base import minimise
-from gpuzoo.tasks.frechet import Measure
 
 
-class Task:
+class Task(base.Task):
     """The discriminator moves, then the generator, each on its own loss.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
@@ -28,17 +27,17 @@ class Task:
       to be.
     """
 
-    fields = ("image",)
-    step_figures = ("loss", "discriminator")
-    """What a step tells; `figures`: what an evaluation tells."""
-    headline = "frechet"
-    """The figure that a run is judged by, if it has it; otherwise the loss."""
-
-    expansion = 1
-    """Pixels that an evaluation holds at once for each of an example's."""
+    loss_name = "the model's own, of both networks"
+    step_metrics = (base.LOSS, base.Metric("discriminator"))
+    headline = frechet.FRECHET
+    pictures = ("samples",)
+    modules = frechet.MODULES
 
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        self.model, self.conditional = model, model.conditional
+        super().__init__(
+            model=model, optimizers=optimizers, recipe=recipe, dataset=dataset
+        )
+        self.conditional = model.conditional
         self.parts = model.critic_steps
         if recipe.batch_size % self.parts:
             raise GpuzooError(
@@ -46,13 +45,12 @@ class Task:
                 f"part for each step of its discriminator: {recipe.batch_size}"
             )
         self.for_discriminator, self.for_generator = optimizers
-        self.changes = augment.parse(recipe.augment)
         if self.conditional:
             self.fields = ("image", "label")
-        self.measure = Measure(dataset)
-        self.figures = ("loss", *self.measure.figures)
-        if self.conditional and self.measure.figures:
-            self.figures = (*self.figures, "accuracy")
+        self.measure = frechet.Measure(dataset)
+        self.metrics = (base.LOSS, *self.measure.metrics)
+        if self.conditional and self.measure.metrics:
+            self.metrics = (*self.metrics, base.ACCURACY)
         codes = (recipe.seed, "adversarial", "codes")
         shape = (len(dataset.test["image"]), model.latents)
         codes = 2 * randomness.uniform(shape, *codes) - 1
@@ -153,7 +151,7 @@ class Task:
         """The figures of an evaluation; `arrays` are the examples it was done on."""
         figures = {"loss": float(self.model.generator_loss(outputs["score"]))}
         figures |= self.measure.summarise(outputs)
-        if "accuracy" in self.figures:
+        if base.ACCURACY in self.metrics:
             right = outputs["predicted"] == arrays["label"]
             figures["accuracy"] = float(np.mean(right))
         return figures

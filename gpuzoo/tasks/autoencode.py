@@ -6,12 +6,14 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.tasks import augment, ends
-from gpuzoo.tasks.base import OneLoss
-from gpuzoo.tasks.frechet import Measure
+from gpuzoo.tasks import augment, base, ends, frechet
+
+LOSS = base.Metric("loss", unit="nats per image")
+ERROR = base.Metric("error")
+KL = base.Metric("kl", unit="nats per image")
 
 
-class Task(OneLoss):
+class Task(base.Task):
     """Cross-entropy of the pixels, and the divergence of the code if it is drawn.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
@@ -40,13 +42,16 @@ class Task(OneLoss):
     """
 
     told_by_layer = "divergence"
-    figures = step_figures = ("loss", "error")
-    """What an evaluation and a step tell; with `kl` for a variational autoencoder."""
+    loss_name = "reconstruction"
+    metrics = step_metrics = (LOSS, ERROR)  # a variational one has more
+    headline = LOSS
+    pictures = ("reconstructions", "samples")
+    modules = frechet.MODULES
 
     def __init__(self, *, model: keras.Model, recipe, dataset, **parts):
         super().__init__(model=model, recipe=recipe, dataset=dataset, **parts)
         self.seed = recipe.seed
-        outputs = self.output(model)
+        outputs = ends.output_of(model)
         self.variational = isinstance(outputs, dict)
         pixels = outputs["reconstruction"] if self.variational else outputs
         self.network = ends.Network(model, dataset.input_shape, pixels)
@@ -54,24 +59,24 @@ class Task(OneLoss):
         if self.variational:
             self.decoder = model.get_layer("decoder")
             self.latents = model.output["mean"].shape[1]
-            self.measure = Measure(dataset)
-            self.step_figures = (*self.figures, "kl")
-            self.figures = (*self.step_figures, *self.measure.figures)
+            self.measure = frechet.Measure(dataset)
+            self.step_metrics = (LOSS, ERROR, KL)
+            self.metrics = (*self.step_metrics, *self.measure.metrics)
             codes = self._normal(len(dataset.test["image"]), "prior")
             self.prior = keras.ops.convert_to_tensor(codes)
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
-        if fault := OneLoss.misfit(model, dataset.input_shape, reshapes=True):
+        if fault := base.Task.misfit(model, dataset.input_shape, reshapes=True):
             return fault
         image = (None, *ends.taken_form(model, dataset.input_shape))
-        outputs = OneLoss.output(model)
+        outputs = ends.output_of(model)
         if not isinstance(outputs, dict):
             shape = getattr(outputs, "shape", "several tensors")
             if shape != image:
                 return f"puts out {shape}, not {image}"
-            return OneLoss.squashed(model, outputs)
+            return base.Task.squashed(model, outputs)
         if set(outputs) != {"reconstruction", "mean", "log_variance"}:
             return (
                 f"puts out {', '.join(sorted(outputs))}, not reconstruction, mean and "
@@ -89,7 +94,7 @@ class Task(OneLoss):
         decoders = [layer for layer in model.layers if layer.name == "decoder"]
         if not decoders or decoders[0].compute_output_shape(code) != image:
             return f"has no layer 'decoder' from codes {code} to logits {image}"
-        return OneLoss.squashed(model, outputs["reconstruction"]) or _own_end(
+        return base.Task.squashed(model, outputs["reconstruction"]) or _own_end(
             model, decoders[0], outputs["reconstruction"]
         )
 
@@ -133,7 +138,7 @@ class Task(OneLoss):
         """The figures of an evaluation; `arrays` are the examples it was done on."""
         means = {
             name: float(np.mean(outputs[name], dtype=np.float64))
-            for name in self.step_figures
+            for name in (one.name for one in self.step_metrics)
         }
         return means | (self.measure.summarise(outputs) if self.variational else {})
 

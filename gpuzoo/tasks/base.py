@@ -1,32 +1,68 @@
-"""What the tasks share in which one optimizer makes one loss of one model small."""
+"""What every task has: fields, loss, step, metrics and pictures."""
+
+import dataclasses
+from typing import ClassVar
 
 import keras
 
+from gpuzoo.errors import GpuzooError
 from gpuzoo.tasks import augment, ends
 
 
-class OneLoss:
-    """A task is a subclass with `check_model`, `step`, `evaluate` and `summarise`."""
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A number that a step or an evaluation returns under this name."""
+
+    name: str
+    unit: str = ""
+    greater_is_better: bool = False
+    format: str = ".4f"
+
+    def text(self, value: float) -> str:
+        """A value as it is shown, with its unit."""
+        return f"{value:{self.format}} {self.unit}".rstrip()
+
+
+LOSS = Metric("loss")
+ACCURACY = Metric("accuracy", greater_is_better=True, format=".2%")
+# Fields of a recipe that not every task uses -> what they are for.
+_FOR = {
+    "augment": "changes images", "mixup and cutmix": "are for labels",
+    "label_smoothing": "is for labels", "tta": "is for classifying images",
+    "teacher": "is for the task distill",
+}  # fmt: skip
+
+
+class Task:
+    """A task is a subclass called Task in a file of its name, with `check_model`,
+    `step`, `evaluate` and `summarise`."""
 
     fields: tuple[str, ...] = ("image",)
     """The arrays that an example has."""
-    step_figures: tuple[str, ...] = ("loss",)
-    figures: tuple[str, ...] = ("loss",)
-    """What a step and an evaluation tell."""
-    headline = "loss"
-    """The figure that a run is judged by."""
+    loss_name = ""
+    """What is minimised, for the first lines of a run."""
+    step_metrics: tuple[Metric, ...] = (LOSS,)
+    metrics: tuple[Metric, ...] = (LOSS,)
+    """What a step and an evaluation return."""
+    headline = LOSS
+    """The metric that a run is judged by; the loss where an evaluation lacks it."""
+    pictures: tuple[str, ...] = ()
+    """Functions of gpuzoo/report/plots.py that draw what the model returns."""
+    uses: ClassVar[frozenset[str]] = frozenset({"augment"})
+    """Those of a recipe's fields in `_FOR` that it uses."""
     expansion = 1
     """Pixels that an evaluation holds at once for each of an example's."""
     models = ""
     """The task that its models are registered for, if it is not its own."""
+    modules: tuple[str, ...] = ()
+    """Modules that its figures depend on, besides those that it imports."""
     told_by_layer = ""
     """The layer that adds to the loss, for Keras's own fit, what the task adds."""
     own_draws = 0
     """Uniform numbers that a step needs for each example, before those of `augment`."""
 
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        self.model = model
-        (self.optimizer,) = optimizers
+        self.model, self.optimizers = model, optimizers
         self.changes = augment.parse(recipe.augment)
 
     @classmethod
@@ -34,6 +70,47 @@ class OneLoss:
         """Uniform numbers that a step needs for each example."""
         changes = augment.parse(recipe.augment)
         return cls.own_draws + sum(change.draws for change in changes)
+
+    @classmethod
+    def check_recipe(cls, recipe) -> None:
+        """Raises GpuzooError for a bad augmentation, and for what the task does not
+        use."""
+        changes = augment.parse(recipe.augment)
+        given = {
+            "augment": changes, "mixup and cutmix": any(one.mixes for one in changes),
+            "label_smoothing": recipe.label_smoothing, "tta": recipe.tta != "none",
+            "teacher": recipe.teacher,
+        }  # fmt: skip
+        for name, value in given.items():
+            if value and name not in cls.uses:
+                raise GpuzooError(
+                    f"{name} {_FOR[name]}; the task {recipe.task} does not use "
+                    f"{'them' if ' ' in name else 'it'}: leave it out"
+                )
+
+    @staticmethod
+    def settle(recipe):
+        """The recipe with the digests of all that it names, to be recorded.
+
+        Raises:
+            GpuzooError: something cannot be read.
+        """
+        return recipe
+
+    @staticmethod
+    def code_and_inputs(recipe, dataset, note) -> tuple[dict, dict]:
+        """Digests of the code and of the files that it needs besides the model's."""
+        return {}, {}
+
+    @staticmethod
+    def only_in_training(recipe) -> str:
+        """What makes the loss of a training another quantity than the evaluation's."""
+        smoothing = recipe.label_smoothing
+        return f"label smoothing {smoothing:g}" if smoothing else ""
+
+    @staticmethod
+    def check_data(dataset) -> str | None:
+        """What is wrong with the data, or None."""
 
     @staticmethod
     def model_options(dataset) -> dict:
@@ -77,20 +154,10 @@ class OneLoss:
         return None
 
     @staticmethod
-    def output(model: keras.Model):
-        """See ends.output_of()."""
-        return ends.output_of(model)
-
-    @staticmethod
-    def shape(model: keras.Model):
-        """The shape of that, or the shapes, in a dict or a list."""
-        return keras.tree.map_structure(lambda one: one.shape, OneLoss.output(model))
-
-    @staticmethod
     def squashed(model: keras.Model, output=None) -> str | None:
         """What is wrong with a model, where logits of pixels are wanted: its output
         is squashed, and cannot be computed without that."""
-        output = OneLoss.output(model) if output is None else output
+        output = ends.output_of(model) if output is None else output
         end = ends.find(output, model)
         if not end.kind:
             fault = ends.scaled(output, model)
@@ -102,7 +169,8 @@ class OneLoss:
 
     def minimise(self, loss, backend):
         """See minimise() below."""
-        return minimise(loss, self.optimizer, self.model, backend, self.told_by_layer)
+        optimizer, apart = self.optimizers[0], self.told_by_layer
+        return minimise(loss, optimizer, self.model, backend, apart)
 
 
 def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):

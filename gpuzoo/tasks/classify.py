@@ -5,11 +5,10 @@ import math
 import keras
 import numpy as np
 
-from gpuzoo.tasks import augment, ends
-from gpuzoo.tasks.base import OneLoss
+from gpuzoo.tasks import augment, base, ends
 
 
-class Task(OneLoss):
+class Task(base.Task):
     """Cross-entropy on logits, with label smoothing, and accuracy.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
@@ -22,10 +21,11 @@ class Task(OneLoss):
     fields = ("image", "label")
     field = "image"
     """The one that the model is given."""
-    figures = step_figures = ("loss", "accuracy")
-    """What an evaluation and a step tell."""
-    headline = "accuracy"
-    """The figure that a run is judged by."""
+    loss_name = "cross-entropy"
+    metrics = step_metrics = (base.LOSS, base.ACCURACY)
+    headline = base.ACCURACY
+    pictures = ("confusion", "mistakes")
+    uses = frozenset({"augment", "mixup and cutmix", "label_smoothing", "tta"})
 
     compiled = None
     """The loss that the model was compiled with, in place of the cross-entropy: labels
@@ -50,9 +50,9 @@ class Task(OneLoss):
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
         shape, classes = dataset.input_shape, len(dataset.classes)
-        if fault := OneLoss.misfit(model, shape, reshapes=True):
+        if fault := base.Task.misfit(model, shape, reshapes=True):
             return fault
-        found = OneLoss.shape(model)
+        found = ends.output_shape_of(model)
         if found == (None, 1) and classes != 2:
             return (
                 "puts out one number, which tells two classes apart, and the data "
@@ -155,8 +155,8 @@ class Logits(ends.Network):
 def _no_logits(model: keras.Model, dataset) -> str | None:
     """What is wrong with the end of a model of the right shape, or None."""
     classes = len(dataset.classes)
-    end = ends.find(OneLoss.output(model), model)
-    units = OneLoss.shape(model)[-1]
+    end = ends.find(ends.output_of(model), model)
+    units = ends.output_shape_of(model)[-1]
     wanted = f"Dense({units}) without an activation"
     if not end.kind:
         if end.operation is None or units == 1:

@@ -11,6 +11,8 @@ class Task(classify.Task):
 
     fields = ("audio", "label")
     field = "audio"
+    pictures = ("confusion",)
+    uses = frozenset({"label_smoothing"})
 
     def prepare(self, sounds):
         return keras.ops.cast(sounds, "float32") * (1 / 32768)

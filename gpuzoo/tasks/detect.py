@@ -6,16 +6,17 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.tasks import augment, scenes
-from gpuzoo.tasks.base import OneLoss
+from gpuzoo.tasks import augment, base, ends, scenes
 
 STRIDE = 4  # pixels for one cell of the model's map
 SIZE = 16.0  # pixels in one unit of its heights and widths
 FOUND = 20  # boxes that are kept of each image
 _WIDTH = 0.7  # cells, of the bell around the middle of an object
 
+MAP50 = base.Metric("map50", greater_is_better=True)
 
-class Task(OneLoss):
+
+class Task(base.Task):
     """The focal loss of the middles of objects, and the error of their boxes.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
@@ -30,8 +31,10 @@ class Task(OneLoss):
     """
 
     fields = ("image", "label")
-    figures = ("loss", "map50")
-    headline = "map50"
+    loss_name = "focal loss of the middles, and the error of the boxes"
+    metrics = (base.LOSS, MAP50)
+    headline = MAP50
+    pictures = ("detections",)
     expansion = 8
     own_draws = scenes.DRAWS
 
@@ -63,10 +66,10 @@ class Task(OneLoss):
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
         height, width, _ = canvas = scenes.canvas(dataset)
-        if fault := OneLoss.misfit(model, canvas):
+        if fault := base.Task.misfit(model, canvas):
             return fault
         cells = (height // STRIDE, width // STRIDE, len(dataset.classes) + 4)
-        found = OneLoss.shape(model)
+        found = ends.output_shape_of(model)
         return None if found == (None, *cells) else f"puts out {found}, not {cells}"
 
     def step(self, batch: dict, draws, backend) -> dict:

@@ -4,12 +4,10 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.tasks import augment
-from gpuzoo.tasks.base import OneLoss
-from gpuzoo.tasks.frechet import Measure
+from gpuzoo.tasks import augment, base, frechet
 
 
-class Task(OneLoss):
+class Task(base.Task):
     """The squared error of the noise that the model finds, at random times.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
@@ -21,15 +19,16 @@ class Task(OneLoss):
     fixed classifier of gpuzoo/tasks/frechet.py, if it can read such images.
     """
 
-    headline = "frechet"
-    """The figure that a run is judged by, if it has it; otherwise the loss."""
-
+    loss_name = "mean squared error of the velocity"
+    headline = frechet.FRECHET
+    pictures = ("samples",)
+    modules = frechet.MODULES
     own_draws = 1  # a time
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
-        self.measure = Measure(dataset)
-        self.figures = ("loss", *self.measure.figures)
+        self.measure = frechet.Measure(dataset)
+        self.metrics = (base.LOSS, *self.measure.metrics)
         shape = dataset.test["image"].shape
         self.noise, self.start = (
             keras.ops.convert_to_tensor(

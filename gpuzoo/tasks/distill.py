@@ -27,7 +27,9 @@ class Task(classify.Task):
     evaluation tells the loss of the labels and the accuracy.
     """
 
+    loss_name = "cross-entropy and divergence from the teacher"
     models = "classify"
+    uses = classify.Task.uses | {"teacher"}
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
@@ -37,6 +39,29 @@ class Task(classify.Task):
         self.likeness = keras.distillation.LogitsDistillation(
             temperature=recipe.temperature, loss=keras.losses.KLDivergence()
         )
+
+    @staticmethod
+    def settle(recipe):
+        """See settle() below."""
+        return settle(recipe)
+
+    @staticmethod
+    def code_and_inputs(recipe, dataset, note) -> tuple[dict, dict]:
+        """The teacher's: what its weights were trained with."""
+        if not recipe.distill_alpha:
+            return {}, {}
+        _, modules, files = teacher_and_code(recipe, dataset, note)
+        ours = {n: digest for n, digest in modules.items() if n.startswith("gpuzoo.")}
+        others = {code.TEACHER + n: modules[n] for n in modules if n not in ours}
+        inputs = {code.TEACHER + name: digest for name, digest in files.items()}
+        return ours | others, inputs
+
+    @staticmethod
+    def only_in_training(recipe) -> str:
+        """What makes the loss of a training another quantity than the evaluation's."""
+        smoothing = classify.Task.only_in_training(recipe)
+        teacher = "the teacher" if recipe.distill_alpha else ""
+        return " and ".join(filter(None, (smoothing, teacher)))
 
     def loss(self, images, labels, own, logits):
         if self.teacher is None:

@@ -148,6 +148,11 @@ def output_of(model: keras.Model):
     return model._outputs_struct
 
 
+def output_shape_of(model: keras.Model):
+    """The shape of that, or the shapes, in a dict or a list."""
+    return keras.tree.map_structure(lambda one: one.shape, output_of(model))
+
+
 def find(tensor, model: keras.Model) -> End:
     """What squashes a tensor that a model puts out."""
     return _find(tensor, ((model, None),), ())

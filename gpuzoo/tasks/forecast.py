@@ -5,10 +5,10 @@ import numpy as np
 import threadpoolctl
 
 from gpuzoo.data.series import HORIZON, WINDOW
-from gpuzoo.tasks.base import OneLoss
+from gpuzoo.tasks import base, ends
 
 
-class Task(OneLoss):
+class Task(base.Task):
     """Mean squared error of the values to come.
 
     Examples are windows `series` (batch, WINDOW, 1) with what followed, `target`
@@ -24,7 +24,10 @@ class Task(OneLoss):
     """
 
     fields = ("series", "target")
-    figures = ("loss", "seasonal", "linear")
+    loss_name = "mean squared error"
+    metrics = (base.LOSS, base.Metric("seasonal"), base.Metric("linear"))
+    pictures = ("forecasts",)
+    uses = frozenset()
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
@@ -39,9 +42,9 @@ class Task(OneLoss):
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
-        if fault := OneLoss.misfit(model, (WINDOW, 1)):
+        if fault := base.Task.misfit(model, (WINDOW, 1)):
             return fault
-        found, wanted = OneLoss.shape(model), (None, HORIZON)
+        found, wanted = ends.output_shape_of(model), (None, HORIZON)
         return None if found == wanted else f"puts out {found}, not {wanted}"
 
     def step(self, batch: dict, draws, backend) -> dict:

@@ -17,8 +17,10 @@ import safetensors.numpy
 from gpuzoo.catalogue.registry import build
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import in_float32
-from gpuzoo.tasks import augment
+from gpuzoo.tasks import augment, base
 
+FRECHET = base.Metric("frechet")
+MODULES = ("gpuzoo.models.lenet",)  # what the classifier is built by
 SHA256 = "df0c980b839a48700ed66701b0f7216a7f2fe0fefd46ce7f2cbf7c63b81d3c2a"
 """Of digits.safetensors: figures under other weights would be others."""
 CLASSES = 10
@@ -34,7 +36,7 @@ class Measure:
 
     def __init__(self, dataset):
         self.classifier = reader_of(dataset)
-        self.figures = ("frechet",) if self.classifier else ()
+        self.metrics = (FRECHET,) if self.classifier else ()
 
     def look(self, drawn, real) -> dict:
         """What it sees in as many drawn as real images in [0, 1], for each of them."""

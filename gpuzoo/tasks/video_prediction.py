@@ -4,15 +4,17 @@ import keras
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.tasks import augment, ends
+from gpuzoo.tasks import augment, base, ends
 from gpuzoo.tasks.autoencode import cross_entropy
-from gpuzoo.tasks.base import OneLoss
 
 FRAMES = 8  # that the model sees
 SPEED = 4.0  # most pixels from one frame to the next, along an axis
 
+LOSS = base.Metric("loss", unit="nats per frame")
+ERROR = base.Metric("error")
 
-class Task(OneLoss):
+
+class Task(base.Task):
     """Cross-entropy of the pixels of the frame after the last.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1]. The
@@ -27,9 +29,11 @@ class Task(OneLoss):
     last frame for the next. The films of the test images are always the same.
     """
 
-    step_figures = ("loss", "error")
-    figures = ("loss", "error", "copied")
-    headline = "error"
+    loss_name = "cross-entropy of the next frame"
+    step_metrics = (LOSS, ERROR)
+    metrics = (LOSS, ERROR, base.Metric("copied"))
+    headline = ERROR
+    pictures = ("frames",)
     expansion = FRAMES
     own_draws = 8  # place and speed of two images along two axes
 
@@ -51,12 +55,12 @@ class Task(OneLoss):
     def check_model(model: keras.Model, dataset) -> str | None:
         """What is wrong with a model, or None."""
         canvas = _canvas(dataset)
-        if fault := OneLoss.misfit(model, canvas):
+        if fault := base.Task.misfit(model, canvas):
             return fault
-        frame, found = (None, *canvas[1:]), OneLoss.shape(model)
+        frame, found = (None, *canvas[1:]), ends.output_shape_of(model)
         if found != frame:
             return f"puts out {found}, not {frame}"
-        return OneLoss.squashed(model)
+        return base.Task.squashed(model)
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the figures of the batch."""
@@ -89,7 +93,7 @@ class Task(OneLoss):
         """The figures of an evaluation; `arrays` are the examples it was done on."""
         return {
             name: float(np.mean(outputs[name], dtype=np.float64))
-            for name in self.figures
+            for name in (one.name for one in self.metrics)
         }
 
 

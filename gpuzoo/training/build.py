@@ -15,12 +15,9 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code
 from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
 from gpuzoo.runtime.options import Runtime
-from gpuzoo.tasks import distill
 
 # What every run goes through.
 _ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
-_JUDGED = ("adversarial", "autoencode", "diffusion")
-"""Tasks whose drawn images the catalogue's lenet5 judges (gpuzoo/tasks/frechet.py)."""
 
 
 def session_of(
@@ -47,18 +44,11 @@ def build_and_note(
         GpuzooError: the model, or its teacher, cannot be built, or the teacher is not
             what it was when it was trained.
     """
-    roots = {*_ROOTS, f"gpuzoo.tasks.{recipe.task}"}
+    kind = tasks.load(recipe.task)
+    roots = {*_ROOTS, f"gpuzoo.tasks.{recipe.task}", *kind.modules}
     if backend == "jax":
         roots.add("gpuzoo.engine.backends.jax")
-    if recipe.task in _JUDGED:
-        roots.add("gpuzoo.models.lenet")
-    modules, inputs = {}, {}
-    if recipe.task == "distill" and recipe.distill_alpha:
-        _, its_code, its_inputs = distill.teacher_and_code(recipe, dataset, note)
-        for name, digest in its_code.items():
-            ours = name.startswith("gpuzoo.")
-            modules[name if ours else code.TEACHER + name] = digest
-        inputs |= {code.TEACHER + name: digest for name, digest in its_inputs.items()}
+    modules, inputs = kind.code_and_inputs(recipe, dataset, note)
     make = functools.partial(build_model, recipe, dataset)
     model, own, own_inputs = code.watched(make, recipe.model, roots, note)
     return (
@@ -93,10 +83,9 @@ def build_model(recipe: Recipe, dataset: Dataset):
             f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
             f"example; data {dataset.name} have {' and '.join(dataset.train)}{remedy}"
         )
-    check_data = getattr(kind, "check_data", None)
-    if check_data and (fault := check_data(dataset)):
+    if fault := kind.check_data(dataset):
         raise GpuzooError(f"data {dataset.name} {fault}")
-    wanted = getattr(kind, "models", "") or recipe.task
+    wanted = kind.models or recipe.task
     called = short_name(recipe.model)
     if info.task not in ("", wanted):
         raise GpuzooError(
@@ -130,7 +119,7 @@ def build_model(recipe: Recipe, dataset: Dataset):
 
 def check_recipe(recipe: Recipe) -> None:
     """Whatever can be known to be wrong before the data are there."""
-    tasks.check(recipe)
+    tasks.load(recipe.task).check_recipe(recipe)
     options = parse_options(recipe.model_options)
     for name in ("input_shape", "num_classes", "horizon"):
         if name in options:

@@ -11,6 +11,7 @@ from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs.folder import RunFolder, redact, write_weights
 from gpuzoo.runs.record import private
+from gpuzoo.tasks.base import LOSS
 from gpuzoo.training.failures import NO_ROOM
 
 
@@ -20,6 +21,7 @@ def finish(job, result) -> None:
     from gpuzoo.report import plots
 
     folder, recipe = job.folder, job.session.recipe
+    kind = tasks.load(recipe.task)
     dataset = job.session.dataset
     weights_sha256 = write_weights(folder, result.weights)
     folder.keep_trail()
@@ -29,12 +31,12 @@ def finish(job, result) -> None:
     try:
         plots.draw_all(
             folder,
-            recipe.task,
+            kind.pictures,
             f"{title}, seed {recipe.seed}",
             folder.metrics(),
             dataset,
             result.outputs,
-            _only_in_training(recipe),
+            kind.only_in_training(recipe),
         )
         if left_out := plots.animate(folder, folder.sheets(), "samples.gif"):
             not_drawn = f"{', '.join(left_out)}: unreadable, left out of samples.gif"
@@ -63,16 +65,6 @@ def finish(job, result) -> None:
     if result.state == "finished":
         # Last: without them a kill before the record is written costs all the steps.
         remove_checkpoints(job.folder)
-
-
-def _only_in_training(recipe) -> str:
-    """What makes the loss of a training another quantity than that of an evaluation."""
-    told = []
-    if recipe.label_smoothing:
-        told.append(f"label smoothing {recipe.label_smoothing:g}")
-    if recipe.task == "distill" and recipe.distill_alpha:
-        told.append("the teacher")
-    return " and ".join(told)
 
 
 def remove_checkpoints(folder: RunFolder) -> None:
@@ -123,16 +115,16 @@ def say_end(job, summary: dict) -> None:
     if summary["peak_device_bytes"] is not None:
         memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
     headline = tasks.load(recipe.task).headline
-    if f"test_{headline}" not in summary:
+    if f"test_{headline.name}" not in summary:
         screen.say(
-            f"Note: no {headline}. The classifier that judges drawn images knows "
+            f"Note: no {headline.name}. The classifier that judges drawn images knows "
             "handwritten digits, grey and 28x28, and does not read these data.",
             "yellow",
         )
-        headline = "loss"
-    figure = summary[f"test_{headline}"]
+        headline = LOSS
+    figure = headline.text(summary[f"test_{headline.name}"])
     screen.say(
-        f"test {headline} {_readable(headline, figure)} on {data} · "
+        f"test {headline.name} {figure} on {data} · "
         f"{summary['train_seconds']:.2f} s of training, "
         f"{summary['wall_seconds']:.1f} s in all, {memory}",
         "bold",
@@ -143,10 +135,6 @@ def say_end(job, summary: dict) -> None:
         f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
         f"(run.json, weights.safetensors, {', '.join(pictures)})"
     )
-
-
-def _readable(name: str, figure: float) -> str:
-    return f"{figure:.2%}" if name == "accuracy" else f"{figure:.4f}"
 
 
 def _hash_files(folder: RunFolder) -> dict[str, str]:

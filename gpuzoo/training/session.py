@@ -61,7 +61,7 @@ def make_session(
     from gpuzoo.training import build
 
     build.check_recipe(recipe)
-    recipe = tasks.settle(recipe)
+    recipe = tasks.load(recipe.task).settle(recipe)
     dataset = build.load_data_of(recipe, note)
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
@@ -97,7 +97,8 @@ def open_recorded(
     from gpuzoo.engine.program import Session
     from gpuzoo.training import build
 
-    recipe = tasks.settle(recipe)  # if it was killed before that was known
+    # Again: the run may have been killed before that was known.
+    recipe = tasks.load(recipe.task).settle(recipe)
     fingerprint = (record["data"] or {}).get("fingerprint")
     dataset = build.load_data_of(recipe, note, fingerprint)
     here = {"environment": found, "runtime": runtime.as_record(), "code": None}
