@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 
-from gpuzoo.files import root, without_home, write_atomically
+from gpuzoo.files import read_inside, root, without_home, write_atomically
 from gpuzoo.runtime.environment import (
     LOAD_TUNING_FLAG,
     WHOLE_TUNING_FLAG,
@@ -47,12 +47,13 @@ def known_failure(name: str, capability, device: str = "/GPU:0") -> str:
     digest = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()
     path = root() / "xla" / f"{digest[:16]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(path.read_text())["failure"])
+        return str(json.loads(read_inside(path.parent, path.name))["failure"])
     told, final = _try(device)
     if final:
         with contextlib.suppress(OSError):  # a cache that cannot be written
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps({"failure": told}).encode())
+            content = json.dumps({"failure": told}).encode()
+            write_atomically(path, content, replace=False)
     return told
 
 
