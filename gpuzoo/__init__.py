@@ -37,10 +37,10 @@ __version__ = "0.1.0"
 
 def _is_there(package: str) -> bool:
     spec = importlib.util.find_spec(package)
-    return spec is not None and spec.origin is not None  # a mere folder has none
+    return spec is not None and spec.origin is not None  # a plain folder has none
 
 
-# Keras takes TensorFlow if no backend is named: `gpuzoo.build` needs one that is there.
+# Keras defaults to TensorFlow: choose JAX where only that is installed.
 if not _is_there("tensorflow") and _is_there("jax"):
     os.environ.setdefault("KERAS_BACKEND", "jax")
 

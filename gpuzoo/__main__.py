@@ -7,7 +7,7 @@ from gpuzoo.runtime import bootstrap
 def main() -> None:
     """The `gpuzoo` command."""
     try:
-        bootstrap.start(sys.argv[1:])  # first: it may begin the process afresh
+        bootstrap.start(sys.argv[1:])  # first: it may re-execute the process
         from gpuzoo.cli import app
     except KeyboardInterrupt:
         os.write(2, b"gpuzoo: interrupted\n")

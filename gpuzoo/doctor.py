@@ -1,4 +1,4 @@
-"""`gpuzoo doctor`: what this machine has, what stands in the way, what mends it."""
+"""`gpuzoo doctor`: checks of the installation and the machine, with remedies."""
 
 import ctypes
 import dataclasses
@@ -22,8 +22,8 @@ from gpuzoo.runtime.environment import is_installed
 from gpuzoo.runtime.options import BACKENDS
 
 _PYTHON = ((3, 11), (3, 14))
-_SECONDS = 600  # for one probe
-# What TensorFlow loads on a GPU -> the wheel that brings it.
+_SECONDS = 600  # timeout of one probe
+# Libraries that TensorFlow loads on a GPU -> the wheel that contains it.
 _LIBRARIES = {
     "libcudart.so.12": "nvidia-cuda-runtime-cu12",
     "libcublas.so.12": "nvidia-cublas-cu12",
@@ -56,18 +56,18 @@ print(json.dumps({"gpus": [d.device_kind for d in gpus]}))
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
     what: str
-    """What is the case."""
+    """What was found."""
     remedy: str = ""
-    """What to do about it; empty if all is well."""
+    """What to do about a problem; empty if there is none."""
 
 
 def examine(*, quick: bool = False, note=lambda text: None) -> list[Finding]:
-    """Look at everything; `quick` leaves out the training that is done twice."""
+    """Run all checks; `quick` skips the repeatability test (two trainings)."""
     found = []
 
     def add(findings) -> None:
@@ -90,7 +90,7 @@ def examine(*, quick: bool = False, note=lambda text: None) -> list[Finding]:
 
 
 def _backends(installed: list[str]) -> Iterator[Finding]:
-    """Which are there; one is enough."""
+    """Check which backends are installed; one is enough."""
     missing = [backend for backend in BACKENDS if backend not in installed]
     what = " and ".join(installed) or "none"
     if installed and missing:
@@ -107,28 +107,28 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """What the installed gpuzoo requires; without TensorFlow where JAX is there."""
+    """Check the requirements of gpuzoo; with JAX, TensorFlow is optional."""
     versions, wrong = {}, []
     for line in importlib.metadata.requires("gpuzoo") or ():
         wanted = Requirement(line)
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
-            continue  # of an extra, or of another Python
+            continue  # for an extra, or for another Python
         try:
             versions[wanted.name] = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:
-            if not _spared(wanted.name):
+            if not _is_optional(wanted.name):
                 wrong.append(str(wanted))
             continue
         if not wanted.specifier.contains(versions[wanted.name], prereleases=True):
             wrong.append(str(wanted))
     main = ("tensorflow", "jax", "keras", "numpy")
-    told = [f"{name} {_version(name)}" for name in main if _version(name)]
+    found = [f"{name} {_version(name)}" for name in main if _version(name)]
     remedy = "pip install " + " ".join(f"'{w}'" for w in wrong) if wrong else ""
-    yield Finding("packages", not wrong, ", ".join(told), remedy)
+    yield Finding("packages", not wrong, ", ".join(found), remedy)
 
 
-def _spared(name: str) -> bool:
-    """Whether it is only for TensorFlow, where JAX is there to do the work."""
+def _is_optional(name: str) -> bool:
+    """Whether a package is only needed with TensorFlow while JAX is installed."""
     return name.startswith("tensorflow") and is_installed("jax")
 
 
@@ -141,9 +141,9 @@ def _version(name: str) -> str:
 
 def _settings() -> Iterator[Finding]:
     moving = environment.moving_variables()
-    told = ", ".join(f"{name}={value}" for name, value in moving.items())
+    found = ", ".join(f"{name}={value}" for name, value in moving.items())
     yield Finding(
-        "environment", not moving, told or "no variable that moves bits",
+        "environment", not moving, found or "no variable that changes results",
         f"unset {' '.join(moving)}, or keep it for every run" if moving else "",
     )  # fmt: skip
     backend = os.environ.get("KERAS_BACKEND")
@@ -158,7 +158,7 @@ def _cores() -> Iterator[Finding]:
     cores, allowed = environment.available_cores(), _quota()
     isa = set(environment.cpu_isa()) & {"avx512_bf16", "amx_bf16"}
     what = f"{environment.cpu_model()}, {cores} cores, "
-    what += "computes bfloat16" if isa else "does not compute 16-bit numbers itself"
+    what += "native bfloat16" if isa else "no native bfloat16"
     remedy = ""
     if allowed and allowed < cores:
         what += f", of which this container may use {allowed:g}"
@@ -167,7 +167,7 @@ def _cores() -> Iterator[Finding]:
 
 
 def _quota() -> float | None:
-    """Cores' worth of time that a container is given, None for all."""
+    """Return the CPU quota of a container in cores; None: unlimited."""
     try:
         quota, period = pathlib.Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return int(quota) / int(period)
@@ -189,10 +189,10 @@ def _places() -> Iterator[Finding]:
                 pass
         except OSError as error:
             variable = "set GPUZOO_CACHE to" if name == "cache" else "go to"
-            remedy = f"{variable} a folder that can be written"
+            remedy = f"{variable} a writable folder"
             yield Finding(name, False, f"{what}, {error.strerror}", remedy)
             continue
-        remedy = "free some room" if free < 1 else ""
+        remedy = "free some disk space" if free < 1 else ""
         yield Finding(name, not remedy, what, remedy)
 
 
@@ -220,7 +220,7 @@ def _devices(backend: str) -> Iterator[Finding]:
             if found["compiled_for"] and not _fits(major, found["compiled_for"])
         ]
         if too_new:
-            what += f" of capability {too_new[0]}, for which it is not compiled"
+            what += f" with compute capability {too_new[0]}, for which it is not built"
         remedy = "use --backend jax" if too_new else ""
         yield Finding(backend, not too_new, what, remedy)
         if backend == "tensorflow":
@@ -228,7 +228,7 @@ def _devices(backend: str) -> Iterator[Finding]:
 
 
 def _compiles(device: str = "/GPU:0") -> Finding:
-    """Whether XLA works there."""
+    """Check that XLA compiles for the device."""
     failure = xla_probe.failure(device)
     what = f"does not compile for this GPU: {failure}" if failure else "compiles"
     remedy = "use --backend jax, or a newer TensorFlow; until then XLA stays off"
@@ -236,7 +236,8 @@ def _compiles(device: str = "/GPU:0") -> Finding:
 
 
 def _fits(major: int, compiled_for: list[str]) -> bool:
-    """compute_NN runs on everything newer, sm_NN on its own generation."""
+    """Whether a build runs on a GPU generation: compute_NN on all newer ones, sm_NN on
+    its own."""
     newest = [int(one.partition("_")[2]) // 10 for one in compiled_for]
     portable = [
         int(one.partition("_")[2]) // 10
@@ -258,12 +259,12 @@ def _what_is_missing(backend: str) -> str:
             ctypes.CDLL(str(beside[0]) if beside else library)
         except OSError:
             missing.append(f"{library} ({wheel})")
-    told = f" (cannot be loaded: {', '.join(missing)})" if missing else ""
-    return f"pip install 'tensorflow[and-cuda]'{told}"
+    failed = f" (cannot be loaded: {', '.join(missing)})" if missing else ""
+    return f"pip install 'tensorflow[and-cuda]'{failed}"
 
 
 def _repeats(backend: str) -> Iterator[Finding]:
-    """A short training in two fresh processes."""
+    """Compare the weights of a short training in two new processes."""
     digests = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("one", "two"):
@@ -284,7 +285,7 @@ def _repeats(backend: str) -> Iterator[Finding]:
             digests.append(json.loads(done.stdout.splitlines()[-1])["weights_sha256"])
     same = digests[0] == digests[1]
     what = f"weights {digests[0][:16]} and {digests[1][:16]}"
-    remedy = "" if same else "gpuzoo diff of two runs tells where they part"
+    remedy = "" if same else "gpuzoo diff RUN_A RUN_B shows where two runs diverge"
     yield Finding(f"{backend}, trained twice", same, what, remedy)
 
 
@@ -296,5 +297,5 @@ def _run(words: list[str]) -> subprocess.CompletedProcess:
             timeout=_SECONDS,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        told = f"nothing came in {_SECONDS} s"
-        return subprocess.CompletedProcess(words, 124, "", told)
+        message = f"timed out after {_SECONDS} s"
+        return subprocess.CompletedProcess(words, 124, "", message)

@@ -1,4 +1,4 @@
-"""The one exception that a person is meant to read, and the names that they meant."""
+"""Exceptions with a message for the user, and suggestions for misspelt names."""
 
 import difflib
 import errno
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class GpuzooError(ValueError):
-    """Wrong use, bad input or an environment that cannot do what was asked.
+    """Wrong use, bad input or an environment that does not support what was requested.
 
     The message is one line: the argument, the rule, the value received and the remedy.
     The command line prints it without a traceback and exits with `exit_code`.
@@ -16,9 +16,9 @@ class GpuzooError(ValueError):
 
 
 def remedy_of(error: OSError) -> str:
-    """What mends it: room on a disk is no remedy where a permission is missing."""
+    """Return a remedy that fits the error: free disk space or check permissions."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free some room"
+        return "free some disk space"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "check its permissions"
     return "check the path"
@@ -39,20 +39,21 @@ class Diverged(GpuzooError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The part of an error message that names the field that users of Keras, PyTorch or
-    scikit-learn mean by a word, or says that there is none; else the three known names
-    that are spelled most like it."""
+    """Return the hint of an error message: the field that users of Keras, PyTorch or
+    scikit-learn mean by a word, or that there is none; else the three known names with
+    the most similar spelling."""
     known, word = list(known), _word(name)
     if word in known:
         return f"nearest: {word}"
-    if "learning_rate" in known and (told := meant(word)):
-        return told
+    if "learning_rate" in known and (hint := meant(word)):
+        return hint
     close = difflib.get_close_matches(str(name), known, n=3, cutoff=0)
     return f"nearest: {', '.join(close)}"
 
 
 def meant(word: str) -> str:
-    """What a word of another library's is here; empty if it is not known."""
+    """Return the field that corresponds to a name in another library, or an empty
+    string."""
     word = _word(word)
     for fields, words in _SAME.items():
         if word in words.split():
@@ -67,7 +68,7 @@ def _word(name: str) -> str:
     return str(name).lstrip("-").replace("-", "_").lower()
 
 
-# Field, or fields -> the words that others have for it.
+# Field, or fields -> names of it in other libraries.
 _SAME = {
     "learning_rate": "lr base_lr init_lr max_lr learning_rate_init learningrate eta0 "
     "eta step_size",
@@ -118,26 +119,26 @@ _SAME = {
     "temperature": "temp",
     "fast_dev_run": "dry_run smoke_test",
 }
-# Why there is no such field -> the words for it.
+# Why there is no such field -> names of it in other libraries.
 _NONE = {
-    "name a test set in the data (x_test and y_test, or a folder test/)": "val_split "
+    "put a test set into the data (x_test and y_test, or a folder test/)": "val_split "
     "validation_split validation_data test_size val_data validation_fraction val_size",
-    "every run goes through all of its epochs and keeps the last weights": "patience "
+    "every run trains for all epochs and keeps the last weights": "patience "
     "early_stopping early_stop n_iter_no_change restore_best_weights monitor min_delta",
-    "a run writes its curves, metrics.jsonl and checkpoints by itself": "callbacks "
+    "a run always writes its curves, metrics.jsonl and checkpoints": "callbacks "
     "callback tensorboard wandb logger loggers tracker",
-    "examples stay in memory or are sent along by themselves (stream)": "workers "
+    "examples stay in device memory or are streamed (see stream)": "workers "
     "num_workers pin_memory prefetch persistent_workers use_multiprocessing cache",
-    "examples are shuffled in every epoch, by the seed": "shuffle shuffle_buffer "
+    "examples are shuffled in every epoch, from the seed": "shuffle shuffle_buffer "
     "buffer_size",
-    "the loss follows from the recipe's task": "loss criterion loss_fn loss_function "
-    "objective",
-    "the metrics follow from the recipe's task": "metrics metric scoring",
-    "gradients are used as they are": "clipnorm clipvalue gradient_clip_val clip "
+    "the recipe's task sets the loss": "loss criterion loss_fn loss_function objective",
+    "the recipe's task sets the metrics": "metrics metric scoring",
+    "gradients are neither clipped nor accumulated": "clipnorm clipvalue "
+    "gradient_clip_val clip "
     "grad_clip max_grad_norm global_clipnorm gradient_accumulation_steps "
     "accumulate_grad_batches accumulation_steps",
-    "all examples count alike": "class_weight sample_weight class_weights",
-    "gpuzoo resume RUN finishes a run": "resume resume_from_checkpoint ckpt_path "
+    "all examples have the same weight": "class_weight sample_weight class_weights",
+    "gpuzoo resume RUN continues a run": "resume resume_from_checkpoint ckpt_path "
     "initial_epoch checkpoint warm_start",
     "keras/<name> takes weights from a file as a model option": "pretrained weights",
 }

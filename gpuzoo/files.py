@@ -1,8 +1,8 @@
-"""Files that are there whole or not at all, in folders that stay the same ones.
+"""Atomic file writes, in folders that are held open by descriptor.
 
-gpuzoo removes and overwrites only what it wrote itself. What it has not finished yet
-has a name that nobody else gives (`.gpuzoo-tmp-` and 16 random digits), and a folder of
-its own holds the file MARKER. CONTRIBUTING.md lists every place that removes.
+gpuzoo removes and overwrites only what it wrote itself. Unfinished files have a unique
+name (`.gpuzoo-tmp-` and 16 random digits), and gpuzoo's own folders hold the file
+MARKER. CONTRIBUTING.md lists every place that removes.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import time
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks
+except ImportError:  # Windows has no flock
     fcntl = None
 
 from gpuzoo.errors import GpuzooError
@@ -26,7 +26,7 @@ from gpuzoo.errors import GpuzooError
 MARKER = ".gpuzoo-folder"
 _TEMPORARY = re.compile(r"\.gpuzoo-tmp-[0-9a-f]{16}")
 _DAY = 86_400
-# Elsewhere (Windows) a folder cannot be held open, and is found by its name each time.
+# On Windows a folder cannot be held open; it is found by its name each time.
 _HOLDS = os.name == "posix"
 _READ = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -35,21 +35,21 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | _NOFOLLOW | (_READ & ~os.O_RDONLY)
 
 
 def expand(path: str | pathlib.Path) -> pathlib.Path:
-    """A path with `~` made the home it stands for."""
+    """Return a path with `~` expanded to the home folder."""
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError:
         raise GpuzooError(
-            f"path {str(path)!r}: there is no such user's home; write it out"
+            f"path {str(path)!r}: no home folder for that user; write the path in full"
         ) from None
 
 
 def redact(text: str) -> str:
-    """A path, alone, after an option (`--data=`), in quotes, a list or a URL, with `~`
-    for the user's home, by any of its names: $HOME, the system's, and where links of
-    these lead. So is a relative path that leads into the home from outside of it.
+    """Replace the user's home by `~` in a path that stands alone, after an option
+    (`--data=`), in quotes, a list or a URL. The home is known by $HOME, the user
+    database and their resolved links; relative paths that lead into it count too.
 
-    Only where it begins with the whole of it, and unchanged where there is no home.
+    Unchanged where a path does not begin with the whole home, or there is no home.
     """
     text = _BEFORE_RELATIVE.sub(lambda found: found[1] + _absolute(found[2]), text)
     for home in _homes():
@@ -58,25 +58,25 @@ def redact(text: str) -> str:
 
 
 def unredact(text: str) -> str:
-    """The path that `redact` was given, on a machine with the same home."""
+    """Undo `redact` on a machine with the same home."""
     return _exchange("~", _home(), text)
 
 
 def without_home(text: str) -> str:
-    """A message with `~` for the user's home wherever a path in it begins with that;
-    it cannot be read back."""
+    """Replace the user's home by `~` wherever a path in a message begins with it; not
+    reversible."""
     for home in _homes():
         text = re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w-])", "~", text)
     return text
 
 
 def _home() -> str:
-    home = os.path.expanduser("~")  # unchanged where the system knows of none
+    home = os.path.expanduser("~")  # unchanged where there is no home
     return home if len(home) > 1 else "~"
 
 
 def _homes() -> list[str]:
-    """Every name of the user's home, the longest first."""
+    """Return every path of the user's home, the longest first."""
     homes = {os.path.expanduser("~")}
     with contextlib.suppress(ImportError, KeyError):  # Windows; an unknown user
         import pwd
@@ -88,8 +88,8 @@ def _homes() -> list[str]:
 
 
 def _absolute(path: str) -> str:
-    """A relative path that goes through the home as `~/...`; any other as it is."""
-    if "/" not in path:  # a plain word, of a recipe or a dataset
+    """Return a relative path through the home as `~/...`; others unchanged."""
+    if "/" not in path:  # a plain name, of a recipe or a dataset
         return path
     try:
         place, homes, parts = os.getcwd(), _homes(), path.split("/")
@@ -116,43 +116,43 @@ def _exchange(head: str, other: str, text: str) -> str:
 
 
 def temporary_name() -> str:
-    """A new name for what is being written."""
+    """Return a new name for a file that is being written."""
     return f".gpuzoo-tmp-{secrets.token_hex(8)}"
 
 
 def is_temporary(name: str) -> bool:
-    """Whether `temporary_name` gives such names."""
+    """Whether a name is one from `temporary_name`."""
     return bool(_TEMPORARY.fullmatch(name))
 
 
 class Folder:
-    """A folder that is held open, so that it stays the same one whatever its name.
+    """A folder that is held open, so that it stays the same one if it is renamed.
 
     Everything is written into a temporary file, flushed to the disk, renamed into its
     place, and the rename flushed too: a kill or a power cut at any instant leaves the
-    new file or the one before it. A link in the way is replaced, never followed.
+    new file or the one before it. An existing link is replaced, never followed.
     """
 
     def __init__(self, path: str | pathlib.Path):
-        """Raises OSError: it is not there, or no folder."""
+        """Raise OSError if the folder does not exist or is not a folder."""
         self.path = pathlib.Path(path)
         self.descriptor: int | None = None
         if _HOLDS:
             self.descriptor = os.open(self.path, _READ | _DIRECTORY)
 
     def close(self) -> None:
-        """Let go of it, and of the lock."""
+        """Close the folder and release the lock."""
         if self.descriptor is not None:
             os.close(self.descriptor)
             self.descriptor = None
 
     def check(self) -> None:
-        """Called before every write; raises if nothing may be written."""
+        """Raise if nothing may be written; called before every write."""
 
     def lock(self) -> None:
-        """Make it this process's alone until it is closed or the process ends.
+        """Lock the folder until it is closed or the process ends.
 
-        A file system that knows no locks gives none.
+        Without effect on a file system that does not support locks.
 
         Raises:
             GpuzooError: another process holds it.
@@ -164,12 +164,11 @@ class Folder:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise GpuzooError(
-                    f"{self.path} is in the hands of another process; wait for it, or "
-                    "end it"
+                    f"{self.path} is locked by another process; wait for it or end it"
                 ) from None
 
     def locate(self) -> pathlib.Path:
-        """Where it is now: `path`, which follows if it was renamed."""
+        """Return the current path, also after a rename."""
         if self.descriptor is None:
             return self.path
         own = os.fstat(self.descriptor)
@@ -178,30 +177,30 @@ class Folder:
                 return self.path
         except OSError:
             pass
-        with contextlib.suppress(OSError):  # only Linux tells
+        with contextlib.suppress(OSError):  # only available on Linux
             found = pathlib.Path(os.readlink(f"/proc/self/fd/{self.descriptor}"))
             if os.path.samestat(own, os.stat(found)):
                 self.path = found
         return self.path
 
     def is_gone(self) -> bool:
-        """Whether it has been removed."""
+        """Whether the folder has been removed."""
         if self.descriptor is None:
             return not self.path.exists()
         return os.fstat(self.descriptor).st_nlink == 0
 
     def sub(self, name: str) -> "SubFolder":
-        """A folder in it, that is made when something is written into it."""
+        """Return a sub-folder, which is created on the first write into it."""
         return SubFolder(self, name)
 
     def write_file(self, name: str, content: bytes) -> None:
-        """The whole new file, or the one that was there before; never a half.
+        """Write a file atomically: after a crash it has the old or the new content.
 
         Args:
-            name: of a file in it, or `folder/file`.
+            name: of a file in the folder, or `folder/file`.
 
         Raises:
-            OSError: it cannot be written; nothing half-written stays.
+            OSError: the file cannot be written; no partial file is left.
         """
         folder, _, name = name.rpartition("/")
         if folder:
@@ -210,10 +209,10 @@ class Folder:
         os.close(self._replace(name, content))
 
     def read_file(self, name: str) -> bytes:
-        """The content of a regular file, `folder/file` too; never through a link.
+        """Return the content of a regular file, `folder/file` too; links are refused.
 
         Raises:
-            OSError: it cannot be read, or is something else than a regular file.
+            OSError: the file cannot be read or is not a regular file.
         """
         folder, _, name = name.rpartition("/")
         if folder:
@@ -222,16 +221,16 @@ class Folder:
             return file.read()
 
     def open_file(self, name: str) -> int:
-        """A descriptor of a regular file, to read; never through a link."""
+        """Return a descriptor of a regular file, to read; links are refused."""
         with self._errors(name):
             return _open_regular(*self._at(name))
 
     def names(self) -> list[str]:
-        """What is in it, in order."""
+        """Return the sorted names of all entries."""
         return sorted(os.listdir(self._top()))
 
     def find(self, name: str) -> os.stat_result | None:
-        """What has that name, a link itself; None if nothing has."""
+        """Return the status of an entry, of a link itself, or None if missing."""
         where, at = self._at(name)
         try:
             return os.stat(where, follow_symlinks=False, **at)
@@ -239,13 +238,13 @@ class Folder:
             return None
 
     def remove_file(self, name: str) -> None:
-        """Remove a name, that of a link and not what it leads to."""
+        """Remove a file, or a link and not its target."""
         where, at = self._at(name)
         with self._errors(name), contextlib.suppress(FileNotFoundError):
             os.unlink(where, **at)
 
     def set_aside(self, name: str) -> str:
-        """Give what has a name, a link too, another name that nothing has.
+        """Rename an entry, also a link, to a free name.
 
         Returns:
             The new name: `curves.kept-1.png`.
@@ -264,7 +263,8 @@ class Folder:
         return new
 
     def remove_temporary(self, older: float = 0) -> None:
-        """Remove what killed processes were writing here, `older` seconds ago."""
+        """Remove partial files of killed processes that are at least `older` seconds
+        old."""
         for name in self.names():
             found = is_temporary(name) and self.find(name)
             if found and stat.S_ISREG(found.st_mode):
@@ -275,13 +275,13 @@ class Folder:
         return self.path if self.descriptor is None else self.descriptor
 
     def _at(self, name: str) -> tuple:
-        """What the functions of `os` take for a name in it."""
+        """Return the arguments of `os` functions for an entry: name and dir_fd."""
         if self.descriptor is None:
             return self.path / name, {}
         return name, {"dir_fd": self.descriptor}
 
     def _replace(self, name: str, content: bytes) -> int:
-        """Put a new file in a place; its descriptor, at the end, to write on."""
+        """Replace a file; return its descriptor, positioned at the end."""
         temporary = temporary_name()
         (where, at), (goal, _) = self._at(temporary), self._at(name)
         with self._errors(name):
@@ -303,18 +303,18 @@ class Folder:
 
     @contextlib.contextmanager
     def _errors(self, name: str):
-        """Errors name the whole path."""
+        """Make errors name the whole path."""
         try:
             yield
         except OSError as error:
             error.filename = str(self.path / name)
             if error.filename2 is not None:
-                del error.filename2  # None would be told as "-> None"
+                del error.filename2  # None would be printed as "-> None"
             raise
 
 
 class SubFolder:
-    """A folder in another one, opened anew for each use and never through a link."""
+    """A sub-folder, opened for each use and never through a link."""
 
     def __init__(self, parent: Folder, name: str):
         self.parent, self.name = parent, name
@@ -324,22 +324,22 @@ class SubFolder:
         return self.parent.path / self.name
 
     def is_link(self) -> bool:
-        """Whether something that is no folder, a link to one too, has its name."""
+        """Whether the path exists and is not a folder, or is a link to one."""
         found = self.parent.find(self.name)
         return found is not None and not stat.S_ISDIR(found.st_mode)
 
     @contextlib.contextmanager
     def opened(self, *, make: bool = False):
-        """The folder, as it is now.
+        """Open the folder.
 
         Raises:
-            OSError: it is not there, or a link or a file has its name.
+            OSError: it does not exist, or is a link or a file.
         """
         where, at = self.parent._at(self.name)
         if make and self.is_link():
             raise NotADirectoryError(
                 errno.ENOTDIR,
-                "it is a link or a file; gpuzoo writes into no folder behind a link",
+                "it is a link or a file; gpuzoo does not write through links",
                 str(self.path),
             )
         folder = Folder.__new__(Folder)
@@ -384,12 +384,12 @@ def as_folder(folder) -> Folder:
 
 
 def write_atomically(path: pathlib.Path, content: bytes, *, replace=True) -> None:
-    """The whole new file, or the one that was there before; never a half.
+    """Write a file atomically: after a crash it has the old or the new content.
 
-    A link in its place is replaced, never followed.
+    An existing link is replaced, never followed.
 
     Args:
-        replace: a file that is there already may be overwritten; else it stays.
+        replace: overwrite an existing file; if False it is kept.
     """
     folder = Folder(path.parent)
     try:
@@ -401,23 +401,23 @@ def write_atomically(path: pathlib.Path, content: bytes, *, replace=True) -> Non
 
 
 def read_inside(top: str | pathlib.Path, name: str) -> bytes:
-    """The content of a regular file that lies in a folder or in folders of that one.
+    """Return the content of a regular file in a folder or its sub-folders.
 
-    A link, a pipe, a device and a path that leads out of the folder are not followed.
+    Links, pipes, devices and paths that lead out of the folder are refused.
 
     Raises:
         OSError: there is no such file.
-        ValueError: the name has a null in it.
+        ValueError: the name contains a null character.
     """
     with open(open_inside(top, name), "rb") as file:
         return file.read()
 
 
 def open_inside(top: str | pathlib.Path, name: str) -> int:
-    """A descriptor of such a file, to read."""
+    """Open such a file for reading and return its descriptor."""
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or os.path.isabs(name):
-        raise OSError(errno.EINVAL, "it is not a path inside of the folder", name)
+        raise OSError(errno.EINVAL, "it is not a path inside the folder", name)
     folder = Folder(top)
     try:
         for part in parts[:-1]:
@@ -431,8 +431,8 @@ def open_inside(top: str | pathlib.Path, name: str) -> int:
 
 
 def _open_regular(where, at) -> int:
-    # Opening a pipe may wait for ever, and opening a device may do something: look
-    # first, open without waiting, look again.
+    # Opening a pipe may block forever, and opening a device may have side effects:
+    # check first, open without blocking, check again.
     flags = _READ | _NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
     if not stat.S_ISREG(os.stat(where, follow_symlinks=False, **at).st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
@@ -444,7 +444,7 @@ def _open_regular(where, at) -> int:
 
 
 def make_temporary_folder(parent: pathlib.Path) -> pathlib.Path:
-    """A new folder, for this process alone, that `remove_abandoned` knows for ours."""
+    """Create a private folder that `remove_abandoned` recognizes as gpuzoo's."""
     folder = parent / temporary_name()
     folder.mkdir(mode=0o700)
     (folder / MARKER).touch()
@@ -452,8 +452,8 @@ def make_temporary_folder(parent: pathlib.Path) -> pathlib.Path:
 
 
 def remove_own_folder(path: pathlib.Path, ours: re.Pattern) -> None:
-    """Remove what gpuzoo made: a folder with MARKER in it, of its files those with such
-    names and what was half-written, and the folder if nothing is left in it."""
+    """Remove from a folder with MARKER the files whose names match and partial files,
+    then the folder if it is empty."""
     with contextlib.suppress(OSError):  # another process was first, or it is a link
         if path.is_symlink():
             return
@@ -472,8 +472,8 @@ def remove_own_folder(path: pathlib.Path, ours: re.Pattern) -> None:
 
 
 def remove_abandoned(parent: pathlib.Path, ours: re.Pattern) -> None:
-    """What killed processes were writing into a folder that many share, a day ago, so
-    that nobody can be at it any more: files, and folders with such files in them."""
+    """Remove from a shared folder what killed processes left there at least a day ago:
+    partial files, and temporary folders with their files."""
     folder = Folder(parent)
     try:
         folder.remove_temporary(_DAY)
@@ -490,10 +490,10 @@ _LARGEST_JSON = 100_000_000
 
 
 def parse_json(text: str):
-    """A text of JSON; no key twice in one object, of which readers take either.
+    """Parse JSON; duplicate keys are refused, as readers disagree on which one counts.
 
     Raises:
-        ValueError: it is damaged; the message says how.
+        ValueError: the text is damaged; the message says how.
     """
     if len(text) > _LARGEST_JSON:
         raise ValueError(f"it is longer than {_LARGEST_JSON:,} characters")
@@ -513,7 +513,7 @@ def _once_each(pairs: list[tuple]) -> dict:
 
 
 def root() -> pathlib.Path:
-    """GPUZOO_CACHE, or gpuzoo's folder in the user's cache folder."""
+    """Return the cache folder: GPUZOO_CACHE, or gpuzoo's in the user's cache folder."""
     if named := os.environ.get("GPUZOO_CACHE"):
         return expand(named)
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

@@ -1,4 +1,4 @@
-"""Weights as data: a safetensors file, loaded strictly by name, shape and dtype."""
+"""Weights in safetensors files, loaded strictly by name, shape and dtype."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from gpuzoo.files import expand
 
 
 def weights_bytes(weights: dict[str, np.ndarray]) -> bytes:
-    """The content of weights.safetensors: the same bytes for the same weights."""
+    """Return the content of weights.safetensors: same weights, same bytes."""
     return safetensors.numpy.save(
         {k: np.asarray(v, order="C") for k, v in weights.items()}
     )
@@ -28,9 +28,9 @@ def load_weights(
 ) -> None:
     """Load the weights of a run into a model built with the same options.
 
-    They are matched by name; where the names differ, as those that Keras numbers do,
-    by their order in the run, and then each must agree in shape, type, and the name of
-    its layer but for Keras's number.
+    Weights are matched by name. Where names differ, as those that Keras numbers, they
+    are matched by their order in the run; shape, dtype and the layer's name without
+    Keras's number must then agree.
 
     Args:
         model: for example `gpuzoo.build("cnn")`.
@@ -39,10 +39,8 @@ def load_weights(
             run).
 
     Raises:
-        GpuzooError: the file is damaged, is not the one that was named, or does not fit
-            the model weight by weight.
+        GpuzooError: the file is damaged, has another digest, or does not fit the model.
     """
-
     path, content = _read(path)
     found = hashlib.sha256(content).hexdigest()
     if sha256 and found != sha256:
@@ -70,44 +68,44 @@ def assign(model: "keras.Model", values: list[np.ndarray]) -> None:  # noqa: F82
     for variable, value in zip(model.weights, values, strict=True):
         variable.assign(value)
     for layer in model._flatten_layers():
-        # Normalization computes with constants that it makes of its weights.
+        # Normalization computes with constants derived from its weights.
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
 
 
 def _in_order(path, weights: dict, model, wanted: list[str]) -> dict[str, str]:
-    """Name in the model -> name in the file, by the order that the weights have in the
-    trail of the run beside the file.
+    """Map names in the model to names in the file, by the order of the weights in the
+    digests.jsonl beside the file.
 
     Raises:
         GpuzooError: the order is not known, or a weight of the model belongs to another
-            layer than the one at its place in the run.
+            layer than the one at the same position in the run.
     """
     odd = sorted(set(weights) ^ set(wanted))[0]
     where = "file" if odd in weights else "model"
-    told = f"weights {path.name}: {odd!r} is only in the {where}"
+    fault = f"weights {path.name}: {odd!r} is only in the {where}"
     if len(weights) != len(wanted):
         raise GpuzooError(
-            f"{told} (the file has {len(weights)} weights, the model {len(wanted)}); "
+            f"{fault} (the file has {len(weights)} weights, the model {len(wanted)}); "
             "build the model with the options of the run"
         )
     ordered = _order(path)
     if sorted(ordered) != sorted(weights):
         raise GpuzooError(
-            f"{told}; name the run folder, whose digests.jsonl has the order of the "
+            f"{fault}; pass the run folder, whose digests.jsonl has the order of the "
             "weights, or build the model with the options of the run"
         )
     for theirs, ours, automatic in zip(ordered, wanted, _automatic(model), strict=True):
         if not _agree(theirs, ours, automatic):
             raise GpuzooError(
-                f"{told}, and where the run has {theirs!r} the model has {ours!r}; "
+                f"{fault}, and where the run has {theirs!r} the model has {ours!r}; "
                 "build the model with the options of the run"
             )
     return dict(zip(wanted, ordered, strict=True))
 
 
 def _order(path: pathlib.Path) -> list[str]:
-    """The names of the weights in the order of the model, from the trail of a run."""
+    """Return the names of the weights in the order of the model, from digests.jsonl."""
     try:
         with open(path.parent / "digests.jsonl", encoding="utf-8") as file:
             return list(json.loads(file.readline())["variables"])
@@ -116,7 +114,7 @@ def _order(path: pathlib.Path) -> list[str]:
 
 
 def _automatic(model) -> list[bool]:
-    """Of each weight, whether Keras has named its layer."""
+    """Return for each weight whether its layer was named by Keras."""
     from keras.src.utils.naming import to_snake_case
 
     owners = {
@@ -134,10 +132,10 @@ def _automatic(model) -> list[bool]:
 
 
 def _agree(theirs: str, ours: str, automatic: bool) -> bool:
-    """Whether two names may be of one weight: the same name in the same layer, but for
-    the numbers of layers and weights that Keras has named."""
+    """Whether two names may belong to the same weight: equal names of layer and weight,
+    apart from the numbers that Keras appends."""
     sides = [re.sub(r"#\d+$", "", name).split("/")[-2:] for name in (theirs, ours)]
-    # A layer that makes a weight without a name leaves it to Keras, too.
+    # A weight that a layer creates without a name is named by Keras, too.
     sides = [
         [*layer, re.sub(r"^variable(_\d+)?$", "variable", name)]
         for *layer, name in sides
@@ -149,7 +147,7 @@ def _agree(theirs: str, ours: str, automatic: bool) -> bool:
 
 
 def digest_of(path: str | pathlib.Path) -> str:
-    """sha256 of a weights.safetensors file, or of that of a run folder."""
+    """Return the sha256 of a weights.safetensors file, or of that in a run folder."""
     return hashlib.sha256(_read(path)[1]).hexdigest()
 
 
@@ -166,20 +164,20 @@ def _read(path: str | pathlib.Path) -> tuple[pathlib.Path, bytes]:
 
 
 def digest(array: np.ndarray) -> str:
-    """A short digest of type, shape and bytes: 16 hexadecimal digits."""
+    """Return a short digest of dtype, shape and bytes: 16 hexadecimal digits."""
     head = f"{array.dtype} {array.shape}\n".encode()
     body = np.ascontiguousarray(array).view(np.uint8).reshape(-1) if array.size else b""
     return hashlib.sha256(head + bytes(body)).hexdigest()[:16]
 
 
 def digest_all(values: dict[str, np.ndarray]) -> str:
-    """One short digest of many named arrays."""
+    """Return one short digest of many named arrays."""
     lines = "".join(f"{name} {digest(values[name])}\n" for name in sorted(values))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def by_name(variables: list) -> dict:
-    """By path; a second variable of one path gets its place in the name."""
+    """Return variables by path; a duplicate path gets the variable's index appended."""
     named = {}
     for place, variable in enumerate(variables):
         path = variable.path

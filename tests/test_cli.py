@@ -172,7 +172,7 @@ SLOW = {
     "translate": (["--data", "digits", "--augment", "translate:28"], "leaves nothing of images of 28x28"),
     "steps": (["--data", "digits", "--epochs", "9999999"], "8000000 is the most"),
     "odd data name": (["--data", "fashion-mnist"], "no dataset named 'fashion-mnist'"),
-    "no such home": (["--data-dir", "~nosuch/x"], "no such user's home"),
+    "no such home": (["--data-dir", "~nosuch/x"], "no home folder for that user"),
     "parents": (["--out", "a/b/c", "--data", "none.npz"], "there is no such file"),
     "model option": (["--model-options", "dens=3"], "no option 'dens'; nearest: dense"),
     "model value": (["--model-options", "dense=x"], "option 'dense'.*'x'"),

@@ -798,7 +798,7 @@ def test_weights_of_another_structure_are_refused(train, tmp_path):
     gpuzoo.load_weights(net(L.Dense(1), L.Dense(1)), train.folder())
     alone = tmp_path / "weights.safetensors"
     shutil.copy(train.folder() / alone.name, alone)
-    with pytest.raises(gpuzoo.GpuzooError, match="name the run folder"):
+    with pytest.raises(gpuzoo.GpuzooError, match="pass the run folder"):
         gpuzoo.load_weights(net(L.Dense(1), L.Dense(1)), alone)
 
 

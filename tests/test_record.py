@@ -147,14 +147,16 @@ def test_without_a_home_nothing_is_left_out(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     for path in ("/root/x.npz", "~/x.npz"):
         assert files.redact(path) == files.unredact(path) == path
-    with pytest.raises(gpuzoo.GpuzooError, match="no such user's home"):
+    with pytest.raises(gpuzoo.GpuzooError, match="no home folder for that user"):
         files.expand("~/x.npz")
 
 
 def test_the_home_of_nobody_is_one_line(cli):
     for words in (["verify"], ["verify", "--quick"], ["resume"], ["diff", "run"]):
         done = cli(*words, "~nosuch/run")
-        assert done.returncode == 2 and "no such user's home" in done.stderr, words
+        assert done.returncode == 2 and "no home folder for that user" in done.stderr, (
+            words
+        )
 
 
 def test_a_run_whose_paths_have_the_home_in_them(cli, tmp_path):

@@ -48,7 +48,7 @@ def test_words_of_other_libraries(word, field):
 @pytest.mark.parametrize(
     ("word", "why"),
     [("validation_split", "test set"), ("callbacks", "curves"), ("patience", "epochs"),
-     ("num_workers", "memory"), ("class_weight", "alike"), ("loss", "task")],
+     ("num_workers", "memory"), ("class_weight", "same weight"), ("loss", "task")],
 )  # fmt: skip
 def test_what_there_is_not(word, why):
     with pytest.raises(gpuzoo.GpuzooError, match=f"there is none: .*{why}"):

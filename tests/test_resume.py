@@ -254,7 +254,7 @@ def test_a_run_in_the_hands_of_another_process_is_left_alone(tmp_path):
         time.sleep(0.02)
     second = start(["resume", "run"], tmp_path)
     _, stderr = second.communicate(timeout=120)
-    assert second.returncode == 2 and "in the hands of another process" in stderr
+    assert second.returncode == 2 and "is locked by another process" in stderr
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -290,7 +290,7 @@ def test_an_empty_folder_is_taken_by_one_of_two(tmp_path, cli):
     folder.lock()  # as by one that is about to write its record
     done = cli(*WORDS, "--out", "run")
     folder.close()
-    assert done.returncode == 2 and "in the hands of another" in done.stderr
+    assert done.returncode == 2 and "is locked by another" in done.stderr
     assert not list(run.iterdir())
 
 

@@ -175,7 +175,7 @@ def test_replay_names_what_is_computed_differently_first(run, cli, arrays, tmp_p
     assert found["where"] == "input of the model" and found["differing"] == 1
     assert found["step"] == done.json["first_difference"]["step"] <= 10
     assert found["replayed"] == [True, True] and found["drift"] == [[], []]
-    assert "first to differ is input of the model in step" in done.stdout
+    assert "replay: first difference in input of the model of step" in done.stdout
 
 
 def test_replay_names_the_layer(run, cli, npz):

@@ -42,7 +42,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 
 @dataclasses.dataclass
 class _Unused:
-    """Stands for the verbs that were not named."""
+    """Placeholder for the verbs that are not used in this call."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -92,7 +92,7 @@ def _run_script(recipe: "Recipe", words: list[str], about: str) -> int:  # noqa:
 
 
 def _parse(words: list[str]):
-    """The command that the words name, and its recipe, if it has one."""
+    """Return the command that the words name and its recipe, or None."""
     verb, name = [*words, "", ""][:2]
     recipe = None
     if verb in _WITH_RECIPE and name not in _HELP:
@@ -104,7 +104,7 @@ def _parse(words: list[str]):
                 f"gpuzoo {verb} mnist {name} ..."
             )
         recipe = load_recipe(name)
-    # Shell completion (--tyro-print-completion bash) is made of all.
+    # Shell completion (--tyro-print-completion bash) needs all verbs.
     wanted = _VERBS if verb.startswith("--tyro-") else (verb,)
     arms = [
         Annotated[
@@ -112,7 +112,7 @@ def _parse(words: list[str]):
             tyro.conf.subcommand(
                 each,
                 constructor=_type_of(each, recipe) if each in wanted else _Unused,
-                # Its own help has the whole docstring.
+                # The help of the verb itself shows the whole docstring.
                 description=line if each != verb or each in _WITH_RECIPE else None,
             ),
         ]
@@ -123,8 +123,8 @@ def _parse(words: list[str]):
 
 
 def _type_of(verb: str, recipe: "Recipe | None"):  # noqa: F821
-    """The dataclass of a verb; of one with a recipe a sub-command per recipe, whose
-    values are the defaults of the options."""
+    """Return the dataclass of a verb; for verbs that take a recipe a union with one
+    sub-command per recipe, whose values are the defaults of the options."""
     module = importlib.import_module(f"gpuzoo.cli.{_VERBS[verb][0]}")
     command = getattr(module, verb.capitalize())
     if verb not in _WITH_RECIPE:
@@ -145,7 +145,7 @@ def _type_of(verb: str, recipe: "Recipe | None"):  # noqa: F821
         ]
         for each in names
     ]
-    # A union of one would be no union.
+    # Union[X] of a single type would collapse to X.
     return Union[(*arms, Annotated[None, tyro.conf.Suppress])]  # noqa: UP007
 
 
@@ -154,14 +154,14 @@ def _first_line(module) -> str:
 
 
 def _overridden(command, recipe: "Recipe", words: list[str]):  # noqa: F821
-    """What was named on the command line goes through override(), which knows what
-    naming a field means, even if it was given its default value."""
-    named = {
+    """Pass the fields set on the command line through override(), which applies the
+    side effects of setting a field, even to its default value."""
+    changes = {
         field.name: getattr(command.recipe, field.name)
         for field in dataclasses.fields(recipe)
         if any(_names(word, field.name) for word in words)
     }
-    return dataclasses.replace(command, recipe=recipe.override(**named))
+    return dataclasses.replace(command, recipe=recipe.override(**changes))
 
 
 def _names(word: str, field: str) -> bool:
@@ -171,7 +171,7 @@ def _names(word: str, field: str) -> bool:
 def _guard(action, debug: bool) -> None:
     """Run an action; print a user's error as one line and exit with its code."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever called
+        if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, "w"))
     try:
         code = action()
@@ -185,7 +185,7 @@ def _guard(action, debug: bool) -> None:
     except OSError as error:
         if debug:
             raise
-        # Mostly stdout; the interpreter would try, and fail, once more at its end.
+        # Mostly stdout; the interpreter would try to flush it again on exit, and fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0 if isinstance(error, BrokenPipeError) else 2
         if code:
@@ -204,6 +204,6 @@ def _guard(action, debug: bool) -> None:
         with contextlib.suppress(OSError):
             print("gpuzoo: interrupted", file=sys.stderr, flush=True)
             sys.stdout.flush()
-        # At once: libraries cut off in their import may crash in the interpreter's end.
+        # At once: libraries interrupted while being imported may crash at shutdown.
         os._exit(130)
     sys.exit(code)

@@ -13,9 +13,9 @@ from gpuzoo.cli.parsing import Common, Output, Word
 from gpuzoo.cli.tables import add_row, show, table, width
 from gpuzoo.errors import GpuzooError
 
-_WIDE = 160  # columns from which on there is room for a model's summary
-_GREATER = ("test accuracy", "test map50")  # figures that are better when greater
-_REST = ("data", "training", "on")  # of a recipe's figures, what is no metric
+_WIDE = 160  # columns needed to show a model's summary
+_GREATER = ("test accuracy", "test map50")  # metrics that are better when greater
+_REST = ("data", "training", "on")  # keys of a recipe's results that are not metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +23,10 @@ class List:
     """List models and recipes with their test results."""
 
     pattern: Word = "*"
-    """Shell-style pattern for the names of models and recipes, e.g. "res*"; a recipe is
-    also listed with its model. "keras/*": the networks of keras.applications."""
+    """Shell-style pattern for the names of models and recipes, e.g. "res*"; recipes of
+    a matching model are listed too. "keras/*": the networks of keras.applications."""
     task: str | None = None
-    """Only models for this task, and their recipes."""
+    """Only list models for this task, and their recipes."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -45,7 +45,7 @@ class List:
             task = f" with task {self.task!r}" if self.task else ""
             raise GpuzooError(
                 f"no model and no recipe matches {self.pattern!r}{task}; `gpuzoo list` "
-                'shows all; a part of a name needs stars: "*net*"'
+                'shows all; use wildcards for a part of a name: "*net*"'
             )
         best = {name: _best(name, trained, everything) for name in known}
         if not self.output.quiet:
@@ -66,8 +66,8 @@ class List:
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Show a model: what it is, its options, its reference, the recipes that train it,
-    and Keras's summary of its layers."""
+    """Show a model: description, options, reference, the recipes that train it, and
+    Keras's summary of its layers."""
 
     name: Word
     """Name of the model (gpuzoo list), or path.py:function of your own."""
@@ -77,7 +77,7 @@ class Info:
         found = model_info(self.name)
         recipes = [n for n in list_recipes() if load_recipe(n).model == found.name]
         say = (lambda text: None) if self.output.quiet else show
-        # Written in lines of 84 characters: filled again where there is less room.
+        # Docstrings have lines of up to 84 characters: join them on narrow terminals.
         narrow = width() < 88
         doc = re.sub(r"(?<=\S)\n(?=[\w`(])", " ", found.doc) if narrow else found.doc
         say(f"{found.name} ({found.task})\n\n{doc}\n\noptions:")
@@ -85,9 +85,9 @@ class Info:
             say(f"  {name}: {declared}")
         say(f"\nreference: {found.reference}")
         for name in recipes:
-            told = figures_of(name)
-            reached = [f"{k} {v}" for k, v in told.items() if k not in _REST]
-            reached += [f"{key} {told[key]}" for key in _REST if key in told]
+            results = figures_of(name)
+            reached = [f"{k} {v}" for k, v in results.items() if k not in _REST]
+            reached += [f"{key} {results[key]}" for key in _REST if key in results]
             say(f"gpuzoo train {name}: {', '.join(reached) or 'not measured yet'}")
         sys.stdout.flush()  # starting a backend takes seconds
         count = _print_summary(found.name, say)
@@ -97,8 +97,8 @@ class Info:
 
 
 def _print_summary(name: str, say) -> int | None:
-    """Build a model with its default options and print Keras's summary of it; returns
-    the number of its parameters."""
+    """Build a model with its default options, print Keras's summary of it and return
+    the number of parameters."""
     from gpuzoo.catalogue import keras_applications
     from gpuzoo.catalogue.registry import build
     from gpuzoo.runtime.configure import configure
@@ -106,7 +106,7 @@ def _print_summary(name: str, say) -> int | None:
     configure(device="cpu", quiet=True)
     try:
         model = build(name)
-    except Exception as error:  # whatever a user's own function raises
+    except Exception as error:  # a user's own function may raise anything
         if name == keras_applications.HUB:
             say(f"\nno summary: {error}")
             return None
@@ -121,7 +121,7 @@ def _print_summary(name: str, say) -> int | None:
 
 
 def _networks(model) -> list:
-    """The model, or, if it only holds others, as a GAN does, these."""
+    """Return the model, or its parts if it only holds other models, as a GAN does."""
     import keras
 
     inner = [layer for layer in model.layers if isinstance(layer, keras.Model)]
@@ -131,12 +131,12 @@ def _networks(model) -> list:
 
 
 def _best(model: str, trained: dict[str, str], figures: dict) -> str | None:
-    """The recipe with the best result of a model: the greatest accuracy, or the least
-    of what should be small."""
+    """Return the recipe with the best result of a model: the highest accuracy, or the
+    lowest value of a metric that should be small."""
     rated = {}
-    for recipe, told in figures.items():
-        if told and trained[recipe] == model:
-            name, figure = next(iter(told.items()))
+    for recipe, results in figures.items():
+        if results and trained[recipe] == model:
+            name, figure = next(iter(results.items()))
             value = float(figure.split()[0])
             rated[recipe] = value if name in _GREATER else -value
     return max(rated, key=rated.get, default=None)
@@ -148,25 +148,25 @@ def _models(models: list, best: dict[str, str | None], figures: dict):
     made = table(*heads, right=("parameters", "time"), whole=heads[:4])
     for model in models:
         count = "-" if model.parameters is None else f"{model.parameters:,}"
-        told, result = figures.get(best[model.name], {}), "-"
-        if told:
-            metric, figure = next(iter(told.items()))
+        results, result = figures.get(best[model.name], {}), "-"
+        if results:
+            metric, figure = next(iter(results.items()))
             result = f"{figure.partition(' (')[0]} {metric.removeprefix('test ')}"
             result += f" ({best[model.name]})"
-        cells = (model.name, model.task, count, told.get("training", "-"), result)
+        cells = (model.name, model.task, count, results.get("training", "-"), result)
         add_row(made, *cells, *([model.summary] if wide else []))
     return made
 
 
 def _recipes(figures: dict[str, dict[str, str]]):
-    """A line for each metric of each recipe."""
+    """Return a table with one line per recipe and metric."""
     made = table("recipe", "model", "time", "metric", "test result", right=("time",),
                  whole=("recipe", "time", "metric"))  # fmt: skip
-    for name, told in figures.items():
-        first = (name, load_recipe(name).model, told.get("training", "-"))
-        metrics = {k: v for k, v in told.items() if k not in _REST}
+    for name, results in figures.items():
+        first = (name, load_recipe(name).model, results.get("training", "-"))
+        metrics = {k: v for k, v in results.items() if k not in _REST}
         for metric, figure in (metrics or {"": "not measured yet"}).items():
-            data = f" on {told['data']}" if "data" in told and first[0] else ""
+            data = f" on {results['data']}" if "data" in results and first[0] else ""
             add_row(made, *first, metric.removeprefix("test "), figure + data)
             first = ("", "", "")
     return made
@@ -174,9 +174,9 @@ def _recipes(figures: dict[str, dict[str, str]]):
 
 def _footnotes(figures: dict[str, dict[str, str]]) -> list[str]:
     machines = collections.defaultdict(list)
-    for name, told in figures.items():
-        if "on" in told:
-            machines[told["on"].rpartition(", ")[0]].append(name)
+    for name, results in figures.items():
+        if "on" in results:
+            machines[results["on"].rpartition(", ")[0]].append(name)
     notes = []
     for machine in sorted(machines, key=lambda one: len(machines[one])):
         names = ", ".join(machines[machine])

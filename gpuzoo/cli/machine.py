@@ -1,4 +1,4 @@
-"""`gpuzoo bench` and `gpuzoo doctor`: the speed and the health of this machine."""
+"""`gpuzoo bench` and `gpuzoo doctor`: training speed and checks of this machine."""
 
 import dataclasses
 
@@ -37,13 +37,13 @@ class Bench:
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Check the installation and this machine; name what is wrong and the remedy.
+    """Check the installation and this machine; report each problem and its remedy.
 
     Exit codes: 0 no problem found, 1 there is one.
     """
 
     quick: Flag = False
-    """Skip the short training, twice on each backend, that tests repeatability."""
+    """Skip the repeatability test: a short training, twice on each backend."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -51,12 +51,12 @@ class Doctor:
         from gpuzoo.runs.record import private
 
         findings = examine(quick=self.quick, note=self._print)
-        told = {"findings": [dataclasses.asdict(finding) for finding in findings]}
-        self.output.last_line(private(told))
+        summary = {"findings": [dataclasses.asdict(finding) for finding in findings]}
+        self.output.last_line(private(summary))
         return int(not all(finding.ok for finding in findings))
 
     def _print(self, finding) -> None:
-        """At once, not all in one table: a check may take a minute."""
+        """Print each result at once, not in one table: a check may take a minute."""
         if self.output.quiet:
             return
         row = table("", "", "", show_header=False)
@@ -94,8 +94,8 @@ def _print_bench(found: dict) -> None:
     show(
         f"{found['runtime']['device_name']} · data {found['data']['name']}",
         made,
-        "determ.: what determinism costs; overhead: a step that computes nothing;",
-        "FLOPS, bandwidth: fraction of the peak of a matrix product, of memory",
+        "determ.: cost of determinism; overhead: time of a step that computes nothing;",
+        "FLOPS, bandwidth: fraction of the measured peak (matrix product, memory copy)",
     )
     if control := found["control"]:
         low_to_high = f"({control['low']:.2f} to {control['high']:.2f})"
@@ -109,12 +109,12 @@ def _print_bench(found: dict) -> None:
 def _conclusion(best: dict) -> str:
     if best["quiet"] is False:
         return (
-            "No conclusion: the machine was not quiet, as the default differed from "
-            "itself (1.00 is right). End other programs, or name more --rounds."
+            "No conclusion: the machine was busy, as two processes of the default mode "
+            "differed in speed (expected 1.00). End other programs, or raise --rounds."
         )
     line = (
-        f"Fastest of these: {best['fastest']}, {best['examples_per_second']:,.0f} "
-        "examples a second"
+        f"Fastest mode: {best['fastest']}, {best['examples_per_second']:,.0f} "
+        "examples/s"
     )
     if times := best["times_the_default"]:
         line += f", {times['median']:.2f} times the default"

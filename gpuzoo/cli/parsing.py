@@ -20,14 +20,14 @@ class Output:
     """Common to all commands."""
 
     quiet: Flag = False
-    """Print nothing but errors and the JSON line."""
+    """Print only errors and the JSON line."""
     json: Flag = False
-    """Print the JSON line on a terminal too; elsewhere it always is the last line."""
+    """Print the JSON line on a terminal too; in a pipe it is always the last line."""
     debug: Flag = False
     """Show the traceback of an error."""
 
     def note(self, text: str) -> None:
-        """A line of progress, on stderr."""
+        """Print a line of progress to stderr."""
         if not self.quiet:
             print(text, file=sys.stderr, flush=True)
 
@@ -39,10 +39,9 @@ Common = tyro.conf.OmitArgPrefixes[Output]
 
 
 def last_line(summary: dict, on_terminal: bool = False) -> int:
-    """Print the one JSON object that every command ends with; returns 0.
+    """Print the JSON object that every command ends with; return 0.
 
-    Not on a terminal, unless it was asked for with --json: a person wants to read what
-    stands before it.
+    On a terminal only with --json, so that the readable output is not followed by it.
     """
     try:
         sys.stderr.flush()
@@ -54,7 +53,7 @@ def last_line(summary: dict, on_terminal: bool = False) -> int:
             return 0
         print(json.dumps(summary), flush=True)
     except OSError as error:
-        # The interpreter would try once more, and fail once more, at its end.
+        # The interpreter would try to flush again on exit, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         if not isinstance(error, BrokenPipeError):
             raise GpuzooError(f"stdout cannot be written: {error.strerror}") from None
@@ -62,7 +61,7 @@ def last_line(summary: dict, on_terminal: bool = False) -> int:
 
 
 def parse(command, words: list[str], **options):
-    """`tyro.cli`, with its framed error text made one line."""
+    """Call `tyro.cli`; turn its framed error message into a GpuzooError of one line."""
     frame, stderr = io.StringIO(), sys.stderr
     try:
         sys.stderr = frame
@@ -82,13 +81,13 @@ def parse(command, words: list[str], **options):
         text = re.sub(r"\s+", " ", text).replace(" (required)", "").strip()
         with_recipe = "default" in options or words[0] in ("train", "bench")
         for word in re.findall(r"--[\w-]+", text.partition(". ")[0]):
-            if with_recipe and (told := meant(word)):
-                if told.startswith("nearest: "):
+            if with_recipe and (hint := meant(word)):
+                if hint.startswith("nearest: "):
                     fields = (
-                        told.removeprefix("nearest: ").replace("_", "-").split(", ")
+                        hint.removeprefix("nearest: ").replace("_", "-").split(", ")
                     )
-                    told = "nearest: " + ", ".join(f"--{field}" for field in fields)
-                raise GpuzooError(f"unknown option {word}; {told}") from None
+                    hint = "nearest: " + ", ".join(f"--{field}" for field in fields)
+                raise GpuzooError(f"unknown option {word}; {hint}") from None
         raise GpuzooError(text or "wrong use") from None
     finally:
         sys.stderr = stderr

@@ -18,9 +18,9 @@ class Train:
     recipe: tyro.conf.OmitArgPrefixes[Recipe]
     runtime: tyro.conf.OmitArgPrefixes[Options] = Options()
     out: str | None = None
-    """The run folder; default: the next free runs/<recipe>-<data>-<number>."""
+    """Run folder; default: the next free runs/<recipe>-<data>-<number>."""
     fast_dev_run: Flag = False
-    """Two steps of training and a full evaluation, to test that everything works."""
+    """Run two training steps and a full evaluation, to test that everything works."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -47,7 +47,7 @@ class Resume:
     run: Word
     """The run folder."""
     allow_drift: Flag = False
-    """Continue although the environment has changed; that is recorded."""
+    """Continue although the environment has changed; the change is recorded."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -161,8 +161,8 @@ class Diff:
 
 
 def _without_1(command: str, debug: bool, action) -> int:
-    """The exit code of a command whose exit code 1 means that a bit differs: whatever
-    goes wrong, also in a model's own code, is 2."""
+    """Return the exit code of a command whose exit code 1 means that results differ:
+    any failure, also one in a model's own code, is 2."""
     try:
         return action()
     except (Exception, SystemExit) as error:
@@ -203,8 +203,8 @@ def _replayed(found: dict) -> list[str]:
         if not same
     ]
     if again["step"] is None:
-        return [*lines, "replayed here, both runs are equal"]
-    line = f"replayed: the first to differ is {again['where']} in step {again['step']}"
+        return [*lines, "replay: both runs are identical on this machine"]
+    line = f"replay: first difference in {again['where']} of step {again['step']}"
     if again["values"]:
         line += (
             f", in {again['differing']:,} of {again['values']:,} values by at most "

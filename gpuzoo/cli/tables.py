@@ -1,5 +1,5 @@
-"""Tables on stdout, drawn by rich as wide as the terminal. In a pipe or a file, where
-COLUMNS does not say how wide, no line is broken."""
+"""Tables on stdout, rendered by rich to the width of the terminal. In a pipe or a file
+lines are not wrapped unless COLUMNS is set."""
 
 import shutil
 
@@ -13,8 +13,8 @@ def width() -> int:
 
 
 def table(*heads: str, right=(), whole=(), **options) -> Table:
-    """An empty table without lines; `right` columns are aligned there, cells of `whole`
-    columns are never broken."""
+    """Return an empty table without borders; `right`: right-aligned columns; `whole`:
+    columns whose cells are never wrapped."""
     gap = 1 if width() < 100 else 2
     made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, **options)
     for head in heads:
@@ -28,7 +28,7 @@ def table(*heads: str, right=(), whole=(), **options) -> Table:
 
 
 def add_row(made: Table, *cells) -> None:
-    """Of any values, as they are: `[...]` in a text is no mark-up."""
+    """Add a row of any values, printed literally: `[...]` is not parsed as markup."""
     made.add_row(*(Text(str(cell)) for cell in cells))
 
 
