@@ -256,7 +256,7 @@ def test_a_pipe_is_refused_as_an_input(built, tmp_path):
     import os
 
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(gpuzoo.GpuzooError, match="no regular file: pipe"):
+    with pytest.raises(gpuzoo.GpuzooError, match="not a regular file: pipe"):
         built("", read)
 
 

@@ -67,7 +67,7 @@ def test_rules_that_need_no_training(wave, runtime):
     result, rows = train(FORECAST.override(epochs=1), wave, runtime)
     assert forecast._period(wave.train["series"]) in (20, 40, 60)
     assert result.metrics["test_seasonal"] < 1e-9 > result.metrics["test_linear"]
-    told = result.outputs["foretold"]
+    told = result.outputs["forecast"]
     error = np.square(told - wave.test["target"]).mean()
     assert result.metrics["test_loss"] == pytest.approx(error, rel=1e-5)
     tests = [row for event, row in rows if event == "test"]

@@ -57,8 +57,8 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, monkeypatc
     assert tests[0].keys() == {"epoch", "step", "loss", "error", "copied"}
     assert tests[-1]["loss"] < tests[0]["loss"]
     assert len({row["copied"] for row in tests}) == 1  # always the same films
-    shown = {k: one.outputs[k] / 255 for k in ("last", "next", "foretold")}
-    for name, other in (("error", "foretold"), ("copied", "last")):
+    shown = {k: one.outputs[k] / 255 for k in ("last", "next", "forecast")}
+    for name, other in (("error", "forecast"), ("copied", "last")):
         wanted = np.square(shown["next"] - shown[other]).mean(axis=(1, 2, 3))
         assert np.allclose(one.outputs[name], wanted, atol=2e-3)
     monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * video_prediction.FRAMES * 7)

@@ -1,1 +1,1 @@
-"""What a person sees: progress on the screen, pictures."""
+"""Progress on the screen and plots."""

@@ -1,6 +1,6 @@
-"""Pictures of a run: the curves, and what the model makes of the examples.
+"""Plots of a run: learning curves, and the model's outputs on test examples.
 
-The same run gives the same files: no date and no version is written into them.
+The same run gives the same files: they contain no date and no version.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import PIL.Image
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.files import Folder, as_folder
 
-# Matplotlib refuses to be imported where MPLBACKEND names no backend; none is needed.
+# Matplotlib cannot be imported with an invalid MPLBACKEND; no backend is needed here.
 _backend = "matplotlib" not in sys.modules and os.environ.pop("MPLBACKEND", "")
 import matplotlib.style  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
@@ -24,12 +24,12 @@ from matplotlib.figure import Figure  # noqa: E402
 if _backend:
     os.environ["MPLBACKEND"] = _backend
     with contextlib.suppress(ValueError):
-        matplotlib.rcParams["backend"] = _backend  # as it would itself
+        matplotlib.rcParams["backend"] = _backend  # as matplotlib itself does
 
-MISTAKES = 24  # shown on the sheet
+MISTAKES = 24  # shown at most
 ACROSS = 12  # images in a row of a sheet
-SAMPLES = 60  # images that a model draws, on a sheet
-TALLEST = 36  # inches; matplotlib draws no more than 2**16 pixels
+SAMPLES = 60  # generated images on a sheet
+TALLEST = 36  # inches; matplotlib draws at most 2**16 pixels
 _GREY = "#5b6075"
 _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
 
@@ -43,8 +43,8 @@ def draw_all(
     outputs: dict,
     trained_with: str = "",
 ) -> None:
-    """Draw the curves and the pictures of a task into a run's folder; `outputs` as in
-    engine/loop.py, `trained_with`: what only the loss of the training contains."""
+    """Draw the curves and the plots of a task into a run folder; `outputs` as in
+    engine/loop.py, `trained_with`: terms that only the training loss contains."""
     with plain():
         figures = {"curves": curves(title, rows, trained_with)}
         for name in pictures:
@@ -55,7 +55,7 @@ def draw_all(
 
 
 def png_bytes(figure: Figure, software: str | None = None) -> bytes:
-    """A figure as the content of a file."""
+    """Return a figure as the bytes of a PNG file."""
     content = io.BytesIO()
     figure.savefig(content, dpi=110, format="png", metadata={"Software": software})
     return content.getvalue()
@@ -63,10 +63,10 @@ def png_bytes(figure: Figure, software: str | None = None) -> bytes:
 
 @contextlib.contextmanager
 def plain():
-    """Draw by matplotlib's own settings, whatever the user's are.
+    """Draw with matplotlib's default settings, not the user's.
 
-    Class names are the user's: a dollar sign is no formula, and a letter that the font
-    lacks is drawn as a box.
+    Class names are the user's: a dollar sign does not start a formula, and a letter
+    missing from the font is drawn as a box.
     """
     with (
         warnings.catch_warnings(),
@@ -77,7 +77,7 @@ def plain():
 
 
 def curves(title: str, rows: list[dict], trained_with: str = "") -> Figure:
-    """Every figure over the steps; rows as in metrics.jsonl."""
+    """Plot every metric over the steps; rows as in metrics.jsonl."""
     keys = {key for row in rows for key in row} - {"split", "epoch", "step"}
     keys = sorted(keys, key=lambda key: (key != "loss", key))
     figure = Figure(figsize=(4.5 * max(2, len(keys)), 3.8), layout="constrained")
@@ -112,8 +112,8 @@ def curves(title: str, rows: list[dict], trained_with: str = "") -> Figure:
 
 
 def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
-    """True classes down, predicted across; the diagonal is left out of the colours,
-    so that the mistakes can be seen."""
+    """Plot the confusion matrix: true classes down, predicted across. The diagonal has
+    no colour, so that the mistakes can be seen."""
     classes, predicted = dataset.classes, outputs["predicted"]
     labels, count = dataset.test["label"][: len(predicted)], len(dataset.classes)
     matrix = np.bincount(labels * count + predicted, minlength=count**2)
@@ -141,7 +141,7 @@ def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
     axes.set_ylabel("true")
     right, total = np.trace(matrix), matrix.sum()
     axes.set_title(
-        f"{total - right} mistakes in {total} ({right / total:.2%} right)",
+        f"{total - right} mistakes in {total} ({right / total:.2%} correct)",
         loc="left", color=_INK,
     )  # fmt: skip
     figure.suptitle(title, color=_MUTED, fontsize=9)
@@ -149,7 +149,7 @@ def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
 
 
 def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
-    """The mistakes that the model was surest of, worst first; None if it made none."""
+    """Plot the mistakes of highest confidence; None if there are none."""
     images, classes = dataset.test["image"], dataset.classes
     labels = dataset.test["label"][: len(outputs["predicted"])]
     wrong = np.flatnonzero(outputs["predicted"] != labels)
@@ -159,7 +159,7 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     across = MISTAKES // 4
     rows = -(-len(worst) // across)
     figure = Figure(figsize=(9, 0.4 + 9 / across * rows))
-    # One pair of axes for all: a pair for each image takes five times as long.
+    # One Axes for all: one for each image takes five times as long.
     axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
     for place, index in enumerate(worst):
         row, column = divmod(place, across)
@@ -171,22 +171,22 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
         axes.imshow(
             image, cmap="gray_r", extent=(left, left + width, top + height, top)
         )
-        true, told = classes[labels[index]], classes[outputs["predicted"][index]]
-        between = " " if len(true) + len(told) < 14 else "\n"
+        true, predicted = classes[labels[index]], classes[outputs["predicted"][index]]
+        between = " " if len(true) + len(predicted) < 14 else "\n"
         axes.text(
             column + 0.5, row + 0.14,
-            f"{true},{between}not {told} ({outputs['confidence'][index]:.0%})",
+            f"{true},{between}not {predicted} ({outputs['confidence'][index]:.0%})",
             fontsize=8, color=_INK, ha="center", va="bottom", linespacing=1,
         )  # fmt: skip
     axes.set(xlim=(0, across), ylim=(rows, 0))
     axes.axis("off")
-    text = "true class, not the predicted (how sure)"
+    text = "true class, not predicted class (confidence)"
     figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
     return figure
 
 
 def reconstructions(title: str, dataset: Dataset, outputs: dict) -> Figure:
-    """The first test images, each above what the model makes of its code."""
+    """Plot the first test images, each above its reconstruction."""
     made = outputs["reconstruction"]
     originals = dataset.test["image"][: len(made)]
     if originals.dtype != np.uint8:
@@ -201,17 +201,18 @@ def reconstructions(title: str, dataset: Dataset, outputs: dict) -> Figure:
 
 
 def forecasts(title: str, dataset: Dataset, outputs: dict) -> Figure:
-    """Of evenly spread test windows the past, what came and what was foretold."""
-    count = len(outputs["foretold"])
+    """Plot the past, the actual values and the forecast of evenly spread windows."""
+    count = len(outputs["forecast"])
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     grid = figure.subplots(3, 2, sharey=True)
     for axes, index in zip(grid.flat, np.linspace(0, count - 1, 6), strict=True):
         past = dataset.test["series"][int(index), :, 0]
-        came, told = dataset.test["target"][int(index)], outputs["foretold"][int(index)]
-        ahead = np.arange(len(came)) + 1
+        actual = dataset.test["target"][int(index)]
+        ahead = np.arange(len(actual)) + 1
         axes.plot(np.arange(1 - len(past), 1), past, color=_MUTED)
-        axes.plot(ahead, came, color=_INK, label="what came")
-        axes.plot(ahead, told, color=_TEST, label="foretold")
+        axes.plot(ahead, actual, color=_INK, label="actual")
+        forecast = outputs["forecast"][int(index)]
+        axes.plot(ahead, forecast, color=_TEST, label="forecast")
         axes.spines[["top", "right"]].set_visible(False)
     grid[0, 0].legend(frameon=False)
     figure.suptitle(f"{title} · test windows", color=_MUTED, fontsize=9)
@@ -219,13 +220,13 @@ def forecasts(title: str, dataset: Dataset, outputs: dict) -> Figure:
 
 
 def frames(title: str, dataset: Dataset, outputs: dict) -> Figure:
-    """The last frame that the model saw, the one that came, and what it foretold."""
-    rows = [outputs[name][:ACROSS] for name in ("last", "next", "foretold")]
-    return _sheet(f"{title} · last frame, the next one, the one foretold", rows)
+    """Plot the last frame that the model saw, the next one and its forecast."""
+    rows = [outputs[name][:ACROSS] for name in ("last", "next", "forecast")]
+    return _sheet(f"{title} · last frame, next frame, forecast", rows)
 
 
 def detections(title: str, dataset: Dataset, outputs: dict) -> Figure:
-    """Scenes with what is there, in grey, and what was found with a score from 0.3."""
+    """Plot scenes with the true boxes, in grey, and detections of a score from 0.3."""
     figure = Figure(figsize=(9, 7), layout="constrained")
     grid, classes = figure.subplots(3, 4), dataset.classes
     for axes in grid.flat:
@@ -240,21 +241,21 @@ def detections(title: str, dataset: Dataset, outputs: dict) -> Figure:
         for number in np.flatnonzero(row["score"] >= 0.3):
             box = row["found_boxes"][number]
             _frame(axes, box, _TEST, 1.2)
-            told = f"{classes[row['found_label'][number]]} {row['score'][number]:.0%}"
-            axes.text(box[1] - 0.5, box[0] - 1, told, fontsize=7, color=_TEST)
-    text = "what is there, grey, and what was found (how sure)"
+            text = f"{classes[row['found_label'][number]]} {row['score'][number]:.0%}"
+            axes.text(box[1] - 0.5, box[0] - 1, text, fontsize=7, color=_TEST)
+    text = "ground truth, grey, and detections (confidence)"
     figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
     return figure
 
 
 def speeds(found: dict) -> Figure:
-    """Examples a second in every mode of a bench, with and without determinism."""
+    """Plot examples/s in every mode of a bench, with and without determinism."""
     rows = [row for row in found["modes"] if not row["error"]]
     figure = Figure(figsize=(9, 1.4 + 0.34 * len(rows)), layout="constrained")
     axes, places = figure.subplots(), np.arange(len(rows))
-    told = [row["examples_per_second"] for row in rows]
-    middle = np.array([one["median"] for one in told])
-    ends = np.array([[one["low"], one["high"]] for one in told]).T
+    measured = [row["examples_per_second"] for row in rows]
+    middle = np.array([speed["median"] for speed in measured])
+    ends = np.array([[speed["low"], speed["high"]] for speed in measured]).T
     axes.barh(places, middle, 0.62, color=_TRAIN, label="repeatable to the bit")
     axes.errorbar(
         middle, places, xerr=np.abs(ends - middle), fmt="none", ecolor=_INK, capsize=3
@@ -266,7 +267,7 @@ def speeds(found: dict) -> Figure:
     axes.plot(free, places, "D", color=_TEST, ms=5, label="without determinism")
     axes.set_yticks(places, [row["mode"] for row in rows])
     axes.invert_yaxis()
-    axes.set_xlabel("examples a second (median, 95 % interval)")
+    axes.set_xlabel("examples/s (median, 95 % interval)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     name = found["recipe"]["name"]
@@ -277,31 +278,31 @@ def speeds(found: dict) -> Figure:
 
 
 def _frame(axes, box: np.ndarray, colour: str, width: float) -> None:
-    """A box whose edges count from the outer edge of the first pixel."""
+    """Draw a box, with edges measured from the outer edge of the first pixel."""
     top, left, bottom, right = box - 0.5
     x, y = [left, right, right, left, left], [top, top, bottom, bottom, top]
     axes.plot(x, y, color=colour, lw=width)
 
 
 def samples(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
-    """Images that the model draws by itself; None if it draws none."""
+    """Plot images that the model generated; None if it generates none."""
     if "samples" not in outputs:
         return None
-    return _sheet(f"{title} · drawn by the model", _rows(outputs["samples"]))
+    return _sheet(f"{title} · generated by the model", _rows(outputs["samples"]))
 
 
 def save_sheet(folder: Folder, row: dict) -> None:
-    """A watcher's event `samples` as a picture of its own, samples/epoch-<n>.png."""
+    """Save the event `samples` of a watcher as samples/epoch-<n>.png."""
     content = io.BytesIO()
     _picture(_rows(row["images"])).save(content, "png")
     folder.write_file(f"samples/epoch-{row['epoch']:03d}.png", content.getvalue())
 
 
 def animate(folder: Folder, sheets: list[str], name: str) -> list[str]:
-    """The sheets of a folder one after another as a GIF; the last stays longest.
+    """Write the sheets of a folder as an animated GIF; the last one stays longest.
 
     Returns:
-        Sheets that cannot be read and are left out.
+        Sheets that could not be read and are left out.
     """
     frames, left_out = [], []
     for sheet in sheets:
@@ -309,7 +310,7 @@ def animate(folder: Folder, sheets: list[str], name: str) -> list[str]:
             frame = PIL.Image.open(io.BytesIO(folder.read_file(sheet)))
             frame.load()
             frames.append(frame)
-        except Exception:  # of damaged files: many kinds
+        except Exception:  # Pillow raises many types for damaged files
             left_out.append(sheet)
     if len(frames) > 1:
         times, content = [250] * (len(frames) - 1) + [2000], io.BytesIO()
@@ -325,7 +326,7 @@ def _rows(images: np.ndarray) -> list[np.ndarray]:
 
 
 def _sheet(title: str, rows: list[np.ndarray]) -> Figure:
-    """Rows of images, each (at most ACROSS, height, width, channels), uint8."""
+    """Plot rows of images, each (at most ACROSS, height, width, channels), uint8."""
     picture = _picture(rows)
     height = min(TALLEST, 0.4 + 9 * picture.height / picture.width)
     figure = Figure(figsize=(9, height), layout="constrained")
@@ -337,7 +338,7 @@ def _sheet(title: str, rows: list[np.ndarray]) -> Figure:
 
 
 def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
-    """The same rows, pixel for pixel."""
+    """Return the same rows as one image, pixel for pixel."""
     height, width, channels = rows[0].shape[1:]
     colours = channels in (3, 4)
     paper = 255 if colours else 0  # grey images are drawn dark on light
@@ -357,4 +358,4 @@ PICTURES = {
         confusion, detections, forecasts, frames, mistakes, reconstructions, samples,
     )
 }  # fmt: skip
-"""By the names that the tasks use; one that does not apply returns None."""
+"""Name in `Task.pictures` -> function; one that does not apply returns None."""

@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on: a table that grows and a bar below it.
+"""Progress of a run on the screen: a growing table and a progress bar below it.
 
-In a terminal the bar moves; anywhere else there are plain lines and no bar. Nothing
-here can change the run.
+The bar is shown in a terminal only; elsewhere there are plain lines. Nothing here can
+change the run.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from rich.progress import (
 )
 
 _WIDTH = 11
-_ROWS = 50  # of a kind, at most about so many: tiny data would give one a step
+_ROWS = 50  # per split, about at most: tiny data would give one row per step
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """rich would end the process here."""
+        """Raise, where rich would end the process."""
         raise BrokenPipeError
 
 
@@ -40,7 +40,7 @@ class Screen:
         self.steps, self.printed = 0, {}
 
     def say(self, text: str, style: str | None = None) -> None:
-        """One line."""
+        """Print one line."""
         with self._unless_gone():
             self.console.print(text, style=style, markup=False)
 
@@ -50,7 +50,7 @@ class Screen:
 
     @contextlib.contextmanager
     def _unless_gone(self):
-        """A terminal that is closed or full ends the talking, not the training."""
+        """Print nothing more, and train on, once the terminal cannot be written to."""
         try:
             yield
         except OSError:
@@ -78,7 +78,7 @@ class Screen:
                 self.row = {}
 
     def _is_due(self, kind: str, step: int) -> bool:
-        """Rows are thinned out evenly; the first and the last are always printed."""
+        """Thin out rows evenly; the first and the last are always printed."""
         before = self.printed.get(kind, -self.steps)
         due = step == self.steps or step - before >= self.steps / _ROWS
         if due:
@@ -86,7 +86,7 @@ class Screen:
         return due
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         with self._unless_gone():
             if self.row:
                 self._print_row()

@@ -1,10 +1,9 @@
-"""What a run was made with: a digest of each module of its code, and of each file that
-the user's own code has read.
+"""Digests of the code of a run, and of the files that the user's code has read.
 
-Code is known by its syntax, without comments, docstrings and places of lines. Of gpuzoo
-it is what the training and its model import; of the user's everything that was imported
-from outside the standard library and installed packages until the first step was
-traced, and what that names in its import statements.
+The digest of a module is that of its syntax tree, without comments, docstrings and line
+numbers. Recorded are the modules of gpuzoo that the training and its model import, and
+every user module (outside the standard library and installed packages) that was
+imported until the first step was traced or that one of these names in an import.
 """
 
 import ast
@@ -25,10 +24,10 @@ from gpuzoo.runs.teacher import model_of_teacher
 
 MISSING = "missing"
 TEACHER = "teacher/"
-"""Before the names of what the teacher's model, and not the run's, is made with."""
+"""Prefix of the modules and inputs of the teacher's model."""
 VARIABLE = "$"
-"""Begins the name of an input that is an environment variable."""
-# What only records, reports or compares moves no bit.
+"""Prefix of an input that is an environment variable."""
+# Modules that only record, report or compare do not change results.
 _NO_CODE = (
     "gpuzoo.bench", "gpuzoo.recipes", "gpuzoo.report", "gpuzoo.repro", "gpuzoo.runs",
     "gpuzoo.engine.backends.jax",
@@ -38,13 +37,13 @@ _NO_CODE = (
 def watched(
     make, model: str, roots=(), note=lambda line: None
 ) -> tuple[object, dict, dict]:
-    """What `make()` returns that builds a model of that name, its code and its inputs.
+    """Call `make()`, which builds a model of that name; return also code and inputs.
 
     Args:
-        roots: modules of gpuzoo that count with all that they import. Those of the
-            catalogue that models are built from count in any case.
-        note: called with a line for what the user's code depends on besides, which
-            cannot be recorded.
+        roots: modules of gpuzoo to record with all that they import. Those of the
+            catalogue that models are built from are always recorded.
+        note: called with a line for each dependency of the user's code that cannot be
+            recorded.
     """
     file = file_of(model)
     with user_code.watch(file) as seen:
@@ -58,8 +57,8 @@ def watched(
 def traced(
     make, model: str, code: dict, inputs: dict, note=lambda line: None
 ) -> tuple[object, dict, dict]:
-    """What `make()` returns that traces the step of a model built before, with code and
-    inputs; these, and what the user's code has imported and read only now."""
+    """Call `make()`, which traces the step of a model; return also code and inputs with
+    what the user's code has imported and read only now."""
     file = file_of(model)
     if file is None:
         return make(), code, inputs
@@ -71,8 +70,8 @@ def traced(
 
 
 def models_files(recipe: dict) -> list[str]:
-    """path.py:function of the user's own code that a recorded run executes: of its
-    model, and of its teacher's."""
+    """Return path.py:function of the user code that a run executes: its model's and its
+    teacher's."""
     models = [recipe["model"]]
     if recipe["teacher"] and recipe["distill_alpha"]:
         models.append(model_of_teacher(unredact(recipe["teacher"])))
@@ -80,8 +79,8 @@ def models_files(recipe: dict) -> list[str]:
 
 
 def found_again(record: dict, code: dict, inputs: dict) -> tuple[dict, dict]:
-    """Code and inputs of a run as they are now: whatever was recorded, and what the
-    user's code, just built, imports or reads besides; all of it if the run was killed
+    """Return code and inputs of a run as they are now: what was recorded, and what else
+    the user's code, just built, imports or reads; all of it if the run was killed
     before it had recorded any."""
     code, inputs = dict(code), dict(inputs)
     if record["code"] is None:
@@ -98,14 +97,14 @@ def found_again(record: dict, code: dict, inputs: dict) -> tuple[dict, dict]:
 
 
 def unreadable_inputs(record: dict) -> dict[str, str]:
-    """Recorded inputs that are missing or cannot be read, and why: a model that reads
-    them cannot be built."""
+    """Return recorded inputs that cannot be read, and why: a model that reads them
+    cannot be built."""
     now = {name: digest_of_input(name, record) for name in record["inputs"]}
-    return {name: told for name, told in now.items() if not _is_digest(told)}
+    return {name: why for name, why in now.items() if not _is_digest(why)}
 
 
 def digest_of_input(name: str, record: dict) -> str:
-    """sha256 of a recorded input, or in words why there is none."""
+    """Return the sha256 of a recorded input, or why there is none."""
     if (variable := name.removeprefix(TEACHER)).startswith(VARIABLE):
         variable = variable.removeprefix(VARIABLE)
         return _sha256_of(user_reads.value_of_variable(variable))
@@ -125,8 +124,8 @@ def digest_of_input(name: str, record: dict) -> str:
 
 
 def code_sha256(model: str = "") -> str:
-    """One digest over all of gpuzoo, its models and recipes, for the record of a
-    benchmark; and over the user's file that a model stands in."""
+    """Return one digest of gpuzoo, its models and recipes, and of the user file that
+    defines a model, for the record of a benchmark."""
     digest = hashlib.sha256()
     for package in ("gpuzoo", "gpuzoo.models", "gpuzoo.recipes"):
         (place,) = importlib.util.find_spec(package).submodule_search_locations
@@ -141,12 +140,12 @@ def code_sha256(model: str = "") -> str:
 
 
 def syntax_sha256(source: bytes, *, ours: bool = False) -> str:
-    """Digest of what a source says to Python: the same for other comments, docstrings
-    and places of lines; of its bytes if it is no source, or one too deep to walk.
+    """Return the digest of the syntax tree of a source, which comments, docstrings and
+    line numbers do not change; of its bytes if it cannot be parsed.
 
     Args:
-        ours: the source is gpuzoo's, which computes nothing from docstrings. Of a
-            user's file those are kept that the file itself reads.
+        ours: the source is gpuzoo's, which computes nothing from docstrings. In a
+            user's file those that the file itself reads are kept.
     """
     try:
         tree = ast.parse(source)
@@ -161,13 +160,13 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _strip_docstrings(tree: ast.AST, read: set[str]) -> None:
-    """Remove strings that stand alone, as below a field: they do nothing. Those that
-    Python keeps as a docstring stay, if they are read: of these names, or all."""
+    """Remove strings that are statements, as below a field: they do nothing. Docstrings
+    stay if they are read: those of the names `read`, or all."""
     for node in ast.walk(tree):
         keeps = isinstance(node, _DOCUMENTED) and {_ALL, _name(node)} & read
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
-            if isinstance(block, list):  # a lambda has a body that is none
+            if isinstance(block, list):  # the body of a lambda is not a list
                 first = block[:1] if keeps and name == "body" else []
                 rest = [one for one in block[len(first) :] if not _is_text(one)]
                 setattr(node, name, first + rest)
@@ -186,14 +185,14 @@ def _name(node: ast.AST) -> str:
 
 
 def _docstrings_read(tree: ast.AST) -> set[str]:
-    """The names of the classes and functions whose docstrings a source may read, "" for
-    the module, "*" where it cannot be told whose."""
+    """Return the classes and functions whose docstrings a source may read, "" for the
+    module, "*" for any."""
     nodes = list(ast.walk(tree))
     defined = {_name(node) for node in nodes if isinstance(node, _DOCUMENTED)}
     read = set()
     for node in nodes:
         if isinstance(node, ast.Name) and node.id == "__doc__":
-            # In the body of a class it is that of the class.
+            # In the body of a class it is the docstring of the class.
             read |= {_MODULE, *(_name(n) for n in nodes if isinstance(n, ast.ClassDef))}
         elif isinstance(node, ast.Attribute) and node.attr == "__doc__":
             if isinstance(node.ctx, ast.Load):
@@ -215,9 +214,8 @@ def _docstrings_read(tree: ast.AST) -> set[str]:
 
 
 def _users_part(seen, file) -> tuple[dict[str, str], set[str]]:
-    """The digests of the user's own modules that were seen while a model was built, and
-    of those that they name, imported or not yet; the names of gpuzoo's that these
-    import."""
+    """Return digests of the user modules that were seen while a model was built and of
+    those that they name, imported or not yet; and the gpuzoo modules they import."""
     built = {n: sys.modules[n] for n in seen.built if n in sys.modules}
     built = {n: m for n, m in built.items() if user_code.is_users(n, m)}
     known, ours, tried = {**seen.imported, **built}, set(), set()
@@ -243,12 +241,12 @@ def _users_part(seen, file) -> tuple[dict[str, str], set[str]]:
 
 
 _imported: dict[str, tuple[types.ModuleType, str]] = {}
-"""Modules of the user's -> the digest that they had when they were first seen."""
+"""User module -> itself and its digest when it was first seen."""
 
 
 def _check_as_imported(name: str, module: types.ModuleType, digest: str) -> None:
-    """Raises GpuzooError if a module has been edited since it was imported: what is on
-    the disk is not what runs."""
+    """Raise GpuzooError if a module has been edited since it was imported: the file is
+    not what runs."""
     if sys.modules.get(name) is not module:
         return  # it will be imported from the disk
     known, before = _imported.setdefault(name, (module, digest))
@@ -257,12 +255,12 @@ def _check_as_imported(name: str, module: types.ModuleType, digest: str) -> None
     elif before != digest:
         raise GpuzooError(
             f"module {name} has been edited since this process imported it, and is "
-            "not imported anew; restart Python"
+            "not reloaded; restart Python"
         )
 
 
 def _named_in(module) -> set[str]:
-    """The modules that a module's import statements and its values name."""
+    """Return the modules that a module's import statements and values name."""
     names = set()
     for place in user_code.places_of(module):
         if place.endswith(".py"):
@@ -274,14 +272,14 @@ def _named_in(module) -> set[str]:
         else:
             kinds = type | types.FunctionType
             name = (value if isinstance(value, kinds) else type(value)).__module__
-        # Of gpuzoo, functions that a model's file has for other purposes.
+        # A model's file may hold functions of gpuzoo for other purposes.
         if isinstance(name, str) and not name.startswith("gpuzoo."):
             names.add(name)
     return names
 
 
 def digest_of_module(name: str) -> str:
-    """Of a module that was recorded and is not imported now."""
+    """Return the digest of a module that was recorded and is not imported now."""
     if name.endswith(".py"):
         return MISSING  # the file of a model, which is always executed
     spec = imports.locate(name)
@@ -294,7 +292,7 @@ def digest_of_module(name: str) -> str:
 
 
 def _inputs(seen, file: pathlib.Path | None, note) -> dict[str, str]:
-    """Files and environment variables that the user's code has read, with digests."""
+    """Return files and variables that the user's code has read, with digests."""
     if file is None:
         return {}
     for does, path in dict.fromkeys(seen.reads.others):
@@ -313,8 +311,8 @@ def _sha256_of(text: str) -> str:
 
 
 def _name_of_input(path: str, file: pathlib.Path) -> str:
-    """Relative to the model's file or to the current folder, if it lies there; without
-    the name of the home."""
+    """Return a path relative to the model's file or the current folder, if inside, and
+    without the home folder."""
     for folder in (file.parent.resolve(), pathlib.Path.cwd()):
         for one in (pathlib.Path(path), pathlib.Path(path).resolve()):
             if one.is_relative_to(folder):
@@ -334,7 +332,7 @@ def _digest_of_opened(path: str, file: pathlib.Path) -> str:
 
 def _sha256(path: pathlib.Path) -> str:
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError(f"it is no regular file: {path.name}")
+        raise OSError(f"not a regular file: {path.name}")
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -347,9 +345,9 @@ def _is_digest(text: str) -> bool:
 
 
 def _closure_of_gpuzoo(roots) -> dict[str, str]:
-    """The modules of gpuzoo that are given, and that these import, with their digests.
+    """Return digests of the given gpuzoo modules and all that they import.
 
-    By their import statements: what else a process has imported must not matter.
+    From their import statements: what else the process has imported must not matter.
     """
     found, waiting = {}, sorted(roots)
     while waiting:
@@ -364,9 +362,9 @@ def _closure_of_gpuzoo(roots) -> dict[str, str]:
 
 @functools.cache
 def _module_of_gpuzoo(name: str) -> tuple[str, list[str]] | None:
-    """The digest of a module and what it imports of gpuzoo; None of what is none.
+    """Return the digest of a module and its imports of gpuzoo; None if not a module.
 
-    Read once: a process goes on with what it has imported.
+    Cached: a process keeps what it has imported.
     """
     parts = name.split(".")[1:]
     top = "gpuzoo.models" if parts[:1] == ["models"] else "gpuzoo"

@@ -1,4 +1,4 @@
-"""Two trails of digests, or two sets of weights, side by side."""
+"""Compare two trails of digests, or two sets of weights."""
 
 import dataclasses
 import json
@@ -14,22 +14,21 @@ from gpuzoo.files import parse_json, read_inside
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-    """Where two trails part."""
+    """The first difference of two trails."""
 
     step: int
-    """The first step whose loss differs in any bit, or the first with a digest whose
-    weights do, whichever comes first."""
+    """The first step whose loss or, at a digest, whose weights differ in any bit."""
     what: str
-    """loss, weights, optimizer, or missing loss, where a trail ends too early."""
+    """loss, weights, optimizer, or missing loss if a trail ends too early."""
     variables: tuple[str, ...]
     """Weights that differ at the next digest, in the order of the model."""
 
 
 def read_digests(folder: pathlib.Path) -> list[dict]:
-    """The rows of digests.jsonl."""
+    """Return the rows of digests.jsonl."""
     rows = _read_rows(folder / "digests.jsonl")
     try:
-        first_divergence(rows, rows)  # looks at all that a row must have
+        first_divergence(rows, rows)  # reads every required field
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         raise GpuzooError(f"{folder / 'digests.jsonl'} is damaged: {what}") from None
@@ -37,7 +36,7 @@ def read_digests(folder: pathlib.Path) -> list[dict]:
 
 
 def read_metrics(folder: pathlib.Path) -> list[dict]:
-    """The rows of metrics.jsonl."""
+    """Return the rows of metrics.jsonl."""
     rows = _read_rows(folder / "metrics.jsonl")
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
@@ -61,12 +60,12 @@ def _read_rows(path: pathlib.Path) -> list:
 
 
 def other_rows(recorded: list[dict], again: list[dict], until: int, whole: bool):
-    """Where the rows of a file are not those of the run done again, up to a step: pairs
-    of a recorded row and the one done again, None for one that is only on one side.
+    """Return pairs of rows (recorded, re-run) that differ up to a step, None for a row
+    that only one side has.
 
     Args:
-        whole: the run ends with step `until`, and may have no row after it; else what
-            was done again has rows there that the run need not have.
+        whole: the run ends at step `until`; else the re-run may have rows at that step
+            that the run need not have.
     """
     mine = {(row.get("split"), row["step"]): row for row in recorded}
     theirs = {(row.get("split"), row["step"]): row for row in again}
@@ -78,7 +77,7 @@ def other_rows(recorded: list[dict], again: list[dict], until: int, whole: bool)
     keys = dict.fromkeys((row.get("split"), row["step"]) for row in sum(sides, []))
     pairs = [(mine.get(key), theirs.get(key)) for key in keys]
     found = [pair for pair in pairs if _canonical(pair[0]) != _canonical(pair[1])]
-    return found or [(None, None)]  # a row twice, or in another order
+    return found or [(None, None)]  # a duplicate row, or another order
 
 
 def _canonical(row: dict | None) -> str:
@@ -88,10 +87,10 @@ def _canonical(row: dict | None) -> str:
 def first_divergence(
     one: list[dict], other: list[dict], until: int = 0
 ) -> Divergence | None:
-    """The first difference of two trails, as far as both go; None if there is none.
+    """Return the first difference of two trails, up to the end of the shorter; or None.
 
-    The losses of every step are compared; the weights at the steps that both trails
-    have a digest for. A trail that ends before step `until` differs there.
+    Losses are compared at every step, weights at steps where both trails have a digest.
+    A trail that ends before step `until` differs there.
     """
     step = _first_step_with_other_loss(_losses(one), _losses(other))
     theirs = {row["step"]: row for row in other}
@@ -117,7 +116,7 @@ def first_divergence(
 
 
 def count_losses(rows: list[dict]) -> int:
-    """How many steps a trail has a loss of."""
+    """Return the number of steps whose loss a trail has."""
     return len(_losses(rows))
 
 
@@ -134,7 +133,7 @@ def _first_step_with_other_loss(one: np.ndarray, other: np.ndarray) -> int | Non
 def read_weights(
     folder: pathlib.Path, name: str = "weights.safetensors"
 ) -> dict[str, np.ndarray]:
-    """The arrays of weights.safetensors, or of another file of weights."""
+    """Return the arrays of weights.safetensors, or of another file of weights."""
     try:
         return safetensors.numpy.load(read_inside(folder, name))
     except (OSError, safetensors.SafetensorError) as error:
@@ -143,8 +142,8 @@ def read_weights(
 
 
 def weight_differences(one: dict, other: dict) -> dict[str, int | None]:
-    """Name -> largest distance in ulp, of the weights that differ in any bit; None
-    where they cannot be subtracted (other shape or type, or missing)."""
+    """Return name -> largest distance in ulp of weights that differ in any bit; None if
+    they cannot be subtracted (other shape or dtype, or missing)."""
     found: dict[str, int | None] = {}
     for name in sorted({*one, *other}):
         a, b = one.get(name), other.get(name)
@@ -156,7 +155,7 @@ def weight_differences(one: dict, other: dict) -> dict[str, int | None]:
 
 
 def ulp_distance(one: np.ndarray, other: np.ndarray) -> int:
-    """The most float32 numbers that lie between two values at one place."""
+    """Return the largest distance of two values at one index, in float32 numbers."""
 
     def rank(array: np.ndarray) -> np.ndarray:
         bits = np.ascontiguousarray(array).view(np.int32).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What differs between two runs, or between a run and this machine."""
+"""Differences between two runs, or between a run and this machine."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ from gpuzoo.errors import GpuzooError
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One field that is not the same on both sides."""
+    """A field that differs."""
 
     field: str
     recorded: object
     here: object
     said: str = ""
-    """What to show instead of the two values, where these are long."""
+    """Text shown instead of the two values, if these are long."""
 
     def __str__(self) -> str:
         if self.said:
@@ -21,7 +21,7 @@ class Difference:
         return f"{self.field}: {self.recorded!r} in the run, {self.here!r} here"
 
 
-# Fields of the runtime that the bits of a run depend on.
+# Fields of the runtime that results depend on, to the bit.
 _RUNTIME = (
     "backend", "device", "device_name", "precision", "xla", "deterministic", "threads",
     "tf32", "onednn", "autotune_sha256",
@@ -29,7 +29,7 @@ _RUNTIME = (
 
 
 def environment_differences(record: dict, other: dict) -> list[Difference]:
-    """Fields of two records, other than the recipe, that move bits and differ.
+    """Return fields of two records that differ and affect results, the recipe excepted.
 
     Args:
         record: a run's record.
@@ -50,17 +50,17 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
         for name in _RUNTIME:
             pairs[f"runtime.{name}"] = record["runtime"][name], other["runtime"][name]
         order = set_order(record), set_order(other)
-        if all(order):  # else one had none that could be had again
+        if all(order):  # else the order of one of them cannot be reproduced
             pairs["runtime.variables.PYTHONHASHSEED"] = order
     found = [Difference(name, a, b) for name, (a, b) in pairs.items() if a != b]
     return found + code_differences(record, other)
 
 
 def code_differences(record: dict, other: dict) -> list[Difference]:
-    """Modules, and files that the user's code reads, that are not the same."""
+    """Return modules, and inputs of the user's code, that differ."""
     found = []
     if record["code"] is None or other["code"] is None:
-        return found  # it ended before its model was built
+        return found  # killed before its model was built
     for part, what in (("code", "module"), ("inputs", "input")):
         one, two = record[part], other[part]
         found += [
@@ -75,7 +75,7 @@ def code_differences(record: dict, other: dict) -> list[Difference]:
 
 
 def _happened(recorded: str | None, here: str | None) -> str:
-    """In words: what differs between two digests, or a digest and why there is none."""
+    """Describe the difference of two digests, or of a digest and why there is none."""
     if recorded is None:
         return "not used by the run, but here"
     if here is None:
@@ -84,13 +84,13 @@ def _happened(recorded: str | None, here: str | None) -> str:
 
 
 def set_order(record: dict) -> str:
-    """The PYTHONHASHSEED that a run had; empty if it had none that is fixed."""
+    """Return the PYTHONHASHSEED of a run; empty if it was not fixed."""
     order = str(record["runtime"]["variables"].get("PYTHONHASHSEED", ""))
     return order if order.isdecimal() else ""
 
 
 def data_differences(record: dict, other: dict) -> list[Difference]:
-    """Fields of two records of data that differ (`Dataset.as_record()`)."""
+    """Return fields of two data records that differ (`Dataset.as_record()`)."""
     if record is None or other is None:
         return []
     found = []
@@ -106,7 +106,7 @@ def data_differences(record: dict, other: dict) -> list[Difference]:
 
 
 def _changed_classes(recorded: list[str], here: list[str]) -> str:
-    """In words: class 'cow' added."""
+    """Describe a change of classes: class 'cow' added."""
     added = [name for name in here if name not in set(recorded)]
     removed = [name for name in recorded if name not in set(here)]
     if not added and not removed:
@@ -130,7 +130,7 @@ def _counted(names: list[str], what: str) -> str:
 
 
 def refuse(differences: list[Difference], what: str) -> None:
-    """Raises GpuzooError that names every difference."""
+    """Raise GpuzooError naming every difference, if there are any."""
     if differences:
         listed = "; ".join(str(difference) for difference in differences)
         raise GpuzooError(f"{what}: {listed}")

@@ -1,4 +1,4 @@
-"""The run folder: what was run, where, on what, and what came of it.
+"""The run folder: settings, machine, code and results of a run.
 
 run.json is the record; metrics.jsonl and digests.jsonl are the trail. No environment
 dump, no home path and no secret is written.
@@ -22,7 +22,7 @@ from gpuzoo.files import (
     redact,
     temporary_name,
 )
-from gpuzoo.runs.code import code_sha256  # noqa: F401 - benchmarks take it here
+from gpuzoo.runs.code import code_sha256  # noqa: F401 - for benchmarks
 from gpuzoo.runs.record import (
     SCHEMA_VERSION,
     change_texts,
@@ -37,7 +37,7 @@ from gpuzoo.runtime.environment import environment
 from gpuzoo.weights import weights_bytes
 
 TRAIL = ("metrics.jsonl", "digests.jsonl")
-# How their rows begin.
+# The first characters of their rows.
 _HEADS = {
     "metrics.jsonl": ('{"split": "train", "epoch": ', '{"split": "test", "epoch": '),
     "digests.jsonl": ('{"step": ',),
@@ -45,21 +45,21 @@ _HEADS = {
 
 
 class RunFolder(Folder):
-    """A folder of its own for one run; nothing in it is ever overwritten by another.
+    """The folder of one run, which no other run overwrites.
 
-    It is held open and locked from `create` or `open` until `close`: a run goes on in
+    It is held open and locked from `create` or `open` until `close`: a run continues in
     its folder if that is renamed, and never in another that takes the name.
     """
 
     def __init__(self, path: pathlib.Path, record: dict):
         super().__init__(path)
         self.record = record
-        self._seen: tuple = ()  # run.json, when its id was looked at last
+        self._seen: tuple = ()  # stat of run.json when its id was last read
         self._trail: dict[str, int] = {}  # name -> descriptor, to append to
-        self._made: list[pathlib.Path] = []  # folders that were not there before
-        self._begun: list[str] = []  # files that it began with
+        self._made: list[pathlib.Path] = []  # folders created for it
+        self._begun: list[str] = []  # files written at its start
         self._written: dict[str, str] = {}  # name -> sha256, by this process
-        self.say = lambda text: None  # told what has been set aside
+        self.say = lambda text: None  # called for each file that is set aside
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -75,24 +75,24 @@ class RunFolder(Folder):
         files: dict[str, bytes] | None = None,
         **fields,
     ) -> "RunFolder":
-        """Make the folder `out`, or the next free runs/<name>-<number>, with the files
-        that the run begins with, each a name and its content.
+        """Create the folder `out`, or the next free runs/<name>-<number>, with the
+        initial `files` of the run, name -> content.
 
         It appears together with its run.json, in the state `running`: a kill at any
-        instant leaves either no folder or one that can be resumed.
+        time leaves either no folder or one that can be resumed.
 
         Raises:
-            GpuzooError: it holds a run already, or cannot be written.
+            GpuzooError: it is not empty, or cannot be written.
         """
         record = {
             "schema": SCHEMA_VERSION,
-            "id": secrets.token_hex(8),  # its checkpoints bear it
+            "id": secrets.token_hex(8),  # written into its checkpoints
             "state": "running",
             "started": now(),
             "finished": None,
             "command": [private(redact(word)) for word in sys.argv],
             "environment": environment(),
-            "code": None,  # known when its model has been built
+            "code": None,  # known once the model is built
             "inputs": {},
             "data": None,
             "runtime": None,
@@ -130,7 +130,7 @@ class RunFolder(Folder):
         folder = cls(goal, record) if goal.is_dir() else None
         try:
             if folder:
-                folder.lock()  # of two processes one finds the other's record
+                folder.lock()  # of two processes the second finds a record
             if not folder or not all(map(is_temporary, folder.names())):
                 raise GpuzooError(
                     f"--out {goal} exists and is not an empty folder; a run is never "
@@ -145,7 +145,7 @@ class RunFolder(Folder):
         return folder
 
     def _begin(self, files: dict[str, bytes]) -> None:
-        """The record comes last: a folder that has one can be resumed."""
+        """Write the record last: a folder with a record can be resumed."""
         self._begun = list(files)
         for name, content in files.items():
             self.write_file(name, content)
@@ -153,16 +153,16 @@ class RunFolder(Folder):
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "RunFolder":
-        """The folder of a run that exists, to go on in it.
+        """Open the folder of an existing run, to continue it.
 
         Raises:
-            GpuzooError: it is no run folder, or another process holds it.
+            GpuzooError: it is not a run folder, or is locked by another process.
         """
         path = expand(path)
         try:
             folder = cls(path, {})
         except OSError:
-            read_run(path)  # says what is wrong
+            read_run(path)  # raises the error that names the cause
             raise
         try:
             folder.lock()
@@ -175,10 +175,10 @@ class RunFolder(Folder):
         return folder
 
     def check(self) -> None:
-        """Look, before every write, whether it is still this run's.
+        """Check, before every write, that the folder still belongs to this run.
 
         Raises:
-            GpuzooError: another run's record is in it.
+            GpuzooError: it holds the record of another run.
         """
         found = self.find("run.json")
         seen = found and (found.st_ino, found.st_mtime_ns, found.st_size)
@@ -188,7 +188,7 @@ class RunFolder(Folder):
         try:
             other = json.loads(self.read_file("run.json"))["id"]
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            other = own  # damaged, and of no run
+            other = own  # damaged: of no other run
         if other != own:
             raise GpuzooError(
                 f"output folder {self.locate()} holds another run now (id {other}, not "
@@ -197,11 +197,11 @@ class RunFolder(Folder):
         self._seen = seen
 
     def write_file(self, name: str, content: bytes) -> None:
-        """Write one of the run's files. A file that has its name and is not known to be
-        the run's own is kept under another name.
+        """Write a file of the run. An existing file that is not known to be the run's
+        own is renamed.
 
-        Known are the content that is to be written, and what the record, or this
-        process, has a digest of.
+        Known are files of the same content, and those whose digest the record or this
+        process has.
         """
         if name != "run.json":
             self.check()
@@ -215,8 +215,8 @@ class RunFolder(Folder):
             self._set_aside(name)
 
     def _find_output(self, name: str) -> os.stat_result | None:
-        """What has that name, if it is a file or a link: what else stands in the way,
-        as a folder does, ends the writing."""
+        """Return the stat of a file or link of that name; a folder is left, which makes
+        the write fail."""
         folder = name.rpartition("/")[0]
         if folder and self.sub(folder).is_link():
             return None
@@ -236,14 +236,14 @@ class RunFolder(Folder):
         self.say(f"{name} is not this run's; it is kept as {new}.")
 
     def clear_trail(self) -> None:
-        """Before the first row: what has the name of a file of rows is a stranger's."""
+        """Set aside files named like the trail, before the first row is written."""
         self.check()
         for name in TRAIL:
             self._make_way(name)
 
     def _is_own_trail(self, name: str, content: str) -> bool:
-        """Whether a file has the rows of a checkpoint, and then perhaps more, or the
-        first of these: what this run had written when it was killed."""
+        """Return whether a file starts with the rows of a checkpoint, or they with it:
+        what this run had written when it was killed."""
         if self._is_own(name):
             return True
         try:
@@ -259,8 +259,8 @@ class RunFolder(Folder):
         )
 
     def restore(self, history: list) -> None:
-        """Make the trail what it was when a checkpoint was saved. Sheets of later
-        evaluations stay: they are drawn again, to the same bytes."""
+        """Restore the trail of a checkpoint. Sheets of later evaluations stay: they are
+        drawn again, to the same bytes."""
         self.check()
         self._end_trail()
         rows: dict[str, list[str]] = {name: [] for name in TRAIL}
@@ -277,12 +277,12 @@ class RunFolder(Folder):
                 self.remove_file(name)
 
     def metrics(self) -> list[dict]:
-        """The rows of metrics.jsonl."""
+        """Return the rows of metrics.jsonl."""
         lines = self.read_file("metrics.jsonl").decode().splitlines()
         return [json.loads(line) for line in lines]
 
     def sheets(self) -> list[str]:
-        """The sheets of samples, `samples/epoch-<n>.png`, that the run has drawn."""
+        """Return the sheets `samples/epoch-<n>.png` that the run has drawn."""
         names = [f"samples/epoch-{row['epoch']:03d}.png" for row in self._tests()]
         try:
             with self.sub("samples").opened() as samples:
@@ -292,11 +292,11 @@ class RunFolder(Folder):
         return [name for name in dict.fromkeys(names) if name in there]
 
     def _tests(self) -> list[dict]:
-        """Rows of evaluations; none where the trail cannot be read."""
+        """Return the rows of evaluations; none if the trail cannot be read."""
         found = []
         with contextlib.suppress(OSError, ValueError):
             for line in self.read_file("metrics.jsonl").decode().splitlines():
-                with contextlib.suppress(ValueError):  # a half one, after a power cut
+                with contextlib.suppress(ValueError):  # a half row: power cut
                     row = json.loads(line)
                     if isinstance(row, dict) and row.get("split") == "test":
                         if isinstance(row.get("epoch"), int):
@@ -314,7 +314,7 @@ class RunFolder(Folder):
     def write(self) -> None:
         for part in ("recipe", "options"):
             self.record[part] = change_texts(redact, self.record[part])
-        # Those are read back, by a user with the same home.
+        # Not these, which are read back by a user with the same home.
         read = ("recipe", "options", "command")
         rest = {k: v for k, v in self.record.items() if k not in read}
         self.record.update(private(rest))
@@ -324,12 +324,12 @@ class RunFolder(Folder):
         self.write_file("run.json", text.encode())
 
     def watch(self, event: str, row: dict) -> None:
-        """A watcher of the loop: one line for each log entry, test and digest."""
+        """Watch the loop: append one line for each log entry, test and digest."""
         if event in ("train", "test", "digest"):
             self._append(*_line(event, row))
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Unlock and close the folder."""
         self._end_trail()
         super().close()
 
@@ -339,7 +339,7 @@ class RunFolder(Folder):
         self._trail = {}
 
     def discard(self) -> None:
-        """Remove the folder of a run that never began, and let go of it."""
+        """Remove the folder of a run that has not started, and close it."""
         with contextlib.suppress(OSError, GpuzooError):
             self.check()
             own = [name for name in self._begun if self._is_own(name)]
@@ -350,7 +350,7 @@ class RunFolder(Folder):
         self.close()
 
     def _remove_folders(self) -> None:
-        """Those that it made, the innermost first, as far as they are empty."""
+        """Remove the folders that it created, innermost first, if empty."""
         if self.descriptor is None or not self._made:
             return
         own = os.stat(self.locate())
@@ -359,12 +359,12 @@ class RunFolder(Folder):
                 path.rmdir()
 
     def _move_to(self, goal, parent: pathlib.Path, name: str) -> None:
-        """Give the folder its final name; a rename onto a run fails."""
+        """Rename the folder to its final name; a rename onto a run fails."""
         number = 1
         while True:
             path = goal or parent / f"{name}-{number:03d}"
             try:
-                # A folder may be renamed onto an empty one, which is somebody's.
+                # rename() replaces an empty folder, which may be a user's.
                 if os.path.lexists(path):
                     raise FileExistsError(errno.EEXIST, "it exists", str(path))
                 os.rename(self.path, path)
@@ -382,8 +382,8 @@ class RunFolder(Folder):
                 return
 
     def _append(self, name: str, line: str) -> None:
-        """Add a row to a file that is this run's alone: a copy of what is there is made
-        first where the name leads elsewhere by now, or another name to it."""
+        """Append a row to a file of this run; one that was replaced, or has another
+        hard link, is copied first."""
         self.check()
         if name not in self._trail:
             self._make_way(name)
@@ -392,7 +392,7 @@ class RunFolder(Folder):
             file.write(line.encode())
 
     def keep_trail(self) -> None:
-        """Put the trail back where it was removed while the run was at work."""
+        """Restore the trail if it was removed during the run."""
         self.check()
         for name in self._trail:
             self._renew(name)
@@ -408,7 +408,7 @@ class RunFolder(Folder):
 
 
 def _line(event: str, row: dict) -> tuple[str, str]:
-    """The file of the trail that a row is for, and its line."""
+    """Return the trail file of a row, and its line."""
     if event == "digest":
         return "digests.jsonl", json.dumps(row) + "\n"
     return "metrics.jsonl", json.dumps({"split": event, **row}) + "\n"

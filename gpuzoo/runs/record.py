@@ -1,4 +1,4 @@
-"""The record of a run, run.json: read, checked, sealed."""
+"""The record of a run, run.json: read, validate, seal."""
 
 import dataclasses
 import datetime
@@ -24,8 +24,8 @@ SCHEMA_VERSION = 1
 
 
 def private(value):
-    """A record, or a part of it, whose texts tell neither the user's home nor what the
-    environment's variables hold."""
+    """Remove the home folder and values of environment variables from the texts of a
+    record or a part of it."""
     if isinstance(value, dict):
         return {key: private(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
@@ -36,14 +36,14 @@ def private(value):
 
 
 def seal(record: dict) -> str:
-    """sha256 over all other fields of a record: a slip of an editor is noticed."""
+    """Return the sha256 of all other fields of a record, which detects edits."""
     rest = {key: value for key, value in record.items() if key != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
-    """The checked record of a run folder; `sealed`: refuse one that was edited."""
+    """Return the validated record of a run folder; `sealed`: refuse an edited one."""
     path = expand(path)
     return checked(path, lambda: read_inside(path, "run.json"), sealed=sealed)
 
@@ -70,7 +70,7 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
 
 
 def recipe_of(record: dict) -> Recipe:
-    """The recipe of a run, as it was carried out: its data are named."""
+    """Return the recipe of a run with the data that were used, fallback or not."""
     recipe = _made(Recipe, record, "recipe")
     if recipe.fallback_data and record["data"]:
         if record["data"]["name"] == recipe.fallback_data:
@@ -82,19 +82,19 @@ def recipe_of(record: dict) -> Recipe:
 
 
 def options_of(record: dict) -> Options:
-    """What a run asked of its machine."""
+    """Return the options of a run."""
     return _made(Options, record, "options")
 
 
 def _made(kind: type, record: dict, part: str):
     try:
         return kind(**change_texts(unredact, record[part]))
-    except TypeError as error:  # a field more or less
+    except TypeError as error:  # a missing or an unknown field
         raise GpuzooError(f"run.json is not valid: {part}: {error}") from None
 
 
 def check_record(record: dict) -> None:
-    """Raises GpuzooError if a record is not as the schema says."""
+    """Raise GpuzooError if a record does not match the schema."""
     import jsonschema
 
     problem = jsonschema.exceptions.best_match(_validator().iter_errors(record))
@@ -114,7 +114,7 @@ def _validator():
 
 
 def change_texts(change, part: dict) -> dict:
-    """A part of a record with all its texts, also those of a list, changed."""
+    """Apply `change` to all strings of a part of a record, those in lists included."""
 
     def changed(value):
         if isinstance(value, list):

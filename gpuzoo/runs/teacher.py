@@ -1,23 +1,23 @@
-"""The run that a student learns from, as far as its record tells."""
+"""The record of a teacher: the run that a student learns from."""
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs.record import read_run
 
 SHIPPED = "lenet5"
-"""The name of the teacher that comes with gpuzoo: that of tasks/frechet.py."""
+"""The teacher that comes with gpuzoo, the classifier of tasks/frechet.py."""
 
 
 def model_of_teacher(teacher: str) -> str:
-    """The name of the model that a teacher is, without building it.
+    """Return the name of a teacher's model, without building it.
 
     Raises:
-        GpuzooError: it is no run, or its record is damaged.
+        GpuzooError: it is not a run, or its record is damaged.
     """
     return SHIPPED if teacher == SHIPPED else record_of(teacher)["recipe"]["model"]
 
 
 def record_of(teacher: str) -> dict:
-    """The record of the run that a teacher is: sealed, ended, of a classifier."""
+    """Return the record of a teacher's run: sealed, ended, of a classifier."""
     try:
         record = read_run(teacher)
     except GpuzooError as error:

@@ -1,4 +1,4 @@
-"""Forecasting: the next values of a series."""
+"""Forecasting: predict the next values of a time series."""
 
 import keras
 import numpy as np
@@ -9,14 +9,14 @@ from gpuzoo.tasks import base, ends
 
 
 class Task(base.Task):
-    """Mean squared error of the values to come.
+    """Minimise the mean squared error of the forecast.
 
-    Examples are windows `series` (batch, WINDOW, 1) with what followed, `target`
-    (batch, HORIZON), in standard deviations of the training part; see
-    gpuzoo/data/series.py. The model maps the one to the other.
+    Examples are windows `series` (batch, WINDOW, 1) and the values that follow,
+    `target` (batch, HORIZON), in standard deviations of the training part; see
+    gpuzoo/data/series.py. The model maps `series` to `target`.
 
-    Figures: `loss`, the mean squared error over all HORIZON values. An evaluation tells
-    besides what it would be with two rules that need no training to speak of:
+    Metrics: `loss`, the mean squared error over all HORIZON values. An evaluation also
+    returns the error of two baselines:
 
     - `seasonal`: the value one period before, the period being the one after which the
       training values resemble themselves most, or the last value if none does;
@@ -36,12 +36,12 @@ class Task(base.Task):
 
     @staticmethod
     def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
+        """Return options of the model that the data determine."""
         return {"input_shape": (WINDOW, 1), "horizon": HORIZON}
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
-        """What is wrong with a model, or None."""
+        """Return what is wrong with a model, or None."""
         if fault := base.Task.misfit(model, (WINDOW, 1)):
             return fault
         found, wanted = ends.output_shape_of(model), (None, HORIZON)
@@ -51,19 +51,20 @@ class Task(base.Task):
         """One step of training; returns the loss of the batch."""
 
         def loss():
-            told = self.model(batch["series"], training=True)
-            loss = keras.ops.mean(_errors(told, batch["target"]))
+            outputs = self.model(batch["series"], training=True)
+            loss = keras.ops.mean(_errors(outputs, batch["target"]))
             return loss, {"loss": loss}
 
         return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
-        """Per example: the loss, and what is `foretold`, (batch, HORIZON)."""
-        told = keras.ops.cast(self.model(batch["series"], training=False), "float32")
-        return {"loss": _errors(told, batch["target"]), "foretold": told}
+        """Return of each example the loss and the `forecast`, (batch, HORIZON)."""
+        outputs = self.model(batch["series"], training=False)
+        outputs = keras.ops.cast(outputs, "float32")
+        return {"loss": _errors(outputs, batch["target"]), "forecast": outputs}
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
-        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
         series, target = arrays["series"][:, :, 0], arrays["target"]
         ahead = np.arange(HORIZON) % self.period
         season = series[:, WINDOW - self.period + ahead]
@@ -76,20 +77,20 @@ class Task(base.Task):
         }
 
 
-def _errors(told, target):
-    """(batch, HORIZON) -> (batch,)"""
-    told = keras.ops.cast(told, "float32")
-    return keras.ops.mean(keras.ops.square(told - target), axis=-1)
+def _errors(outputs, target):
+    """Return mean squared errors: (batch, HORIZON) -> (batch,)."""
+    outputs = keras.ops.cast(outputs, "float32")
+    return keras.ops.mean(keras.ops.square(outputs - target), axis=-1)
 
 
 def _period(windows: np.ndarray) -> int:
-    """The lag, up to WINDOW, at which a series is most like itself, if that is a peak;
-    1, the last value, if there is none."""
+    """Return the lag, up to WINDOW, of the highest peak of the autocorrelation; 1, the
+    last value, if there is none."""
     values = np.concatenate([windows[0, :, 0], windows[1:, -1, 0]]).astype(np.float64)
     values -= values.mean()
     lags = np.arange(WINDOW + 1)
     like = np.array([np.dot(values[lag:], values[: len(values) - lag]) for lag in lags])
-    if like[0] == 0:  # one value, over and over
+    if like[0] == 0:  # a constant series
         return 1
     like /= like[0]
     inner = like[1:-1]
@@ -100,10 +101,10 @@ def _period(windows: np.ndarray) -> int:
 
 
 def _fit(train: dict) -> np.ndarray:
-    """(WINDOW + 1, HORIZON), by least squares."""
+    """Return the least-squares coefficients, (WINDOW + 1, HORIZON)."""
     inputs = _with_one(train["series"][:, :, 0])
     target = train["target"].astype(np.float64)
-    with threadpoolctl.threadpool_limits(1):  # or the bits are those of their number
+    with threadpoolctl.threadpool_limits(1):  # the bits depend on the number of threads
         return np.linalg.lstsq(inputs, target, rcond=None)[0]
 
 

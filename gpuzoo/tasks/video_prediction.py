@@ -1,4 +1,4 @@
-"""The next frame of a film in which two images move about (Moving MNIST)."""
+"""Video prediction: the next frame of two moving images (Moving MNIST)."""
 
 import keras
 import numpy as np
@@ -7,26 +7,26 @@ from gpuzoo import randomness
 from gpuzoo.tasks import augment, base, ends
 from gpuzoo.tasks.autoencode import cross_entropy
 
-FRAMES = 8  # that the model sees
-SPEED = 4.0  # most pixels from one frame to the next, along an axis
+FRAMES = 8  # of the input
+SPEED = 4.0  # largest movement per frame along an axis, in pixels
 
 LOSS = base.Metric("loss", unit="nats per frame")
 ERROR = base.Metric("error")
 
 
 class Task(base.Task):
-    """Cross-entropy of the pixels of the frame after the last.
+    """Minimise the cross-entropy of the pixels of the next frame.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1]. The
-    films are made of them inside of the step: each image moves in a straight line over
-    a canvas half as large again, is thrown back by its borders, and shares it with the
-    image from the other end of the batch, where the lighter one is seen (Srivastava,
-    Mansimov and Salakhutdinov, arXiv 1502.04681). The model maps (batch, FRAMES,
-    height, width, channels) in [0, 1] to the logits of the frame that comes next.
+    videos are made of them inside the step: each image moves in a straight line over a
+    canvas 1.5 times as large, bounces off its borders, and shares it with the image
+    from the other end of the batch; where they overlap, the lighter one is seen
+    (Srivastava, Mansimov and Salakhutdinov, arXiv 1502.04681). The model maps (batch,
+    FRAMES, height, width, channels) in [0, 1] to the logits of the next frame.
 
-    Figures: `loss`, the binary cross-entropy in nats per frame; `error`, the mean
-    squared error of a pixel; in an evaluation also `copied`, the error of taking the
-    last frame for the next. The films of the test images are always the same.
+    Metrics: `loss`, the binary cross-entropy in nats per frame; `error`, the mean
+    squared error of a pixel; in an evaluation also `copied`, the error of repeating the
+    last frame. The videos of the test images are always the same.
     """
 
     loss_name = "cross-entropy of the next frame"
@@ -48,12 +48,12 @@ class Task(base.Task):
 
     @staticmethod
     def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
+        """Return options of the model that the data determine."""
         return {"input_shape": _canvas(dataset)}
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
-        """What is wrong with a model, or None."""
+        """Return what is wrong with a model, or None."""
         canvas = _canvas(dataset)
         if fault := base.Task.misfit(model, canvas):
             return fault
@@ -63,7 +63,7 @@ class Task(base.Task):
         return base.Task.squashed(model)
 
     def step(self, batch: dict, draws, backend) -> dict:
-        """One step of training; returns the figures of the batch."""
+        """Do one training step; return the metrics of the batch."""
         images, _ = augment.apply(self.changes, batch["image"], draws[:, 8:])
         film = moving(augment.pixels(images), draws[:, :8], self.size)
 
@@ -76,13 +76,13 @@ class Task(base.Task):
         return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
-        """Per example: the figures, and uint8 the last frame, the `next` one and what
-        is `foretold`."""
+        """Return of each example the metrics and the frames `last`, `next` and
+        `forecast`, uint8."""
         ways = keras.ops.take(self.ways, batch["index"], axis=0)
         film = moving(augment.pixels(batch["image"]), ways, self.size)
         logits = self.network(film[:, :-1], training=False)
-        foretold = keras.ops.sigmoid(keras.ops.cast(logits, "float32"))
-        shown = {"last": film[:, -2], "next": film[:, -1], "foretold": foretold}
+        forecast = keras.ops.sigmoid(keras.ops.cast(logits, "float32"))
+        shown = {"last": film[:, -2], "next": film[:, -1], "forecast": forecast}
         return {
             **_figures(logits, film[:, -1]),
             "copied": _mean(keras.ops.square(film[:, -1] - film[:, -2])),
@@ -90,7 +90,7 @@ class Task(base.Task):
         }
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
-        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
         return {
             name: float(np.mean(outputs[name], dtype=np.float64))
             for name in (one.name for one in self.metrics)
@@ -98,12 +98,12 @@ class Task(base.Task):
 
 
 def moving(images, ways, size: tuple[int, int]):
-    """Films (batch, FRAMES + 1, *size, channels) of images in [0, 1] that move.
+    """Return videos (batch, FRAMES + 1, *size, channels) of moving images in [0, 1].
 
     Args:
         images: (batch, height, width, channels), float32.
-        ways: (batch, 8) numbers in [0, 1): of each image and then of its companion the
-            place down and right, and the speed down and right.
+        ways: (batch, 8) numbers in [0, 1): row, column, vertical and horizontal speed
+            of each image, then those of the other one.
         size: height and width of the canvas.
     """
     one = _alone(images, ways[:, :4], size)
@@ -118,7 +118,7 @@ def _alone(images, ways, size):
         free = float(size[axis] - images.shape[1 + axis])
         travelled = ways[:, axis, None] * free
         travelled = travelled + (2 * ways[:, 2 + axis, None] - 1) * SPEED * time
-        # To the border and back: a triangle of twice the free way.
+        # To the border and back: a triangle wave of period 2 * free.
         places.append(free - keras.ops.abs(keras.ops.mod(travelled, 2 * free) - free))
     rows, columns = (
         _between(place, images.shape[1 + axis], size[axis])
@@ -130,21 +130,21 @@ def _alone(images, ways, size):
 
 
 def _between(first, side: int, length: int):
-    """(batch, frames, length, side): how much of each pixel of an image that begins at
-    `first` is in each of the canvas, between the two next to it."""
+    """Return (batch, frames, length, side): weights of linear interpolation from the
+    pixels of an image that starts at `first` to those of the canvas."""
     places = np.arange(length, dtype="f4") - first[..., None]
     apart = keras.ops.abs(places[..., None] - np.arange(side, dtype="f4"))
     return keras.ops.maximum(0.0, 1 - apart)
 
 
 def _canvas(dataset) -> tuple[int, int, int, int]:
-    """(FRAMES, height, width, channels); sides half as long again, multiples of 4."""
+    """Return (FRAMES, height, width, channels): 1.5 times the sides, multiples of 4."""
     height, width, channels = dataset.input_shape
     return (FRAMES, *(-(-side * 3 // 8) * 4 for side in (height, width)), channels)
 
 
 def _figures(logits, target) -> dict:
-    """Each (batch,)."""
+    """Return the metrics of each example, (batch,)."""
     logits = keras.ops.cast(logits, "float32")
     error = _mean(keras.ops.square(keras.ops.sigmoid(logits) - target))
     return {"loss": cross_entropy(target, logits), "error": error}
