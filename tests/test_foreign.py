@@ -48,8 +48,8 @@ def test_another_runs_checkpoints_are_passed_over(tmp_path, cli):
         if not (tmp_path / "1" / "checkpoints" / path.name).exists():
             path.unlink()
     done = cli("resume", "0")
-    assert done.returncode == 2 and "its own checkpoints are missing" in done.stderr
-    assert "is damaged or of another run" in done.stderr
+    assert done.returncode == 2 and "its checkpoints are missing" in done.stderr
+    assert "is damaged, a link or of another run" in done.stderr
 
 
 def test_keras_settings_file_moves_no_bit(tmp_path, cli):
@@ -164,6 +164,6 @@ def test_a_model_of_no_file_is_trained_with_a_word(tmp_path, cli):
     )
     done = cli(program=("-c", script))
     assert done.returncode == 0, done.stderr
-    assert "Note: model lone is no file's that the run could name" in done.stderr
+    assert "Note: model lone is defined in this session, not in a file" in done.stderr
     again = cli("verify", "run")
     assert again.returncode == 2 and "no model named 'lone'" in again.stderr

@@ -189,7 +189,7 @@ def test_a_run_that_diverges_when_done_again_differs(place, cli):
         assert done.returncode == 1 and done.json["verdict"] == "differs", done.stderr
         assert done.json["first_difference"]["step"] == 1
         assert done.json["weights"] == {}
-        assert done.json["causes"][0].startswith("done again, the loss became ")
+        assert done.json["causes"][0].startswith("in the re-run, the loss became ")
         assert "inputs.scale.txt: input changed" in done.json["causes"]
 
 

@@ -364,7 +364,7 @@ def test_a_run_without_its_checkpoints_is_not_begun_again(tmp_path, cli):
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     done = cli("resume", "run")
-    assert done.returncode == 2 and "missing or damaged; copy them back" in done.stderr
+    assert done.returncode == 2 and "missing or damaged; restore them" in done.stderr
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == trail
 
 

@@ -297,7 +297,7 @@ def test_what_happened_to_a_file_is_said(tmp_path):
     assert told == [
         "changed since the run ended: there",
         "missing since the run ended: gone, there/in",
-        "no regular file any more: folder",
+        "no longer a regular file: folder",
     ]
 
 
@@ -322,7 +322,7 @@ def test_a_model_that_draws_at_random_is_named(cli, npz, tmp_path):
     done = cli("verify", "run", "--trust-code")
     assert done.returncode == 1
     cause = done.json["causes"][0]
-    assert "does not give the same model twice: odd is another" in cause
+    assert "does not return the same model twice: odd differs" in cause
     assert "own.py, line 9: np.random.default_rng" in cause
 
 

@@ -1,6 +1,6 @@
-"""One step taken apart: what every layer puts out, every gradient, every variable.
+"""Capture one step: the outputs of every layer, every gradient, every variable.
 
-The step is compiled as always, with these tensors as results of it.
+The step is compiled as always, with these tensors as additional results.
 """
 
 import contextlib
@@ -13,8 +13,7 @@ from gpuzoo.engine.program import Program
 
 
 def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
-    """Do the step after so many and return (what it is, its values) in the order of
-    computation.
+    """Do the step after `step` steps and return (name, values) in computation order.
 
     Returns:
         Input of the step, weights before it, outputs of layers, loss, gradients from
@@ -26,7 +25,7 @@ def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
 
     def body(feed):
         results = program.step(feed, recorder)
-        # Results come back sorted by name.
+        # A call returns its results sorted by name.
         return {
             f"{number:05d} {name}": tensor
             for number, (name, tensor) in enumerate(
@@ -51,7 +50,7 @@ def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
 
 
 class _Recorder:
-    """A backend that keeps what passes through the layers and the gradients."""
+    """A backend that keeps the outputs of layers and the gradients."""
 
     def __init__(self, backend, model: keras.Model):
         self._backend = backend
@@ -75,7 +74,7 @@ class _Recorder:
         (loss, (rest, tensors)), gradients = self._backend.value_and_grad(
             recorded, variables
         )
-        # A step may have several updates, of networks that learn against each other.
+        # A step may have several updates, as of a GAN.
         self.updates += 1
         which = f"update {self.updates}: " if self.updates > 1 else ""
         names += [f"gradient of {variable.path}" for variable in variables]
@@ -88,7 +87,7 @@ class _Recorder:
 
 @contextlib.contextmanager
 def _watched(model: keras.Model, names: list[str], tensors: list):
-    """Note the output of every layer of the model, each time it is called."""
+    """Record the output of every layer of the model at each call."""
 
     def note(name: str, value) -> None:
         for tensor in keras.tree.flatten(value):
@@ -120,7 +119,7 @@ def _watched(model: keras.Model, names: list[str], tensors: list):
 
 
 def _operations(model: keras.Model, prefix: str):
-    """The layers and the bare operations of a model and of the models within."""
+    """Yield the layers and operations of a model and of nested models."""
     for operation in getattr(model, "operations", None) or model.layers:
         path = prefix + operation.name
         if isinstance(operation, keras.Model):
@@ -130,7 +129,7 @@ def _operations(model: keras.Model, prefix: str):
 
 
 def _as_plain(array: np.ndarray) -> np.ndarray:
-    """16-bit floats as float32, which holds them exactly."""
+    """Return 16-bit floats as float32, which is exact."""
     array = np.asarray(array)
     small = array.dtype.itemsize == 2 and array.dtype.kind not in "iu"
     return np.ascontiguousarray(array.astype(np.float32) if small else array)

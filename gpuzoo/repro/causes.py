@@ -1,4 +1,4 @@
-"""Why a run done again may differ: what `verify` says besides that it does."""
+"""Likely causes of differences between a run and its re-run, for `verify`."""
 
 import ast
 import pathlib
@@ -8,7 +8,7 @@ import stat
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import GpuzooError
 
-# What a model's function may draw from that no seed of the run fixes.
+# Random sources of a model's function that the seed of the run does not fix.
 _DRAWS = (
     "np.random", "numpy.random", "random", "time", "datetime", "secrets", "uuid",
     "os.urandom", "os.getpid",
@@ -16,7 +16,7 @@ _DRAWS = (
 
 
 def of_changed_files(path: pathlib.Path, names: list[str]) -> list[str]:
-    """What happened to files of a run that are not as they were when it ended."""
+    """Describe what happened to files of a run that have changed since it ended."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(_happened(path / name), []).append(name)
@@ -26,7 +26,7 @@ def of_changed_files(path: pathlib.Path, names: list[str]) -> list[str]:
 def _happened(file: pathlib.Path) -> str:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            return "no regular file any more"
+            return "no longer a regular file"
         with open(file, "rb"):
             return "changed since the run ended"
     except (FileNotFoundError, NotADirectoryError):
@@ -36,25 +36,25 @@ def _happened(file: pathlib.Path) -> str:
 
 
 def of_the_model(session) -> list[str]:
-    """Whether a user's function gives another model whenever it is called, and where
-    it draws from what the seed does not fix."""
+    """Return whether a user function returns a different model at each call, and where
+    it draws numbers that the seed does not fix."""
     file = file_of(session.recipe.model)
     if file is None:
         return []
     places = _draws(file)
-    told = f" ({', '.join(places)})" if places else ""
+    where = f" ({', '.join(places)})" if places else ""
     if what := _differs_when_built_again(session):
         return [
-            f"the model's function does not give the same model twice: {what}; does it "
-            f"draw from np.random, random or the time{told}? Take the seed from the run"
+            f"the model's function does not return the same model twice: {what}; does "
+            f"it use np.random, random or the time{where}? Take the seed from the run"
         ]
     if places:
-        return [f"the model's file draws from what the seed does not fix{told}"]
+        return [f"the model's file draws numbers that the seed does not fix{where}"]
     return []
 
 
 def _differs_when_built_again(session) -> str:
-    """What is not the same of two models built from one seed; empty if all is."""
+    """Describe how two models built from one seed differ; empty if they do not."""
     import numpy as np
 
     from gpuzoo.engine import initializers
@@ -79,19 +79,19 @@ def _differs_when_built_again(session) -> str:
     for one, other in zip(*sides, strict=True):
         for name in {**one, **other}:
             if one.get(name) != other.get(name):
-                return f"{name} is another"
+                return f"{name} differs"
     return ""
 
 
 def _config_of(layer) -> str:
     try:
         return repr(layer.get_config())
-    except Exception:  # a layer of the user's without a description
+    except Exception:  # a user layer without a config
         return ""
 
 
 def _draws(file: pathlib.Path) -> list[str]:
-    """Calls in a source of what no seed of the run fixes: own.py, line 3: np.random."""
+    """Return calls in a file that no seed fixes: own.py, line 3: np.random."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     except (OSError, SyntaxError, ValueError, RecursionError):

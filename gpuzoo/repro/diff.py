@@ -1,4 +1,4 @@
-"""`gpuzoo diff`: what two runs have in common, and where they part."""
+"""`gpuzoo diff`: compare two runs and find their first difference."""
 
 import pathlib
 
@@ -28,24 +28,24 @@ def diff(
 
     Args:
         one, other: two run folders.
-        replay: do both again around the first difference and name what is computed
-            differently first (`gpuzoo.repro.replay.replay`).
-        trust_code: let a replay execute the runs' own code, where a model stands in a
-            file of a user's.
+        replay: re-run both around the first difference and find the first tensor that
+            differs (`gpuzoo.repro.replay.replay`).
+        trust_code: let a replay execute user code, if a model is defined in a user
+            file.
         note: called with lines for the user.
 
     Returns:
         `verdict` (of the trails and the weights: identical, differs, or equal as far as
-        both go, where one is longer or has ended and the other has not), `exit_code`,
-        `compared` (steps that both have a loss of), `steps` (of each, None if unknown),
+        both go if one is longer, or only one has ended), `exit_code`, `compared` (steps
+        whose loss both have), `steps` (of each, None if unknown),
         `settings`, `environment` and `data` (field, then both values),
         `first_difference` (step, what, variables), `weights` (name -> ulp),
         `rows` of metrics.jsonl and digests.jsonl that differ though all losses agree,
-        `changed_files` (of each run) and `replay` (None unless asked for and needed).
+        `changed_files` (of each run) and `replay` (None unless requested and needed).
 
     Raises:
-        GpuzooError: a folder is no run, its files cannot be read, or a replay would
-            execute code of its own and trust_code is False.
+        GpuzooError: a folder is not a run, its files cannot be read, or a replay would
+            execute user code and trust_code is False.
     """
     paths = [expand(run) for run in (one, other)]
     records = [read_run(path, sealed=False) for path in paths]
@@ -101,16 +101,16 @@ def diff(
 
 
 def _same_rows(one: dict, other: dict) -> bool:
-    """Whether two runs write rows of the same steps, and the same figures in them."""
+    """Return whether two runs write rows at the same steps, with the same metrics."""
     names = ("log_every", "eval_every", "digest_every", "tta", "task")
     return all(one["recipe"].get(name) == other["recipe"].get(name) for name in names)
 
 
 def _in_words(file: str, one: dict | None, other: dict | None) -> str:
-    """Two rows that are not the same."""
+    """Describe two rows that differ."""
     row = one or other
     if row is None:
-        return f"{file}: a row twice, or in another order"
+        return f"{file}: duplicate rows, or another order"
     where = f"{file}: {row.get('split', 'digest')} row of step {row['step']}"
     if one is None or other is None:
         return f"{where} is only in the {'second' if one is None else 'first'} run"

@@ -1,8 +1,8 @@
-"""Where two runs part, to the layer: both are done again around their first difference.
+"""Find the layer where two runs diverge, by re-running both.
 
-Each side is trained anew from its record in a process of its own, with its own settings
-and environment variables, first with a digest after every step, then up to the first
-step that differs, which is taken apart (repro/capture.py).
+Each side is re-run from its record in a separate process, with its own settings and
+environment variables: first with a digest after every step, then up to the first step
+that differs, which is captured (repro/capture.py).
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dic
 
     Args:
         paths: the two run folders.
-        steps: how many steps to do again, up to the recorded difference.
+        steps: how many steps to re-run, up to the recorded difference.
         note: called with lines for the user.
 
     Returns:
@@ -39,7 +39,7 @@ def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dic
         side what differs between its record and this machine.
 
     Raises:
-        GpuzooError: a side cannot be done again here.
+        GpuzooError: a side cannot be re-run here.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -74,9 +74,9 @@ def _is_replayed(recorded: list[dict], rows: list[dict], steps: int) -> bool:
 
 
 def _run(path: pathlib.Path, folder: pathlib.Path, note, **spec) -> dict:
-    """One side in a process of its own, with the environment variables of the run."""
+    """Re-run one side in a separate process, with the run's environment variables."""
     recorded = read_run(path, sealed=False)
-    note(f"replaying {path} in a process of its own")
+    note(f"replaying {path} in a separate process")
     kept = {k: v for k, v in os.environ.items() if k not in moving_variables()}
     hash_seed = (recorded["runtime"] or {}).get("variables", {}).get("PYTHONHASHSEED")
     answer = folder / "answer.json"
@@ -92,12 +92,12 @@ def _run(path: pathlib.Path, folder: pathlib.Path, note, **spec) -> dict:
     )  # fmt: skip
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2]
-        raise GpuzooError(f"{path} cannot be done again here: {reason}")
+        raise GpuzooError(f"{path} cannot be re-run here: {reason}")
     return json.loads(answer.read_text())
 
 
 def _first_difference(one: list, other: list) -> dict:
-    """Of what both sides have in one shape; if all that is equal, of the rest."""
+    """Return the first tensor that differs; one of another shape if no other does."""
     theirs, unlike = dict(other), []
     for name, a in one:
         b = theirs.get(name)
@@ -111,8 +111,8 @@ def _first_difference(one: list, other: list) -> dict:
                 "values": int(a.size),
                 "largest": float(np.nanmax(distance)),
             }
-    where = unlike[0] if unlike else "something that only the other side has"
-    return {"where": f"{where} (of another shape or type)"}
+    where = unlike[0] if unlike else "a tensor that only the other side has"
+    return {"where": f"{where} (another shape or dtype)"}
 
 
 def _load(path: pathlib.Path) -> list:
@@ -122,7 +122,7 @@ def _load(path: pathlib.Path) -> list:
 
 
 def main() -> None:
-    """One side, in its own process."""
+    """Re-run one side, in its own process."""
     spec = json.load(sys.stdin)
     try:
         answer = _again(spec)

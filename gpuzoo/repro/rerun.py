@@ -1,4 +1,4 @@
-"""A recorded run done again in this process, for verify and diff."""
+"""Re-run a recorded run in this process, for verify and diff."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from gpuzoo.training.session import Recorded
 
 @dataclasses.dataclass(frozen=True)
 class Done:
-    """What came of doing the first steps again."""
+    """The outcome of re-running the first steps."""
 
     digests: list[dict]
     """The rows of digests.jsonl."""
@@ -21,27 +21,27 @@ class Done:
 
 
 def first_steps(recorded: Recorded, until: int) -> Done:
-    """Do the first `until` steps again. Where it diverged the digests end before that
+    """Re-run the first `until` steps. If the loss diverges, the digests end before that
     step."""
     from gpuzoo.engine import loop
 
-    rows, told = [], []
+    digests, metrics = [], []
 
     def watch(event: str, row: dict) -> None:
         if event == "digest":
-            rows.append(row)
+            digests.append(row)
         elif event in ("train", "test"):
-            told.append({"split": event, **row})
+            metrics.append({"split": event, **row})
 
     try:
         result = loop.run(_program(recorded), watch=watch, until=until)
     except Diverged as error:
-        return Done(rows, told, None, error)
-    return Done(rows, told, result, None)
+        return Done(digests, metrics, None, error)
+    return Done(digests, metrics, result, None)
 
 
 def take_apart(recorded: Recorded, step: int) -> list[tuple[str, np.ndarray]]:
-    """Train up to the step before and take this one apart (repro/capture.py).
+    """Train up to a step and take it apart (repro/capture.py).
 
     Raises:
         Diverged: before that step.
@@ -59,5 +59,5 @@ def _program(recorded: Recorded):
     from gpuzoo.engine.backends import compile_cache
     from gpuzoo.engine.program import Program
 
-    compile_cache.forget()  # compiled anew, so that a compiler that varies is found
+    compile_cache.forget()  # recompile, which detects a compiler that varies
     return Program(recorded.session)

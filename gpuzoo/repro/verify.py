@@ -1,4 +1,4 @@
-"""`gpuzoo verify`: do a run again from its record alone and compare the bits."""
+"""`gpuzoo verify`: re-run from the record alone and compare the bits."""
 
 import dataclasses
 import hashlib
@@ -30,24 +30,24 @@ def verify(
 
     Args:
         run: the folder of a finished or stopped run.
-        steps: compare only the first so many steps; 0: all, and the final weights.
+        steps: compare only so many steps; 0: all, and the final weights.
         allow_drift: compare although the environment differs.
-        trust_code: execute the run's own code, where its model stands in a file of a
-            user's (path.py:function). Look at it first if the run is not your own.
+        trust_code: execute user code, if the model is defined in a user file
+            (path.py:function). Review it first if the run is not your own.
         note: called with lines for the user.
 
     Returns:
         `verdict` (identical, differs, cannot compare), `exit_code`, `steps`, how many
-        were compared; `first_difference` (step, what, variables; where the run done
-        again diverged, the first step that it has no digest of), `weights` (name ->
-        ulp), `rows` of metrics.jsonl and digests.jsonl, and `figures` of run.json, that
-        differ, `changed_files` (if nothing else differs and none of them can be read,
-        the verdict is `cannot compare`), `environment` (fields, modules of the code and
-        inputs that differ) and `causes`, the likeliest first.
+        were compared; `first_difference` (step, what, variables; if the re-run
+        diverged, the first step without a digest), `weights` (name -> ulp), `rows` of
+        metrics.jsonl and digests.jsonl, and `figures` of run.json, that differ,
+        `changed_files` (if nothing else differs and none of them can be read, the
+        verdict is `cannot compare`), `environment` (fields, modules and inputs that
+        differ) and `causes`, the likeliest first.
 
     Raises:
-        GpuzooError: the folder is no run, the run never ended, steps is negative, or
-            the run has code of its own and trust_code is False.
+        GpuzooError: the folder is not a run, the run has not ended, steps is negative,
+            or the run has user code and trust_code is False.
     """
     if steps < 0:
         raise GpuzooError(f"steps must be 0, for all, or more: {steps}")
@@ -80,7 +80,7 @@ def verify(
             raise
         return _conclude(verdict, _of_files(path, verdict), path, recorded)
 
-    # ------------------------------------------------------- can it be compared at all?
+    # ------------------------------------------------------------ can it be compared?
     opened = open_recorded(recorded, path, note)
     session, differences = opened.session, opened.differences
     note(session.runtime.line())
@@ -88,7 +88,7 @@ def verify(
     if session.model is None or (differences and not allow_drift):
         return _conclude(verdict, CANNOT_COMPARE, path, recorded)
 
-    # ------------------------------------------------------------------ do it once more
+    # -------------------------------------------------------------------------- re-run
     until = min(steps or recorded["steps"], recorded["steps"])
     done = rerun.first_steps(opened, until)
     verdict["steps"] = until
@@ -96,7 +96,7 @@ def verify(
     if done.diverged:
         divergence = divergence or trail.Divergence(until, "weights", ())
         reason = str(done.diverged).partition(";")[0]
-        verdict["causes"] = [f"done again, {reason}"]
+        verdict["causes"] = [f"in the re-run, {reason}"]
     if divergence:
         verdict["first_difference"] = {
             "step": divergence.step,
@@ -124,10 +124,10 @@ def verify(
 
 
 def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None:
-    """Before a run is done again: its own code is executed only if one says so.
+    """Refuse to execute user code in a re-run unless it is trusted.
 
     Raises:
-        GpuzooError: its model, or its teacher's, stands in a user's file.
+        GpuzooError: its model, or its teacher's, is defined in a user file.
     """
     files = " and ".join(own_files(recorded))
     if files and not trusted:
@@ -140,7 +140,7 @@ def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None
 
 
 def _of_files(path: pathlib.Path, verdict: dict) -> str:
-    """The verdict on the files alone: one that cannot be read is not compared."""
+    """Return the verdict on the files alone; unreadable ones are not compared."""
     changed = verdict["changed_files"]
     if not changed:
         return IDENTICAL
@@ -149,23 +149,24 @@ def _of_files(path: pathlib.Path, verdict: dict) -> str:
 
 
 def _other_fields(recorded: dict, result, opened) -> list[str]:
-    """Fields of the record that follow from the run done again, and do not."""
+    """Return fields of the record that the re-run does not reproduce."""
     session = opened.session
-    told = dict(recorded["metrics"])
+    before = dict(recorded["metrics"])
     here = dict(result.metrics)
     content = weights.weights_bytes(result.weights)
     here["weights_sha256"] = hashlib.sha256(content).hexdigest()
     for name in ("state", "steps", "epochs", "parameters"):
         here[name] = getattr(result, name)
-    told |= {name: recorded[name] for name in here if name not in result.metrics}
+    before |= {name: recorded[name] for name in here if name not in result.metrics}
     data = session.dataset.as_record()
     for name in (
         "source", "classes", "input_shape", "train_examples", "test_examples",
         "findings",
     ):  # fmt: skip
-        told[f"data/{name}"], here[f"data/{name}"] = recorded["data"][name], data[name]
-    told["error"], here["error"] = recorded["error"], None
-    for mine, record in ((told, recorded), (here, _record_again(opened))):
+        before[f"data/{name}"] = recorded["data"][name]
+        here[f"data/{name}"] = data[name]
+    before["error"], here["error"] = recorded["error"], None
+    for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]
         mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]
         if not opened.differences:  # else the reasons may well be others
@@ -173,50 +174,50 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
         mine["weights"] = record.get("weights")
         mine["findings"] = record.get("findings", [])
     if session.given.content is not None:
-        # Of a model object the first ones are of its compile(), and not known here.
-        first = max(0, len(told["findings"]) - len(opened.findings))
-        told["findings"] = told["findings"][first:]
+        # The first findings of a model object come from compile(): unknown here.
+        first = max(0, len(before["findings"]) - len(opened.findings))
+        before["findings"] = before["findings"][first:]
     return [
-        f"{name}: {told.get(name)} in the run, {here.get(name)} again"
-        for name in sorted({*told, *here})
-        if repr(told.get(name)) != repr(here.get(name))
+        f"{name}: {before.get(name)} in the run, {here.get(name)} again"
+        for name in sorted({*before, *here})
+        if repr(before.get(name)) != repr(here.get(name))
     ]
 
 
 def _record_again(opened) -> dict:
-    """The fields of the record that are known when a run is set up."""
+    """Return the fields of the record that are known when a run is set up."""
     session, seed = opened.session, opened.session.recipe.seed
     given = session.given
-    fresh = given.fresh or given.content is None  # only a file can be as given
+    fresh = given.fresh or given.content is None  # only a file holds given weights
     given = dataclasses.replace(given, fresh=fresh, findings=opened.findings)
     runtime = {**session.runtime.as_record(), "seed": seed}
     return {"runtime": runtime, **given.as_record()}
 
 
 def _reasons(runtime: dict) -> dict:
-    """Why the runtime was as it was, but for oneDNN (from Python, where TensorFlow may
-    have been imported before, its reason is another than on the command line) and for
+    """Return the reasons for the runtime's settings; without oneDNN (its reason differs
+    between Python, which may have imported TensorFlow before, and the command line) and
     the backend, which is compared itself."""
     left_out = ("onednn", "backend")
     return {k: v for k, v in sorted(runtime["reasons"].items()) if k not in left_out}
 
 
 def _in_words(file: str, recorded: dict | None, here: dict | None) -> str:
-    """A pair of rows that differ."""
+    """Describe a pair of rows that differ."""
     row = recorded or here
     if row is None:
-        return f"{file}: a row twice, or in another order"
+        return f"{file}: duplicate rows, or another order"
     name = f"{file}: {row.get('split', 'digest')} row of step {row['step']}"
     if recorded is None:
         return f"{name} is missing"
     if here is None:
-        return f"{name} is none that the run gives"
+        return f"{name} is not in the re-run"
     keys = [k for k in {**recorded, **here} if recorded.get(k) != here.get(k)]
-    told = [
+    values = [
         f"{key} {_short(recorded.get(key))} in the run, {_short(here.get(key))} again"
         for key in keys[:3]
     ]
-    return f"{name}: {', '.join(told)}"
+    return f"{name}: {', '.join(values)}"
 
 
 def _short(value) -> str:
@@ -225,10 +226,10 @@ def _short(value) -> str:
 
 
 def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
-    """Files of a run that are not as they were when it ended.
+    """Return files of a run that have changed since it ended.
 
-    A link, a pipe, a device and a path that leads out of the folder are not read and
-    count as changed; so does what is missing or cannot be read.
+    Links, pipes, devices and paths outside the folder are not read and count as
+    changed; so do files that are missing or cannot be read.
     """
     changed = [] if recorded["seal"] == seal(recorded) else ["run.json"]
     for name, sha256 in recorded["files"].items():
@@ -240,7 +241,7 @@ def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
 
 
 def _digest(path: pathlib.Path, name: str) -> str | None:
-    """sha256 of a file of a run; None if it cannot be read."""
+    """Return the sha256 of a file of a run; None if it cannot be read."""
     try:
         return hashlib.sha256(read_inside(path, name)).hexdigest()
     except (OSError, ValueError):
@@ -253,17 +254,22 @@ def _conclude(verdict: dict, word: str, path: pathlib.Path, recorded: dict) -> d
     likely += causes.of_changed_files(path, verdict["changed_files"])
     likely += verdict["environment"]
     if not verdict["first_difference"] and not verdict["weights"]:
-        likely += [*verdict["rows"][:3], *verdict["figures"]]  # else they follow
+        likely += [
+            *verdict["rows"][:3],
+            *verdict["figures"],
+        ]  # else they are consequences
     if word == DIFFERS and verdict["first_difference"]:
         if not recorded["runtime"]["deterministic"]:
-            likely.append("the run was at level fast, which promises no bits")
+            likely.append(
+                "the run was at level fast, which does not guarantee identical results"
+            )
         here = os.environ.get("PYTHONHASHSEED", "")
         if not compare.set_order(recorded) or not here.isdecimal():
-            likely.append("an order of Python's sets: PYTHONHASHSEED was not fixed")
+            likely.append("the order of Python sets: PYTHONHASHSEED was not fixed")
         if not likely and verdict["first_difference"]["step"] == 1:
             likely.append(
-                "other initial weights or examples, though the code, the data and the "
-                "versions of the packages are those of the run: a package was edited"
+                "other initial weights or examples, though code, data and package "
+                "versions are those of the run: a package was edited"
             )
         if not verdict["changed_files"]:
             likely.append("an operation whose result varies from run to run")

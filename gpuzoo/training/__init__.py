@@ -1,1 +1,1 @@
-"""One training from end to end."""
+"""Train a recipe from end to end."""

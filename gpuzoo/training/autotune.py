@@ -1,10 +1,9 @@
 """XLA's choice of GPU kernels, tuned once and pinned in a file.
 
-XLA chooses among kernels by timing them, which may end differently every time; told to
-be deterministic it takes the first that works, which may be slow. A file of choices has
-priority over both: tuned once, in a process of its own, then loaded by every run. A run
-then refuses whatever the file has no choice for, so the process that tunes builds the
-programs of the run and no others.
+XLA chooses among kernels by timing them, with results that vary; in deterministic mode
+it takes the first that works, which may be slow. A file of choices overrides both,
+tuned once in a separate process, then loaded by every run. A run fails on kernels that
+the file does not cover, so the tuning process builds exactly the programs of the run.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ _DUMP_FLAG = "--xla_gpu_dump_autotune_results_to="
 
 
 def tune(recipe: Recipe, options: Options, note) -> None:
-    """Make the file, if it is asked for and not there, by a step of the recipe.
+    """Create the autotune file, if requested and missing, by a step of the recipe.
 
     Raises:
         GpuzooError: there is no GPU, or XLA had nothing to tune.
@@ -37,13 +36,13 @@ def tune(recipe: Recipe, options: Options, note) -> None:
     check_autotune(options)
     note(f"Tuning XLA's GPU kernels once, into {options.autotune}.")
     goal = expand(options.autotune).resolve()
-    # XLA tunes only where it is not told to be deterministic.
-    asked = dataclasses.replace(options, device="gpu", level="fast", autotune="")
-    if asked.xla == "auto":
-        asked = dataclasses.replace(asked, xla="on")
+    # XLA tunes only without its deterministic mode.
+    tuning = dataclasses.replace(options, device="gpu", level="fast", autotune="")
+    if tuning.xla == "auto":
+        tuning = dataclasses.replace(tuning, xla="on")
     with tempfile.TemporaryDirectory() as folder:
         choices = pathlib.Path(folder) / f"choices{goal.suffix}"
-        spec = {"recipe": recipe.as_record(), "options": dataclasses.asdict(asked)}
+        spec = {"recipe": recipe.as_record(), "options": dataclasses.asdict(tuning)}
         flags = os.environ.get("XLA_FLAGS", "")
         done = subprocess.run(
             [sys.executable, "-m", "gpuzoo.training.autotune"],
@@ -54,17 +53,17 @@ def tune(recipe: Recipe, options: Options, note) -> None:
             reason = done.stderr.strip().rpartition("\n")[2]
             raise GpuzooError(f"autotune: {reason or 'the tuning run was killed'}")
         if not choices.exists():
-            raise GpuzooError("autotune: XLA tuned nothing; leave --autotune out")
+            raise GpuzooError("autotune: XLA tuned no kernel; remove --autotune")
         try:
             goal.parent.mkdir(parents=True, exist_ok=True)
-            # Another process may have made it in the meantime, or the user.
+            # Another process, or the user, may have created it meanwhile.
             write_atomically(goal, choices.read_bytes(), replace=False)
         except OSError as error:
             raise GpuzooError(f"autotune file {goal}: {error.strerror}") from None
 
 
 def main() -> None:
-    """The tuning run, in a process of its own."""
+    """Do the tuning run, in its own process."""
     spec = json.load(sys.stdin)
     try:
         _first_step(Recipe(**spec["recipe"]), Options(**spec["options"]))
@@ -73,9 +72,9 @@ def main() -> None:
 
 
 def _first_step(recipe: Recipe, options: Options) -> None:
-    """Build the programs of a repeatable run, do one step and one evaluation."""
+    """Build the programs of a repeatable run; do one step and one evaluation."""
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
-    # Max-pooling takes the form that it has in the run (engine/backends/pooling.py).
+    # So that pooling takes the same form as in the run (engine/backends/pooling.py).
     runtime = dataclasses.replace(runtime, deterministic=True)
     runtimes._in_force = (options, runtime)
     from gpuzoo.engine.program import Program

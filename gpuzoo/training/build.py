@@ -1,4 +1,4 @@
-"""From a recipe and its data to a model, and what that is made with."""
+"""Build the model of a recipe and its data, and record the code that it uses."""
 
 import functools
 
@@ -16,33 +16,33 @@ from gpuzoo.runs import code
 from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
 from gpuzoo.runtime.options import Runtime
 
-# What every run goes through.
+# Modules that every run uses.
 _ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
 
 
 def session_of(
     recipe: Recipe, runtime: Runtime, dataset: Dataset, *, fast: bool = False
 ) -> Session:
-    """A session of data that are at hand, without a record."""
+    """Return a session of data in memory, without a record."""
     return Session(recipe, runtime, dataset, build_model(recipe, dataset), fast=fast)
 
 
 def build_and_note(
     recipe: Recipe, dataset: Dataset, backend: str, note=lambda line: None
 ) -> tuple[keras.Model, dict[str, str], dict[str, str]]:
-    """Build the model of a recipe, and note what it is made with.
+    """Build the model of a recipe; return also its code and inputs.
 
     Args:
         backend: tensorflow or jax.
         note: called with lines for the user.
 
     Returns:
-        The model; name of a module, or of the file that the model stands in -> digest;
+        The model; name of a module, or of the file that defines the model -> digest;
         files that the user's code has read -> sha256.
 
     Raises:
-        GpuzooError: the model, or its teacher, cannot be built, or the teacher is not
-            what it was when it was trained.
+        GpuzooError: the model, or its teacher, cannot be built, or the teacher has
+            changed since it was trained.
     """
     kind = tasks.load(recipe.task)
     roots = {*_ROOTS, f"gpuzoo.tasks.{recipe.task}", *kind.modules}
@@ -59,14 +59,14 @@ def build_and_note(
 
 
 def trace_and_note(session: Session, note) -> tuple[Program, dict, dict]:
-    """Compile a session, and note the code and the inputs that only its first step
-    needs, as what a layer imports or reads where it is called."""
+    """Compile a session; return also code and inputs with those that only its first
+    step needs, as what the call of a layer imports or reads."""
     make = functools.partial(Program, session)
     return code.traced(make, session.recipe.model, session.code, session.inputs, note)
 
 
 def build_model(recipe: Recipe, dataset: Dataset):
-    """The model of a recipe, made for the shape and the classes of a dataset.
+    """Return the model of a recipe, built for the shape and the classes of a dataset.
 
     Raises GpuzooError if the model is for another task or refuses its options.
     """
@@ -118,13 +118,13 @@ def build_model(recipe: Recipe, dataset: Dataset):
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Whatever can be known to be wrong before the data are there."""
+    """Raise GpuzooError for all that is wrong without looking at the data."""
     tasks.load(recipe.task).check_recipe(recipe)
     options = parse_options(recipe.model_options)
     for name in ("input_shape", "num_classes", "horizon"):
         if name in options:
             raise GpuzooError(
-                f"model_options cannot set {name}: it follows from the data"
+                f"model_options cannot set {name}: it is derived from the data"
             )
     try:
         check_options(recipe.model, options)
@@ -133,7 +133,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Dataset:
-    """The dataset that a recipe names, as `load_data` gives it."""
+    """Return the dataset that a recipe names, as `load_data` does."""
     return load_data(
         recipe.data,
         data_dir=recipe.data_dir,

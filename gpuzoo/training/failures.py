@@ -1,4 +1,4 @@
-"""Errors of libraries and of a user's own code, told in one line."""
+"""Errors of libraries and of user code, reported in one line."""
 
 import contextlib
 import errno
@@ -30,8 +30,7 @@ _SIXTEEN_BITS = re.compile(r"float16(?!\[)|bf16|half|dtype|match type|same type"
 
 @contextlib.contextmanager
 def whole_tracebacks():
-    """Keras leaves its own frames in the traceback of an error, by which the layer that
-    failed is found."""
+    """Keep Keras's own frames in tracebacks, which show the layer that failed."""
     import keras
 
     filtered = keras.config.is_traceback_filtering_enabled()
@@ -44,7 +43,7 @@ def whole_tracebacks():
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """The line for an error that is a lack of memory; None for any other."""
+    """Return the message for an out-of-memory error; None for any other error."""
     if isinstance(error, GpuzooError):
         return None
     text = str(error)
@@ -54,23 +53,23 @@ def out_of_memory(error: BaseException) -> str | None:
     known = known or any(mark.lower() in text.lower() for mark in _MEMORY)
     if not known or any(mark in text for mark in _NO_MEMORY):
         return None
-    told = re.sub(r"^(\w+: )?out of memory:? *", "", first_line(text), flags=re.I)
-    told = told.removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
+    reason = re.sub(r"^(\w+: )?out of memory:? *", "", first_line(text), flags=re.I)
+    reason = reason.removeprefix("RESOURCE_EXHAUSTED: ").rstrip(".")
     remedy = "use a smaller --batch-size or a smaller model"
     if limit := memory_limit():
         remedy += f", or raise the limit of this process, {limit:,} MB (ulimit -v)"
-    return f"out of memory: {told or type(error).__name__}; {remedy}"
+    return f"out of memory: {reason or type(error).__name__}; {remedy}"
 
 
 def in_model(error: BaseException, name: str, file: pathlib.Path | None) -> str | None:
-    """The line for an error that a model, or a library that computes it, has raised;
-    None for an error of gpuzoo's own.
+    """Return the message for an error raised by a model or a library that computes it;
+    None for an error of gpuzoo itself.
 
     Args:
         name: of the model.
-        file: that it comes from, if it is a user's.
+        file: the user file that defines it, if any.
     """
-    told = f"{type(error).__name__}: {first_line(str(error))}".removesuffix(": ")
+    reason = f"{type(error).__name__}: {first_line(str(error))}".removesuffix(": ")
     layer = _layer_of(error)
     if place := _in_file(file, error):
         where = f" at {place}"
@@ -83,20 +82,20 @@ def in_model(error: BaseException, name: str, file: pathlib.Path | None) -> str 
     else:
         return None
     hint = ""
-    if _in_sixteen_bits() and _SIXTEEN_BITS.search(told):
+    if _in_sixteen_bits() and _SIXTEEN_BITS.search(reason):
         hint = "; try --precision float32"
-    return f"model {name!r} fails{where}: {told}{hint} (--debug shows the traceback)"
+    return f"model {name!r} fails{where}: {reason}{hint} (--debug shows the traceback)"
 
 
 def first_line(text: str) -> str:
-    """What an error's text says first, without what libraries put around it."""
+    """Return the first line of an error message, without the libraries' wrapping."""
     plain = re.sub(r"\x1b\[\d*m", "", text)
     plain = re.sub(r"\{\{[^{}]*\}\} ?", "", plain)
     lines = [line.strip() for line in plain.splitlines()]
     lines = [line for line in lines if line and not line.startswith(_NOISE)]
     if not lines:
         return ""
-    # How TensorFlow writes down an operation: '{{node a/b}} = Mul[T=DT_FLOAT](c, d)'.
+    # TensorFlow's notation of an operation: '{{node a/b}} = Mul[T=DT_FLOAT](c, d)'.
     line = re.sub(r" for '[\w/ ]*= [^']*'", "", lines[0])
     if line.endswith(":") and len(lines) > 1:
         line = f"{line} {lines[1]}"
@@ -104,7 +103,7 @@ def first_line(text: str) -> str:
 
 
 def _layer_of(error: BaseException):
-    """The innermost layer, or operation of Keras's, in whose call it was raised."""
+    """Return the innermost Keras layer or operation in whose call it was raised."""
     keras = sys.modules.get("keras")
     if keras is None:
         return None
@@ -117,14 +116,14 @@ def _layer_of(error: BaseException):
 
 
 def _of_library(error: BaseException) -> bool:
-    """Whether the last frame that it came through is of what computes models."""
+    """Return whether the last frame of an error is in a library in _LIBRARIES."""
     frames = traceback.extract_tb(error.__traceback__)
     parts = pathlib.Path(frames[-1].filename).parts if frames else ()
     return "site-packages" in parts and any(name in parts for name in _LIBRARIES)
 
 
 def _in_file(file: pathlib.Path | None, error: BaseException) -> str:
-    """The last line of a file that an error came through; empty if it did not."""
+    """Return the last line of a file in the traceback of an error; empty if none."""
     if file is None:
         return ""
     lines = [
@@ -140,15 +139,15 @@ def _in_sixteen_bits() -> bool:
     return bool(keras) and "16" in keras.config.dtype_policy().name
 
 
-# Errors that room on the disk, or another disk, mends.
+# Errors that free disk space, or another disk, solves.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def record_failure(folder: RunFolder, error: BaseException) -> None:
-    """Leave a record of what went wrong, and the last good weights if there are any.
+    """Record what went wrong, and write the last good weights if there are any.
 
-    Only what has diverged has ended: everything else can be resumed, when there is room
-    on the disk, or memory, or what was missing.
+    Only a diverged run has ended: all others can be resumed, once there is disk space,
+    memory, or whatever was missing.
     """
     text = str(error) or type(error).__name__
     with contextlib.suppress(OSError, GpuzooError):
@@ -164,11 +163,10 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
 def raise_readably(
     folder: RunFolder, error: BaseException, *, begun: bool = True
 ) -> NoReturn:
-    """A disk, a memory or a model of their own that fails is the user's to mend; the
-    rest goes up.
+    """Raise errors of disk, memory and user models as one line; re-raise all others.
 
-    A run that has not begun has left nothing that could be resumed, and what failed
-    need not be its folder.
+    A run that has not begun leaves nothing to resume, and its folder need not be what
+    failed.
     """
     if line := out_of_memory(error):
         raise GpuzooError(line) from error
@@ -179,15 +177,15 @@ def raise_readably(
                 f"{place}: {reason}; check the path and its permissions"
             ) from error
         if "temporary directory" in str(reason):
-            raise GpuzooError(f"{reason}; make room in one, or set TMPDIR") from error
+            raise GpuzooError(f"{reason}; free disk space, or set TMPDIR") from error
         if begun and folder.is_gone():
             raise GpuzooError(
-                f"output folder {folder.path} is gone, removed while the run was at "
-                "work; what was trained is lost"
+                f"output folder {folder.path} was removed during the run; its results "
+                "are lost"
             ) from error
-        where, remedy = folder.locate(), "free some room"
+        where, remedy = folder.locate(), "free some disk space"
         if error.errno not in (None, *NO_ROOM):
-            where, remedy = error.filename or where, "mend that"
+            where, remedy = error.filename or where, "fix that"
         go_on = f" and run: gpuzoo resume {folder.path}" if begun else ""
         raise GpuzooError(
             f"output folder {where}: {reason}; {remedy}{go_on}, or name another with "

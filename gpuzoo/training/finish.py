@@ -1,4 +1,4 @@
-"""What a training leaves behind: weights, pictures, the record, the last words."""
+"""The end of a training: weights, plots, record and summary."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ from gpuzoo.training.failures import NO_ROOM
 
 
 def finish(job, result) -> None:
-    """Write the weights, the pictures and the final record."""
+    """Write the weights, the plots and the final record."""
     from gpuzoo.engine.timing import peak_memory_bytes
     from gpuzoo.report import plots
 
@@ -42,12 +42,12 @@ def finish(job, result) -> None:
             not_drawn = f"{', '.join(left_out)}: unreadable, left out of samples.gif"
     except GpuzooError:
         raise
-    except Exception as error:  # no reason to lose what was trained
+    except Exception as error:  # no reason to lose the weights
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
         not_drawn = private(f"{type(error).__name__}: {error}")
     if not_drawn:
-        job.screen.say(f"The pictures could not be drawn: {not_drawn}", "yellow")
+        job.screen.say(f"The plots could not be drawn: {not_drawn}", "yellow")
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
         state=result.state,
@@ -63,17 +63,17 @@ def finish(job, result) -> None:
         files=_hash_files(folder),
     )
     if result.state == "finished":
-        # Last: without them a kill before the record is written costs all the steps.
+        # Last: a kill before the record is written must not cost all steps.
         remove_checkpoints(job.folder)
 
 
 def remove_checkpoints(folder: RunFolder) -> None:
-    """Those of a run that has finished."""
+    """Remove the checkpoints of a finished run."""
     checkpoint.remove(folder.sub("checkpoints"), folder.record.get("id", ""))
 
 
 def summary_of(folder: RunFolder) -> dict:
-    """The record in short: the last line of the command line."""
+    """Return the summary of a record, the last line on stdout."""
     record = folder.record
     return {
         "state": record["state"],
@@ -104,21 +104,21 @@ def say_end(job, summary: dict) -> None:
     screen, recipe = job.screen, job.session.recipe
     if summary["state"] == "stopped":
         screen.say(
-            f"Stopped after step {summary['steps']}; to go on: "
+            f"Stopped after step {summary['steps']}; to continue: "
             f"gpuzoo resume {summary['run_dir']}",
             "bold yellow",
         )
     data = job.session.dataset.name
     if recipe.fallback_data and recipe.data != data:
-        data = f"{data}, not {recipe.data}, which was not to be had"
+        data = f"{data} ({recipe.data} unavailable)"
     memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
     if summary["peak_device_bytes"] is not None:
         memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
     headline = tasks.load(recipe.task).headline
     if f"test_{headline.name}" not in summary:
         screen.say(
-            f"Note: no {headline.name}. The classifier that judges drawn images knows "
-            "handwritten digits, grey and 28x28, and does not read these data.",
+            f"Note: no {headline.name}. It is measured by a classifier of handwritten "
+            "digits (28x28, greyscale), which does not recognise these data.",
             "yellow",
         )
         headline = LOSS
@@ -126,7 +126,7 @@ def say_end(job, summary: dict) -> None:
     screen.say(
         f"test {headline.name} {figure} on {data} · "
         f"{summary['train_seconds']:.2f} s of training, "
-        f"{summary['wall_seconds']:.1f} s in all, {memory}",
+        f"{summary['wall_seconds']:.1f} s total, {memory}",
         "bold",
     )
     files = job.folder.record["files"]
@@ -138,7 +138,7 @@ def say_end(job, summary: dict) -> None:
 
 
 def _hash_files(folder: RunFolder) -> dict[str, str]:
-    """Of every file of the run; not of links, pipes and what is being written."""
+    """Return file -> sha256 of a run; without links, pipes and temporary files."""
     names = [name for name in folder.names() if name != "run.json"]
     with contextlib.suppress(OSError), folder.sub("samples").opened() as samples:
         names += [f"samples/{name}" for name in samples.names()]

@@ -1,4 +1,4 @@
-"""What Ctrl-C, SIGTERM and a closed terminal do to a training."""
+"""Handle Ctrl-C, SIGTERM and a closed terminal during a training."""
 
 import os
 import signal
@@ -6,11 +6,11 @@ import threading
 
 
 class Interrupts:
-    """What Ctrl-C, SIGTERM and a closed terminal do.
+    """Signal handlers for the time of a run.
 
-    While a run is being set up they end it at once, or, where a library's callback has
-    swallowed that, once it is set up. While it trains, the first asks the loop to end,
-    and a second one kills the process.
+    While a run is being set up a signal ends it at once or, if a library's callback has
+    swallowed the exception, once it is set up. While it trains, the first signal asks
+    the loop to stop, and a second one kills the process.
     """
 
     def __init__(self):
@@ -22,7 +22,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
                 number = getattr(signal, name, None)
-                # nohup has it ignored that the terminal is closed.
+                # nohup ignores SIGHUP: leave it so.
                 ignored = number and signal.getsignal(number) is signal.SIG_IGN
                 if number and not (ignored and name == "SIGHUP"):
                     self._before[number] = signal.signal(number, self._handle)

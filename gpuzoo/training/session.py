@@ -1,7 +1,7 @@
-"""The door: a recipe, or a recorded run, becomes a session that can be trained.
+"""Open a session for training, from a recipe or a recorded run.
 
-Only here the runtime is configured, the data are loaded and the model is built. What
-imports Keras is imported inside of the functions, after the backend has been chosen.
+Only here the runtime is configured, the data are loaded and the model is built. Modules
+that import Keras are imported inside functions, after the backend has been chosen.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from gpuzoo.training import failures
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """A recorded run as a session here, and what of it is not as it was."""
+    """A recorded run as a session in this process, and what has changed since."""
 
     session: "Session"  # noqa: F821 - the engine stays unloaded
-    """Without a model where other data or missing inputs forbid to build it."""
+    """Without a model if other data or missing inputs prevent building it."""
     differences: list[drift.Difference]
     """Fields of the environment and of the code that differ."""
     other_data: list[drift.Difference]
     """Fields of the data that differ."""
     findings: tuple[str, ...] = ()
-    """What there is to say of the model, just built, and of what it is given."""
+    """Remarks on the model, just built, and on its inputs."""
 
 
 def open_session(
@@ -40,7 +40,7 @@ def open_session(
 
     Args:
         note: called with lines for the user.
-        given: what the model object brought with it, if the recipe's model is one.
+        given: weights, optimizer and loss of a model object, if the model is one.
 
     Raises:
         GpuzooError: what is wrong with the recipe, the machine, the data or the model.
@@ -52,7 +52,7 @@ def open_session(
 def make_session(
     recipe: Recipe, runtime: Runtime, note, *, given=None, fast: bool = False
 ) -> "Session":  # noqa: F821
-    """The same, in a process that is configured."""
+    """Do the same in a configured process."""
     from gpuzoo import tasks
     from gpuzoo.engine import model_objects
     from gpuzoo.engine.plan import make_plan
@@ -81,11 +81,10 @@ def make_session(
 def open_recorded(
     record: dict, folder: pathlib.Path, note=lambda text: None
 ) -> Recorded:
-    """Configure this process, load the data and build the model as the record of a run
-    folder says.
+    """Configure this process, load the data and build the model by the record of a run.
 
     Raises:
-        GpuzooError: the machine, the data or the weights to begin with are not there.
+        GpuzooError: the machine, the data or the initial weights are unavailable.
     """
     recipe, found = recipe_of(record), environment()
     if record["runtime"] and record["runtime"]["onednn"] is False:
@@ -97,7 +96,7 @@ def open_recorded(
     from gpuzoo.engine.program import Session
     from gpuzoo.training import build
 
-    # Again: the run may have been killed before that was known.
+    # Again: the run may have been killed before that was recorded.
     recipe = tasks.load(recipe.task).settle(recipe)
     fingerprint = (record["data"] or {}).get("fingerprint")
     dataset = build.load_data_of(recipe, note, fingerprint)
@@ -117,7 +116,7 @@ def open_recorded(
         differences += drift.code_differences(record, now)
     given = model_objects.recorded(folder, record)
     findings = findings_of(model, recipe, dataset, given) if model is not None else ()
-    if record["runtime"] is None:  # killed while it was set up
+    if record["runtime"] is None:  # killed during set-up
         given = given.with_findings(findings)
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
@@ -125,19 +124,19 @@ def open_recorded(
 
 
 def findings_of(model, recipe: Recipe, dataset, given) -> tuple[str, ...]:
-    """What a user should know of a model, just built, and of what it is given."""
+    """Return what a user should know of a model, just built, and of its inputs."""
     from gpuzoo.engine import model_objects, scaling
 
-    told = ()
+    found = ()
     if given.content is None:
-        told = model_objects.not_used(model, recipe)
+        found = model_objects.not_used(model, recipe)
     else:  # the statistics of a Normalization are weights
         model_objects.put_back(model, given.content)
-    return (*told, *scaling.findings(model, dataset))
+    return (*found, *scaling.findings(model, dataset))
 
 
 def own_files(record: dict) -> list[str]:
-    """path.py:function of the run's own code that doing it again executes."""
+    """Return path.py:function of the user code that re-running executes."""
     return code.models_files(record["recipe"])
 
 

@@ -1,4 +1,4 @@
-"""One training from end to end: set up, train, record, draw."""
+"""Train and resume: set up, train, record, draw plots."""
 
 import dataclasses
 import pathlib
@@ -33,21 +33,21 @@ def train(
     quiet: bool = False,
     **changes,
 ) -> dict:
-    """Train a recipe into a run folder of its own.
+    """Train a recipe into a new run folder.
 
     Args:
-        recipe: a Recipe, the name of one (`gpuzoo.list_recipes()`), or a keras.Model of
-            your own, functional or Sequential, that puts out what its task wants: for
-            classification logits. It begins with the weights that it has, which are
-            kept in the run folder, and holds the trained ones in the end. If it is
+        recipe: a Recipe, the name of one (`gpuzoo.list_recipes()`), or your own
+            keras.Model, functional or Sequential, with the outputs that its task needs:
+            for classification logits. Training starts from its current weights, which
+            are kept in the run folder, and leaves the trained ones in it. If it is
             compiled, its optimizer and loss are used; they must be Keras's own. Fields
-            named in `changes` go before them. The state of an optimizer that has
+            named in `changes` take precedence. The state of an optimizer that has
             trained before is not carried over.
         out: the run folder; default: the next free runs/<recipe>-<data>-<number>.
-        options: what is asked of the machine; its fields may also be named. Default:
-            what `gpuzoo.configure` was asked for.
-        fast_dev_run: two steps of everything, to see whether all of it works.
-        fresh: draw the weights of a model object for the seed, too, as those of a
+        options: runtime options; its fields may also be named. Default: those of
+            `gpuzoo.configure`.
+        fast_dev_run: do two steps of everything, to see whether all of it works.
+        fresh: initialise the weights of a model object from the seed, as those of a
             recipe's model always are.
         quiet: print nothing.
         **changes: other values for fields of the recipe or of the options, for example
@@ -56,13 +56,13 @@ def train(
     Returns:
         What the command line prints as its last line: `state` (finished, stopped),
         `recipe`, `model`, `data`, `backend`, `device`, `precision`, `xla`,
-        `deterministic`, `seed`, `epochs`, `steps`, the figures of the last evaluation
+        `deterministic`, `seed`, `epochs`, `steps`, the metrics of the last evaluation
         (`test_loss`, `test_accuracy`, ... by the task), `compile_seconds`,
         `train_seconds`, `wall_seconds`, `peak_memory_bytes`, `peak_device_bytes`
         (None on a CPU), `weights_sha256` and `run_dir`, the run folder.
 
     Raises:
-        GpuzooError: what is wrong and the remedy; nothing half-written is left.
+        GpuzooError: names what is wrong and the remedy; nothing half-written is left.
         Diverged: the loss is not finite; the last good weights are in the run folder.
     """
     begun, model = time.perf_counter(), None
@@ -103,9 +103,9 @@ def train(
                 _say_start(screen, session)
                 if in_no_file(recipe.model):
                     screen.say(
-                        f"Note: model {recipe.model} is no file's that the run could "
-                        "name, and cannot be verified or resumed elsewhere; give "
-                        "path.py:function for that.", "yellow",
+                        f"Note: model {recipe.model} is defined in this session, "
+                        "not in a file: the run cannot be verified or resumed "
+                        "elsewhere; give path.py:function for that.", "yellow",
                     )  # fmt: skip
             except BaseException as error:
                 folder.discard()
@@ -120,19 +120,19 @@ def train(
 def resume(
     run: str | pathlib.Path, *, allow_drift: bool = False, quiet: bool = False
 ) -> dict:
-    """Finish a run that was stopped or killed, with the bits it would have had.
+    """Finish a run that was stopped or killed, with the same results to the bit.
 
     Args:
         run: the run folder.
-        allow_drift: go on although the environment has changed; that is recorded.
+        allow_drift: continue although the environment has changed; that is recorded.
         quiet: print nothing.
 
     Returns:
-        The summary, as `train` does; of the finished run if it was finished already.
+        The summary, as `train` does; of a run that had already finished, too.
 
     Raises:
-        GpuzooError: the environment or the data are not those of the run, or the run
-            failed; the fields are named.
+        GpuzooError: the environment or the data differ from those of the run (the
+            fields are named), or the run diverged.
     """
     begun = time.perf_counter()
     from gpuzoo.engine import checkpoint
@@ -143,7 +143,7 @@ def resume(
         recorded = folder.record
         folder.say = lambda text: screen.say(text, "yellow")
         if recorded["state"] == "finished":
-            finish.remove_checkpoints(folder)  # killed before it could
+            finish.remove_checkpoints(folder)  # killed before it did
             return finish.summary_of(folder)
         if recorded["state"] == "diverged":
             raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
@@ -154,7 +154,7 @@ def resume(
             )
         for file in own_files(recorded):
             screen.say(f"Executing the run's own code: {file}.")
-        if recorded["runtime"] is None:  # killed while it was set up
+        if recorded["runtime"] is None:  # killed during set-up
             autotune.tune(recipe_of(recorded), options_of(recorded), screen.say)
         opened = open_recorded(
             recorded, folder.path, lambda text: screen.say(text, "yellow")
@@ -168,13 +168,13 @@ def resume(
         start, damaged = checkpoint.load(folder.sub("checkpoints"), recorded.get("id"))
         for name in damaged:
             screen.say(
-                f"Checkpoint {name} is damaged or of another run, or a link; taking an "
+                f"Checkpoint {name} is damaged, a link or of another run; using an "
                 "older one.", "yellow",
             )  # fmt: skip
         if start is None and (damaged or recorded["state"] == "stopped"):
             raise GpuzooError(
-                f"{folder.path} cannot go on: its own checkpoints are missing or "
-                "damaged; copy them back, or train it anew with another --out"
+                f"{folder.path} cannot be resumed: its checkpoints are missing or "
+                "damaged; restore them, or train again with another --out"
             )
         if session.model is None:
             what = "cannot be resumed, its model cannot be built"
@@ -183,7 +183,7 @@ def resume(
         step = start.step if start else 0
         try:
             known = {"recipe", "code", "inputs", *session.given.as_record()}
-            if recorded["runtime"] is None:  # killed before they were
+            if recorded["runtime"] is None:  # killed before they were known
                 folder.clear_trail()
                 known = set()
             folder.update(
@@ -206,7 +206,7 @@ def resume(
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """One training with everything that it needs."""
+    """A training: its session, folder and screen."""
 
     session: "Session"  # noqa: F821 - the engine stays unloaded
     folder: RunFolder
@@ -215,7 +215,7 @@ class _Job:
 
 
 def _carry_out(job: _Job, interrupts, start) -> dict:
-    """Train, write what a run leaves behind, tell the end."""
+    """Train, write the results, print the summary."""
     from gpuzoo.engine import loop
     from gpuzoo.engine.backends import compile_cache
     from gpuzoo.training import build, finish
@@ -230,8 +230,8 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
             programs.keep()
         if event == "stopping":
             job.screen.say(
-                "Stopping: one more evaluation, then all is written down. Ctrl-C again "
-                "ends at once; the checkpoint is on the disk.", "yellow",
+                "Stopping after one more evaluation. Ctrl-C again exits at once; a "
+                "checkpoint is saved.", "yellow",
             )  # fmt: skip
         job.folder.watch(event, row)
         if event == "samples":
@@ -239,11 +239,11 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
 
             try:
                 plots.save_sheet(job.folder, row)
-            except OSError as error:  # a picture ends no training
+            except OSError as error:  # must not end the training
                 if error.errno in NO_ROOM or job.folder.is_gone():
                     raise
                 job.screen.say(
-                    f"No picture {error.filename}: {error.strerror}.", "yellow"
+                    f"Cannot write {error.filename}: {error.strerror}.", "yellow"
                 )
         job.screen.watch(event, row)
 
@@ -271,7 +271,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         begun = begun or isinstance(error, Diverged)
         if begun:
             record_failure(job.folder, error)
-        else:  # nothing that could be resumed: the folder is as it was before
+        else:  # nothing to resume: leave the folder as it was
             job.folder.discard()
         raise_readably(job.folder, error, begun=begun)
     summary = finish.summary_of(job.folder)
@@ -280,8 +280,8 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
 
 
 def _record_traced(job: _Job, modules: dict, inputs: dict) -> None:
-    """What was imported and read only where the step was traced, before the first step
-    counts. What is recorded already stays: a run goes on as it began."""
+    """Record imports and inputs that only tracing needed, before the first step counts.
+    What is recorded already stays: a run continues as it began."""
     record = job.folder.record
     modules = dict(sorted({**modules, **record["code"]}.items()))
     inputs = dict(sorted({**inputs, **record["inputs"]}.items()))
@@ -290,15 +290,15 @@ def _record_traced(job: _Job, modules: dict, inputs: dict) -> None:
 
 
 def _name(recipe: Recipe) -> str:
-    """What a run folder is called: by the recipe, and by data that are not its own."""
+    """Return the name of a run folder: the recipe, and data if not its default."""
     data = pathlib.PurePath(recipe.data).stem
     data = re.sub(r"[^A-Za-z0-9_-]+", "-", data).strip("-")[:40]
-    told = not data or data in recipe.name
-    return recipe.name if told else f"{recipe.name}-{data}"
+    named = not data or data in recipe.name
+    return recipe.name if named else f"{recipe.name}-{data}"
 
 
 def _resolve(recipe, options, changes):
-    """The recipe and the options, with the changes in the one or the other."""
+    """Return the recipe and the options, with the changes applied."""
     if isinstance(recipe, str):
         recipe = load_recipe(recipe)
     options = options or runtimes.options_in_force() or Options()
@@ -308,26 +308,26 @@ def _resolve(recipe, options, changes):
         if key not in runtime_fields | recipe_fields:
             known = runtime_fields | recipe_fields
             raise GpuzooError(f"train() has no {key!r}; {nearest(key, known)}")
-    asked = {k: v for k, v in changes.items() if k in runtime_fields}
+    runtime = {k: v for k, v in changes.items() if k in runtime_fields}
     rest = {k: v for k, v in changes.items() if k not in runtime_fields}
-    return recipe.override(**rest), dataclasses.replace(options, **asked)
+    return recipe.override(**rest), dataclasses.replace(options, **runtime)
 
 
 def _check_room(folder, model) -> None:
-    """Raises GpuzooError where the disk has no room for what a run writes: two
-    checkpoints with up to three numbers a weight and one being written, the weights,
-    the record, the trail and the pictures."""
+    """Raise GpuzooError if the disk has no room for a run: two checkpoints with up to
+    three numbers per weight and one being written, the weights, the record, the trail
+    and the plots."""
     needed = 12 * 4 * model.count_params() + 4_000_000
     free = shutil.disk_usage(folder.locate()).free
     if free < needed:
         raise GpuzooError(
             f"output folder {folder.path}: {free / 1e6:.1f} MB free, about "
-            f"{needed / 1e6:.1f} MB needed; free some or name another with --out"
+            f"{needed / 1e6:.1f} MB needed; free some, or name another with --out"
         )
 
 
 def _of_session(session) -> dict:
-    """The fields of a record that are known once a session is open."""
+    """Return the fields of a record that are known once a session is open."""
     return {
         "recipe": session.recipe.as_record(),
         "data": session.dataset.as_record(),
@@ -339,7 +339,7 @@ def _of_session(session) -> dict:
 
 
 def _say_start(screen, session) -> None:
-    """What is in force, what is trained on, what it begins with."""
+    """Print the runtime, the data and the initial state."""
     from gpuzoo.engine import model_objects
 
     dataset, given = session.dataset, session.given
