@@ -166,7 +166,7 @@ QUICK = {
     "folder is a file": (["train", "mnist", "--out", "file/run"], "cannot be written"),
 }  # fmt: skip
 SLOW = {
-    "gpu": (["--device", "gpu"], "device gpu was asked for, but"),
+    "gpu": (["--device", "gpu"], "device gpu was requested, but"),
     "threads": (["--threads", "-1"], r"threads must be in 0\.\.1024: -1"),
     "model shape": (["--model-options", "num_classes=5"], "cannot set num_classes"),
     "translate": (["--data", "digits", "--augment", "translate:28"], "leaves nothing of images of 28x28"),

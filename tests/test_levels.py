@@ -146,7 +146,7 @@ def test_autotune_is_for_gpus(cli, tmp_path):
     assert cli(*words, "--device", "cpu").returncode == 2
     (tmp_path / "choices.txt").write_text("version: 3\n")
     done = cli(*words, env={"CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 2 and "pins what XLA compiles" in done.stderr
+    assert done.returncode == 2 and "pins XLA's GPU kernels" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} <= {"choices.txt", "cache"}
 
 

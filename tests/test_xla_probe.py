@@ -41,7 +41,7 @@ def test_a_child_that_dies_turns_xla_off_and_is_tried_once(dying, tmp_path):
     assert not xla and "SIGABRT" in why and "no code for sm_120" in why
     with pytest.raises(gpuzoo.GpuzooError, match="xla on.*RTX 5090.*--xla off"):
         choose_xla("on", "RTX 5090", probe)
-    assert choose_xla("off", "RTX 5090", probe) == (False, "asked for")
+    assert choose_xla("off", "RTX 5090", probe) == (False, "requested")
     (kept,) = (tmp_path / "cache" / "xla").iterdir()
     dying("")
     assert "SIGABRT" in probe()  # known, not tried again
@@ -85,7 +85,7 @@ def test_a_device_that_cannot_compile_is_named_everywhere(runtime, own_cache):
         runtime, device="gpu", device_name="H1", xla=xla, reasons={"xla": why}
     )
     assert "XLA off" in there.line() and why in there.line()
-    asked = dataclasses.replace(there, reasons={"xla": "asked for"})
+    asked = dataclasses.replace(there, reasons={"xla": "requested"})
     assert "GPU:99" not in asked.line()
     assert doctor._compiles("/CPU:0") == doctor.Finding(
         "tensorflow XLA", True, "compiles"

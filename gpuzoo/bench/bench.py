@@ -1,8 +1,8 @@
-"""`gpuzoo bench`: how fast a recipe is in every mode that this machine has.
+"""`gpuzoo bench`: training speed of a recipe in every mode of this machine.
 
-Each mode is a process of its own. Those that are compared are alive at once and take
-turns of about a second, back and forth, because the speed of a shared machine drifts
-within the quarter of a minute that a process takes.
+Each mode runs in a separate process. Processes that are compared run at the same time
+and take turns of about a second, back and forth, because the speed of a shared machine
+drifts within the 15 seconds that a process takes.
 """
 
 import dataclasses
@@ -21,37 +21,36 @@ from gpuzoo.runs.record import private
 from gpuzoo.runtime.environment import environment, is_installed
 from gpuzoo.runtime.options import BACKENDS, Options, Precision
 
-_SOFTWARE = "gpuzoo bench"  # written into a plot, to know it by
+_SOFTWARE = "gpuzoo bench"  # written into a plot, to recognize it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is timed, and for how long."""
+    """Options of a benchmark."""
 
     backends: tuple[Literal["tensorflow", "jax"], ...] = ()
-    """Only on these; default: all that are installed."""
+    """Backends to measure; default: all that are installed."""
     precisions: tuple[Precision, ...] = ("float32", "mixed_bfloat16", "mixed_float16")
-    """Only in these."""
+    """Dtype policies to measure."""
     xla: tuple[Literal["on", "off"], ...] = ("off", "on")
-    """TensorFlow without XLA, with it, or both; JAX always compiles with it."""
+    """TensorFlow without XLA, with it, or both; JAX always uses it."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute."""
+    """Device to measure on."""
     threads: int = 0
     """CPU threads; 0: one per available core."""
     rounds: int = 10
-    """Turns that each mode is given."""
+    """Turns per mode."""
     seconds: float = 1.0
-    """About how long a turn takes."""
+    """Approximate length of a turn."""
     goal: float | None = None
-    """Also train, as the recipe says, until an evaluation is as good as this: the
-    seconds of training that it takes."""
+    """Also measure the training time until an evaluation reaches this value."""
     seeds: int = 3
-    """How often that is done."""
+    """Number of runs for --goal, each with another seed."""
     out: str = "bench"
     """Folder for the record and the plot."""
 
     def check(self) -> None:
-        """Raises GpuzooError for a number that makes no sense."""
+        """Raise GpuzooError for a value out of range or a missing backend."""
         for name, least in (("rounds", 2), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise GpuzooError(
@@ -67,7 +66,7 @@ class Settings:
 
 
 def modes(settings: Settings) -> list[Options]:
-    """Every mode but those without determinism."""
+    """Return all deterministic modes."""
     installed = [name for name in BACKENDS if is_installed(name)]
     return [
         Options(
@@ -81,13 +80,13 @@ def modes(settings: Settings) -> list[Options]:
 
 
 def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
-    """Time a recipe; returns the record.
+    """Measure a recipe and return the record.
 
-    Two processes of the default mode take turns with every other: the second is the
-    control, whose speed must be that of the first if the machine is quiet.
+    Two processes of the default mode take turns with every other mode; the second is
+    the control, which on a quiet machine has the speed of the first.
 
     Raises:
-        GpuzooError: not one mode could be timed.
+        GpuzooError: no mode could be measured.
     """
     settings.check()
     usual = Options(device=settings.device, threads=settings.threads)
@@ -95,7 +94,7 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
     turns = 4 * settings.rounds * settings.seconds * len(wanted)
     note(
         f"Timing {recipe.name} in {len(wanted)} modes, with and without determinism: "
-        f"{_long(turns)} of turns, and the start of {2 * len(wanted) + 2} processes."
+        f"{_long(turns)} of measurements, and {2 * len(wanted) + 2} process starts."
     )
     begun = time.perf_counter()
     with (
@@ -126,7 +125,7 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
             note(_in_a_line(rows[-1]))
             alike = {o.precision for o, row in zip(wanted, rows, strict=False)
                      if row["error"] and row["error"] == reference.error}  # fmt: skip
-            if len(alike) > 1:  # nothing that a mode could change
+            if len(alike) > 1:  # the same error in every mode
                 raise GpuzooError(reference.error)
         if reference.error:
             note(f"the default: failed, {reference.error}; nothing is compared with it")
@@ -184,14 +183,14 @@ def _row(
     beside: list[float] | None,
     again: list[float] | None,
 ) -> dict:
-    """What is told of a mode; `beside` and `again`: the speeds of the default in the
-    same rounds, in one process and in another, the control."""
+    """Return the results of a mode; `beside` and `again`: speeds of the default and of
+    the control in the same rounds."""
     row = {"mode": _name(options), "error": firm.error, "error_without": free.error}
     if firm.error:
         return row
-    told = firm.told
+    measured = firm.told
     speed = spread(firm.speeds)
-    asked, peak = told["cost"], told["peak"]
+    cost, peak = measured["cost"], measured["peak"]
     return row | {
         "examples_per_second": speed,
         "step_seconds": firm.batch / speed["median"],
@@ -200,34 +199,34 @@ def _row(
         "price_of_determinism": None
         if free.error
         else ratios(free.speeds, firm.speeds),
-        "first_step_seconds": told["first_step_seconds"],
-        "overhead_seconds": told["overhead_seconds"],
-        "memory_bytes": told["memory_bytes"],
-        "device_bytes": told["device_bytes"],
-        "cost_of_an_example": asked,
+        "first_step_seconds": measured["first_step_seconds"],
+        "overhead_seconds": measured["overhead_seconds"],
+        "memory_bytes": measured["memory_bytes"],
+        "device_bytes": measured["device_bytes"],
+        "cost_of_an_example": cost,
         "peak": peak,
         "part_of_peak": {
-            what: asked[what] and asked[what] * speed["median"] / peak[what]
+            what: cost[what] and cost[what] * speed["median"] / peak[what]
             for what in peak
         },
     }
 
 
 def conclude(rows: list[dict], control: dict | None) -> dict:
-    """The fastest mode, and what repeatability costs there.
+    """Return the fastest mode and what repeatability costs there.
 
     Args:
         rows: the modes, as `bench` returns them.
-        control: the speed of the default over that of the default in another process;
-            None if there are not two of them.
+        control: ratio of the speeds of two processes of the default mode; None if one
+            of them failed.
 
     Returns:
-        `quiet` is False, and every other value None, where the control differs from 1:
-        what another program did would be taken for a difference of the modes. It is
-        None without a control.
+        `quiet` is False, and every other value None, if the control differs from 1, as
+        other programs then affect the comparison of modes. It is None without a
+        control.
     """
     timed = [row for row in rows if not row["error"]]
-    # Against the default, which met the machine at the same speed, if it lived.
+    # Relative to the default in the same rounds, if it did not fail.
     compared = all(row["times_the_default"] for row in timed)
     by = "times_the_default" if compared else "examples_per_second"
     best = max(timed, key=lambda row: row[by]["median"])
@@ -238,23 +237,23 @@ def conclude(rows: list[dict], control: dict | None) -> dict:
         "price_of_determinism": best["price_of_determinism"],
     }
     controls = [control, *(row["control"] for row in timed)]
-    if any(told and _differs_from_1(told) for told in controls):
+    if any(ratio and _differs_from_1(ratio) for ratio in controls):
         return {"quiet": False, **dict.fromkeys(found)}
     return {"quiet": True if control else None, **found}
 
 
-def _differs_from_1(told: dict) -> bool:
-    """Surely, and by more than two processes of one kind do; or nobody can tell."""
-    outside = not told["low"] <= 1 <= told["high"] and abs(told["median"] - 1) > 0.02
-    return outside or told["high"] - told["low"] > 0.3
+def _differs_from_1(ratio: dict) -> bool:
+    """Whether a ratio differs from 1 significantly and by over 2 %, or is too noisy."""
+    outside = not ratio["low"] <= 1 <= ratio["high"] and abs(ratio["median"] - 1) > 0.02
+    return outside or ratio["high"] - ratio["low"] > 0.3
 
 
 def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
     runs = []
     for seed in range(settings.seeds):
         begun = time.perf_counter()
-        asked = recipe.override(seed=seed)
-        with trainer(asked, usual, goal=settings.goal) as worker:
+        seeded = recipe.override(seed=seed)
+        with trainer(seeded, usual, goal=settings.goal) as worker:
             if worker.error:
                 note(f"seed {seed}: failed, {worker.error}")
                 return {
@@ -267,7 +266,7 @@ def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
         verb = "reached" if found["reached"] else "NOT reached, ended at"
         note(
             f"seed {seed}: {verb} {found['name']} {found['figure']:.4f} in "
-            f"{found['seconds']:.2f} s of training, {whole:.1f} s of the process"
+            f"{found['seconds']:.2f} s of training, {whole:.1f} s in total"
         )
     reached = all(run["reached"] for run in runs)
     return {
@@ -282,14 +281,15 @@ def _reach(recipe: Recipe, settings: Settings, usual: Options, note) -> dict:
 def _in_a_line(row: dict) -> str:
     if row["error"]:
         return f"{row['mode']}: failed, {row['error']}"
-    line = f"{row['mode']}: {row['examples_per_second']['median']:,.0f} a second"
+    line = f"{row['mode']}: {row['examples_per_second']['median']:,.0f} examples/s"
     if row["error_without"]:
         line += f"; without determinism it failed, {row['error_without']}"
     return line
 
 
 def save(found: dict, folder: str) -> str:
-    """Write the record and its plot, named by recipe, device and versions; its path."""
+    """Write the record and its plot, named by recipe, device and versions; return the
+    path of the record."""
     from gpuzoo.report import plots
 
     found = private(found)
@@ -317,7 +317,7 @@ def save(found: dict, folder: str) -> str:
 
 
 def _may_be_written(top, name: str) -> bool:
-    """Whether a record and its plot are an earlier bench's, or not there."""
+    """Whether a record and its plot are those of an earlier bench, or do not exist."""
 
     def is_free(file: str, is_ours) -> bool:
         if not os.path.lexists(top / file):

@@ -1,4 +1,4 @@
-"""What a device can do at most, measured, and what a step asks of it, counted."""
+"""Measured peak FLOPS and memory bandwidth of a device, and the cost of a step."""
 
 import math
 import time
@@ -6,24 +6,24 @@ import time
 import keras
 import numpy as np
 
-# Side of the square matrices and millions of numbers that are copied, by device.
+# Side of the square matrices, and millions of numbers in the copy, by device.
 _SIZES = {"cpu": (1024, 16), "gpu": (8192, 256)}
 _SECONDS = 0.3
 _TRIES = 5
 
 
 def measure(backend) -> dict[str, float]:
-    """The best of a few tries, on the backend and in the precision in force.
+    """Measure the peak, best of a few tries, with the runtime's backend and precision.
 
     Returns:
-        `flops`, floating-point operations a second of a product of two square matrices
-        in the numbers that the layers compute in, and `bytes`, read and written a
-        second where one is added to float32 numbers too many for any cache.
+        `flops`, floating-point operations/s of a product of two square matrices in the
+        compute dtype, and `bytes`, bytes/s read and written when 1 is added to a
+        float32 array larger than any cache.
     """
     side, millions = _SIZES[backend.runtime.device]
-    numbers = keras.dtype_policies.get(backend.runtime.precision).compute_dtype
+    dtype = keras.dtype_policies.get(backend.runtime.precision).compute_dtype
     draw = np.random.default_rng(0).standard_normal((2, side, side)) / math.sqrt(side)
-    one, other = (keras.Variable(a, dtype=numbers, trainable=False) for a in draw)
+    one, other = (keras.Variable(a, dtype=dtype, trainable=False) for a in draw)
     many = keras.Variable(
         np.zeros(millions * 10**6, np.float32), dtype="float32", trainable=False
     )
@@ -43,7 +43,7 @@ def measure(backend) -> dict[str, float]:
 
 
 def _rate(backend, body, variables: list[keras.Variable]) -> float:
-    """How often the body is done in a second."""
+    """Return how often per second the body is executed."""
     call = backend.compile_steps(body, _feed(64), variables)
     times, seconds = 1, 0.0
     while seconds < _SECONDS:
@@ -66,31 +66,30 @@ def _feed(times: int) -> dict[str, np.ndarray]:
 
 
 def cost(model: keras.Model, batch: int, counted: dict | None) -> dict:
-    """What training on one example takes.
+    """Return the cost of training on one example.
 
     Args:
-        model: for where XLA counts nothing, on TensorFlow.
-        batch: examples of a step.
-        counted: what the step's `cost` told (see `JaxBackend.compile_steps`), or None.
+        model: used where XLA reports nothing, on TensorFlow.
+        batch: examples per step.
+        counted: the `cost` of a step (see `JaxBackend.compile_steps`), or None.
 
     Returns:
-        `flops`, floating-point operations, and `bytes`, read and written, each None
-        where it is not known; `by`, who counted: XLA, or `layers`. XLA counts every
-        read and write of memory by what it has fused, also those that a cache serves.
+        `flops`, floating-point operations, and `bytes`, read and written, each None if
+        unknown; `by`, the source: XLA or `layers`. XLA counts all reads and writes of
+        fused operations, also those served by a cache.
     """
     if counted is None:
         return {"flops": operations(model), "bytes": None, "by": "layers"}
-    told = {name: counted[name] / batch for name in ("flops", "bytes")}
-    return {**told, "by": "XLA"}
+    costs = {name: counted[name] / batch for name in ("flops", "bytes")}
+    return {**costs, "by": "XLA"}
 
 
 def operations(model: keras.Model) -> int | None:
-    """Multiplications and additions of training on one example.
+    """Count multiplications and additions of training on one example.
 
-    Counted are the products of dense layers and convolutions: forward, once more for
-    the gradient of a kernel that is trained, and once for that of the inputs where they
-    come from something that is. None if the model has large weights in other layers, or
-    several networks.
+    Counts the products of dense layers and convolutions: the forward pass, the gradient
+    of a trainable kernel, and the gradient of inputs that depend on trainable weights.
+    None if the model has large weights in other layers, or several networks.
     """
     if isinstance(model, keras.Sequential):
         model = model._functional
@@ -101,7 +100,7 @@ def operations(model: keras.Model) -> int | None:
         kernel = getattr(layer, "kernel", None)
         if not isinstance(layer, keras.layers.Dense | _CONVOLUTIONS) or kernel is None:
             continue
-        # A transposed convolution puts its kernel at every place of its input.
+        # A transposed convolution applies its kernel at every position of its input.
         transposed = isinstance(layer, _TRANSPOSED)
         places = (layer.input if transposed else layer.output).shape[1:-1]
         if None in places:
@@ -115,7 +114,7 @@ def operations(model: keras.Model) -> int | None:
 
 
 def _learning(model: keras.Function) -> set[int]:
-    """The ids of the operations whose outputs change with training."""
+    """Return the ids of operations whose outputs depend on trainable weights."""
     found = set()
     for operation in model.operations:  # inputs first
         inner = getattr(operation, "_functional", operation)  # of a Sequential
@@ -128,7 +127,7 @@ def _learning(model: keras.Function) -> set[int]:
 
 
 def _below(operation) -> list:
-    """The operations that an operation takes its inputs from."""
+    """Return the operations that produce the inputs of an operation."""
     nodes = operation._inbound_nodes
     return [parent.operation for node in nodes for parent in node.parent_nodes]
 

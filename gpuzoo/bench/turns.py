@@ -1,4 +1,4 @@
-"""Processes that train a turn when they are told to, and how their speeds compare."""
+"""Worker processes that train in turns, and statistics of their speeds."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from gpuzoo.runtime.options import Options
 
 
 class Worker:
-    """A process that trains a turn whenever it is told to, as turns.py does.
+    """A process that trains for one turn on each request.
 
     Args:
         words: the command.
-        asked: what it is told first, one JSON line.
-        batch: examples of a step.
+        asked: the first message to it, one JSON line.
+        batch: examples per step.
         variables: changes of its environment.
     """
 
@@ -40,24 +40,24 @@ class Worker:
         self.told = self._say(json.dumps(asked))
 
     def turn(self) -> None:
-        """One turn; nothing if the mode has failed."""
+        """Run one turn, unless the mode has failed."""
         if self.error:
             return
-        told = self._say("go")
+        answer = self._say("go")
         if not self.error:
-            self.told |= told
-            self.speeds.append(told["steps"] * self.batch / told["seconds"])
+            self.told |= answer
+            self.speeds.append(answer["steps"] * self.batch / answer["seconds"])
 
     def _say(self, line: str) -> dict:
         try:
             self.process.stdin.write(f"{line}\n")
             self.process.stdin.flush()
-            answer = self.process.stdout.readline()
+            line = self.process.stdout.readline()
         except BrokenPipeError:
-            answer = ""
-        told = json.loads(answer) if answer else {"error": self._how_it_died()}
-        self.error = told.get("error")
-        return told
+            line = ""
+        answer = json.loads(line) if line else {"error": self._how_it_died()}
+        self.error = answer.get("error")
+        return answer
 
     def _how_it_died(self) -> str:
         code = self.process.wait()
@@ -81,14 +81,14 @@ def trainer(
     limits: bool = False,
     variables: dict[str, str] | None = None,
 ) -> Worker:
-    """A worker that trains a recipe; it takes no more of a GPU's memory than it needs,
-    since several are alive at once.
+    """Start a worker that trains a recipe; it does not preallocate GPU memory, since
+    several run at once.
 
     Args:
-        seconds: about how long a turn takes.
-        goal: train until an evaluation is as good as this, instead of turns.
-        limits: also tell what a step takes and what the device can do at most, which
-            compiles programs that are none of the training's.
+        seconds: approximate length of a turn.
+        goal: train until an evaluation reaches this value, instead of turns.
+        limits: also report the cost of a step and the peak of the device, which
+            compiles additional programs.
         variables: changes of its environment.
     """
     variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **(variables or {})}
@@ -101,14 +101,14 @@ def trainer(
 
 
 def take_turns(workers: list[Worker], rounds: int) -> None:
-    """There and back again, so that a drift of the machine meets all alike."""
+    """Run the workers in alternating order, so that drift affects all equally."""
     for number in range(rounds):
         for worker in workers[:: -1 if number % 2 else 1]:
             worker.turn()
 
 
 def spread(values: list[float]) -> dict:
-    """The median and its interval (95 %, bootstrap), and of how many."""
+    """Return the median, its 95 % bootstrap interval and the number of values."""
     middle, low, high = [float(np.median(values))] * 3
     if len(set(values)) > 1:
         low, high = scipy.stats.bootstrap(
@@ -118,5 +118,5 @@ def spread(values: list[float]) -> dict:
 
 
 def ratios(one: list[float], other: list[float]) -> dict:
-    """Of the turns of one round each, which met the machine at about one speed."""
+    """Return the `spread` of the speed ratios of turns in the same round."""
     return spread([a / b for a, b in zip(one, other, strict=True)])

@@ -1,9 +1,9 @@
-"""A training that goes on for a turn whenever it is told to: a process of the bench.
+"""Worker process of the bench, which trains for one turn on each request.
 
     python -m gpuzoo.bench.worker
 
-It reads one JSON line, what to train and how, and answers with JSON lines: when it is
-ready what it has found and its first turn, then, for each line `go`, one turn more.
+It reads one JSON line, what to train and how, and answers with JSON lines: when ready
+its measurements and the first turn, then one more turn for each line `go`.
 """
 
 import json
@@ -20,50 +20,50 @@ from gpuzoo.training.session import open_session
 
 
 def main() -> None:
-    tell = _own_stdout()
+    send = _own_stdout()
     try:
-        asked = json.loads(sys.stdin.readline())
-        recipe = Recipe(**asked["recipe"])
-        options = Options(**asked["options"])
+        request = json.loads(sys.stdin.readline())
+        recipe = Recipe(**request["recipe"])
+        options = Options(**request["options"])
         begun = time.perf_counter()
         session = open_session(recipe, options, lambda t: print(t, file=sys.stderr))
         from gpuzoo.engine.program import Program
 
         program = Program(session)
         ready = time.perf_counter() - begun
-        if asked["goal"] is not None:
-            tell(**_reach(program, asked["goal"]))
+        if request["goal"] is not None:
+            send(**_reach(program, request["goal"]))
         else:
-            _take_turns(program, ready, asked, tell)
-    except Exception as error:  # the mode has failed, the others go on
+            _take_turns(program, ready, request, send)
+    except Exception as error:  # only this mode has failed
         lines = [line for line in str(error).splitlines() if line.strip()]
-        tell(error=" ".join(lines[:2])[:300] or type(error).__name__)
+        send(error=" ".join(lines[:2])[:300] or type(error).__name__)
 
 
 def _own_stdout():
-    """What tells the bench a JSON line; everything else goes to standard error."""
+    """Return a function that sends a JSON line; other output goes to standard error."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(**row) -> None:
+    def send(**row) -> None:
         print(json.dumps(row), file=answers, flush=True)
 
-    return tell
+    return send
 
 
-def _take_turns(program, ready_seconds: float, asked: dict, tell) -> None:
-    """Tell what was found, then train a turn for each line `go`."""
-    seconds = asked["seconds"]
+def _take_turns(program, ready_seconds: float, request: dict, send) -> None:
+    """Send the measurements, then train for one turn on each line `go`."""
+    seconds = request["seconds"]
     turn = max(1, round(seconds / _seconds_of_a_step(program, 2)))
     found = {
         "runtime": program.session.runtime.as_record(),
         "data": program.session.dataset.as_record(),
         "first_step_seconds": ready_seconds,
-        # Of a training alone: what comes now would add to them.
+        # Of training alone: measured before `_limits`, which would add to it.
         "memory_bytes": timing.peak_memory_bytes(),
         "device_bytes": program.backend.peak_device_bytes(),
     }
-    if asked["limits"]:
+    if request["limits"]:
         found |= _limits(program)
     steps, before = 0, program.clock.seconds["train"]
     for first, last, _ in program.train_parts(_over_and_over(program, turn)):
@@ -71,14 +71,14 @@ def _take_turns(program, ready_seconds: float, asked: dict, tell) -> None:
         spent = program.clock.seconds["train"] - before
         if spent < 0.7 * seconds:  # an epoch may be over before a turn is
             continue
-        tell(steps=steps, seconds=spent, **found)
+        send(steps=steps, seconds=spent, **found)
         if sys.stdin.readline() != "go\n":
             return
         steps, before, found = 0, program.clock.seconds["train"], {}
 
 
 def _over_and_over(program, most: int):
-    """Parts of at most so many steps: all of a training, and then again."""
+    """Yield segments of at most so many steps, of one training after another."""
     from gpuzoo.engine.plan import segments
 
     recipe = program.session.recipe.override(
@@ -96,7 +96,7 @@ def _seconds_of_a_step(program, steps: int) -> float:
 
 
 def _limits(program) -> dict:
-    """What a step takes, what the device can do, and what the host does for a step."""
+    """Return the cost of a step, the peak of the device and the host's overhead."""
     from gpuzoo.bench import roofline
     from gpuzoo.engine.program import Program
     from gpuzoo.training.build import session_of
@@ -112,7 +112,7 @@ def _limits(program) -> dict:
 
 
 def _nothing() -> tuple:
-    """A training whose steps compute next to nothing: what is left is the host's."""
+    """Return a recipe and data whose steps compute almost nothing but overhead."""
     from gpuzoo.data.validate import make_dataset
 
     images, labels = np.zeros((500, 2, 2, 1), np.uint8), np.arange(500) % 2
@@ -126,7 +126,7 @@ def _nothing() -> tuple:
 
 
 def _reach(program, goal: float) -> dict:
-    """Train until an evaluation after an epoch is as good as the goal."""
+    """Train until an evaluation after an epoch reaches the goal."""
     from gpuzoo.engine.plan import segments
 
     recipe, plan, headline = (
@@ -140,7 +140,7 @@ def _reach(program, goal: float) -> dict:
         if last % plan.steps_per_epoch:
             continue
         _, metrics = program.evaluate()
-        # Frechet distances are told of images that the classifier can read.
+        # Frechet distances exist only for images that the classifier can read.
         name = headline if headline in metrics else "loss"
         sign = 1 if name in ("accuracy", "map50") else -1
         found.update(

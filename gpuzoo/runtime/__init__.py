@@ -1,1 +1,1 @@
-"""Device, precision, XLA, determinism, threads: chosen once, read back."""
+"""Device, precision, XLA, determinism and threads: set once, then read back."""

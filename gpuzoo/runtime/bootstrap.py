@@ -1,4 +1,4 @@
-"""This process, where it is a command of gpuzoo's: its start, what it leaves out."""
+"""Start of a gpuzoo command: hash seed, and imports that are skipped."""
 
 import contextlib
 import gc
@@ -7,17 +7,17 @@ import os
 import sys
 
 ours = False
-"""Whether the process is such a command, not a script or a notebook of the user's."""
+"""Whether the process is a gpuzoo command, not a user's script or notebook."""
 
 _TRAINING = ("train", "resume", "verify")
 
 
 def start(words: list[str] | None) -> None:
-    """The process is ours from here; if it will train (`words` None or a command that
-    does), it begins afresh with a fixed order of Python's sets, that of the run which
-    the words name, if they name one.
+    """Mark the process as a gpuzoo command; if it trains (`words` None or a training
+    command), re-execute it with a fixed PYTHONHASHSEED, that of the run that the words
+    name, if any.
 
-    Not inside of a debugger or the like, where the process is not this very command.
+    Not inside a debugger or the like, where the process is not this very command.
     """
     global ours
     ours = True
@@ -33,16 +33,16 @@ def start(words: list[str] | None) -> None:
 
 
 def _order_of(words: list[str]) -> str:
-    """The PYTHONHASHSEED of a run that is to be done again; 0 by default."""
+    """Return the PYTHONHASHSEED of the run to repeat; 0 by default."""
     if words[:1] in ([], ["train"]):
         return "0"
-    from gpuzoo.files import read_inside  # after that: a training starts without it
+    from gpuzoo.files import read_inside  # late: `train` starts without it
 
     for word in words[1:]:
         with contextlib.suppress(
             OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError
         ):
-            # A pipe or a device of that name is not waited for
+            # read_inside does not block on a pipe or a device of that name.
             record = json.loads(read_inside(os.path.expanduser(word), "run.json"))
             order = str(record["runtime"]["variables"]["PYTHONHASHSEED"])
             if order.isdecimal() and int(order) < 2**32:
@@ -52,12 +52,12 @@ def _order_of(words: list[str]) -> str:
 
 @contextlib.contextmanager
 def importing(*left_out: str):
-    """For the import of a backend: no garbage is collected, as nothing that comes is
-    garbage and looking for it takes a fifth of the time.
+    """Speed up the import of a backend: garbage collection is off, as it finds nothing
+    and takes a fifth of the time.
 
-    Where the process is ours, imports inside do not find the packages that are left
-    out: Keras imports scikit-learn for wrappers, matplotlib and IPython for drawing,
-    and TensorFlow imports JAX for a converter, none of which a command uses there.
+    In a gpuzoo command, imports inside do not find the packages in `left_out`: Keras
+    imports scikit-learn for wrappers, matplotlib and IPython for drawing, and
+    TensorFlow imports JAX for a converter, none of which a command uses there.
     """
     hidden = [name for name in left_out if ours and name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))
@@ -69,6 +69,6 @@ def importing(*left_out: str):
         for name in hidden:
             del sys.modules[name]
         if ours:
-            gc.freeze()  # what is there now stays: it is not looked through again
+            gc.freeze()  # modules live until the end: never scan them again
         if collects:
             gc.enable()

@@ -1,7 +1,7 @@
-"""Runtime choices: made once, early, and read back with the reason for each.
+"""Runtime settings: made once, early, and read back with the reason for each.
 
-`configure()` must come before the first tensor. What is asked for by name is honoured
-or refused with the remedy; `auto` picks by hardware and says why.
+Call `configure()` before the first tensor. An explicit setting is applied or refused
+with a remedy; `auto` chooses by hardware and records the reason.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ _in_force: tuple[Options, Runtime] | None = None
 
 
 def in_force() -> Runtime | None:
-    """The runtime that `configure` set up in this process, or None."""
+    """Return the runtime that `configure` set up in this process, or None."""
     return _in_force[1] if _in_force else None
 
 
 def options_in_force() -> Options | None:
-    """What `configure` was asked for in this process, or None."""
+    """Return the options that `configure` was called with in this process, or None."""
     return _in_force[0] if _in_force else None
 
 
@@ -39,15 +39,15 @@ def configure(
     """Set up device, precision, XLA, determinism and threads, once per process.
 
     Args:
-        options: all choices at once, or name them one by one: `device="cpu"`, ...
+        options: all options at once, or pass them one by one: `device="cpu"`, ...
         seed: master seed of Python, NumPy and the backend.
-        quiet: do not print what is in force, in one line, to standard error.
+        quiet: do not print the line with the settings in use to standard error.
 
     Returns:
-        What is in force. A second call with the same arguments returns it again.
+        The settings in use. A second call with the same arguments returns them again.
 
     Raises:
-        GpuzooError: a choice that this machine cannot honour, or a call that comes
+        GpuzooError: an option that this machine does not support, or a call that comes
             too late.
     """
     global _in_force
@@ -80,8 +80,8 @@ def configure(
     runtime = dataclasses.replace(runtime, reasons={**runtime.reasons, "backend": why})
     if autotune_sha256 and not (runtime.device == "gpu" and runtime.xla):
         raise GpuzooError(
-            f"autotune pins what XLA compiles for a GPU, and this is {runtime.line()}; "
-            "leave it out"
+            f"autotune pins XLA's GPU kernels, and this is {runtime.line()}; leave it "
+            "out"
         )
     _in_force = (options, runtime)
     if not quiet:
@@ -105,8 +105,8 @@ def _check_values(options: Options, seed: int) -> None:
         raise GpuzooError(f"seed must be a whole number, 0 or more: {seed!r}")
 
 
-def _choose_backend(asked: str) -> tuple[str, str]:
-    """The backend and why it is that one."""
+def _choose_backend(requested: str) -> tuple[str, str]:
+    """Return the backend and the reason for it."""
     installed = [name for name in BACKENDS if is_installed(name)]
     named = os.environ.get("KERAS_BACKEND")
     if not installed:
@@ -114,8 +114,8 @@ def _choose_backend(asked: str) -> tuple[str, str]:
             f"no backend is installed ({' or '.join(BACKENDS)}); run: pip install "
             "tensorflow"
         )
-    if asked != "auto":
-        backend, why = asked, "asked for"
+    if requested != "auto":
+        backend, why = requested, "requested"
     elif named and (named, installed) != ("jax", ["jax"]):
         backend, why = named, "KERAS_BACKEND"
     elif installed == ["jax"]:
@@ -125,11 +125,11 @@ def _choose_backend(asked: str) -> tuple[str, str]:
     if backend not in BACKENDS:
         raise GpuzooError(
             f"KERAS_BACKEND={backend}, but gpuzoo runs on {' or '.join(BACKENDS)}; "
-            "name one with --backend"
+            "choose one with --backend"
         )
     if "keras" in sys.modules and sys.modules["keras"].config.backend() != backend:
         raise GpuzooError(
-            f"Keras runs on {sys.modules['keras'].config.backend()} already, not on "
+            f"Keras already runs on {sys.modules['keras'].config.backend()}, not on "
             f"{backend}; {LATE}"
         )
     if backend not in installed:
@@ -142,16 +142,16 @@ def _choose_backend(asked: str) -> tuple[str, str]:
 
 
 def _refuse_drift() -> None:
-    """What level strict does not accept from outside."""
+    """Raise for environment settings that level strict does not accept."""
     for name, value in moving_variables().items():
         raise GpuzooError(
-            f"level strict refuses {name}={value} in the environment, it moves bits; "
-            f"run: unset {name}"
+            f"level strict refuses {name}={value} in the environment, it changes "
+            f"results; run: unset {name}"
         )
     if not os.environ.get("PYTHONHASHSEED", "random").isdigit():
         raise GpuzooError(
-            "level strict refuses a random order of Python's sets; it is fixed before "
-            "Python starts: run PYTHONHASHSEED=0 python ..."
+            "level strict refuses random hash seeds (the order of Python's sets); set "
+            "one before Python starts: PYTHONHASHSEED=0 python ..."
         )
 
 

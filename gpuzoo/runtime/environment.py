@@ -1,4 +1,4 @@
-"""What this machine is and has, as far as the bits of a run may depend on it."""
+"""Hardware, software versions and variables that the results of a run depend on."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 
-# Instruction sets that the CPU libraries choose their code by.
+# Instruction sets by which CPU libraries select their kernels.
 _ISA = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16",
     "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve",
@@ -27,9 +27,9 @@ _MOVES_BITS = (
     "TF_FP16_CONV_USE_FP32_COMPUTE", "TF_FP16_MATMUL_USE_FP32_COMPUTE",
     "TF_FP16_RNN_USE_FP32_COMPUTE", "NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE",
 )  # fmt: skip
-# Of these libraries every variable, so that a new one is not missed ...
+# Every variable with these prefixes counts, so that a new one is not missed ...
 _WATCHED = ("JAX_", "DNNL_", "ONEDNN_")
-# ... but those that log, keep what is compiled, or name the device, which is read back.
+# ... except those for logs, compilation caches and the device, which is read back.
 _HARMLESS = {
     "JAX_COMPILATION_CACHE_CHECK_CONTENTS", "JAX_COMPILATION_CACHE_DIR",
     "JAX_COMPILATION_CACHE_MAX_SIZE", "JAX_ENABLE_COMPILATION_CACHE",
@@ -42,19 +42,19 @@ _HARMLESS = {
     "DNNL_VERBOSE", "DNNL_VERBOSE_TIMESTAMP", "DNNL_PRIMITIVE_CACHE_CAPACITY",
     "ONEDNN_VERBOSE", "ONEDNN_VERBOSE_TIMESTAMP", "ONEDNN_PRIMITIVE_CACHE_CAPACITY",
 }  # fmt: skip
-# What XLA is told on a GPU when bits are promised, and when its choices are pinned.
+# XLA flags for deterministic GPU kernels, and for pinned autotuning results.
 DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 LOAD_TUNING_FLAG = "--xla_gpu_load_autotune_results_from="
 WHOLE_TUNING_FLAG = "--xla_gpu_require_complete_aot_autotune_results=true"
-# Variables that gpuzoo sets unless they are set. TensorFlow turns oneDNN on or off by
-# the CPU; CUDA's products on several streams repeat with two workspaces of 4 MiB.
+# Defaults that gpuzoo sets. TensorFlow turns oneDNN on or off by the CPU; cuBLAS on
+# several streams is deterministic with two workspaces of 4 MiB.
 DEFAULT_VARIABLES = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
-# Of these what TensorFlow reads once, when it is imported.
+# Those of them that TensorFlow reads once, when it is imported.
 READ_AT_IMPORT = ("TF_ENABLE_ONEDNN_OPTS",)
-# Installed packages that the bits may depend on, besides NVIDIA's.
+# Installed packages that results may depend on, besides NVIDIA's.
 _PACKAGES = {
     "gpuzoo", "tensorflow", "tensorflow-cpu", "tf-nightly", "keras", "keras-hub",
     "numpy", "jax", "jaxlib", "ml-dtypes", "tensorflow-datasets", "safetensors",
@@ -62,7 +62,7 @@ _PACKAGES = {
 }  # fmt: skip
 
 
-# Values that tell nothing of the user, and names whose values always may.
+# Values that reveal nothing about the user, and names whose values always may.
 _PLAIN = re.compile(
     r"-?\d+(\.\d+)?(e-?\d+)?|-{0,2}[A-Za-z_]\w*(,[A-Za-z_]\w*)*|(:\d+)+"
 )
@@ -74,8 +74,8 @@ _PRIVATE = re.compile(
 
 
 def is_installed(package: str) -> bool:
-    """Whether it can be imported. A folder of that name that holds no package, which
-    Python would import too, does not count."""
+    """Whether a package can be imported. A plain folder of that name, which Python
+    would import as a namespace package, does not count."""
     if package in sys.modules:
         return sys.modules[package] is not None
     spec = importlib.util.find_spec(package)
@@ -83,7 +83,7 @@ def is_installed(package: str) -> bool:
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -91,13 +91,13 @@ def available_cores() -> int:
 
 @contextlib.contextmanager
 def busy_cores():
-    """Give every available core other work inside: whatever depends on the order in
-    which threads finish shows itself sooner."""
+    """Keep every available core busy inside the block: results that depend on the order
+    in which threads finish are found sooner."""
     ended, block = threading.Event(), bytes(1 << 18)
 
     def work() -> None:
         while not ended.is_set():
-            hashlib.sha256(block)  # holds no lock of the interpreter
+            hashlib.sha256(block)  # releases the GIL
 
     threads = [threading.Thread(target=work) for _ in range(available_cores())]
     for one in threads:
@@ -120,7 +120,7 @@ def _cpu_info() -> list[tuple[str, str]]:
 
 
 def cpu_isa() -> list[str]:
-    """The instruction sets that matter, in a fixed order."""
+    """Return the relevant instruction sets of the CPU, in a fixed order."""
     for key, value in _cpu_info():
         if key in ("flags", "Features"):
             return [name for name in _ISA if name in value.split()]
@@ -128,7 +128,7 @@ def cpu_isa() -> list[str]:
 
 
 def cpu_model() -> str:
-    """The processor's name, with family and model, since clouds shorten the name."""
+    """Return the CPU's name with family and model, since clouds shorten the name."""
     found = dict(reversed(_cpu_info()))
     if "model name" not in found:
         return platform.processor() or platform.machine()
@@ -137,17 +137,17 @@ def cpu_model() -> str:
 
 
 def memory_bytes() -> int | None:
-    """Main memory that could be had now; None where the system does not tell."""
+    """Return the available main memory, or None where the system does not report it."""
     try:
         lines = pathlib.Path("/proc/meminfo").read_text().splitlines()
     except OSError:  # not Linux
         return None
-    told = dict(line.split(":") for line in lines)
-    return 1024 * int(told["MemAvailable"].split()[0])
+    found = dict(line.split(":") for line in lines)
+    return 1024 * int(found["MemAvailable"].split()[0])
 
 
 def driver() -> str | None:
-    """Version line of the NVIDIA kernel driver, None where there is none."""
+    """Return the version line of the NVIDIA kernel driver, or None."""
     try:
         text = pathlib.Path("/proc/driver/nvidia/version").read_text()
     except OSError:
@@ -156,26 +156,26 @@ def driver() -> str | None:
 
 
 def moving_variables() -> dict[str, str]:
-    """The environment variables that move bits and are not as gpuzoo sets them; of
-    what may be a path, an address or a secret the digest, so that a change is seen."""
+    """Return environment variables that change results and differ from gpuzoo's values;
+    possible paths, addresses or secrets as digests, so that a change is detected."""
     return {name: shielded(value, name) for name, value in _moving().items()}
 
 
 def shielded(value: str, name: str = "") -> str:
-    """The value of a variable, or of each flag in it, where it is a number or a word;
-    else the digest of it."""
+    """Return the value of a variable, or of each flag in it, if it is a number or a
+    word; else its digest."""
     return " ".join(
-        f"{flag}={_digest_of(told)}"
-        if equals and not _is_plain(told, flag)
-        else flag + equals + told
+        f"{flag}={_digest_of(setting)}"
+        if equals and not _is_plain(setting, flag)
+        else flag + equals + setting
         if equals or _is_plain(flag, name)
         else _digest_of(flag)
-        for flag, equals, told in (part.partition("=") for part in value.split())
+        for flag, equals, setting in (part.partition("=") for part in value.split())
     )
 
 
 def hidden_values() -> dict[str, str]:
-    """What `shielded` leaves out of the variables, and what stands for it."""
+    """Return the values that `shielded` hides, and their digests."""
     parts = {
         part.partition("=")[2] or part
         for value in {**_moving(), "": os.environ.get("XLA_FLAGS", "")}.values()
@@ -186,26 +186,26 @@ def hidden_values() -> dict[str, str]:
 
 
 def without_values(text: str) -> str:
-    """A message without what `shielded` leaves out of the variables."""
-    for part, told in hidden_values().items():
-        text = text.replace(part, told) if len(part) > 2 else text
+    """Replace in a message the values that `shielded` hides."""
+    for part, digest in hidden_values().items():
+        text = text.replace(part, digest) if len(part) > 2 else text
     return text
 
 
 def unshielded(variables: dict[str, str]) -> dict[str, str]:
-    """Recorded variables as they can be set here: what stands in the record as a digest
-    is left out, unless this process has the very value."""
-    known = {told: part for part, told in hidden_values().items()}
+    """Return recorded variables as they can be set here: values recorded as digests are
+    left out, unless this process has the same value."""
+    known = {digest: part for part, digest in hidden_values().items()}
     found = {}
     for name, value in variables.items():
         parts = []
         for part in value.split():
-            flag, equals, told = part.rpartition("=")
-            if told.startswith(_SHIELD):
-                if told not in known:
+            flag, equals, setting = part.rpartition("=")
+            if setting.startswith(_SHIELD):
+                if setting not in known:
                     continue
-                told = known[told]
-            parts.append(flag + equals + told)
+                setting = known[setting]
+            parts.append(flag + equals + setting)
         if parts:
             found[name] = " ".join(parts)
     return found
@@ -216,7 +216,8 @@ def _digest_of(text: str) -> str:
 
 
 def _is_plain(text: str, name: str = "") -> bool:
-    """A number, a flag, words with commas between, :4096:8; no host and no path."""
+    """Whether it is a number, a flag, words separated by commas or :4096:8, not a host
+    or a path."""
     if _PRIVATE.search(name):
         return text.isdecimal() and len(text) < 3 or text.lower() in ("true", "false")
     return _PLAIN.fullmatch(text) is not None
@@ -236,21 +237,21 @@ def _moving() -> dict[str, str]:
 
 
 def variables_in_force() -> dict[str, str]:
-    """What gpuzoo has set in the environment of this process, read back."""
+    """Return the variables that gpuzoo has set in this process, read back."""
     names = (*DEFAULT_VARIABLES, "PYTHONHASHSEED", "NPROC")
     found = {name: os.environ[name] for name in names if name in os.environ}
     if flags := os.environ.get("XLA_FLAGS", ""):
-        # The tuning is known by its digest; the path would differ from place to place.
+        # The tuning file is recorded by its digest; its path differs between machines.
         kept = [f for f in flags.split() if not f.startswith(LOAD_TUNING_FLAG)]
         found["XLA_FLAGS"] = " ".join(kept)
     return {name: shielded(value, name) for name, value in found.items()}
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything installed that the bits may depend on.
+    """Return the versions of all installed packages that results may depend on.
 
-    Of two in the path the first, which is what Python imports. Not what is loaded by
-    now: it is asked before anything is.
+    Of duplicates in the path the first, which Python imports. Read from metadata, as
+    nothing may be loaded yet.
     """
     found = {}
     for distribution in importlib.metadata.distributions():
@@ -261,7 +262,7 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict:
-    """All of it, as it is recorded with a run."""
+    """Return the environment as recorded with a run."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",

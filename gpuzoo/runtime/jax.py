@@ -1,4 +1,4 @@
-"""JAX, started as the options say."""
+"""Start JAX with the given options."""
 
 import os
 import sys
@@ -29,10 +29,10 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
         if xla_bridge.backends_are_initialized():
             raise GpuzooError(f"too late to configure JAX; {LATE}")
     if options.xla == "off":
-        raise GpuzooError("xla off was asked for, but JAX compiles everything with XLA")
+        raise GpuzooError("xla off was requested, but JAX compiles everything with XLA")
     reasons = {"xla": "JAX always compiles with XLA"}
     threads, reasons["threads"] = choose_threads(options)
-    os.environ["NPROC"] = str(threads)  # what XLA's CPU thread pool goes by
+    os.environ["NPROC"] = str(threads)  # sets the size of XLA's CPU thread pool
     set_variables()
     deterministic = options.level != "fast"
     reasons["deterministic"] = f"level {options.level}"
@@ -49,14 +49,14 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
     device = "gpu" if found.platform in ("gpu", "cuda") else "cpu"
     if options.device == "gpu" and device != "gpu":
         raise GpuzooError(
-            "device gpu was asked for, but JAX sees no GPU here; check the driver with "
+            "device gpu was requested, but JAX sees no GPU here; check the driver with "
             "nvidia-smi and run: pip install 'jax[cuda13]', or use --device cpu"
         )
     reasons["device"] = (
-        "asked for" if options.device != "auto"
-        else "a GPU is there" if device == "gpu" else "JAX sees no GPU"
+        "requested" if options.device != "auto"
+        else "a GPU is available" if device == "gpu" else "JAX sees no GPU"
     )  # fmt: skip
-    precision, reasons["precision"] = options.precision, "asked for"
+    precision, reasons["precision"] = options.precision, "requested"
     if precision == "auto" and device == "cpu":
         precision, why = "float32", "XLA on a CPU is faster in float32 than in bfloat16"
         reasons["precision"] = why
@@ -67,7 +67,7 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
         )
     set_keras(precision)
     tf32 = options.tf32 != "off"
-    reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
+    reasons["tf32"] = "requested" if options.tf32 != "auto" else "the default"
     if not tf32:
         jax.config.update("jax_default_matmul_precision", "highest")
     reseed(seed)

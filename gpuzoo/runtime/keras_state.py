@@ -1,7 +1,7 @@
-"""Keras's global state: where gpuzoo sets it, and what of Keras's own it replaces.
+"""Keras's global state: everything that gpuzoo sets or temporarily replaces in it.
 
-Keras is imported inside of the functions: which backend it takes is decided by
-`configure`, which imports this file before.
+Keras is imported inside the functions: `configure` imports this file before it chooses
+the backend.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from gpuzoo import randomness
 
 
 def set_keras(precision: str) -> None:
-    """The precision, and Keras's defaults whatever ~/.keras/keras.json says."""
+    """Set the dtype policy, and Keras's defaults regardless of ~/.keras/keras.json."""
     import keras
 
     keras.config.set_floatx("float32")
@@ -42,8 +42,8 @@ def reseed(seed: int) -> None:
 
 @contextlib.contextmanager
 def orthogonal_in_any_precision():
-    """Orthogonal weights in bfloat16, of which no backend has a QR decomposition, are
-    drawn in float32 meanwhile: recurrent layers can be built under any policy."""
+    """Initialize orthogonal bfloat16 weights in float32 inside the block, as backends
+    have no QR decomposition for bfloat16: recurrent layers build under any policy."""
     import keras
 
     kind = keras.initializers.Orthogonal
@@ -63,9 +63,9 @@ def orthogonal_in_any_precision():
 
 @contextlib.contextmanager
 def drawn_by_numpy():
-    """What Keras draws meanwhile for initial weights is drawn by NumPy if the backend
-    is JAX, which would compile a program for each shape: seconds, for numbers that are
-    mostly overwritten. They follow from Keras's seeds as before.
+    """Draw Keras's initial weights with NumPy inside the block if the backend is JAX,
+    which would compile a program for each shape: seconds, for values that are mostly
+    overwritten. They are still a function of Keras's seeds.
     """
     import keras
 
@@ -92,7 +92,7 @@ def drawn_by_numpy():
         return (mean + stddev * draws).astype(dtype or "float32")
 
     def chosen(ours, theirs):
-        """In a layer's `call`, which is only traced, nothing can be drawn by NumPy."""
+        """Use Keras's own function while a layer's `call` is traced."""
         return lambda *shape, **how: (theirs if in_stateless_scope() else ours)(
             *shape, **how
         )
@@ -110,8 +110,8 @@ def drawn_by_numpy():
 
 @contextlib.contextmanager
 def fresh_names():
-    """Meanwhile layers without a name are numbered from one: the names of weights are
-    those of a fresh process, whatever was built before. Afterwards Keras counts on."""
+    """Number layers without a name from one inside the block, so that names of weights
+    are those of a new process; afterwards Keras's counters are restored."""
     from keras.src.backend.common import global_state
     from keras.src.utils import naming
 
@@ -125,7 +125,7 @@ def fresh_names():
 
 @contextlib.contextmanager
 def in_float32():
-    """Layers that are made inside compute in float32, whatever the run does."""
+    """Build layers in float32 inside the block, whatever the run's precision."""
     import keras
 
     policy = keras.config.dtype_policy()

@@ -1,4 +1,4 @@
-"""What may be asked of the runtime, and what is in force."""
+"""Options of the runtime, and the settings in use."""
 
 import dataclasses
 from typing import Literal
@@ -8,7 +8,7 @@ Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 
 BACKENDS = ("tensorflow", "jax")
 WITHOUT_TENSORFLOW = "tensorflow is not installed"
-"""Why jax is the backend where none was named."""
+"""The reason for choosing jax by default."""
 
 
 LATE = "call gpuzoo.configure() first, before any tensor or model exists"
@@ -16,32 +16,32 @@ LATE = "call gpuzoo.configure() first, before any tensor or model exists"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a person may ask of the machine; `auto` leaves the choice to gpuzoo."""
+    """Runtime options; `auto` lets gpuzoo choose."""
 
     backend: Literal["auto", "tensorflow", "jax"] = "auto"
-    """The Keras backend; auto: KERAS_BACKEND, or tensorflow, or jax where tensorflow is
-    not installed."""
+    """Keras backend; auto: KERAS_BACKEND, else tensorflow, or jax if tensorflow is not
+    installed."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Where to compute; gpu is an error where there is none."""
+    """Device; gpu is an error if there is none."""
     precision: Precision = "auto"
-    """Numbers in the layers; auto: the 16-bit kind that this device computes itself."""
+    """Keras dtype policy; auto: mixed precision if the device supports it natively."""
     xla: Literal["auto", "on", "off"] = "auto"
     """Compile the step with XLA; auto: on a GPU, not on a CPU."""
     level: Literal["fast", "repeatable", "strict"] = "repeatable"
-    """fast promises nothing; repeatable gives the same bits on the same machine; strict
-    also refuses whatever may move bits from outside, and tries the first step twice."""
+    """Determinism; fast: none; repeatable: bit-identical results on the same machine;
+    strict: also refuses environment changes and runs the first step twice."""
     threads: int = 0
-    """CPU threads, which the bits depend on; 0: one per available core."""
+    """CPU threads; results depend on them; 0: one per available core."""
     tf32: Literal["auto", "on", "off"] = "auto"
-    """TensorFloat-32 in float32 products of NVIDIA GPUs; auto: on."""
+    """TensorFloat-32 in float32 matrix products on NVIDIA GPUs; auto: on."""
     autotune: str = ""
-    """A file that pins XLA's choice of GPU kernels, so that repeatable steps are also
-    tuned; a training makes it, by tuning once, if it is not there."""
+    """File that pins XLA's autotuned GPU kernels, so that repeatable steps are also
+    tuned; training creates it, by tuning once, if it does not exist."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """What is in force, read back from the backend."""
+    """The settings in use, read back from the backend."""
 
     backend: str
     device: str
@@ -54,17 +54,17 @@ class Runtime:
     threads: int
     tf32: bool
     onednn: bool | None
-    """Whether TensorFlow computes with oneDNN; None on JAX, which has none."""
+    """Whether TensorFlow uses oneDNN; None on JAX, which has none."""
     autotune_sha256: str | None
-    """Of the file that pins XLA's choice of kernels."""
+    """Digest of the file that pins XLA's choice of kernels."""
     variables: dict[str, str]
     """Environment variables that gpuzoo has set."""
     seed: int
     reasons: dict[str, str]
-    """Setting -> why it is what it is."""
+    """Setting -> the reason for its value."""
 
     def line(self) -> str:
-        """One line for a person."""
+        """Return a one-line summary for the user."""
         parts = [
             f"{self.device} ({self.device_name})",
             self._named_backend(),
@@ -74,7 +74,7 @@ class Runtime:
             f"({self.reasons['deterministic']})",
             f"{self.threads} thread{'s' * (self.threads != 1)}",
         ]  # fmt: skip
-        if self.device == "gpu" and not self.xla and self.reasons["xla"] != "asked for":
+        if self.device == "gpu" and not self.xla and self.reasons["xla"] != "requested":
             parts.append(self.reasons["xla"])
         if self.device == "cpu" and self.onednn is False:
             parts.append(f"slow without oneDNN: {self.reasons['onednn']}")

@@ -1,4 +1,4 @@
-"""Starting a backend as it was asked for, and reading back what came of it."""
+"""Steps that are common to the start of both backends."""
 
 import contextlib
 import hashlib
@@ -19,15 +19,12 @@ from gpuzoo.runtime.environment import (
 )
 from gpuzoo.runtime.options import Options
 
-_LEAST = 2_000  # MB; with 1,500 both libraries abort while they start
+_LEAST = 2_000  # MB; with 1,500 both libraries abort on start
 
 
 @contextlib.contextmanager
 def quiet_start():
-    """Keep the start-up lines of a backend's C++ off the terminal.
-
-    They are shown after all if what is started fails.
-    """
+    """Hide the log lines of a backend's C++ start-up, unless it fails."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as log:
         saved = os.dup(2)
@@ -44,10 +41,11 @@ def quiet_start():
 
 
 def set_variables() -> list[str]:
-    """Before a backend is imported, which is when it reads them.
+    """Set the default variables before a backend is imported and reads them.
 
-    Returns those that TensorFlow, imported already, would read no more: they are not
-    set, so that nothing says that they are in force.
+    Returns:
+        Those that an already imported TensorFlow would ignore: they are not set, so
+        that they are not recorded as in use.
     """
     late = [
         name
@@ -61,9 +59,9 @@ def set_variables() -> list[str]:
 
 
 def pin_autotune(options: Options) -> str | None:
-    """Tell XLA, before it starts, to take its choices from the file; its sha256.
+    """Set the XLA flags that load autotuning results from a file; return its sha256.
 
-    XLA then refuses to compile what the file has no choice for.
+    XLA then refuses to compile operations that are not in the file.
     """
     if not options.autotune:
         return None
@@ -74,7 +72,7 @@ def pin_autotune(options: Options) -> str | None:
     except OSError as error:
         raise GpuzooError(
             f"autotune file {options.autotune}: {error.strerror}; gpuzoo train "
-            "--autotune FILE makes it on a GPU"
+            "--autotune FILE creates it on a GPU"
         ) from None
     flags = os.environ.get("XLA_FLAGS", "")
     flags = f"{flags} {LOAD_TUNING_FLAG}{path} {WHOLE_TUNING_FLAG}"
@@ -83,77 +81,76 @@ def pin_autotune(options: Options) -> str | None:
 
 
 def check_autotune(options: Options) -> None:
-    """Refuse to pin what XLA compiles for a GPU where it compiles nothing for one."""
+    """Refuse to pin GPU kernels for a CPU or without XLA."""
     for name, value in (("device", "cpu"), ("xla", "off")):
         if getattr(options, name) == value:
             raise GpuzooError(
-                f"autotune pins what XLA compiles for a GPU; leave it out with "
-                f"--{name} {value}"
+                f"autotune pins XLA's GPU kernels; leave it out with --{name} {value}"
             )
 
 
 def choose_threads(options: Options) -> tuple[int, str]:
     if options.threads:
-        return options.threads, "asked for"
+        return options.threads, "requested"
     return available_cores(), "one per available core"
 
 
-def choose_precision(asked: str, device: str, capability) -> tuple[str, str]:
-    if asked != "auto":
-        return asked, "asked for"
+def choose_precision(requested: str, device: str, capability) -> tuple[str, str]:
+    if requested != "auto":
+        return requested, "requested"
     if device == "gpu":
         if tuple(capability) >= (8, 0):
-            return "mixed_bfloat16", "this GPU computes bfloat16 (capability >= 8.0)"
+            return "mixed_bfloat16", "native bfloat16 on this GPU (capability >= 8.0)"
         if tuple(capability) >= (7, 0):
-            return "mixed_float16", "this GPU computes float16 but not bfloat16"
+            return "mixed_float16", "native float16 but no bfloat16 on this GPU"
         return "float32", "this GPU has no 16-bit matrix units"
     flags = set(cpu_isa()) & {"avx512_bf16", "amx_bf16"}
     if flags:
-        return "mixed_bfloat16", f"this CPU computes bfloat16 ({sorted(flags)[0]})"
-    return "float32", "this CPU does not compute 16-bit numbers itself"
+        return "mixed_bfloat16", f"native bfloat16 on this CPU ({sorted(flags)[0]})"
+    return "float32", "no native bfloat16 on this CPU"
 
 
-def choose_xla(asked: str, name: str, probe: Callable[[], str] | None):
-    """Whether TensorFlow compiles with XLA, and why.
+def choose_xla(requested: str, name: str, probe: Callable[[], str] | None):
+    """Return whether TensorFlow compiles with XLA, and the reason.
 
     Args:
-        asked: auto, on or off.
+        requested: auto, on or off.
         name: of the GPU, for messages.
-        probe: why XLA does not compile for the GPU, or ""; None on a CPU.
+        probe: returns why XLA does not compile for the GPU, or ""; None on a CPU.
 
     Raises:
-        GpuzooError: XLA was asked for by name and does not work.
+        GpuzooError: XLA was requested and does not work.
     """
-    if asked == "off" or (asked == "on" and probe is None):
-        return asked == "on", "asked for"
+    if requested == "off" or (requested == "on" and probe is None):
+        return requested == "on", "requested"
     if probe is None:
         why = "on a CPU oneDNN convolutions are several times faster than XLA's"
         return False, why
     failure = probe()
-    if failure and asked == "on":
+    if failure and requested == "on":
         raise GpuzooError(
-            f"xla on was asked for, but XLA does not compile for {name}: {failure}; "
+            f"xla on was requested, but XLA does not compile for {name}: {failure}; "
             "use --xla off, --backend jax, or a newer TensorFlow"
         )
     if failure:
         return False, f"XLA does not compile for {name}: {failure}"
     why = "compiled steps are faster on a GPU"
-    return True, why if asked == "auto" else "asked for"
+    return True, why if requested == "auto" else "requested"
 
 
 def check_limit(library: str) -> None:
-    """Raises GpuzooError where the process may not have the memory that a library
-    takes up by itself: it would be ended by the library, without a word."""
+    """Raise GpuzooError if the process's memory limit is below what a library needs to
+    start: it would abort without a message."""
     limit = memory_limit()
     if limit is not None and limit < _LEAST:
         raise GpuzooError(
-            f"out of memory: {library} takes up {_LEAST:,} MB of address space, and "
-            f"this process is limited to {limit:,} MB; raise that with ulimit -v"
+            f"out of memory: {library} needs {_LEAST:,} MB of address space, and this "
+            f"process is limited to {limit:,} MB; raise the limit with ulimit -v"
         )
 
 
 def memory_limit() -> int | None:
-    """Megabytes of address space that the process may have, if they are limited."""
+    """Return the limit of the process's address space in MB, or None."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""TensorFlow, started as the options say."""
+"""Start TensorFlow with the given options."""
 
 import functools
 import os
@@ -30,7 +30,7 @@ def start_tensorflow(
     late = set_variables()
     if late and options.level == "strict":
         raise GpuzooError(
-            f"level strict: too late to set {', '.join(late)}, TensorFlow has been "
+            f"level strict: too late to set {', '.join(late)}, TensorFlow is already "
             f"imported; {LATE}"
         )
     with quiet_start(), importing("sklearn", "jax", "matplotlib", "IPython"):
@@ -43,14 +43,14 @@ def start_tensorflow(
     reasons = {}
     if options.device == "gpu" and not gpus:
         raise GpuzooError(
-            "device gpu was asked for, but TensorFlow sees no GPU here; check the "
+            "device gpu was requested, but TensorFlow sees no GPU here; check the "
             "driver with nvidia-smi and run: pip install 'tensorflow[and-cuda]', or "
             "use --device cpu"
         )
     device = "gpu" if gpus and options.device != "cpu" else "cpu"
     reasons["device"] = (
-        "asked for" if options.device != "auto"
-        else "a GPU is there" if gpus else "TensorFlow sees no GPU"
+        "requested" if options.device != "auto"
+        else "a GPU is available" if gpus else "TensorFlow sees no GPU"
     )  # fmt: skip
     threads, reasons["threads"] = choose_threads(options)
     try:
@@ -80,16 +80,16 @@ def start_tensorflow(
     reasons["deterministic"] = f"level {options.level}"
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-        # It makes one AddN of a chain of additions, whose order follows the timing of
-        # the threads (see engine/backends/tensorflow.py).
+        # Grappler would merge chains of additions into AddN, whose order depends on
+        # thread timing (see engine/backends/tensorflow.py).
         tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     elif is_op_determinism_enabled():
         raise GpuzooError(
-            "level fast was asked for, but op determinism is already on in this "
+            "level fast was requested, but op determinism is already enabled in this "
             "process; start a new one"
         )
     tf32 = options.tf32 != "off"
-    reasons["tf32"] = "asked for" if options.tf32 != "auto" else "the default"
+    reasons["tf32"] = "requested" if options.tf32 != "auto" else "the default"
     tf.config.experimental.enable_tensor_float_32_execution(tf32)
     probe = functools.partial(xla_probe.known_failure, name, capability)
     xla, reasons["xla"] = choose_xla(

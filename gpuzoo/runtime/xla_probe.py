@@ -1,6 +1,6 @@
-"""Whether XLA compiles for this GPU, tried in a child process before it is relied on.
+"""Test in a child process whether XLA compiles for this GPU.
 
-On a GPU newer than the TensorFlow wheel everything may work but XLA, whose first
+On a GPU newer than the TensorFlow wheel everything may work except XLA, whose first
 compilation aborts the process, so that no exception can be caught
 (github.com/tensorflow/tensorflow/issues/111958).
 """
@@ -34,10 +34,10 @@ with tf.device(sys.argv[1]):
 
 
 def known_failure(name: str, capability, device: str = "/GPU:0") -> str:
-    """`failure`, kept in the cache for each GPU, driver, TensorFlow and XLA_FLAGS.
+    """Return `failure`, cached per GPU, driver, TensorFlow and XLA_FLAGS.
 
-    Only what is final is kept: that it works, or that the process was killed by
-    itself; an error that may pass, such as a lack of memory, is tried again.
+    Only final results are cached: that it works, or that the process aborted; after a
+    temporary error, such as a lack of memory, it is tried again.
     """
     kept = {n: v for n, v in versions().items() if n.startswith(("tensorflow", "nv"))}
     subject = {
@@ -48,26 +48,26 @@ def known_failure(name: str, capability, device: str = "/GPU:0") -> str:
     path = root() / "xla" / f"{digest[:16]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads(read_inside(path.parent, path.name))["failure"])
-    told, final = _try(device)
+    reason, final = _try(device)
     if final:
         with contextlib.suppress(OSError):  # a cache that cannot be written
             path.parent.mkdir(parents=True, exist_ok=True)
-            content = json.dumps({"failure": told}).encode()
+            content = json.dumps({"failure": reason}).encode()
             write_atomically(path, content, replace=False)
-    return told
+    return reason
 
 
 def failure(device: str = "/GPU:0") -> str:
     """Compile one operation with XLA in a child process, and run it on the device.
 
     Returns:
-        Why that failed, in one line; an empty string if it worked.
+        The reason of a failure in one line; an empty string if it worked.
     """
     return _try(device)[0]
 
 
 def _try(device: str) -> tuple[str, bool]:
-    """What went wrong, and whether it will go wrong again."""
+    """Return what went wrong, and whether it will happen again."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _CODE, device], check=False, text=True,
@@ -75,7 +75,7 @@ def _try(device: str) -> tuple[str, bool]:
             env={**os.environ, "XLA_FLAGS": _flags(), "TF_CPP_MIN_LOG_LEVEL": "2"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        return f"a test compilation did not end in {_SECONDS} s", False
+        return f"a test compilation timed out after {_SECONDS} s", False
     except OSError as error:
         return f"a test compilation could not be started: {error.strerror}", False
     if done.returncode == 0 and done.stdout.split()[-1:] == ["24.0"]:
@@ -91,7 +91,7 @@ def _try(device: str) -> tuple[str, bool]:
 
 
 def _flags() -> str:
-    """XLA_FLAGS without the pinned choices, which have none for this operation."""
+    """Return XLA_FLAGS without the autotune file, which lacks this operation."""
     flags = os.environ.get("XLA_FLAGS", "").split()
     return " ".join(
         flag
