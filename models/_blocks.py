@@ -1,10 +1,10 @@
-"""Pieces that several models share."""
+"""Building blocks shared by several models."""
 
 import keras
 
 
 def check_image(input_shape: tuple[int, ...], *, least: int, model: str) -> None:
-    """Refuse what is not (height, width, channels) with sides of at least `least`."""
+    """Check for (height, width, channels) with sides of `least` pixels or more."""
     if min(input_shape[:2]) < least or input_shape[2] < 1:
         raise ValueError(
             f"input_shape of {model} must be (height, width, channels) with sides of "
@@ -13,10 +13,10 @@ def check_image(input_shape: tuple[int, ...], *, least: int, model: str) -> None
 
 
 def doubled(x, channels: int):
-    """A convolution that makes 2x2 pixels of one: (batch, 2 height, 2 width, channels).
+    """Upsample with a sub-pixel convolution: (batch, 2 height, 2 width, channels).
 
-    In effect a transposed convolution, which takes three times as long on a CPU where
-    the channels are few (Shi et al., arXiv 1609.05158). The logits stay in float32 in
+    Equivalent to a transposed convolution, which takes three times as long on a CPU
+    with few channels (Shi et al., arXiv 1609.05158). The logits stay in float32 in
     every precision: the loss sums over all pixels.
     """
     height, width = x.shape[1:3]
@@ -29,11 +29,11 @@ def doubled(x, channels: int):
 
 
 def halved(x, filters: int, *, name: str):
-    """A convolution over 4x4 pixels that takes every second one, its border filled up
-    with zeros: (batch, height, width, channels) to half of both sides, rounded up.
+    """A 4x4 convolution with stride 2 and zero padding, (batch, height, width,
+    channels) to half of both sides, rounded up.
 
-    In effect the plain one, done over 2x2 blocks of pixels: where the channels are few,
-    the gradient by the pixels takes a fifth of the time on a CPU.
+    It is computed over 2x2 blocks of pixels: with few channels, the gradient with
+    respect to the pixels takes a fifth of the time on a CPU.
     """
     layers, channels = keras.layers, x.shape[3]
     rows, columns = (-(-side // 2) + 1 for side in x.shape[1:3])
@@ -46,7 +46,7 @@ def halved(x, filters: int, *, name: str):
 
 
 def cropped(x, height: int, width: int, name: str):
-    """The upper left part: an odd side was rounded up when it was halved."""
+    """Crop to the upper left part: an odd side was rounded up when it was halved."""
     rows, columns = x.shape[1] - height, x.shape[2] - width
     if not rows and not columns:
         return x
@@ -55,8 +55,8 @@ def cropped(x, height: int, width: int, name: str):
 
 
 def input_gradient(function, tensor):
-    """Of a function of a tensor to a scalar and something else: the gradient of the
-    scalar, itself differentiable, and the something else."""
+    """Return the gradient, itself differentiable, of a function that returns a scalar
+    and an auxiliary value, and that value."""
     if keras.backend.backend() == "jax":
         import jax
 

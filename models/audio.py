@@ -1,10 +1,10 @@
-"""A convolutional network that listens."""
+"""Audio classification."""
 
 import keras
 
 from gpuzoo import register
 
-_RATE = 16_000  # samples per second, of every sound (gpuzoo/data/audio.py)
+_RATE = 16_000  # samples per second (gpuzoo/data/audio.py)
 _WINDOW, _STRIDE = 512, 128  # samples: 32 and 8 ms
 _BINS = 64
 
@@ -24,11 +24,11 @@ def audio_cnn(
 ) -> keras.Model:
     """A log-mel spectrogram, then blocks of convolution, pool and ReLU.
 
-    Input (batch, samples) at 16,000 a second, numbers in [-1, 1]; output
-    (batch, num_classes), logits in float32. Any length from 0.1 s up: the map is
-    averaged over time at the end. The spectrogram has 64 bins from 40 Hz up, of 32 ms
-    every 8 ms, is computed in float32 in every precision, and is moved and
-    scaled to mean 0 and deviation 1 of each sound, so that the level hardly matters.
+    Input (batch, samples) at 16 kHz, values in [-1, 1]; output (batch, num_classes),
+    logits in float32. Any length from 0.1 s up: the map is averaged over time at the
+    end. The spectrogram has 64 mel bins from 40 Hz up, windows of 32 ms and a hop of
+    8 ms. It is computed in float32 in every precision and normalized to mean 0 and
+    standard deviation 1 per sound, so that the volume hardly matters.
     Differences from the reference: everything is smaller, and nothing is pretrained.
     """
     if len(input_shape) != 1 or input_shape[0] < _RATE // 10:
@@ -44,7 +44,7 @@ def audio_cnn(
     x = keras.layers.MelSpectrogram(
         fft_length=_WINDOW, sequence_stride=_STRIDE, sampling_rate=_RATE,
         num_mel_bins=_BINS, min_freq=40.0, max_freq=_RATE / 2,
-        # Its decibels depend on the loudest sound of the batch.
+        # Keras's decibels depend on the loudest sound of the batch.
         power_to_db=False, dtype="float32", name="mel",
     )(inputs)  # fmt: skip
     x = keras.ops.expand_dims(keras.ops.log(x + 1e-6), -1)

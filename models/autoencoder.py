@@ -1,11 +1,11 @@
-"""Convolutional autoencoders: images to a few numbers and back."""
+"""Convolutional autoencoders."""
 
 import keras
 
 from gpuzoo import register
 from gpuzoo.models._blocks import cropped, doubled
 
-# Smallest side of the feature map that is still halved by one more block.
+# Feature maps with sides of at least this are halved by another block.
 _STOP_AT = 8
 
 
@@ -24,19 +24,18 @@ def autoencoder(
 ) -> keras.Model:
     """A convolutional autoencoder with a small code.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output of the same
-    shape, the logits of the reconstruction in float32: their sigmoid is the image.
-    Any height and width from 8 up: blocks like the last one are added until the map
-    is smaller than 8 pixels a side. The code, (batch, latents), is the output of the
-    layer `code`; the layer `decoder` is a model from it to the logits.
+    Input (batch, height, width, channels), values in [0, 1]; output of the same shape,
+    the logits of the reconstruction in float32: their sigmoid is the image. Any height
+    and width from 8 up: blocks like the last one are added until the map is smaller
+    than 8 pixels a side. The code, (batch, latents), is the output of the layer `code`;
+    the layer `decoder` is a model that maps it to the logits.
 
-    What differs from the papers: all layers are trained at once, from random weights,
-    where both begin layer by layer, the first with restricted Boltzmann machines; ReLU
-    in place of the logistic function and the scaled tanh; convolutions, which the first
-    has not, and these of stride 2 where the second pools by the maximum; the weights of
-    the way back are its own, where the second turns those of the way there round; two
-    dense layers stand between the maps and the code; the last layer makes 2x2 pixels of
-    one with a convolution.
+    Differences from the papers: all layers are trained at once, from random weights,
+    where both papers pretrain layer by layer, the first with restricted Boltzmann
+    machines; ReLU instead of the logistic function and the scaled tanh; convolutions,
+    which the first does not have, with stride 2 where the second uses max-pooling; the
+    decoder has its own weights, where the second flips those of the encoder; two dense
+    layers between the maps and the code; the last layer is a sub-pixel convolution.
     """
     inputs = keras.Input(_checked(input_shape, latents, filters), name="image")
     x, maps = _encode(inputs, filters, dense)
@@ -57,42 +56,40 @@ def vae(
     filters: tuple[int, ...] = (16, 32),
     dense: int = 256,
 ) -> keras.Model:
-    """A variational autoencoder with convolutions: images can be drawn from it.
+    """A convolutional variational autoencoder, which can generate images.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output a dict, all of
-    it float32:
+    Input (batch, height, width, channels), values in [0, 1]; output a dict of float32:
 
     - `reconstruction`, of the input's shape: logits, whose sigmoid is the image;
     - `mean` and `log_variance`, (batch, latents): of the normal distribution of the
       code of each image, log_variance in nats.
 
-    In training the code is drawn from that distribution, otherwise it is the mean.
-    The layer `decoder` is a model from codes, (batch, latents), to logits: fed with
-    standard normal numbers it draws new images. Sizes as for autoencoder.
+    During training the code is sampled from that distribution, otherwise it is the
+    mean. The layer `decoder` is a model from codes, (batch, latents), to logits: with
+    standard normal codes it generates new images. Sizes as for `autoencoder`.
 
-    What differs from the paper: convolutions around the dense layers, of which it has
-    one on either way, and ReLU in place of its tanh; outside of training nothing is
-    drawn.
+    Differences from the paper: convolutions around the dense layers, of which the
+    paper has one in the encoder and one in the decoder; ReLU instead of tanh; outside
+    of training nothing is sampled.
 
-    In Keras's own `fit` the layer `divergence` adds Kullback and Leibler's divergence
-    of the code from the standard normal distribution, in nats per image, to the loss
-    that `compile` names for `reconstruction`, which must be in nats per image too:
-    `cross_entropy` of gpuzoo/tasks/autoencode.py.
+    In Keras's `fit` the layer `divergence` adds the Kullback-Leibler divergence of the
+    code from the standard normal distribution, in nats per image, to the loss compiled
+    for `reconstruction`, which must be in nats per image, too: `cross_entropy` of
+    gpuzoo/tasks/autoencode.py.
     """
     inputs = keras.Input(_checked(input_shape, latents, filters), name="image")
     x, maps = _encode(inputs, filters, dense)
-    # The code stays in float32 in every precision: its divergence needs the digits.
+    # The code stays in float32 in every precision: the divergence needs the accuracy.
     mean = keras.layers.Dense(latents, dtype="float32", name="mean")(x)
     log_variance = keras.layers.Dense(latents, dtype="float32", name="log_variance")(x)
-    # Both layers are Keras's own, so that a saved model needs no code of ours. The
-    # divergence of each number of the code is never negative: half of the sum of its
-    # absolute values, as a mean over the batch, is what the first adds to a loss.
+    # Both layers are Keras's own, so that a saved model loads without gpuzoo. The
+    # divergence of each latent is never negative, so an L1 penalty of 0.5 on its
+    # doubled value, averaged over the batch, adds it to the loss.
     divergence = keras.layers.ActivityRegularization(
         l1=0.5, dtype="float32", name="divergence"
     )(keras.ops.square(mean) + keras.ops.exp(log_variance) - 1 - log_variance)
-    # Noise on zeros: standard normal numbers in training, zeros otherwise. The zeros
-    # have the shape of the divergence, so that it stays in the graph, and not its
-    # gradient.
+    # Noise on zeros: standard normal values in training, zeros otherwise. The zeros are
+    # computed from the divergence, so that it stays in the graph, without its gradient.
     noise = keras.layers.GaussianNoise(1.0, dtype="float32", name="noise")(
         keras.ops.zeros_like(divergence)
     )
@@ -107,7 +104,7 @@ def vae(
 
 
 def _encode(x, filters: tuple[int, ...], dense: int):
-    """Convolutions with stride 2, then a dense layer.
+    """Apply convolutions with stride 2, then a dense layer.
 
     Returns (batch, dense), and the shape (height, width, filters) of every map.
     """
@@ -123,7 +120,7 @@ def _encode(x, filters: tuple[int, ...], dense: int):
 
 
 def _decoder(maps, input_shape, latents: int, dense: int) -> keras.Model:
-    """The way back, block for block: (batch, latents) to (batch, *input_shape)."""
+    """Return the decoder: (batch, latents) to (batch, *input_shape)."""
     code = keras.Input((latents,), name="code")
     x = keras.layers.Dense(dense, activation="relu", name="decoder_dense_1")(code)
     height, width, channels = maps[-1]

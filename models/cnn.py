@@ -1,11 +1,11 @@
-"""The plain convolutional network."""
+"""A plain convolutional network."""
 
 import keras
 
 from gpuzoo import register
 from gpuzoo.models._blocks import check_image
 
-# Smallest side of the feature map that is still halved by one more block.
+# Feature maps with sides of at least this are halved by another block.
 _STOP_AT = 8
 
 
@@ -26,16 +26,16 @@ def cnn(
 ) -> keras.Model:
     """A small convolutional network: blocks of convolution, pool, ReLU, then dense.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 12 up: blocks
     like the last one are added until the map is smaller than 8 pixels a side, so that
-    a photograph does not end in an enormous dense layer. Pooling comes before the
-    ReLU, which is the same function at a quarter of the work.
+    large images do not lead to an enormous dense layer. Pooling comes before the ReLU,
+    which is the same function at a quarter of the cost.
 
-    What differs from the references: the paper's network, to which `lenet5` is nearer,
-    has other widths, a dense layer more, a scaled tanh and pooling that averages;
-    train_mnist_fast has 24 filters in its first convolution and 256 units in its dense
-    layer; neither adds blocks or has dropout.
+    Differences from the references: the paper's network (see `lenet5`) has other
+    widths, another dense layer, a scaled tanh and average pooling; train_mnist_fast has
+    24 filters in its first convolution and 256 units in its dense layer; neither adds
+    blocks or has dropout.
     """
     if len(filters) != len(kernel_sizes) or not filters:
         raise ValueError(
@@ -55,6 +55,6 @@ def cnn(
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
     x = keras.layers.Dense(dense, activation="relu", name="dense")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     outputs = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name="cnn")

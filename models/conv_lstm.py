@@ -1,4 +1,4 @@
-"""A convolutional LSTM: the next frame of a film."""
+"""Video prediction."""
 
 import keras
 
@@ -17,15 +17,15 @@ def conv_lstm(
     patch: int = 4,
     kernel_size: int = 3,
 ) -> keras.Model:
-    """A convolutional LSTM that foretells the next frame.
+    """A convolutional LSTM that predicts the next frame of a video.
 
-    Input (batch, time, height, width, channels), numbers in [0, 1], of any length from
+    Input (batch, time, height, width, channels), values in [0, 1], of any length from
     1 up, height and width multiples of `patch`; output (batch, height, width,
-    channels), logits in float32: their sigmoid is the frame that comes next.
+    channels), logits in float32: their sigmoid is the next frame.
 
-    As in the paper, frames are taken patch by patch, each a pixel with more channels,
-    and the recurrent layers, one for each entry of `filters`, are convolutions inside.
-    What differs: no encoder and forecaster of many frames; the output layer also sees
+    As in the paper, each patch of a frame becomes one pixel with more channels, and
+    there is one convolutional LSTM layer for each entry of `filters`.
+    Differences: no encoder-forecaster for many frames; the output layer also sees
     the last frame; no peepholes.
     """
     time, height, width, channels = input_shape

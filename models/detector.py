@@ -1,10 +1,10 @@
-"""Objects as points: a detector without anchors."""
+"""Object detection without anchors."""
 
 import keras
 
 from gpuzoo import register
 
-_STRIDE = 4  # pixels of the image for one cell of the map
+_STRIDE = 4  # pixels of the image per cell of the map
 
 
 @register(
@@ -19,17 +19,17 @@ def detector(
     filters: tuple[int, int, int] = (16, 32, 48),
     depth: int = 5,
 ) -> keras.Model:
-    """A centre-point detector: for every cell of a map, is it the middle of an object?
+    """An anchor-free detector (CenterNet): scores each cell as the center of an object.
 
-    Input (batch, height, width, channels), numbers in [0, 1], height and width
-    multiples of 4; output (batch, height / 4, width / 4, num_classes + 4), float32: the
-    logits of being the middle of an object of each class, then height and width of the
-    object in multiples of 16 pixels, and how far down and right in the cell its middle
-    is, in cells.
+    Input (batch, height, width, channels), values in [0, 1], height and width
+    multiples of 4; output (batch, height / 4, width / 4, num_classes + 4), float32: for
+    each class the logit that the cell is the center of an object, then height and width
+    of the object in units of 16 pixels, and the vertical and horizontal offset of the
+    center in the cell, in cells.
 
-    Two convolutions that halve the sides and `depth` that see further, each with batch
-    normalisation. What differs from the paper: a plain network of its own in place of
-    a pretrained one with upsampling, and one branch for all outputs.
+    Two convolutions with stride 2, then `depth` with stride 1, each with batch
+    normalization. Differences from the paper: a small plain network instead of a
+    pretrained one with upsampling, and one branch for all outputs.
     """
     height, width, channels = input_shape
     if min(height, width, channels) < 1 or height % _STRIDE or width % _STRIDE:
@@ -56,8 +56,8 @@ def detector(
     x = block(x, filters[1], 2, "quarter")
     for number in range(1, depth + 1):
         x = block(x, filters[2], 1, str(number))
-    # In float32 in every precision: the loss needs the digits. At the beginning no cell
-    # is taken for a middle.
+    # In float32 in every precision: the loss needs the accuracy. Initially no cell is
+    # predicted to be a center.
     rare = keras.initializers.Constant(-2.2)
     middle = layers.Conv2D(
         num_classes, 1, bias_initializer=rare, dtype="float32", name="middle"

@@ -1,4 +1,4 @@
-"""A diffusion model: images are drawn by taking the noise out of pure noise."""
+"""Image generation by diffusion."""
 
 import math
 
@@ -11,14 +11,14 @@ from gpuzoo.models._blocks import check_image, cropped, doubled
 
 @keras.saving.register_keras_serializable("gpuzoo")
 class Diffusion(keras.Model):
-    """A network that finds the noise in an image, and how images are drawn with it.
+    """A denoising network, with its loss and its sampler.
 
-    A time t in [0, 1] mixes an image x, its pixels moved to [-1, 1], with normal noise
-    e: cos(t pi / 2) x + sin(t pi / 2) e. `denoiser`, a functional model of the noisy
-    image and its time (batch, 1), says what the velocity cos(t pi / 2) e - sin(t pi /
-    2) x is, which tells both x and e (Salimans and Ho, arXiv 2202.00512).
+    At time t in [0, 1] the noisy image is cos(t pi / 2) x + sin(t pi / 2) e, with the
+    image x scaled to [-1, 1] and normal noise e. `denoiser`, a functional model of the
+    noisy image and its time (batch, 1), predicts the velocity cos(t pi / 2) e -
+    sin(t pi / 2) x, from which both x and e follow (Salimans and Ho, arXiv 2202.00512).
 
-    `compile(optimizer)` and `fit(images)` train it; `draw(noise)` gives images.
+    `compile(optimizer)` and `fit(images)` train it; `draw(noise)` generates images.
     """
 
     def __init__(self, denoiser: keras.Model, name: str):
@@ -28,7 +28,7 @@ class Diffusion(keras.Model):
         self.built = True
 
     def get_config(self) -> dict:
-        """What it is made of, for `.keras` files and `keras.models.clone_model`."""
+        """Return the config, for `.keras` files and `keras.models.clone_model`."""
         denoiser = keras.saving.serialize_keras_object(self.denoiser)
         return {"name": self.name, "denoiser": denoiser}
 
@@ -38,13 +38,13 @@ class Diffusion(keras.Model):
         return cls(**{**config, "denoiser": denoiser})
 
     def call(self, images, training: bool = False):
-        """What the network sees in images without noise."""
+        """Apply the denoiser to images without noise, at time 0."""
         times = keras.ops.zeros_like(images[:, :1, 0, 0])
         return self.denoiser({"image": images, "time": times}, training=training)
 
     def losses_of(self, images, times, training: bool = False, noise=None):
-        """Mean squared error of the velocity, (batch,), of images in [0, 1] at times
-        (batch, 1); the noise, of the images' shape, is drawn if none is given."""
+        """Return the mean squared error of the velocity, (batch,), for images in
+        [0, 1] at times (batch, 1); `noise`, of their shape, is sampled if None."""
         if noise is None:
             shape = keras.ops.shape(images)
             noise = keras.random.normal(shape, dtype="float32", seed=self.noise)
@@ -56,13 +56,13 @@ class Diffusion(keras.Model):
         return keras.ops.mean(keras.ops.square(missed), axis=(1, 2, 3))
 
     def _velocity(self, given: dict, training: bool = False):
-        """As float32: a denoiser of a user's may end in 16 bits."""
+        """Predict in float32: a user's denoiser may return 16-bit values."""
         return keras.ops.cast(self.denoiser(given, training=training), "float32")
 
     def draw(self, noise, steps: int = 20):
-        """Images in [0, 1] of standard normal noise (batch, height, width, channels),
-        in so many equal steps of time; the same images for the same noise (DDIM: Song,
-        Meng and Ermon, arXiv 2010.02502)."""
+        """Generate images in [0, 1] from standard normal noise (batch, height, width,
+        channels), in equal steps of time, deterministically (DDIM: Song, Meng and
+        Ermon, arXiv 2010.02502)."""
 
         noise = keras.ops.convert_to_tensor(noise)
 
@@ -72,7 +72,7 @@ class Diffusion(keras.Model):
             image, noisy = _parts(times)
             velocity = self._velocity({"image": mixed, "time": times})
             clean = keras.ops.clip(image * mixed - noisy * velocity, -1, 1)
-            left = (mixed - image * clean) / noisy  # the noise beside what was clipped
+            left = (mixed - image * clean) / noisy  # the noise beside the clipped image
             image, noisy = _parts(times - 1 / steps)
             return image * clean + noisy * left
 
@@ -88,7 +88,7 @@ class Diffusion(keras.Model):
 
 
 def _parts(times):
-    """How much of an image and of noise there is at times (batch, 1)."""
+    """Return the factors of image and noise at times (batch, 1)."""
     angle = keras.ops.reshape(times, (-1, 1, 1, 1)) * (math.pi / 2)
     return keras.ops.cos(angle), keras.ops.sin(angle)
 
@@ -108,14 +108,15 @@ def diffusion(
     """A small diffusion model with a U-Net.
 
     Images (batch, height, width, channels) in [0, 1], any height and width from 8 up.
-    Returns a `keras.Model` that holds the functional model `denoiser`, a dict of
-    `image` and `time` (batch, 1) to an image, both float32, and draws with it.
+    Returns a `keras.Model` that contains the functional model `denoiser`, from a dict
+    of `image` and `time` (batch, 1) to an image, both float32, and generates with it.
 
-    Each entry of `filters` is a map, the first of half the sides of the image, the next
-    of half of that. What differs from the papers: the network works on 2x2 pixels at a
-    time, which a quarter of the arithmetic pays for; on the smallest map it has
-    `blocks` residual blocks on either way and attention between them, on the others
-    one; a block is normalised once; it predicts the velocity; time is continuous.
+    Each entry of `filters` is one resolution: the first has half the sides of the
+    image, the next half of that. Differences from the papers: the network works on
+    patches of 2x2 pixels, at a quarter of the cost; at the lowest resolution it has
+    `blocks` residual blocks in the encoder and in the decoder, with attention between
+    them, at the others one; a block is normalized once; it predicts the velocity; time
+    is continuous.
     """
     check_image(input_shape, least=8, model="diffusion")
     if blocks < 1 or not filters or min(filters) < 1:
@@ -152,7 +153,7 @@ def diffusion(
 
 
 def _time_code(time, size: int):
-    """(batch, 1) -> (batch, size): waves of the time, then a dense layer."""
+    """Embed times, (batch, 1) -> (batch, size): sinusoids, then a dense layer."""
     waves = size // 4
     frequencies = np.geomspace(1, 1000, waves, dtype="float32")
     angles = keras.layers.Dense(
@@ -166,8 +167,7 @@ def _time_code(time, size: int):
 
 
 def _residual(x, code, size: int, name: str):
-    """Two convolutions, the time added between them, beside a way that changes
-    nothing but the number of channels."""
+    """Two convolutions, the time embedding added between them, beside a shortcut."""
     layers, way = keras.layers, x
     if x.shape[-1] != size:
         way = layers.Conv2D(size, 1, name=f"{name}_way")(x)
@@ -184,12 +184,12 @@ def _residual(x, code, size: int, name: str):
 
 
 def _attention(x, name: str, heads: int = 2):
-    """Every place of a map looks at all others, beside a way that changes nothing."""
+    """Self-attention over the positions of a map, beside a shortcut."""
     layers = keras.layers
     rows, columns, size = x.shape[1:]
     y = layers.LayerNormalization(name=f"{name}_norm")(x)
     y = layers.Reshape((rows * columns, size), name=f"{name}_flat")(y)
-    # Asked for the scores, Keras computes plain products: see vit_tiny.
+    # With the scores returned, Keras computes plain products: see vit_tiny.
     y, _ = layers.MultiHeadAttention(
         heads, max(1, size // heads), name=f"{name}_attention"
     )(y, y, return_attention_scores=True)

@@ -1,7 +1,7 @@
-"""Generative adversarial networks: one network draws, another tells it from the real.
+"""Generative adversarial networks.
 
-A generator makes images of random codes; a discriminator learns to tell them from the
-images of a dataset, and the generator to be taken for them.
+A generator makes images from random codes; a discriminator learns to distinguish them
+from the images of a dataset, and the generator to be mistaken for them.
 """
 
 import math
@@ -14,18 +14,19 @@ from gpuzoo.models._blocks import check_image, cropped, doubled, halved, input_g
 
 @keras.saving.register_keras_serializable("gpuzoo")
 class Adversaries(keras.Model):
-    """A generator and its discriminator, and what each of them wants.
+    """A generator and its discriminator, with the loss of each.
 
-    `generator`: codes (batch, latents), numbers in [-1, 1], to images (batch, height,
-    width, channels) in [0, 1]; `discriminator`: images to scores (batch, 1), high for
-    real ones. Both are float32 at their ends. With classes both take a dict: `code` or
+    `generator`: codes (batch, latents) in [-1, 1] to images (batch, height, width,
+    channels) in [0, 1]; `discriminator`: images to scores (batch, 1), high for real
+    ones. Inputs and outputs are float32. Conditional networks take a dict: `code` or
     `image`, and `label` (batch,), int32.
 
     Called like its discriminator. `compile(optimizer)` and `fit(images)`, or with
-    classes `fit({"image": ..., "label": ...})`, move both at once on one sum of losses,
-    in which each is blind to the other's; the task `adversarial` moves them in turn,
-    as the papers do, the discriminator `critic_steps` times for each of the generator.
-    `penalty` weighs the square of the discriminator's slope at real images.
+    labels `fit({"image": ..., "label": ...})`, train both at once on the sum of their
+    losses, each without a gradient for the other network; the task `adversarial` trains
+    them in turn, as the papers do, with `critic_steps` steps of the discriminator for
+    each of the generator. `penalty` is the weight of the gradient penalty: the squared
+    norm of the discriminator's gradient at real images.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Adversaries(keras.Model):
         self.built = True
 
     def get_config(self) -> dict:
-        """What it is made of, for `.keras` files and `keras.models.clone_model`."""
+        """Return the config, for `.keras` files and `keras.models.clone_model`."""
         networks = {"generator": self.generator, "discriminator": self.discriminator}
         return {
             "name": self.name,
@@ -62,20 +63,19 @@ class Adversaries(keras.Model):
         return self.discriminator(real, training=training)
 
     def draw(self, codes, labels=None, training: bool = False):
-        """Images of codes, and with classes of labels."""
+        """Generate images from codes, and labels if conditional."""
         given = {"code": codes, "label": labels} if self.conditional else codes
         return _full(self.generator(given, training=training))
 
     def judge(self, images, labels=None, training: bool = False):
-        """Scores of images, and with classes of their labels."""
+        """Score images, with their labels if conditional."""
         given = {"image": images, "label": labels} if self.conditional else images
         return _full(self.discriminator(given, training=training))
 
     def discriminator_loss(self, real, fake, labels, between):
-        """Of images of both kinds, a scalar: cross-entropy of telling them apart, and
-        the penalty.
+        """Return the cross-entropy of real against generated images plus the penalty.
 
-        `between`, (batch, 1) numbers in [0, 1], is for losses that look between a real
+        `between`, (batch, 1) in [0, 1], is for losses that interpolate between a real
         and a generated image.
         """
         softplus, mean = keras.ops.softplus, keras.ops.mean
@@ -86,8 +86,8 @@ class Adversaries(keras.Model):
         return mean(softplus(-scores)) + told_fake + self.penalty / 2 * mean(squares)
 
     def slope(self, images, labels):
-        """Scores of images, (batch, 1), and, (batch,), the sum of the squares of the
-        slope of each by the pixels of its image."""
+        """Return the scores of images, (batch, 1), and the squared norm, (batch,), of
+        the gradient of each with respect to the pixels of its image."""
 
         def added(images):
             scores = self.judge(images, labels, True)
@@ -97,7 +97,7 @@ class Adversaries(keras.Model):
         return scores, keras.ops.sum(keras.ops.square(gradient), axis=(1, 2, 3))
 
     def generator_loss(self, scores):
-        """Of the scores of generated images, a scalar: of being taken for real."""
+        """Return the loss of the generator for the scores of generated images."""
         return keras.ops.mean(keras.ops.softplus(-scores))
 
     def compute_loss(
@@ -110,7 +110,7 @@ class Adversaries(keras.Model):
         fake = self.draw(codes, labels, training=True)
         still = keras.ops.stop_gradient(fake)
         loss = self.discriminator_loss(real, still, labels, between)
-        # The generator's loss must not move the discriminator.
+        # The generator's loss must not train the discriminator.
         weights = self.discriminator.weights
         held = [(w, keras.ops.stop_gradient(w.value)) for w in weights]
         with keras.StatelessScope(state_mapping=held):
@@ -119,13 +119,13 @@ class Adversaries(keras.Model):
 
 
 def _full(values):
-    """As float32: a network of a user's may end in 16 bits."""
+    """Cast to float32: a user's network may return 16-bit values."""
     return keras.ops.cast(values, "float32")
 
 
 @keras.saving.register_keras_serializable("gpuzoo")
 class Critics(Adversaries):
-    """Wasserstein's distance in place of the cross-entropy, and a gradient near 1."""
+    """A GAN with the Wasserstein distance and a penalty on gradients far from 1."""
 
     def discriminator_loss(self, real, fake, labels, between):
         between = keras.ops.reshape(between, (-1, 1, 1, 1))
@@ -158,18 +158,18 @@ def gan(
     """A deep convolutional GAN (DCGAN).
 
     Images (batch, height, width, channels) in [0, 1], any height and width from 8 up;
-    codes (batch, latents), uniform in [-1, 1]. Returns a `keras.Model` that holds the
-    functional models `generator`, codes to images, and `discriminator`, images to
+    codes (batch, latents), uniform in [-1, 1]. Returns a `keras.Model` that contains
+    the functional models `generator`, codes to images, and `discriminator`, images to
     scores (batch, 1).
 
-    What differs from the paper: one doubling of the map for each of `filters`, as the
-    images are small; in the generator the channels of each pixel are normalised in
-    place of the batch, so that a running average of its weights needs no statistics of
-    its own (as of a recipe with `average`); nothing is normalised in the discriminator,
-    which may move `critic_steps` times for each step of the generator, each time on its
-    part of the batch, and is held by `penalty` times half the square of its slope at
-    real images (Mescheder, Geiger and Nowozin, arXiv 1801.04406), where the paper has
-    small steps; the last layer makes 2x2 pixels of one with a convolution.
+    Differences from the paper: one upsampling by two for each of `filters`, as the
+    images are small; the generator uses layer normalization over the channels instead
+    of batch normalization, so that averaged weights (`ema_decay`) need no statistics of
+    their own; the discriminator has no normalization, may take `critic_steps` steps for
+    each step of the generator, each on its part of the batch, and is regularized by
+    `penalty` times half the squared norm of its gradient at real images (Mescheder,
+    Geiger and Nowozin, arXiv 1801.04406), where the paper uses small steps; the last
+    layer is a sub-pixel convolution.
     """
     return _adversaries(
         Adversaries, "gan", input_shape, latents, filters, critic_steps, penalty
@@ -190,16 +190,16 @@ def conditional_gan(
     critic_steps: int = 1,
     penalty: float = 0.05,
 ) -> keras.Model:
-    """A DCGAN that draws what it is asked for.
+    """A DCGAN conditioned on class labels.
 
-    As gan, with a label for each image: both networks take a dict, `code` (batch,
+    As `gan`, with a label for each image: both networks take a dict, `code` (batch,
     latents) or `image` (batch, height, width, channels), and `label` (batch,), int32
-    below num_classes. The generator gets the label as one-hot numbers beside the code,
-    the discriminator as maps that are 1 where they stand for the class.
+    below num_classes. The label is one-hot encoded and concatenated to the code in the
+    generator, and to the channels of the image in the discriminator.
 
-    What differs from the paper: its networks are dense layers, in the discriminator
-    maxout, and give the label a hidden layer of its own before it meets the code or the
-    image; these are the convolutions of gan, with all that differs there.
+    Differences from the paper: its networks are dense, with maxout in the
+    discriminator, and pass the label through a separate hidden layer; these are the
+    convolutional networks of `gan`, with the differences given there.
     """
     return _adversaries(
         Adversaries, "conditional_gan", input_shape, latents, filters, critic_steps,
@@ -221,18 +221,18 @@ def wgan_gp(
     critic_steps: int = 5,
     penalty: float = 10.0,
 ) -> keras.Model:
-    """A Wasserstein GAN whose critic is held by a penalty on its gradient.
+    """A Wasserstein GAN with gradient penalty (WGAN-GP).
 
     Images (batch, height, width, channels) in [0, 1], codes (batch, latents) and
-    networks as in gan. The critic's score is no probability: it is trained to be as
-    different as possible between real and generated images while its slope between
-    them stays near 1, as `penalty` weighs it, `critic_steps` times for each step of the
-    generator. Distance, penalty and both numbers are the paper's.
+    networks as in `gan`. The critic's score is not a probability: it is trained to
+    differ as much as possible between real and generated images, while `penalty` keeps
+    the norm of its gradient between them near 1. It takes `critic_steps` steps for each
+    step of the generator. Loss, penalty and both defaults are the paper's.
 
-    What differs from the paper: each of the critic's steps is on its part of the batch,
-    where the paper takes a whole batch for each; nothing is normalised in the critic,
-    where the paper advises layer normalisation; the generator is that of gan, with what
-    differs there; the score has no bias, which a difference of scores cannot see.
+    Differences from the paper: each step of the critic uses its part of the batch,
+    where the paper takes a whole batch; no normalization in the critic, where the paper
+    recommends layer normalization; the generator is that of `gan`, with its
+    differences; the score has no bias, which cancels in a difference of scores.
     """
     return _adversaries(
         Critics, "wgan_gp", input_shape, latents, filters, critic_steps, penalty
@@ -266,7 +266,7 @@ def _generator(input_shape, latents, filters, num_classes) -> keras.Model:
         x = layers.Concatenate(name="g_asked")(
             [x, keras.ops.one_hot(label, num_classes)]
         )
-    # Of the image, and of each map on the way to the smallest; odd sides round up.
+    # Sides of the image and of each smaller map; odd sides round up.
     sides = [(height, width)]
     for _ in filters:
         sides.append((-(-sides[-1][0] // 2), -(-sides[-1][1] // 2)))
@@ -303,7 +303,7 @@ def _discriminator(input_shape, filters, num_classes, biased) -> keras.Model:
             x = halved(x, width, name="d_conv_1")
         else:
             x = layers.Conv2D(width, 4, 2, "same", name=f"d_conv_{number}")(x)
-        # Not LeakyReLU: TensorFlow's optimizer of graphs fails over two calls of it.
+        # Not LeakyReLU: TensorFlow's graph optimizer fails on two calls of it.
         x = 0.6 * x + 0.4 * keras.ops.abs(x)
     x = layers.Flatten(name="d_flatten")(x)
     outputs = layers.Dense(1, use_bias=biased, dtype="float32", name="score")(x)

@@ -1,4 +1,4 @@
-"""LeNet, the first convolutional network that was put to work."""
+"""LeNet."""
 
 import keras
 
@@ -19,17 +19,16 @@ def lenet5(
 ) -> keras.Model:
     """LeNet-5: two convolutions with pooling, then three dense layers.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 12 up; the first
     dense layer grows with them.
 
     Layers and widths are the paper's: 6 and 16 filters of 5x5, then 120, 84 and the
-    classes. What differs: the margin that the paper adds to the image (28 to 32 pixels)
-    is the padding of the first convolution; ReLU in place of the scaled tanh; pooling
-    takes the maximum where the paper averages and trains a weight and a bias; the
-    second convolution sees all maps where the paper wires a part of them; logits for a
-    softmax in place of distances to drawn characters. `dropout`, before each of the
-    last two layers, is not in the paper.
+    classes. Differences: the paper pads the images (28 to 32 pixels), here the first
+    convolution does; ReLU instead of the scaled tanh; max-pooling, where the paper
+    averages and trains a weight and a bias; the second convolution sees all maps, in
+    the paper some of them; logits for a softmax instead of distances to drawn
+    characters. `dropout`, before each of the last two layers, is not in the paper.
     """
     check_image(input_shape, least=12, model="lenet5")
     inputs = keras.Input(input_shape, name="image")
@@ -44,6 +43,6 @@ def lenet5(
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     outputs = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name="lenet5")

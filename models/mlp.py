@@ -19,13 +19,12 @@ def mlp(
 ) -> keras.Model:
     """A multilayer perceptron: flatten, dense layers with ReLU, dense logits.
 
-    Input (batch, *input_shape), numbers in [0, 1]; output (batch, num_classes), logits
-    in float32. Any size. `dropout` is the fraction of each hidden layer that is
-    dropped.
+    Input (batch, *input_shape), values in [0, 1]; output (batch, num_classes), logits
+    in float32. Any size. `dropout` is the dropout rate after each hidden layer.
 
-    What differs from the paper: ReLU in place of the logistic function; logits, for a
-    softmax and cross-entropy, in place of logistic outputs and squared errors; no
-    connections that skip a layer, which the paper allows; dropout is not in it.
+    Differences from the paper: ReLU instead of the logistic function; logits for
+    softmax and cross-entropy instead of logistic outputs and squared error; no skip
+    connections, which the paper allows; dropout, which it lacks.
     """
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Flatten(name="flatten")(inputs)
@@ -33,6 +32,6 @@ def mlp(
         x = keras.layers.Dense(width, activation="relu", name=f"dense_{i}")(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     outputs = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name="mlp")

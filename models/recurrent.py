@@ -26,19 +26,19 @@ def lstm(
 ) -> keras.Model:
     """LSTM over the rows of the image, dense logits after the last one.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any size: an image is a sequence of
-    `height` steps of `width` * `channels` numbers. `dropout` is the fraction of each
-    layer's output that is dropped. `implementation` is how it walks through time: by a
-    loop (`scan`), by the loop's steps written out (`unrolled`), which compiles longer,
-    or by NVIDIA's kernel (`cudnn`): on a GPU, on TensorFlow without XLA, on JAX in
-    float32 and not for `gru`. `auto` is a loop where XLA compiles the step, elsewhere
-    what Keras chooses. They sum in different orders: the bits are not the same.
+    `height` steps of `width` * `channels` features. `dropout` is the dropout rate after
+    each layer. `implementation` of the recurrence: a loop (`scan`), an unrolled loop
+    (`unrolled`), which takes longer to compile, or NVIDIA's kernel (`cudnn`): on a GPU,
+    on TensorFlow without XLA, on JAX in float32 and not for `gru`. `auto` is a loop
+    where XLA compiles the step, otherwise Keras's choice. They sum in different orders
+    and give different bits.
 
     Keras's LSTM: with forget gates, whose biases start at one, and without peepholes.
-    What differs from the papers: the first has no forget gates, and neither has images;
-    the gradient goes back through all steps, where the first cuts it short; tanh where
-    it squashes with scaled logistic functions.
+    Differences from the papers: the first has no forget gates, truncates the gradient,
+    which here goes back through all steps, and uses scaled logistic functions instead
+    of tanh; neither uses images.
     """
     return _rows("lstm", keras.layers.LSTM, input_shape, num_classes, units, layers,
                  dropout, implementation)  # fmt: skip
@@ -59,14 +59,14 @@ def bilstm(
     dropout: float = 0.0,
     implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
-    """Bidirectional LSTM: one reads the rows downwards, one upwards, then dense logits.
+    """Bidirectional LSTM over the rows of the image, dense logits after the last step.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
-    (batch, num_classes), logits in float32. Any size, as with `lstm`. `units` are those
-    of each direction, and the outputs of the two stand side by side.
-    `implementation`: see `lstm`.
+    Input (batch, height, width, channels), values in [0, 1]; output
+    (batch, num_classes), logits in float32. Any size, as with `lstm`. Each direction
+    has `units` units, and the two outputs are concatenated. `implementation`: see
+    `lstm`.
 
-    What differs from the papers: they label every step; here the image has one label,
+    Differences from the papers: they label every step; here the image has one label,
     so the logits come from the last step of each direction. The LSTM is that of `lstm`.
     """
     return _rows("bilstm", keras.layers.LSTM, input_shape, num_classes, units, layers,
@@ -89,13 +89,13 @@ def gru(
 ) -> keras.Model:
     """GRU over the rows of the image, dense logits after the last one.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any size, as with `lstm`, and so is
     `implementation`.
 
-    Keras's GRU, in the form that cuDNN computes. What differs from the paper: the reset
-    gate acts after the recurrent product, which has a bias of its own, where in the
-    paper it acts before; and there it reads and writes phrases, not images.
+    Keras's GRU, in the form of cuDNN. Differences from the paper: the reset gate is
+    applied after the recurrent product, which has its own bias, in the paper before;
+    the paper uses it on phrases, not images.
     """
     return _rows("gru", keras.layers.GRU, input_shape, num_classes, units, layers,
                  dropout, implementation)  # fmt: skip
@@ -126,13 +126,13 @@ def _rows(
         x = recurrent(x)
         if dropout:
             x = keras.layers.Dropout(dropout, name=f"dropout_{i}")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     outputs = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name=name)
 
 
 def _through_time(model: str, implementation: str) -> dict:
-    """What Keras is told about the loop of a recurrent layer.
+    """Return the arguments of a recurrent layer that choose its implementation.
 
     Where XLA compiles the step, `auto` must be a loop that XLA can compile: cuDNN's has
     no XLA kernel in TensorFlow, and JAX has it for float32 only.
@@ -176,16 +176,16 @@ def lstm_forecaster(
     layers: int = 1,
     implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
-    """An LSTM that foretells the next values of a series.
+    """An LSTM that forecasts the next values of a series.
 
-    Input (batch, time, channels), about standard normal; output (batch, horizon), in
-    float32: all values to come at once, as what they differ from the last one seen.
-    Any length and number of channels; the first channel is the one foretold.
+    Input (batch, time, channels), standardized; output (batch, horizon), float32: the
+    next values of the first channel, all at once. The network predicts their
+    differences from the last input value. Any length and number of channels.
     `implementation`: see `lstm`.
 
-    What differs from the paper: forget gates and no peepholes, as in `lstm`; the paper
-    foretells no series, and the dense layer for all values at once, added to the last
-    one seen, is of this catalogue.
+    Differences from the paper: forget gates and no peepholes, as in `lstm`; the paper
+    does not forecast, and the dense layer for all values at once, added to the last
+    input value, is gpuzoo's.
     """
     if min(input_shape) < 1 or min(horizon, units, layers) < 1:
         raise ValueError(

@@ -1,15 +1,15 @@
-"""Residual networks: ResNet for small and for large images, Wide ResNet."""
+"""Residual networks: ResNet for small and large images, Wide ResNet."""
 
 import keras
 
 from gpuzoo import register
 from gpuzoo.models._blocks import check_image
 
-# The papers' schedules are long; runs here may have a few hundred steps, in which a
-# moving average with Keras's momentum of 0.99 would not get away from where it starts.
+# The papers' schedules are long; runs here may have a few hundred steps, in which
+# moving averages with Keras's momentum of 0.99 would stay near their initial values.
 _MOMENTUM = 0.9
 _EPSILON = 1e-5
-# Images with a side above this get the stem of the ImageNet form.
+# Images with sides above this get the ImageNet stem.
 _SMALL = 64
 
 
@@ -27,12 +27,12 @@ def resnet8(
 ) -> keras.Model:
     """ResNet-8, the smallest residual network for images like CIFAR's.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 4 up.
 
-    The plan of `resnet20` with one block in place of three at each of the three widths.
-    What differs from the paper: it begins at three blocks; the rest as for `resnet20`.
-    MLPerf Tiny's has the same widths, but convolutions of 1x1 on its shortcuts.
+    `resnet20` with one block instead of three at each of the three widths. Differences
+    from the paper: its smallest network has three; otherwise as for `resnet20`. The one
+    of MLPerf Tiny has the same widths, but 1x1 convolutions on its shortcuts.
     """
     return _cifar_resnet("resnet8", input_shape, num_classes, 1, width)
 
@@ -50,14 +50,14 @@ def resnet20(
 ) -> keras.Model:
     """ResNet-20, the residual network of the paper's CIFAR-10 experiments.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 4 up.
 
-    As in the paper: a convolution of 3x3, three blocks of two convolutions at each of
-    `width`, 2 * `width`, 4 * `width` filters, a global average; shortcuts without
-    weights, filled up with zero channels (its option A). What differs: convolutions of
-    stride 2 pad as Keras's "same" does, on the far side only; the paper subtracts the
-    mean image, and decays the weights, which is for the recipe to do.
+    As in the paper: a 3x3 convolution, three blocks of two convolutions at each of
+    `width`, 2 * `width`, 4 * `width` filters, global average pooling; shortcuts without
+    weights, padded with zero channels (its option A). Differences: convolutions with
+    stride 2 use Keras's "same" padding, on the far side only; the paper subtracts the
+    mean image; weight decay is left to the recipe.
     """
     return _cifar_resnet("resnet20", input_shape, num_classes, 3, width)
 
@@ -77,17 +77,17 @@ def resnet18(
 ) -> keras.Model:
     """ResNet-18, with a stem for small images or the paper's for large ones.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 8 up, from 32
     with the large stem.
 
-    `large_stem`: the paper's, a convolution of 7x7 with stride 2 and a pooling, which
-    leaves a quarter of the side; without it, one convolution of 3x3. None: the large
-    one if both sides are above 64 pixels. Then four times two blocks, of `width`
-    filters and of twice as many each time, shortcuts of 1x1 convolutions where the
-    shape changes (the paper's option B), a global average. What differs: the stem pools
-    by 2x2 where the paper's windows of 3x3 overlap; convolutions of stride 2 pad as
-    Keras's "same" does.
+    `large_stem`: the paper's, a 7x7 convolution with stride 2 and pooling, to a quarter
+    of each side; without it, one 3x3 convolution. None: the large one if both
+    sides are above 64 pixels. Then four stages of two blocks, with `width` filters and
+    twice as many in each following stage, shortcuts of 1x1 convolutions where the shape
+    changes (the paper's option B), global average pooling. Differences: the stem pools
+    by 2x2, the paper's 3x3 windows overlap; convolutions with stride 2 use Keras's
+    "same" padding.
     """
     if large_stem is None:
         large_stem = min(input_shape[:2]) > _SMALL
@@ -124,13 +124,13 @@ def wide_resnet(
 ) -> keras.Model:
     """Wide ResNet (WRN-16-4 by default): fewer, wider blocks with the activation first.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 4 up. `depth`
     counts convolutions as the paper does, 6 n + 4; `width` multiplies 16, 32 and 64
-    filters; `dropout` lies between the two convolutions of a block.
+    filters; `dropout` is applied between the two convolutions of a block.
 
-    What differs from the paper: the padding of convolutions of stride 2 is Keras's
-    "same"; the decay of the weights is for the recipe to do.
+    Differences from the paper: convolutions with stride 2 use Keras's "same" padding;
+    weight decay is left to the recipe.
     """
     if depth < 10 or depth % 6 != 4 or width < 1:
         raise ValueError(
@@ -150,7 +150,7 @@ def wide_resnet(
 
 
 def _cifar_resnet(name, input_shape, num_classes, blocks, width) -> keras.Model:
-    """The 6 n + 2 layers of the paper's section 4.2, n being `blocks`."""
+    """Build the 6 n + 2 layers of the paper's section 4.2, with n = `blocks`."""
     check_image(input_shape, least=4, model=name)
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.ReLU(name="stem_relu")(_conv_bn(inputs, width, name="stem"))
@@ -184,7 +184,7 @@ def _basic_block(x, filters: int, stride: int, *, name: str, project: bool):
 
 
 def _activated_block(x, filters: int, stride: int, dropout: float, *, name: str):
-    """Normalisation and activation before each convolution; nothing after the sum."""
+    """Normalization and activation before each convolution; nothing after the sum."""
     y = keras.layers.ReLU(name=f"{name}_relu_1")(_norm(x, name=f"{name}_bn_1"))
     if stride > 1 or x.shape[-1] != filters:
         x = _conv(y, filters, 1, stride=stride, name=f"{name}_shortcut")
@@ -216,5 +216,5 @@ def _norm(x, *, name: str):
 
 def _head(x, num_classes: int):
     x = keras.layers.GlobalAveragePooling2D(name="average")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     return keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)

@@ -22,20 +22,20 @@ def speednet(
 ) -> keras.Model:
     """A shallow network behind a fixed convolution that whitens patches of 2x2 pixels.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 12 up.
 
-    The layer `whiten` is frozen: gpuzoo's training sets it from the training images,
-    so that its first outputs are uncorrelated and of equal variance, and the rest the
-    same with the other sign; built by itself it is random. Then one group of two
-    convolutions for each entry of `filters`, the pooling before the first
-    normalisation; the maximum over what is left of the map; logits times `scale`.
+    The layer `whiten` is frozen: gpuzoo computes it from the training images, so
+    that the first half of its outputs are uncorrelated and of equal variance, and
+    the second half their negatives; outside of training it is random. Then one group of
+    two convolutions for each entry of `filters`, with pooling before the first
+    normalization; global max-pooling; logits times `scale`.
 
-    What differs from the paper: images are not normalised, the bias of the whitening
-    takes the mean of the patches away and is frozen, where the paper trains it for
-    three epochs; kernels begin at random, not with a part that passes the image on; the
-    normalisation adds 1e-5 to the variance, where the paper's code adds 1e-12. Mirrored
-    images by turns, optimizer and the average over views are no part of the network.
+    Differences from the paper: images are not normalized; the bias of the whitening
+    subtracts the mean of the patches and is frozen, where the paper trains it for three
+    epochs; kernels are random, without the paper's partial identity; epsilon of the
+    normalization is 1e-5, in the paper's code 1e-12. Alternating flip, optimizer and
+    test-time augmentation are not part of the network.
     """
     check_image(input_shape, least=12, model="speednet")
     if not filters or min(filters) < 1:
@@ -54,13 +54,13 @@ def speednet(
             )(x)
             if number == 1 and min(x.shape[1:3]) > 1:
                 x = layers.MaxPooling2D(name=f"{name}_pool")(x)
-            # Page's and Jordan's: no scale, and averages of the last few batches.
+            # As Page and Jordan: no scale, and averages of the last few batches.
             x = layers.BatchNormalization(
                 momentum=0.6, epsilon=1e-5, scale=False, name=f"{name}_norm"
             )(x)
             x = layers.Activation(activation, name=f"{name}_{activation}")(x)
     x = layers.GlobalMaxPooling2D(name="global_maximum")(x)
     x = layers.Dense(num_classes, use_bias=False, dtype="float32", name="dense")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     outputs = layers.Rescaling(scale, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name="speednet")

@@ -1,4 +1,4 @@
-"""The two small convolutional networks that tutorials start with."""
+"""Small convolutional networks as used in tutorials."""
 
 import keras
 
@@ -22,11 +22,11 @@ def tutorial_cnn(
 ) -> keras.Model:
     """One convolution, one pooling, one dense layer with dropout, dense logits.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 4 up. The map is
     flattened at half the size of the image, so the dense layer holds almost all of the
-    weights and grows with the image: for photographs, `fully_convolutional` is meant.
-    What differs from the tutorials: they end in a softmax; here the loss has it.
+    weights and grows with the image: for large images use `fully_convolutional`.
+    Differences from the tutorials: they end in a softmax, which here is in the loss.
     """
     check_image(input_shape, least=4, model="tutorial_cnn")
     inputs = keras.Input(input_shape, name="image")
@@ -36,7 +36,7 @@ def tutorial_cnn(
     x = keras.layers.Dense(dense, activation="relu", name="dense")(x)
     if dropout:
         x = keras.layers.Dropout(dropout, name="dropout")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     outputs = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name="tutorial_cnn")
 
@@ -53,26 +53,25 @@ def fully_convolutional(
     num_classes: int = 10,
     filters: tuple[int, int, int] = (32, 64, 128),
 ) -> keras.Model:
-    """Convolutions and pooling only: a map of scores for each class, then its average.
+    """Convolutions and pooling only: global average pooling of a map for each class.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width from 8 up, and the
-    number of weights depends on neither: weights that were trained at one size fit
-    every other.
+    number of weights depends on neither: weights trained at one size fit every other.
 
-    Two convolutions of 3x3, one of 1x1, each with ReLU and pooling by two; a last one
-    of 1x1 makes one map for each class. What differs from the papers: it has these two
-    ideas of theirs, neither depth nor dropout; the first has convolutions of stride 2
-    in place of pooling.
+    Two 3x3 convolutions and one 1x1 convolution, each with ReLU and pooling by two; a
+    last 1x1 convolution makes one map for each class. Differences from the papers: it
+    is neither as deep, nor does it have dropout; the first uses convolutions with
+    stride 2 instead of pooling.
     """
     check_image(input_shape, least=8, model="fully_convolutional")
     x = inputs = keras.Input(input_shape, name="image")
     for i, (width, size) in enumerate(zip(filters, (3, 3, 1), strict=True), start=1):
         x = keras.layers.Conv2D(width, size, padding="same", name=f"conv_{i}")(x)
-        # Before the ReLU, which is the same function at a quarter of the work.
+        # Before the ReLU, which is the same function at a quarter of the cost.
         x = keras.layers.MaxPooling2D(name=f"pool_{i}")(x)
         x = keras.layers.ReLU(name=f"relu_{i}")(x)
-    # The maps and the logits stay in float32: the loss needs the digits.
+    # The maps and the logits stay in float32: the loss needs the accuracy.
     x = keras.layers.Conv2D(num_classes, 1, dtype="float32", name="class_maps")(x)
     outputs = keras.layers.GlobalAveragePooling2D(dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name="fully_convolutional")

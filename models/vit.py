@@ -5,7 +5,7 @@ import keras
 from gpuzoo import register
 from gpuzoo.models._blocks import check_image
 
-# Images with a side above this are cut into the patches of the paper's ImageNet form.
+# Images with sides above this get the patch size of the paper's ImageNet models.
 _SMALL = 64
 
 
@@ -25,20 +25,20 @@ def vit_tiny(
     heads: int = 3,
     dropout: float = 0.0,
 ) -> keras.Model:
-    """A small vision transformer (ViT-Ti), made for small images.
+    """A small vision transformer (ViT-Ti), adapted to small images.
 
-    Input (batch, height, width, channels), numbers in [0, 1]; output
+    Input (batch, height, width, channels), values in [0, 1]; output
     (batch, num_classes), logits in float32. Any height and width that `patch` divides.
     `patch` is the side of a patch in pixels; None: 4, or 16 if both sides are above 64
-    pixels. The work grows with the number of patches, that of attention with its
+    pixels. The cost grows with the number of patches, that of attention with its
     square.
 
-    As in the papers: linear patches with learned positions, `depth` blocks of attention
-    and a dense layer four times as wide, each after a layer normalisation and beside a
-    shortcut. What differs: the mean over the patches in place of a class token; no
-    biases in attention, where that of the keys has no effect; the biases of the patches
-    and the positions, which are only ever added, are one weight, the bias of the layer
-    `patches`.
+    As in the papers: linear patch embeddings with learned positions, `depth` blocks of
+    attention and an MLP four times as wide, each with pre-normalization and a shortcut.
+    Differences: global average pooling instead of a class token; no biases in
+    attention, where that of the keys has no effect; the biases of the patches and the
+    position embeddings, which are only ever added, are one weight, the bias of the
+    layer `patches`.
     """
     check_image(input_shape, least=4, model="vit_tiny")
     rows, columns, channels = input_shape
@@ -69,7 +69,7 @@ def vit_tiny(
         x = _block(x, heads, dropout, name=f"block_{i}")
     x = _norm(x, name="norm")
     x = keras.layers.GlobalAveragePooling1D(name="average")(x)
-    # Logits stay in float32 in every precision: the loss needs the digits.
+    # Logits stay in float32 in every precision: the loss needs the accuracy.
     outputs = keras.layers.Dense(num_classes, dtype="float32", name="logits")(x)
     return keras.Model(inputs, outputs, name="vit_tiny")
 
@@ -78,8 +78,8 @@ def _block(x, heads: int, dropout: float, *, name: str):
     """Attention, then two dense layers, each beside a shortcut."""
     width = x.shape[-1]
     y = _norm(x, name=f"{name}_norm_1")
-    # Asked for the scores, Keras computes plain products. Otherwise JAX takes a fused
-    # attention that has no float16 on a CPU and no repeatable gradient on a GPU.
+    # With the scores returned, Keras computes plain products. Otherwise JAX uses a
+    # fused attention without float16 on a CPU and deterministic gradient on a GPU.
     y, _ = keras.layers.MultiHeadAttention(
         heads, width // heads, use_bias=False, name=f"{name}_attention"
     )(y, y, return_attention_scores=True)

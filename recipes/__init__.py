@@ -1,1 +1,1 @@
-"""Training recipes: a claim, a Recipe of literals, a two-line main; no logic."""
+"""Training recipes: results, a Recipe of literals, a two-line main; no logic."""

@@ -1,4 +1,4 @@
-"""A plain convolutional network learns CIFAR-10 from a network of the speed runs.
+"""Distill the network of the CIFAR-10 speed runs into a plain convolutional one.
 
 RUN is the folder of a finished `python recipes/train_cifar10.py`:
 
@@ -27,7 +27,7 @@ RECIPE = Recipe(
     distill_alpha=0.9,
     temperature=4.0,
     data="cifar10",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=6,
     min_steps=300,
     batch_size=128,

@@ -1,4 +1,4 @@
-"""A dense network learns MNIST from a convolutional one.
+"""Distill a convolutional network into a multilayer perceptron on MNIST.
 
     python recipes/distill_mnist.py
 
@@ -10,8 +10,8 @@
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
     measured by    benchmarks/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. The teacher has been trained on
-shifted images, the student sees none: what it knows of them is in the teacher's logits.
+The figures are written here by benchmarks/tables.py. The teacher was trained on
+shifted images; the student sees none and learns about them from the teacher's logits.
 """
 
 from gpuzoo import Recipe
@@ -22,11 +22,11 @@ RECIPE = Recipe(
     task="distill",
     model="mlp",
     model_options=("units=(256,)",),
-    teacher="lenet5",  # the one that comes with gpuzoo; or the folder of your own run
+    teacher="lenet5",  # shipped with gpuzoo; or the folder of your own run
     distill_alpha=0.9,
     temperature=4.0,
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=8,
     min_steps=900,
     batch_size=128,

@@ -1,4 +1,4 @@
-"""A network of keras.applications learns the images of a folder of yours.
+"""Fine-tune a network of keras.applications on your own folder of images.
 
     python recipes/finetune.py --data folder/ --image-size 96 --model-options \
         weights=mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_96_no_top.h5 \
@@ -6,11 +6,11 @@
 
     (not measured yet)
 
-With `frozen=True` the network stays as its weights are, and only the head on top of it
-is trained; without it, as the recipe stands, all of the network is. Without `weights`
-it begins at random, and all of it should be trained. What is named here replaces all of
-the recipe's options, `side` too. `--model keras/resnet50` takes another network;
-`gpuzoo list "keras/*"` has their names.
+With `frozen=True` the weights of the backbone are fixed, and only the head on top of it
+is trained; without it (the default of the recipe) the whole network is. Without
+`weights` training starts from random weights, and the whole network should be trained.
+`--model-options` replaces all options of the recipe, also `side`. `--model
+keras/resnet50` selects another network; `gpuzoo list "keras/*"` lists them.
 """
 
 from gpuzoo import Recipe
@@ -22,7 +22,7 @@ RECIPE = Recipe(
     model="keras/mobilenet_v2",
     model_options=("side=96",),
     data="cifar10",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=5,
     batch_size=32,
     optimizer="adam",

@@ -10,7 +10,7 @@
     measured by    benchmarks/recipe_figures.py
 
 The figures are written here by benchmarks/tables.py. The full network of the speed runs
-wants a GPU:
+needs a GPU:
 
     python recipes/train_cifar10.py --epochs 10 \
         --model-options "filters=(64,256,256)" activation=gelu
@@ -25,7 +25,7 @@ RECIPE = Recipe(
     model="speednet",
     model_options=("filters=(32,64,64)", "activation=relu"),
     data="cifar10",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=4,
     min_steps=300,  # for smaller data
     batch_size=125,

@@ -1,4 +1,4 @@
-"""The network of the CIFAR-10 speed runs as fast as a CPU lets it learn.
+"""The network of the CIFAR-10 speed runs, tuned for training time on a CPU.
 
     python recipes/train_cifar10_fast.py
 
@@ -9,8 +9,8 @@
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
     measured by    benchmarks/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. What makes it fast: Muon, a flip
-that alternates from epoch to epoch, and six views of each test image.
+The figures are written here by benchmarks/tables.py. What makes it fast: Muon,
+alternating flip, and test-time augmentation with flips and translations.
 """
 
 from gpuzoo import Recipe

@@ -9,8 +9,8 @@
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
     measured by    benchmarks/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. With time or a GPU: `--model
-resnet20 --epochs 160`, the network and about the length of training of the paper.
+The figures are written here by benchmarks/tables.py. With more time or a GPU:
+`--model resnet20 --epochs 160`, the network and about the training length of the paper.
 """
 
 from gpuzoo import Recipe
@@ -21,7 +21,7 @@ RECIPE = Recipe(
     task="classify",
     model="resnet8",
     data="cifar10",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=5,
     min_steps=300,  # for smaller data
     batch_size=128,

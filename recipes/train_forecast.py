@@ -1,4 +1,4 @@
-"""An LSTM that foretells 16 values of the chaotic series of Mackey and Glass.
+"""An LSTM that forecasts 16 values of the chaotic Mackey-Glass series.
 
     python recipes/train_forecast.py
 

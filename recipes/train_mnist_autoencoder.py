@@ -1,4 +1,4 @@
-"""An autoencoder on MNIST, with 16 numbers for an image.
+"""A convolutional autoencoder on MNIST with 16 latents.
 
     python recipes/train_mnist_autoencoder.py
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(
     task="autoencode",
     model="autoencoder",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=4,
     min_steps=900,  # half the steps of four MNIST epochs, for smaller data
     batch_size=128,

@@ -1,4 +1,4 @@
-"""A convolutional network on MNIST with time to learn: one model, no ensemble.
+"""A convolutional network on MNIST, tuned for accuracy: one model, no ensemble.
 
     python recipes/train_mnist_best.py
 
@@ -8,9 +8,9 @@
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
     measured by    benchmarks/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. The network is the one of the
-CIFAR-10 speed runs, narrowed; every image is shifted and turned anew each time, and a
-running average of the weights is what is evaluated.
+The figures are written here by benchmarks/tables.py. The network is a narrow version
+of that of the CIFAR-10 speed runs. Images are randomly translated and rotated, and an
+exponential moving average of the weights is evaluated.
 """
 
 from gpuzoo import Recipe
@@ -22,7 +22,7 @@ RECIPE = Recipe(
     model="speednet",
     model_options=("filters=(32,64,64)", "activation=relu", "scale=0.25"),
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=9,
     min_steps=900,
     batch_size=125,

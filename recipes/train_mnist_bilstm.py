@@ -1,4 +1,4 @@
-"""Two LSTMs on MNIST, one down the rows and one up, with the settings of the LSTM.
+"""A bidirectional LSTM over the rows of MNIST images, with the settings of the LSTM.
 
     python recipes/train_mnist_bilstm.py
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(
     task="classify",
     model="bilstm",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=6,
     min_steps=600,
     batch_size=128,

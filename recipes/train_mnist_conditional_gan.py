@@ -1,4 +1,4 @@
-"""A GAN on MNIST that draws the digit that it is asked for.
+"""A conditional GAN on MNIST that generates a given digit.
 
     python recipes/train_mnist_conditional_gan.py
 
@@ -22,13 +22,13 @@ RECIPE = Recipe(
     task="adversarial",
     model="conditional_gan",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=3,
     min_steps=900,  # for smaller data
     batch_size=64,
     optimizer="adam",
     learning_rate=0.003,
-    beta_1=0.5,  # the paper's; more of it makes the two swing
+    beta_1=0.5,  # the paper's; higher values make the losses oscillate
     beta_2=0.99,
     schedule="linear",
     ema_decay=0.995,

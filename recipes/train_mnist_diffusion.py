@@ -19,16 +19,16 @@ RECIPE = Recipe(
     task="diffusion",
     model="diffusion",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=3,
     min_steps=900,  # for smaller data
     batch_size=64,
     optimizer="adam",
-    learning_rate=0.01,  # five times that of longer trainings: few steps, large ones
+    learning_rate=0.01,  # five times that of longer trainings: few, large steps
     beta_2=0.99,
     schedule="one_cycle",
     warmup_fraction=0.1,
-    eval_every=3,  # drawing 10,000 images takes as long as an epoch
+    eval_every=3,  # generating 10,000 images takes as long as an epoch
 )
 
 if __name__ == "__main__":

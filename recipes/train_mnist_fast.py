@@ -8,8 +8,8 @@
     on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
     measured by    benchmarks/mnist_to_99.py
 
-The figures are written here by benchmarks/tables.py. Muon, which moves kernels nearly
-orthogonally, learns more of one epoch than Adam (`train_mnist.py`) does: half the
+The figures are written here by benchmarks/tables.py. Muon, whose updates of kernels
+are nearly orthogonal, learns more in one epoch than Adam (`train_mnist.py`): half the
 filters and units are enough.
 """
 
@@ -22,7 +22,7 @@ RECIPE = Recipe(
     model="cnn",
     model_options=("filters=(8,32)", "dense=64"),
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=1,
     min_steps=230,  # about the steps of one MNIST epoch, for smaller data
     batch_size=256,

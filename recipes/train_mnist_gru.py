@@ -1,4 +1,4 @@
-"""A GRU that reads the digits of MNIST row by row, with the settings of the LSTM.
+"""A GRU over the rows of MNIST images, with the settings of the LSTM.
 
     python recipes/train_mnist_gru.py
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(
     task="classify",
     model="gru",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=6,
     min_steps=600,
     batch_size=128,

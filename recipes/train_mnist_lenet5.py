@@ -1,4 +1,4 @@
-"""LeNet-5 on the digits that it is known for.
+"""LeNet-5 on MNIST.
 
     python recipes/train_mnist_lenet5.py
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(
     task="classify",
     model="lenet5",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=3,
     min_steps=230,
     batch_size=256,

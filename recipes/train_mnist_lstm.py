@@ -1,4 +1,4 @@
-"""An LSTM that reads the digits of MNIST row by row.
+"""An LSTM over the rows of MNIST images.
 
     python recipes/train_mnist_lstm.py
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(
     task="classify",
     model="lstm",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=6,
     min_steps=600,
     batch_size=128,

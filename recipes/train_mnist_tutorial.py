@@ -1,4 +1,4 @@
-"""The small network of the tutorials on MNIST: one convolution, one dense layer.
+"""The small network of many tutorials on MNIST: one convolution, one dense layer.
 
     python recipes/train_mnist_tutorial.py
 
@@ -19,7 +19,7 @@ RECIPE = Recipe(
     task="classify",
     model="tutorial_cnn",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=3,
     min_steps=230,
     batch_size=256,

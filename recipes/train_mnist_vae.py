@@ -1,4 +1,4 @@
-"""A variational autoencoder on MNIST, with 20 numbers for an image.
+"""A variational autoencoder on MNIST with 20 latents.
 
     python recipes/train_mnist_vae.py
 
@@ -22,7 +22,7 @@ RECIPE = Recipe(
     task="autoencode",
     model="vae",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=4,
     min_steps=900,  # half the steps of four MNIST epochs, for smaller data
     batch_size=128,

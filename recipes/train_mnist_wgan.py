@@ -22,7 +22,7 @@ RECIPE = Recipe(
     model="wgan_gp",
     model_options=("critic_steps=2",),
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=3,
     min_steps=500,  # for smaller data
     batch_size=128,  # two steps of the critic on 64 images each

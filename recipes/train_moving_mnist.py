@@ -1,4 +1,4 @@
-"""A convolutional LSTM that foretells the next frame of Moving MNIST.
+"""A convolutional LSTM that predicts the next frame of Moving MNIST.
 
     python recipes/train_moving_mnist.py
 
@@ -20,7 +20,7 @@ RECIPE = Recipe(
     task="video_prediction",
     model="conv_lstm",
     data="mnist",
-    fallback_data="digits",  # without network and data: the digits of scikit-learn
+    fallback_data="digits",  # if unavailable: the digits of scikit-learn
     epochs=1,
     min_steps=300,  # for smaller data
     batch_size=64,

@@ -1,4 +1,4 @@
-"""A convolutional network that tells eight kinds of sounds apart.
+"""A convolutional network that classifies eight kinds of sounds.
 
     python recipes/train_tones.py
 
@@ -8,8 +8,8 @@
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
     measured by    benchmarks/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. With `--data folder/` it learns
-from your own .wav files, one sub-folder for each class.
+The figures are written here by benchmarks/tables.py. `--data folder/` trains on your
+own sound files, one sub-folder for each class.
 """
 
 from gpuzoo import Recipe
@@ -19,7 +19,7 @@ RECIPE = Recipe(
     name="tones",
     task="classify_audio",
     model="audio_cnn",
-    data="tones",  # computed, the same everywhere
+    data="tones",  # computed, identical on every machine
     epochs=3,
     batch_size=64,
     optimizer="adam",
