@@ -98,7 +98,7 @@ def test_strict_finds_a_compiler_that_varies(recipe, dataset, runtime, monkeypat
     strict = dataclasses.replace(runtime, level="strict")
     train(recipe(joined), dataset, strict)
     monkeypatch.setattr(bias_gradients, "kept_apart", contextlib.nullcontext)
-    with pytest.raises(gpuzoo.GpuzooError, match="compiled, varies from run to run"):
+    with pytest.raises(gpuzoo.GpuzooError, match="compilation, varies from run to run"):
         train(recipe(joined), dataset, strict)
 
 

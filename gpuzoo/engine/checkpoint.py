@@ -1,11 +1,11 @@
-"""Everything the next step depends on, in one file that is whole or not at all.
+"""Checkpoints: everything the next step depends on, in one file, written atomically.
 
 A checkpoint is a safetensors file: the variables of the model, of the optimizer and of
 the random layers, the results not yet logged, the step and the history of the run as
 compressed text, and as metadata a sha256 over all of it and the id of the run. The last
-two are kept; a damaged one is passed over for the one before it. What has the name of a
-checkpoint and not the id of the run is somebody else's: it is not read, not removed and
-not written over.
+two are kept; if one is damaged the previous one is used. A file with the name of a
+checkpoint and without the id of the run is not the run's own: it is never read, removed
+or overwritten.
 """
 
 import contextlib
@@ -35,18 +35,18 @@ class Checkpoint:
     arrays: dict[str, np.ndarray]
     """state/<variable> and journal/<results>."""
     history: list
-    """[event, row] of everything logged so far."""
+    """[event, row] of all that was logged so far."""
     seconds: dict[str, float]
     """Phase -> seconds so far."""
     run: str = ""
-    """What its record calls the run; no other goes on from here."""
+    """The id of the run; no other run may resume from it."""
 
 
 def save(folder: pathlib.Path | SubFolder, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint and remove the run's own ones before the last two.
+    """Write a checkpoint and remove all of the run but the last two.
 
     Raises:
-        OSError: it cannot be written, or a link has the name of the folder.
+        OSError: it cannot be written, or the folder is a link.
     """
     facts = {
         "step": checkpoint.step,
@@ -54,7 +54,7 @@ def save(folder: pathlib.Path | SubFolder, checkpoint: Checkpoint) -> None:
         "seconds": checkpoint.seconds,
         "run": checkpoint.run,
     }
-    # Not as metadata, of which safetensors takes 100 MB and long runs have more.
+    # Not as metadata: safetensors allows 100 MB, and long runs have more.
     text = zlib.compress(json.dumps(facts).encode(), 1)
     arrays = {"facts": np.frombuffer(text, np.uint8), **checkpoint.arrays}
     content = safetensors.numpy.save(
@@ -72,8 +72,8 @@ def save(folder: pathlib.Path | SubFolder, checkpoint: Checkpoint) -> None:
 def load(
     folder: pathlib.Path | SubFolder, run: str | None = None
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole and of that run (None: of any), and the names
-    of newer ones, which are damaged, another run's, or links."""
+    """Return the newest valid checkpoint of that run (None: of any), and the names of
+    newer ones, which are damaged, of another run, or links."""
     damaged = []
     with _sub(folder) as sub:
         if sub.is_link():
@@ -91,7 +91,7 @@ def load(
 
 
 def remove(folder: SubFolder, run: str) -> None:
-    """Remove all of a run that has ended, and the folder if nothing else is in it."""
+    """Remove all checkpoints of a run, and the folder if it is then empty."""
     with contextlib.suppress(OSError):
         with folder.opened() as opened:
             opened.remove_temporary()
@@ -113,19 +113,19 @@ def _sub(folder: pathlib.Path | SubFolder):
 
 
 def _files(folder: Folder) -> list[str]:
-    """Names of checkpoints, the newest first."""
+    """Return the names of checkpoints, newest first."""
     found = [match for match in map(_NAME.fullmatch, folder.names()) if match]
     found.sort(key=lambda match: (int(match[1]), match[0]), reverse=True)
     return [match[0] for match in found]
 
 
 def _own(folder: Folder, run: str) -> list[str]:
-    """Those of them that the run has written itself."""
+    """Return those that the run has written."""
     return [name for name in _files(folder) if _writer(folder, name) == run]
 
 
 def _free_name(folder: Folder, checkpoint: Checkpoint) -> str:
-    """The name of a checkpoint: of the run's own, or one that nothing has."""
+    """Return the name for a checkpoint: a file of the run, or an unused name."""
     name, number = f"step-{checkpoint.step:09d}.safetensors", 1
     while folder.find(name) and _writer(folder, name) != checkpoint.run:
         number += 1
@@ -134,20 +134,20 @@ def _free_name(folder: Folder, checkpoint: Checkpoint) -> str:
 
 
 def _writer(folder: Folder, name: str) -> str | None:
-    """The id of the run that wrote a file, of a damaged one too if its header is whole;
-    None if that cannot be told."""
+    """Return the id of the run that wrote a file, from the header alone; None if it
+    cannot be read."""
     try:
         with open(folder.open_file(name), "rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > 100_000_000:  # more than safetensors takes
+            if length > 100_000_000:  # the limit of safetensors
                 return None
-            told = json.loads(file.read(length))["__metadata__"]
+            metadata = json.loads(file.read(length))["__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if "gpuzoo" in told and "run" not in told:  # written before the header had it
+    if "gpuzoo" in metadata and "run" not in metadata:  # of an older version
         checkpoint = _read(folder, name)
         return checkpoint and checkpoint.run
-    return told.get("run")
+    return metadata.get("run")
 
 
 def _read(folder: Folder, name: str) -> Checkpoint | None:

@@ -1,4 +1,4 @@
-"""What a run tells on its way: log lines, digests, evaluations; and its history."""
+"""Events of a run: log rows, digests, evaluations; and their history."""
 
 from collections.abc import Callable
 
@@ -7,32 +7,32 @@ import numpy as np
 from gpuzoo.data.dataset import Arrays
 from gpuzoo.weights import digest, digest_all
 
-# A watcher is told what happens, as (event, row). It may print and write; it cannot
-# steer. Events: "start", "progress", "samples", "stopping", and those of the history,
-# "train", "test", "digest".
+# A callback that gets (event, row). It may print and write but not change the run.
+# Events: "start", "progress", "samples", "stopping", and those of the history, "train",
+# "test", "digest".
 Watcher = Callable[[str, dict], None]
 
 
 class Journal:
-    """Collects the results of the steps and makes rows of them when asked.
+    """Collects the results of steps and turns them into rows.
 
-    It holds what a checkpoint must hold besides the variables: the results since the
-    last log line and since the last digest, and every row so far.
+    It holds what a checkpoint needs besides the variables: the results since the last
+    log row and since the last digest, and every row so far.
     """
 
     def __init__(self, watch: Watcher):
         self.watch = watch
         self.history: list = []
-        self.logged: list[Arrays] = []  # results since the last log line
+        self.logged: list[Arrays] = []  # results since the last log row
         self.losses: list[np.ndarray] = []  # losses since the last digest
 
     def add(self, results: Arrays) -> None:
-        """The results of some steps, each an array of shape (steps,)."""
+        """Add the results of some steps, each an array of shape (steps,)."""
         self.logged.append(results)
         self.losses.append(results["loss"])
 
     def log(self, epoch: int, step: int) -> None:
-        """A row of means over the steps since the last one."""
+        """Emit a row of means over the steps since the last one."""
         means = {
             name: float(
                 np.mean(np.concatenate([r[name] for r in self.logged]), dtype=float)
@@ -40,13 +40,13 @@ class Journal:
             for name in sorted(self.logged[0])
         }
         self.logged = []
-        self._tell("train", {"epoch": epoch, "step": step, **means})
+        self._emit("train", {"epoch": epoch, "step": step, **means})
 
     def digest(self, step: int, weights: Arrays, others: Arrays) -> None:
-        """A row by which another run can be compared with this one, bit for bit."""
+        """Emit a row of digests, to compare runs bit for bit."""
         losses = np.concatenate(self.losses).astype("<f4")
         self.losses = []
-        self._tell(
+        self._emit(
             "digest",
             {
                 "step": step,
@@ -57,12 +57,12 @@ class Journal:
             },
         )
 
-    def test(self, epoch: int, step: int, figures: dict) -> None:
-        """A row of the figures of an evaluation."""
-        self._tell("test", {"epoch": epoch, "step": step, **figures})
+    def test(self, epoch: int, step: int, metrics: dict) -> None:
+        """Emit a row of the metrics of an evaluation."""
+        self._emit("test", {"epoch": epoch, "step": step, **metrics})
 
     def pending(self) -> Arrays:
-        """What is collected but not told yet, for a checkpoint."""
+        """Return what is collected but not emitted yet, for a checkpoint."""
         arrays = {
             f"journal/log/{name}": np.concatenate([r[name] for r in self.logged])
             for name in (self.logged[0] if self.logged else ())
@@ -72,7 +72,7 @@ class Journal:
         return arrays
 
     def restore(self, history: list, arrays: Arrays) -> None:
-        """Go on where a checkpoint left off; nothing is told again."""
+        """Continue from a checkpoint; nothing is emitted again."""
         self.history = list(history)
         log = {
             name.removeprefix("journal/log/"): array
@@ -83,6 +83,6 @@ class Journal:
         losses = arrays.get("journal/losses")
         self.losses = [] if losses is None else [losses]
 
-    def _tell(self, event: str, row: dict) -> None:
+    def _emit(self, event: str, row: dict) -> None:
         self.history.append([event, row])
         self.watch(event, row)

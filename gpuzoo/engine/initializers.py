@@ -1,8 +1,8 @@
-"""Initial weights from our own streams, the same on every backend.
+"""Initial weights, the same on every backend.
 
 Keras draws initial weights from the backend's generator, so TensorFlow and JAX start
-from different bits, and the n-th layer's weights depend on how many layers were built
-before it. Here every random weight is a function of (seed, its place in the model).
+from different values, and those of a layer depend on how many layers were built before.
+Here every random weight is a function of (seed, its place in the model).
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.errors import GpuzooError
 
-# Initializers that compute without drawing.
+# Initializers without random numbers.
 _CONSTANT = (
     keras.initializers.Constant,
     keras.initializers.Identity,
@@ -23,11 +23,11 @@ _CONSTANT = (
 
 
 def initialise(model: keras.Model, seed: int) -> None:
-    """Overwrite every weight that its layer has an initializer for, `w_initializer`
-    for `w`; one that draws draws from our stream.
+    """Initialise every weight whose layer has an initializer, `w_initializer` for `w`;
+    random ones use our stream.
 
     Raises:
-        GpuzooError: an initializer that gpuzoo cannot draw for itself.
+        GpuzooError: an initializer that gpuzoo cannot reproduce.
     """
     layers = list(model._flatten_layers(include_self=True, recursive=True))
     # Weights that were loaded from a file stay (catalogue/keras_applications.py); of a
@@ -46,7 +46,7 @@ def initialise(model: keras.Model, seed: int) -> None:
     ]
     for place, (layer, variable) in enumerate(pairs):
         initializer = _initializer_of(layer, variable)
-        if isinstance(initializer, str | dict):  # as a user's layer was given it
+        if isinstance(initializer, str | dict):  # unresolved, as in a user layer
             initializer = keras.initializers.get(initializer)
         if initializer is None:
             continue
@@ -60,14 +60,14 @@ def initialise(model: keras.Model, seed: int) -> None:
         if (single or not layer.trainable) and not _whitens(layer):
             part = f"{variable.name} of layer" if single else "layer"
             raise GpuzooError(
-                f"{part} {layer.name!r} is frozen, and its weights would be drawn anew "
-                "for the seed of the run; let it be trained, or set "
-                "keeps_weights = True on the layer to keep those that it has"
+                f"{part} {layer.name!r} is frozen, and its weights would be "
+                "re-initialised from the seed of the run; make it trainable, or set "
+                "keeps_weights = True on the layer to keep its weights"
             )
-        if constant:  # the user's function has loaded something
+        if constant:  # the user's function has loaded weights
             variable.assign(value)
             continue
-        # Not the path: Keras numbers the layers of a process that have no name.
+        # Not the path: Keras numbers unnamed layers per process.
         value = _draw(initializer, variable, (seed, "initial", place, variable.name))
         variable.assign(value.astype("float32"))
 
@@ -76,9 +76,9 @@ def whiten(model: keras.Model, images: np.ndarray) -> None:
     """Set a layer named `whiten`, a frozen convolution with a bias, from training
     images.
 
-    The first half of its filters are the principal directions of the patches that it
-    sees, each divided by its standard deviation, the second half their negatives; the
-    bias takes the mean away. A model without such a layer stays as it is. In float64 on
+    The first half of its filters are the principal components of its input patches,
+    each divided by its standard deviation, the second half their negatives; the bias
+    subtracts the mean. A model without such a layer is left unchanged. In float64 on
     the host, from the first 5,000 images, (examples, height, width, channels).
     """
     layers = [layer for layer in model.layers if _whitens(layer)]
@@ -104,11 +104,11 @@ def _whitens(layer) -> bool:
 
 
 def address_generators(model: keras.Model, seed: int) -> list[tuple]:
-    """The seed generators of dropout and noise layers, each with a key of its own.
+    """Return the seed generators of dropout and noise layers, each with its own key.
 
     Returns:
         (state variable, key) of each generator; the step writes (key, step) into the
-        state, which makes the draws of a step a function of (seed, place of the layer,
+        state, which makes its random numbers a function of (seed, place of the layer,
         step).
     """
     return [
@@ -118,9 +118,9 @@ def address_generators(model: keras.Model, seed: int) -> list[tuple]:
 
 
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
-    """Every seed generator that a layer of the model draws from, in layer order.
+    """Return the seed generators of all layers, in layer order.
 
-    Generators that only seed an initializer are done once the model is built.
+    Generators of initializers are not needed once the model is built.
     """
     found = []
     for layer in model._flatten_layers(include_self=True, recursive=True):
@@ -129,8 +129,8 @@ def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
 
 
 def _constant(initializer, layer, variable) -> np.ndarray | None:
-    """What Keras fills a weight of one of its own layers with; None of other layers,
-    which may mean something else by that initializer."""
+    """Return the constant that Keras fills a weight of its own layers with; None for
+    other layers, which may use that initializer differently."""
     if not type(layer).__module__.startswith("keras."):
         return None
     value = initializer(variable.shape, "float32")
@@ -145,8 +145,8 @@ def _initializer_of(layer, variable):
     for name in (f"{variable.name}_initializer", f"{variable.name}s_initializer"):
         if hasattr(layer, name):
             return getattr(layer, name)
-    # Recurrent cells name the initializer of recurrent_kernel recurrent_initializer,
-    # and separable convolutions those of their two kernels in the same way.
+    # The initializer of recurrent_kernel is recurrent_initializer; the kernels of
+    # separable convolutions are named in the same way.
     if variable.name.endswith("_kernel"):
         stem = variable.name.removesuffix("_kernel")
         return getattr(layer, f"{stem}_initializer", None)
@@ -156,7 +156,7 @@ def _initializer_of(layer, variable):
 
 
 def _draw(initializer, variable, address: tuple) -> np.ndarray:
-    """The same distribution as the Keras initializer, from our stream."""
+    """Draw from the distribution of a Keras initializer, from our stream."""
     kinds, shape = keras.initializers, tuple(variable.shape)
     if isinstance(initializer, kinds.VarianceScaling):
         return _variance_scaling(initializer, shape, address)
@@ -173,7 +173,7 @@ def _draw(initializer, variable, address: tuple) -> np.ndarray:
         return initializer.gain * _orthogonal(shape, address)
     raise GpuzooError(
         f"weight {variable.path!r} has the initializer {type(initializer).__name__}, "
-        "which gpuzoo cannot draw repeatably; use a random initializer of Keras"
+        "which gpuzoo cannot reproduce; use a random initializer of Keras"
     )
 
 

@@ -1,4 +1,4 @@
-"""The training loop. Everybody reads this one; it reads from top to bottom."""
+"""The training loop; it reads from top to bottom."""
 
 import dataclasses
 import pathlib
@@ -17,7 +17,7 @@ from gpuzoo.errors import Diverged
 
 @dataclasses.dataclass
 class Result:
-    """What a training leaves behind."""
+    """The result of a training."""
 
     state: str
     """finished, or stopped (by the user)."""
@@ -27,7 +27,7 @@ class Result:
     metrics: dict[str, float]
     """The last evaluation: test_loss, ..."""
     outputs: Arrays
-    """Per test example, of the last evaluation: what the task puts out."""
+    """The task's outputs of each test example in the last evaluation."""
     weights: Arrays
     """Name -> final value of every weight of the model."""
     parameters: int
@@ -50,10 +50,10 @@ def run(
 
     Args:
         watch: called with every event and its row.
-        stop: asked after each compiled call whether to end early.
+        stop: called after each compiled call; True ends the training early.
         folder: where checkpoints go; without it there are none.
-        resume: the checkpoint to go on from, of the same recipe and dataset.
-        run_id: of the run that its checkpoints belong to.
+        resume: the checkpoint to continue from, of the same recipe and dataset.
+        run_id: the id of the run, for its checkpoints.
         until: end after this step, as if stopped there.
 
     Raises:
@@ -76,7 +76,7 @@ def run(
         "parameters": program.model.count_params(), "step": step,
         "figures": {"train": program.step_metrics, "test": program.metrics},
     })  # fmt: skip
-    if resume:  # a checkpoint is saved before the run looks at itself
+    if resume:  # a checkpoint is saved before logging and evaluation
         outputs, metrics = _look(program, journal, good, step) or (outputs, metrics)
     parts = segments(plan, recipe, step, until, program.most_steps)
     for first, step, results in program.train_parts(parts):
@@ -114,19 +114,19 @@ def _save(program, journal, good, step: int, folder: pathlib.Path, run_id: str) 
     """Write a checkpoint after `step`."""
     state, clock = program.state, program.clock
     values = state.read(state.all)
-    # As a run that goes on from here begins, should it diverge.
+    # As a run resumed from here would have it, should it diverge.
     good.follow(step, {name: values[name] for name in state.weights})
     arrays = {f"state/{name}": a for name, a in values.items()} | journal.pending()
     with clock.phase("checkpoint"):
-        told = step, arrays, journal.history, clock.rounded(), run_id
-        checkpoint.save(folder, Checkpoint(*told))
+        content = step, arrays, journal.history, clock.rounded(), run_id
+        checkpoint.save(folder, Checkpoint(*content))
 
 
 def _look(program, journal, good, step: int, stopped: bool = False) -> tuple | None:
-    """Log, digest and evaluate where it is due after `step`; moves no bit.
+    """Log, digest and evaluate where due after `step`; changes no result.
 
     Returns:
-        What the evaluation returned, if there was one: outputs, metrics.
+        Outputs and metrics of the evaluation, if there was one.
     """
     recipe, plan, state = program.session.recipe, program.plan, program.state
     epoch, in_epoch = divmod(step - 1, plan.steps_per_epoch)
@@ -153,7 +153,7 @@ def _look(program, journal, good, step: int, stopped: bool = False) -> tuple | N
 
 @dataclasses.dataclass
 class _Good:
-    """The last weights that were all finite, and the step they are of."""
+    """The last weights that were all finite, and their step."""
 
     step: int
     weights: Arrays

@@ -1,4 +1,4 @@
-"""How many steps a run has, which examples each sees, where to pause."""
+"""The number of steps, the examples of each, and where to stop between them."""
 
 import dataclasses
 import functools
@@ -13,13 +13,13 @@ from gpuzoo.data.dataset import Arrays
 from gpuzoo.errors import GpuzooError
 from gpuzoo.tasks import augment
 
-# So that a learning rate for each fits into memory, and a step times 256 into 32 bits.
+# So that a table of learning rates fits into memory, and 256 * step into 32 bits.
 MOST_STEPS = 8_000_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How many steps, and which examples each of them sees."""
+    """The number of steps, and the examples of each."""
 
     examples: int
     batch: int
@@ -27,17 +27,17 @@ class Plan:
     epochs: int
     seed: int
     draws: int
-    """Uniform numbers for each example of a step."""
+    """Uniform random numbers for each example of a step."""
     lasting: tuple[int, ...] = ()
-    """Those of them that belong to the example: the same in every epoch, but for half
-    a turn."""
+    """Columns of them that belong to the example: the same in every epoch, plus 1/2
+    (modulo 1) from epoch to epoch."""
 
     @property
     def steps(self) -> int:
         return self.steps_per_epoch * self.epochs
 
     def feed(self, first: int, last: int) -> Arrays:
-        """What steps first..last-1, all of one epoch, are given."""
+        """Return the feed of steps first..last-1, all of one epoch."""
         epoch, start = divmod(first, self.steps_per_epoch)
         order = _order(self.examples, self.seed, epoch)
         end = start + last - first
@@ -69,7 +69,7 @@ def _own(examples: int, seed: int) -> np.ndarray:
 
 
 def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> Plan:
-    """Raises GpuzooError if the data do not fill one batch."""
+    """Return the plan; raise GpuzooError if the data do not fill one batch."""
     if recipe.batch_size > examples:
         raise GpuzooError(
             f"batch_size {recipe.batch_size} is larger than the {examples} training "
@@ -97,8 +97,8 @@ def segments(
     until: int | None = None,
     most: int | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Cut the steps where something has to be done between two of them, and into parts
-    of at most so many."""
+    """Yield (first, last) parts of at most `most` steps, cut where something is due
+    between two steps."""
     marks = {plan.steps_per_epoch, recipe.log_every, recipe.digest_every}
     marks |= {recipe.checkpoint_every} - {0}
     step = start

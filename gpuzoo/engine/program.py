@@ -1,4 +1,4 @@
-"""The compiled steps of a training: what trains, evaluates, benchmarks and verifies."""
+"""The compiled steps of a training, for train, bench and verify."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -17,25 +17,25 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.environment import busy_cores
 from gpuzoo.runtime.options import Runtime
 
-# A random layer draws at (its key, step * this + the draw's number within the step).
+# A random layer draws at (its key, step * this + number of the draw in the step).
 DRAWS_PER_STEP = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """What a training is made of; gpuzoo/training/session.py opens one."""
+    """The parts of a training; opened by gpuzoo/training/session.py."""
 
     recipe: Recipe
     runtime: Runtime
     dataset: Dataset
     model: keras.Model
-    """Built for the dataset; a program gives it the weights that it begins with."""
+    """Built for the dataset; a program sets its initial weights."""
     given: model_objects.Given = model_objects.Given()
-    """What a model object brings with it: weights, optimizer, loss."""
+    """Weights, optimizer and loss of a model object."""
     fast: bool = False
     """Two steps of everything (`--fast-dev-run`)."""
     code: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Modules that the model and its training are made with -> digest."""
+    """Module of the model or the training -> digest."""
     inputs: dict[str, str] = dataclasses.field(default_factory=dict)
     """Files that the user's code has read -> sha256."""
 
@@ -43,10 +43,9 @@ class Session:
 class Program:
     """A session, compiled: one call trains many steps, one evaluates.
 
-    Making it draws the initial weights, moves the examples to the device and compiles
-    both calls. Every result is a function of the session and of the step alone, so
-    that whoever holds a program may train and evaluate in any order without moving a
-    bit of what comes later.
+    The constructor draws the initial weights, moves the examples to the device and
+    compiles both calls. Every result is a function of the session and the step alone:
+    the order of calls to train and evaluate does not change later results.
 
     Attributes:
         session, model, task, plan, backend.
@@ -104,8 +103,8 @@ class Program:
         )
 
     def _compile(self) -> None:
-        """Trace and compile both calls by one step of each, and put every variable
-        back: nothing of it stays."""
+        """Trace and compile both calls by one step of each, then restore every
+        variable."""
         plan, state = self.plan, self.state
         before, variables = state.read(state.all), list(state.all.values())
         at_once = self._train_examples.at_once(plan.batch, plan.steps_per_epoch)
@@ -128,11 +127,11 @@ class Program:
         state.write(before)
 
     def feed(self, first: int, last: int) -> Arrays:
-        """What steps first..last-1, all of one epoch, are given."""
+        """Return the feed of steps first..last-1, all of one epoch."""
         return self._train_examples.send(self.plan.feed(first, last))
 
     def step(self, feed: dict, backend=None) -> dict:
-        """One step, to be traced: one entry of a feed -> its metrics."""
+        """Do one step, to be traced: one entry of a feed -> its metrics."""
         backend = backend or self.backend
         for generator, key in self._generators:
             counter = feed["step"] * DRAWS_PER_STEP
@@ -148,26 +147,26 @@ class Program:
 
     @property
     def most_steps(self) -> int | None:
-        """Steps that one call of `train` may do at most; None: any number."""
+        """The largest number of steps per call of `train`; None: any number."""
         return self._train_examples.most(self.plan.batch)
 
     def train(self, first: int, last: int) -> Arrays:
-        """Do steps first..last-1, all of one epoch: metric -> array of shape (steps,),
-        with what the task calls `loss` among them."""
+        """Do steps first..last-1, all of one epoch; return metric -> array of shape
+        (steps,), the task's `loss` among them."""
         ((_, _, results),) = self.train_parts([(first, last)])
         return results
 
     def train_parts(self, parts: Iterable[tuple[int, int]]) -> Iterator[tuple]:
-        """`train` for one part after another: (first, last, metrics) of each. The
-        examples of a part are made ready while the one before it is at work."""
+        """Train one part after another; yield (first, last, metrics) of each. The
+        examples of a part are prepared while the previous one runs."""
         for (first, last), feed in batches.ahead(iter(parts), self.feed):
             with self.clock.phase("train"):
                 results = self._train_steps(feed())
             yield first, last, results
 
     def evaluate(self) -> tuple[Arrays, dict[str, float]]:
-        """Evaluate all test examples, with the averaged weights where the recipe keeps
-        an average: (task's outputs, one row per example; metric -> value)."""
+        """Evaluate all test examples, with the averaged weights if the recipe has an
+        `ema_decay`; return (outputs, one row per example; metric -> value)."""
         with self.clock.phase("evaluate"), self.state.averaged():
             outputs = batches.in_parts(
                 self._evaluate_steps, self._test_examples, self._evaluation_feed
@@ -181,20 +180,20 @@ class Program:
             return outputs, self.task.summarise(outputs, seen)
 
     def weights(self) -> Arrays:
-        """Name -> value of every weight; the averages where the recipe keeps them."""
+        """Return name -> value of every weight; the averages if the run keeps them."""
         with self.state.averaged():
             return self.state.read(self.state.weights)
 
     def cost(self) -> dict[str, float] | None:
-        """What XLA counts in one step: `flops` and `bytes`. None on TensorFlow."""
+        """Return XLA's `flops` and `bytes` of one step; None on TensorFlow."""
         count = getattr(self._train_steps, "cost", None)
         return count() if count else None
 
     def _try_again(self, train_steps, feed: Arrays, before: Arrays) -> None:
-        """Level strict: the first step, just done, must end with the same bits again.
+        """Repeat the first step for level strict: the results must be the same bits.
 
-        `train_steps` is the same program, which finds an operation that varies, or one
-        compiled anew, which finds a compiler that varies. Meanwhile every core has
+        `train_steps` is the same program, which detects an operation that varies, or a
+        recompiled one, which detects a compiler that varies. Meanwhile every core has
         other work to do, so that threads finish in another order than before.
         """
         state = self.state
@@ -206,7 +205,7 @@ class Program:
         differ = [n for n in once if once[n].tobytes() != again[n].tobytes()]
         if differ:
             raise GpuzooError(
-                "level strict: the first step, done twice, gave other bits in "
-                f"{', '.join(differ[:5])}; an operation of the model, or the way in "
-                "which it is compiled, varies from run to run"
+                "level strict: the first step, done twice, gave different results "
+                f"in {', '.join(differ[:5])}; an operation of the model, or its "
+                "compilation, varies from run to run"
             )

@@ -1,7 +1,7 @@
-"""Is a model given numbers of the size that it was made for?
+"""Check that a model expects images in the range [0, 1].
 
-gpuzoo gives images in [0, 1]. A model that begins by dividing them by 255 again, as
-Keras's tutorials do, trains badly and without an error.
+gpuzoo feeds images in [0, 1]. A model that divides them by 255 again, as Keras's
+tutorials do, trains badly and without an error.
 """
 
 import keras
@@ -12,11 +12,11 @@ from gpuzoo.tasks import augment
 
 _LOOKED_AT = 32
 _SHRUNK = 1 / 20
-"""What is left of the spread of the images where they have been scaled twice."""
+"""A factor of the standard deviation below which images were scaled twice."""
 
 
 def findings(model: keras.Model, dataset: Dataset) -> list[str]:
-    """What is odd about the numbers that the first layers with weights see, if the
+    """Return warnings about the inputs of the first layers with weights, if the
     examples are images: one line each, with the remedy."""
     if dataset.field != "image":
         return []
@@ -32,16 +32,16 @@ def findings(model: keras.Model, dataset: Dataset) -> list[str]:
 
 
 class _Walk:
-    """Runs the layers before the first ones with weights on some images, and follows
-    how the spread of the numbers is changed on each way."""
+    """Runs the layers before the first ones with weights on some images, and tracks
+    the standard deviation along each path."""
 
     def __init__(self):
         self.found: list[str] = []
         self.shrinking: dict = {}
 
     def through(self, model, inputs: list) -> list:
-        """Each input and output is (values, factor of its spread), or None if it comes
-        after a layer with weights."""
+        """Each input and output is (values, factor of its deviation), or None after a
+        layer with weights."""
         graph = model._functional if isinstance(model, keras.Sequential) else model
         known = dict(zip(map(id, graph.inputs), inputs, strict=True))
         for depth in sorted(graph._nodes_by_depth, reverse=True):
@@ -69,12 +69,12 @@ class _Walk:
             kwargs["training"] = False
         try:
             outputs = keras.tree.flatten(layer(*args, **kwargs))
-        except Exception:  # the training tells it, with the line of a user's file
+        except Exception:  # training reports it, with the line of the user's file
             return None
         factor = min(factor for _, factor in given)
         before = _spread(given[0][0])
         if len(given) == len(outputs) == 1 and before > 0:
-            # Where the shape is another, as after pooling, the spread may be, too.
+            # If the shape changes, as by pooling, the deviation may change, too.
             if tuple(outputs[0].shape) == tuple(given[0][0].shape):
                 ratio = _spread(outputs[0]) / before
                 factor *= ratio
@@ -88,19 +88,19 @@ class _Walk:
             return
         names = " and ".join(map(repr, self.shrinking))
         self.found.append(
-            f"the images are scaled twice: they come in [0, 1], and {names} in the "
-            f"model leaves {factor:.2g} of their spread to {layer.name!r}; leave that "
-            "layer out, or make it for numbers in [0, 1]"
+            f"the images are scaled twice: they are in [0, 1], and {names} in the "
+            f"model scales them by {factor:.2g} before {layer.name!r}; remove that "
+            "layer, or let it expect values in [0, 1]"
         )
 
     def _check_range(self, layer, given) -> None:
-        """Layers that change images randomly take them as 0..255 unless told."""
+        """Check layers of random augmentation, which expect 0..255 by default."""
         top = max(getattr(layer, "value_range", None) or (0,))
         values = keras.ops.convert_to_numpy(given[0])
         if top > 2 and np.abs(values).max() <= 1:
             self.found.append(
-                f"{layer.name!r} works on numbers up to {top:g}, and the images come "
-                f"in [0, 1]; give it value_range=(0, 1)"
+                f"{layer.name!r} expects values up to {top:g}, and the images are in "
+                f"[0, 1]; set value_range=(0, 1)"
             )
 
 

@@ -1,4 +1,4 @@
-"""Everything that a step depends on, as a list of variables with unique names."""
+"""The variables that a step depends on, by unique names."""
 
 import contextlib
 
@@ -28,18 +28,17 @@ class State:
         self._averages = [pair for one in optimizers for pair in averages(one)]
 
     def read(self, part: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
-        """Copies of the values, on the host."""
+        """Return copies of the values, on the host."""
         values = self.backend.read(list(part.values()))
         return dict(zip(part, values, strict=True))
 
     @contextlib.contextmanager
     def averaged(self):
-        """Until the end of the block the weights are their running averages, where
-        the run keeps some."""
+        """Replace the weights by their running averages, if any, within the block."""
         weights = [weight for weight, _ in self._averages]
         before = self.backend.read(weights)
-        # By way of the host: JAX gives away the memory of what a step is given, so two
-        # variables must not share it.
+        # Copied through the host: JAX donates the buffers of a step's arguments, so two
+        # variables must not share one.
         values = self.backend.read([average for _, average in self._averages])
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
@@ -50,10 +49,10 @@ class State:
                 weight.assign(value)
 
     def write(self, values: dict[str, np.ndarray]) -> None:
-        """Assign values that `read` gave, all of them.
+        """Assign values as `read` returns them, all of them.
 
         Raises:
-            GpuzooError: a name, shape or type is not that of this run's variables.
+            GpuzooError: a name, shape or dtype differs from this run's variables.
         """
         known = {n: (tuple(v.shape), v.dtype) for n, v in self.all.items()}
         given = {n: (a.shape, str(a.dtype)) for n, a in values.items()}
@@ -67,7 +66,7 @@ class State:
 
 
 def _variables(optimizer) -> list[keras.Variable]:
-    """All that an optimizer keeps, those too that Keras does not list (Nadam's)."""
+    """Return all variables of an optimizer, also those not listed by Keras (Nadam's)."""
     listed = [variable for variable in optimizer.variables if variable is not None]
     seen = {id(variable) for variable in listed}
     inner = getattr(optimizer, "inner_optimizer", optimizer)
@@ -78,5 +77,5 @@ def _variables(optimizer) -> list[keras.Variable]:
 
 
 def _numbered(prefix: str, variables: list[keras.Variable]) -> dict:
-    """By place: Keras numbers optimizers and generators by what a process has built."""
+    """Number them by place: Keras numbers optimizers and generators per process."""
     return {f"{prefix}/{place}": v for place, v in enumerate(variables)}

@@ -1,4 +1,4 @@
-"""Where the seconds go: one stopwatch per run, one entry per phase."""
+"""Wall time by phase, and peak memory."""
 
 import contextlib
 import resource
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 
 class Stopwatch:
-    """Adds up wall seconds by phase; the phases of a run never overlap.
+    """Sums wall seconds by phase; the phases of a run never overlap.
 
-    `synchronise` is called before each reading, so that work the device still has
-    queued is counted in the phase that queued it.
+    `synchronise` is called before each reading, so that queued work of the device is
+    counted in the phase that queued it.
     """
 
     def __init__(self, synchronise: Callable[[], None] = lambda: None):
@@ -34,6 +34,6 @@ class Stopwatch:
 
 
 def peak_memory_bytes() -> int:
-    """The most main memory that this process has held at once, in bytes."""
+    """Return the peak resident memory of this process, in bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
