@@ -16,6 +16,10 @@ from gpu_table import device_of, gpu_head, gpu_text, reached, read
 from reach_table import reach_text
 from speed_table import JPEG, cifar_text, overhead_text, speed_text
 
+import gpuzoo
+from gpuzoo import tasks
+from gpuzoo.tasks.base import ACCURACY
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 # A part of a record of mnist_to_99.py -> the recipe's script.
@@ -226,12 +230,15 @@ def claim(record: dict, measured: dict, gpu: dict, script: str) -> str:
     return "\n".join(f"    {name:<15}{text}" for name, text in rows.items())
 
 
-def result(record: dict, measured: dict, gpu: dict, script: str) -> dict:
-    """What `gpuzoo list` tells of a recipe; arguments as of `claim`."""
+def result(recipe: str, record: dict, measured: dict, gpu: dict, script: str) -> dict:
+    """What `gpuzoo list` shows of a recipe; arguments as of `claim`."""
     name = next(name for name in UNITS if name in measured)
+    task = tasks.load(gpuzoo.load_recipe(recipe).task)
+    known = (ACCURACY, task.headline, *task.metrics)
+    greater = any(f"test_{m.name}" == name and m.greater_is_better for m in known)
     return {
         "figures": figures(measured),
-        "metric": {"name": name, **measured[name]},
+        "metric": {"name": name, "greater_is_better": greater, **measured[name]},
         "data": JPEG if data_of(record) == "cifar10" else data_of(record),
         "seeds": measured["train_seconds"]["n"],
         "train_seconds": measured["train_seconds"]["mean"],
@@ -364,7 +371,7 @@ def main() -> None:
     for name, other in others.items():
         there = gpu_head(load(f"{name}_gpu"))
         measured[name] = other, other, there, "benchmarks/recipe_figures.py"
-    results = {name: result(*told) for name, told in sorted(measured.items())}
+    results = {name: result(name, *told) for name, told in sorted(measured.items())}
     wanted = {
         page: text,
         readme: replace(

@@ -105,7 +105,7 @@ def boxes(count: int, height: int, width: int) -> np.ndarray:
 
 def with_the_loop(name: str, runtime) -> tuple[dict, dict, float]:
     """Trainable weights before and after, and the loss of the test examples."""
-    from conftest import run
+    from small import run
     from test_models import SMALL
 
     from gpuzoo.catalogue.recipe import Recipe

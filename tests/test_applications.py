@@ -5,7 +5,7 @@ import hashlib
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, train
+from small import RECIPE, train
 
 import gpuzoo
 from gpuzoo.catalogue import keras_applications

@@ -5,10 +5,10 @@ import struct
 import numpy as np
 import pytest
 import soundfile
-from conftest import RECIPE, same, train
 from PIL import Image
 from scipy.io import wavfile
 from scipy.signal import resample_poly
+from small import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.data import audio

@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, same, train
+from small import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.engine import backends, batches

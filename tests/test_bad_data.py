@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import splits
+from small import splits
 from test_bad_folders import plain_user
 from test_forecast import waves
 

@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA, splits
+from conftest import REAL_DATA
+from small import splits
 from test_resume import die_at, finish, start
 
 import gpuzoo

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, same, train
+from small import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.engine import checkpoint

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from conftest import REAL_DATA, ROOT, environment
+from reference import known_digest
 
 import gpuzoo
 from gpuzoo.catalogue import recipes
@@ -65,6 +66,10 @@ def test_recipe_runs_both_ways(name, cli, tmp_path):
         assert record["weights_sha256"] == one.json["weights_sha256"]
         assert KEYS - {"test_accuracy"} <= set(one.json)
         assert bool(record["recipe"]["teacher"]) == name.startswith("distill")
+    runtime, found = record["runtime"], record["weights_sha256"][:16]
+    keys = ("first steps of recipes", runtime["precision"], name)
+    if known := known_digest(found, runtime["threads"], *keys):
+        assert known == found
     assert len({one.json["run_dir"] for one in done}) == len(done)
     assert len({one.json["weights_sha256"] for one in done}) == 1
 

@@ -9,7 +9,8 @@ import sys
 import zipfile
 
 import pytest
-from conftest import RECIPE, ROOT, train
+from conftest import ROOT
+from small import RECIPE, train
 
 import gpuzoo
 from gpuzoo.catalogue import owners

@@ -7,9 +7,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from conftest import splits
 from PIL import Image
 from scipy.io import wavfile
+from small import splits
 
 import gpuzoo
 from gpuzoo import randomness

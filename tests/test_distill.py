@@ -5,7 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, same, train, unreadable
+from small import RECIPE, same, train, unreadable
 
 import gpuzoo
 from gpuzoo.engine import checkpoint

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import RECIPE, same, train, unreadable
+from small import RECIPE, same, train, unreadable
 
 import gpuzoo
 from gpuzoo.engine import checkpoint

@@ -6,7 +6,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, same, train
+from small import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo import randomness
@@ -273,7 +273,7 @@ def test_stopping_early_gives_a_whole_result(dataset, runtime):
 def test_a_small_dataset_is_repeated(dataset, runtime):
     longer = plan.make_plan(dataclasses.replace(RECIPE, min_steps=23), 80, 0)
     assert (longer.steps_per_epoch, longer.epochs) == (5, 5)
-    assert RECIPE.override(min_steps=23).override(epochs=2).minimum_steps == 0
+    assert RECIPE.override(min_steps=23).override(epochs=2).min_steps == 0
 
 
 def test_another_model_comes_as_it_is():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import RECIPE, same, train
+from small import RECIPE, same, train
 
 from gpuzoo.data import cache
 from gpuzoo.engine import backends, batches

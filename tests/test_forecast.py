@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, same, train
+from small import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.data import series

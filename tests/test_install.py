@@ -15,8 +15,9 @@ from email.parser import BytesParser
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment, skip_without, splits, two_classes
+from conftest import ROOT, environment, skip_without
 from packaging.requirements import Requirement
+from small import splits, two_classes
 
 from gpuzoo.data import cache
 from gpuzoo.data.validate import make_dataset

@@ -12,7 +12,8 @@ import time
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import ROOT, splits
+from conftest import ROOT
+from small import splits
 from test_resume import HALF, killed_after_a_checkpoint, start
 
 import gpuzoo

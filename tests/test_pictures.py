@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import splits
+from small import splits
 
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.recipes import load_recipe

@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, train
+from small import RECIPE, train
 
 import gpuzoo
 from gpuzoo.engine.backends import pooling

@@ -6,7 +6,7 @@ import pwd
 
 import numpy as np
 import pytest
-from conftest import two_classes
+from small import two_classes
 
 from gpuzoo import files
 from gpuzoo.runs.record import private

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import two_classes
+from small import two_classes
 from test_resume import start
 from test_verify import edit_record
 

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT, environment, run, skip_without, two_classes
+from conftest import ROOT, environment, skip_without
+from small import run, two_classes
 
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.validate import make_dataset

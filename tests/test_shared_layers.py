@@ -11,8 +11,8 @@ import json
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, train
 from keras import layers, ops
+from small import RECIPE, train
 
 import gpuzoo
 from gpuzoo.engine.backends import bias_gradients

@@ -10,8 +10,8 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from conftest import RECIPE
 from safetensors.numpy import save_file
+from small import RECIPE
 
 import gpuzoo
 from gpuzoo.runs import code

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import two_classes
+from small import two_classes
 from test_resume import start
 
 import gpuzoo

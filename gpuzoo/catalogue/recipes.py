@@ -39,6 +39,15 @@ def figures_of(name: str) -> dict[str, str]:
     }
 
 
+def rating_of(name: str) -> float | None:
+    """The metric that a recipe is judged by, negative where less is better; None if it
+    was not measured yet."""
+    if (found := _results().get(name)) is None:
+        return None
+    metric = found["metric"]
+    return metric["mean"] if metric["greater_is_better"] else -metric["mean"]
+
+
 @functools.cache
 def _results() -> dict:
     """Written by benchmarks/tables.py from the records."""

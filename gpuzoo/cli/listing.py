@@ -7,14 +7,13 @@ import math
 import re
 import sys
 
-from gpuzoo.catalogue.recipes import figures_of, list_recipes, load_recipe
+from gpuzoo.catalogue.recipes import figures_of, list_recipes, load_recipe, rating_of
 from gpuzoo.catalogue.registry import list_models, model_info
 from gpuzoo.cli.parsing import Common, Output, Word
 from gpuzoo.cli.tables import add_row, show, table, width
 from gpuzoo.errors import GpuzooError
 
 _WIDE = 160  # columns needed to show a model's summary
-_GREATER = ("test accuracy", "test map50")  # metrics that are better when greater
 _REST = ("data", "training", "on")  # keys of a recipe's results that are not metrics
 
 
@@ -47,7 +46,7 @@ class List:
                 f"no model and no recipe matches {self.pattern!r}{task}; `gpuzoo list` "
                 'shows all; use wildcards for a part of a name: "*net*"'
             )
-        best = {name: _best(name, trained, everything) for name in known}
+        best = {name: _best(name, trained) for name in known}
         if not self.output.quiet:
             if models:
                 show(_models(models, best, everything), "")
@@ -130,15 +129,10 @@ def _networks(model) -> list:
     return [model]
 
 
-def _best(model: str, trained: dict[str, str], figures: dict) -> str | None:
-    """Return the recipe with the best result of a model: the highest accuracy, or the
-    lowest value of a metric that should be small."""
-    rated = {}
-    for recipe, results in figures.items():
-        if results and trained[recipe] == model:
-            name, figure = next(iter(results.items()))
-            value = float(figure.split()[0])
-            rated[recipe] = value if name in _GREATER else -value
+def _best(model: str, trained: dict[str, str]) -> str | None:
+    """The recipe with the best result of a model."""
+    rated = {name: rating_of(name) for name, its in trained.items() if its == model}
+    rated = {name: rating for name, rating in rated.items() if rating is not None}
     return max(rated, key=rated.get, default=None)
 
 

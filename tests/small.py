@@ -1,0 +1,70 @@
+"""The one small recipe and the small data that tests train with, and how they train."""
+
+import numpy as np
+
+from gpuzoo.catalogue.recipe import Recipe
+
+RECIPE = Recipe(
+    name="tiny", model="cnn", data="tiny", batch_size=16, epochs=3, learning_rate=0.01,
+    augment=("translate:1", "flip"), model_options=("dropout=0.2", "dense=16"),
+    log_every=2, digest_every=4,
+)  # fmt: skip
+
+
+def program(recipe, dataset, runtime, *, fast=False, model=None):
+    """A recipe on a dataset, compiled."""
+    from gpuzoo.engine.program import Program, Session
+    from gpuzoo.training.build import build_model
+
+    model = model or build_model(recipe, dataset)
+    return Program(Session(recipe, runtime, dataset, model, fast=fast))
+
+
+def run(recipe, dataset, runtime, *, fast=False, model=None, **options):
+    """The training loop, as `gpuzoo.train` calls it, without a run folder."""
+    from gpuzoo.engine import loop
+
+    made = program(recipe, dataset, runtime, fast=fast, model=model)
+    return loop.run(made, **options)
+
+
+def train(recipe, dataset, runtime, **options):
+    """A run of the loop: its result, and what it told its watcher."""
+    rows = []
+    watch = lambda *event: rows.append(event)  # noqa: E731
+    return run(recipe, dataset, runtime, watch=watch, **options), rows
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(one.weights[k], other.weights[k]) for k in one.weights)
+
+
+def two_classes() -> dict[str, np.ndarray]:
+    """A small image set that can be learned: two classes, light and dark."""
+    rng = np.random.default_rng(0)
+    label = np.arange(120) % 2
+    image = rng.integers(0, 100, (120, 14, 14, 1)) + 120 * label[:, None, None, None]
+    image = image.astype(np.uint8)
+    return {
+        "x_train": image[:80], "y_train": label[:80],
+        "x_test": image[80:], "y_test": label[80:],
+    }  # fmt: skip
+
+
+def unreadable():
+    """A dataset with MNIST's shape and ten classes, and nothing to read in it."""
+    from gpuzoo.data.validate import make_dataset
+
+    rng = np.random.default_rng(0)
+    label = np.arange(200) % 10
+    image = rng.integers(0, 256, (200, 28, 28, 1)).astype(np.uint8)
+    arrays = {"x_train": image[:100], "y_train": label[:100],
+              "x_test": image[100:], "y_test": label[100:]}  # fmt: skip
+    return make_dataset("snow", "made up", splits(arrays))
+
+
+def splits(arrays) -> dict:
+    return {
+        s: {"image": arrays[f"x_{s}"], "label": arrays[f"y_{s}"]}
+        for s in ("train", "test")
+    }
