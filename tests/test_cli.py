@@ -182,7 +182,7 @@ SLOW = {
     "model option": (["--model-options", "dens=3"], "no option 'dens'; nearest: dense"),
     "model value": (["--model-options", "dense=x"], "option 'dense'.*'x'"),
     "model syntax": (["--model-options", "dense"], "must look like key=value: 'dense'"),
-    "augment": (["--augment", "tranlsate:2"], "no change named 'tranlsate'; nearest: translate"),
+    "augment": (["--augment", "tranlsate:2"], "unknown augmentation 'tranlsate'; nearest: translate"),
     "batch": (["--data", "digits", "--batch-size", "5000"], "larger than the 1438"),
     "data file": (["--data", "none.npz"], "data 'none.npz': there is no such file"),
     "data folder": (["--data", "none/"], "there is no such folder"),

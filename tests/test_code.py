@@ -319,7 +319,7 @@ def test_a_teacher_is_verified_whole(tmp_path, cli, dataset, runtime, npz):
     ):  # fmt: skip
         kept = (tmp_path / name).read_text()
         (tmp_path / name).write_text(kept + "\n0\n")
-        with pytest.raises(gpuzoo.GpuzooError, match=f"was trained: {words}; put it"):
+        with pytest.raises(gpuzoo.GpuzooError, match=f"was trained: {words}; restore"):
             train(recipe, dataset, runtime)
         (tmp_path / name).write_text(kept)
     shutil.rmtree(tmp_path / "teacher")

@@ -107,7 +107,7 @@ def test_a_teacher_of_other_classes_is_refused(cli, npz, arrays, teacher):
     done = cli("train", "distill_mnist", "--data", npz, "--teacher", "teacher",
                "--batch-size", 16)  # fmt: skip
     assert done.returncode == 2
-    assert "was taught '0' where tiny has 'dark'; name a teacher" in done.stderr
+    assert "has class '0' where tiny has 'dark'; name a teacher" in done.stderr
 
 
 def test_the_teacher_is_recorded_and_must_be_the_same(cli, npz, tmp_path, teacher):

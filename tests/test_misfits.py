@@ -26,7 +26,7 @@ from gpuzoo.training.build import build_model
             "bytes",
             "keras.Sequential([keras.Input(input_shape, dtype='uint8'),"
             " keras.layers.Flatten(), keras.layers.Dense(2)])",
-            "takes uint8, and is given real numbers; leave dtype out",
+            "takes uint8, and examples are floats; remove dtype",
         ),
         ("subclassed", "Own()", "is a sub-classed keras.Model"),
     ],
@@ -265,7 +265,7 @@ def test_a_layer_that_keeps_its_state_is_refused(dataset, runtime):
     inputs = keras.Input((14, 14, 1), batch_size=16)
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(inputs)))
     told = tasks.load("classify").check_model(model, dataset)
-    assert "batches of 16 only; leave batch_size out" in told
+    assert "batches of 16 only; remove batch_size" in told
 
 
 def fitting(task, inputs):

@@ -66,7 +66,7 @@ class State:
 
 
 def _variables(optimizer) -> list[keras.Variable]:
-    """Return all variables of an optimizer, also those not listed by Keras (Nadam's)."""
+    """Return all variables of an optimizer, those Keras does not list too (Nadam's)."""
     listed = [variable for variable in optimizer.variables if variable is not None]
     seen = {id(variable) for variable in listed}
     inner = getattr(optimizer, "inner_optimizer", optimizer)

@@ -1,8 +1,8 @@
-"""What is learned: one file for each task, with its loss, its step and its metrics."""
+"""Tasks: one file each, with its loss, its step and its metrics."""
 
 import importlib
 
 
 def load(name: str) -> type:
-    """The class of a task: gpuzoo/tasks/<name>.py's Task."""
+    """Return the class of a task: `Task` in gpuzoo/tasks/<name>.py."""
     return importlib.import_module(f"gpuzoo.tasks.{name}").Task

@@ -1,4 +1,4 @@
-"""Adversarial training: a generator of images and the judge that it has to deceive."""
+"""Adversarial training (GANs): a generator of images and a discriminator."""
 
 import keras
 import numpy as np
@@ -10,21 +10,20 @@ from gpuzoo.tasks.base import minimise
 
 
 class Task(base.Task):
-    """The discriminator moves, then the generator, each on its own loss.
+    """Update the discriminator, then the generator, each on its own loss.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
     for a model with classes with labels (batch,), int32. The losses are the model's:
-    models/gan.py. Where it asks for several steps of the discriminator for one of the
-    generator, each is done on its part of the batch.
+    models/gan.py. If it has several discriminator steps per generator step, each uses
+    its part of the batch.
 
-    Figures of a step: `loss`, the generator's, and `discriminator`, the other's. An
-    evaluation draws as many images as there are test examples, always of the same
-    codes, and tells `loss` and:
+    Metrics of a step: `loss`, the generator's, and `discriminator`, the other one's. An
+    evaluation generates as many images as there are test examples, always from the same
+    codes, and returns `loss` and:
 
     - `frechet`: the distance between them and the test images under the fixed
-      classifier of gpuzoo/tasks/frechet.py, if it can read such images.
-    - `accuracy`, with classes: how many that classifier takes for what they were asked
-      to be.
+      classifier of gpuzoo/tasks/frechet.py, if it recognises such images.
+    - `accuracy`, with classes: the fraction that it assigns to the requested class.
     """
 
     loss_name = "the model's own, of both networks"
@@ -58,14 +57,14 @@ class Task(base.Task):
 
     @staticmethod
     def count_draws(recipe, model: keras.Model) -> int:
-        """Uniform numbers that a step needs for each example: two codes, a place
-        between two images, and what the changes need."""
+        """Return the uniform numbers per example of a step: two codes, a place between
+        two images, and those of the augmentations."""
         changes = sum(change.draws for change in augment.parse(recipe.augment))
         return 2 * model.latents + 1 + changes
 
     @staticmethod
     def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
+        """Return options of the model that the data determine."""
         return {
             "input_shape": tuple(dataset.input_shape),
             "num_classes": len(dataset.classes),
@@ -73,19 +72,19 @@ class Task(base.Task):
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
-        """What is wrong with a model, or None."""
+        """Return what is wrong with a model, or None."""
         parts = ("generator", "discriminator", "latents", "conditional", "critic_steps")
         missing = [part for part in parts if not hasattr(model, part)]
         if missing:
             return f"has no {', '.join(missing)}; see models/gan.py"
         if model.conditional and "label" not in dataset.train:
-            return f"draws images of a class, and data {dataset.name} have no classes"
+            return f"generates images by class, and data {dataset.name} have no classes"
         image, drawn = (None, *dataset.input_shape), model.generator.output_shape
-        return None if drawn == image else f"draws {drawn}, not {image}"
+        return None if drawn == image else f"generates {drawn}, not {image}"
 
     @staticmethod
     def groups(model: keras.Model) -> list[list]:
-        """The weights that each optimizer moves."""
+        """Return the trainable weights of each optimizer."""
         return [
             model.discriminator.trainable_variables,
             model.generator.trainable_variables,
@@ -93,25 +92,25 @@ class Task(base.Task):
 
     @staticmethod
     def moves(model: keras.Model) -> list[int]:
-        """How often each optimizer moves them in a step."""
+        """Return the updates of each optimizer per step."""
         return [model.critic_steps, 1]
 
     def step(self, batch: dict, draws, backend) -> dict:
-        """One step of both; returns their losses."""
+        """Do one training step of both; return their losses."""
         latents, size = self.model.latents, draws.shape[0] // self.parts
         free = draws[:, 2 * latents + 1 :]
         images, _ = augment.apply(self.changes, batch["image"], free)
         real = augment.pixels(images)
-        told = []
+        losses = []
         for part in range(self.parts):
             rows = slice(part * size, (part + 1) * size)
             labels = batch["label"][rows] if self.conditional else None
-            told.append(self._discriminate(real[rows], labels, draws[rows], backend))
+            losses.append(self._discriminate(real[rows], labels, draws[rows], backend))
         codes = 2 * draws[:size, latents : 2 * latents] - 1
         labels = batch["label"][:size] if self.conditional else None
         return {
             "loss": self._generate(codes, labels, backend),
-            "discriminator": sum(told[1:], start=told[0]) / self.parts,
+            "discriminator": sum(losses[1:], start=losses[0]) / self.parts,
         }
 
     def _discriminate(self, real, labels, draws, backend):
@@ -137,8 +136,8 @@ class Task(base.Task):
         return minimise(loss, self.for_generator, model.generator, backend)
 
     def evaluate(self, batch: dict) -> dict:
-        """Per test example, of the image that is drawn in its place: its score, and
-        what the fixed classifier sees in both; `samples`, uint8: the images."""
+        """Return of each test example the score of the image generated in its place and
+        the classifier's features of both; `samples`, uint8: the images."""
         model = self.model
         codes = keras.ops.take(self.codes, batch["index"], axis=0)
         labels = batch["label"] if self.conditional else None
@@ -148,7 +147,7 @@ class Task(base.Task):
         return {**outputs, "samples": augment.bytes_of(fake)}
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
-        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
         figures = {"loss": float(self.model.generator_loss(outputs["score"]))}
         figures |= self.measure.summarise(outputs)
         if base.ACCURACY in self.metrics:

@@ -1,9 +1,9 @@
-"""Random changes of training images: pure functions of (images, draws).
+"""Random augmentations of training images: pure functions of (images, draws).
 
-`draws` are uniform numbers in [0, 1), a few for each image, made on the host at the
-address (seed, "augment", epoch, step). The device only applies them: the same images
-come out on every backend, with and without XLA, whatever ran before; those that are
-computed, not moved, up to the rounding of the arithmetic.
+`draws` are uniform numbers in [0, 1), a few per image, generated on the host as a
+function of (seed, "augment", epoch, step). The device only applies them: the results
+are the same on every backend, with and without XLA, whatever ran before; exactly if
+pixels are only moved, else up to rounding.
 """
 
 import dataclasses
@@ -18,40 +18,40 @@ from gpuzoo.errors import GpuzooError, nearest
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """One kind of change, with the amount that the recipe asks for."""
+    """An augmentation with its amount in the recipe."""
 
     apply: Callable
     """(images (batch, height, width, channels), draws (batch, draws), amount) ->
     images of the same shape and dtype."""
     draws: int
-    """Uniform numbers needed for each image."""
+    """Uniform numbers per image."""
     amount: float
 
     @property
     def mixes(self) -> bool:
-        """Whether an image gets something of another one, and of its label."""
+        """Whether an image and its label are mixed with another's."""
         return self.apply in (mixup, cutmix)
 
 
 def pixels(images, dtype: str = "float32"):
-    """uint8 or floats in [0, 1] -> numbers in [0, 1] of that type."""
+    """Return uint8 or floats in [0, 1] as values in [0, 1] of that dtype."""
     values = keras.ops.cast(images, dtype)
     return values * (1 / 255) if _whole(images) else values
 
 
 def bytes_of(images):
-    """Numbers in [0, 1] -> uint8."""
+    """Return values in [0, 1] as uint8."""
     return keras.ops.cast(keras.ops.round(255 * images), "uint8")
 
 
 def translate(images, draws, amount: float):
-    """Move each image by up to `amount` whole pixels along both axes; zeros move in."""
+    """Shift each image by up to `amount` whole pixels along both axes; pad with 0."""
     size = int(amount)
     batch, height, width, channels = images.shape
     padded = keras.ops.pad(images, [[0, 0], [size, size], [size, size], [0, 0]])
     offsets = keras.ops.cast(keras.ops.floor(draws * (2 * size + 1)), "int32")
-    # One copy for each way to move sideways, so that every row of every result is one
-    # contiguous row of a copy: a gather of rows is several times faster than one of
+    # One copy per horizontal shift, so that every row of every result is one contiguous
+    # row of a copy: a gather of rows is several times faster than one of
     # pixels. (copies * batch * (height + 2 size), width, channels)
     copies = [padded[:, :, x : x + width] for x in range(2 * size + 1)]
     rows = keras.ops.reshape(keras.ops.stack(copies), (-1, width, channels))
@@ -69,13 +69,13 @@ def flip(images, draws, amount: float):
 
 def alternating_flip(images, draws, amount: float):
     """Mirror half of the images, the other half in the next epoch, and so on (Jordan,
-    arXiv 2404.00498): the plan of a run gives each example a number of its own and
-    turns it by half a turn from epoch to epoch."""
+    arXiv 2404.00498): each example has its own random number, to which the plan of a
+    run adds 1/2 (modulo 1) from epoch to epoch."""
     return flip(images, draws, amount)
 
 
 def rotate(images, draws, amount: float):
-    """Turn each image by up to `amount` degrees either way; zeros turn in."""
+    """Rotate each image by up to `amount` degrees either way; pad with 0."""
     angle = (2 * draws[:, 0, None, None] - 1) * (amount * math.pi / 180)
     height, width = images.shape[1:3]
     down = np.arange(height, dtype="f4")[None, :, None] - (height - 1) / 2
@@ -86,7 +86,7 @@ def rotate(images, draws, amount: float):
 
 
 def random_resized_crop(images, draws, amount: float):
-    """Enlarge a part of each image, with at least `amount` of its sides."""
+    """Crop a random part of each image, at least `amount` of its sides; resize it."""
     part = amount + (1 - amount) * draws[:, 0, None]
     places = []
     for axis, side in enumerate(images.shape[1:3], start=1):
@@ -107,7 +107,7 @@ def cutout(images, draws, amount: float):
 
 
 def color_jitter(images, draws, amount: float):
-    """Change brightness, contrast and saturation of each by up to `amount` of them."""
+    """Change brightness, contrast and saturation by factors of 1 +- `amount`."""
     values, factors = pixels(images), 1 + amount * (2 * draws - 1)
     light, contrast, saturation = (factors[:, i, None, None, None] for i in range(3))
     values = values * light
@@ -132,7 +132,7 @@ def mixup(images, draws, amount: float):
 
 
 def cutmix(images, draws, amount: float):
-    """Put, with probability `amount`, a part of another image of the batch on each
+    """Paste, with probability `amount`, a part of another image of the batch on each
     (Yun et al., arXiv 1905.04899).
 
     Returns:
@@ -147,8 +147,8 @@ def cutmix(images, draws, amount: float):
 
 
 def _square(images, draws, rows, columns=None):
-    """(batch, height, width, 1), whether a pixel is in a rectangle of so many rows and
-    columns, by default as many, around a pixel that is drawn."""
+    """Return (batch, height, width, 1): whether a pixel is in a rectangle of `rows` by
+    `columns` (default: `rows`) around a random pixel."""
     columns = rows if columns is None else columns
     inside = []
     for axis, size in enumerate((rows, columns)):
@@ -161,8 +161,8 @@ def _square(images, draws, rows, columns=None):
 
 
 def sampled(images, rows, columns):
-    """The images at places (batch, height, width) between their pixels, in proportion
-    to the four around each; outside there are zeros."""
+    """Return the images at positions (batch, height, width), interpolated bilinearly;
+    0 outside."""
     batch, height, width, channels = images.shape
     flat = keras.ops.reshape(pixels(images), (-1, channels))
     first = keras.ops.arange(batch, dtype="int32")[:, None, None] * (height * width)
@@ -184,7 +184,7 @@ def sampled(images, rows, columns):
 
 
 def _as_before(values, images):
-    """Numbers in [0, 1], clipped to that, in the type of the images."""
+    """Return values, clipped to [0, 1], in the dtype of the images."""
     values = keras.ops.clip(values, 0, 1)
     return bytes_of(values) if _whole(images) else keras.ops.cast(values, images.dtype)
 
@@ -219,7 +219,7 @@ _KNOWN = {
 
 
 def parse(texts: tuple[str, ...]) -> list[Augmentation]:
-    """`("translate:2", "flip")` -> the changes, in that order.
+    """Parse `("translate:2", "flip")`; return the augmentations in that order.
 
     Raises:
         GpuzooError: unknown name, or an amount that is missing or out of range.
@@ -229,7 +229,7 @@ def parse(texts: tuple[str, ...]) -> list[Augmentation]:
         name, _, written = text.partition(":")
         if name not in _KNOWN:
             raise GpuzooError(
-                f"augment knows no change named {name!r}; {nearest(name, _KNOWN)}"
+                f"augment: unknown augmentation {name!r}; {nearest(name, _KNOWN)}"
             )
         function, draws, default, rule, test = _KNOWN[name]
         try:
@@ -239,17 +239,17 @@ def parse(texts: tuple[str, ...]) -> list[Augmentation]:
         if amount is None or not (math.isfinite(amount) and test(amount)):
             example = 1 if default is None and test(1.0) else 0.5
             raise GpuzooError(
-                f"augment {name} needs {rule}, as {name}:{example}; got {text!r}"
+                f"augment {name} needs {rule}, e.g. {name}:{example}; got {text!r}"
             )
         found.append(Augmentation(function, draws, amount))
     if sum(change.mixes for change in found) > 1:
-        raise GpuzooError("augment takes one of mixup and cutmix, once")
+        raise GpuzooError("augment takes at most one of mixup and cutmix, once")
     return found
 
 
 def alternating(texts: tuple[str, ...]) -> list[int]:
-    """Columns of the draws, counted from the last one (-1), that belong to an example
-    and not to a step: see `alternating_flip`."""
+    """Return the columns of the draws, from the last one (-1), that belong to an
+    example, not to a step: see `alternating_flip`."""
     found, column = [], 0
     for change in reversed(parse(texts)):
         column -= change.draws
@@ -259,7 +259,7 @@ def alternating(texts: tuple[str, ...]) -> list[int]:
 
 
 def check(texts: tuple[str, ...], input_shape: tuple[int, ...]) -> None:
-    """Raises GpuzooError for a change that images of this shape cannot bear."""
+    """Raise GpuzooError for an amount too large for images of this shape."""
     for change, text in zip(parse(texts), texts, strict=True):
         pixels_of_size = change.apply in (translate, cutout)
         if pixels_of_size and change.amount >= min(input_shape[:2]):
@@ -270,11 +270,11 @@ def check(texts: tuple[str, ...], input_shape: tuple[int, ...]) -> None:
 
 
 def apply(changes: list[Augmentation], images, draws):
-    """All changes one after another, each with its own columns of `draws`.
+    """Apply all augmentations in order, each with its own columns of `draws`.
 
     Returns:
         The images, and how much of each is its own, (batch,), the rest being of the
-        one in its place from the end of the batch; None if no change mixes images.
+        image at its place from the end of the batch; None if nothing is mixed.
     """
     column, own = 0, None
     for change in changes:

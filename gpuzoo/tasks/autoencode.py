@@ -1,4 +1,4 @@
-"""Autoencoding: images are reconstructed from a code, and drawn from it."""
+"""Autoencoding: reconstruct images from a code, and generate new ones."""
 
 import math
 
@@ -14,17 +14,17 @@ KL = base.Metric("kl", unit="nats per image")
 
 
 class Task(base.Task):
-    """Cross-entropy of the pixels, and the divergence of the code if it is drawn.
+    """Minimise the cross-entropy of the pixels, and of a VAE the KL divergence.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
     The model maps images in [0, 1] to logits of the same shape, or to the sigmoid of
     these, which is then left out of the loss; without a channel axis of one or flat if
-    it is built for that. Or, a variational
-    autoencoder, to a dict of these as `reconstruction` with `mean` and `log_variance`,
-    both (batch, latents), of the normal distribution of each image's code; it then has
-    a layer `decoder` that maps codes to logits.
+    it is built for that. A variational autoencoder (VAE) maps them to a dict of these
+    as `reconstruction` with `mean` and `log_variance`, both (batch, latents), of the
+    normal distribution of each image's code, and has a layer `decoder` that maps codes
+    to logits.
 
-    Figures, all in float32 whatever the layers compute in:
+    Metrics, all in float32 whatever the compute dtype:
 
     - `loss`, in nats per image: the binary cross-entropy of the pixels, each taken as
       the probability of being white, summed over all pixels and channels; plus `kl`.
@@ -33,17 +33,17 @@ class Task(base.Task):
       bounds the negative log-likelihood; for grey ones the cross-entropy cannot fall
       below the entropy of the pixels themselves.
     - `error`: the mean squared error of a pixel in [0, 1]. An evaluation decodes the
-      mean code for it, a step of training the code that was drawn.
-    - `kl`, in nats per image: Kullback and Leibler's divergence of the code's
-      distribution from the prior, the standard normal one.
-    - `frechet`, in an evaluation: the distance between as many images drawn from the
+      mean code for it, a training step the sampled code.
+    - `kl`, in nats per image: the KL divergence of the code's distribution from the
+      prior, the standard normal distribution.
+    - `frechet`, in an evaluation: the distance between as many images sampled from the
       prior and the test images under the fixed classifier of gpuzoo/tasks/frechet.py,
-      if it can read such images.
+      if it recognises such images.
     """
 
     told_by_layer = "divergence"
     loss_name = "reconstruction"
-    metrics = step_metrics = (LOSS, ERROR)  # a variational one has more
+    metrics = step_metrics = (LOSS, ERROR)  # a VAE has more
     headline = LOSS
     pictures = ("reconstructions", "samples")
     modules = frechet.MODULES
@@ -67,7 +67,7 @@ class Task(base.Task):
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
-        """What is wrong with a model, or None."""
+        """Return what is wrong with a model, or None."""
         if fault := base.Task.misfit(model, dataset.input_shape, reshapes=True):
             return fault
         image = (None, *ends.taken_form(model, dataset.input_shape))
@@ -99,7 +99,7 @@ class Task(base.Task):
         )
 
     def step(self, batch: dict, draws, backend) -> dict:
-        """One step of training; returns the figures of the batch."""
+        """Do one training step; return the metrics of the batch."""
         images, _ = augment.apply(self.changes, batch["image"], draws)
         pixels = augment.pixels(images)
 
@@ -112,11 +112,11 @@ class Task(base.Task):
         return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
-        """Per example: the figures, and `reconstruction`, uint8, of the mean code.
+        """Return of each example the metrics and the `reconstruction` of the mean code,
+        uint8.
 
-        A variational autoencoder's codes for the loss are drawn at an address of the
-        seed, the same in every evaluation; `samples`, uint8, are images from the
-        prior, decoded from numbers at another address.
+        The codes of a VAE are a function of the seed, the same in every evaluation;
+        `samples`, uint8, are images generated from the prior.
         """
         pixels = augment.pixels(batch["image"])
         outputs = self._outputs(self.network(pixels, training=False))
@@ -135,7 +135,7 @@ class Task(base.Task):
         return {**figures, **images}
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
-        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
         means = {
             name: float(np.mean(outputs[name], dtype=np.float64))
             for name in (one.name for one in self.step_metrics)
@@ -143,7 +143,7 @@ class Task(base.Task):
         return means | (self.measure.summarise(outputs) if self.variational else {})
 
     def _figures(self, pixels, outputs: dict, shown) -> dict:
-        """Every figure, (batch,); the error is that of the logits `shown`."""
+        """Return every metric, (batch,); the error is that of the logits `shown`."""
         logits = outputs["reconstruction"]
         loss = cross_entropy(pixels, logits)
         error = _sum(keras.ops.square(keras.ops.sigmoid(shown) - pixels))
@@ -156,34 +156,34 @@ class Task(base.Task):
         return {"loss": loss + kl, "error": error, "kl": kl}
 
     def _outputs(self, outputs) -> dict:
-        """What the model puts out, by name and in float32."""
+        """Return the outputs of the model, by name and in float32."""
         if not self.variational:
             outputs = {"reconstruction": outputs}
         outputs = {k: keras.ops.cast(v, "float32") for k, v in outputs.items()}
         return {**outputs, "reconstruction": self._image(outputs["reconstruction"])}
 
     def _decode(self, codes):
-        """Codes (batch, latents) -> logits (batch, height, width, channels)."""
+        """Map codes (batch, latents) to logits (batch, height, width, channels)."""
         with self.network.left_out():
             logits = self.decoder(codes, training=False)
         return self._image(keras.ops.cast(logits, "float32"))
 
     def _image(self, logits):
-        """Logits of pixels in the shape of the images."""
+        """Return logits of pixels in the shape of the images."""
         if tuple(logits.shape[1:]) == self.image:
             return logits
         return keras.ops.reshape(logits, (keras.ops.shape(logits)[0], *self.image))
 
     def _normal(self, count: int, purpose: str) -> np.ndarray:
-        """(count, latents) standard normal numbers, a function of seed and purpose."""
+        """Return (count, latents) normal numbers, a function of seed and purpose."""
         shape = (count, self.latents)
         draws = randomness.normal(shape, self.seed, "autoencode", purpose)
         return draws.astype(np.float32)
 
 
 def _own_end(model, decoder, reconstruction) -> str | None:
-    """What is wrong with the activation that a decoder ends in, or None: it must be the
-    one that the whole model ends in, for both to be computed without it."""
+    """Return what is wrong with the last activation of a decoder, or None: it must be
+    that of the whole model, so that it can be left out of both."""
     if not isinstance(decoder, keras.Function | keras.Sequential):
         return None
     own = ends.find(ends.output_of(decoder), decoder)
@@ -193,14 +193,14 @@ def _own_end(model, decoder, reconstruction) -> str | None:
 
 
 def cross_entropy(images, logits):
-    """The binary cross-entropy of images with numbers in [0, 1], (batch, ...), and
-    logits of the same shape, summed over all pixels: (batch,), float32, in nats per
-    image. A loss for Keras's `compile` as well."""
+    """Return the binary cross-entropy of images in [0, 1], (batch, ...), and logits of
+    the same shape, summed over all pixels: (batch,), float32, in nats per image. A
+    loss for Keras's `compile` as well."""
     logits = keras.ops.cast(logits, "float32")
-    # The form that neither overflows nor cancels.
+    # This form neither overflows nor cancels.
     return _sum(keras.ops.softplus(logits) - images * logits)
 
 
 def _sum(values):
-    """(batch, ...) -> (batch,)"""
+    """Sum over all axes but the first."""
     return keras.ops.sum(values, axis=tuple(range(1, len(values.shape))))

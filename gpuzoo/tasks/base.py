@@ -1,4 +1,4 @@
-"""What every task has: fields, loss, step, metrics and pictures."""
+"""The base class of tasks: fields, loss, step, metrics and plots."""
 
 import dataclasses
 from typing import ClassVar
@@ -19,13 +19,13 @@ class Metric:
     format: str = ".4f"
 
     def text(self, value: float) -> str:
-        """A value as it is shown, with its unit."""
+        """Return a value as text, with its unit."""
         return f"{value:{self.format}} {self.unit}".rstrip()
 
 
 LOSS = Metric("loss")
 ACCURACY = Metric("accuracy", greater_is_better=True, format=".2%")
-# Fields of a recipe that not every task uses -> what they are for.
+# Fields of a recipe that only some tasks use -> what they are for.
 _FOR = {
     "augment": "changes images", "mixup and cutmix": "are for labels",
     "label_smoothing": "is for labels", "tta": "is for classifying images",
@@ -34,32 +34,32 @@ _FOR = {
 
 
 class Task:
-    """A task is a subclass called Task in a file of its name, with `check_model`,
-    `step`, `evaluate` and `summarise`."""
+    """Base class. A task is a subclass called Task in a file of its name, with
+    `check_model`, `step`, `evaluate` and `summarise`."""
 
     fields: tuple[str, ...] = ("image",)
-    """The arrays that an example has."""
+    """The arrays of an example."""
     loss_name = ""
-    """What is minimised, for the first lines of a run."""
+    """The loss, for the first lines of a run."""
     step_metrics: tuple[Metric, ...] = (LOSS,)
     metrics: tuple[Metric, ...] = (LOSS,)
     """What a step and an evaluation return."""
     headline = LOSS
-    """The metric that a run is judged by; the loss where an evaluation lacks it."""
+    """The main metric of a run; the loss if an evaluation lacks it."""
     pictures: tuple[str, ...] = ()
-    """Functions of gpuzoo/report/plots.py that draw what the model returns."""
+    """Functions of gpuzoo/report/plots.py that plot the outputs."""
     uses: ClassVar[frozenset[str]] = frozenset({"augment"})
-    """Those of a recipe's fields in `_FOR` that it uses."""
+    """The fields in `_FOR` that it uses."""
     expansion = 1
-    """Pixels that an evaluation holds at once for each of an example's."""
+    """Pixels in memory during an evaluation per pixel of an example."""
     models = ""
-    """The task that its models are registered for, if it is not its own."""
+    """The task that its models are registered for, if another."""
     modules: tuple[str, ...] = ()
-    """Modules that its figures depend on, besides those that it imports."""
+    """Modules that its metrics depend on, besides those that it imports."""
     told_by_layer = ""
-    """The layer that adds to the loss, for Keras's own fit, what the task adds."""
+    """A layer whose losses (for Keras's own fit) the task computes itself."""
     own_draws = 0
-    """Uniform numbers that a step needs for each example, before those of `augment`."""
+    """Uniform numbers per example of a step, before those of `augment`."""
 
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
         self.model, self.optimizers = model, optimizers
@@ -67,14 +67,14 @@ class Task:
 
     @classmethod
     def count_draws(cls, recipe, model: keras.Model) -> int:
-        """Uniform numbers that a step needs for each example."""
+        """Return the uniform numbers per example of a step."""
         changes = augment.parse(recipe.augment)
         return cls.own_draws + sum(change.draws for change in changes)
 
     @classmethod
     def check_recipe(cls, recipe) -> None:
-        """Raises GpuzooError for a bad augmentation, and for what the task does not
-        use."""
+        """Raise GpuzooError for a bad augmentation, and for fields that the task does
+        not use."""
         changes = augment.parse(recipe.augment)
         given = {
             "augment": changes, "mixup and cutmix": any(one.mixes for one in changes),
@@ -90,48 +90,48 @@ class Task:
 
     @staticmethod
     def settle(recipe):
-        """The recipe with the digests of all that it names, to be recorded.
+        """Return the recipe with the digests of all files that it names.
 
         Raises:
-            GpuzooError: something cannot be read.
+            GpuzooError: a file cannot be read.
         """
         return recipe
 
     @staticmethod
     def code_and_inputs(recipe, dataset, note) -> tuple[dict, dict]:
-        """Digests of the code and of the files that it needs besides the model's."""
+        """Return digests of its code and input files, besides the model's."""
         return {}, {}
 
     @staticmethod
     def only_in_training(recipe) -> str:
-        """What makes the loss of a training another quantity than the evaluation's."""
+        """Return the terms of the training loss that the evaluation's lacks."""
         smoothing = recipe.label_smoothing
         return f"label smoothing {smoothing:g}" if smoothing else ""
 
     @staticmethod
     def check_data(dataset) -> str | None:
-        """What is wrong with the data, or None."""
+        """Return what is wrong with the data, or None."""
 
     @staticmethod
     def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
+        """Return options of the model that the data determine."""
         return {"input_shape": tuple(dataset.input_shape)}
 
     @staticmethod
     def groups(model: keras.Model) -> list[list]:
-        """The weights that each optimizer moves."""
+        """Return the trainable weights of each optimizer."""
         return [model.trainable_variables]
 
     @staticmethod
     def moves(model: keras.Model) -> list[int]:
-        """How often each optimizer moves them in a step."""
+        """Return the updates of each optimizer per step."""
         return [1]
 
     @staticmethod
     def misfit(
         model: keras.Model, shape: tuple[int, ...], *, reshapes: bool = False
     ) -> str | None:
-        """What is wrong with a model that is to take examples of a shape, or None;
+        """Return what is wrong with a model for examples of a shape, or None;
         `reshapes`: it may take them without a channel axis of one, or flat."""
         if not isinstance(model, keras.Function | keras.Sequential):
             return "is neither a functional nor a Sequential keras.Model"
@@ -139,14 +139,12 @@ class Task:
         if len(model.inputs) != 1:
             return f"takes {len(model.inputs)} inputs, not one, {wanted}"
         if not (kind := str(model.inputs[0].dtype)).startswith(("float", "bfloat")):
-            return f"takes {kind}, and is given real numbers; leave dtype out of Input"
+            return f"takes {kind}, and examples are floats; remove dtype from its Input"
         taken = model.inputs[0].shape
         if fault := _keeps_state(model):
             return fault
         if taken[0] is not None:
-            return (
-                f"takes batches of {taken[0]} only; leave batch_size out of its Input"
-            )
+            return f"takes batches of {taken[0]} only; remove batch_size from its Input"
         if (form := ends.taken_form(model, shape)) is None:
             return f"takes {taken}, not {wanted}"
         if form != tuple(shape) and not reshapes:
@@ -155,8 +153,8 @@ class Task:
 
     @staticmethod
     def squashed(model: keras.Model, output=None) -> str | None:
-        """What is wrong with a model, where logits of pixels are wanted: its output
-        is squashed, and cannot be computed without that."""
+        """Return what is wrong with a model that must give logits of pixels, or None:
+        an activation at its end that cannot be left out."""
         output = ends.output_of(model) if output is None else output
         end = ends.find(output, model)
         if not end.kind:
@@ -168,28 +166,28 @@ class Task:
         return f"ends in a {end.kind}{end.told(model)}; let it put out the logits"
 
     def minimise(self, loss, backend):
-        """See minimise() below."""
+        """Update the model; see minimise() below."""
         optimizer, apart = self.optimizers[0], self.told_by_layer
         return minimise(loss, optimizer, self.model, backend, apart)
 
 
 def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
-    """Move the weights of a network once against the gradient of loss(), which returns
-    the loss and what is to be told of it; returns the latter. What the layers add to
-    the loss, as regularizers do, is added here and not told, but for one layer."""
+    """Update the weights of a network once by the gradient of loss(), which returns the
+    loss and other results; return the latter. Losses added by layers, as regularizers
+    do, are added here and not reported; those of the layer `without` are left out."""
     variables = network.trainable_variables
     apart = [layer for layer in network.layers if layer.name == without]
 
     def scaled():
-        value, told = loss()
+        value, results = loss()
         theirs = {id(added) for layer in apart for added in layer.losses}
         for added in (one for one in network.losses if id(one) not in theirs):
             value = value + keras.ops.sum(keras.ops.cast(added, "float32"))
-        return optimizer.scale_loss(value), told
+        return optimizer.scale_loss(value), results
 
-    (_, told), gradients = backend.value_and_grad(scaled, variables)
+    (_, results), gradients = backend.value_and_grad(scaled, variables)
     backend.apply(optimizer, gradients, variables)
-    return told
+    return results
 
 
 def _keeps_state(model: keras.Model) -> str | None:

@@ -1,4 +1,4 @@
-"""Classification: which of several classes an example belongs to."""
+"""Classification: predict the class of an example."""
 
 import math
 
@@ -9,18 +9,18 @@ from gpuzoo.tasks import augment, base, ends
 
 
 class Task(base.Task):
-    """Cross-entropy on logits, with label smoothing, and accuracy.
+    """Minimise the cross-entropy of logits, with label smoothing.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
     with labels (batch,), int32. The model maps images in [0, 1], without a channel axis
-    of one or flat if it is built for that, to logits (batch, classes). If a softmax is
-    its last activation, the loss is that of the logits before it. For two classes one
-    unit will do, the logit of the second class or a sigmoid of it.
+    of one or flat if it is built for that, to logits (batch, classes). If its last
+    activation is a softmax, the loss uses the logits before it. For two classes one
+    unit is enough: the logit of the second class, or a sigmoid of it.
     """
 
     fields = ("image", "label")
     field = "image"
-    """The one that the model is given."""
+    """The input of the model."""
     loss_name = "cross-entropy"
     metrics = step_metrics = (base.LOSS, base.ACCURACY)
     headline = base.ACCURACY
@@ -40,7 +40,7 @@ class Task(base.Task):
 
     @staticmethod
     def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
+        """Return options of the model that the data determine."""
         return {
             "input_shape": tuple(dataset.input_shape),
             "num_classes": len(dataset.classes),
@@ -48,32 +48,32 @@ class Task(base.Task):
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
-        """What is wrong with a model, or None."""
+        """Return what is wrong with a model, or None."""
         shape, classes = dataset.input_shape, len(dataset.classes)
         if fault := base.Task.misfit(model, shape, reshapes=True):
             return fault
         found = ends.output_shape_of(model)
         if found == (None, 1) and classes != 2:
             return (
-                "puts out one number, which tells two classes apart, and the data "
-                f"have {classes}; end it in Dense({classes})"
+                "puts out one number, enough for two classes, and the data have "
+                f"{classes}; end it in Dense({classes})"
             )
         if found not in ((None, classes), (None, 1)):
             return f"puts out {found}, not (batch, classes) = (None, {classes})"
         return _no_logits(model, dataset)
 
     def prepare(self, images):
-        """uint8 pixels -> numbers in [0, 1] of the dtype that the layers compute in."""
+        """Return uint8 pixels as values in [0, 1] of the compute dtype."""
         return augment.pixels(images, keras.config.dtype_policy().compute_dtype)
 
     def rounded_once(self, images):
-        """The numbers that `image / 255` gives, as users scale what they predict on;
-        `prepare` also rounds the factor, which in 16 bits is seen in the figures."""
+        """Return `image / 255` as users compute it for predict(); `prepare` also rounds
+        the factor, which in 16 bits changes the metrics."""
         dtype = keras.config.dtype_policy().compute_dtype
         return keras.ops.cast(augment.pixels(images), dtype)
 
     def step(self, batch: dict, draws, backend) -> dict:
-        """One step of training; returns the loss and the accuracy on the batch."""
+        """Do one training step; return the loss and the accuracy of the batch."""
         images, own = augment.apply(self.changes, batch[self.field], draws)
         images = self.prepare(images)
 
@@ -90,7 +90,8 @@ class Task(base.Task):
         }
 
     def loss(self, images, labels, own, logits):
-        """The mean loss of a batch; `own`: what of each image is its own, or None."""
+        """Return the mean loss of a batch; `own`: the fraction of each image that is
+        its own (mixup, cutmix), or None."""
         loss = self._losses(labels, logits, self.smoothing)
         if own is not None:
             other = self._losses(keras.ops.flip(labels, axis=0), logits, self.smoothing)
@@ -100,7 +101,7 @@ class Task(base.Task):
         return keras.ops.mean(loss)
 
     def evaluate(self, batch: dict) -> dict:
-        """Per example: loss, predicted class and the probability given to it."""
+        """Return of each example the loss, the predicted class and its probability."""
         images = self.rounded_once(batch[self.field])
         each = [
             (weight, self.network(view, training=False))
@@ -109,7 +110,7 @@ class Task(base.Task):
         logits = sum(weight * keras.ops.cast(one, "float32") for weight, one in each)
         decided = confident = self._apart(logits)
         if self.network.end.kind == "softmax" and len(each) == 1:
-            # In the model's own precision, where two classes may come out equal.
+            # In the model's own precision, in which two classes may be equal.
             decided = keras.ops.softmax(each[0][1])
         return {
             "loss": self._losses(batch["label"], logits, smoothing=0.0),
@@ -118,20 +119,20 @@ class Task(base.Task):
         }
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
-        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
         return {
             "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
             "accuracy": float(np.mean(outputs["predicted"] == arrays["label"])),
         }
 
     def _apart(self, logits):
-        """Logits that 0 parts, of one unit that a compiled loss as MeanSquaredError
-        brings to the labels 0 and 1 themselves."""
+        """Return logits with threshold 0, of one unit that a compiled loss such as
+        MeanSquaredError trains to the labels 0 and 1 themselves."""
         threshold = self.compiled.threshold if self.compiled else 0.0
         return logits - np.float32([0, threshold]) if threshold else logits
 
     def _losses(self, labels, logits, smoothing: float):
-        """Of each example; labels (batch,), logits (batch, classes)."""
+        """Return losses (batch,) of labels (batch,) and logits (batch, classes)."""
         logits = keras.ops.cast(logits, "float32")
         if self.compiled:
             return self.compiled(labels, logits)
@@ -153,7 +154,7 @@ class Logits(ends.Network):
 
 
 def _no_logits(model: keras.Model, dataset) -> str | None:
-    """What is wrong with the end of a model of the right shape, or None."""
+    """Return what is wrong with the end of a model of the right shape, or None."""
     classes = len(dataset.classes)
     end = ends.find(ends.output_of(model), model)
     units = ends.output_shape_of(model)[-1]
@@ -171,8 +172,8 @@ def _no_logits(model: keras.Model, dataset) -> str | None:
         return "ends in a softmax of one unit, which is always 1; use a sigmoid"
     if end.kind == "sigmoid" and units > 1:
         return (
-            f"ends in a sigmoid of {units} units, for labels that do not exclude each "
-            f"other, and these do; end it in Dense({classes}, activation='softmax')"
+            f"ends in a sigmoid of {units} units, for several labels per example, and "
+            f"the data have one; end it in Dense({classes}, activation='softmax')"
         )
     exact = end.kind in ("softmax", "sigmoid") and end.only_moved()
     if exact and end.used_once(model):
@@ -184,8 +185,8 @@ def _no_logits(model: keras.Model, dataset) -> str | None:
 
 
 def _views(images, kind: str) -> list[tuple[float, object]]:
-    """What is looked at in place of the images alone, with weights that add up to 1;
-    of the moved ones, zeros move in."""
+    """Return the views of test-time augmentation with weights that add up to 1; shifted
+    ones are padded with 0."""
     if kind == "none":
         return [(1.0, images)]
     both = [images, keras.ops.flip(images, axis=2)]

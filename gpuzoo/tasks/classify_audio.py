@@ -6,8 +6,8 @@ from gpuzoo.tasks import classify
 
 
 class Task(classify.Task):
-    """As gpuzoo/tasks/classify.py, of sounds (batch, samples), int16; the model is
-    given numbers in [-1, 1), float32 in every precision: a spectrum needs them."""
+    """As gpuzoo/tasks/classify.py, for sounds (batch, samples), int16; the model gets
+    values in [-1, 1), float32 at every precision, which a spectrum needs."""
 
     fields = ("audio", "label")
     field = "audio"

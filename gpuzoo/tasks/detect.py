@@ -1,4 +1,4 @@
-"""Detection: where in an image things are, and of which class."""
+"""Object detection: boxes and classes of the objects in an image."""
 
 import math
 
@@ -8,30 +8,30 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.tasks import augment, base, ends, scenes
 
-STRIDE = 4  # pixels for one cell of the model's map
-SIZE = 16.0  # pixels in one unit of its heights and widths
-FOUND = 20  # boxes that are kept of each image
-_WIDTH = 0.7  # cells, of the bell around the middle of an object
+STRIDE = 4  # pixels per cell of the model's map
+SIZE = 16.0  # pixels per unit of its heights and widths
+FOUND = 20  # boxes kept per image
+_WIDTH = 0.7  # cells; sigma of the Gaussian around the centre of an object
 
 MAP50 = base.Metric("map50", greater_is_better=True)
 
 
 class Task(base.Task):
-    """The focal loss of the middles of objects, and the error of their boxes.
+    """Minimise the focal loss of object centres and the error of their boxes.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
-    light on dark, with labels (batch,), int32. Inside of the step one to four of them
-    are put on a canvas (gpuzoo/tasks/scenes.py). The model maps canvases to cells, as
-    models/detector.py tells. The losses are those of Zhou et al., arXiv 1904.07850,
-    with a bell of one width for objects of all sizes.
+    light on dark, with labels (batch,), int32. Inside the step one to four of them are
+    put on a canvas (gpuzoo/tasks/scenes.py). The model maps canvases to cells, see
+    models/detector.py. The losses are those of Zhou et al. (CenterNet), arXiv
+    1904.07850, with a Gaussian of one width for objects of all sizes.
 
-    Figures: `loss`, per object; in an evaluation also `map50`, the mean over the
-    classes of the average precision at an overlap of 0.5, as COCO counts it, computed
-    by faster-coco-eval. The scenes of the test images are always the same.
+    Metrics: `loss`, per object; in an evaluation also `map50`, the mean average
+    precision at an IoU of 0.5 as defined by COCO, computed by faster-coco-eval. The
+    scenes of the test images are always the same.
     """
 
     fields = ("image", "label")
-    loss_name = "focal loss of the middles, and the error of the boxes"
+    loss_name = "focal loss of the centres and L1 error of the boxes"
     metrics = (base.LOSS, MAP50)
     headline = MAP50
     pictures = ("detections",)
@@ -47,24 +47,24 @@ class Task(base.Task):
 
     @staticmethod
     def model_options(dataset) -> dict:
-        """Options of the model that follow from the data."""
+        """Return options of the model that the data determine."""
         classes = len(dataset.classes)
         return {"input_shape": scenes.canvas(dataset), "num_classes": classes}
 
     @staticmethod
     def check_data(dataset) -> str | None:
-        """What is wrong with the data, or None."""
+        """Return what is wrong with the data, or None."""
         for name, split in dataset.splits.items():
             if not scenes.any_object(split["image"]):
                 return (
-                    f"have no {name} image with a pixel lighter than a fifth, which is "
-                    "what is found on a canvas; turn dark images on light ones over"
+                    f"have no {name} image with a pixel brighter than 0.2, which "
+                    "detection needs; invert images that are dark on light"
                 )
         return None
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
-        """What is wrong with a model, or None."""
+        """Return what is wrong with a model, or None."""
         height, width, _ = canvas = scenes.canvas(dataset)
         if fault := base.Task.misfit(model, canvas):
             return fault
@@ -73,7 +73,7 @@ class Task(base.Task):
         return None if found == (None, *cells) else f"puts out {found}, not {cells}"
 
     def step(self, batch: dict, draws, backend) -> dict:
-        """One step of training; returns the loss of the batch."""
+        """Do one training step; return the loss of the batch."""
         ours = scenes.DRAWS
         images, _ = augment.apply(self.changes, batch["image"], draws[:, ours:])
         pixels = augment.pixels(images)
@@ -87,10 +87,9 @@ class Task(base.Task):
         return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
-        """Per example: its scene as `canvas`, uint8, with `boxes`, `label` and
-        `present` as in scenes.py; what was found there, (batch, FOUND), as
-        `found_boxes`, `found_label` and `score`; the loss and the `count` of objects
-        that it is a sum over."""
+        """Return of each example its scene as `canvas`, uint8; `boxes`, `label` and
+        `present` as in scenes.py; the detections, (batch, FOUND), as `found_boxes`,
+        `found_label` and `score`; the summed loss and the `count` of objects."""
         ways = keras.ops.take(self.ways, batch["index"], axis=0)
         pixels = augment.pixels(batch["image"])
         scene = scenes.make(pixels, batch["label"], ways, self.size)
@@ -105,13 +104,13 @@ class Task(base.Task):
         }
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
-        """The figures of an evaluation."""
+        """Return the metrics of an evaluation."""
         total = np.sum(outputs["loss"], dtype=np.float64)
         loss = float(total / max(1.0, np.sum(outputs["count"])))
         return {"loss": loss, "map50": mean_average_precision(outputs, self.classes)}
 
     def _found(self, cells) -> dict:
-        """The FOUND cells of the highest scores that no neighbour surpasses."""
+        """Return the FOUND cells of highest score among local maxima."""
         cells = keras.ops.cast(cells, "float32")
         batch, rows, columns, _ = cells.shape
         scores = keras.ops.sigmoid(cells[..., : self.classes])
@@ -121,23 +120,22 @@ class Task(base.Task):
         score, index = keras.ops.top_k(flat, min(FOUND, flat.shape[1]))
         index = keras.ops.cast(index, "int32")
         label, cell = index % self.classes, index // self.classes
-        told = keras.ops.reshape(cells[..., self.classes :], (batch, -1, 4))
-        told = keras.ops.take_along_axis(told, cell[..., None], axis=1)
+        sizes = keras.ops.reshape(cells[..., self.classes :], (batch, -1, 4))
+        sizes = keras.ops.take_along_axis(sizes, cell[..., None], axis=1)
         place = keras.ops.stack([cell // columns, cell % columns], axis=-1)
-        middle = (keras.ops.cast(place, "float32") + told[..., 2:]) * STRIDE
-        half = keras.ops.maximum(told[..., :2], 0.0) * (SIZE / 2)
+        middle = (keras.ops.cast(place, "float32") + sizes[..., 2:]) * STRIDE
+        half = keras.ops.maximum(sizes[..., :2], 0.0) * (SIZE / 2)
         boxes = keras.ops.concatenate([middle - half, middle + half], axis=-1)
         return {"found_boxes": boxes, "found_label": label, "score": score}
 
 
 def loss(objects, cells):
-    """The loss of detection for Keras's `compile`: a scalar, per object of the batch.
+    """Return the loss of detection, for Keras's `compile`: a scalar, per object.
 
     Args:
-        objects: what `fit` is given as the goal, (batch, objects, 6), float32: top,
-            left, bottom and right in pixels, the class, and 1.0, or 0.0 where there is
-            none.
-        cells: what the model puts out, as models/detector.py tells.
+        objects: the targets of `fit`, (batch, objects, 6), float32: top, left, bottom
+            and right in pixels, the class, and 1.0, or 0.0 for no object.
+        cells: the outputs of the model, see models/detector.py.
     """
     label = keras.ops.cast(objects[..., 4], "int32")
     scene = {"boxes": objects[..., :4], "label": label, "present": objects[..., 5]}
@@ -145,20 +143,20 @@ def loss(objects, cells):
 
 
 def per_object(losses, counts):
-    """The mean over all objects, a scalar, of what `losses_of` returns."""
+    """Return the mean over all objects, a scalar, of results of `losses_of`."""
     return keras.ops.sum(losses) / keras.ops.maximum(keras.ops.sum(counts), 1.0)
 
 
 def losses_of(scene: dict, cells) -> tuple:
-    """The sum over the objects of each scene, as gpuzoo/tasks/scenes.py makes them, and
-    how many they are, (batch,)."""
+    """Return the loss summed over the objects of each scene (gpuzoo/tasks/scenes.py),
+    and their number, (batch,)."""
     cells = keras.ops.cast(cells, "float32")
     count = cells.shape[-1] - 4
-    logits, told = cells[..., :count], cells[..., count:]
+    logits, regressed = cells[..., :count], cells[..., count:]
     present, boxes = scene["present"], scene["boxes"]
     middles = (boxes[..., :2] + boxes[..., 2:]) / (2 * STRIDE)
     corner = keras.ops.floor(middles)
-    # Of each object how near a cell is to its own, (batch, objects, rows, columns).
+    # Distance of each cell from the object's own, (batch, objects, rows, columns).
     rows, columns = (
         np.arange(side, dtype="f4") - corner[..., axis, None]
         for axis, side in enumerate(cells.shape[1:3])
@@ -176,7 +174,7 @@ def losses_of(scene: dict, cells) -> tuple:
     other = (1 - goal) ** 4 * keras.ops.square(p) * keras.ops.softplus(logits)
     loss = _sum(keras.ops.where(goal == 1.0, middle, other))
     own = keras.ops.cast(apart == 0, "float32") * present[..., None, None]
-    at = keras.ops.einsum("bkyx,byxf->bkf", own, told)
+    at = keras.ops.einsum("bkyx,byxf->bkf", own, regressed)
     sizes = (boxes[..., 2:] - boxes[..., :2]) / SIZE
     wanted = keras.ops.concatenate([sizes, middles - corner], axis=-1)
     error = keras.ops.abs(at - wanted) * present[..., None]
@@ -184,9 +182,8 @@ def losses_of(scene: dict, cells) -> tuple:
 
 
 def mean_average_precision(outputs: dict[str, np.ndarray], classes: int) -> float:
-    """The mean over the classes that occur of the average precision of the boxes that
-    were found, at an overlap of 0.5; nan if there is no object. Outputs as evaluate()
-    returns them, of all examples."""
+    """Return the mean average precision at an IoU of 0.5 over the classes that occur;
+    nan if there is no object. Outputs as evaluate() returns them, of all examples."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     def rows(boxes, labels, taken, scores=None) -> list[dict]:
@@ -229,5 +226,5 @@ def mean_average_precision(outputs: dict[str, np.ndarray], classes: int) -> floa
 
 
 def _sum(values):
-    """(batch, ...) -> (batch,)"""
+    """Sum over all axes but the first."""
     return keras.ops.sum(values, axis=tuple(range(1, len(values.shape))))

@@ -1,4 +1,4 @@
-"""Diffusion: a network learns to take noise out, and draws by taking out all of it."""
+"""Diffusion: a network learns to remove noise, and generates images from noise."""
 
 import keras
 import numpy as np
@@ -8,15 +8,15 @@ from gpuzoo.tasks import augment, base, frechet
 
 
 class Task(base.Task):
-    """The squared error of the noise that the model finds, at random times.
+    """Minimise the squared error of the predicted velocity at random times.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1].
-    The model says what its loss is and draws: models/diffusion.py.
+    The model defines its loss and the sampling: models/diffusion.py.
 
-    Figures: `loss`, the mean squared error of the velocity. An evaluation takes the
-    test images at evenly spread times, draws as many images, always of the same noise,
-    and tells besides `frechet`, the distance between them and the test images under the
-    fixed classifier of gpuzoo/tasks/frechet.py, if it can read such images.
+    Metrics: `loss`, the mean squared error of the velocity. An evaluation uses evenly
+    spread times, generates as many images, always from the same noise, and also returns
+    `frechet`, the distance between them and the test images under the fixed classifier
+    of gpuzoo/tasks/frechet.py, if it recognises such images.
     """
 
     loss_name = "mean squared error of the velocity"
@@ -42,7 +42,7 @@ class Task(base.Task):
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
-        """What is wrong with a model, or None."""
+        """Return what is wrong with a model, or None."""
         missing = [
             x for x in ("losses_of", "draw", "denoiser") if not hasattr(model, x)
         ]
@@ -52,10 +52,10 @@ class Task(base.Task):
         return None if found == image else f"puts out {found}, not {image}"
 
     def step(self, batch: dict, draws, backend) -> dict:
-        """One step of training; returns the loss of the batch."""
+        """Do one training step; return the loss of the batch."""
         images, _ = augment.apply(self.changes, batch["image"], draws[:, 1:])
         images, count = augment.pixels(images), draws.shape[0]
-        # One draw for each slice of the times: their mean moves less.
+        # Stratified: one time per slice, so that the mean loss varies less.
         times = (np.arange(count, dtype="f4")[:, None] + draws[:, :1]) / count
 
         def loss():
@@ -65,8 +65,8 @@ class Task(base.Task):
         return self.minimise(loss, backend)
 
     def evaluate(self, batch: dict) -> dict:
-        """Per test example: its loss; `samples`, uint8, an image that is drawn in its
-        place, and what the fixed classifier sees in both."""
+        """Return of each test example its loss; `samples`, uint8, an image generated in
+        its place, and the features of the fixed classifier of both."""
         images = augment.pixels(batch["image"])
         times, noise, start = (
             keras.ops.take(one, batch["index"], axis=0)
@@ -80,6 +80,6 @@ class Task(base.Task):
         }
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
-        """The figures of an evaluation; `arrays` are the examples it was done on."""
+        """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
         loss = float(np.mean(outputs["loss"], dtype=np.float64))
         return {"loss": loss, **self.measure.summarise(outputs)}

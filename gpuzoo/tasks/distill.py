@@ -16,15 +16,15 @@ from gpuzoo.weights import digest_of, load_weights
 
 
 class Task(classify.Task):
-    """As gpuzoo/tasks/classify.py, with the loss that Hinton, Vinyals and Dean give in
-    arXiv 1503.02531: of `distill_alpha` parts the divergence of the model's
-    probabilities from the teacher's, both softened by `temperature` and weighted with
-    its square (Keras's LogitsDistillation), and for the rest the cross-entropy of the
-    labels.
+    """As gpuzoo/tasks/classify.py, with the loss of Hinton, Vinyals and Dean, arXiv
+    1503.02531: `distill_alpha` times the KL divergence of the model's probabilities
+    from the teacher's, both softened by `temperature` and weighted with its square
+    (Keras's LogitsDistillation), plus `1 - distill_alpha` times the cross-entropy of
+    the labels.
 
     The teacher computes in float32, without dropout, and sees the same images as the
-    model. Where `distill_alpha` is 0 there is none: the control of a recipe. An
-    evaluation tells the loss of the labels and the accuracy.
+    model. With `distill_alpha` 0 there is no teacher: the control of a recipe. An
+    evaluation returns the cross-entropy of the labels and the accuracy.
     """
 
     loss_name = "cross-entropy and divergence from the teacher"
@@ -42,12 +42,12 @@ class Task(classify.Task):
 
     @staticmethod
     def settle(recipe):
-        """See settle() below."""
+        """Return the recipe with the teacher's digest; see settle() below."""
         return settle(recipe)
 
     @staticmethod
     def code_and_inputs(recipe, dataset, note) -> tuple[dict, dict]:
-        """The teacher's: what its weights were trained with."""
+        """Return digests of the teacher's code and input files."""
         if not recipe.distill_alpha:
             return {}, {}
         _, modules, files = teacher_and_code(recipe, dataset, note)
@@ -58,7 +58,7 @@ class Task(classify.Task):
 
     @staticmethod
     def only_in_training(recipe) -> str:
-        """What makes the loss of a training another quantity than the evaluation's."""
+        """Return the terms of the training loss that the evaluation's lacks."""
         smoothing = classify.Task.only_in_training(recipe)
         teacher = "the teacher" if recipe.distill_alpha else ""
         return " and ".join(filter(None, (smoothing, teacher)))
@@ -66,16 +66,16 @@ class Task(classify.Task):
     def loss(self, images, labels, own, logits):
         if self.teacher is None:
             return super().loss(images, labels, own, logits)
-        told = self.teacher(keras.ops.cast(images, "float32"), training=False)
-        told = keras.ops.stop_gradient(keras.ops.cast(told, "float32"))
+        taught = self.teacher(keras.ops.cast(images, "float32"), training=False)
+        taught = keras.ops.stop_gradient(keras.ops.cast(taught, "float32"))
         logits = keras.ops.cast(logits, "float32")
         hard = super().loss(images, labels, own, logits)
-        soft = self.likeness.compute_loss(told, logits)
+        soft = self.likeness.compute_loss(taught, logits)
         return (1 - self.alpha) * hard + self.alpha * soft
 
 
 def settle(recipe):
-    """The recipe with the digest of its teacher's weights, if it has none yet.
+    """Return the recipe with the digest of its teacher's weights.
 
     Raises:
         GpuzooError: no teacher is named, or its weights cannot be read.
@@ -97,12 +97,11 @@ def settle(recipe):
 
 
 def load_teacher(recipe, dataset) -> classify.Logits:
-    """The trained classifier that a recipe names, in float32, called for logits.
+    """Return the teacher of a recipe, in float32, called for logits.
 
     Raises:
-        GpuzooError: it is none, was trained on other shapes or classes, or its record,
-            its weights, its code or the files that it reads are not those it was
-            trained with.
+        GpuzooError: it is not a classifier, was trained on other shapes or classes, or
+            its record, weights, code or input files have changed since.
     """
     teacher, _, _ = teacher_and_code(recipe, dataset)
     teacher.trainable = False
@@ -112,7 +111,7 @@ def load_teacher(recipe, dataset) -> classify.Logits:
 def teacher_and_code(
     recipe, dataset, note=lambda line: None
 ) -> tuple[keras.Model, dict, dict]:
-    """The teacher, the digests of its code and of the files that it reads."""
+    """Return the teacher, the digests of its code and of its input files."""
     if recipe.teacher == SHIPPED:
         inputs, classes = frechet.SHAPE, tuple(map(str, range(frechet.CLASSES)))
         teacher, modules, files = code.watched(frechet.load_logits, SHIPPED)
@@ -128,58 +127,58 @@ def teacher_and_code(
         if recipe.teacher_sha256 not in ("", record["weights_sha256"]):
             raise GpuzooError(
                 f"teacher {recipe.teacher}: its weights' sha256 is "
-                f"{record['weights_sha256']}, not {recipe.teacher_sha256}, with which "
-                "the run began; put that teacher back"
+                f"{record['weights_sha256']}, not {recipe.teacher_sha256} as when "
+                "the run started; restore that teacher"
             )
     _check_fit(recipe, dataset, inputs, classes)
     return teacher, modules, files
 
 
 def _build(record: dict, inputs: tuple, classes: tuple) -> keras.Model:
-    """The model of a teacher's record, in float32, with the weights it begins with."""
+    """Build the model of a teacher's record, in float32, with initial weights."""
     trained = record["recipe"]
     known = model_info(trained["model"]).options
     options = {"input_shape": inputs, "num_classes": len(classes)}
-    options = {name: told for name, told in options.items() if name in known}
+    options = {name: value for name, value in options.items() if name in known}
     options |= parse_options(tuple(map(unredact, trained["model_options"])))
     with fresh_names(), in_float32():
         return build(trained["model"], **options)
 
 
 def _check_unchanged(teacher: str, record: dict, modules: dict, files: dict) -> None:
-    """What a teacher computes is told by its weights, its model's code and what that
-    reads; how it was trained no longer matters."""
-    told = {
+    """Check the code and inputs of the teacher's model, which with the weights define
+    its outputs; how it was trained does not matter."""
+    before = {
         name: digest
         for name, digest in record["code"].items()
         if name.startswith("gpuzoo.models.") or not name.startswith("gpuzoo.")
     } | record["inputs"]
-    told = {n: d for n, d in told.items() if not n.startswith("teacher/")}
-    changed = [n for n, d in told.items() if {**modules, **files}.get(n) != d]
+    before = {n: d for n, d in before.items() if not n.startswith("teacher/")}
+    changed = [n for n, d in before.items() if {**modules, **files}.get(n) != d]
     if changed:
         raise GpuzooError(
             f"teacher {teacher}: changed or missing since it was trained: "
-            f"{', '.join(sorted(changed))}; put it back, or train the teacher anew"
+            f"{', '.join(sorted(changed))}; restore it, or retrain the teacher"
         )
 
 
 def _check_fit(recipe, dataset, inputs: tuple, classes: tuple) -> None:
-    """Whether a teacher knows what a student is to learn."""
+    """Raise GpuzooError if the teacher has other shapes or classes than the data."""
     shape, labels = tuple(dataset.input_shape), tuple(dataset.classes)
     if (inputs, len(classes)) != (shape, len(labels)):
         raise GpuzooError(
-            f"teacher {recipe.teacher}: knows {len(classes)} classes of examples "
+            f"teacher {recipe.teacher}: has {len(classes)} classes of examples "
             f"{inputs}; {dataset.name} has {len(labels)} of {shape}"
         )
     if recipe.teacher != SHIPPED and classes != labels:
         pairs = zip(classes, labels, strict=True)
         theirs, ours = next(pair for pair in pairs if len({*pair}) > 1)
         raise GpuzooError(
-            f"teacher {recipe.teacher}: was taught {theirs!r} where {dataset.name} has "
-            f"{ours!r}; name a teacher of the same classes in the same order"
+            f"teacher {recipe.teacher}: has class {theirs!r} where {dataset.name} has "
+            f"{ours!r}; name a teacher with the same classes in the same order"
         )
     if recipe.teacher == SHIPPED and frechet.reader_of(dataset) is None:
         raise GpuzooError(
-            f"teacher {SHIPPED}: reads handwritten digits, and fewer than four in five "
-            f"of the test images of {dataset.name}; name the folder of a run"
+            f"teacher {SHIPPED}: reads handwritten digits, and fewer than 80 % of the "
+            f"test images of {dataset.name}; name the folder of a run"
         )

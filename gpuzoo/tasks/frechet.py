@@ -1,10 +1,10 @@
-"""How like the real ones are images that a model draws? A fixed classifier is asked.
+"""Frechet distance of generated and real images under a fixed classifier.
 
 It is the catalogue's lenet5, trained on MNIST; its weights are digits.safetensors
-beside this file. What it sees in an image are the 84 numbers before its logits. The
-distance between two sets of images is that of Frechet between the normal distributions
-of what it sees in them: what FID is for the Inception network (Heusel et al., arXiv
-1706.08500). Its numbers compare with each other only, never with FID.
+beside this file. The features of an image are the 84 numbers before its logits. The
+distance of two sets of images is the Frechet distance of the normal distributions of
+their features, as FID with the Inception network (Heusel et al., arXiv 1706.08500). Its
+values are comparable with each other, never with FID.
 """
 
 import hashlib
@@ -20,26 +20,25 @@ from gpuzoo.runtime.keras_state import in_float32
 from gpuzoo.tasks import augment, base
 
 FRECHET = base.Metric("frechet")
-MODULES = ("gpuzoo.models.lenet",)  # what the classifier is built by
+MODULES = ("gpuzoo.models.lenet",)  # builds the classifier
 SHA256 = "df0c980b839a48700ed66701b0f7216a7f2fe0fefd46ce7f2cbf7c63b81d3c2a"
-"""Of digits.safetensors: figures under other weights would be others."""
+"""Of digits.safetensors: with other weights every distance changes."""
 CLASSES = 10
 SHAPE = (28, 28, 1)
-# Of the test images that are looked at, how many must be read right for the classifier
-# to have a say about what is drawn after them.
+# Test images looked at, and the accuracy on them from which on the classifier is used.
 _LOOKED_AT, _RIGHT = 500, 0.8
 
 
 class Measure:
-    """What an evaluation tells of images that were drawn, if the classifier can read
-    the real ones (`reader_of`)."""
+    """Metrics of generated images, if the classifier recognises the real ones
+    (`reader_of`)."""
 
     def __init__(self, dataset):
         self.classifier = reader_of(dataset)
         self.metrics = (FRECHET,) if self.classifier else ()
 
     def look(self, drawn, real) -> dict:
-        """What it sees in as many drawn as real images in [0, 1], for each of them."""
+        """Return features of as many generated as real images in [0, 1]."""
         if self.classifier is None:
             return {}
         seen, predicted = self.classifier(drawn)
@@ -47,15 +46,15 @@ class Measure:
         return {"seen": seen, "predicted": predicted, "seen_in_real": seen_in_real}
 
     def summarise(self, outputs: dict[str, np.ndarray]) -> dict:
-        """The figures of all that it saw."""
+        """Return the metrics of all outputs of `look`."""
         if self.classifier is None:
             return {}
         return {"frechet": frechet(outputs["seen"], outputs["seen_in_real"])}
 
 
 def reader_of(dataset) -> keras.Model | None:
-    """The classifier (`load`), if it knows what a dataset shows: grey images of 28x28
-    in ten classes, of whose test images it reads four in five."""
+    """Return the classifier (`load`) for a dataset of grey 28x28 images in ten classes
+    if its accuracy on the test images is at least 80 %; else None."""
     test = dataset.test
     if tuple(dataset.input_shape) != SHAPE or len(dataset.classes) != CLASSES:
         return None
@@ -68,8 +67,8 @@ def reader_of(dataset) -> keras.Model | None:
 
 
 def load() -> keras.Model:
-    """The classifier: images (batch, 28, 28, 1) in [0, 1] to what it sees, (batch, 84),
-    and the class (batch,), int32. It computes in float32 whatever the run does."""
+    """Return the classifier: images (batch, 28, 28, 1) in [0, 1] to features (batch,
+    84) and class (batch,), int32. It computes in float32 at any precision."""
     model = load_logits()
     with in_float32():
         predicted = keras.ops.argmax(model.output, axis=-1)
@@ -79,17 +78,17 @@ def load() -> keras.Model:
 
 
 def load_logits() -> keras.Model:
-    """The same with the logits (batch, 10) as its output.
+    """Return the classifier with the logits (batch, 10) as its output.
 
     Raises:
-        GpuzooError: the file of its weights is not the one that was measured with.
+        GpuzooError: the file of its weights has another sha256.
     """
     file = importlib.resources.files(__package__).joinpath("digits.safetensors")
     content = file.read_bytes()
     found = hashlib.sha256(content).hexdigest()
     if found != SHA256:
         raise GpuzooError(
-            f"{file} has the sha256 {found}, not {SHA256}; install gpuzoo again"
+            f"{file} has the sha256 {found}, not {SHA256}; reinstall gpuzoo"
         )
     with in_float32():
         model = build("lenet5")
@@ -100,9 +99,9 @@ def load_logits() -> keras.Model:
 
 
 def frechet(seen: np.ndarray, seen_in_real: np.ndarray) -> float:
-    """Squared distance of Frechet between the normal distributions with the means and
-    covariances of two sets of vectors, each (examples, numbers); in float64; NaN if one
-    is not finite."""
+    """Return the squared Frechet distance of the normal distributions with the means
+    and covariances of two sets of vectors, each (examples, features); in float64; NaN
+    if one is not finite."""
     if not (np.isfinite(seen).all() and np.isfinite(seen_in_real).all()):
         return float("nan")
     means, covariances = [], []

@@ -1,25 +1,25 @@
-"""Scenes to find things in: several images on one canvas, with exact boxes."""
+"""Scenes for object detection: several images on one canvas, with exact boxes."""
 
 import keras
 import numpy as np
 
-PLACES = 4  # images that may be on a canvas, one around the middle of each quarter
+PLACES = 4  # images per canvas at most, one around the centre of each quarter
 DRAWS = 4 * PLACES
 _SCALES = (0.6, 1.1)
-_STRAY = 4  # pixels that an image may reach out of its quarter
-_PRESENT = 0.75  # how often there is an image in a quarter
-_INK = 0.2  # what is lighter belongs to the object
+_STRAY = 4  # pixels by which an image may leave its quarter
+_PRESENT = 0.75  # probability of an image in a quarter
+_INK = 0.2  # brighter pixels belong to the object
 
 
 def any_object(images: np.ndarray) -> bool:
-    """Whether one of them, uint8 or floats in [0, 1], holds a part of an object."""
+    """Return whether any image, uint8 or floats in [0, 1], shows part of an object."""
     ink = _INK * (255 if images.dtype == np.uint8 else 1)
     parts = range(0, len(images), 4096)
     return any(images[first : first + 4096].max() > ink for first in parts)
 
 
 def canvas(dataset) -> tuple[int, int, int]:
-    """Height, width and channels: sides 2.25 times as long, multiples of 8."""
+    """Return height, width, channels: 2.25 times the sides, multiples of 8."""
     height, width, channels = dataset.input_shape
     return (*(-(-round(2.25 * side) // 8) * 8 for side in (height, width)), channels)
 
@@ -30,13 +30,13 @@ def make(images, labels, draws, size: tuple[int, int, int]) -> dict:
     Args:
         images: (batch, height, width, channels), float32 in [0, 1], light on dark.
         labels: (batch,), int32.
-        draws: (batch, DRAWS) numbers in [0, 1): of each place whether something is
-            there, its size, and how far down and right.
+        draws: (batch, DRAWS) numbers in [0, 1): of each place the presence, the size,
+            and the offsets down and right.
         size: height, width and channels of the canvas.
 
     Returns:
         `image` (batch, *size); `boxes` (batch, PLACES, 4): top, left, bottom and right
-        of what is lighter than a fifth, in pixels, edges counting from 0; `label` and
+        of pixels brighter than 0.2, in pixels, edges counting from 0; `label` and
         `present` (batch, PLACES), the latter 1.0 or 0.0.
     """
     scene, boxes, classes, presents = 0, [], [], []
@@ -73,8 +73,8 @@ def make(images, labels, draws, size: tuple[int, int, int]) -> dict:
 
 
 def _stretched(first, scale, side: int, length: int):
-    """(batch, length, side): how much of each pixel of an image that begins at `first`
-    and is stretched by `scale` is in each of the canvas, between the two next to it."""
+    """Return (batch, length, side): weights of linear interpolation from the pixels of
+    an image that starts at `first`, scaled by `scale`, to those of the canvas."""
     places = np.arange(length, dtype="f4")[None] + 0.5
     places = (places - first[:, None]) / scale[:, None] - 0.5
     apart = keras.ops.abs(places[:, :, None] - np.arange(side, dtype="f4"))
@@ -82,8 +82,8 @@ def _stretched(first, scale, side: int, length: int):
 
 
 def _extent(mask):
-    """Of (batch, side) the first edge and the last of what is true, (batch,), float32;
-    side and 0 where nothing is."""
+    """Return the first and the last edge of true values of (batch, side), (batch,),
+    float32; side and 0 if none is true."""
     side = mask.shape[1]
     edges = np.arange(side, dtype="f4")[None]
     low = keras.ops.min(keras.ops.where(mask, edges, float(side)), axis=1)
