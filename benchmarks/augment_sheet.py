@@ -1,4 +1,4 @@
-"""Draw docs/augment.png: what each change of `--augment` does to twelve digits.
+"""Plot docs/augment.png: each augmentation of `--augment` on twelve digits.
 
 python benchmarks/augment_sheet.py
 """
@@ -18,7 +18,7 @@ CHANGES = ("translate:3", "flip:1", "rotate:25", "random_resized_crop:0.6",
 
 
 def main() -> None:
-    gpuzoo.configure(device="cpu", quiet=True)  # before Keras is there
+    gpuzoo.configure(device="cpu", quiet=True)  # before Keras is imported
     from gpuzoo.tasks import augment
 
     images = gpuzoo.load_data("digits").train["image"][:12]

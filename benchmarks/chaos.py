@@ -1,23 +1,24 @@
-"""Trainings killed at random instants, resumed, killed again, and compared.
+"""Kill trainings at random times, resume them, and compare the results bit for bit.
 
     python benchmarks/chaos.py                                # an hour on two cores
     python benchmarks/chaos.py --kills 8 --modes classify-tensorflow-float32 --seed 1 \\
-        --add                                  # to the kills that are in the record
+        --add                                  # adds to the record
     python benchmarks/chaos.py --kills 20 --backends jax --device gpu --out FILE
 
 Writes benchmarks/records/chaos.json (--out) after each run. A mode is a task on a
 backend in a precision; classification gets three times the kills of the others. Each
 mode trains once without a kill. Its other runs are killed up to 6 times each, by
-SIGKILL at an instant drawn between the start of the process and its expected end
-(`instant`), or by themselves at a drawn call that changes a file (die_at.py), and then
-left to end. After a kill the same command is given again if there is no run yet,
-`gpuzoo resume` if there is one. A fourth of the runs find `--out` made and empty; half
-of them have an empty cache of their own. A mode goes on until a kill has met a
-checkpoint.
+SIGKILL at a random time between the start of the process and its expected end
+(`instant`), or by themselves at a random call that changes a file (die_at.py), and then
+left to finish. After a kill the same command is run again if there is no run yet,
+otherwise `gpuzoo resume`. In a fourth of the runs `--out` is an existing empty folder;
+half of the runs have an empty cache of their own. A mode continues until a kill has hit
+a checkpoint.
 
 At the end every file must have the bytes of the run that was never killed. A run that
-cannot go on is `lost`, one with another byte `different`, one that goes on from before
-its newest checkpoint `set_back`: its folder is kept, and the exit code is 1.
+cannot be resumed is `lost`, one with a different byte `different`, one that resumes
+from before its newest checkpoint `set_back`: its folder is kept, and the exit code is
+1.
 """
 
 import argparse
@@ -93,11 +94,11 @@ HANGS = 900.0  # seconds
 
 
 class Fault(GpuzooError):
-    """A run that is lost, different or set_back, and how."""
+    """A run that is lost, different or set_back, with the reason."""
 
 
 class Run:
-    """One run, started again and again in a folder of its own."""
+    """One run, started repeatedly in its own folder."""
 
     def __init__(self, words: list[str], place: pathlib.Path, cache: pathlib.Path):
         self.words, self.place, self.path = words, place, place / "run"
@@ -107,7 +108,7 @@ class Run:
         place.mkdir(parents=True)
 
     def start(self, *program: str, until: float = HANGS) -> bool:
-        """Begin or go on; kill after `until` seconds. True: the run has ended."""
+        """Start or resume; kill after `until` seconds. True: the run has finished."""
         words = ["resume", "run", "--quiet"] if self.begun else self.words
         command = [sys.executable, "-P", *(program or ("-m", "gpuzoo")), *words]
         with open(self.place / "stderr.txt", "a+") as stderr:
@@ -125,7 +126,7 @@ class Run:
         return code == 0
 
     def _look(self) -> None:
-        """What is there now, and whether it is less than before."""
+        """Check the run folder for loss of progress."""
         if not (self.begun or (self.path / "run.json").exists()):
             return
         self.begun, record = True, read_run(self.path)
@@ -140,7 +141,7 @@ class Run:
         self.saved, self.resumed = newest, steps
 
     def found(self) -> str:
-        """What a kill has met."""
+        """Return what a kill has interrupted."""
         if not self.begun:
             return "no run"
         if read_run(self.path)["state"] == "finished":
@@ -150,7 +151,7 @@ class Run:
         return "a checkpoint" if self.saved else "no checkpoint"
 
     def compare(self, whole: "Run") -> None:
-        """Raises Fault if anything but the history of a run differs."""
+        """Raise Fault if anything but the history of a run differs."""
         mine, other = _everything(self.path), _everything(whole.path)
         names = sorted(mine.keys() | other.keys())
         if wrong := [name for name in names if mine.get(name) != other.get(name)]:
@@ -166,7 +167,7 @@ def _everything(path: pathlib.Path) -> dict:
 
 
 class Mode:
-    """All runs of one mode, and what happened to them."""
+    """All runs of one mode and their outcomes."""
 
     def __init__(
         self, name: str, top: pathlib.Path, chance: random.Random, device: str
@@ -195,7 +196,7 @@ class Mode:
         self.outside = time.perf_counter() - self.begun - self.inside
 
     def torment(self, kills: int) -> None:
-        """One run with up to so many kills, left to end, compared and removed."""
+        """Do one run with up to so many kills; let it finish, compare and remove it."""
         self.runs += 1
         place = self.top / f"{self.runs:03d}"
         cache = self.chance.choice((self.top / "cache", place / "cache"))
@@ -207,7 +208,7 @@ class Mode:
                 self.found[run.found()] += 1
                 history[-1] += f" -> {run.found()}, step {run.saved}"
                 print(self.name, f"{self.runs}.{len(history)}", history[-1], flush=True)
-            if not run.start():  # does no harm to one that has ended
+            if not run.start():  # harmless if it has finished
                 raise Fault(f"lost: hangs for {HANGS} seconds")
             run.compare(self.whole)
             shutil.rmtree(place)
@@ -218,7 +219,7 @@ class Mode:
         self.resumed += run.resumed
 
     def _kill(self, run: Run, history: list[str]) -> bool:
-        """A process that is to be killed. True: it has ended before."""
+        """Run and kill a process. True: it has ended before."""
         verb, program = "resume" if run.begun else "train", ()
         until, left = HANGS, 1 - run.saved / self.steps
         if self.chance.random() < 0.5:
@@ -259,7 +260,7 @@ class Mode:
 
 
 def carry_out(mode: Mode, kills: int, keep) -> None:
-    """All runs of one mode; `keep` is called after each."""
+    """Do all runs of one mode; `keep` is called after each."""
     while len(mode.faults) < 9:
         left = kills - mode.kinds.total()
         if left <= 0 and mode.met_a_checkpoint():
@@ -270,7 +271,7 @@ def carry_out(mode: Mode, kills: int, keep) -> None:
 
 
 def added(old: dict, new: dict) -> dict:
-    """The records of one mode from two runs of this script, as one."""
+    """Merge the records of one mode from two runs of this script."""
     counts = {key: old[key] + new[key] for key in COUNTED}
     found = collections.Counter(old["found"]) + collections.Counter(new["found"])
     return {**new, **counts, "found": found, "faults": old["faults"] + new["faults"]}
@@ -280,14 +281,14 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=120, help="in all modes together")
+    parser.add_argument("--kills", type=int, default=120, help="total over all modes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--modes", nargs="+", choices=MODES, help="default: all")
     parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"),
                         default=("tensorflow", "jax"))  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--at-once", type=int, default=2, help="modes")
-    parser.add_argument("--add", action="store_true", help="to what is in the record")
+    parser.add_argument("--at-once", type=int, default=2, help="modes at once")
+    parser.add_argument("--add", action="store_true", help="add to the record")
     parser.add_argument("--out", type=pathlib.Path, default=RECORD)
     args = parser.parse_args()
     args.modes = [
@@ -299,7 +300,7 @@ def parse() -> argparse.Namespace:
 
 
 def record_of(modes: dict, kinds: dict, device: str, args, before) -> dict:
-    """What happened so far, by mode, and what an earlier record tells."""
+    """Return the record: the outcomes by mode, with those of an earlier record."""
     kinds = sum(kinds.values(), collections.Counter())
     words = ["FILE" if word == str(args.out) else word for word in sys.argv[1:]]
     commands = [" ".join(["python benchmarks/chaos.py", *words])]

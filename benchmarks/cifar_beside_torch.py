@@ -1,18 +1,17 @@
-"""speednet on CIFAR-10: gpuzoo beside the same network and training in PyTorch.
+"""speednet on CIFAR-10: gpuzoo compared with the same training in PyTorch.
 
     python benchmarks/cifar_beside_torch.py --data-dir DIR --torch PYTHON
     python benchmarks/cifar_beside_torch.py --data FILE.npz --torch PYTHON --device gpu
 
-PYTHON can import torch. With each seed the recipe `cifar10` and peers/torch_cifar.py
-are trained in fresh processes, one after the other: on a CPU as the recipe stands, in
-float32. On a GPU it is the full network, on both sides in bfloat16 and in batches of
-1000 with the
-learning rate of Jordan's speed runs (1.5 for such a batch, where the loss is a mean);
-and gpuzoo also without determinism, PyTorch also with `torch.compile`.
+PYTHON is an interpreter with torch. For each seed the recipe `cifar10` and
+peers/torch_cifar.py are trained in fresh processes, one after the other. On a CPU: the
+recipe as it is, in float32. On a GPU: the full network, both in bfloat16 with batches
+of 1000 and the learning rate of Jordan's speed runs (1.5 for this batch size and a mean
+loss); gpuzoo also without determinism, PyTorch also with `torch.compile`.
 
 Writes benchmarks/records/cifar10_beside_torch_<device>.json after each seed: test
-accuracy and seconds of training of all, by how many points the accuracies of gpuzoo and
-PyTorch differ, with a 95 % interval, and by how many times the median seconds do.
+accuracy and training time of all, the difference in accuracy between gpuzoo and PyTorch
+in points with a 95 % interval, and the ratio of the median training times.
 """
 
 import argparse
@@ -37,7 +36,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--torch", required=True, help="a Python that has PyTorch")
+    parser.add_argument("--torch", required=True, help="a Python with PyTorch")
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data-dir", help="a prepared TFDS folder")
     data.add_argument("--data", help="npz with x_train, y_train, x_test, y_test")
@@ -56,7 +55,7 @@ def parse() -> argparse.Namespace:
 
 
 def apart(ours: list[float], theirs: list[float]) -> dict:
-    """By how many points of accuracy ours are better, with a 95 % interval."""
+    """Return the accuracy gain of gpuzoo in points, with a 95 % interval."""
     found = scipy.stats.ttest_ind(ours, theirs, equal_var=False)
     low, high = found.confidence_interval()
     mean = np.mean(ours) - np.mean(theirs)
@@ -67,7 +66,7 @@ def apart(ours: list[float], theirs: list[float]) -> dict:
 
 
 def commands(args, threads: int) -> tuple[dict, dict]:
-    """The options of gpuzoo, and of the peer, by the name in the record."""
+    """Return the options of gpuzoo and of the peer by their name in the record."""
     gpu, mixed = args.device == "gpu", args.precision != "float32"
     common = ["--epochs", str(args.epochs)]
     ours = [
@@ -91,7 +90,7 @@ def commands(args, threads: int) -> tuple[dict, dict]:
 
 
 def compared(rows: dict) -> dict:
-    """The figures of all, and how they differ."""
+    """Return the metrics of all runs and their differences."""
     figures = {
         name: {
             key: spread([row[key] for row in found])

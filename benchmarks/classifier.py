@@ -1,15 +1,16 @@
-"""Train the fixed classifier that drawn digits are measured with.
+"""Train the fixed classifier that generated digits are evaluated with.
 
     python benchmarks/classifier.py --data-dir DIR    # a prepared TFDS folder
 
 Writes gpuzoo/tasks/digits.safetensors and benchmarks/records/classifier.json. Another
-machine gets other bits, and with other weights every Frechet distance changes: the file
-in the tree stays, and is pinned by its sha256 in gpuzoo/tasks/frechet.py. It is the
-teacher of recipes/distill_mnist.py too. Labels are not smoothed, as that would rub out
-what a student can learn from it (Mueller, Kornblith and Hinton, arXiv 1906.02629).
+machine gives different bits, and with other weights every Frechet distance changes:
+the file in the tree is kept, and pinned by its sha256 in gpuzoo/tasks/frechet.py. It is
+also the teacher of recipes/distill_mnist.py. No label smoothing, which would remove
+information that a student can learn from (Mueller, Kornblith and Hinton, arXiv
+1906.02629).
 
-Also records the distance of 10,000 MNIST training images from the test images: no
-generator of new digits can be expected to come nearer.
+Also records the distance between 10,000 MNIST training images and the test images: a
+lower bound to expect of a generator of new digits.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""gpuzoo, killed by itself at the n-th call that changes a file below a folder.
+"""Run gpuzoo and kill it at the n-th call that changes a file below a folder.
 
     python benchmarks/die_at.py FOLDER CALL NUMBER MOMENT train mnist ...
     python benchmarks/die_at.py FOLDER count FILE - train mnist ...
 
-CALL is one of CALLS: `open` is opening for writing, `replace` is renaming too, `unlink`
-is every removal. MOMENT is `before`, `after`, or for a write `half`: half of the bytes
-are in the file. `count` does not kill but writes to FILE how many calls there were.
+CALL is one of CALLS: `open` is opening for writing, `replace` includes renaming,
+`unlink` is any removal. MOMENT is `before`, `after`, or for a write `half`: half of the
+bytes are written. `count` does not kill, but writes the number of calls to FILE.
 
-Every process has the same number, as it has in a container that is started again.
+Every process has the same id, as in a container that is restarted.
 """
 
 import atexit
@@ -26,7 +26,7 @@ CONTAINER_PID = 7
 
 
 class Fate:
-    """Counts the calls, and dies at the one that was named."""
+    """Counts the calls, and kills the process at the given one."""
 
     def __init__(self, folder: str, call: str, number: str, moment: str):
         self.top = os.path.abspath(folder) + os.sep
@@ -39,7 +39,7 @@ class Fate:
         return call == self.call and self.counts[call] == int(self.number)
 
     def concerns(self, path, folder: int | None = None) -> bool:
-        """`folder`: an open one that the path is relative to."""
+        """Whether a path counts; `folder`: an open one that it is relative to."""
         if isinstance(path, int):
             path, folder = "", path
         path = os.fspath(path)
@@ -50,7 +50,7 @@ class Fate:
         return (os.path.abspath(path) + os.sep).startswith(self.top)
 
     def watch(self, module, name: str, call: str) -> None:
-        """Put a function that counts, and may die, in the place of module.name."""
+        """Replace module.name by a function that counts its calls, and may kill."""
         real = getattr(module, name)
 
         @functools.wraps(real)
@@ -90,7 +90,7 @@ class Fate:
         module.open = watched
 
     def watch_descriptors(self) -> None:
-        """Files that are opened for writing by os.open."""
+        """Count files that are opened for writing by os.open."""
         real = os.open
 
         @functools.wraps(real)
@@ -110,7 +110,7 @@ class Fate:
 
 
 class File:
-    """A file that is open for writing."""
+    """A file open for writing."""
 
     def __init__(self, file, fate: Fate):
         self._file, self._fate = file, fate

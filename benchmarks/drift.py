@@ -1,11 +1,11 @@
-"""How far TensorFlow and JAX drift apart on one recipe, with one seed.
+"""Measure how far TensorFlow and JAX diverge on one recipe with the same seed.
 
     python benchmarks/drift.py --data-dir DIR    # a prepared TFDS folder
 
-Both start from the same weights and see the same examples, changed in the same way;
-only their arithmetic differs. Writes benchmarks/records/drift.json: the difference of
-the losses at chosen steps, of the weights at the end, and of the test accuracy, between
-the backends; and, to compare with, between two seeds on one backend.
+Both start from the same weights and see the same augmented examples; only their
+arithmetic differs. Writes benchmarks/records/drift.json: the differences of the losses
+at some steps, of the final weights, and of the test accuracy, between the backends, and
+for comparison between two seeds on one backend.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Damaged inputs: every one must be read, or refused in one line.
+"""Fuzz the loaders: each damaged input must be read, or refused in one line.
 
 Valid inputs of every loader are damaged (bits flipped, bytes changed, cut, inserted,
-swapped; heads most of all) and loaded in processes with limits of memory and time. A
-traceback, a hang, an end by memory or a crash is a fault, and the exit code is 1.
+swapped; mostly in headers) and loaded in processes with memory and time limits. A
+traceback, a hang, running out of memory or a crash is a fault, and the exit code is 1.
 
     python benchmarks/fuzz.py --inputs 10000 --record benchmarks/records/fuzz.json
 """
@@ -35,7 +35,7 @@ MEMORY = 6 << 30
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
-    """One to four changes, half of them near the head."""
+    """Apply one to four changes, half of them near the header."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
         size = len(data)
@@ -236,7 +236,7 @@ def _batch(kind: str, first: int, count: int, results) -> None:
 
 
 def fuzz(inputs: int, kinds=None, show=print) -> dict:
-    """How many inputs of each kind ended in which way, and the faults."""
+    """Return the number of inputs of each kind by outcome, and the faults."""
     kinds = list(kinds or KINDS)
     ends = {kind: collections.Counter() for kind in kinds}
     faults = []
@@ -282,7 +282,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--kind", action="append", choices=KINDS)
-    parser.add_argument("--run", help="a finished run, for the loaders of its files")
+    parser.add_argument("--run", help="finished run, to fuzz the loaders of its files")
     parser.add_argument("--record")
     words = parser.parse_args()
     kinds = words.kind or list(KINDS)

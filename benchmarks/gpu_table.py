@@ -1,8 +1,8 @@
-"""What gpu.sh has measured, in a short table: device, what, figure.
+"""Print the results of gpu.sh as a short table: device, measurement, value.
 
-python benchmarks/gpu_table.py FOLDER    # of records
+python benchmarks/gpu_table.py FOLDER    # with records
 
-tables.py writes the same into docs/results.md, of the records *_gpu.json in the tree.
+tables.py writes the same table into docs/results.md, from the records *_gpu.json.
 """
 
 import collections
@@ -17,14 +17,14 @@ EMPTY = "Nothing has been measured on a GPU yet."
 
 
 def device_of(record: dict) -> str:
-    """The name of what a record was measured on."""
+    """Return the name of the device of a record."""
     if "runtime" in record:
         return record["runtime"]["device_name"]
     return record.get("device_name") or record.get("device", "cpu")
 
 
 def mean(figure: dict, unit: str = "", times: int = 1, digits: str = ".3g") -> str:
-    """A mean, its standard deviation, if there is one, and of how many."""
+    """Format a mean, its standard deviation, if there is one, and the count."""
     apart = "" if figure["std"] is None else f" ± {times * figure['std']:.2g}"
     return f"{times * figure['mean']:{digits}}{apart}{unit} (n = {figure['n']})"
 
@@ -35,7 +35,7 @@ def metric(name: str, figure: dict) -> str:
 
 
 def reached(rows: dict) -> str:
-    """How many seeds came to 99.0 %."""
+    """Format how many seeds reached 99.0 %."""
     good = [row["test_accuracy"] >= 0.99 for row in rows["runs"]]
     return f"{sum(good)} of {len(good)}"
 
@@ -64,7 +64,7 @@ def recipe(record: dict):
 
 
 def _without(words: list[str], *options: str) -> list[str]:
-    """Words without some options and the word after each."""
+    """Return words without some options and their values."""
     pairs = zip(["", *words], words, strict=False)
     return [w for before, w in pairs if not {before, w} & set(options)]
 
@@ -140,18 +140,18 @@ KINDS = {
 
 
 def rows_of(record: dict) -> list[tuple[str, str]]:
-    """What was measured, and how much."""
+    """Return the measurements of a record and their values."""
     kind = next(kind for key, kind in KINDS.items() if key in record)
     return list(kind(record))
 
 
 def read(folder: pathlib.Path, pattern: str) -> list[dict]:
-    """The records of a folder, by name."""
+    """Return the records of a folder, sorted by name."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob(pattern))]
 
 
 def gpu_text(records: list[dict], machine) -> str:
-    """The table of docs/results.md; `machine` tells where a record was taken."""
+    """Return the table of docs/results.md; `machine` describes a record's machine."""
     if not records:
         return EMPTY
     places = sorted({machine(record) for record in records})
@@ -173,8 +173,8 @@ def gpu_text(records: list[dict], machine) -> str:
 
 
 def gpu_head(record: dict | None, part: str = "") -> dict[str, str]:
-    """A line of the head of a recipe, if it has been measured on a GPU as it is; `part`
-    of a record of mnist_to_99.py."""
+    """Return a line for the docstring of a recipe, if it was measured unchanged on a
+    GPU; `part` of a record of mnist_to_99.py."""
     rows = record.get(part) if record and part else record
     if not rows:
         return {}

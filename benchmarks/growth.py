@@ -1,18 +1,17 @@
-"""How time and memory grow: with examples, batch, width and steps.
+"""Measure how time and memory scale with examples, batch size, width and steps.
 
     python benchmarks/growth.py --data-dir DIR    # a prepared TFDS folder
     python benchmarks/growth.py --data-dir DIR --folder DISK --most 40000000
 
-Writes benchmarks/records/growth.json and docs/growth.png. Recipe `mnist`, one thing
-changed at a time, each training in a process of its own: milliseconds of a step, main
-memory at its highest. More examples than there are come from tiling MNIST into a file
-that is mapped into memory; resident, they are copied to the device, streamed, the rows
-are read when a step needs them.
+Writes benchmarks/records/growth.json and docs/growth.png. Recipe `mnist`, one setting
+changed at a time, each training in its own process: milliseconds per step and peak main
+memory. For more examples MNIST is tiled into a memory-mapped file; resident examples
+are copied to the device, streamed ones are read when a step needs them.
 
-Resident ones stop at 5 million: the copy alone takes 3.9 GB there, and by itself a run
-streams what would fill more than half of the memory. Streamed ones stop at 10 million
-(7.8 GB), which a large memory holds in its cache of files: with `--most`, 784 bytes of
-disk an example, they go beyond the memory of the machine, which the record tells.
+Resident examples stop at 5 million: the copy alone takes 3.9 GB there, and by default a
+run streams data that would fill more than half of the memory. Streamed examples stop at
+10 million (7.8 GB), which a large page cache can hold: with `--most` (784 bytes of disk
+per example) they exceed the memory of the machine, which is in the record.
 """
 
 import argparse
@@ -40,7 +39,7 @@ GROWTH = {
 
 
 def child() -> None:
-    """One training; prints its figures."""
+    """Run one training and print its measurements."""
     import gpuzoo
     from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.data.dataset import Dataset
@@ -88,19 +87,19 @@ def child() -> None:
 
 
 def _anonymous() -> float:
-    """Memory that is not a file's, which the system cannot drop, now."""
+    """Return the current anonymous memory, which the system cannot drop."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
     told = dict(line.split(":", 1) for line in lines)
     return int(told["RssAnon"].split()[0]) * 1024 / 1e6
 
 
 def memory() -> int:
-    """Bytes of main memory that the machine has."""
+    """Return the main memory of the machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def tile(data, count: int, folder: pathlib.Path) -> dict[str, str]:
-    """Files of so many examples, the training ones again and again."""
+    """Write files of so many examples, repeating the training examples."""
     paths = {}
     for name, kind in (("image", "u1"), ("label", "<i4")):
         path, array = folder / f"{name}.bin", data.train[name].astype(kind)
@@ -114,8 +113,8 @@ def tile(data, count: int, folder: pathlib.Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--folder", help="where there is room for the tiled examples")
-    parser.add_argument("--most", type=int, default=0, help="streamed examples, too")
+    parser.add_argument("--folder", help="folder for the tiled examples")
+    parser.add_argument("--most", type=int, default=0, help="of streamed examples")
     args = parser.parse_args()
 
     import gpuzoo

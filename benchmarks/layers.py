@@ -1,4 +1,4 @@
-"""Does every layer of Keras repeat to the bit, alone and used several times?
+"""Test whether every Keras layer is repeatable to the bit, alone and used repeatedly.
 
     python benchmarks/layers.py                     # all layers, all modes: many hours
     python benchmarks/layers.py --backends tensorflow --precisions float32 --xla off
@@ -6,18 +6,18 @@
     python benchmarks/layers.py --trainings 1 --fresh 0 --out /tmp/built.json  # quick
     python benchmarks/layers.py --table             # write docs/explanation/layers.md
 
-Every layer that `keras.layers` has, and every activation, is put into a small
-classifier in four ways (layer_table.py), and that is trained for three steps from one
-seed: eight times in one process, compiled anew for each and trained while every core
-is kept busy, and once in each of two fresh processes, the second of which goes through
-the models in the opposite order. All ten digests of the weights, the optimizer and the
-random state must be equal.
+Every layer of `keras.layers`, and every activation, is put into a small classifier in
+four arrangements (layer_table.py), which is trained for three steps from one seed:
+eight times in one process, compiled again for each and trained while every core is kept
+busy, and once in each of two fresh processes, the second of which trains the models in
+the opposite order. All ten digests of the weights, the optimizer and the random state
+must be equal.
 
-Writes benchmarks/records/layers.json (--out) after each group of layers, and goes on
-from there when it is started again: what stands there with the same environment is not
-done again, unless it failed. Each entry names the code that it was made with. Exit code
-1 if a digest differs, if a training fails, or if Keras has a layer that layer_table.py
-has no line for. What gpuzoo refuses is recorded with its words and is no failure.
+Writes benchmarks/records/layers.json (--out) after each group of layers, and continues
+from there: results with the same environment are not repeated, unless they failed. Each
+entry names the code that it was made with. Exit code 1 if a digest differs, if a
+training fails, or if layer_table.py has no line for a layer of Keras. What gpuzoo
+refuses is recorded with the message and is not a failure.
 """
 
 import argparse
@@ -58,16 +58,16 @@ def parse() -> argparse.Namespace:
                         help="TensorFlow's; JAX is always XLA")  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--trainings", type=int, default=8,
-                        help="in the busy process")  # fmt: skip
+                        help="per model in the busy process")  # fmt: skip
     parser.add_argument("--fresh", type=int, default=2,
-                        help="processes that train once more each")  # fmt: skip
+                        help="fresh processes, one training each")  # fmt: skip
     parser.add_argument("--group", type=int, default=25,
-                        help="layers that a process does")  # fmt: skip
+                        help="layers per process")  # fmt: skip
     parser.add_argument("--until", metavar="HH:MM",
-                        help="begin no group after this time of today")  # fmt: skip
+                        help="start no group after this time today")  # fmt: skip
     parser.add_argument("--out", type=pathlib.Path, default=RECORD)
     parser.add_argument("--table", action="store_true",
-                        help="write the page of the docs, and end")  # fmt: skip
+                        help="only write the page of the docs")  # fmt: skip
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -76,7 +76,7 @@ def parse() -> argparse.Namespace:
 
 
 def work(job: dict) -> None:
-    """Train each model of a job some times; a line of JSON for each."""
+    """Train each model of a job several times; print a line of JSON for each."""
     import gpuzoo
 
     runtime = gpuzoo.configure(**job["runtime"], quiet=True)
@@ -110,13 +110,13 @@ def work(job: dict) -> None:
 
 
 def made(name: str, arrangement: str, dataset, runtime):
-    """The program of one little model, not compiled."""
+    """Return the program of one small model, not compiled."""
     import gpuzoo
     from gpuzoo.engine.program import Program
     from gpuzoo.training.build import session_of
 
     class Uncompiled(Program):
-        """Its step is compiled here, once for each training; it evaluates nothing."""
+        """A program whose step is compiled once per training; it evaluates nothing."""
 
         def _compile(self) -> None:
             pass
@@ -133,8 +133,8 @@ def made(name: str, arrangement: str, dataset, runtime):
 
 
 def trained(program, trainings: int, busy: bool):
-    """The digest of everything that a training leaves, once for each training, which
-    compiles the step anew. A step of each compilation goes before, as in a run."""
+    """Return the digest of the whole final state of each training, which compiles the
+    step again. A step of each compilation comes first, as in a run."""
     import contextlib
 
     import numpy as np
@@ -162,8 +162,8 @@ def trained(program, trainings: int, busy: bool):
 
 
 def run_worker(job: dict) -> dict:
-    """(layer, arrangement) -> the row that a fresh process printed for it. Where a
-    process ends early or hangs, another one does the models after that."""
+    """Return (layer, arrangement) -> the row that a fresh process printed for it. If a
+    process ends early or hangs, another one trains the remaining models."""
     rows, todo = {}, [tuple(model) for model in job["models"]]
     while todo:
         command = [
@@ -189,7 +189,7 @@ def run_worker(job: dict) -> dict:
 
 
 def judge(rows: list[dict]) -> dict:
-    """Of one layer in one arrangement, from all processes."""
+    """Return the verdict on one layer in one arrangement, from all processes."""
     for verdict in ("failed", "refused"):
         for row in rows:
             if verdict in row:
@@ -203,7 +203,7 @@ def judge(rows: list[dict]) -> dict:
 
 
 def modes_of(args) -> list[tuple[str, str, str]]:
-    """Backend, precision, XLA."""
+    """Return (backend, precision, XLA) of each mode."""
     return [
         (backend, precision, xla)
         for backend in args.backends
@@ -213,7 +213,7 @@ def modes_of(args) -> list[tuple[str, str, str]]:
 
 
 def code_digest() -> str:
-    """Of the files of gpuzoo that a training runs, and of the models here."""
+    """Digest the files of gpuzoo that a training runs, and layer_table.py."""
     import gpuzoo
 
     root, files = pathlib.Path(gpuzoo.__file__).parent, [HERE / "layer_table.py"]
@@ -286,7 +286,7 @@ def main() -> None:
 
 
 def walk(args, record: dict, data: str, names: list, mode: tuple, arrangement: str):
-    """Train what is still to be trained of one mode and arrangement, group by group."""
+    """Train what is missing of one mode and arrangement, group by group."""
     backend, precision, xla = mode
     found = record["modes"].setdefault(f"{backend} {precision} XLA {xla}", {})
     at_hand = {"equal", "refused", "differs"}
@@ -342,7 +342,7 @@ def write(path: pathlib.Path, record: dict) -> None:
 # --- the page of the docs -------------------------------------------------------------
 
 _HEAD = """\
-# Layers of Keras that repeat
+# Repeatability of Keras layers
 
 Written by `benchmarks/layers.py --table` from `benchmarks/records/layers.json`.
 
@@ -351,17 +351,17 @@ classifier in four arrangements: **alone**; **shared**, one layer called on four
 whose results are stacked; **siamese**, one layer called on two inputs whose results are
 subtracted; **parallel**, four layers on one input, two of them added and two stacked.
 Each model is trained for {steps} steps of {batch} examples from one seed: eight times
-in one process, compiled anew for each and trained while every core is kept busy, and
+in one process, compiled again for each and trained while every core is kept busy, and
 once in each of two fresh processes. "equal" means that the weights, the optimizer and
-the random state had the same bits at the end of all ten. Processor: {device}, {threads}
-threads, TensorFlow {tensorflow}, JAX {jax}, {date}, other programs beside it, {codes}
-state(s) of the code: the record says which of them each entry is of.
+the random state had the same bits at the end of all ten. CPU: {device}, {threads}
+threads, TensorFlow {tensorflow}, JAX {jax}, {date}, beside other programs, {codes}
+version(s) of the code: the record names the version of each entry.
 """
 _SIGNS = {"equal": "", "refused": "refused", "failed": "failed", "differs": "differs"}
 
 
 def page(record: dict) -> str:
-    """The Markdown page of a record."""
+    """Return the Markdown page of a record."""
     modes, layers = record["modes"], record["layers"]
     versions = record["environment"]["versions"]
     told = {key: record[key] for key in ("steps", "batch", "device", "threads", "date")}
@@ -390,8 +390,8 @@ def page(record: dict) -> str:
     ):
         lines += _listed(title, verdict, modes)
     lines += ["", "## Each layer", "",
-              "How many trainings were compared, all equal, in the arrangements alone, "
-              "shared, siamese and parallel; – is not run.", ""]  # fmt: skip
+              "Number of trainings compared, all equal, in the arrangements alone, "
+              "shared, siamese and parallel; – means not run.", ""]  # fmt: skip
     lines += [f"| layer | {' | '.join(ran)} |", "| --- |" + " --- |" * len(ran)]
     for name in layers:
         cells = [_cell(modes[mode].get(name, {})) for mode in ran]
@@ -402,7 +402,7 @@ def page(record: dict) -> str:
 
 
 def all_modes() -> list[str]:
-    """As the record names them."""
+    """Return the names of all modes, as in the record."""
     return [
         f"{backend} {precision} XLA {xla}"
         for backend, kinds in (("tensorflow", ("off", "on")), ("jax", ("on",)))
@@ -412,13 +412,13 @@ def all_modes() -> list[str]:
 
 
 def _counted(verdicts: list[str]) -> tuple:
-    """Equal, refused, other, not run."""
+    """Count equal, refused, other, not run."""
     seen = [verdicts.count(kind) for kind in ("equal", "refused", "not run")]
     return seen[0], seen[1], len(verdicts) - sum(seen), seen[2]
 
 
 def _listed(title: str, verdict: str, modes: dict) -> list[str]:
-    """A section with what has a verdict, those with one message together."""
+    """Return a section of the layers with a verdict, grouped by message."""
     found: dict[str, dict] = {}
     for mode, one in modes.items():
         for name, arranged in one.items():
@@ -438,7 +438,7 @@ def _listed(title: str, verdict: str, modes: dict) -> list[str]:
 
 
 def _cell(arranged: dict) -> str:
-    """The trainings of one layer in one mode."""
+    """Return the cell of one layer in one mode: the number of trainings."""
     signs = [
         (_SIGNS[told["verdict"]] or str(told["trainings"])) if told else "–"
         for told in (arranged.get(arrangement) for arrangement in ARRANGEMENTS)

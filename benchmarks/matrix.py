@@ -1,4 +1,4 @@
-"""What repeatable.py trains on, and its record: beside an earlier one, as a table."""
+"""The data and the record of repeatable.py: merged with an earlier one, as a table."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def merged(record: dict, path: pathlib.Path) -> dict:
-    """The record with what an earlier one says of other models and modes."""
+    """Merge the record with an earlier one of other models and modes."""
     if not path.exists():
         return record
     old = json.loads(path.read_text())
@@ -25,7 +25,7 @@ def merged(record: dict, path: pathlib.Path) -> dict:
 
 
 def table(modes: dict) -> str:
-    """Models down, modes across."""
+    """Return a table with a row per model and a column per mode."""
     models = sorted({name for results in modes.values() for name in results})
     rows = [["model", *modes]]
     for name in models:
@@ -38,7 +38,7 @@ def table(modes: dict) -> str:
 
 
 def small_digits(folder: str, steps: int, batch: int) -> str:
-    """As many digits as the steps need, of every class, in a file of their own."""
+    """Write a file with as many digits of every class as the steps need."""
     import gpuzoo
 
     data = gpuzoo.load_data("digits")

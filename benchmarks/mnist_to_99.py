@@ -1,4 +1,4 @@
-"""MNIST to 99 %: gpuzoo beside stock Keras and PyTorch, on the same machine.
+"""MNIST to 99 %: gpuzoo compared with stock Keras and PyTorch on the same machine.
 
     python benchmarks/mnist_to_99.py --data-dir DIR    # a prepared TFDS folder
     python benchmarks/mnist_to_99.py --data-dir DIR --torch VENV/bin/python
@@ -6,21 +6,21 @@
         --seeds 20 --stock-seeds 0
 
 Writes benchmarks/records/mnist_to_99_<cpu>.json, on a GPU mnist_to_99_gpu.json, after
-each run. What is measured:
+each run. Measured are:
 
-- stock Keras: seconds inside `fit` until the test accuracy is 99.0 % for the first time
+- stock Keras: seconds inside `fit` until the test accuracy first reaches 99.0 %
   (peers/stock_keras_mnist.py, several seeds), and the seconds of one epoch;
-- the same network in PyTorch, if a Python that has it is named (peers/torch_mnist.py);
-- gpuzoo, `train_mnist` as it is: test accuracy, how many seeds reached 99.0 %, seconds;
+- the same network in PyTorch, with --torch (peers/torch_mnist.py);
+- gpuzoo, `train_mnist` unchanged: test accuracy, seeds that reached 99.0 %, seconds;
 - gpuzoo, the longer schedule of LONGER, and `train_mnist_fast`: the same;
-- the start: the whole process of `train_mnist` with nothing in gpuzoo's cache (`cold`),
-  and of the processes after it (`warm`), which find there what XLA compiled on JAX.
+- startup: the whole process of `train_mnist` with an empty cache (`cold`), and of later
+  processes (`warm`), which find there what XLA compiled on JAX.
 
-Each run is a fresh process, and the processes take turns, so that a change of the
-machine's speed meets all of them; with --together all seeds of gpuzoo are trained one
-after another in one. `train_seconds` of gpuzoo leaves out tracing and compiling,
-`compile_seconds`; the stock figure cannot be split, so the ratio is given both without
-and with it.
+Each run is a fresh process, and the processes take turns, so that changes in the speed
+of the machine affect all of them; with --together all seeds of gpuzoo are trained in
+one process. `train_seconds` of gpuzoo excludes tracing and compiling, in
+`compile_seconds`; the time of stock Keras cannot be split, so the ratio is given
+without and with it.
 """
 
 import argparse
@@ -59,14 +59,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--stock-seeds", type=int, default=3, help="0: no peers")
-    parser.add_argument("--together", action="store_true", help="ours in one process")
-    parser.add_argument("--torch", metavar="PYTHON", help="a Python that has PyTorch")
+    parser.add_argument("--together", action="store_true", help="gpuzoo in one process")
+    parser.add_argument("--torch", metavar="PYTHON", help="a Python with PyTorch")
     parser.add_argument("--worker", metavar="NPZ", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def words_of(changes: dict) -> list[str]:
-    """Changes of a recipe as options of the command."""
+    """Return changed recipe fields as options of the command."""
     words = []
     for name, value in changes.items():
         values = value if isinstance(value, tuple) else (value,)
@@ -78,7 +78,7 @@ def words_of(changes: dict) -> list[str]:
 
 
 def train(npz: str, device: str, seed: int, name: str, cache: str = "") -> dict:
-    """One run of gpuzoo in a fresh process; `cache`: in place of gpuzoo's."""
+    """Do one run of gpuzoo in a fresh process; `cache` replaces gpuzoo's."""
     recipe, changes = SCHEDULES[name]
     with tempfile.TemporaryDirectory() as folder:
         row = run_json(
@@ -94,7 +94,7 @@ def train(npz: str, device: str, seed: int, name: str, cache: str = "") -> dict:
 
 
 def work(args) -> None:
-    """All seeds in this process; a line of JSON for each run."""
+    """Train all seeds in this process; print a line of JSON for each run."""
     import gpuzoo
     from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.engine import loop
@@ -119,7 +119,7 @@ def work(args) -> None:
 
 
 def together(args, npz: str, folder: str):
-    """The schedule and the row of each run of `work`."""
+    """Yield the schedule and the row of each run of `work`."""
     # JAX's own cache: gpuzoo's is for whole runs, and each of these compiles anew.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
@@ -138,7 +138,7 @@ def together(args, npz: str, folder: str):
 
 
 def in_turns(args, npz: str, threads: int):
-    """What was trained, and its row: gpuzoo's schedules and the peers, by turns."""
+    """Yield name and row of each run: gpuzoo's schedules and the peers, in turns."""
     peers = {"stock_keras": (sys.executable, [])}
     if args.torch:
         peers["torch"] = (args.torch, ["--threads", str(threads)])
@@ -183,7 +183,7 @@ def of_peer(rows: list[dict]) -> dict:
 
 
 def ratios(record: dict) -> dict:
-    """How many times as long the peers take, as far as they have been measured."""
+    """Return the ratios of the times of the measured peers to gpuzoo's."""
     found = {}
     stock, torch = record.get("stock_keras"), record.get("torch")
     for name, end in (("train_mnist", ""), ("train_mnist_fast", "_fast")):
@@ -205,7 +205,7 @@ def ratios(record: dict) -> dict:
 
 
 def told(args) -> str:
-    """The command, without what is on this machine only."""
+    """Return the command without paths of this machine."""
     hidden = {args.data_dir: "DIR", args.data: "FILE", args.torch: "PYTHON"}
     words = [hidden.get(word, word) for word in sys.argv[1:]]
     return " ".join(["python benchmarks/mnist_to_99.py", *words])

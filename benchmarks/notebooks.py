@@ -1,10 +1,10 @@
-"""Write the notebooks from their scripts, executed, with small pictures.
+"""Create the notebooks from their scripts: executed, with small images.
 
     python benchmarks/notebooks.py            # all of notebooks/*.py
     python benchmarks/notebooks.py gan codes  # some
 
-Each runs in an empty folder of its own, on the data that its reader would get: MNIST
-from the TFDS folder, gpuzoo's cache or a download, else the digits of scikit-learn.
+Each runs in its own empty folder, on the data that its reader would get: MNIST from the
+TFDS folder, gpuzoo's cache or a download, otherwise the digits of scikit-learn.
 """
 
 import base64
@@ -21,7 +21,7 @@ NOTEBOOKS = pathlib.Path(__file__).resolve().parent.parent / "notebooks"
 
 
 def small(picture: str) -> str:
-    """A PNG, base64, with 32 colours."""
+    """Reduce a base64 PNG to 32 colors."""
     image = PIL.Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
     target = io.BytesIO()
     image.quantize(32).save(target, "PNG", optimize=True)

@@ -1,12 +1,12 @@
-"""What the host takes for a step: of a model that computes next to nothing.
+"""Measure the host overhead of a training step, with a model of negligible compute.
 
     python benchmarks/overhead.py [--rounds 20]
 
-One dense layer from 8 inputs to 10 classes, batch 32, Adam. gpuzoo, as it runs by
-default, and stock Keras `fit`, each on TensorFlow and on JAX, train it; they are alive
-at once and take turns of about a second (gpuzoo/bench/bench.py). Writes
-benchmarks/records/overhead.json: milliseconds of a step (median, interval of 95 %), and
-how many times as long stock Keras takes within one round.
+One dense layer from 8 inputs to 10 classes, batch 32, Adam, trained by gpuzoo with its
+defaults and by stock Keras `fit`, each on TensorFlow and on JAX. The processes run at
+the same time and take turns of about a second (gpuzoo/bench/bench.py). Writes
+benchmarks/records/overhead.json: milliseconds per step (median, 95 % interval), and the
+ratio of stock Keras to gpuzoo within one round.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def data(path: str) -> None:
 
 
 def begin(name: str, backend: str, npz: str):
-    """A process that trains it, as gpuzoo or as stock Keras does."""
+    """Start a process that trains it with gpuzoo or with stock Keras."""
     from gpuzoo.bench import bench
     from gpuzoo.catalogue.recipe import Recipe
     from gpuzoo.runtime.environment import available_cores

@@ -1,4 +1,4 @@
-"""Draw docs/run.svg, the picture of a run in the README, from a run.
+"""Create docs/run.svg, the image of a run in the README, from a run.
 
 python benchmarks/picture.py --data-dir DIR
 """

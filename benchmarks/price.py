@@ -1,4 +1,4 @@
-"""What repeatability costs: determinism, XLA, precision, backend; checkpoints, digests.
+"""Measure the cost of repeatability: modes, checkpoints and digests.
 
     python benchmarks/price.py --data-dir DIR    # a prepared TFDS folder
     python benchmarks/price.py --data mnist.npz --device gpu --autotune choices.txt
@@ -6,15 +6,15 @@
 Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two parts,
 both with the recipe `mnist`:
 
-- The modes: a process for each, all of them alive at once, trains for about a second
-  when its turn comes (gpuzoo/bench/bench.py), back and forth, so that a change of
-  the machine's speed meets all of them alike; then the same with fresh processes,
-  `--generations` times. The first turn, just after compiling, is not counted. Given is
-  the median of the examples per second of training, and for pairs of modes the median
-  of the ratios within one round with its interval (95 %, bootstrap) and quartiles. A
-  mode that fails is recorded with its reason, and the exit code is 1.
-- The trail: of runs on all of MNIST with a checkpoint and a digest every 100 steps, how
-  long these took as parts of the training, from the phases that a run tells apart.
+- The modes (determinism, XLA, precision, backend): one process for each. All run at the
+  same time and train in turns of about a second (gpuzoo/bench/bench.py), back and
+  forth, so that changes in the speed of the machine affect all of them; then the same
+  with fresh processes, `--generations` times. The first turn, just after compiling, is
+  not counted. Reported are the median of the training examples/s, and for pairs of
+  modes the median of the ratios within one round with its interval (95 %, bootstrap)
+  and quartiles. A mode that fails is recorded with the reason; the exit code is then 1.
+- The trail: the time of checkpoints and digests, as fractions of the training time, in
+  runs on all of MNIST with both every 100 steps.
 """
 
 import argparse
@@ -97,7 +97,7 @@ PRICES = {
 
 
 def figures(values: list[float]) -> dict:
-    """The median, its interval, the quartiles, how many."""
+    """Return the median, its interval, the quartiles and the count."""
     from gpuzoo.bench.bench import spread
 
     found = spread(values)
@@ -112,7 +112,7 @@ def figures(values: list[float]) -> dict:
 def take_turns(
     modes: dict, npz, generations: int, turns: int, autotune: str
 ) -> tuple[dict, dict]:
-    """Name -> examples per second of every turn; name -> why a mode failed."""
+    """Return name -> examples/s of every turn, and name -> why a mode failed."""
     from gpuzoo.bench import bench
     from gpuzoo.catalogue.recipes import load_recipe
 
@@ -136,7 +136,7 @@ def take_turns(
 
 
 def begin(name, mode, recipe, autotune, stack, alive: dict, failed: dict) -> None:
-    """A process for a mode, among those alive or, with the reason, the failed."""
+    """Start a process for a mode; add it to those alive or, with the reason, failed."""
     from gpuzoo.bench import bench
     from gpuzoo.errors import GpuzooError
     from gpuzoo.runtime.options import Options
@@ -161,7 +161,7 @@ def begin(name, mode, recipe, autotune, stack, alive: dict, failed: dict) -> Non
 
 
 def matrix(modes: dict, prices: dict, speed: dict, failed: dict) -> dict:
-    """What the modes that did all turns tell; why the others did not."""
+    """Return the results of the modes that did all turns, and why others did not."""
     return {
         "modes": {
             name: {"error": failed[name]}
@@ -180,7 +180,7 @@ def matrix(modes: dict, prices: dict, speed: dict, failed: dict) -> dict:
 
 
 def trails(data, rounds: int) -> dict:
-    """What checkpoints and digests take, as parts of the seconds of training."""
+    """Return the time of checkpoints and digests as fractions of the training time."""
     from gpuzoo.catalogue.recipes import load_recipe
     from gpuzoo.engine import loop
     from gpuzoo.engine.program import Program

@@ -1,6 +1,5 @@
-"""How far repeatability reaches, for docs/results.md, of the records of price.py,
-repeatable.py, drift.py and chaos.py; `machine` tells in words on what a record was
-measured."""
+"""The section on repeatability of docs/results.md, from the records of price.py,
+repeatable.py, drift.py and chaos.py; `machine` describes the machine of a record."""
 
 
 def ratio(figure: dict) -> str:
@@ -30,7 +29,7 @@ def price_rows(price: dict, machine) -> list[str]:
 
 
 def repeated_text(record: dict, where: str) -> str:
-    """How many models gave equal bits in how many modes, and which did not."""
+    """Return how many models gave equal bits in how many modes, and which did not."""
     modes = record["modes"]
     models = {name for results in modes.values() for name in results}
     verdicts: dict[str, list[str]] = {}
@@ -59,7 +58,7 @@ def repeated_text(record: dict, where: str) -> str:
 def reach_text(
     price: dict | None, repeated: list[dict], drift: dict, chaos: dict, machine
 ) -> str:
-    """What repeatability costs, how it was tried, and where it ends."""
+    """Return the cost of repeatability, how it was tested, and its limits."""
     lines = price_rows(price, machine) if price else []
     for record in repeated:
         lines += [repeated_text(record, machine(record)), ""]

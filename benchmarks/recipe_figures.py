@@ -1,19 +1,19 @@
-"""What a recipe reaches: one fresh process for each seed, on this machine.
+"""Measure the results of a recipe: one fresh process per seed, on this machine.
 
     python benchmarks/recipe_figures.py --recipe mnist_vae --seeds 3 --data-dir DIR
     python benchmarks/recipe_figures.py --recipe mnist --record mnist_mlp \\
         -- --model mlp --epochs 3
     python benchmarks/recipe_figures.py --recipe distill_cifar10 --teacher cifar10
 
-With --teacher that recipe is trained first, and its run is the teacher of all. What
-stands after `--` goes to `gpuzoo train` as it is. With --twice the first seed is
-trained once more at the end: `same_bits` tells whether the weights are equal, and the
+With --teacher that recipe is trained first, and its run is the teacher of all.
+Arguments after `--` are passed to `gpuzoo train`. With --twice the first seed is
+trained again at the end: `same_bits` records whether the weights are equal, and the
 exit code is 1 if they are not.
 
 Writes benchmarks/records/<recipe>.json, or the name given with --record, after each
-run: every test figure, the seconds (training without tracing and compiling, compiling,
-the whole process) and the highest memory (resident bytes of the process), each as mean,
-standard deviation, least, greatest and number of runs, and all single runs.
+run: all test metrics, the seconds (training without tracing and compiling, compiling,
+the whole process) and the peak memory (resident bytes of the process), each as mean,
+standard deviation, minimum, maximum and number of runs, and all single runs.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COSTS = ("train_seconds", "compile_seconds", "process_seconds", "peak_memory_byt
 
 
 def run_json(command: list[str], **variables: str) -> dict:
-    """The last stdout line as JSON, and the wall seconds of the whole process."""
+    """Return the last stdout line as JSON, and the wall time of the process."""
     start = time.perf_counter()
     done = subprocess.run(
         command, capture_output=True, text=True, check=False,
@@ -49,14 +49,14 @@ def run_json(command: list[str], **variables: str) -> dict:
 
 
 def kind_of(cpu: str) -> str:
-    """A CPU as part of a file's name: amd_epyc_25_1."""
+    """Return a CPU as part of a file name: amd_epyc_25_1."""
     words = re.findall(r"[a-z0-9]+", cpu.lower().replace("(r)", ""))
     said = ("cpu", "family", "model", "processor")
     return "_".join(word for word in words if word not in said)
 
 
 def spread(values: list[float]) -> dict:
-    """Mean, standard deviation (of the sample), least, greatest, how many."""
+    """Return mean, standard deviation (of the sample), minimum, maximum and count."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {
         "mean": round(statistics.mean(values), 6),
@@ -68,7 +68,7 @@ def spread(values: list[float]) -> dict:
 
 
 def summarise(rows: list[dict]) -> dict:
-    """Every figure and every cost that all runs tell."""
+    """Summarise the metrics and costs that all runs have."""
     keys = [key for key in rows[0] if key.startswith("test_")] + list(COSTS)
     return {
         key: spread([row[key] for row in rows])
@@ -78,7 +78,7 @@ def summarise(rows: list[dict]) -> dict:
 
 
 def measure(recipe: str, options: list[str], seed: int, out: str) -> dict:
-    """One run in a process and a folder of its own."""
+    """Do one run in its own process and folder."""
     train = [sys.executable, "-m", "gpuzoo", "train", recipe, "--quiet", *options]
     row = run_json([*train, "--seed", str(seed), "--out", out])
     row.pop("run_dir")
@@ -113,7 +113,7 @@ def measure_all(args, place: list[str], options: list[str]):
 
 
 def without_paths(options: list[str]) -> list[str]:
-    """Options as a record tells them: FILE in place of a file of this machine."""
+    """Return options for a record: FILE instead of a path of this machine."""
 
     def told(word: str) -> str:
         path = pathlib.Path(word.rpartition("=")[2])
@@ -124,7 +124,7 @@ def without_paths(options: list[str]) -> list[str]:
 
 
 def write(name: str, record: dict) -> None:
-    """A record, whole or not at all, named so."""
+    """Write a record of this name atomically."""
     from gpuzoo.files import write_atomically
 
     whole = json.dumps(record, indent=1) + "\n"
@@ -132,7 +132,7 @@ def write(name: str, record: dict) -> None:
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """What was asked for, and the options for `gpuzoo train`."""
+    """Return the arguments, and the options for `gpuzoo train`."""
     words, rest = sys.argv[1:], []
     if "--" in words:
         place = words.index("--")
@@ -143,7 +143,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--data-dir", help="a prepared TFDS folder")
-    parser.add_argument("--twice", action="store_true", help="compare two runs' bits")
+    parser.add_argument("--twice", action="store_true", help="train one seed twice")
     parser.add_argument("--teacher", help="recipe whose run with seed 0 is the teacher")
     parser.add_argument("--record", help="name of the record (default: the recipe's)")
     return parser.parse_args(words), rest

@@ -1,4 +1,4 @@
-"""Does every model repeat to the bit, on every backend and in every precision?
+"""Test whether every model is repeatable to the bit, in every mode.
 
     python benchmarks/repeatable.py                        # all models, all modes
     python benchmarks/repeatable.py --device gpu --out FILE
@@ -8,21 +8,20 @@
 
 A mode is a backend, a precision and XLA on or off. For each mode two fresh processes,
 side by side, train every model for some steps on the embedded digits, with augmentation
-and, where a model has it, dropout; one that listens or forecasts on computed data. The
-second goes through the models (with --group 3 through each three of them) in the
-opposite order, so that what a process did before cannot matter, and trains each once
-more with another seed. The digests of the weights must be equal, and those of the other
-seed must differ.
+and, where a model has it, dropout; audio and forecasting models on computed data. The
+second trains the models (with --group 3 each group of three) in the opposite order, so
+that earlier trainings of a process cannot matter, and each again with another seed. The
+digests of the weights must be equal, and those of the other seed must differ.
 
-With --autotune a process before them tunes XLA's kernels for all models of a mode, into
-a file with the precision before its name, and the two load it. At level fast nothing is
-promised: what differs there is told and is no failure.
+With --autotune an earlier process tunes XLA's kernels for all models of a mode, into a
+file with the precision as prefix, and the two load it. Level fast guarantees nothing:
+differences are reported, but are not a failure.
 
-Writes benchmarks/records/repeatable.json (--out) after each model. Results of other
-models and modes that stand there stay if environment and options are the same; each
-result names its code. What gpuzoo refuses is recorded with its words and is no failure;
-exit code 1 if a digest differs, if the other seed changes nothing, if a training fails,
-or if all of it was refused.
+Writes benchmarks/records/repeatable.json (--out) after each model. Earlier results of
+other models and modes are kept if environment and options are the same; each result
+names its code. What gpuzoo refuses is recorded with the message and is not a failure.
+Exit code 1 if a digest differs, if the other seed changes nothing, if a training fails,
+or if everything was refused.
 """
 
 import argparse
@@ -82,12 +81,12 @@ def parse() -> argparse.Namespace:
         "--group",
         type=int,
         default=0,
-        help="models after which both have done the same ones",
+        help="models after which both processes have trained the same ones",
     )
     parser.add_argument("--no-control", action="store_true",
-                        help="leave out the trainings with another seed")  # fmt: skip
+                        help="skip the trainings with another seed")  # fmt: skip
     parser.add_argument("--small", action="store_true",
-                        help="narrow, shallow forms of the large models")  # fmt: skip
+                        help="narrow, shallow versions of large models")  # fmt: skip
     parser.add_argument("--out", type=pathlib.Path,
                         default=HERE / "records" / "repeatable.json")  # fmt: skip
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -98,7 +97,7 @@ def parse() -> argparse.Namespace:
 
 
 def work(job: dict) -> None:
-    """Train the models of a job one after another; a line of JSON for each."""
+    """Train the models of a job in sequence; print a line of JSON for each."""
     import gpuzoo
     from gpuzoo.runtime.configure import in_force
 
@@ -127,7 +126,7 @@ def work(job: dict) -> None:
 
 
 def part(name: str, job: dict):
-    """As many examples of a dataset as the steps need."""
+    """Return as many examples of a dataset as the steps need."""
     import gpuzoo
 
     data = gpuzoo.load_data(name)
@@ -140,7 +139,7 @@ def part(name: str, job: dict):
 
 
 def train(name: str, seed: int, dataset, job: dict) -> str:
-    """What `gpuzoo train` gives as `weights_sha256`, but without a run folder."""
+    """Return the `weights_sha256` of `gpuzoo train`, without a run folder."""
     import gpuzoo
 
     runtime = gpuzoo.configure(**job["runtime"], seed=seed, quiet=True)
@@ -173,7 +172,7 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
 
 
 def check(mode: dict, models: list[str], args, data: str, keep) -> None:
-    """Tell `keep` what became of each model in this mode, and on which device."""
+    """Pass the result of each model in this mode, and the device, to `keep`."""
     from gpuzoo.runs.code import code_sha256
 
     xla = mode["xla"] if mode["backend"] == "tensorflow" else "auto"
@@ -221,8 +220,8 @@ def check(mode: dict, models: list[str], args, data: str, keep) -> None:
 
 
 def tuned(job: dict, goal: pathlib.Path) -> str:
-    """The file of XLA's choices for all models of a job; it is made if need be, as
-    gpuzoo/training/autotune.py makes it for one."""
+    """Return the file of XLA's choices for all models of a job, created if missing, as
+    gpuzoo/training/autotune.py does for one."""
     from gpuzoo.training.autotune import _DUMP_FLAG
 
     goal = goal.resolve()
@@ -238,7 +237,7 @@ def tuned(job: dict, goal: pathlib.Path) -> str:
 
 
 def run_worker(job: dict, told=lambda name, row: None, **variables) -> dict:
-    """The row that a fresh process printed for each model; `told` gets each at once."""
+    """Return the row that a fresh process prints for each model; `told` gets each."""
     process = subprocess.Popen(
         [sys.executable, __file__, "--worker", json.dumps(job)],
         stdout=subprocess.PIPE, text=True, env={**os.environ, **variables},
@@ -336,7 +335,7 @@ def main() -> None:
 
 
 def options_given(args) -> list[str]:
-    """Without the names of files and folders."""
+    """Return the options without names of files and folders."""
     words = [word for word in sys.argv[1:] if word not in (str(args.out), "--out")]
     return ["FILE" if word == str(args.autotune) else word for word in words]
 

@@ -1,15 +1,15 @@
-"""Steps of training: gpuzoo beside stock Keras, PyTorch and Flax on the same cores.
+"""Training speed: gpuzoo compared with stock Keras, PyTorch and Flax.
 
     python benchmarks/speed.py --data-dir DIR --torch PYTHON --flax PYTHON
 
-Each PYTHON can import what it is named for. Writes benchmarks/records/speed_<cpu>.json;
-with --work the rows of the other networks are kept if they are of the same machine,
-threads and versions. For each network of WORK one process of each trains it on MNIST
-with the same batch; they are alive at once and take turns of about a second
-(gpuzoo/bench/bench.py). Given is the median of the examples a second, and of
-gpuzoo's speed over each peer's within one round, with its interval (95 %, bootstrap).
-gpuzoo runs as it does by default: repeatable to the bit, in the precision that it
-chooses for the device, in which the peers compute too.
+Each PYTHON is an interpreter with that framework. Writes
+benchmarks/records/speed_<cpu>.json; with --work the rows of the other networks are kept
+if machine, threads and versions are the same. For each network of WORK one process per
+framework trains it on MNIST with the same batch size. They run at the same time on the
+same cores and take turns of about a second (gpuzoo/bench/bench.py). Reported are the
+median examples/s, and the ratio of gpuzoo's speed to each peer's within one round, with
+its interval (95 %, bootstrap). gpuzoo runs with its defaults: repeatable to the bit, in
+the precision that it chooses for the device, which the peers use, too.
 """
 
 import argparse
@@ -40,7 +40,7 @@ OF_A_ROW = ("date", "code_sha256", "torch", "flax", "rounds", "precision")
 
 
 def peers(work: str, torch: str | None, flax: str | None) -> dict[str, tuple]:
-    """Name -> the command, what it is told, changes of its environment."""
+    """Return name -> (command, its input, changes of its environment)."""
     keras = [sys.executable, str(HERE / "peers" / "keras_steps.py")]
     found = {
         f"keras fit, {backend}": (keras, {}, {"KERAS_BACKEND": backend})
@@ -99,8 +99,8 @@ def measure(work: str, args, npz: str, threads: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--torch", help="a python that can import torch")
-    parser.add_argument("--flax", help="a python that can import flax and optax")
+    parser.add_argument("--torch", help="a Python with torch")
+    parser.add_argument("--flax", help="a Python with flax and optax")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--work", nargs="*", choices=WORK, default=list(WORK))
     args = parser.parse_args()
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def kept(path: pathlib.Path, record: dict) -> dict[str, dict]:
-    """The rows of an earlier record that stand beside those of this one."""
+    """Return the rows of an earlier record that are kept."""
     earlier = json.loads(path.read_text()) if path.exists() else {}
     # As JSON has it, so that a tuple is equal to the list that was written of it.
     now = json.loads(json.dumps(record))
@@ -152,7 +152,7 @@ def kept(path: pathlib.Path, record: dict) -> dict[str, dict]:
 
 
 def version(name: str, python: str | None) -> str | None:
-    """Of a library in another python; of Flax with that of the JAX below it."""
+    """Return the version of a library in another interpreter; of Flax also JAX's."""
     if not python:
         return None
     told = {

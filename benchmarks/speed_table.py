@@ -1,4 +1,4 @@
-"""The peers, for docs/results.md, of the records of speed.py, cifar_to_75.py and
+"""The comparisons of docs/results.md, from the records of speed.py, cifar_to_75.py and
 cifar_beside_torch.py."""
 
 import statistics
@@ -8,7 +8,7 @@ JPEG = "cifar10 (jpeg)"
 
 
 def speed_text(record: dict, machine: str) -> str:
-    """How many times as fast as its peers gpuzoo trains on one machine."""
+    """Return the speed of gpuzoo relative to its peers on one machine."""
     # Rows may be of different days; an older record tells these once for all rows.
     rows = {work: {**record, **row} for work, row in record["work"].items()}
     names = list(dict.fromkeys(name for row in rows.values() for name in row["peers"]))
@@ -48,7 +48,7 @@ def speed_text(record: dict, machine: str) -> str:
 
 
 def overhead_text(record: dict) -> str:
-    """The host's time for a step, beside that of stock Keras."""
+    """Return the host time per step, compared with stock Keras."""
     told = [
         f"{steps['gpuzoo']['milliseconds']['median']:.2f} ms on {name}, where Keras's "
         f"`fit` needs {steps['keras']['milliseconds']['median']:.2f} ms"
@@ -61,7 +61,7 @@ def overhead_text(record: dict) -> str:
 
 
 def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
-    """CIFAR-10 beside PyTorch and, if that has been measured, stock Keras."""
+    """Return CIFAR-10 compared with PyTorch and, if measured, stock Keras."""
     ours, theirs = (
         f"{100 * beside[name]['test_accuracy']['mean']:.2f} ± "
         f"{100 * beside[name]['test_accuracy']['std']:.2f} %"
@@ -101,7 +101,7 @@ def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
 
 
 def times(peer: dict | None) -> str:
-    """A cell; a peer may have no such network."""
+    """Return a cell; a peer may lack the network."""
     if peer is None:
         return "–"
     if over := peer.get("gpuzoo_over_it"):
@@ -110,5 +110,5 @@ def times(peer: dict | None) -> str:
 
 
 def ends(values: list) -> list:
-    """The first and the last, once if they are the same."""
+    """Return the first and the last, once if they are equal."""
     return values[:: len(values) - 1 or 1]

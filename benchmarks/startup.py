@@ -1,13 +1,13 @@
-"""What it costs to look around, and to come to the first step of a training.
+"""Measure the startup time of commands, and of a training up to its first step.
 
     python benchmarks/startup.py                   # MNIST from the cache
     python benchmarks/startup.py --data-dir DIR    # or from a prepared TFDS folder
 
 Writes benchmarks/records/startup.json: median milliseconds of whole processes, and of
-`import gpuzoo` itself, the interpreter's own start taken off; and for TRAINING on
-each backend, which finds its data in the cache, the seconds of each phase from the
-start of the process up to the first step (median, interval of 95 %), beside the budget
-of that phase and, where that is exceeded, by how much. The backends take turns.
+`import gpuzoo` without the start of the interpreter; and for TRAINING on each backend,
+with its data in the cache, the seconds of each phase from the start of the process to
+the first step (median, 95 % interval), the budget of that phase and any excess. The
+backends take turns.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def milliseconds(words: list[str]) -> float:
 
 
 def train_timed(begun: float, words: list[str]) -> None:
-    """In a process of its own: train, and tell how long each phase took, up to the
+    """In its own process: train, and print how long each phase took, up to the
     first step; then end. The phases are those of the command, seen from outside."""
     from gpuzoo.cli import app
     from gpuzoo.engine import timing
@@ -86,7 +86,7 @@ def train_timed(begun: float, words: list[str]) -> None:
         os._exit(0)
 
     def started(function):
-        """What begins a backend, and then what there is to be timed in it."""
+        """Wrap what starts a backend; the later phases are timed from there."""
 
         def call(*args):
             with measured("import"):
@@ -112,7 +112,7 @@ def train_timed(begun: float, words: list[str]) -> None:
 
 
 def train_once(words: list[str]) -> dict[str, float]:
-    """Phase -> seconds, of one process."""
+    """Return phase -> seconds of one process."""
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, __file__, "--worker", str(time.time()), *words,
@@ -128,7 +128,7 @@ def train_once(words: list[str]) -> dict[str, float]:
 
 
 def trainings(words: list[str]) -> dict[str, dict]:
-    """Backend -> phase -> its seconds; the first process of each is not counted."""
+    """Return backend -> phase -> seconds; the first process of each is not counted."""
     from gpuzoo.bench.bench import spread
 
     rows = {"tensorflow": [], "jax": []}

@@ -1,5 +1,5 @@
-"""Write the measured figures into README.md, docs/results.md, the heads of the recipes
-and recipes/results.json, which `gpuzoo list` reads.
+"""Write the results into README.md, docs/results.md, the docstrings of the recipes and
+recipes/results.json, which `gpuzoo list` reads.
 
 python benchmarks/tables.py           # rewrite them from benchmarks/records/
 python benchmarks/tables.py --check   # exit 1 if they are not up to date
@@ -28,7 +28,7 @@ SCRIPTS = {
     "longer": "train_mnist",
     "train_mnist_fast": "train_mnist_fast",
 }
-# Figures of the tasks (gpuzoo/tasks/), in the order in which they are told.
+# Metrics of the tasks (gpuzoo/tasks/), in the order of the output.
 UNITS = {
     "test_accuracy": "",
     "test_map50": " (mean average precision at an overlap of 0.5)",
@@ -43,7 +43,7 @@ UNITS = {
 
 
 def load(name: str) -> dict | None:
-    """A record, or None where nothing has been measured yet."""
+    """Return a record, or None if nothing has been measured yet."""
     path = RECORDS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
@@ -53,12 +53,12 @@ def percent(figure: dict) -> str:
 
 
 def cpu_of(record: dict) -> str:
-    """What the CPU calls itself, without marks."""
+    """Return the CPU's name without trademark signs."""
     return record["environment"]["cpu"].replace("(R)", "").replace(" Processor", "")
 
 
 def machine(record: dict) -> str:
-    """What a record was taken on, and with which versions."""
+    """Describe the machine and the versions of a record."""
     here, name = record["environment"], device_of(record)
     versions, gpu = here["versions"], name not in ("cpu", here["cpu"])
     backend = record.get("backend", "jax" if gpu else "tensorflow")
@@ -117,7 +117,7 @@ def readme_table(record: dict) -> str:
 
 
 def headline(record: dict, cifar: dict) -> str:
-    """The few lines of the README: on the fastest machine, beside plain Keras."""
+    """Return the table of the README: on the fastest machine, with plain Keras."""
     rows = [
         (key, f"python recipes/{key}.py", record[key])
         for key in ("train_mnist", "train_mnist_fast")
@@ -147,7 +147,7 @@ def headline(record: dict, cifar: dict) -> str:
 
 
 def by_medians(record: dict, peer: str) -> str:
-    """What the means say of a peer, said by the medians of its and of our runs."""
+    """Return the comparison with a peer by medians instead of means."""
     theirs, *ours = (
         statistics.median(run["train_seconds"] for run in record[name]["runs"])
         for name in (peer, "train_mnist", "train_mnist_fast")
@@ -158,7 +158,7 @@ def by_medians(record: dict, peer: str) -> str:
 
 
 def times_of(ratio: dict, key: str, digits: str) -> str:
-    """How many times as long as `train_mnist`, and as `train_mnist_fast`."""
+    """Return the time relative to `train_mnist` and to `train_mnist_fast`."""
     told = f"{ratio[key]:{digits}} times as long as `train_mnist`"
     if (fast := ratio.get(f"{key}_fast")) is not None:
         told += f", {fast:{digits}} times as `train_mnist_fast`"
@@ -166,7 +166,7 @@ def times_of(ratio: dict, key: str, digits: str) -> str:
 
 
 def figures(record: dict) -> dict[str, str]:
-    """What a recipe reaches; a loss only where it is a bound or an error."""
+    """Return the metrics of a recipe; a loss only if it is a bound or an error."""
     units, asked = dict(UNITS), " (as asked)" if "test_frechet" in record else ""
     if "test_kl" in record:
         units["test_loss"] = " nats per image"
@@ -194,7 +194,7 @@ def figures(record: dict) -> dict[str, str]:
 
 
 def gain(record: dict, control: dict) -> str:
-    """How much better a recipe is than its control, seed by seed."""
+    """Return the gain of a recipe over its control, seed by seed."""
     one, other = (
         {run["seed"]: 100 * run["test_accuracy"] for run in r["runs"]}
         for r in (record, control)
@@ -214,8 +214,8 @@ def data_of(record: dict) -> str:
 
 
 def claim(record: dict, measured: dict, gpu: dict, script: str) -> str:
-    """The figures in the head of a recipe; `measured`: the part of them; `gpu`: the
-    line of a GPU."""
+    """Return the results for the docstring of a recipe, from the part `measured` of a
+    record; `gpu`: the line of a GPU."""
     rows = {
         **figures(measured),
         **({"data": JPEG} if data_of(record) == "cifar10" else {}),
@@ -231,7 +231,7 @@ def claim(record: dict, measured: dict, gpu: dict, script: str) -> str:
 
 
 def result(recipe: str, record: dict, measured: dict, gpu: dict, script: str) -> dict:
-    """What `gpuzoo list` shows of a recipe; arguments as of `claim`."""
+    """Return the results that `gpuzoo list` shows; arguments as of `claim`."""
     name = next(name for name in UNITS if name in measured)
     task = tasks.load(gpuzoo.load_recipe(recipe).task)
     known = (ACCURACY, task.headline, *task.metrics)
@@ -251,7 +251,7 @@ def result(recipe: str, record: dict, measured: dict, gpu: dict, script: str) ->
 
 
 def recipe_records() -> dict[str, dict]:
-    """Recipe -> its record of recipe_figures.py, where there is one."""
+    """Return recipe -> its record of recipe_figures.py, if there is one."""
     paths = sorted((ROOT / "recipes").glob("[!_]*.py"))
     names = [path.stem.removeprefix("train_") for path in paths]
     files = {name: RECORDS / f"{name}.json" for name in names}
@@ -273,7 +273,7 @@ def command_of(name: str, record: dict) -> str:
 
 
 def more_table(records: dict[str, dict]) -> str:
-    """A table for each machine, and what is true of all of them."""
+    """Return a table for each machine, and a note on all of them."""
     machines: dict[str, dict] = {}
     for name, record in records.items():
         machines.setdefault(machine(record), {})[name] = record
@@ -293,7 +293,7 @@ def more_table(records: dict[str, dict]) -> str:
 
 
 def machine_table(where: str, records: dict[str, dict]) -> str:
-    """The recipes that were measured there."""
+    """Return the table of the recipes measured on one machine."""
     lines = [
         "| command | model | reaches | training | whole process |",
         "|" + "---|" * 5,
@@ -319,12 +319,12 @@ def machine_table(where: str, records: dict[str, dict]) -> str:
 
 
 def span(values: set) -> str:
-    """The least and the greatest: 3 to 5."""
+    """Return minimum and maximum: 3 to 5."""
     return " to ".join(map(str, sorted({min(values), max(values)})))
 
 
 def replace(old: str, opening: str, closing: str, text: str) -> str:
-    """A text with what stands between two markers replaced."""
+    """Replace the text between two markers."""
     pattern = re.compile(f"({re.escape(opening)}\n).*?(\n{re.escape(closing)})", re.S)
     if not pattern.search(old):
         sys.exit(f"{opening!r} ... {closing!r} is missing")

@@ -1,6 +1,6 @@
-"""MNIST and CIFAR-10 as compressed files, for a machine without TensorFlow.
+"""Write MNIST and CIFAR-10 as .npz files, for a machine without TensorFlow.
 
-python benchmarks/to_npz.py DIR FOLDER    # a prepared TFDS folder; where they go
+python benchmarks/to_npz.py DIR FOLDER    # a prepared TFDS folder; the target folder
 """
 
 import pathlib
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def to_npz(name: str, data_dir: str, path: pathlib.Path) -> str:
-    """A set of images with x_train, y_train, x_test, y_test in a file; its path."""
+    """Write an image dataset as x_train, y_train, x_test, y_test; return the path."""
     import gpuzoo
 
     arrays = {}
