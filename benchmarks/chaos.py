@@ -52,7 +52,7 @@ WORDS = [
     "--threads", "2", "--log-every", "7", "--digest-every", "9",
     "--eval-every", "2", "--quiet", "--out", "run",
 ]  # fmt: skip
-# Task -> recipe and options: small networks on small data, all that moves in them.
+# Task -> recipe and options: small networks on small data, with every random feature.
 TASKS = {
     "classify": "mnist --data digits --augment translate:1 --model-options dropout=0.3",
     "adversarial": "mnist_gan --data digits --batch-size 256 --epochs 6 "
@@ -104,7 +104,7 @@ class Run:
         self.words, self.place, self.path = words, place, place / "run"
         self.environment = {**os.environ, "GPUZOO_CACHE": str(cache)}
         self.begun, self.saved = False, 0  # the step of the newest checkpoint
-        self.resumed: list[int] = []  # steps that it went on from
+        self.resumed: list[int] = []  # steps that it resumed from
         place.mkdir(parents=True)
 
     def start(self, *program: str, until: float = HANGS) -> bool:
@@ -133,7 +133,7 @@ class Run:
         files = self.path.glob("checkpoints/step-*.safetensors")
         newest = max((int(file.stem[5:]) for file in files), default=0)
         if record["state"] == "finished":
-            newest = max(newest, self.saved)  # its checkpoints may go
+            newest = max(newest, self.saved)  # it may remove its checkpoints
         steps = [entry["step"] for entry in record.get("resumed", [])]
         lowest = min([newest, *steps[len(self.resumed) :]])
         if lowest < self.saved:
@@ -229,7 +229,7 @@ class Mode:
             call = self.chance.choice(CALLS)
             moments = ["before", "after", "half"][: 2 + (call == "write")]
             moment = self.chance.choice(moments)
-            # More often near the start, so that later kills have steps to meet.
+            # More often near the start, so that steps are left for later kills.
             share = self.chance.random() ** self.chance.choice((1, 3))
             number = 1 + int(share * max(1, left * self.calls[call]))
             program = str(HERE / "die_at.py"), ".", call, str(number), moment

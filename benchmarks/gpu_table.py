@@ -126,7 +126,7 @@ def bench(record: dict):
         yield f"bench, {record['recipe']['name']}, to {goal['goal']}", told
 
 
-# The key that tells a kind of record -> its rows.
+# The key that identifies a kind of record -> its rows.
 KINDS = {
     "train_mnist": to_99,
     "start": to_99,

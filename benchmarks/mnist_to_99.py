@@ -38,7 +38,7 @@ from to_npz import to_npz
 
 HERE = pathlib.Path(__file__).resolve().parent
 LONGER = {"epochs": 3, "augment": ("translate:1",)}
-SCHEDULES = {  # name -> a recipe, and what is changed of it
+SCHEDULES = {  # name -> a recipe and its changed fields
     "train_mnist": ("mnist", {}),
     "longer": ("mnist", LONGER),
     "train_mnist_fast": ("mnist_fast", {}),
@@ -74,7 +74,7 @@ def words_of(changes: dict) -> list[str]:
     return words
 
 
-# --- what is run ----------------------------------------------------------------------
+# --- runs ---------------------------------------------------------------------------
 
 
 def train(npz: str, device: str, seed: int, name: str, cache: str = "") -> dict:
@@ -120,7 +120,7 @@ def work(args) -> None:
 
 def together(args, npz: str, folder: str):
     """Yield the schedule and the row of each run of `work`."""
-    # JAX's own cache: gpuzoo's is for whole runs, and each of these compiles anew.
+    # JAX's own cache: gpuzoo's is for whole runs, and each of these compiles again.
     cache = {
         "JAX_COMPILATION_CACHE_DIR": f"{folder}/jax",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -40,7 +40,7 @@ def main() -> None:
             cell.metadata.pop("execution", None)  # when it was run
             if cell.cell_type != "code":
                 continue
-            # Warnings of the packages name folders of this machine.
+            # Warnings of packages contain paths of this machine.
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
             for output in cell.outputs:
                 data = output.get("data", {})

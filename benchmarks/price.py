@@ -30,7 +30,7 @@ import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 EXAMPLES = 12_800  # 50 steps
-# Name -> options of the machine, and environment variables.
+# Name -> runtime options, and environment variables.
 MODES = {
     "tensorflow float32": {"precision": "float32"},
     "tensorflow float32, no determinism": {"precision": "float32", "level": "fast"},

@@ -157,7 +157,7 @@ def main() -> None:
     from gpuzoo.runtime.environment import environment
 
     for recipe in filter(None, (args.recipe, args.teacher)):
-        load_recipe(recipe)  # an unknown name is told before anything is run
+        load_recipe(recipe)  # report an unknown name before anything is run
     date, code = time.strftime("%Y-%m-%d"), code_sha256()
     place = ["--data-dir", args.data_dir] if args.data_dir else []
     name, told = args.record or args.recipe, without_paths(options)

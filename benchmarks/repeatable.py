@@ -43,7 +43,7 @@ from matrix import merged, small_digits, table
 HERE = pathlib.Path(__file__).resolve().parent
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 OTHER_SEED = 1
-# Options that leave the kinds of layers and take away most of the work (--small).
+# Options that keep the types of layers and reduce most of the work (--small).
 SMALL = {
     "convmixer": ("width=32", "depth=1"),
     "diffusion": ("filters=(8,16)", "blocks=1"),

@@ -35,7 +35,7 @@ WORK = {
     "conv_lstm": ("moving_mnist", 5),
 }
 IN_FLAX = ("cnn", "lstm", "gan", "vae")
-# What every row tells; older records tell it once for all rows.
+# In every row; older records have it once for all rows.
 OF_A_ROW = ("date", "code_sha256", "torch", "flax", "rounds", "precision")
 
 
@@ -143,7 +143,7 @@ def main() -> None:
 def kept(path: pathlib.Path, record: dict) -> dict[str, dict]:
     """Return the rows of an earlier record that are kept."""
     earlier = json.loads(path.read_text()) if path.exists() else {}
-    # As JSON has it, so that a tuple is equal to the list that was written of it.
+    # Through JSON, so that a tuple equals the list that was written for it.
     now = json.loads(json.dumps(record))
     if any(earlier.get(k) != now[k] for k in ("device", "environment", "threads")):
         return {}

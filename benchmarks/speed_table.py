@@ -9,7 +9,7 @@ JPEG = "cifar10 (jpeg)"
 
 def speed_text(record: dict, machine: str) -> str:
     """Return the speed of gpuzoo relative to its peers on one machine."""
-    # Rows may be of different days; an older record tells these once for all rows.
+    # Rows may be of different days; an older record has these once for all rows.
     rows = {work: {**record, **row} for work, row in record["work"].items()}
     names = list(dict.fromkeys(name for row in rows.values() for name in row["peers"]))
     names.remove("gpuzoo")

@@ -33,8 +33,8 @@ BUDGETS = {
     "import": 3.2,  # Python, gpuzoo, the backend, Keras
     "data": 0.2,
     "build": 0.4,  # the model, its initial weights, the optimizer
-    "trace": 0.5,  # Python makes a graph of a step
-    "compile": 0.5,  # the backend makes a program of it, and does one step
+    "trace": 0.5,  # Python traces a step
+    "compile": 0.5,  # the backend compiles it and does one step
     "other": 0.2,
     "in all": 5.0,
 }
@@ -97,7 +97,7 @@ def train_timed(begun: float, words: list[str]) -> None:
             build.build_model = timed("build", build.build_model)
             kind = type(get(runtime))
             real = kind.compile_steps
-            # The body of a step is called when it is traced, and never again.
+            # The body of a step is called only when it is traced.
             kind.compile_steps = lambda self, body, *rest: real(
                 self, timed("trace", body), *rest
             )

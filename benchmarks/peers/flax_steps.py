@@ -1,9 +1,8 @@
-"""The peer: the networks of gpuzoo's catalogue and their training in Flax (NNX).
+"""Peer: gpuzoo's networks and their training in Flax (NNX).
 
-Written as its users write it for speed on small data: the whole dataset is one array on
-the device, each step is one compiled call that takes its rows of a random permutation,
-changes the weights in place and is not waited for. See turns.py for how it is told what
-to do.
+Written as usual for speed on small data: the whole dataset is one array on the device;
+each step is one compiled call that takes its rows of a random permutation, updates the
+weights in place and runs asynchronously. See turns.py for the protocol.
 """
 
 import os
@@ -16,13 +15,13 @@ from jax import numpy as jnp
 
 
 def pooled(x):
-    """The highest of each 2x2 pixels; the gradient of XLA's own is slow on a CPU."""
+    """Max-pool by 2x2; the gradient of XLA's own is slow on a CPU."""
     above = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
     return jnp.maximum(above, jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]))
 
 
 def doubled(x):
-    """Of four channels 2x2 pixels of one: (batch, 2 height, 2 width, 1)."""
+    """Turn four channels into 2x2 pixels: (batch, 2 height, 2 width, 1)."""
     batch, height, width, _ = x.shape
     x = x.reshape(batch, height, width, 2, 2).transpose(0, 1, 3, 2, 4)
     return x.reshape(batch, 2 * height, 2 * width, 1)
@@ -41,7 +40,7 @@ def leaky(x):
 
 
 def conv(rngs, *sizes, strides=1, padding="SAME"):
-    """Channels in and out, then the side of the kernel."""
+    """A convolution: channels in and out, then the kernel size."""
     *channels, side = sizes
     return nnx.Conv(
         *channels, (side, side), strides=strides, padding=padding, rngs=rngs
@@ -49,8 +48,8 @@ def conv(rngs, *sizes, strides=1, padding="SAME"):
 
 
 class Halved(nnx.Module):
-    """A convolution of 4x4 pixels that takes every second one, as one product: the
-    gradient of its gradient, which the penalty needs, is twice as fast on a CPU."""
+    """A 4x4 convolution with stride 2 as one matrix product: its second derivative,
+    which the penalty needs, is twice as fast on a CPU."""
 
     def __init__(self, rngs, before, after):
         initial = nnx.initializers.lecun_normal()
@@ -71,9 +70,8 @@ class Halved(nnx.Module):
 
 
 class Transposed(nnx.Module):
-    """A transposed convolution with a kernel of 3 or 4 pixels a side that doubles the
-    sides, as one product: XLA's own has a gradient that is six times as slow on a CPU.
-    """
+    """A transposed convolution with stride 2 and kernel size 3 or 4 as one matrix
+    product: the gradient of XLA's own is six times as slow on a CPU."""
 
     def __init__(self, rngs, *sizes, bias=True):
         before, self.after, side = sizes
@@ -185,8 +183,8 @@ class Adversaries(nnx.Module):
 
 
 def moved(optimizer, loss_of, weights, moments, numbers):
-    """The weights after one step against the gradient of their loss, which is computed
-    in the given type of numbers."""
+    """Return the weights after one optimizer step; the loss is computed in the given
+    dtype."""
 
     def lowered(weights):
         return loss_of(jax.tree.map(lambda w: w.astype(numbers), weights))
@@ -230,7 +228,7 @@ def encoder(model, optimizer):
 
 
 def adversaries(model, optimizer):
-    """Both networks in turn; the discriminator with the penalty on its slope."""
+    """Train both networks in turn; the discriminator with a gradient penalty."""
     judge, judging = nnx.split(model.discriminator)
     draw, drawing = nnx.split(model.generator)
     softplus = nnx.softplus

@@ -1,9 +1,9 @@
-"""The peer: the same networks trained with plain Keras `fit`.
+"""Peer: the same networks trained with plain Keras `fit`.
 
-The networks are those of gpuzoo's catalogue, built by it and trained without it, as its
-users would without: NumPy arrays into `fit`, default settings of the backend, no
-determinism. One `fit` goes on from turn to turn, so that what it costs to begin one is
-paid once. See turns.py for how it is told what to do; KERAS_BACKEND says on what.
+The networks are built by gpuzoo and trained without it, as users would: NumPy arrays
+passed to `fit`, default settings of the backend, no determinism. One `fit` continues
+from turn to turn, so that its startup cost is paid once. See turns.py for the protocol;
+KERAS_BACKEND selects the backend.
 """
 
 import os
@@ -20,7 +20,7 @@ from gpuzoo.tasks import autoencode, detect, next_frame, scenes
 
 
 class Made(keras.Model):
-    """A network that sees what is made of the images, by gpuzoo's own functions, with
+    """A network on inputs computed from the images by gpuzoo's own functions, with
     random numbers of Keras; `batch` images at a time."""
 
     def __init__(self, network, batch: int):
@@ -59,10 +59,10 @@ class Films(Made):
 
 
 class Turns(keras.callbacks.Callback):
-    """Lets `fit` go on for as many steps as it is told to.
+    """Lets `fit` continue for the requested number of steps.
 
-    It looks in before each step: a callback that is told of their ends makes Keras wait
-    for every one of them.
+    It checks before each step: a callback on the end of steps makes Keras wait for
+    every one of them.
     """
 
     def __init__(self):

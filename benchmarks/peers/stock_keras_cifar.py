@@ -1,4 +1,4 @@
-"""The peer: the well-known small CIFAR-10 convnet, trained with plain Keras `fit`.
+"""Peer: the well-known small CIFAR-10 convnet, trained with plain Keras `fit`.
 
     python benchmarks/peers/stock_keras_cifar.py cifar10.npz --seed 0 --until 0.758
 

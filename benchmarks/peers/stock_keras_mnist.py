@@ -1,11 +1,11 @@
-"""The peer: the well-known simple MNIST convnet, trained with plain Keras `fit`.
+"""Peer: the well-known simple MNIST convnet, trained with plain Keras `fit`.
 
     python benchmarks/peers/stock_keras_mnist.py mnist.npz --seed 0 --until 0.99
 
 Network, optimizer, batch size and loss are those of the "Simple MNIST convnet" that
-every Keras user meets first. It is given every advantage that keeps it stock: all
-60,000 training examples (no validation split), default threads, no determinism, and
-only the seconds inside `fit` are counted, test evaluation excluded.
+every Keras user meets first. It gets every advantage that keeps it stock: all 60,000
+training examples (no validation split), default threads, no determinism, and only the
+seconds inside `fit` are counted, without test evaluation.
 The last line on stdout is one JSON object.
 """
 

@@ -1,16 +1,15 @@
-"""The peer: speednet and its training in PyTorch, to a test accuracy.
+"""Peer: speednet and its training in PyTorch, to a test accuracy.
 
     python benchmarks/peers/torch_cifar.py cifar10.npz --seed 0 --epochs 4 \
         --filters 32 64 64 --activation relu
 
-Network, optimizer, schedule, loss and changes of the images are those of gpuzoo's
-recipe `cifar10` (models/speednet.py, recipes/train_cifar10.py), written as for speed on
-small data: the dataset is one tensor on the device, batches are rows of a random
-permutation, channels last. On a GPU also: 16-bit numbers in the layers (--precision),
-cuDNN's choice of kernels by timing, a fused optimizer, and with --compile
-`torch.compile`. Only the seconds of training are counted; on a GPU some steps before,
-of examples made up, have compiled and chosen, and the weights of the start are put
-back. The last line on stdout is one JSON object.
+Network, optimizer, schedule, loss and augmentation are those of gpuzoo's recipe
+`cifar10` (models/speednet.py, recipes/train_cifar10.py), written for speed on small
+data: the dataset is one tensor on the device, batches are rows of a random permutation,
+channels last. On a GPU also mixed precision (--precision), cuDNN autotuning, a fused
+optimizer, and with --compile `torch.compile`. Only the seconds of training are counted;
+on a GPU some warm-up steps on noise are done before, and the initial weights restored.
+The last line on stdout is one JSON object.
 """
 
 import argparse
@@ -27,14 +26,14 @@ WARM_UP = 5  # steps
 
 
 def norm(width: int) -> nn.Module:
-    """Without scale, and with averages of the last few batches."""
+    """Batch normalization without scale, averaging over the last few batches."""
     layer = nn.BatchNorm2d(width, momentum=0.4)
     layer.weight.requires_grad_(False)
     return layer
 
 
 class Logits(nn.Module):
-    """The maximum over the map, a dense layer, and a fixed scale."""
+    """Global max-pooling, a dense layer, and a fixed scale."""
 
     def __init__(self, width: int, classes: int):
         super().__init__()
@@ -56,7 +55,7 @@ def build(channels: int, filters: list[int], activation: str) -> nn.Sequential:
         ]  # fmt: skip
         before = width
     model = nn.Sequential(*layers, Logits(before, 10))
-    for layer in model.modules():  # as Keras begins them
+    for layer in model.modules():  # initialized as in Keras
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
     return model
@@ -64,7 +63,7 @@ def build(channels: int, filters: list[int], activation: str) -> nn.Sequential:
 
 @torch.no_grad()
 def whiten(layer: nn.Conv2d, images) -> None:
-    """Its outputs become uncorrelated and of equal variance over patches of images."""
+    """Make its outputs uncorrelated and of equal variance over patches of images."""
     patches = nn.functional.unfold(images.float(), 2).transpose(1, 2).double()
     patches = patches.flatten(0, 1)
     mean = patches.mean(0)
@@ -76,7 +75,7 @@ def whiten(layer: nn.Conv2d, images) -> None:
 
 
 def changed(images):
-    """Each moved by up to two pixels along both axes and mirrored or not."""
+    """Translate each by up to two pixels along both axes, and flip half of them."""
     count, _, height, width = images.shape
     padded = nn.functional.pad(images, (2, 2, 2, 2)).permute(0, 2, 3, 1)
     down, right = torch.randint(5, (2, count, 1), device=images.device)
@@ -90,7 +89,7 @@ def changed(images):
 
 
 class Training:
-    """The step, with an optimizer, a schedule and a scale of the loss that are new."""
+    """The training step, with a new optimizer, schedule and loss scale."""
 
     def __init__(self, model: nn.Module, steps: int, cuda: bool, args):
         self.model, self.precision = model, PRECISIONS.get(args.precision)
@@ -124,7 +123,7 @@ class Training:
 
 
 def train(model, images, labels, args) -> float:
-    """The seconds that it took."""
+    """Train, and return the seconds it took."""
     steps, cuda = args.epochs * (len(images) // args.batch), images.is_cuda
     model.train()
     if cuda:
@@ -141,7 +140,7 @@ def train(model, images, labels, args) -> float:
 
 
 def warm_up(model, images, labels, args) -> None:
-    """Steps on noise, after which the model is as before, but compiled."""
+    """Compile by steps on noise, and restore the model."""
     before = copy.deepcopy(model.state_dict())
     training = Training(model, WARM_UP, True, args)
     for _ in range(WARM_UP):
@@ -156,7 +155,7 @@ def wait(images) -> None:
 
 @torch.no_grad()
 def evaluate(model, images, labels) -> float:
-    """The test accuracy, in float32."""
+    """Return the test accuracy, computed in float32."""
     model.eval()
     told = torch.cat([model(part).argmax(1) for part in images.split(1000)])
     return (told == labels).double().mean().item()

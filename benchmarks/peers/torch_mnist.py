@@ -1,8 +1,8 @@
-"""The peer: the well-known simple MNIST convnet in PyTorch, to a test accuracy.
+"""Peer: the well-known simple MNIST convnet in PyTorch, to a test accuracy.
 
     python benchmarks/peers/torch_mnist.py mnist.npz --seed 0 --until 0.99
 
-Network, optimizer, batch size and loss are those of stock_keras_mnist.py, written as
+Network, optimizer, batch size and loss are those of stock_keras_mnist.py, written
 for speed on small data: the dataset is one tensor, batches are rows of a random
 permutation, channels last, no DataLoader, Adam in one kernel. Only the seconds of
 training are counted. The last line on stdout is one JSON object.

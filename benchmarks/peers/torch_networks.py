@@ -51,7 +51,7 @@ class Vae(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation of the channels of each pixel."""
+    """Layer normalization over the channels of each pixel."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -92,7 +92,7 @@ def discriminator() -> nn.Module:
 
 
 class Detector(nn.Module):
-    """Cells (batch, 14, 16, 16) of canvases: the logits of ten classes, then boxes."""
+    """Cells (batch, 14, 16, 16) of images: the logits of ten classes, then boxes."""
 
     def __init__(self):
         super().__init__()
@@ -113,7 +113,7 @@ class Detector(nn.Module):
 
 
 class ConvLstm(nn.Module):
-    """The logits of the frame that follows on (time, batch, height, width)."""
+    """The logits of the next frame, for frames (time, batch, height, width)."""
 
     def __init__(self):
         super().__init__()

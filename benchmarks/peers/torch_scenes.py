@@ -1,28 +1,29 @@
-"""Scenes and films of images in PyTorch, for torch_steps.py.
+"""Detection images and videos in PyTorch, for torch_steps.py.
 
-What gpuzoo/tasks/scenes.py and gpuzoo/tasks/video_prediction.py make inside of a step,
-by products of matrices along each side, and the loss of gpuzoo/tasks/detect.py.
+The computations inside of a step of gpuzoo/tasks/scenes.py and
+gpuzoo/tasks/video_prediction.py, as matrix products along each side, and the loss of
+gpuzoo/tasks/detect.py.
 """
 
 import torch
 from torch.nn import functional as F
 
-PLACES = 4  # on a canvas, one around the middle of each quarter
+PLACES = 4  # on a canvas, one around the center of each quarter
 CANVAS = 64  # pixels a side
 STRIDE, SIZE = 4, 16.0  # pixels of a cell; pixels in one unit of heights and widths
 FRAMES, FILM, SPEED = 9, 44, 4.0
 
 
 def between(places, side: int):
-    """(..., length) places between the pixels of a side -> (..., length, side), how
-    much of each pixel is in them."""
+    """(..., length) positions between the pixels of a side -> (..., length, side), the
+    interpolation weights of the pixels."""
     apart = places[..., None] - torch.arange(side, dtype=torch.float32)
     return (1 - apart.abs()).clamp(min=0)
 
 
 def scenes(images, labels):
-    """Of (batch, 1, 28, 28) canvases (batch, 1, 64, 64), and of each place on them
-    whether something is there, its box and its label."""
+    """Place images (batch, 1, 28, 28) on canvases (batch, 1, 64, 64); also return for
+    each place whether it is occupied, its box and its label."""
     count, side = len(images), images.shape[-1]
     draws = torch.rand(count, PLACES, 4)
     sources = torch.stack([images[:, 0].roll(-p, 0) for p in range(PLACES)], 1)
@@ -47,14 +48,14 @@ def scenes(images, labels):
 
 
 def extent(mask):
-    """Of (..., side) the first edge and the last of what is true."""
+    """Return the first and the last edge of what is true in (..., side)."""
     edges = torch.arange(mask.shape[-1], dtype=torch.float32)
     low = torch.where(mask, edges, float(mask.shape[-1])).amin(-1)
     return low, torch.where(mask, edges + 1, 0.0).amax(-1)
 
 
 def missed(cells, present, boxes, labels):
-    """The focal loss of the middles and the error of the boxes, per object."""
+    """Return the focal loss of the centers and the error of the boxes, per object."""
     goal, middles = middles_of(cells.shape[-1], present, boxes, labels)
     logits, told = cells[:, :10], cells[:, 10:]
     p = logits.sigmoid()
@@ -71,7 +72,7 @@ def missed(cells, present, boxes, labels):
 
 @torch.no_grad()
 def middles_of(side: int, present, boxes, labels):
-    """A bell around each middle, (batch, classes, side, side), and the middles."""
+    """Return Gaussians around the centers, (batch, classes, side, side), and these."""
     middles = (boxes[..., :2] + boxes[..., 2:]) / (2 * STRIDE)
     apart = torch.arange(side) - middles.floor()[..., None]
     down, right = apart.square().unbind(2)
@@ -82,8 +83,8 @@ def middles_of(side: int, present, boxes, labels):
 
 
 def films(images):
-    """(FRAMES, batch, 44, 44): each image and the one from the other end of the batch
-    move in straight lines and are thrown back by the borders."""
+    """Return videos (FRAMES, batch, 44, 44): each image and the one from the other end
+    of the batch move in straight lines and bounce off the borders."""
     count, side = len(images), images.shape[-1]
     draws, free = torch.rand(2, count, 4), float(FILM - side)
     time = torch.arange(FRAMES, dtype=torch.float32)[:, None, None, None]

@@ -1,8 +1,8 @@
-"""The peer: the networks of gpuzoo's catalogue and their training in PyTorch.
+"""Peer: gpuzoo's networks and their training in PyTorch.
 
-Written as its users write it for speed on small data: the whole dataset is one tensor,
-batches are rows of a random permutation, channels last, a fused Adam, `torch.compile`
-where that is asked for. See turns.py for how it is told what to do.
+Written as usual for speed on small data: the whole dataset is one tensor, batches are
+rows of a random permutation, channels last, a fused Adam, `torch.compile` on request.
+See turns.py for the protocol.
 """
 
 import functools
@@ -46,7 +46,7 @@ def next_frame(model, images, labels):
 
 
 def minimiser(compiled: bool, model, loss_of, rate: float, betas=(0.9, 0.999)):
-    """A step that makes one loss of one model smaller."""
+    """Return a training step of one model with one loss."""
     model = model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), rate, betas, fused=True)
 
@@ -64,7 +64,7 @@ def minimiser(compiled: bool, model, loss_of, rate: float, betas=(0.9, 0.999)):
 
 
 def adversaries(compiled: bool):
-    """Both networks in turn; the discriminator with the penalty on its slope, which
+    """Train both networks in turn; the discriminator with a gradient penalty, which
     torch.compile cannot differentiate twice: only the generator's part is compiled."""
     draw = generator().to(memory_format=torch.channels_last)
     judge = discriminator().to(memory_format=torch.channels_last)

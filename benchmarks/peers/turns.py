@@ -1,7 +1,7 @@
-"""What the peers share: they train for a turn whenever they are told to.
+"""The protocol of the peers, which train in turns on request.
 
-As gpuzoo/bench/worker.py does, so that one bench can let them take turns: a JSON line
-says what to train; every turn is answered with its steps and seconds.
+It is that of gpuzoo/bench/worker.py, so that one benchmark can run them in turns: a
+JSON line says what to train; the answer to each turn is its steps and seconds.
 """
 
 import json
@@ -13,9 +13,9 @@ import numpy as np
 
 
 def take_turns(prepare) -> None:
-    """`prepare(asked, arrays)` returns a function that does so many steps, all of them
-    done when it returns; `arrays` are the training images (float32 in [0, 1]) and
-    labels of the npz that was asked for."""
+    """Train in turns. `prepare(asked, arrays)` returns a function that does a number of
+    steps and waits for them; `arrays` are the training images (float32 in [0, 1]) and
+    labels of the requested npz file."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
