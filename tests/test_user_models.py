@@ -253,7 +253,9 @@ def net(*, input_shape: tuple = (28, 28, 1), num_classes: int = 10):
     done = cli("train", "mnist", "--data", "digits", "--backend", backend, "--model",
                "own.py:net", "--fast-dev-run", "--precision", "float32")  # fmt: skip
     assert done.returncode == 2, done.stderr
-    assert "the model writes into a variable that is none of its weights" in done.stderr
+    assert (
+        "the model writes into a variable that is not one of its weights" in done.stderr
+    )
 
 
 def test_the_teacher_may_be_a_model_of_a_users_own(cli, tmp_path):

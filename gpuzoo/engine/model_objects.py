@@ -1,4 +1,4 @@
-"""What a model object brings with it: its weights, and what it was compiled with."""
+"""Model objects: their weights, and the optimizer and loss of their compile()."""
 
 import dataclasses
 import hashlib
@@ -22,44 +22,44 @@ from gpuzoo.tasks import ends
 from gpuzoo.weights import assign, by_name, load_weights, weights_bytes
 
 FILE = "initial_weights.safetensors"
-"""Of the run folder of a model object: what it began with, for resume and verify."""
+"""The initial weights of a model object in its run folder, for resume and verify."""
 _AS_GIVEN = "as given"
-# Fields of a recipe that a compiled optimizer stands in for.
+# Fields of a recipe that a compiled optimizer replaces.
 _OPTIMIZER_FIELDS = (
     "learning_rate", "momentum", "beta_1", "beta_2", "weight_decay",
     "schedule", "warmup_fraction", "ema_decay",
 )  # fmt: skip
-# The metrics of Keras that a task measures: names without _ and capitals.
+# Keras metrics that a task measures: names in lower case, without _.
 _ACCURACY = {"sparsecategoricalaccuracy", "categoricalaccuracy"}
 _SQUARES = {"mse", "meansquarederror"}
-# Labels are given to these as integers; to all others one-hot.
+# These take integer labels; all others one-hot labels.
 _SPARSE = ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy")
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 _AROUND_0 = ("Hinge", "SquaredHinge", "CategoricalHinge")
-"""Losses of one unit without from_logits for which 0 lies between the two classes; for
-all others 0.5 does, as labels are 0 and 1."""
+"""Losses of one unit without from_logits whose threshold between the classes is 0; for
+all others it is 0.5, as labels are 0 and 1."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a run has of its model besides the architecture and the recipe."""
+    """What a model object adds to architecture and recipe."""
 
     content: bytes | None = None
-    """Of the file of the initial weights; None: they are drawn for the seed."""
+    """The file of the initial weights; None: they are drawn from the seed."""
     fresh: bool = True
-    """Drawn for the seed, but for those of layers that keep theirs."""
+    """Drawn from the seed, except layers that keep their weights."""
     optimizer: dict | None = None
-    """The optimizer that the model was compiled with, as Keras serializes it."""
+    """The compiled optimizer, as Keras serializes it."""
     loss: dict | None = None
     """The loss, likewise."""
     findings: tuple[str, ...] = ()
 
     def with_findings(self, findings) -> "Given":
-        """The same, with more to say."""
+        """Return a copy with additional findings."""
         return dataclasses.replace(self, findings=(*self.findings, *findings))
 
     def as_record(self) -> dict:
-        """The fields of run.json."""
+        """Return the fields of run.json."""
         content = self.content
         return {
             "weights": "drawn for the seed" if self.fresh else _AS_GIVEN,
@@ -69,17 +69,17 @@ class Given:
         }
 
     def files(self) -> dict[str, bytes]:
-        """What the run folder holds of it from the start."""
+        """Return the files for the run folder, name -> content."""
         return {} if self.content is None else {FILE: self.content}
 
 
 def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
-    """What a model object brings to its training.
+    """Return what a model object adds to its training.
 
     Args:
-        recipe: what it is trained with; its model is the text of this one.
+        recipe: of the training; its model is the architecture of this one as text.
         named: the fields of the recipe that the user has named.
-        fresh: draw the weights for the seed.
+        fresh: draw the weights from the seed.
 
     Raises:
         GpuzooError: it was compiled with something that would not be used.
@@ -101,7 +101,7 @@ def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
 
 
 def recorded(folder: pathlib.Path, record: dict) -> Given:
-    """What a run began with, from its folder.
+    """Return what a run started with, from its folder.
 
     Raises:
         GpuzooError: its initial weights are missing or damaged.
@@ -113,7 +113,7 @@ def recorded(folder: pathlib.Path, record: dict) -> Given:
         except OSError as error:
             raise GpuzooError(
                 f"{folder / FILE} cannot be read: {error.strerror or error}; without "
-                "the weights that it began with the run cannot be done again"
+                "its initial weights the run cannot be repeated"
             ) from None
         if hashlib.sha256(content).hexdigest() != wanted:
             raise GpuzooError(f"{folder / FILE} has been changed since the run began")
@@ -128,7 +128,7 @@ def recorded(folder: pathlib.Path, record: dict) -> Given:
 
 
 def begin(model: keras.Model, recipe: Recipe, dataset: Dataset, given: Given) -> None:
-    """Give a model the weights that its training begins with."""
+    """Set the initial weights of a model."""
     if given.content is None:
         initializers.initialise(model, recipe.seed)
     else:
@@ -138,7 +138,7 @@ def begin(model: keras.Model, recipe: Recipe, dataset: Dataset, given: Given) ->
 
 
 def put_back(model: keras.Model, content: bytes) -> None:
-    """Give a model the weights of a model object, from the content of their file."""
+    """Set the weights of a model from the content of a file of initial weights."""
     weights, variables = read(content), by_name(model.weights)
     if weights.keys() != variables.keys():
         raise GpuzooError(f"{FILE} holds the weights of another model")
@@ -146,7 +146,7 @@ def put_back(model: keras.Model, content: bytes) -> None:
 
 
 def read(content: bytes) -> Arrays:
-    """The arrays of a safetensors file."""
+    """Return the arrays of a safetensors file."""
     try:
         return safetensors.numpy.load(content)
     except (safetensors.SafetensorError, ValueError) as error:
@@ -162,7 +162,7 @@ def give_back(model: keras.Model, folder: pathlib.Path, text: str) -> None:
 
 
 def loss_of(given: Given, recipe: Recipe, model: keras.Model):
-    """The compiled loss, for the task to call; None: its own is minimised.
+    """Return the compiled loss, for the task to call; None: the task's own is used.
 
     Raises:
         GpuzooError: the task cannot minimise it.
@@ -174,27 +174,27 @@ def loss_of(given: Given, recipe: Recipe, model: keras.Model):
                 f"model {model.name!r} {fault}, and its loss is computed from logits; "
                 f"end it in Dense({ends.output_shape_of(model)[-1]}) without activation"
             )
-    if given.loss is None or recipe.task == "forecast":  # which knows one loss only
+    if given.loss is None or recipe.task == "forecast":  # which has one loss only
         return None
     loss = optim.deserialized(given.loss, keras.losses)
     name = type(loss).__name__
     if getattr(loss, "reduction", "") not in ("sum_over_batch_size", "sum", "mean"):
         raise GpuzooError(
-            f"compiled loss {name} has reduction={loss.reduction!r}; a training needs "
+            f"compiled loss {name} has reduction={loss.reduction!r}; training needs "
             "'sum_over_batch_size' or 'sum'"
         )
     config = given.loss["config"]
     if config.get("ignore_class") is not None:
         raise GpuzooError(
             f"compiled loss {name} has ignore_class={config['ignore_class']}, which is "
-            "not supported; leave the examples of that class out of the data"
+            "not supported; remove the examples of that class from the data"
         )
     return _Loss(loss, model)
 
 
 class _Loss:
     """A compiled loss: labels (batch,) and logits (batch, classes) to the loss of each
-    example, as Keras computes it of what the model puts out."""
+    example, as Keras computes it from the outputs of the model."""
 
     def __init__(self, loss: keras.losses.Loss, model: keras.Model):
         name, config = type(loss).__name__, loss.get_config()
@@ -226,13 +226,13 @@ class _Loss:
                 f"with {name}(from_logits={not self.end})"
             )
         exact = of_classes or (name == "BinaryCrossentropy" and self.units == 1)
-        if self.end and exact:  # the same function, of the logits: no rounding to 0
+        if self.end and exact:  # the same function of the logits: no rounding to 0
             self.end = ""
             self.loss = type(loss).from_config({**config, "from_logits": True})
         self._check_rows(name)
 
     def _check_rows(self, name: str) -> None:
-        """That it gives one number for each example, which follows from that one."""
+        """Raise GpuzooError unless each example has a loss that depends on it alone."""
         classes = max(self.units, 2)
         labels = (np.arange(4) % classes).astype("int32")
         logits = np.linspace(-2, 2, 4 * classes, dtype="float32").reshape(4, classes)
@@ -265,30 +265,30 @@ class _Loss:
 
 
 def _threshold(name: str, config: dict, units: int) -> float:
-    """What parts the two classes in the numbers of one unit without an activation."""
+    """Return the threshold between two classes of one unit without an activation."""
     of_labels = "from_logits" not in config and name not in _AROUND_0
     return 0.5 if units == 1 and of_labels else 0.0
 
 
 def not_used(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
-    """What the user should know of a model that a function has returned compiled."""
+    """Return warnings about a compiled model that a function has returned."""
     if not model.compiled:
         return ()
     kind = type(model.optimizer).__name__
     return (
         f"the model is compiled with {kind}, which is not used: optimizer, loss and "
-        f"metrics are those of the recipe {recipe.name}; to use what is "
-        "compiled, give the model object to gpuzoo.train()",
+        f"metrics are those of the recipe {recipe.name}; to use the compiled "
+        "ones, pass the model object to gpuzoo.train()",
     )
 
 
 def line(given: Given, recipe: Recipe) -> str:
-    """What a run begins with and how it is trained, for its first lines."""
-    begins = "drawn for the seed"
+    """Describe initial weights, optimizer and loss, for the first lines of a run."""
+    begins = "drawn from the seed"
     if not given.fresh:
-        begins = "as given (fresh=True draws them for the seed)"
+        begins = "as given (fresh=True draws them from the seed)"
     if given.optimizer:
-        how = f"{_told(given.optimizer)}, as compiled"
+        how = f"{_text(given.optimizer)}, as compiled"
     else:
         rate = f"learning rate {recipe.learning_rate:g}"
         how = f"{recipe.optimizer}, {rate}, {recipe.schedule}"
@@ -305,14 +305,14 @@ def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
     for name in ("loss_weights", "weighted_metrics"):
         if settings.get(name):
             raise GpuzooError(
-                f"the model is compiled with {name}, which gpuzoo does not use; leave "
-                "it out of compile()"
+                f"the model is compiled with {name}, which gpuzoo does not use; "
+                "remove it from compile()"
             )
     for name, default in (("run_eagerly", False), ("steps_per_execution", 1)):
         if settings.get(name, default) != default:
             findings.append(
                 f"{name}={settings[name]} of compile() is not used: gpuzoo compiles "
-                "its steps, many to a call"
+                "many steps into a call"
             )
     optimizer, notes = _optimizer(model, settings["optimizer"], recipe, named)
     loss = _loss(settings["loss"], model, recipe, named)
@@ -329,7 +329,7 @@ def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
 
 
 def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
-    """The optimizer, serialized, or None if the user has named another to train()."""
+    """Return the optimizer, serialized; None if the user has named another."""
     optimizer = model.optimizer
     wrapped = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if wrapped and not isinstance(raw, keras.optimizers.LossScaleOptimizer):
@@ -353,8 +353,8 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
     notes = []
     if done := int(np.array(optimizer.iterations)):
         notes.append(
-            f"the compiled {kind} begins anew: its state after {done} steps of Keras's "
-            "fit is not carried over"
+            f"the compiled {kind} starts afresh: its state after {done} steps of "
+            "Keras's fit is not carried over"
         )
     if "learning_rate" in named:
         inner = config["config"].get("inner_optimizer", config)["config"]
@@ -364,15 +364,15 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
 
 
 def _undecayed(model: keras.Model, optimizer) -> list[int]:
-    """What `exclude_from_weight_decay` has excluded, which Keras does not write down:
-    places in the model's trainable weights."""
+    """Return the places in the model's trainable weights that
+    `exclude_from_weight_decay` has excluded, which Keras does not serialize."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     weights = enumerate(model.trainable_variables)
     return [place for place, one in weights if not inner._use_weight_decay(one)]
 
 
 def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | None:
-    """The loss, serialized as an object of its class."""
+    """Return the loss, serialized as an object of its class."""
     losses = keras.tree.flatten(raw)
     if raw is None:
         return None
@@ -392,7 +392,7 @@ def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | No
         kinds = {
             one.lower(): kind
             for one, kind in vars(keras.losses).items()
-            if isinstance(kind, type)  # the function hinge is no class Hinge
+            if isinstance(kind, type)  # the function hinge is not the class Hinge
         }
         kind = kinds.get(name.replace("_", "").lower())
         if kind is None or isinstance(keras.losses.get(loss), type):
@@ -411,14 +411,14 @@ def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | No
         if again._fn_kwargs != wanted:
             raise GpuzooError(
                 f"the model is compiled with the loss {kind}, whose settings cannot be "
-                f"written down: {missing}"
+                f"serialized: {missing}"
             )
     if recipe.task == "forecast" and kind == "MeanSquaredError":
         return config
     if recipe.task not in ("classify", "classify_audio"):
         raise GpuzooError(
-            f"the model is compiled with the loss {kind}; the task {recipe.task} has a "
-            f"loss of its own ({tasks.load(recipe.task).loss_name}): leave loss out of "
+            f"the model is compiled with the loss {kind}; the task {recipe.task} has "
+            f"its own loss ({tasks.load(recipe.task).loss_name}): remove loss from "
             "compile()"
         )
     if "label_smoothing" in named:
@@ -429,10 +429,10 @@ def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | No
 
 
 def _check_metric(metric, model: keras.Model, recipe: Recipe, logits: bool) -> str:
-    """A note for the user on a metric that a model is compiled with; mostly empty.
+    """Return a note on a compiled metric; mostly empty.
 
     Args:
-        logits: whether the model's numbers are logits, of which 0 is the threshold.
+        logits: whether the outputs are logits, whose threshold is 0.
 
     Raises:
         GpuzooError: the task does not measure it.
@@ -453,7 +453,7 @@ def _check_metric(metric, model: keras.Model, recipe: Recipe, logits: bool) -> s
         own = "" if theirs else " of your own"
         raise GpuzooError(
             f"the model is compiled with the metric {name}{own}, which the task "
-            f"{recipe.task} does not measure; leave it out of compile() and compute it "
+            f"{recipe.task} does not measure; remove it from compile() and compute it "
             "from model.predict() after the training"
         )
     threshold = getattr(metric, "_fn_kwargs", {}).get("threshold", 0.5)
@@ -463,7 +463,7 @@ def _check_metric(metric, model: keras.Model, recipe: Recipe, logits: bool) -> s
     if threshold != 0.5:
         raise GpuzooError(
             f"the model is compiled with {name}(threshold={threshold}), and accuracy "
-            f"is measured here with {used}; leave it out of compile() and compute it "
+            f"is measured here with {used}; remove it from compile() and compute it "
             "from model.predict() after the training"
         )
     return (
@@ -489,7 +489,7 @@ def _changed(part) -> str | None:
 
 
 def _serialized(part, module, what: str) -> dict:
-    """Settings of an optimizer or a loss of Keras's own."""
+    """Return the serialized settings of a Keras optimizer or loss."""
     kind = type(part)
     if not kind.__module__.startswith("keras."):
         raise _refused(kind.__name__, what)
@@ -498,7 +498,7 @@ def _serialized(part, module, what: str) -> dict:
     except (TypeError, ValueError, NotImplementedError) as error:
         raise GpuzooError(
             f"the model is compiled with {what} {kind.__name__}, whose settings cannot "
-            f"be written down: {str(error).partition(chr(10))[0]}"
+            f"be serialized: {str(error).partition(chr(10))[0]}"
         ) from None
     for foreign in architecture.foreign_parts(config):
         raise _refused(f"{kind.__name__} with {foreign}", what)
@@ -514,8 +514,8 @@ def _refused(name: str, what: str) -> GpuzooError:
     )
 
 
-def _told(config: dict) -> str:
-    """`SGD, learning rate 0.1`"""
+def _text(config: dict) -> str:
+    """Describe an optimizer: `SGD, learning rate 0.1`."""
     inner = config["config"].get("inner_optimizer", config)
     rate = inner["config"]["learning_rate"]
     rate = rate["class_name"] if isinstance(rate, dict) else f"{rate:g}"

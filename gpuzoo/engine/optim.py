@@ -11,16 +11,16 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 
 UNDECAYED = "exclude_from_weight_decay"
-"""Of a compiled optimizer as run.json has it: places of the weights that its
-`weight_decay` leaves alone, among those that it moves."""
+"""Key of a compiled optimizer in run.json: places of the weights without
+`weight_decay` among its trainable weights."""
 
 
 def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
-    """The learning rate of every step of a run, float32 of shape (steps,).
+    """Return the learning rate of every step of a run, float32 of shape (steps,).
 
     Computed on the host in float64 and rounded once, so that every backend and every
-    way of compiling sees the same bits. The rise ends at `learning_rate` after
-    `warmup * steps` steps; the fall reaches 0 one step after the last.
+    way of compiling sees the same bits. The warmup ends at `learning_rate` after
+    `warmup_fraction * steps` steps; the decay reaches 0 one step after the last.
     """
     rising = int(recipe.warmup_fraction * steps)
     up = np.arange(rising) / max(rising, 1)
@@ -41,8 +41,8 @@ def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
 
 
 class Table(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that is a table, one rate for each step of the training, of an
-    optimizer that moves `moves` times in each."""
+    """A schedule from a table, one rate for each training step, of an optimizer with
+    `moves` updates per step."""
 
     def __init__(self, rates: np.ndarray, moves: int = 1):
         self.rates, self.moves = rates, moves
@@ -61,9 +61,8 @@ class Table(keras.optimizers.schedules.LearningRateSchedule):
 def build_optimizer(
     recipe: Recipe, steps: int, backend, moves: int = 1, compiled: dict | None = None
 ) -> keras.optimizers.Optimizer:
-    """The optimizer of a recipe, which moves so often in each step of the training, or
-    the one that a model was compiled with; with loss scaling where the layers are
-    float16."""
+    """Return the optimizer of a recipe, with `moves` updates per training step, or the
+    one that a model was compiled with; with loss scaling at float16."""
     if compiled:
         return _scaled(_compiled(compiled, backend))
     schedule = Table(learning_rates(recipe, steps), moves)
@@ -88,22 +87,22 @@ def build_optimizer(
 
 
 def deserialized(config: dict, module):
-    """An object of `keras.optimizers` or `keras.losses`, of what Keras's `serialize`
-    there has given.
+    """Rebuild an object of `keras.optimizers` or `keras.losses` from the config of its
+    `serialize`.
 
     Raises:
-        GpuzooError: it is not Keras's own, or cannot be made of these settings.
+        GpuzooError: it is not Keras's own, or cannot be built from these settings.
     """
     if foreign := next(architecture.foreign_parts(config), None):
         raise GpuzooError(f"compiled: {foreign} is no part of Keras")
     name = config.get("class_name")
     try:
-        made = module.deserialize(copy.deepcopy(config))  # Keras writes into it
+        made = module.deserialize(copy.deepcopy(config))  # Keras modifies it
         if isinstance(made, str):  # Keras's table has no Lamb
             made = getattr(module, name).from_config(copy.deepcopy(config["config"]))
     except Exception as error:  # whatever Keras's constructors raise
         reason = str(error).strip().partition("\n")[0]
-        raise GpuzooError(f"compiled {name} cannot be made again: {reason}") from None
+        raise GpuzooError(f"compiled {name} cannot be rebuilt: {reason}") from None
     return made
 
 
@@ -115,7 +114,7 @@ def _compiled(config: dict, backend) -> keras.optimizers.Optimizer:
 
 
 def _scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """With loss scaling, where that is needed and not there."""
+    """Add loss scaling if it is needed and missing."""
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     if keras.config.dtype_policy().compute_dtype == "float16" and not scales:
         return keras.optimizers.LossScaleOptimizer(optimizer)
@@ -123,10 +122,10 @@ def _scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer
 
 
 def build_state(optimizer, variables: list, compiled: dict | None) -> None:
-    """Make the state of an optimizer for the weights that it moves.
+    """Build the state of an optimizer for its trainable weights.
 
     Raises:
-        GpuzooError: weights that it is not to decay are not among them.
+        GpuzooError: weights to exclude from weight decay are not among them.
     """
     if places := (compiled or {}).get(UNDECAYED):
         try:

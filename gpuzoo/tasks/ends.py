@@ -1,8 +1,8 @@
-"""How a model begins and ends: images without a channel axis, a last activation.
+"""The input shape and the last activation of a model.
 
 A task computes its loss from logits. A model that ends in a softmax or a sigmoid is
-computed without that activation, so that the loss is exact; the model itself, its
-layers and its weights stay as they are.
+called without that activation, so that the loss is exact; the model itself, its layers
+and its weights do not change.
 """
 
 import collections
@@ -16,16 +16,16 @@ import numpy as np
 
 layers, activations = keras.layers, keras.activations
 
-# Layers and operations that only move numbers to other places.
+# Layers and operations that only rearrange values.
 _MOVES = (layers.Reshape, layers.Flatten, layers.Permute, layers.Identity)
 _MOVES_BY_NAME = {
     "Reshape", "Squeeze", "ExpandDims", "Transpose", "Moveaxis", "Swapaxes", "Ravel",
     "Identity", "Cast",
 }  # fmt: skip
-# They leave out or repeat numbers: nothing to an activation of each number by itself.
+# These drop or repeat values, which does not affect an elementwise activation.
 _PICKS = (layers.Cropping1D, layers.Cropping2D, layers.Cropping3D, layers.RepeatVector)
 _PICKS_BY_NAME = {"GetItem", "Flip", "Repeat", "Tile", "Take"}
-# These of several probabilities are probabilities.
+# Applied to probabilities these give probabilities.
 _MERGES = (layers.Average, layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)
 _MERGES_BY_NAME = {"Add", "Multiply", "Maximum", "Minimum", "Stack", "Concatenate"}
 _ARITHMETIC = {"add", "subtract", "multiply", "divide", "truedivide", "power", "logit"}
@@ -34,21 +34,21 @@ SQUASHING = ("softmax", "sigmoid", "sparsemax", "hard_sigmoid", "sparse_sigmoid"
 
 @dataclasses.dataclass(frozen=True)
 class End:
-    """What squashes the output of a model."""
+    """The squashing activation at the end of a model."""
 
     kind: str = ""
-    """One of SQUASHING; empty if nothing does."""
+    """One of SQUASHING; empty if there is none."""
     operation: object = None
-    """The layer or operation that does it; without a kind: a layer of somebody else's,
-    of which only its numbers tell what it does."""
+    """Its layer or operation; without a kind: a custom layer, whose effect only its
+    outputs show."""
     called: object = None
-    """The same, or the wrapper around it that is called."""
+    """The same, or its wrapper that is called."""
     tensor: object = None
-    """What it puts out."""
+    """Its output."""
     after: tuple = ()
-    """The operations that come after it, the last one first."""
+    """The operations after it, the last one first."""
     scaled: "End | None" = None
-    """Without a kind: the squashing that arithmetic with numbers comes after."""
+    """Without a kind: an activation that is followed by arithmetic."""
 
     @property
     def axis(self) -> int:
@@ -56,7 +56,7 @@ class End:
         return axis if isinstance(axis, int) else -1
 
     def only_moved(self, *, picked: bool = False) -> bool:
-        """Whether what comes after it only moves numbers, or leaves some out."""
+        """Return whether later operations only rearrange values (`picked`: or drop)."""
         kinds = _MOVES + (_PICKS if picked else ())
         names = _MOVES_BY_NAME | (_PICKS_BY_NAME if picked else set())
         return all(
@@ -69,18 +69,18 @@ class End:
         )
 
     def used_once(self, network) -> bool:
-        """Whether its activation can be left out without changing anything else."""
+        """Return whether leaving out its activation changes nothing else."""
         regular = getattr(self.operation, "activity_regularizer", None)
         once = _uses(network)[id(self.called)] == 1 and regular is None
         return once and _is_keras(self.operation)
 
     def told(self, network) -> str:
-        """Why that activation cannot be left out, as the rest of a sentence."""
+        """Say why the activation cannot be left out, as the rest of a sentence."""
         if self.after and not self.only_moved(picked=True):
             names = ", ".join(one.name for one in reversed(self.after))
             return f" that is followed by {names}"
         if not _is_keras(self.operation):
-            return f" in {self.operation.name!r}, a layer of your own"
+            return f" in {self.operation.name!r}, a custom layer"
         if getattr(self.operation, "activity_regularizer", None):
             return " with an activity_regularizer"
         if not self.used_once(network):
@@ -89,12 +89,12 @@ class End:
 
     @contextlib.contextmanager
     def left_out(self):
-        """Meanwhile the operation does everything but squash."""
+        """Skip the activation within the block."""
         operation, own = self.operation, vars(self.operation)
         name = "activation" if hasattr(operation, "activation") else "call"
         missing = object()
         before = own.get(name, missing)
-        # Not setattr: Keras would track, or lock, what is given to a layer.
+        # Not setattr: Keras would track, or lock, attributes of a layer.
         put = functools.partial(object.__setattr__, operation, name)
         put(activations.linear if name == "activation" else _same)
         try:
@@ -104,16 +104,16 @@ class End:
 
 
 class Network:
-    """A model as a task calls it: with a channel axis, and for its logits."""
+    """A model called with the data's shape, and for its logits."""
 
     def __init__(self, model: keras.Model, shape: tuple[int, ...], output=None):
-        """`shape`: of an example, as the data have it."""
+        """`shape`: of an example of the data."""
         self.model, self.shape = model, tuple(shape)
         self.taken = taken_form(model, shape)
         self.end = find(output_of(model) if output is None else output, model)
 
     def __call__(self, examples, training: bool = False):
-        """What the model puts out, before a squashing at its end."""
+        """Return the outputs of the model, before a squashing activation at its end."""
         if self.taken is not None and self.taken != self.shape:
             rows = keras.ops.shape(examples)[0]
             examples = keras.ops.reshape(examples, (rows, *self.taken))
@@ -121,13 +121,13 @@ class Network:
             return self.model(examples, training=training)
 
     def left_out(self):
-        """Meanwhile the model is computed without its last activation."""
+        """Skip the last activation of the model within the block."""
         return self.end.left_out() if self.end.kind else contextlib.nullcontext()
 
 
 def taken_form(model: keras.Model, shape: tuple[int, ...]) -> tuple | None:
-    """The shape in which a model of one input takes examples of a shape: the same,
-    without a channel axis of one, or flat; None if it takes neither."""
+    """Return the shape in which a model with one input takes examples of a shape: the
+    same, without a channel axis of one, or flat; None if none fits."""
     taken, shape = tuple(model.inputs[0].shape[1:]), tuple(shape)
     forms = [shape]
     if len(shape) > 1 and shape[-1] == 1:
@@ -141,20 +141,20 @@ def taken_form(model: keras.Model, shape: tuple[int, ...]) -> tuple | None:
 
 
 def output_of(model: keras.Model):
-    """What a model puts out: a tensor of Keras's, or such in a dict or a list, even if
-    it is one alone."""
+    """Return the outputs of a model: a Keras tensor, or a dict or list of these, even
+    of a single one."""
     if isinstance(model, keras.Sequential):
         return model.outputs[0]
     return model._outputs_struct
 
 
 def output_shape_of(model: keras.Model):
-    """The shape of that, or the shapes, in a dict or a list."""
+    """Return the shape of `output_of(model)`, or a dict or list of shapes."""
     return keras.tree.map_structure(lambda one: one.shape, output_of(model))
 
 
 def find(tensor, model: keras.Model) -> End:
-    """What squashes a tensor that a model puts out."""
+    """Return the squashing activation of an output tensor of a model."""
     return _find(tensor, ((model, None),), ())
 
 
@@ -170,7 +170,7 @@ def _find(tensor, outer: tuple, after: tuple) -> End:
         inner = inner.layer
     if (kind := _name(inner)) in SQUASHING:
         return End(kind, inner, operation, tensor, after)
-    if not node.input_tensors:  # an Input: of the whole, or of a model inside
+    if not node.input_tensors:  # an Input: of the whole, or of a nested model
         (model, call), outer = outer[-1], outer[:-1]
         if call is None:
             return End()
@@ -193,8 +193,8 @@ def _find(tensor, outer: tuple, after: tuple) -> End:
 
 
 def scaled(tensor, model: keras.Model) -> str | None:
-    """What is wrong with a tensor that is trained as logits: it is a softmax, or a
-    sigmoid that stays between 0 and 1, with arithmetic behind it."""
+    """Return what is wrong with a tensor used as logits, or None: it is a softmax, or a
+    sigmoid within 0 and 1, followed by arithmetic."""
     end = find(tensor, model).scaled
     if end is None or (
         end.kind not in ("softmax", "sparsemax") and not _bounded(model)
@@ -204,7 +204,7 @@ def scaled(tensor, model: keras.Model) -> str | None:
 
 
 def _bounded(model: keras.Model) -> bool:
-    """Whether all that a model puts out of wide noise lies between 0 and 1."""
+    """Return whether the outputs for wide noise lie between 0 and 1."""
     shape = [size or 32 for size in model.inputs[0].shape[1:]]
     noise = 10 * np.random.default_rng(0).standard_normal((16, *shape), np.float32)
     with contextlib.suppress(Exception):  # what fails here is told when it is trained
@@ -217,8 +217,8 @@ def _bounded(model: keras.Model) -> bool:
 
 
 def _computes(operation, node) -> bool:
-    """Whether probabilities are none any more after it: a logarithm, or arithmetic with
-    a number, or with something else."""
+    """Return whether probabilities are not probabilities after it: a logarithm, or
+    arithmetic."""
     named = _named(operation)
     if "log" in named or isinstance(operation, layers.Rescaling):
         return True
@@ -229,8 +229,8 @@ def _computes(operation, node) -> bool:
 
 
 def gives_probabilities(model: keras.Model, shape: tuple[int, ...]) -> bool:
-    """Whether the rows that a model puts out of noise are probabilities that add up to
-    one; of models that end in what only its numbers tell."""
+    """Return whether the outputs for noise are probabilities that add up to 1; for
+    models that end in a custom layer."""
     noise = np.random.default_rng(0).random((4, *shape), np.float32)
     with contextlib.suppress(Exception):  # what fails here is told when it is trained
         given = Network(model, shape)(noise)
@@ -240,7 +240,7 @@ def gives_probabilities(model: keras.Model, shape: tuple[int, ...]) -> bool:
 
 
 def _name(operation) -> str:
-    """The activation that an operation ends in, as Keras calls it; empty if none."""
+    """Return the Keras name of the activation of an operation; empty if none."""
     function = _function(operation)
     if function is None:
         return ""
@@ -255,10 +255,10 @@ def _name(operation) -> str:
 
 
 def _function(operation):
-    """What computes the activation: a function, a layer or an operation."""
+    """Return the function, layer or operation that computes the activation."""
     if isinstance(operation, layers.Lambda):
         return operation.function
-    if isinstance(operation, layers.RNN):  # its activation is inside of each step
+    if isinstance(operation, layers.RNN):  # its activation is inside each step
         return None
     if isinstance(operation, layers.Softmax) or _is_operation(operation):
         return operation
@@ -271,12 +271,12 @@ def _is_operation(one) -> bool:
 
 
 def _by_numbers(function) -> str:
-    """The squashing that a function of somebody else's is, as `tf.nn.softmax` is."""
+    """Recognise a squashing activation by its values, as `tf.nn.softmax`."""
     numbers = np.linspace(-3, 3, 12, dtype=np.float32).reshape(2, 6) ** 3 / 4
     numbers = keras.ops.convert_to_tensor(numbers)
     try:
         given = np.asarray(keras.ops.convert_to_numpy(function(numbers)))
-    except Exception:  # no activation, but a function of another shape or kind
+    except Exception:  # not an activation
         return ""
     for name in ("softmax", "sigmoid"):
         wanted = keras.ops.convert_to_numpy(activations.get(name)(numbers))
@@ -301,7 +301,7 @@ def _repeats(operation) -> bool:
 
 
 def _uses(model, uses: collections.Counter | None = None) -> collections.Counter:
-    """How often a model computes each of its operations, those inside included."""
+    """Count how often a model calls each of its operations, nested ones included."""
     uses = collections.Counter() if uses is None else uses
     graph = getattr(model, "_functional", None) or model
     for node in sum(graph._nodes_by_depth.values(), []):
@@ -312,5 +312,5 @@ def _uses(model, uses: collections.Counter | None = None) -> collections.Counter
 
 
 def _same(inputs, *others, **named):
-    """In place of an operation that squashes: the numbers as they come."""
+    """Return the inputs, in place of a squashing operation."""
     return inputs

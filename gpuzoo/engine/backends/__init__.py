@@ -1,15 +1,14 @@
-"""Steps on TensorFlow and on JAX. Only this folder knows one backend from the other.
+"""Steps on TensorFlow and on JAX. Only this folder distinguishes the backends.
 
-A backend offers: arrays on the device, values and gradients of a function over Keras
-variables, and a compiled call that does many steps at once. Tasks and the loop are
-written against these.
+A backend offers arrays on the device, values and gradients of a function of Keras
+variables, and a compiled call that does many steps. Tasks and the loop use these.
 """
 
 from gpuzoo.runtime.options import Runtime
 
 
 def get(runtime: Runtime):
-    """The backend that Keras runs on in this process."""
+    """Return the backend that Keras uses in this process."""
     if runtime.backend == "jax":
         from gpuzoo.engine.backends.jax import JaxBackend
 

@@ -1,11 +1,11 @@
-"""What XLA compiled for JAX, kept for the next process that trains the same.
+"""A cache of programs that XLA compiled for JAX, for later processes.
 
 JAX keeps programs in a folder, writes them in place and trusts what it finds there.
-Here that folder is one process's own: it begins with those programs of the cache whose
-name ends with the digest of the place, the name that JAX gave them and their content,
-and what is new in it goes into the cache whole or not at all. So a kill, a full disk, a
-damaged file and one that has another's name cost a compilation, and never a bit. Level
-strict and `verify` take nothing from the cache: they compile anew.
+Here that folder belongs to one process: it starts with the programs of the cache whose
+name ends with the digest of their place, JAX name and content, and new programs are
+written to the cache atomically. So a kill, a full disk, a damaged or a renamed file
+costs a compilation, never a bit. Level strict and `verify` do not use the cache: they
+always compile.
 """
 
 import atexit
@@ -32,47 +32,47 @@ from gpuzoo.files import (
 )
 from gpuzoo.runtime.environment import environment
 
-# Bytes; the places that were used last are kept.
+# Bytes; the most recently used places are kept.
 LIMIT = 1_000_000_000
 _HIT = "/jax/compilation_cache/cache_hits"
-# What the programs of a run depend on, besides its environment and runtime.
+# Programs depend on these, besides environment and runtime.
 _RECIPE = ("task", "model", "model_options", "batch_size")
 
-# What JAX writes into its folder, a program in the cache, and a place with programs.
+# Names of files that JAX writes, of programs in the cache, of places with programs.
 _OF_JAX = re.compile(r".+-(cache|atime)|\.lockfile")
 _PROGRAM = re.compile(r"(.+-cache)\.([0-9a-f]{64})")
 _PLACE = re.compile(r"[0-9a-f]{32}")
 
-_folder: pathlib.Path | None = None  # JAX's; it takes one a process
+_folder: pathlib.Path | None = None  # JAX's; one per process
 _hits = 0
 
 
 @dataclasses.dataclass
 class Programs:
-    """Those of one run."""
+    """The programs of one run."""
 
     place: pathlib.Path
     """Where they are in the cache."""
     given: set[str]
-    """What JAX's folder held before the run compiled."""
+    """Programs in JAX's folder before the run compiled."""
     hits: int
     say: Callable[[str, str], None]
     warned: warnings.catch_warnings | None
-    """What JAX warns of while it loads programs."""
+    """Catches JAX's warnings while it loads programs."""
 
     def keep(self) -> None:
-        """Take what is new into the cache, when all is compiled."""
+        """Add new programs to the cache, once all is compiled."""
         self.end()
         try:
             self._keep()
-        except (OSError, ImportError) as error:  # JAX may have moved what unpacks
+        except (OSError, ImportError) as error:  # JAX may have moved its decompression
             _refused(self.say, error)
         if (found := _hits - self.hits) > 0:
             several = "s" * (found != 1)
             self.say(f"{found} program{several} had been compiled before.", None)
 
     def end(self) -> None:
-        """JAX has loaded what it could."""
+        """Stop catching JAX's warnings."""
         if self.warned:
             self.warned.__exit__(None, None, None)
             self.warned = None
@@ -91,15 +91,15 @@ class Programs:
 
 
 def lend(record: dict, say: Callable[[str, str], None]) -> Programs | None:
-    """Give JAX what was compiled before for such a run, before it compiles anything.
+    """Give JAX the programs compiled before for such a run, before it compiles.
 
     Args:
         record: of the run (run.json) with its recipe and runtime.
-        say: tells a person a line, in a style.
+        say: called with a line for the user, and a style.
 
     Returns:
-        None where nothing is kept: on TensorFlow, at level strict, where JAX has a
-        cache of the user's or is told to have none, and where ours cannot be written.
+        None if there is no cache: on TensorFlow, at level strict, if the user has
+        configured or disabled JAX's cache, and if ours cannot be written.
     """
     runtime = dict(record["runtime"], seed=0, reasons={})
     if runtime["backend"] != "jax" or runtime["level"] == "strict":
@@ -133,7 +133,7 @@ def lend(record: dict, say: Callable[[str, str], None]) -> Programs | None:
 
 
 def _open(jax, parent: pathlib.Path) -> None:
-    """Make JAX's folder, once a process, and count what it takes from there."""
+    """Create JAX's folder, once per process, and count cache hits."""
     global _folder
     if _folder:
         _folder.mkdir(mode=0o700, exist_ok=True)  # it may have looked abandoned
@@ -143,11 +143,11 @@ def _open(jax, parent: pathlib.Path) -> None:
     _folder = make_temporary_folder(parent.absolute())
     atexit.register(remove_own_folder, _folder, _OF_JAX)
     jax.config.update("jax_compilation_cache_dir", str(_folder))
-    # JAX keeps what took it a second; a start has many programs that take less.
+    # JAX keeps programs that took a second; most at start-up take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    # A program that cannot be loaded is compiled, also where the user has it raised.
+    # Compile a program that cannot be loaded, whatever the user's setting.
     jax.config.update("jax_raise_persistent_cache_errors", False)
-    # A second cache, of tuned kernels, which would hide behind the first.
+    # Off: a second cache, of tuned kernels, inside the first.
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
     def count(event: str, **_) -> None:
@@ -158,10 +158,10 @@ def _open(jax, parent: pathlib.Path) -> None:
 
 
 def _claim(place: pathlib.Path) -> None:
-    """Make sure that a place is gpuzoo's own, or becomes it if it is empty.
+    """Check that a place belongs to gpuzoo, or mark it as such if it is empty.
 
     Raises:
-        OSError: it is a link or holds something that gpuzoo cannot know for its own.
+        OSError: it is a link or holds files without gpuzoo's marker.
     """
     if place.is_symlink() or (os.listdir(place) and not (place / MARKER).is_file()):
         raise FileExistsError(errno.EEXIST, f"{place} is not gpuzoo's")
@@ -171,17 +171,16 @@ def _claim(place: pathlib.Path) -> None:
 
 
 def _digest(place: pathlib.Path, name: str, content: bytes) -> str:
-    """sha256 of what a program is for and of the program: one that has the name of
-    another is noticed."""
+    """Return the sha256 of a program and its name, which detects renamed files."""
     return hashlib.sha256(f"{place.name}/{name}\0".encode() + content).hexdigest()
 
 
 def _give(place: pathlib.Path, file: str) -> bool:
-    """Give JAX a program of the cache. False if it is not as it was written there; it
-    is removed, or left alone if it is a link."""
+    """Give JAX a program of the cache. Return False if it has changed since it was
+    written; it is then removed, or left alone if it is a link."""
     match = _PROGRAM.fullmatch(file)
     if not match:
-        return True  # not of ours
+        return True  # not ours
     try:
         content = read_inside(place, file)
     except FileNotFoundError:  # another process has removed it
@@ -202,36 +201,36 @@ def _give(place: pathlib.Path, file: str) -> bool:
 
 
 def _listen(say: Callable[[str, str], None]) -> warnings.catch_warnings:
-    """Say in a line that JAX cannot load a program; it warns of it and compiles."""
+    """Print one line for each JAX warning that a program cannot be loaded."""
     warned = warnings.catch_warnings()
     warned.__enter__()
     show = warnings.showwarning
 
-    def told(message, *words, **more) -> None:
+    def print_line(message, *words, **more) -> None:
         if "persistent compilation cache" not in str(message):
             return show(message, *words, **more)
         first = str(message).partition("\n")[0][:150]
-        say(f"A program is compiled anew, JAX cannot load it ({first}).", "yellow")
+        say(f"A program is recompiled, since JAX cannot load it ({first}).", "yellow")
 
-    warnings.showwarning = told
+    warnings.showwarning = print_line
     warnings.filterwarnings("always", message=".*persistent compilation cache")
     return warned
 
 
 def forget() -> None:
-    """Take away from JAX whatever it could find: what comes is compiled anew."""
+    """Empty JAX's folder: later programs are compiled."""
     for path in _folder.iterdir() if _folder and _folder.is_dir() else ():
         if _OF_JAX.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether JAX wrote all of it: on a full disk it warns and leaves a part."""
+    """Return whether a program is complete: on a full disk JAX leaves a part."""
     from jax._src.compilation_cache import decompress_executable
 
     try:
         return bool(decompress_executable(content))
-    except Exception:  # of whichever library packs it
+    except Exception:  # depends on the compression library
         return False
 
 
@@ -240,8 +239,7 @@ def _entries() -> list[pathlib.Path]:
 
 
 def _prune(parent: pathlib.Path) -> None:
-    """Remove the programs of the places that were not used for longest, beyond the
-    limit."""
+    """Remove the least recently used programs beyond the limit."""
     places, total = [], 0
     for place in parent.iterdir():
         ours = _PLACE.fullmatch(place.name) and not place.is_symlink()
@@ -257,7 +255,7 @@ def _prune(parent: pathlib.Path) -> None:
 def _refused(say: Callable[[str, str], None], error: Exception) -> None:
     reason = getattr(error, "strerror", None) or error
     say(
-        f"What XLA compiles could not be kept ({reason}): the next "
-        "run compiles it again. GPUZOO_CACHE names another folder.",
+        f"Compiled programs could not be kept ({reason}): the next run "
+        "compiles them again. Set GPUZOO_CACHE to another folder.",
         "yellow",
     )

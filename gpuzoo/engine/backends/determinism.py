@@ -1,8 +1,8 @@
-"""Operations that cannot be promised to repeat, found before the first step.
+"""Find operations that are not deterministic, before the first step.
 
-The compiled step is searched for them, so that what cannot work is refused by name, not
-by a crash at some step. Sources: the messages in TensorFlow 2.21's libraries about op
-determinism, and what XLA says of its own; those marked `xla` were also seen on a CPU.
+The compiled step is searched for them, so that they are refused by name instead of a
+crash at some step. Sources: the messages of TensorFlow 2.21 about op determinism and
+those of XLA; operations marked `xla` were also seen on a CPU.
 """
 
 import contextlib
@@ -38,11 +38,11 @@ _NEAREST = (
 _NO_KERNEL = "TensorFlow has no deterministic kernel for it on a GPU"
 _ELSE = "use another operation, --device cpu, or --level fast"
 _STREAM = (
-    "it draws from a stream that no checkpoint holds",
+    "it uses a random stream that no checkpoint contains",
     "use keras.random with a keras.random.SeedGenerator",
 )
 _ADD_N = (
-    "it adds three or more tensors in an order that the timing of threads decides",
+    "it adds three or more tensors in an order that depends on thread timing",
     "add them two by two",
 )
 # Type of a TensorFlow operation -> (where it is a problem, why, remedy).
@@ -80,7 +80,7 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
     """Search a traced step, and the functions it calls, for such operations.
 
     Raises:
-        GpuzooError: the layer, the operation, why, and the remedy.
+        GpuzooError: names the layer, the operation, the reason and the remedy.
     """
     if not runtime.deterministic:
         return
@@ -96,7 +96,7 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
 
 
 def check_written(graph, variables: list) -> None:
-    """Search a traced step for writing into variables that no checkpoint would hold.
+    """Search a traced step for writes to variables that no checkpoint would contain.
 
     Raises GpuzooError as above.
     """
@@ -111,9 +111,9 @@ def check_written(graph, variables: list) -> None:
 
 def refuse_variable() -> None:
     raise GpuzooError(
-        "the model writes into a variable that is none of its weights, so that a "
-        "resumed run would end with other bits; make it one with add_weight, and draw "
-        "random numbers from a keras.random.SeedGenerator that is an attribute of the "
+        "the model writes into a variable that is not one of its weights, so that a "
+        "resumed run would differ; create it with add_weight, and draw random "
+        "numbers from a keras.random.SeedGenerator that is an attribute of the "
         "layer"
     )
 

@@ -1,4 +1,4 @@
-"""Steps on JAX: what tensorflow.py has, as pure functions of the variables."""
+"""Steps on JAX: as tensorflow.py, as pure functions of the variables."""
 
 import contextlib
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from gpuzoo.runtime.options import Runtime
 class JaxBackend:
     """The same steps as pure functions of the values of the variables.
 
-    The stateful code of a task is traced under `keras.StatelessScope`: what it reads
-    becomes an argument of the compiled function and what it writes a result.
+    The stateful code of a task is traced under `keras.StatelessScope`: variables that
+    it reads become arguments of the compiled function, those it writes results.
     """
 
     apply_adam = None
@@ -33,17 +33,17 @@ class JaxBackend:
         self._variables: list[keras.Variable] = []
 
     def put(self, array: np.ndarray):
-        """The array on the device."""
+        """Return the array on the device."""
         return jax.device_put(array, self.device)
 
     def take(self, arrays: dict, indices) -> dict:
-        """The examples of one batch, gathered on the device."""
+        """Return the examples of one batch, gathered on the device."""
         return {
             name: jnp.take(array, indices, axis=0) for name, array in arrays.items()
         }
 
     def seed_state(self, key: int, counter):
-        """The value of a Keras seed generator that draws at (key, counter)."""
+        """Return the state of a Keras seed generator for (key, counter)."""
         return jnp.stack([jnp.uint32(key), counter.astype(jnp.uint32)])
 
     def value_and_grad(self, function: Callable, variables: list[keras.Variable]):
@@ -76,7 +76,7 @@ class JaxBackend:
         return (loss, rest), gradients
 
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
-        """One update of the variables by the optimizer."""
+        """Update the variables by the optimizer, once."""
         # Not optimizer.apply(): loss scaling writes variables inside a condition.
         scope = get_stateless_scope()
         values = [_current(scope, v) for v in variables]
@@ -89,8 +89,8 @@ class JaxBackend:
 
     @property
     def looped(self) -> bool:
-        """Whether the device goes from step to step by itself; in a loop on a CPU,
-        convolutions are many times slower."""
+        """Whether steps are a loop on the device; on a CPU, convolutions in a loop are
+        many times slower."""
         return self.runtime.device != "cpu"
 
     def compile_steps(
@@ -101,9 +101,9 @@ class JaxBackend:
     ) -> Callable:
         """See `TensorFlowBackend.compile_steps`.
 
-        One program does every step of a run, wherever its calls are cut: a loop that is
-        told how many of the feed's steps to do, or the single step. The `cost` of the
-        function that is returned tells what XLA counts in a step, see `_cost`.
+        One program does every step of a run, however they are split into calls: a loop
+        with the number of the feed's steps as an argument, or the single step. The
+        attribute `cost` of the returned function is described in `_cost`.
         """
         most = len(next(iter(feed.values()))) if self.looped else 1
         entry = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in feed.items()}
@@ -119,19 +119,21 @@ class JaxBackend:
 
         def one(values, feed, count):
             values, outputs = step(values, _entry(feed, 0))
-            return values, jax.tree.map(lambda told: told[None], outputs)
+            return values, jax.tree.map(lambda x: x[None], outputs)
 
         def several(values, feed, count):
             def do(i, state):
                 values, outputs = step(state[0], _entry(feed, i))
                 return values, jax.tree.map(
-                    lambda told, new: lax.dynamic_update_index_in_dim(told, new, i, 0),
+                    lambda x, new: lax.dynamic_update_index_in_dim(x, new, i, 0),
                     state[1], outputs,
                 )  # fmt: skip
 
-            _, told = jax.eval_shape(step, values, _entry(feed, 0))
-            told = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), told)
-            return lax.fori_loop(0, count, do, (values, told))
+            _, outputs = jax.eval_shape(step, values, _entry(feed, 0))
+            outputs = jax.tree.map(
+                lambda x: jnp.zeros((most, *x.shape), x.dtype), outputs
+            )
+            return lax.fori_loop(0, count, do, (values, outputs))
 
         program = jax.jit(several if self.looped else one, donate_argnums=0)
 
@@ -143,52 +145,51 @@ class JaxBackend:
                 part = {name: _filled(array, most) for name, array in part.items()}
                 values, outputs = program(values, part, count)
                 if count < most:  # each cut is a call of its own
-                    outputs = jax.tree.map(lambda told, n=count: told[:n], outputs)
+                    outputs = jax.tree.map(lambda x, n=count: x[:n], outputs)
                 parts.append(outputs)
             for variable, value in zip(variables, values, strict=True):
                 variable.assign(value)
-            # The device has all of the steps before the first result is waited for.
+            # All steps are queued on the device before the first result is awaited.
             parts = jax.device_get(parts)
-            return jax.tree.map(lambda *told: np.concatenate(told), *parts)
+            return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
         call.cost = lambda: _cost(step, [v.value for v in variables], entry)
         return call
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
-        """The values of variables, copied to the host."""
+        """Return the values of variables, copied to the host."""
         return [np.array(variable.value) for variable in variables]
 
     def synchronise(self) -> None:
-        """Wait until the device has done everything it was given."""
+        """Wait until the device has finished all queued work."""
         jax.effects_barrier()
         jax.device_put(np.zeros(()), self.device).block_until_ready()
 
     def peak_device_bytes(self) -> int | None:
-        """The most GPU memory held at once; None on a CPU."""
+        """Return the peak GPU memory in bytes; None on a CPU."""
         stats = self.device.memory_stats() if self.runtime.device != "cpu" else None
         return stats["peak_bytes_in_use"] if stats else None
 
     def memory_bytes(self) -> int | None:
-        """Memory that the device's arrays may fill; None if it is not known."""
+        """Return the memory of the device in bytes; None if unknown."""
         stats = self.device.memory_stats() if self.runtime.device != "cpu" else None
         return stats["bytes_limit"] if stats else environment.memory_bytes()
 
 
 def _cost(step: Callable, values: list, entry: dict) -> dict[str, float]:
-    """What one step takes: `flops`, floating-point operations of what was traced, and
-    `bytes`, read and written by what XLA made of it. It is compiled anew for this."""
+    """Return the cost of one step: `flops`, floating-point operations as traced, and
+    `bytes`, read and written after XLA's optimisation. It is recompiled for this."""
     with _written_out():
         lowered = jax.jit(step).lower(values, entry)
-    # What is fused stays the same; the program is never run.
-    told = lowered.compile({"xla_backend_optimization_level": 0}).cost_analysis()
+    # Fusion stays the same; the program is never run.
+    cost = lowered.compile({"xla_backend_optimization_level": 0}).cost_analysis()
     flops = lowered.cost_analysis()["flops"]
-    return {"flops": float(flops), "bytes": float(told["bytes accessed"])}
+    return {"flops": float(flops), "bytes": float(cost["bytes accessed"])}
 
 
 @contextlib.contextmanager
 def _written_out():
-    """Scans become their steps one after another: XLA counts the body of a loop once,
-    however often it is done."""
+    """Unroll scans: XLA counts the body of a loop once, however often it runs."""
     real = lax.scan
 
     def scan(*args, **options):
@@ -202,13 +203,13 @@ def _written_out():
 
 
 def _entry(feed: dict, i) -> dict:
-    """What one step is given."""
+    """Return the entry of one step."""
     take = lax.dynamic_index_in_dim
     return {name: take(array, i, keepdims=False) for name, array in feed.items()}
 
 
 def _filled(array: np.ndarray, count: int) -> np.ndarray:
-    """The entries, and zeros after them."""
+    """Pad with zeros to `count` entries."""
     if len(array) == count:
         return array
     filled = np.zeros((count, *array.shape[1:]), array.dtype)
@@ -217,13 +218,13 @@ def _filled(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def _check_known(scope, variables: list[keras.Variable]) -> None:
-    """Raises GpuzooError if a step has written what is none of its variables."""
+    """Raise GpuzooError if a step has written a variable that it does not know."""
     known = {id(variable) for variable in variables}
     if any(key not in known for key in scope.state_mapping):
         refuse_variable()
 
 
 def _current(scope, variable: keras.Variable):
-    """The value of a variable as the scope has it, or its own."""
+    """Return the value of a variable in the scope, or its own."""
     value = scope.get_current_value(variable) if scope else None
     return variable._value if value is None else value

@@ -1,4 +1,4 @@
-"""Steps over TensorFlow's variables; on JAX they are in jax.py."""
+"""Steps on TensorFlow; those on JAX are in jax.py."""
 
 import contextlib
 import functools
@@ -27,8 +27,8 @@ class TensorFlowBackend:
     """
 
     recompilations = 3
-    """How often level strict compiles the step anew. TensorFlow's passes may order a
-    graph by the addresses of its parts; one more compilation often finds the same."""
+    """How often level strict recompiles the step. TensorFlow's passes may order a graph
+    by memory addresses, and a single recompilation often gives the same order."""
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
@@ -38,16 +38,16 @@ class TensorFlowBackend:
         self.parts = runtime.threads if on_threads else 1
 
     def put(self, array: np.ndarray):
-        """The array on the device."""
+        """Return the array on the device."""
         with tf.device(self.device):
             return tf.constant(array)
 
     def take(self, arrays: dict, indices) -> dict:
-        """The examples of one batch, gathered on the device."""
+        """Return the examples of one batch, gathered on the device."""
         return {name: tf.gather(array, indices) for name, array in arrays.items()}
 
     def seed_state(self, key: int, counter):
-        """The value of a Keras seed generator that draws at (key, counter)."""
+        """Return the state of a Keras seed generator for (key, counter)."""
         return tf.stack([tf.constant(key, tf.int64), tf.cast(counter, tf.int64)])
 
     def value_and_grad(self, function: Callable, variables: list[keras.Variable]):
@@ -56,16 +56,16 @@ class TensorFlowBackend:
             loss, rest = function()
         with _added_in_pairs():
             gradients = tape.gradient(loss, [v.value for v in variables])
-        # No update before everything is computed: where a gradient does not depend on
-        # a result, as with Wasserstein's loss, the one could overtake the other, which
-        # then saw the new weights.
+        # No update before everything is computed: if a result does not depend on a
+        # gradient, as with the Wasserstein loss, it could otherwise be computed after
+        # the update, from the new weights.
         computed = tf.nest.flatten((loss, rest, gradients))
         with tf.control_dependencies([one for one in computed if one is not None]):
             gradients = [g if g is None else tf.identity(g) for g in gradients]
         return (loss, rest), gradients
 
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
-        """One update of the variables by the optimizer."""
+        """Update the variables by the optimizer, once."""
         optimizer.apply(gradients, variables)
 
     def compile_steps(
@@ -78,8 +78,8 @@ class TensorFlowBackend:
 
         Args:
             body: takes one entry of each array of the feed, returns a dict of tensors.
-            feed: example of a feed; arrays with a leading axis for the steps. As many
-                as these are given to the device at a time, where that matters.
+            feed: example of a feed; arrays with a leading axis for the steps. JAX gives
+                the device as many steps at a time.
             variables: everything that `body` reads or writes.
 
         Returns:
@@ -124,11 +124,11 @@ class TensorFlowBackend:
         return call
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
-        """The values of variables, copied to the host."""
+        """Return the values of variables, copied to the host."""
         return [np.array(variable.numpy()) for variable in variables]
 
     def apply_adam(self, variable, momentum, velocity, gradient, **scalars) -> None:
-        """One fused Adam update in place (Kingma and Ba, arXiv 1412.6980)."""
+        """Do one fused Adam update in place (Kingma and Ba, arXiv 1412.6980)."""
         # Keras hands the optimizer the tf.Variable inside its own variable.
         scalars = {k: tf.cast(value, variable.dtype) for k, value in scalars.items()}
         tf.raw_ops.ResourceApplyAdam(
@@ -145,18 +145,18 @@ class TensorFlowBackend:
         )
 
     def synchronise(self) -> None:
-        """Wait until the device has done everything it was given."""
+        """Wait until the device has finished all queued work."""
         if self.device != "/CPU:0":
             tf.test.experimental.sync_devices()
 
     def peak_device_bytes(self) -> int | None:
-        """The most GPU memory held at once; None on a CPU."""
+        """Return the peak GPU memory in bytes; None on a CPU."""
         if self.device == "/CPU:0":
             return None
         return tf.config.experimental.get_memory_info("GPU:0")["peak"]
 
     def memory_bytes(self) -> int | None:
-        """Memory that the device's arrays may fill; None if it is not known."""
+        """Return the memory of the device in bytes; None if unknown."""
         if self.device == "/CPU:0":
             return environment.memory_bytes()
         found = {one.name: one.memory_limit for one in device_lib.list_local_devices()}
@@ -165,10 +165,10 @@ class TensorFlowBackend:
 
 @contextlib.contextmanager
 def _added_in_pairs():
-    """Gradients of a tensor that is used more than twice are added two by two.
+    """Add gradients of a tensor that is used more than twice in pairs.
 
-    AddN of three or more begins with whichever of them nobody else still holds: the
-    order of the sum, and its last bits, follow the timing of the threads.
+    AddN of three or more starts with any input whose buffer it can reuse: the order of
+    the sum, and its last bits, depend on thread timing.
     """
     real = gen_math_ops.add_n
 
@@ -184,7 +184,7 @@ def _added_in_pairs():
 
 @contextlib.contextmanager
 def _readable(xla: bool):
-    """Say in one line what XLA cannot compile."""
+    """Raise in one line what XLA cannot compile."""
     try:
         yield
     except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
