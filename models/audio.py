@@ -33,8 +33,8 @@ def audio_cnn(
     """
     if len(input_shape) != 1 or input_shape[0] < _RATE // 10:
         raise ValueError(
-            f"input_shape of audio_cnn must be (samples,) with at least {_RATE // 10} "
-            f"of them: {input_shape}; fill shorter sounds up with --audio-seconds 0.1"
+            f"input_shape of audio_cnn must be (samples,), at least {_RATE // 10}: "
+            f"{input_shape}; pad shorter sounds with --audio-seconds 0.1"
         )
     if not filters or len(filters) > 4 or min(filters) < 1:
         raise ValueError(
