@@ -75,7 +75,7 @@ def test_unknown_weights_are_refused(weights, tmp_path):
     path, digest, _ = weights
     for asked, words in (
         ({"weights": "imagenet"}, "No such file.*nothing is downloaded"),
-        ({"weights": path}, f"sha256={digest} is .*; name it"),
+        ({"weights": path}, f"sha256={digest} is .*; pass it"),
         ({"weights": path, "sha256": "0" * 64}, f"sha256={digest} .* not 000"),
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):

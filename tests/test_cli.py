@@ -83,7 +83,9 @@ def test_help_shows_every_field_and_its_meaning(name, cli):
         words = "model-options label-smoothing precision out threads"
         for field in words.split():
             assert f"--{field}" in done.stdout
-        assert "Part of the target spread evenly over all classes" in done.stdout
+        assert (
+            "Fraction of the target distributed evenly over all classes" in done.stdout
+        )
     assert named.stdout.splitlines()[2:] == script.stdout.splitlines()[2:]
 
 
@@ -155,7 +157,7 @@ QUICK = {
     "no run": (["verify"], "RUN The run folder"),
     "two runs": (["resume", "a", "b"], "options: b"),
     "option of verify": (["verify", "a", "--stepps", "3"], "--steps"),
-    "model as recipe": (["bench", "gru"], "a model; recipes that train it: mnist_gru; others of"),
+    "model as recipe": (["bench", "gru"], "a model; recipes that train it: mnist_gru; or use"),
     "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: cnn"),
     "file": (["train", "mnist", "--model", "mine.py"], "it too: mine.py:function"),
     "info": (["info", "mlpp"], "no model named 'mlpp'; nearest: mlp"),

@@ -268,7 +268,7 @@ def test_a_frozen_weight_is_not_drawn_anew_and_nothing_to_train_is_refused(train
     train(model, fresh=True)
     assert np.array_equal(before, model.layers[-1].kernel)
     model.trainable = False
-    with pytest.raises(gpuzoo.GpuzooError, match="every weight of model .* is frozen"):
+    with pytest.raises(gpuzoo.GpuzooError, match="model .* has no trainable weights"):
         train(model)
 
 
@@ -573,7 +573,7 @@ def test_a_threshold_that_is_not_used_is_refused_and_one_of_logits_told(train):
             lambda: L.Dense(3, kernel_initializer=lambda shape, dtype: np.ones(shape)),
             "a lambda as kernel_initializer of its layer 'dense",
         ),
-        (lambda: L.Lambda(lambda x: x), "a Lambda layer 'lambda.*code is not kept"),
+        (lambda: L.Lambda(lambda x: x), "a Lambda layer 'lambda.*code is not saved"),
     ],
 )
 def test_functions_that_a_description_leaves_out_are_named(layer, words, runtime):

@@ -269,7 +269,7 @@ def test_a_model_file_that_is_gone_is_named(place, cli):
     for words in (["verify", "run", "--trust-code"], ["resume", "killed"]):
         done = cli(*words)
         assert done.returncode == 2 and "model file own.py: No such file" in done.stderr
-        assert "put the file back" in done.stderr and "room" not in done.stderr
+        assert "restore the file" in done.stderr and "room" not in done.stderr
 
 
 def test_the_runs_own_code_is_executed_only_if_one_says_so(place, cli):

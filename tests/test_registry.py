@@ -201,7 +201,9 @@ class Sizes:
 """)
     assert gpuzoo.build(f"{file}:many", width=9).get_layer("dense").units == 9
     file.write_text(many.replace('"here"', "HERE"))
-    with pytest.raises(gpuzoo.GpuzooError, match="write out what .*reference=HERE"):
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="needs literal arguments.*reference=HERE"
+    ):
         gpuzoo.model_info(f"{file}:many")
 
 
@@ -370,14 +372,17 @@ def doubled(x):
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        (lambda: _own(Twice(), keras.layers.Dense(2)), "holds Twice, which is no part"),
+        (
+            lambda: _own(Twice(), keras.layers.Dense(2)),
+            "holds Twice, which is not part",
+        ),
         (lambda: _own(keras.layers.Lambda(lambda x: x)), "holds a Lambda layer"),
         (
             lambda: _own(keras.layers.Dense(2, relu)),
-            "function 'relu', not Keras's",
+            "function 'relu' that is not Keras's",
         ),
-        (lambda: _own(keras.layers.Dense(2, doubled)), "holds .*doubled, which is no"),
-        (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built yet; begin it"),
+        (lambda: _own(keras.layers.Dense(2, doubled)), "holds .*doubled, which is not"),
+        (lambda: keras.Sequential([keras.layers.Dense(2)]), "not built yet; start it"),
         (lambda: 7, "not int"),
         (lambda: _own(keras.layers.Dense(3)), r"puts out \(None, 3\), not"),
     ],

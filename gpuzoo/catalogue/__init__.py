@@ -1,1 +1,1 @@
-"""Which models and recipes there are, and what they take."""
+"""The catalogue of models and recipes, and their options."""

@@ -1,4 +1,4 @@
-"""A user's own keras.Model, as text from which a later process builds it again."""
+"""A user's keras.Model as JSON, from which a later process rebuilds it."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import warnings
 
 from gpuzoo.errors import GpuzooError
 
-# What Keras's own training calls, and gpuzoo's does not.
+# Methods that Keras's training loop calls, and gpuzoo's does not.
 _TRAINING = (
     "train_step", "test_step", "compute_loss", "compute_metrics", "metrics",
     "stateless_compute_loss", "make_train_function", "make_test_function",
@@ -21,11 +21,12 @@ REMEDY = (
 
 
 def describe(model: "keras.Model") -> str:  # noqa: F821
-    """The architecture as JSON, without weights: the name of the model in a recipe.
+    """Return the architecture as JSON, without weights: `model` of a recipe.
 
     Raises:
-        GpuzooError: it is no built functional or Sequential model, trains itself, or
-            holds something that is not Keras's own, or that its description leaves out.
+        GpuzooError: it is not a built functional or Sequential model, overrides its
+            training, or contains something that is not part of Keras or that its
+            config does not hold.
     """
     import keras
 
@@ -37,20 +38,20 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
     check_form(model, f"model {model.name!r}")
     if not model.built:
         raise GpuzooError(
-            f"model {model.name!r} is not built yet; begin it with keras.Input(shape)"
+            f"model {model.name!r} is not built yet; start it with keras.Input(shape)"
         )
     if model.weights and not model.trainable_weights:
         raise GpuzooError(
-            f"every weight of model {model.name!r} is frozen, so that its training "
-            "would change nothing; set trainable = True on a layer"
+            f"model {model.name!r} has no trainable weights, so that training would "
+            "change nothing; set trainable = True on a layer"
         )
-    # An optimizer and a loss are no part of an architecture: see
+    # Optimizer and loss are not part of the architecture: see
     # gpuzoo/engine/model_objects.py.
     compiled, model.compiled = model.compiled, False
     try:
-        with warnings.catch_warnings(action="ignore"):  # of a lambda: refused below
+        with warnings.catch_warnings(action="ignore"):  # lambdas are refused below
             text = model.to_json()
-    except Exception as error:  # whatever a user's get_config() raises
+    except Exception as error:  # a user's get_config() may raise anything
         raise GpuzooError(
             f"model {model.name!r} cannot be described: {error}; {REMEDY}"
         ) from None
@@ -61,7 +62,7 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
         raise GpuzooError(f"model {model.name!r} holds {fault}; {REMEDY}")
     for name in foreign_parts(parts):
         raise GpuzooError(
-            f"model {model.name!r} holds {name}, which is no part of Keras; {REMEDY}"
+            f"model {model.name!r} holds {name}, which is not part of Keras; {REMEDY}"
         )
     parts = _numbered_anew(parts)
     twin = rebuild(json.dumps(parts))
@@ -76,32 +77,32 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
 
 
 def is_text(name: str) -> bool:
-    """Whether a recipe's model is such a text, and no name."""
+    """Whether a recipe's model is such JSON and not a name."""
     return name.startswith("{")
 
 
 def rebuild(text: str) -> "keras.Model":  # noqa: F821
-    """An untrained model of an architecture; no code of a user is run."""
+    """Build an untrained model from its architecture; no user code is executed."""
     import keras
 
     parts = json.loads(text)
     if foreign := next(foreign_parts(parts), None):
-        raise GpuzooError(f"model: {foreign} is no part of Keras; {REMEDY}")
+        raise GpuzooError(f"model: {foreign} is not part of Keras; {REMEDY}")
     try:
         model = keras.models.model_from_json(text)
     except Exception as error:
         line = str(error).strip().partition("\n")[0]
-        raise GpuzooError(f"model cannot be built again: {line}; {REMEDY}") from None
+        raise GpuzooError(f"model cannot be rebuilt: {line}; {REMEDY}") from None
     _set_trainable(model, parts.get("trainable", {}))
     return model
 
 
 def check_precision(model: "keras.Model") -> None:  # noqa: F821
-    """Its layers say themselves what they compute in; some may differ on purpose from
-    the run, as a last one in float32.
+    """Check that the dtype policies of the layers fit the run's precision; some may
+    differ on purpose, as a last layer in float32.
 
     Raises:
-        GpuzooError: no layer with weights computes as the run does.
+        GpuzooError: no layer with weights has the run's dtype policy.
     """
     import keras
 
@@ -110,7 +111,7 @@ def check_precision(model: "keras.Model") -> None:  # noqa: F821
         for layer in model._flatten_layers()
         if not isinstance(layer, keras.layers.InputLayer | keras.Model)
     ]
-    # Where all weights are in float32 on purpose, the other layers tell what for.
+    # Where all weights are float32 on purpose, layers without weights show the policy.
     every = {layer.dtype_policy.name for layer in layers}
     found = {one.dtype_policy.name for one in layers if one._trainable_variables}
     wanted = keras.config.dtype_policy().name
@@ -119,18 +120,18 @@ def check_precision(model: "keras.Model") -> None:  # noqa: F821
     if found and wanted not in found:
         raise GpuzooError(
             f"model {model.name!r} was built for {' and '.join(sorted(found))}, the "
-            f"run is {wanted}; call gpuzoo.configure() before it is built, or name the "
-            "precision to train()"
+            f"run is {wanted}; call gpuzoo.configure() before building it, or pass "
+            "precision= to train()"
         )
 
 
 def name_of(text: str) -> str:
-    """The name that the model has for Keras."""
+    """Return the Keras name of the model."""
     return json.loads(text)["config"]["name"]
 
 
 def recipe_for(model: "keras.Model"):  # noqa: F821
-    """A recipe with the defaults of all fields but the model and the name."""
+    """Return a recipe for a model, with the defaults of all other fields."""
     from gpuzoo.catalogue.recipe import Recipe
 
     text = describe(model)
@@ -139,14 +140,14 @@ def recipe_for(model: "keras.Model"):  # noqa: F821
 
 
 def check_form(model, called: str) -> None:
-    """That a keras.Model is a graph of layers, and trained as its task says.
+    """Check that a keras.Model is a graph of layers without custom training methods.
 
     Args:
-        called: what an error calls it.
+        called: its name in error messages.
 
     Raises:
-        GpuzooError: it is a sub-classed model, or has a method of its own by which
-            Keras would train it and gpuzoo would not.
+        GpuzooError: it is a sub-classed model, or overrides a training method that
+            gpuzoo would not call.
     """
     import keras
 
@@ -154,44 +155,44 @@ def check_form(model, called: str) -> None:
     for kind in type(model).__mro__:
         top = kind.__module__.partition(".")[0]
         if top in ("keras", "gpuzoo"):
-            known = top == "gpuzoo"  # a GAN or a diffusion model: its task trains it
+            known = top == "gpuzoo"  # GANs and diffusion models are trained by tasks
             break
         own.append(kind)
     if not known and not isinstance(model, keras.Function | keras.Sequential):
         raise GpuzooError(
             f"{called} is a sub-classed keras.Model ({type(model).__name__}), and "
             "gpuzoo trains functional and Sequential models: let a function return "
-            "keras.Model(inputs, outputs); layers of your own classes may be in it"
+            "keras.Model(inputs, outputs); it may contain custom layers"
         )
     found = {name for kind in own for name in vars(kind)} | set(vars(model))
     if names := [name for name in _TRAINING if name in found]:
         raise GpuzooError(
             f"{called} ({type(model).__name__}) has {' and '.join(names)} of its own, "
-            "which gpuzoo would not call; take it out, and put what it adds to the "
-            "loss into a layer with add_loss()"
+            "which gpuzoo would not call; remove it, and add terms of the loss in a "
+            "layer with add_loss()"
         )
 
 
 def _lost(layer, other) -> str | None:
-    """What of a layer is not in the one that is built from its description: a function,
-    of which Keras writes down the name alone."""
+    """Return what a layer loses when it is rebuilt from its config: an activation
+    function, of which Keras only saves the name."""
     for name in ("activation", "recurrent_activation"):
         function = getattr(layer, name, None)
         if isinstance(function, types.FunctionType):
             if not _alike(function, getattr(other, name)):
                 return (
-                    f"a function {function.__name__!r}, not Keras's activation of that "
-                    "name"
+                    f"a function {function.__name__!r} that is not Keras's activation "
+                    "of that name"
                 )
     return None
 
 
 def _trainable_flags(model, twin) -> dict[str, list]:
-    """What is frozen otherwise than Keras's description says: [place, flag] of layers,
-    in the order of `_flatten_layers()`, and of weights, in that of `weights`.
+    """Return `trainable` flags that Keras's config does not hold: [index, flag] of
+    layers, in the order of `_flatten_layers()`, and of weights, in that of `weights`.
 
-    Keras writes down `trainable` of the layers alone, not of an InputLayer, and sets
-    that of a model inside for all its layers.
+    Keras saves `trainable` of layers only, not of an InputLayer, and applies that of a
+    nested model to all its layers.
     """
     flags = {}
     for kind, ours, theirs in zip(
@@ -208,16 +209,16 @@ def _trainable_flags(model, twin) -> dict[str, list]:
 
 
 def _set_trainable(model, flags: dict[str, list]) -> None:
-    """Freeze a model as `_trainable_flags` has written it down."""
+    """Apply the flags from `_trainable_flags`."""
     try:
         layers, weights = _freezable(model)
         for place, flag in flags.get("layers", ()):
-            layers[place]._trainable = bool(flag)  # not that of the layers inside, too
+            layers[place]._trainable = bool(flag)  # the property would set inner layers
         for place, flag in flags.get("weights", ()):
             weights[place].trainable = bool(flag)
     except (AttributeError, IndexError, TypeError, ValueError):
         raise GpuzooError(
-            f"model: trainable must hold [place, true or false] of layers and weights "
+            f"model: trainable must hold [index, true or false] of layers and weights "
             f"that the model has: {json.dumps(flags)[:80]}"
         ) from None
 
@@ -227,51 +228,51 @@ def _freezable(model) -> tuple[list, list]:
 
 
 def _lambdas(parts: dict):
-    """Functions without a name in a description, which Keras does not rebuild."""
+    """Yield lambdas in a config, which Keras does not rebuild."""
     for node in _nodes(parts):
         config, name = node["config"], node["config"]["name"]
         if node["class_name"] == "Lambda":
-            yield f"a Lambda layer {name!r}, whose code is not kept in a description"
+            yield f"a Lambda layer {name!r}, whose code is not saved in its config"
         for key, value in config.items():
             if not isinstance(value, dict):
                 continue
-            bare = "class_name" not in value and "value" in value  # of an activation
+            bare = "class_name" not in value and "value" in value  # an activation
             if bare or value.get("class_name") == "__lambda__":
                 yield (
-                    f"a lambda as {key} of its layer {name!r}, whose code is not kept "
-                    "in a description"
+                    f"a lambda as {key} of its layer {name!r}, whose code is not saved "
+                    "in its config"
                 )
 
 
 def _replaced_methods(model):
-    """Methods that a user has set on a layer itself, which no description holds."""
+    """Yield methods that were replaced on a layer instance, which no config holds."""
     for layer in model._flatten_layers():
         for name, value in vars(layer).items():
-            if name == "loss":  # of a compiled model: the one that it was given
+            if name == "loss":  # that a compiled model was given
                 continue
             if callable(getattr(type(layer), name, None)) and is_foreign(value):
                 yield f"a layer {layer.name!r} with its own {name} set on it"
 
 
 def is_foreign(value) -> bool:
-    """Whether something that can be called is not Keras's own."""
+    """Whether a callable is not part of Keras."""
     module = getattr(value, "__module__", None) or type(value).__module__
     return callable(value) and not module.startswith("keras.")
 
 
 def _alike(function, other) -> bool:
-    """Whether two activations are one function, or give the same numbers."""
+    """Whether two activations are the same function or give the same values."""
     import keras
 
     if function is other:
         return True
     numbers = keras.ops.linspace(-4.0, 4.0, 64)[None]
-    told = [keras.ops.convert_to_numpy(each(numbers)) for each in (function, other)]
-    return told[0].tobytes() == told[1].tobytes()
+    values = [keras.ops.convert_to_numpy(each(numbers)) for each in (function, other)]
+    return values[0].tobytes() == values[1].tobytes()
 
 
 def foreign_parts(part):
-    """Classes and functions of an architecture that are not Keras's."""
+    """Yield classes and functions of an architecture that are not part of Keras."""
     if isinstance(part, list):
         for one in part:
             yield from foreign_parts(one)
@@ -289,9 +290,9 @@ def foreign_parts(part):
 
 
 def _numbered_anew(model: dict) -> dict:
-    """An architecture in which the layers that Keras has named, as `dense_7`, are
-    numbered in the order in which they come, whatever else the process has built. A
-    name that a user has written and Keras could have given is treated as Keras's."""
+    """Renumber the layers that Keras has named, as `dense_7`, in their order in the
+    architecture, whatever else the process has built. A user's name that Keras could
+    have given is treated as Keras's."""
     fixed = {name for node in _nodes(model) if not _stem(node)
              for name in [node["config"]["name"]]}  # fmt: skip
     counted: dict[str, int] = {}
@@ -328,21 +329,21 @@ def _numbered_anew(model: dict) -> dict:
 
 
 def _stem(node: dict) -> str:
-    """`dense` of a layer that Keras has named dense or dense_7; else empty."""
+    """Return `dense` for a layer that Keras has named dense or dense_7; else ""."""
     kind = re.sub(r"\W+", "", node["class_name"])
     kind = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", kind)
     kind = re.sub("([a-z])([A-Z])", r"\1_\2", kind).lower()
     name = node["config"]["name"]
     if kind == "input_layer":  # in a clone called like the tensor
         name = re.sub(r"^keras_tensor(?=_\d+$|$)", kind, name)
-    # The two layers of a Bidirectional are named after the one that it was given.
+    # The two layers of a Bidirectional are named after its wrapped layer.
     pattern = rf"((?:forward_|backward_)?{re.escape(kind)})(_\d+)?"
     match = re.fullmatch(pattern, name)
     return match[1] if match else ""
 
 
 def _dicts(part):
-    """All dicts of a JSON value, the outermost first."""
+    """Yield all dicts of a JSON value, outermost first."""
     if isinstance(part, dict):
         yield part
     for one in part.values() if isinstance(part, dict) else part:
@@ -351,7 +352,7 @@ def _dicts(part):
 
 
 def _nodes(part, deep: bool = True):
-    """The layers described in a part of an architecture; `deep`: those in them too."""
+    """Yield the layers in a part of an architecture; `deep`: nested layers too."""
     if isinstance(part, dict) and isinstance(part.get("config"), dict):
         policy = "Policy" in str(part.get("class_name"))
         if isinstance(part["config"].get("name"), str) and not policy:
@@ -364,7 +365,7 @@ def _nodes(part, deep: bool = True):
 
 
 def _point(part, names: dict[str, str]) -> None:
-    """Change the names by which a graph refers to its layers, [name, node, place]."""
+    """Rename layers in the references of a graph, [name, node index, tensor index]."""
     if isinstance(part, dict):
         for one in part.values():
             _point(one, names)

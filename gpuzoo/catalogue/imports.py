@@ -1,4 +1,4 @@
-"""The modules that a source may import, and where they lie; nothing is imported."""
+"""Find the modules that a source file may import, without importing anything."""
 
 import ast
 import importlib.machinery
@@ -9,10 +9,10 @@ from gpuzoo.errors import GpuzooError
 
 
 def named(source: bytes, package: str) -> set[str]:
-    """The full names of all modules that a source may import, wherever in it.
+    """Return the full names of all modules that a source may import.
 
     Args:
-        package: the one that the source is part of, for relative imports.
+        package: the package of the source, for relative imports.
     """
     names = set()
     for node in _nodes(source):
@@ -33,7 +33,7 @@ def named(source: bytes, package: str) -> set[str]:
 
 
 def words(source: bytes) -> set[str]:
-    """The texts in a source that could be a module's name, as in
+    """Return the string literals in a source that could be a module's name, as in
     `importlib.import_module("aid")`."""
     texts = (n.value for n in _nodes(source) if isinstance(n, ast.Constant))
     return {
@@ -44,8 +44,8 @@ def words(source: bytes) -> set[str]:
 
 
 def locate(name: str) -> importlib.machinery.ModuleSpec | None:
-    """What would be imported under a full name. Unlike importlib's find_spec this does
-    not import the packages around it."""
+    """Return the spec of a module, without importing its parent packages as importlib's
+    find_spec does."""
     path, spec, parts = None, None, name.split(".")
     for count in range(1, len(parts) + 1):
         if count > 1 and path is None:
@@ -60,16 +60,16 @@ def locate(name: str) -> importlib.machinery.ModuleSpec | None:
 
 
 def source_of(place: str) -> bytes:
-    """The content of a module's file, be it a source, compiled, or in an archive."""
+    """Return the content of a module's file: source, compiled, or its archive."""
     path = pathlib.Path(place)
     while not path.exists() and path != path.parent:
-        path = path.parent  # what lies in an archive is known by the archive
+        path = path.parent  # for a file in an archive, the archive
     try:
         return path.read_bytes()
     except OSError as error:
         raise GpuzooError(
-            f"module {path}: {error.strerror}; the code of a run is needed: put the "
-            "file back, or go to the folder that the run was started in"
+            f"module {path}: {error.strerror}; the run's code is needed: restore the "
+            "file, or change to the folder that the run was started in"
         ) from None
 
 
@@ -85,6 +85,6 @@ def _find(name: str, path) -> importlib.machinery.ModuleSpec | None:
         try:
             if spec := finder.find_spec(name, path):
                 return spec
-        except Exception:  # whatever a finder of somebody's makes of the name
+        except Exception:  # third-party finders may raise anything
             continue
     return None

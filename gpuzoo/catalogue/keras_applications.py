@@ -1,5 +1,5 @@
 """The networks of keras.applications as models, build("keras/mobilenet_v2"), and those
-of KerasHub from a preset of the user's, build("keras/hub", preset="folder/")."""
+of KerasHub from a local preset, build("keras/hub", preset="folder/")."""
 
 import hashlib
 import inspect
@@ -10,10 +10,10 @@ from gpuzoo.files import expand
 
 PREFIX = "keras/"
 HUB = PREFIX + "hub"
-# The files of a preset that a network depends on; its weights last.
+# The files of a preset that define a network; its weights last.
 _PRESET = ("config.json", "image_converter.json", "model.weights.h5")
-# What a network was made for, in [0, 255] -> the networks. Those of "itself" begin with
-# layers that do it.
+# Preprocessing of images -> the networks trained with it. Those of "itself" contain
+# their preprocessing layers and expect [0, 255].
 _NETWORKS = {
     "one": (
         "InceptionResNetV2", "InceptionV3", "MobileNet", "MobileNetV2", "NASNetLarge",
@@ -28,30 +28,30 @@ _NETWORKS = {
         "MobileNetV3Large", "MobileNetV3Small",
     ),
 }  # fmt: skip
-# Of their names what a _ stands before.
+# Parts of class names that get a _ in front.
 _PART = r"(V[23]|Tiny|Small|Base|XLarge|Large|Mobile$|B\d$|[SML]$)"
 _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB
 
-_DOC = """{} of keras.applications with a head of its own.
+_DOC = """{} of keras.applications with a new classification head.
 
-Input (batch, height, width, channels), numbers in [0, 1]; output (batch, num_classes),
-logits in float32. One channel is taken three times, and images are resized to `side` x
-`side` pixels unless it is 0. `weights` is a file of the network without its head, as
-Keras publishes them (..._no_top.h5) or saves them (....weights.h5), and `sha256` its
-digest; nothing is downloaded. `frozen` keeps all but the head as it is."""
+Input (batch, height, width, channels), floats in [0, 1]; output (batch, num_classes),
+logits in float32. A single channel is repeated three times, and images are resized to
+`side` x `side` pixels unless it is 0. `weights` is a file of the network without its
+head, as published (..._no_top.h5) or saved (....weights.h5) by Keras, and `sha256` its
+digest; nothing is downloaded. `frozen`: only the head is trainable."""
 
-_HUB_DOC = """A network of KerasHub with a head of its own (pip install -e ".[hub]").
+_HUB_DOC = """A KerasHub backbone with a new head (pip install -e ".[hub]").
 
-Input (batch, height, width, channels), numbers in [0, 1]; output (batch, num_classes),
-logits in float32. `preset` is a folder as KerasHub's save_to_preset writes it and its
-pages offer it: config.json says which network, image_converter.json (if there is one)
-how its images are scaled, model.weights.h5 holds the weights; without it they are drawn
-anew. `sha256` is the digest of these files one after the other; nothing is downloaded.
-`side`, `dropout` and `frozen` as for the other networks of Keras."""
+Input (batch, height, width, channels), floats in [0, 1]; output (batch, num_classes),
+logits in float32. `preset` is a folder written by KerasHub's save_to_preset or
+downloaded from its pages: config.json (the network), image_converter.json (optional:
+the scaling of images), model.weights.h5 (the weights; without it random). `sha256` is
+the digest of these files one after the other; nothing is downloaded. `side`, `dropout`
+and `frozen` as for the other networks of Keras."""
 
 
 def names() -> list[str]:
-    """keras/<name> of every network: efficientnet_v2_b0 for EfficientNetV2B0."""
+    """Return keras/<name> of every network: efficientnet_v2_b0 for EfficientNetV2B0."""
     shipped = [_short(name) for some in _NETWORKS.values() for name in some]
     return sorted([HUB, *(PREFIX + name for name in shipped)])
 
@@ -69,7 +69,7 @@ def reference(name: str) -> str:
 
 
 def _class_of(name: str) -> tuple[str, str]:
-    """The name of the class, and what its images must be."""
+    """Return the name of the class and its preprocessing."""
     for scale, classes in _NETWORKS.items():
         for one in classes:
             if PREFIX + _short(one) == name:
@@ -78,13 +78,13 @@ def _class_of(name: str) -> tuple[str, str]:
 
 
 def options(name: str) -> dict[str, str]:
-    """Option -> annotation and default, as written."""
+    """Return options with annotation and default, as written."""
     parameters = inspect.signature(builder(name)).parameters.values()
     return {p.name: str(p).partition(":")[2].strip() for p in parameters}
 
 
 def builder(name: str):
-    """The function that builds it."""
+    """Return the function that builds a network."""
     if name == HUB:
         return _hub
     class_name, scale = _class_of(name)
@@ -152,22 +152,22 @@ def _hub(
 
         made = keras_hub.models.Backbone.from_preset(
             str(folder), load_weights=False, image_shape=shape,
-            dtype=keras.config.dtype_policy(),  # not the one that it was saved with
+            dtype=keras.config.dtype_policy(),  # not the saved one
         )  # fmt: skip
         if files[-1].name == _PRESET[-1]:
             _load(made, files[-1], HUB, preset)
         scale, offset = 1.0, 0.0
         if folder / _PRESET[1] in files:
-            made_for = keras_hub.layers.ImageConverter.from_preset(str(folder))
+            converter = keras_hub.layers.ImageConverter.from_preset(str(folder))
             import numpy as np  # late, so that `gpuzoo list` starts without it
 
-            scale = (255.0 * np.asarray(made_for.scale or 1.0)).tolist()
-            offset = made_for.offset or 0.0
+            scale = (255.0 * np.asarray(converter.scale or 1.0)).tolist()
+            offset = converter.offset or 0.0
 
         def features(x):
             x = keras.layers.Rescaling(scale, offset, name="scale")(x)
             x = made(x)
-            if len(x.shape) == 3:  # of a transformer, one row for each patch
+            if len(x.shape) == 3:  # of a transformer: (batch, patches, features)
                 return keras.layers.GlobalAveragePooling1D(name="pool")(x)
             return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
@@ -177,11 +177,13 @@ def _hub(
 
 
 def _with_head(name, body, input_shape, num_classes, side, dropout, frozen):
-    """`body`: shape of an image -> the network, and its call on images in [0, 1]."""
+    """Build a model from `body`: shape of an image -> network, features of images."""
     import keras
 
     if input_shape[2] not in (1, 3):
-        raise ValueError(f"input_shape of {name} must have 1 or 3: {input_shape}")
+        raise ValueError(
+            f"input_shape of {name} must have 1 or 3 channels: {input_shape}"
+        )
     inputs = x = keras.Input(input_shape, name="image")
     if side:
         x = keras.layers.Resizing(side, side, name="resize")(x)
@@ -198,7 +200,7 @@ def _with_head(name, body, input_shape, num_classes, side, dropout, frozen):
 
 
 def _scaled(x, scale: str):
-    """[0, 1] -> what the network was made for."""
+    """Convert images in [0, 1] to the preprocessing of the network."""
     import keras
 
     rescaling, name = keras.layers.Rescaling, "scale"
@@ -209,22 +211,22 @@ def _scaled(x, scale: str):
         return rescaling([1 / d for d in _DEVIATION], moved, name=name)(x)
     if scale == "itself":
         return rescaling(255.0, name=name)(x)
-    # Keras subtracts these very numbers; 255 times the mean above is near them.
+    # The constants of Keras's preprocess_input; 255 times the mean above is close.
     moved = [-123.68, -116.779, -103.939]
     return keras.ops.flip(rescaling(255.0, moved, name=name)(x), axis=-1)
 
 
 def _check(files, name: str, option: str, given: str, sha256: str) -> None:
-    """That the files, one after the other, have that digest."""
+    """Check the digest of the concatenated files."""
     try:
         found = hashlib.sha256(b"".join(file.read_bytes() for file in files))
     except OSError as error:
         raise GpuzooError(
-            f"{option} of {name}: {given}: {error.strerror}; name a file that "
-            "you have, nothing is downloaded"
+            f"{option} of {name}: {given}: {error.strerror}; name a local file, "
+            "nothing is downloaded"
         ) from None
     if found.hexdigest() != sha256:
-        wanted = f"not {sha256}" if sha256 else "name it, that the run can be repeated"
+        wanted = f"not {sha256}" if sha256 else "pass it, so that runs are repeatable"
         raise GpuzooError(
             f"{option} of {name}: sha256={found.hexdigest()} is the digest of "
             f"{' + '.join(file.name for file in files)}; {wanted}"

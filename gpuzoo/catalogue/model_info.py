@@ -1,4 +1,4 @@
-"""What the catalogue knows of a model, read from its source without importing it."""
+"""Information on models, read from their source without importing it."""
 
 import ast
 import dataclasses
@@ -14,13 +14,13 @@ TASKS = tuple(
         if path.stem != "base" and b"\nclass Task(" in path.read_bytes()
     )
 )
-"""Names of the tasks: the files in gpuzoo/tasks/ that have one. They are read, not
-imported, as an import leads to Keras."""
+"""Names of the tasks: files in gpuzoo/tasks/ with a class Task. They are parsed, as
+importing them would import Keras."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What the catalogue knows about a model without building it."""
+    """What is known about a model without building it."""
 
     name: str
     task: str
@@ -37,7 +37,7 @@ class ModelInfo:
 
 
 def read_models(path: pathlib.Path, module: str) -> Iterable[ModelInfo]:
-    """The registered functions of one source file, without importing it."""
+    """Yield the registered functions of a source file, without importing it."""
     for node in ast.parse(path.read_text("utf-8")).body:
         if not isinstance(node, ast.FunctionDef):
             continue
@@ -48,8 +48,8 @@ def read_models(path: pathlib.Path, module: str) -> Iterable[ModelInfo]:
                 declared = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
             except ValueError:
                 raise GpuzooError(
-                    f"{path}: write out what register() of {node.name} is given; it is "
-                    f"read without being run: {ast.unparse(call)}"
+                    f"{path}: register() of {node.name} needs literal arguments; it is "
+                    f"parsed, not executed: {ast.unparse(call)}"
                 ) from None
             if missing := {"task", "reference"} - declared.keys():
                 raise GpuzooError(
@@ -70,6 +70,6 @@ def _called_name(call: ast.Call) -> str:
 
 
 def _declared(argument: ast.arg, default: ast.expr | None) -> str:
-    """`int = 3`, as far as it is written."""
+    """Return annotation and default of an argument as written: `int = 3`."""
     kind = ast.unparse(argument.annotation) if argument.annotation else "any"
     return f"{kind} = {ast.unparse(default)}" if default else kind

@@ -1,4 +1,4 @@
-"""Whose a module or a file is: the user's, or gpuzoo's, Python's, a package's."""
+"""Tell user code from the modules and files of gpuzoo, Python and packages."""
 
 import functools
 import importlib.util
@@ -8,18 +8,18 @@ import site
 import sysconfig
 
 OWN = "gpuzoo_own_"
-"""Begins the name of a user's own file, as a module."""
+"""Prefix of the module name of a user's file."""
 # Files that belong to the machine, not to the user.
 _SYSTEM = ("/dev/", "/etc/", "/proc/", "/sys/")
 
 
 def is_users(name: str, module) -> bool:
-    """Whether a module is not Python's, gpuzoo's, or of an installed package."""
+    """Whether a module is user code: not of Python, gpuzoo or an installed package."""
     return is_users_at(name, places_of(module))
 
 
 def is_users_at(name: str, places: list[str]) -> bool:
-    """The same of a module that may not be imported yet."""
+    """The same for a module that may not be imported yet."""
     if name == "__main__" or name.startswith(OWN):
         return False
     if name == "gpuzoo" or name.startswith("gpuzoo."):
@@ -28,23 +28,23 @@ def is_users_at(name: str, places: list[str]) -> bool:
 
 
 def places_of(module) -> list[str]:
-    """The file of a module, or the folders of a package that has none."""
+    """Return the file of a module, or the folders of a namespace package."""
     try:
-        # Not getattr: what stands for a module may import it when it is asked.
-        told = object.__getattribute__(module, "__dict__")
-        if isinstance(told.get("__file__"), str):
-            return [told["__file__"]]
-        return [str(place) for place in told.get("__path__") or ()]
-    except Exception:  # whatever stands in the place of a module
+        # Not getattr: a lazy module would be imported by it.
+        names = object.__getattribute__(module, "__dict__")
+        if isinstance(names.get("__file__"), str):
+            return [names["__file__"]]
+        return [str(place) for place in names.get("__path__") or ()]
+    except Exception:  # sys.modules may hold any object
         return []
 
 
 @functools.cache
 def is_installed(place: str, name: str) -> bool:
-    """Whether the file or the folder of a module came with Python or with a package.
+    """Whether a module's file or folder was installed with Python or a package.
 
-    A package lists in its RECORD the files that it has installed: a module that only
-    lies among packages, or beside the *.dist-info of one, is the user's.
+    A package lists its installed files in RECORD: a module that is merely in
+    site-packages, or beside a *.dist-info folder, is user code.
     """
     path = os.path.abspath(place)
     if path.startswith(_python_folders()) and not _among_packages(path):
@@ -57,7 +57,7 @@ def is_installed(place: str, name: str) -> bool:
     folder = relative + os.sep
     if relative in listed or any(entry.startswith(folder) for entry in listed):
         return True
-    # As a system's own packages are, and eggs: without a list of files.
+    # System packages and eggs have no list of files.
     return path.startswith(_site_folders()) and (unlisted or f".egg{os.sep}" in path)
 
 
@@ -67,14 +67,14 @@ def _among_packages(path: str) -> bool:
 
 
 def is_no_users(path: str) -> bool:
-    """Whether a file is the machine's, Python's, gpuzoo's or a package's."""
+    """Whether a file belongs to the system, Python, gpuzoo or a package."""
     known = (*_SYSTEM, *folders_of_gpuzoo(), *_python_folders())
     return path.startswith(known) or _among_packages(path)
 
 
 @functools.cache
 def folders_of_gpuzoo() -> tuple[str, ...]:
-    """In a checkout its models and recipes stand beside the package."""
+    """Return gpuzoo's folders; models and recipes have their own in a checkout."""
     specs = map(importlib.util.find_spec, ("gpuzoo", "gpuzoo.models", "gpuzoo.recipes"))
     return _with_ends([
         folder for spec in specs if spec for folder in spec.submodule_search_locations
@@ -100,8 +100,8 @@ def _with_ends(folders) -> tuple[str, ...]:
 
 @functools.cache
 def _records(folder: str) -> tuple[frozenset[str], bool]:
-    """The files that the packages in a folder list as theirs, and whether one lists
-    none."""
+    """Return the files listed by the packages in a folder, and whether a list is
+    missing."""
     found, unlisted = set(), False
     for info in pathlib.Path(folder).glob("*.*-info"):
         try:

@@ -1,4 +1,4 @@
-"""A recipe is data: a flat, frozen dataclass of literals, and nothing else."""
+"""Recipe: a flat, frozen dataclass of literals."""
 
 import ast
 import dataclasses
@@ -17,8 +17,8 @@ import typeguard
 from gpuzoo.catalogue.model_info import TASKS
 from gpuzoo.errors import GpuzooError, nearest
 
-# Value ranges, as (rule for the reader, test). Fields not named here take any value
-# of their type.
+# Value ranges as (rule in the error message, test). Other fields take any value of
+# their type.
 _RULES = {
     "task": (f"one of {', '.join(TASKS)}", lambda v: v in TASKS),
     "epochs": ("at least 1", lambda v: v >= 1),
@@ -54,93 +54,94 @@ _USED_BY = {"momentum": ("sgd", "muon"), "beta_1": _ADAMS, "beta_2": _ADAMS}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What to train, on what, and how. Every field is a literal."""
+    """Settings of a training: model, data and hyperparameters."""
 
     name: str
-    """Name of the recipe; the run folder is called after it."""
+    """Name of the recipe and of its run folders."""
     task: str = "classify"
-    """What is learned; one file in gpuzoo/tasks/."""
+    """Task: loss, metrics and training step; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"
-    """A model of the catalogue (`gpuzoo list`), keras/<name> (`gpuzoo list "keras/*"`)
-    or path.py:function of your own."""
+    """Model of the catalogue (`gpuzoo list`), keras/<name> (`gpuzoo list "keras/*"`),
+    or path.py:function for your own."""
     model_options: tuple[str, ...] = ()
-    """Options of the model as key=value, e.g. filters=(32,64) dense=128."""
+    """Model options as key=value, e.g. filters=(32,64) dense=128."""
 
     teacher: str = ""
-    """Of the task distill: the folder of a run that classifies, or lenet5, the one on
-    MNIST that comes with gpuzoo."""
+    """Teacher for the task distill: run folder of a classifier, or lenet5, trained on
+    MNIST, which ships with gpuzoo."""
     teacher_sha256: str = ""
-    """Digest that the teacher's weights must have; empty: it is found and recorded."""
+    """Expected sha256 of the teacher's weights; empty: computed and recorded."""
     distill_alpha: float = 0.9
-    """Part of the loss of the task distill that compares with the teacher."""
+    """Weight of the distillation loss; the loss on the labels has the rest."""
     temperature: float = 3.0
-    """What the logits are divided by for that."""
+    """Softmax temperature for distillation."""
 
     data: str = "mnist"
-    """mnist, cifar10, ... (any TFDS image set), digits, tones, mackey_glass, a .npz or
-    .csv file, or a folder with one sub-folder of images or .wav files per class."""
+    """Dataset: mnist, cifar10, ... (any TFDS image dataset), digits, tones,
+    mackey_glass, a .npz or .csv file, or a folder with one sub-folder of images or
+    audio files per class."""
     data_dir: str | None = None
-    """A prepared TFDS folder to read the dataset from; nothing is downloaded then."""
+    """Prepared TFDS folder to read the dataset from, without downloading."""
     fallback_data: str = ""
-    """Dataset to train on when `data` is not to be had and was not named by you."""
+    """Dataset to use if the recipe's `data` is unavailable; --data switches it off."""
     image_size: int = 0
-    """Side in pixels that images of a folder are resized to; 0: all must agree."""
+    """Resize images of a folder to this side in pixels; 0: all must have one size."""
     audio_seconds: float = 0.0
-    """Length that the sounds of a folder are cut or filled up to; 0: the longest's."""
+    """Cut or pad audio files of a folder to this length; 0: that of the longest."""
 
     stream: Literal["auto", "on", "off"] = "auto"
-    """Send the examples along with each compiled call, for data that are larger than
-    the device's memory; auto: where they fill more than half of it. Moves no bit."""
+    """Stream examples to the device instead of keeping the dataset in its memory; auto:
+    if it fills more than half of it. Does not change results."""
 
     epochs: int = 1
     """Passes over the training examples."""
     min_steps: int = 0
-    """A small dataset is repeated until at least so many steps are done; naming
-    --epochs switches this off."""
+    """Minimum number of training steps: a small dataset is repeated; --epochs switches
+    this off."""
     batch_size: int = 128
-    """Examples per step; an epoch leaves out the last, incomplete batch."""
+    """Examples per step; the last, incomplete batch of an epoch is dropped."""
 
     optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
-    """Optimizer; sgd has Nesterov momentum; muon uses adam for all but the kernels,
-    and for the last kernel."""
+    """Optimizer; sgd uses Nesterov momentum; muon uses adam for the last kernel and for
+    weights that are not kernels."""
     learning_rate: float = 1e-3
-    """The highest learning rate that the schedule reaches."""
+    """Peak learning rate of the schedule."""
     momentum: float = 0.9
-    """Of sgd and muon."""
+    """Momentum of sgd and muon."""
     beta_1: float = 0.9
-    """Decay of adam's first moment."""
+    """Decay rate of adam's first moment."""
     beta_2: float = 0.999
-    """Decay of adam's second moment."""
+    """Decay rate of adam's second moment."""
     weight_decay: float = 0.0
-    """Decoupled weight decay, per step and times the learning rate."""
+    """Decoupled weight decay, multiplied by the learning rate in each step."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle"] = "constant"
-    """Learning rate over the steps, after the warm-up: constant, or falling to 0;
-    one_cycle warms up along a cosine, the others along a line."""
+    """Learning rate schedule after the warmup: constant, or decay to 0; warmup is
+    linear, with one_cycle a cosine."""
     warmup_fraction: float = 0.0
-    """Fraction of all steps in which the learning rate rises to its highest."""
+    """Fraction of all steps in which the learning rate rises to its peak."""
     ema_decay: float = 0.0
-    """Decay per step of a running average of the weights, which is then what is
-    evaluated and kept; 0: none."""
+    """Decay per step of an exponential moving average (EMA) of the weights, which is
+    evaluated and saved instead of them; 0: no EMA."""
     label_smoothing: float = 0.0
-    """Part of the target spread evenly over all classes."""
+    """Fraction of the target distributed evenly over all classes."""
     augment: tuple[str, ...] = ()
-    """Random changes of the training images, as name:amount, e.g. translate:2 flip."""
+    """Data augmentation of training images as name:amount, e.g. translate:2 flip."""
 
     tta: Literal["none", "flip", "flip_translate"] = "none"
-    """Test-time augmentation of a classifier: the logits of each image are averaged
-    with those of its mirror image, or of these two and both translated by a pixel."""
+    """Test-time augmentation of a classifier: average the logits over the image and its
+    mirror image, with flip_translate also over both translated by one pixel."""
 
     seed: int = 0
-    """Everything random is a function of it; two runs with one seed are equal."""
+    """Random seed; two runs with the same seed have identical results."""
     log_every: int = 50
-    """Steps between two lines of training loss."""
+    """Steps between log entries of the training loss."""
     eval_every: int = 1
-    """Epochs between two evaluations on the test examples; the last one is always."""
+    """Epochs between evaluations on the test set; there is always a final one."""
     checkpoint_every: int = 500
-    """Steps between two checkpoints; 0: only when stopped."""
+    """Steps between checkpoints; 0: only when stopped."""
     digest_every: int = 100
-    """Steps between two digests of the weights in digests.jsonl."""
+    """Steps between digests of the weights in digests.jsonl."""
 
     def __post_init__(self):
         hints = typing.get_type_hints(type(self))
@@ -174,10 +175,9 @@ class Recipe:
                 )
 
     def override(self, **changes) -> "Recipe":
-        """A copy with other values. Naming `data` means that data and no other,
-        naming `epochs` that many and naming another `model` that one as it is: they
-        clear `fallback_data`, `min_steps` and `model_options`. Another `optimizer`
-        resets what it does not use."""
+        """Return a copy with other values. Setting `data` clears `fallback_data`,
+        setting `epochs` clears `min_steps`, another `model` clears `model_options`, and
+        another `optimizer` resets the fields that it does not use."""
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
@@ -195,7 +195,7 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def as_record(self) -> dict:
-        """The fields as JSON values."""
+        """Return the fields as JSON values."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -203,8 +203,8 @@ class Recipe:
 
 
 class _WithFields:
-    """The docstring of a dataclass followed by its fields, each with the text below it,
-    which Python drops: read from the source when help() asks."""
+    """The docstring of a dataclass with its fields and their docstrings, which Python
+    drops: parsed from the source when help() is called."""
 
     def __init__(self, text: str):
         self.text = text
@@ -216,9 +216,9 @@ class _WithFields:
             return self.text
         body = ast.parse(source).body[0].body
         lines = [self.text, "", "Attributes:"]
-        for field, told in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(told, ast.Expr):
-                text = " ".join(ast.literal_eval(told.value).split())
+        for field, doc in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                text = " ".join(ast.literal_eval(doc.value).split())
                 lines += textwrap.wrap(
                     f"{field.target.id}: {text}", 84, initial_indent="    ",
                     subsequent_indent="        ",
@@ -230,7 +230,7 @@ Recipe.__doc__ = _WithFields(Recipe.__doc__)
 
 
 def parse_options(texts: tuple[str, ...]) -> dict:
-    """`("dense=128", "name=x")` -> `{"dense": 128, "name": "x"}`, literals only."""
+    """Parse `("dense=128", "name=x")` to `{"dense": 128, "name": "x"}`."""
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")

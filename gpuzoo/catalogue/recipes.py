@@ -1,4 +1,4 @@
-"""The recipes that ship with gpuzoo, and what they were measured to reach."""
+"""The recipes that ship with gpuzoo, and their measured results."""
 
 import functools
 import importlib
@@ -13,7 +13,7 @@ from gpuzoo.errors import GpuzooError, nearest
 
 
 def list_recipes() -> list[str]:
-    """Names of the recipes that ship with gpuzoo."""
+    """Return the names of the recipes that ship with gpuzoo."""
     spec = importlib.util.find_spec("gpuzoo.recipes")
     if spec is None:
         raise GpuzooError("gpuzoo.recipes is missing; run: pip install -e .")
@@ -25,9 +25,9 @@ def list_recipes() -> list[str]:
 
 
 def figures_of(name: str) -> dict[str, str]:
-    """What a recipe was measured to reach, from recipes/results.json: "test accuracy",
-    "gain", ... -> figure with its deviation, and "data", "training" and "on", the
-    machine and the day; empty if nothing was measured yet."""
+    """Return the measured results of a recipe from recipes/results.json: metric ("test
+    accuracy", ...) -> value with its deviation, and "data", "training" and "on", the
+    machine and the date; empty if nothing was measured yet."""
     found = _results().get(name)
     if found is None:
         return {}
@@ -50,13 +50,13 @@ def rating_of(name: str) -> float | None:
 
 @functools.cache
 def _results() -> dict:
-    """Written by benchmarks/tables.py from the records."""
+    """Read the results, written by benchmarks/tables.py from the records."""
     file = importlib.resources.files("gpuzoo.recipes").joinpath("results.json")
     return json.loads(file.read_text("utf-8"))
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of that name: `load_recipe("mnist")` is recipes/train_mnist.py's."""
+    """Return a recipe by name: `load_recipe("mnist")` is in recipes/train_mnist.py."""
     known = list_recipes()
     if name not in known:
         why = f"; {nearest(name, known)}"
@@ -64,7 +64,8 @@ def load_recipe(name: str) -> Recipe:
             trained = [each for each in known if module_of(each).RECIPE.model == name]
             why = (
                 ", which is a model; recipes that train it: "
-                f"{', '.join(trained) or 'none'}; others of its task do with --model"
+                f"{', '.join(trained) or 'none'}; or use a recipe of its task with "
+                "--model"
             )
         raise GpuzooError(f"no recipe named {name!r}{why}")
     return module_of(name).RECIPE

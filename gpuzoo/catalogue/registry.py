@@ -1,8 +1,8 @@
-"""The catalogue: who is in it, what it takes, and `build`.
+"""The registry of models: `register`, `list_models`, `model_info` and `build`.
 
-The models that ship with gpuzoo are *read* before they are imported: their source is
-parsed for functions under `@register(...)`, so that listing them needs no Keras and
-takes milliseconds. `build` imports the one file that it needs.
+The models that ship with gpuzoo are found by parsing their source for functions under
+`@register(...)`, so that listing them needs no Keras and takes milliseconds. `build`
+imports the one file that it needs.
 """
 
 import fnmatch
@@ -25,14 +25,14 @@ _registered: dict[str, tuple[ModelInfo, Callable]] = {}
 
 
 def register(*, task: str, reference: str, parameters: int | None = None):
-    """Decorator that puts a model builder into the catalogue under its own name.
+    """Decorator that registers a model builder under its function name.
 
     The builder is a plain function with keyword-only, typed, defaulted options (no
     `**kwargs`) that returns a functional `keras.Model`.
 
     Args:
-        task: what the model is for; one of `gpuzoo.catalogue.registry.TASKS`.
-        reference: where the architecture comes from.
+        task: task of the model; one of `gpuzoo.catalogue.registry.TASKS`.
+        reference: source of the architecture.
         parameters: number of weights with default options, or None if not declared.
 
     Raises:
@@ -52,12 +52,12 @@ def register(*, task: str, reference: str, parameters: int | None = None):
                 f"task of model {name!r} must be one of {TASKS}: {task!r}"
             )
         taken = _registered.get(name)
-        # Of two files of a user's own the one that was read last has the short name.
+        # Of two user files the last one read gets the short name.
         both = taken and (taken[0].module, builder.__module__)
         own = both and all(module.startswith(user_code.OWN) for module in both)
         if taken and not own and not _same_function(taken[1], builder):
             raise GpuzooError(
-                f"a model named {name!r} exists already in {taken[0].module}; "
+                f"a model named {name!r} already exists in {taken[0].module}; "
                 "give the function another name"
             )
         shipped = _shipped().get(name)
@@ -109,9 +109,10 @@ def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays un
 
 
 def check_options(name: str, options: dict) -> dict:
-    """The options, lists made tuples, if the model has them and the types are right.
+    """Check names and types of options; return them with lists as tuples.
 
-    Raises TypeError for an unknown option or a value of the wrong type.
+    Raises:
+        TypeError: unknown option, or a value of the wrong type.
     """
     builder = _builder(model_info(name))
     known, hints = inspect.signature(builder).parameters, typing.get_type_hints(builder)
@@ -135,10 +136,10 @@ def check_options(name: str, options: dict) -> dict:
 
 
 def list_models(pattern: str = "*", *, task: str | None = None) -> list[str]:
-    """Names of the models that match a shell-style pattern and, if given, a task.
+    """Return the names of models that match a shell-style pattern and a task, if given.
 
-    A pattern that begins with keras/ lists the networks of `keras.applications` (and
-    KerasHub's), no other does: `list_models("keras/*")`.
+    Networks of `keras.applications` and KerasHub are only listed by a pattern that
+    begins with keras/: `list_models("keras/*")`.
 
     Raises:
         GpuzooError: there is no such task.
@@ -156,18 +157,18 @@ def list_models(pattern: str = "*", *, task: str | None = None) -> list[str]:
 
 
 def model_info(name: str) -> ModelInfo:
-    """What the catalogue, or a user's own file, says of one model.
+    """Return the information on one model.
 
     Args:
         name: a name from `list_models()`, keras/<name> of a network of
             keras.applications, path.py:function of a function under
-            `@gpuzoo.register`, or the text of gpuzoo/catalogue/architecture.py.
+            `@gpuzoo.register`, or JSON from gpuzoo/catalogue/architecture.py.
 
     Raises:
         GpuzooError: there is no such model.
     """
     if architecture.is_text(name):
-        what = "A model of a user's own."
+        what = "A user's model."
         return ModelInfo(name, "", "", None, what, what, {}, "")
     if name in keras_applications.names():
         doc = keras_applications.doc(name)
@@ -183,19 +184,19 @@ def model_info(name: str) -> ModelInfo:
         return _shipped()[name]
     if name.endswith(".py"):
         raise GpuzooError(
-            f"model {name!r} is a file; name the function in it too: {name}:function"
+            f"model {name!r} is a file; name its function too: {name}:function"
         )
     known = [*list_models(), *keras_applications.names()]
     raise GpuzooError(f"no model named {name!r}; {nearest(name, known)}")
 
 
 def in_no_file(name: str) -> bool:
-    """Whether a model is known to this process only, as a notebook's is."""
+    """Whether a model is only registered in this process, as from a notebook."""
     return name in _registered and name not in _shipped()
 
 
 def short_name(name: str) -> str:
-    """What a model is called before a person."""
+    """Return the name of a model for messages."""
     return architecture.name_of(name) if architecture.is_text(name) else name
 
 
@@ -213,14 +214,13 @@ def _builder(info: ModelInfo) -> Callable:
 
 
 def _is_ours(builder: Callable) -> bool:
-    """Whether a builder stands in the catalogue's folder; a models.py of a user's own
-    does not."""
+    """Whether a builder is in gpuzoo's models folder, not in a user's models.py."""
     file = pathlib.Path(builder.__code__.co_filename).resolve()
     return any(place.resolve() in file.parents for place in _places())
 
 
 def _same_function(*both: Callable) -> bool:
-    """A module that is reloaded registers its own functions again: that is fine."""
+    """Whether it is one function, registered again by a reloaded module."""
     return len({(one.__module__, one.__qualname__) for one in both}) == 1
 
 
@@ -228,8 +228,8 @@ def _places() -> list[pathlib.Path]:
     spec = importlib.util.find_spec("gpuzoo.models")
     if spec is None:
         raise GpuzooError(
-            "gpuzoo.models is missing: a checkout must be installed before it can be "
-            "used; run: pip install -e ."
+            "gpuzoo.models is missing: a checkout must be installed first; run: pip "
+            "install -e ."
         )
     return list(map(pathlib.Path, spec.submodule_search_locations))
 
@@ -242,8 +242,8 @@ def _shipped() -> dict[str, ModelInfo]:
             for info in read_models(path, f"gpuzoo.models.{path.stem}"):
                 if info.name in found:
                     raise GpuzooError(
-                        f"model {info.name!r} stands in {found[info.name].module} and "
-                        f"in {info.module}; rename one"
+                        f"model {info.name!r} is defined in {found[info.name].module} "
+                        f"and in {info.module}; rename one"
                     )
                 found[info.name] = info
     return found

@@ -1,5 +1,5 @@
-"""What a user's own model really imports and reads, from the execution of its file
-until its step is traced: by this its run is known (gpuzoo/runs/code.py)."""
+"""Record what a user's model imports and reads while its file is executed and its step
+is traced: this identifies the code of a run (gpuzoo/runs/code.py)."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ from gpuzoo.catalogue.user_reads import Reads, listen
 
 __all__ = ["OWN", "is_users", "places_of"]
 
-# Never imported a second time, even if one works on their sources.
+# Never imported a second time, even if their sources are edited.
 _FRAMEWORKS = {
     "gpuzoo", "jax", "jaxlib", "keras", "keras_hub", "ml_dtypes", "numpy", "optree",
     "tensorflow", "tensorflow_datasets",
@@ -24,37 +24,37 @@ _FRAMEWORKS = {
 
 @dataclasses.dataclass
 class Watched:
-    """What was seen from the beginning of `watch` to its end."""
+    """What was recorded inside a `watch` block."""
 
     imported: dict[str, types.ModuleType] = dataclasses.field(default_factory=dict)
-    """The user's own modules that were imported, by name."""
+    """The user's imported modules, by name."""
     executed: dict[str, pathlib.Path] = dataclasses.field(default_factory=dict)
-    """Files that models stand in (`--model path.py:function`), by the module's name."""
+    """Files that define models (`--model path.py:function`), by module name."""
     built: set[str] = dataclasses.field(default_factory=set)
     """Modules of the catalogue that models were built from."""
     hidden: dict[str, types.ModuleType] = dataclasses.field(default_factory=dict)
-    """Modules from before that would be imported anew, if they are imported."""
+    """Earlier modules, which are imported again if they are needed."""
     reads: Reads = dataclasses.field(default_factory=Reads)
 
 
 _watched: Watched | None = None
 _last: dict[pathlib.Path, Watched] = {}
-"""What was seen when the model of a file was last built."""
-_fresh = False  # inside of `fresh_imports`
+"""What was recorded when the model of a file was last built."""
+_fresh = False  # inside `fresh_imports`
 _earlier: set[str] = set()  # modules that users' files have imported
 _first: set[str] = set()
-"""Places in sys.path that `fresh_imports` has put there."""
+"""Entries of sys.path that `fresh_imports` has added."""
 
 
 @contextlib.contextmanager
 def watch(file: pathlib.Path | None, *, goes_on: bool = False):
-    """Note what is imported, executed, built from and read until the end of the block.
+    """Record what is imported, executed, built from and read inside the block.
 
     Args:
-        file: the user's own file that the model stands in; without one nothing is read
-            or imported that needs to be noted.
-        goes_on: with what was seen when the model of this file was built: what that
-            has imported is not imported again.
+        file: the user's file that defines the model; without one imports and reads are
+            not recorded.
+        goes_on: continue from the record of when this file's model was built: modules
+            imported then are not imported again.
     """
     global _watched
     before = _last.get(file, Watched()) if goes_on else Watched()
@@ -85,9 +85,8 @@ def watch(file: pathlib.Path | None, *, goes_on: bool = False):
 
 @contextlib.contextmanager
 def fresh_imports(file: pathlib.Path, kept: dict[str, types.ModuleType] | None = None):
-    """Until the end of the block the user's own modules are imported anew, except those
-    `kept`: they may have been edited since, and what a process imported before must not
-    matter."""
+    """Import the user's modules again inside the block, except those in `kept`: they
+    may have been edited, and earlier imports of the process must not matter."""
     global _fresh
     if _fresh:
         yield {}  # they are already
@@ -104,14 +103,14 @@ def fresh_imports(file: pathlib.Path, kept: dict[str, types.ModuleType] | None =
         _earlier.update(name for name in new if is_users(name, sys.modules[name]))
         tops = {name.partition(".")[0] for name in (*new, *kept)}
         for name, module in hidden.items():
-            # Beside a new package its old parts would not be found as its attributes.
+            # Old submodules would not be attributes of a package imported again.
             if name.partition(".")[0] not in tops:
                 sys.modules[name] = module
 
 
 def not_imported(name: str) -> types.ModuleType | None:
-    """A module of the user's that a source names and nobody has imported, empty; None
-    if there is none, or it is no user's."""
+    """Return an empty stand-in for a user's module that is not imported; None if there
+    is none, or it is not user code."""
     spec = imports.locate(name)
     if spec is None or not spec.has_location:
         return None
@@ -123,19 +122,19 @@ def not_imported(name: str) -> types.ModuleType | None:
 
 
 def note_executed(module: str, file: pathlib.Path) -> None:
-    """A user's file is executed as a module."""
+    """Record that a user's file is executed as a module."""
     if _watched is not None:
         _watched.executed[module] = file
 
 
 def note_built(module: str) -> None:
-    """A model is built from a module of the catalogue."""
+    """Record that a model is built from a module of the catalogue."""
     if _watched is not None:
         _watched.built.add(module)
 
 
 def begin_path_with(folder: str) -> None:
-    """As for a script that stands in this folder."""
+    """Put a folder first in sys.path, as Python does for a script."""
     if folder in _first and folder in sys.path:
         sys.path.remove(folder)
     if folder not in sys.path:
@@ -144,9 +143,9 @@ def begin_path_with(folder: str) -> None:
 
 
 def _hide(file: pathlib.Path, kept: dict) -> dict[str, types.ModuleType]:
-    """Take the user's modules that can be imported anew out of sys.modules: those that
-    the model's file, and what it imports, name; those that lie beside it or in the
-    current folder; those that a user's file has imported before."""
+    """Remove user modules from sys.modules so that they are imported again: those named
+    by the model's file or its imports, those beside it or in the current folder, and
+    those that a user's file has imported before."""
     folder = file.resolve().parent
     near = tuple(f"{os.path.realpath(place)}{os.sep}" for place in (folder, os.curdir))
     wanted, hidden = _earlier | _named_from(file), {}
@@ -158,7 +157,7 @@ def _hide(file: pathlib.Path, kept: dict) -> dict[str, types.ModuleType]:
             continue
         places = places_of(module)
         if any(place.endswith((".so", ".pyd")) for place in places):
-            continue  # most can be loaded only once
+            continue  # most extension modules can be loaded only once
         if name in wanted or all(
             os.path.realpath(place).startswith(near) for place in places
         ):
@@ -167,14 +166,14 @@ def _hide(file: pathlib.Path, kept: dict) -> dict[str, types.ModuleType]:
 
 
 def _named_from(file: pathlib.Path) -> set[str]:
-    """The user's modules that a file names, and those that these name, and so on."""
+    """Return the user's modules that a file names, directly or indirectly."""
     found, waiting = set(), [(str(file), "")]
     while waiting:
         place, package = waiting.pop()
         try:
             source = pathlib.Path(place).read_bytes() if place.endswith(".py") else b""
         except OSError:
-            continue  # which is said where the module is needed
+            continue  # reported where the module is needed
         quoted = {name for name in imports.words(source) if name in sys.modules}
         for name in imports.named(source, package) | quoted:
             if name in found or name.partition(".")[0] in _FRAMEWORKS:

@@ -1,4 +1,4 @@
-"""A user's own file with models, and the modules that it imports, as they are now."""
+"""Models in a user's file, `--model path.py:function`."""
 
 import dataclasses
 import importlib
@@ -13,11 +13,11 @@ from gpuzoo.files import expand
 
 
 def execute(module: str, path: pathlib.Path) -> None:
-    """A user's own file, anew each time, with the modules of the user's that it
-    imports: they may have been edited since."""
+    """Execute a user's file, each time with new imports of the user's modules, as they
+    may have been edited."""
     user_code.begin_path_with(str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(module, path)
-    # Dataclasses look for the module that they stand in.
+    # Dataclasses look up their module.
     sys.modules[module] = importlib.util.module_from_spec(spec)
     user_code.note_executed(module, path)
     with user_code.fresh_imports(path):
@@ -25,7 +25,7 @@ def execute(module: str, path: pathlib.Path) -> None:
 
 
 def file_of(name: str) -> pathlib.Path | None:
-    """The user's own file that a model stands in; None for one of the catalogue."""
+    """Return the user's file that defines a model; None for models of the catalogue."""
     own = ":" in name and not architecture.is_text(name)
     return expand(name.rpartition(":")[0]) if own else None
 
@@ -38,7 +38,7 @@ def model_in_file(name: str) -> ModelInfo:
         }
     except OSError as error:
         raise GpuzooError(
-            f"model file {path}: {error.strerror}; check its path, or put the file back"
+            f"model file {path}: {error.strerror}; check its path or restore the file"
         ) from None
     except (SyntaxError, ValueError, KeyError) as error:
         raise GpuzooError(f"model {name!r}: {path} cannot be read: {error}") from None

@@ -1,5 +1,5 @@
-"""What a user's own code reads besides its modules: files, environment variables; and
-what else its model may depend on that no digest can hold."""
+"""Record what a user's code reads besides its modules: files and environment variables;
+and other inputs of which no digest can be taken."""
 
 import contextlib
 import dataclasses
@@ -12,8 +12,8 @@ import sys
 from gpuzoo.catalogue import owners
 
 UNSET = "\0"
-"""Stands for the value of an environment variable that is not set."""
-# Of the machine and of the libraries that configure themselves by them.
+"""Value of an environment variable that is not set."""
+# Variables of the machine, and prefixes of those that configure libraries.
 _MACHINES = {
     "HOME", "HOSTNAME", "LANG", "LOGNAME", "PATH", "PWD", "SHELL", "TEMP", "TERM",
     "TMP", "TMPDIR", "USER", "VIRTUAL_ENV",
@@ -22,7 +22,7 @@ _LIBRARIES = (
     "CUDA_", "GPUZOO_", "JAX_", "KERAS_", "LC_", "MKL_", "NVIDIA_", "OMP_", "PYTHON",
     "TF_", "TFDS_", "XDG_", "XLA_",
 )  # fmt: skip
-# Audit events of Python: what is seen, but cannot be recorded.
+# Audit events of Python that are reported, but cannot be recorded.
 _STARTED = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn")
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "urllib.Request")
 _LISTED = ("os.listdir", "os.scandir")
@@ -30,24 +30,24 @@ _LISTED = ("os.listdir", "os.scandir")
 
 @dataclasses.dataclass
 class Reads:
-    """What was read while `listen` went on."""
+    """What was read inside a `listen` block."""
 
     opened: list[str] = dataclasses.field(default_factory=list)
     """Absolute paths of the files that the user's code has read."""
     written: set[str] = dataclasses.field(default_factory=set)
-    """Those that it made or emptied."""
+    """Files that it created or truncated."""
     updated: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Those opened to be read and written -> digest of what they held before."""
+    """Files opened for reading and writing -> digest of their previous content."""
     variables: dict[str, str] = dataclasses.field(default_factory=dict)
     """Environment variables -> value."""
     listed: list[str] = dataclasses.field(default_factory=list)
-    """Folders whose entries were looked up."""
+    """Folders that were listed."""
     others: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    """What cannot be recorded: what is done, and to which path, if to one."""
+    """What cannot be recorded: the action, and its path or ""."""
     whole_environment: bool = False
 
     def settle(self, code: set[str]) -> None:
-        """Leave out what is code, was a temporary file, or is written.
+        """Drop files that are code, temporary or written to.
 
         Args:
             code: paths of modules.
@@ -69,13 +69,13 @@ class Reads:
 
 
 _reads: Reads | None = None
-_busy = False  # what the hook itself opens is nobody's
+_busy = False  # files that the hook itself opens are ignored
 _hears = False
 
 
 @contextlib.contextmanager
 def listen(reads: Reads):
-    """Note in `reads` what the user's code reads until the end of the block."""
+    """Record in `reads` what the user's code reads inside the block."""
     global _reads
     _hear_python()
     outer, _reads = _reads, reads
@@ -87,12 +87,12 @@ def listen(reads: Reads):
 
 
 def by_user(frame) -> bool:
-    """Whether the user's code is what opens a file: not a package that is being
-    imported, which may read settings and caches of its own, nor gpuzoo or Keras."""
+    """Whether the user's code opens a file, and not gpuzoo, Keras or a package that is
+    being imported, which may read its own settings and caches."""
     ours = False
     while frame is not None:
         file, name = frame.f_code.co_filename, frame.f_globals.get("__name__", "")
-        # gpuzoo.runs.code has the model built and traced.
+        # gpuzoo.runs.code builds and traces the model.
         if name == "gpuzoo.runs.code" or name.startswith("jax._src.compil"):
             return False
         if not file.startswith("<") and not owners.is_no_users(os.path.abspath(file)):
@@ -104,15 +104,15 @@ def by_user(frame) -> bool:
     return not ours  # a thread
 
 
-# ----------------------------------------------------------- what Python tells (audit)
+# -------------------------------------------------------- files, by Python's audit hook
 
 
 def _hear_python() -> None:
-    """Python tells of every file that is opened from now on, until the process ends."""
+    """Install the audit hook, once; it stays until the process ends."""
     global _hears
     if not _hears:
         _hears = True
-        owners.folders_of_gpuzoo()  # not in the hook, which may be called anywhere
+        owners.folders_of_gpuzoo()  # cached now: the hook may be called anywhere
         sys.addaudithook(_hear)
 
 
@@ -145,7 +145,7 @@ def _hear(event: str, arguments: tuple) -> None:
 
 
 def _note_opened(path, flags: int) -> None:
-    """A file is about to be opened."""
+    """Record a file that is about to be opened."""
     global _busy
     path = _text(path)
     if path is None:
@@ -155,7 +155,7 @@ def _note_opened(path, flags: int) -> None:
         with contextlib.suppress(ValueError):
             path = importlib.util.source_from_cache(path)
         if access:
-            return  # Python keeps what it has compiled
+            return  # Python writes its bytecode cache
     if access:
         if flags & os.O_TRUNC or not os.path.exists(path):
             _reads.written.add(path)
@@ -174,7 +174,7 @@ def _note_opened(path, flags: int) -> None:
 
 
 def _text(path) -> str | None:
-    """A path, if it is one and not the number of an open file."""
+    """Return a path as text; None for a file descriptor."""
     if isinstance(path, str | bytes | os.PathLike):
         return os.fsdecode(path)
     return None
@@ -192,7 +192,7 @@ def _by_import(frame) -> bool:
 
 
 def _digest(path: str) -> str:
-    """sha256 of a regular file; nothing of what is none, or cannot be read."""
+    """Return the sha256 of a regular file; "" if it is not one or cannot be read."""
     try:
         if not os.path.isfile(path):
             return ""
@@ -202,13 +202,13 @@ def _digest(path: str) -> str:
         return ""
 
 
-# ------------------------------------------------- what opens files without Python
+# ---------------------------------------- files opened by C and Rust code of libraries
 
 
 @contextlib.contextmanager
 def _hear_libraries():
-    """h5py, safetensors and TensorFlow open files in C and Rust, of which Python tells
-    nothing: their doors are listened at."""
+    """Wrap the functions by which h5py, safetensors and TensorFlow open files: their C
+    and Rust code raises no audit events."""
     import h5py
     import safetensors.numpy  # noqa: F401
 
@@ -234,15 +234,15 @@ def _hear_libraries():
 
 
 def _noted(function, position: int):
-    """A function whose argument at a position, or its first that is named, is a path;
-    after it may come a mode."""
+    """Wrap a function whose argument at a position, or first keyword, is a path; a mode
+    may follow."""
 
     @functools.wraps(function, updated=())
     def opens(*args, **named):
         given = [*args, *named.values()][position:]
         path = given[0] if given else None
         if hasattr(path, "numpy") and not isinstance(path, str | bytes):
-            with contextlib.suppress(Exception):  # a tensor of the graph has no value
+            with contextlib.suppress(Exception):  # a symbolic tensor has no value
                 path = path.numpy()
         mode = named.get("mode", given[1] if len(given) > 1 else "r")
         if _reads is not None and not _busy and _text(path) is not None:
@@ -267,7 +267,7 @@ def _hear_environment():
     def __getitem__(self, key):  # noqa: N807
         if _reads is not None and _reads_itself(sys._getframe(1)):
             name = os.fsdecode(key) if isinstance(key, bytes) else key
-            # What is about to be set was not read.
+            # setdefault of an unset variable is not a read.
             if sys._getframe(2).f_code.co_name != "setdefault" or name in _names(self):
                 _note_variable(name)
         return get(self, key)
@@ -306,7 +306,7 @@ def value_of_variable(name: str) -> str:
 
 
 def _reads_itself(frame) -> bool:
-    """Whether the user's code asks, and not a library for it."""
+    """Whether the user's code itself reads, and not a library on its behalf."""
     while frame.f_globals.get("__name__") in ("os", "collections.abc"):
         frame = frame.f_back
     file = frame.f_code.co_filename
