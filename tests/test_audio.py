@@ -118,7 +118,7 @@ def no_sound(path):
         (no_sound, "low/00.WAV: not a readable WAV"),
         (cut_short, "low/00.WAV: not a readable WAV"),
         (not_finite, "values that are not finite"),
-        (scaled_like_integers, "go up to [19].*; divide them, 1 is loudest"),
+        (scaled_like_integers, "samples up to [19].*; expected -1..1, rescale"),
         (of_none, "0 seconds; they must be more than none"),
         (too_long, "31 seconds; .*--audio-seconds 1 cuts"),
     ],
@@ -195,7 +195,7 @@ def test_a_cover_among_sounds(folder):
     Image.new("RGB", (9, 9)).save(folder / "low" / "cover.png")
     notes = []
     assert gpuzoo.load_data(str(folder), note=notes.append).fingerprint == wanted
-    assert "1 files in sounds/ are left out, by their suffix: .png" in notes[0]
+    assert "1 files in sounds/ are ignored by suffix: .png" in notes[0]
     for path in folder.glob("*/*.[wW]*"):
         path.rename(path.with_suffix(".m4a"))
     (folder / "low" / "cover.png").unlink()

@@ -72,7 +72,7 @@ def test_known_splits(one, other, fill, tmp_path):
 def test_splits_without_the_other_are_refused(names, fill, tmp_path):
     for name in names:
         fill(tmp_path / name)
-    with pytest.raises(gpuzoo.GpuzooError, match=r"/ stands alone; .*train/ and test/"):
+    with pytest.raises(gpuzoo.GpuzooError, match=r"/ is alone; .*train/ and test/"):
         gpuzoo.load_data(str(tmp_path))
 
 
@@ -83,8 +83,8 @@ def test_what_is_left_out_is_told(tmp_path):
     (tmp_path / "train" / "cat" / "b.TXT").write_bytes(b"words")
     notes = []
     assert gpuzoo.load_data(str(tmp_path), note=notes.append).count("test") == 12
-    assert len(notes) == 2 and "train/ and test/ are read, val not" in notes[0]
-    assert "2 files in train/ are left out, by their suffix: .heic, .txt" in notes[1]
+    assert len(notes) == 2 and "train/ and test/ are read, val ignored" in notes[0]
+    assert "2 files in train/ are ignored by suffix: .heic, .txt" in notes[1]
 
 
 def test_hidden_files_are_no_examples(tmp_path):
@@ -110,7 +110,7 @@ def test_names_of_classes(tmp_path):
     names = ("B\\xe4r", "B\\xfcr", "Cat", "caf\u00e9 \u732b", "cat", "dog", "empty")
     assert data.classes == names and data.count("train") + data.count("test") == 16
     for told in (
-        "the classes 'Cat' and 'cat' have like names",
+        "the classes 'Cat' and 'cat' have similar names",
         "class 'empty' has no train example",
         "class 'empty' has no test example",
     ):

@@ -159,7 +159,7 @@ def test_what_a_csv_may_be_mistaken_for(tmp_path):
     )
     plain = series.from_csv(file).fingerprint
     file.write_text("\n".join([*lines[:9], "", *lines[9:]]))
-    with pytest.raises(gpuzoo.GpuzooError, match="line 10: is blank; leave the line"):
+    with pytest.raises(gpuzoo.GpuzooError, match="line 10: is blank; remove the line"):
         series.from_csv(file)
     file.write_text("\n".join(line.replace(".", ",") for line in lines))
     assert series.from_csv(file).fingerprint == plain

@@ -136,7 +136,7 @@ def test_a_missing_value_is_named(word, place, tmp_path):
 @pytest.mark.parametrize("head", [["Sales of May"], ["Sales of May", "day;v"]])
 def test_a_title_is_named(head, tmp_path):
     lines = [f"{day:%Y-%m-%d};{v}" for day, v in zip(days(), SMALL, strict=True)]
-    with pytest.raises(gpuzoo.GpuzooError, match="2 columns.*leave out a title above"):
+    with pytest.raises(gpuzoo.GpuzooError, match="2 columns.*remove any title line"):
         read(tmp_path, [*head, *lines])
 
 
@@ -175,7 +175,7 @@ def test_newest_first_is_turned_round(name, headed, tmp_path):
     found = read(tmp_path, lines)
     assert np.array_equal(found.values, SMALL[::-1])
     (told,) = (line for line in found.findings if line.startswith("series"))
-    assert "newest first in the file and turned round by times in" in told
+    assert "newest first in the file and reversed by times in" in told
     rising = lines[:headed] + lines[headed:][::-1]
     assert np.array_equal(read(tmp_path, rising).values, SMALL[::-1])
 
@@ -183,7 +183,7 @@ def test_newest_first_is_turned_round(name, headed, tmp_path):
 def test_times_that_are_not_understood_are_said(tmp_path):
     lines = [f"wave {n};{v}" for n, v in enumerate(SMALL)]
     (told,) = read(tmp_path, lines).findings
-    assert "no column is understood as times, so the oldest line must come" in told
+    assert "no column of times was found, so the oldest line must come" in told
 
 
 @pytest.mark.parametrize(

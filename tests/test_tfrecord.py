@@ -94,7 +94,7 @@ def test_a_damaged_file_is_one_line(how, prepare, monkeypatch):
         by_name._decode("mine", folder, print)
     said = str(caught.value)
     assert path.name in said or "expected 40 train examples, got 39" in said
-    assert "\n" not in said and "prepare them again" in said
+    assert "\n" not in said and "prepare it again" in said
 
 
 def test_what_is_not_prepared_is_refused(monkeypatch, tmp_path):

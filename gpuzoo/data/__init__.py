@@ -1,1 +1,1 @@
-"""Where examples come from."""
+"""Datasets: loading, checking and caching."""

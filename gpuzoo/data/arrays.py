@@ -1,4 +1,4 @@
-"""Arrays of the user's, in a .npz file."""
+"""Datasets in .npz files."""
 
 import pathlib
 import re
@@ -20,11 +20,11 @@ WANTED = "x_train, y_train, x_test, y_test (or only x, y; without labels x alone
 def read(
     path: pathlib.Path, note: Callable[[str], None]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The arrays of a file by split ("" for one whole set) and field, `image` and
-    `label`; also under the names that Keras, MedMNIST and scikit-learn give them.
+    """Return the arrays of a file by split ("" without splits) and field, `image` and
+    `label`; the array names of Keras, MedMNIST and scikit-learn are understood.
 
     Raises:
-        GpuzooError: the file is damaged, or its arrays are not those that are needed.
+        GpuzooError: the file is damaged, or required arrays are missing.
     """
     what = f"data {path.name!r}"
     try:
@@ -38,10 +38,10 @@ def read(
         raise
     except MemoryError as error:
         raise GpuzooError(
-            f"{what}: too large for the memory ({error}); save fewer or smaller "
-            "examples, images as uint8"
+            f"{what}: too large for memory ({error}); save fewer or smaller examples, "
+            "images as uint8"
         ) from None
-    except Exception as error:  # zipfile, zlib and NumPy raise a dozen different ones
+    except Exception as error:  # zipfile, zlib and NumPy raise many types
         text = " ".join(str(error).split())[:200] or type(error).__name__
         if "allow_pickle" in text:
             text = "it holds Python objects; save plain arrays of numbers"
@@ -50,17 +50,17 @@ def read(
         ) from None
     splits: dict = {}
     for (split, field), array in arrays.items():
-        if not isinstance(array, np.ndarray):  # NumPy gives the bytes of what is none
+        if not isinstance(array, np.ndarray):  # NumPy returns the bytes of other files
             raise GpuzooError(
-                f"{what}: {places[split, field]!r} is no array, or damaged; save it "
-                "with np.savez"
+                f"{what}: {places[split, field]!r} is not an array, or damaged; save "
+                "it with np.savez"
             )
         splits.setdefault(split, {})[field] = array
     return splits
 
 
 def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
-    """What each array is, of those that are needed."""
+    """Map (split, field) to the names of the arrays that are used."""
     found: dict = {}
     for name in there:
         if place := _place(name):
@@ -68,7 +68,8 @@ def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
     for names in found.values():
         if len(names) > 1:
             raise GpuzooError(
-                f"{what}: {names[0]!r} and {names[1]!r} are one thing; leave one out"
+                f"{what}: {names[0]!r} and {names[1]!r} have the same meaning; remove "
+                "one"
             )
     places = {place: names[0] for place, names in found.items()}
     splits = {split for split, field in places if field == "image"}
@@ -87,12 +88,12 @@ def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
             f"{', '.join(sorted(there)) or 'none'}"
         )
     if left := sorted(places[p] for p in places if p[0] == "val" and "val" not in used):
-        note(f"{what}: train and test are read, {', '.join(left)} not")
+        note(f"{what}: train and test are read, {', '.join(left)} ignored")
     return {(used[s], field): name for (s, field), name in places.items() if s in used}
 
 
 def _place(name: str) -> tuple[str, str] | None:
-    """(split, field) of an array of that name."""
+    """Return (split, field) of an array by its name, or None."""
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
     split, field = "", None
     for word in words:

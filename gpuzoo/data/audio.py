@@ -1,4 +1,4 @@
-"""Sounds: folders of sound files, and tones that are computed."""
+"""Folders of audio files."""
 
 import io
 import math
@@ -10,27 +10,27 @@ from gpuzoo.data.folders import SOUND_SUFFIXES, content_of, find_files
 from gpuzoo.errors import GpuzooError
 
 RATE = 16_000  # samples per second
-# Of files that are read: samples per second, and channels. Others are damaged.
+# Accepted sample rates and numbers of channels; headers with others are damaged.
 LOWEST, HIGHEST, CHANNELS = 100, 384_000, 64
-# Programs that do not know the length of a sound write 0, or this or more.
+# Programs that do not know the length of a recording write 0, or this or more.
 _ENDLESS = 0x7FFF_0000
-# What may follow after no sound at all.
+# Chunks that may follow an empty data chunk.
 _CHUNKS = (b"LIST", b"fact", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"JUNK")
-LONGEST = 30.0  # seconds that an example may have
+LONGEST = 30.0  # maximum length of an example in seconds
 
 
 def read_folder(
     what: str, folder: pathlib.Path, classes: list[str], seconds: float
 ) -> dict:
-    """Every sound file below the sub-folder of each class: WAV, FLAC, OGG, MP3, ...
+    """Read all audio files in the sub-folder of each class: WAV, FLAC, OGG, MP3, ...
 
     Returns:
         `audio` (examples, samples), int16, one channel at RATE, and `label`. Channels
-        are averaged and other rates resampled. All have the length of the longest,
-        silence after the shorter ones, or `seconds`: longer ones are cut then.
+        are averaged and other rates resampled. All are padded with silence to the
+        longest, or padded or cut to `seconds`.
 
     Raises:
-        GpuzooError: a file that cannot be read or is too long, or none.
+        GpuzooError: a file that cannot be read or is too long, or no files.
     """
     sounds, labels, bad = [], [], []
     for label, file in find_files(what, folder, classes):
@@ -39,7 +39,7 @@ def read_folder(
         name = file.relative_to(folder)
         try:
             sounds.append(_read(file, seconds))
-        except Exception as error:  # the libraries raise half a dozen different ones
+        except Exception as error:  # the libraries raise many types
             text = " ".join(str(error).replace(str(file), file.name).split())[:160]
             bad.append((name, text or type(error).__name__))
             continue
@@ -48,7 +48,7 @@ def read_folder(
         raise _bad(what, bad, len(sounds))
     if not sounds:
         raise GpuzooError(
-            f"{what}: no sound in it ({', '.join(sorted(SOUND_SUFFIXES))})"
+            f"{what}: no audio files found ({', '.join(sorted(SOUND_SUFFIXES))})"
         )
     length = round(seconds * RATE) or max(map(len, sounds))
     audio = np.zeros((len(sounds), length), np.int16)
@@ -58,13 +58,13 @@ def read_folder(
 
 
 def source(folder: pathlib.Path) -> str:
-    """What a folder of sounds is, for a person."""
+    """Describe a folder of audio files for the user."""
     suffixes = {path.suffix.lower() for path in folder.rglob("*")} & SOUND_SUFFIXES
     return "folder of WAV files" if suffixes == {".wav"} else "folder of sound files"
 
 
 def _bad(what: str, bad: list, good: int) -> GpuzooError:
-    """One error for all files that cannot be read."""
+    """Return one error for all unreadable files."""
     if len(bad) == 1:
         ((name, reason),) = bad
         return GpuzooError(f"{what}: {name}: {reason}")
@@ -77,10 +77,10 @@ def _bad(what: str, bad: list, good: int) -> GpuzooError:
 
 
 def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
-    """(samples,), int16 at RATE, of one file; of its beginning if seconds are named.
+    """Read one file as int16 (samples,) at RATE, at most `seconds` if not 0.
 
     Raises:
-        ValueError: why it cannot be read, for a person.
+        ValueError: the reason why it cannot be read, for the user.
     """
     import soundfile
 
@@ -118,12 +118,12 @@ def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
             raise ValueError(
                 f"not a readable {kind} ({error}); remove or replace it"
             ) from None
-        told = min(most, opened.frames)
-        # Of lossy formats the number of samples is not exact.
-        if len(sound) < told and opened.format in ("WAV", "FLAC", "AIFF", "WAVEX"):
+        expected = min(most, opened.frames)
+        # Lossy formats do not store the exact number of samples.
+        if len(sound) < expected and opened.format in ("WAV", "FLAC", "AIFF", "WAVEX"):
             raise ValueError(
-                f"not a readable {kind} (it is cut short: {len(sound):,} of {told:,} "
-                "samples); remove or replace it"
+                f"not a readable {kind} (it is cut short: {len(sound):,} of "
+                f"{expected:,} samples); remove or replace it"
             )
     if not len(sound):
         raise ValueError(f"0 seconds; {long} 1 cuts all to one")
@@ -136,8 +136,8 @@ def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
 
 
 def _floats(opened, most: int) -> np.ndarray:
-    """At most so many samples, 1.0 being the loudest, channels averaged. Read in parts:
-    a damaged header may tell of more than there are."""
+    """Read at most so many samples as floats in [-1, 1], channels averaged; in parts,
+    as a damaged header may announce more than exist."""
     single = opened.subtype == "FLOAT"
     parts, count = [], 0
     while count < most:
@@ -151,20 +151,20 @@ def _floats(opened, most: int) -> np.ndarray:
     sound = np.concatenate(parts) if parts else np.zeros(0)
     if not np.isfinite(sound).all():
         raise ValueError("it holds values that are not finite")
-    if (loudest := np.abs(sound).max(initial=0)) > 8:  # louder than is meant at times
-        raise ValueError(f"its samples go up to {loudest:g}; divide them, 1 is loudest")
+    if (loudest := np.abs(sound).max(initial=0)) > 8:  # slight clipping is accepted
+        raise ValueError(f"samples up to {loudest:g}; expected -1..1, rescale them")
     return sound if sound.ndim == 1 else sound.mean(axis=1)
 
 
 def _mended(content: bytes) -> bytes:
-    """A WAV file whose header does not know how long it is, as programs write it into a
-    pipe, with the length of what is there.
+    """Correct the data length of a WAV file whose header does not hold it, as programs
+    write to a pipe.
 
-    A length that is too large beside a right one of the whole file is mended too; where
-    both are too large the file is cut short, which is refused.
+    A data length that is too large is also corrected if that of the whole file is
+    right; if both are too large, the file is cut short.
 
     Raises:
-        ValueError: it is.
+        ValueError: the file is cut short.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return content
@@ -174,35 +174,35 @@ def _mended(content: bytes) -> bytes:
         place += size % 2
     if place + 8 > len(content):
         return content
-    told = int.from_bytes(content[place + 4 : place + 8], "little")
+    stated = int.from_bytes(content[place + 4 : place + 8], "little")
     there = len(content) - place - 8
-    if told == 0 and there:
+    if stated == 0 and there:
         unknown = content[place + 8 : place + 12] not in _CHUNKS
     else:
-        unknown = told > there and (
-            told >= _ENDLESS or whole in (0, len(content) - 8) or whole >= _ENDLESS
+        unknown = stated > there and (
+            stated >= _ENDLESS or whole in (0, len(content) - 8) or whole >= _ENDLESS
         )
     if unknown:
         size = min(there, 0xFFFFFFFF).to_bytes(4, "little")
         total = (len(content) - 8).to_bytes(4, "little")
         rest = content[place + 8 :]
         return content[:4] + total + content[8 : place + 4] + size + rest
-    if told > there:
-        raise ValueError(f"it is cut short: {there:,} of {told:,} bytes of sound")
+    if stated > there:
+        raise ValueError(f"it is cut short: {there:,} of {stated:,} bytes of audio")
     return content
 
 
 def whole(sound: np.ndarray) -> np.ndarray:
-    """Numbers in [-1, 1] -> int16; what is louder is cut."""
+    """Convert floats in [-1, 1] to int16; others are clipped."""
     return np.round(32767 * np.clip(sound, -1, 1)).astype(np.int16)
 
 
 def check_lengths(what: str, splits: dict) -> None:
-    """Training and test sounds, read apart, must be equally long."""
+    """Check that training and test examples have the same length."""
     lengths = {split: arrays["audio"].shape[1] for split, arrays in splits.items()}
     if lengths["train"] != lengths["test"]:
-        told = {split: length / RATE for split, length in lengths.items()}
+        seconds = {split: length / RATE for split, length in lengths.items()}
         raise GpuzooError(
-            f"{what}: the longest sound has {told['train']:g} seconds in train and "
-            f"{told['test']:g} in test; give one length, e.g. --audio-seconds 1"
+            f"{what}: the longest sound has {seconds['train']:g} seconds in train and "
+            f"{seconds['test']:g} in test; set one length, e.g. --audio-seconds 1"
         )

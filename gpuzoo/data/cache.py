@@ -1,9 +1,9 @@
-"""Decoded datasets on disk: written once, checked at every load.
+"""Cache of decoded datasets: written once, checked at every load.
 
-<cache>/data/<name>/<key>/ holds `arrays.safetensors` and `manifest.json`, which has the
-digest of the other: an entry with one of them missing or damaged counts as not there.
-Of two processes that decode at once both are right. No folder is removed. A damaged
-entry is written over, file by file, if the file MARKER in it says that it is gpuzoo's.
+<cache>/data/<name>/<key>/ holds `arrays.safetensors` and `manifest.json` with the
+digest of the arrays: an entry with a missing or damaged file is ignored. Two processes
+may decode at the same time. No folder is removed. A damaged entry is overwritten, file
+by file, if the file MARKER in it shows that it is gpuzoo's.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from gpuzoo.files import (
     write_atomically,
 )
 
-_NOTHING = re.compile("(?!)")  # no folder of ours is in an entry
+_NOTHING = re.compile("(?!)")  # an entry contains no temporary folders
 _TYPES = {
     "BOOL": "?", "U8": "u1", "I16": "<i2", "I32": "<i4", "I64": "<i8", "F32": "<f4",
 }  # fmt: skip
@@ -38,13 +38,12 @@ _TYPES = {
 def load(
     name: str, key: str | None = None, *, fingerprint: str | None = None
 ) -> Dataset | None:
-    """The cached dataset of that name, key and fingerprint, or None.
+    """Return the cached dataset with that name, key and fingerprint, or None.
 
-    Without a key: the one that was decoded last. What is damaged, or no entry, counts
-    as not there.
+    Without a key: the one that was decoded last. Damaged entries are ignored.
 
     Raises:
-        GpuzooError: an entry that may be whole cannot be read.
+        GpuzooError: an entry that may be complete cannot be read.
     """
     try:
         for folder in _entries(name, key):
@@ -54,7 +53,7 @@ def load(
     except OSError as error:
         raise GpuzooError(
             f"cache {error.filename or root()} cannot be read: {error.strerror}; check "
-            "its permissions, or name another folder in GPUZOO_CACHE"
+            "its permissions, or set GPUZOO_CACHE to another folder"
         ) from None
     return None
 
@@ -63,7 +62,7 @@ def store(dataset: Dataset, key: str) -> None:
     """Write a dataset into the cache.
 
     Raises:
-        OSError: the cache cannot be written; nothing half-written stays.
+        OSError: the cache cannot be written; no partial file is left.
     """
     parent = _parent(dataset.name)
     folder = parent / key
@@ -90,15 +89,15 @@ def store(dataset: Dataset, key: str) -> None:
 
 
 def _claim(folder: pathlib.Path) -> None:
-    """Make sure that a folder is an entry of ours, or becomes one if it is empty.
+    """Check that a folder is gpuzoo's entry; mark it as one if it is empty.
 
     Raises:
-        OSError: it holds what gpuzoo cannot know for its own.
+        OSError: it holds files that are not gpuzoo's.
     """
     foreign = any(folder.iterdir()) and not (_is_ours(folder) or _read(folder))
     if foreign or folder.is_symlink():
         raise FileExistsError(
-            errno.EEXIST, "it is no cache entry of gpuzoo's; move it away", str(folder)
+            errno.EEXIST, "it is not a gpuzoo cache entry; move it away", str(folder)
         )
     if not _is_ours(folder):
         with contextlib.suppress(FileExistsError):  # another process was first
@@ -129,10 +128,10 @@ def _entries(name: str, key: str | None) -> list[pathlib.Path]:
 
 
 def _read(folder: pathlib.Path) -> Dataset | None:
-    """The entry, or None if its bytes are not those that were written.
+    """Return an entry, or None if it is missing or damaged.
 
     Raises:
-        OSError, MemoryError: that cannot be told.
+        OSError, MemoryError: it cannot be checked.
     """
     try:
         manifest = parse_json(read_inside(folder, "manifest.json").decode())
@@ -151,18 +150,18 @@ def _read(folder: pathlib.Path) -> Dataset | None:
             manifest["fingerprint"], tuple(manifest["findings"]),
         )  # fmt: skip
     except (OSError, MemoryError) as error:
-        # It is not there, or is a link, a pipe or a folder.
+        # It is missing, or is a link, a pipe or a folder.
         no_file = errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL, errno.EISDIR
         if isinstance(error, OSError) and error.errno in no_file:
             return None
         raise
-    except Exception:  # of damaged JSON: many kinds
+    except Exception:  # damaged JSON raises many types
         return None
 
 
 def _mapped(path: pathlib.Path) -> Arrays:
-    """The arrays of a safetensors file; they stay on the disk until they are read, so
-    that they may be larger than the memory."""
+    """Memory-map the arrays of a safetensors file, so that they may be larger than
+    memory."""
     with open(open_inside(path.parent, path.name), "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > path.stat().st_size:
@@ -170,10 +169,10 @@ def _mapped(path: pathlib.Path) -> Arrays:
         header = json.loads(file.read(length))
     return {
         name: np.memmap(
-            path, _TYPES[told["dtype"]], "r", 8 + length + told["data_offsets"][0],
-            tuple(told["shape"]),
+            path, _TYPES[entry["dtype"]], "r", 8 + length + entry["data_offsets"][0],
+            tuple(entry["shape"]),
         )
-        for name, told in header.items()
+        for name, entry in header.items()
         if name != "__metadata__"
     }  # fmt: skip
 

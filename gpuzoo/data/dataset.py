@@ -1,4 +1,4 @@
-"""Examples in memory, checked."""
+"""The Dataset class: checked examples in memory."""
 
 import dataclasses
 import hashlib
@@ -14,21 +14,21 @@ FIELDS = ("image", "audio", "series")
 class Dataset:
     """Training and test examples.
 
-    Each split of a labelled image set holds `image`, (examples, height, width,
-    channels), uint8 or float32 in [0, 1], and `label`, (examples,), int32 in
-    [0, len(classes)); of sounds `audio`, (examples, samples), int16, and `label`; of a
-    time series `series` and `target` (gpuzoo/data/series.py).
+    Each split of an image dataset holds `image`, (examples, height, width, channels),
+    uint8 or float32 in [0, 1], and `label`, (examples,), int32 in [0, len(classes));
+    of audio `audio`, (examples, samples), int16, and `label`; of a time series
+    `series` and `target` (gpuzoo/data/series.py).
     """
 
     name: str
     source: str
-    """Where the examples came from, for a person; holds no path."""
+    """Source of the examples, for the user; contains no path."""
     splits: dict[str, Arrays]
     classes: tuple[str, ...]
     fingerprint: str
-    """sha256 over names, types, shapes and bytes of all arrays, and the classes."""
+    """sha256 over names, dtypes, shapes and bytes of all arrays, and the classes."""
     findings: tuple[str, ...] = ()
-    """Oddities worth knowing that do not stop a training."""
+    """Warnings about the data, for the user."""
 
     @property
     def train(self) -> Arrays:
@@ -40,16 +40,16 @@ class Dataset:
 
     @property
     def field(self) -> str:
-        """Name of what a model is given: image, audio or series."""
+        """Name of the model's input: image, audio or series."""
         return next(name for name in FIELDS if name in self.train)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels), of a sound (samples,), of a series (time, 1)."""
+        """(height, width, channels), for audio (samples,), for a series (time, 1)."""
         return self.train[self.field].shape[1:]
 
     def count(self, split: str) -> int:
-        """How many examples a split has."""
+        """Return the number of examples of a split."""
         return len(self.splits[split][self.field])
 
     def as_record(self) -> dict:
@@ -66,7 +66,7 @@ class Dataset:
 
 
 def fingerprint(splits: dict[str, Arrays], classes: tuple[str, ...] = ()) -> str:
-    """sha256 over all arrays of all splits, and the names of the classes in order.
+    """Return the sha256 over all arrays of all splits and the names of the classes.
 
     A class without examples changes no array, but the number of a model's outputs.
     """

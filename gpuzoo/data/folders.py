@@ -1,4 +1,4 @@
-"""Folders of the user's files, one sub-folder for each class."""
+"""Datasets in folders, one sub-folder per class."""
 
 import collections
 import os
@@ -15,11 +15,11 @@ SOUND_SUFFIXES = {
     ".aif", ".aiff", ".au", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav",
     ".wave",
 }  # fmt: skip
-# What systems and programs leave beside the user's files.
+# Files that operating systems and programs create.
 _LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "icon\r",
            "system volume information"}  # fmt: skip
 _UNFINISHED = (".bak", ".crdownload", ".old", ".orig", ".part", ".tmp")
-# Formats that are not read, and what they are.
+# Formats that are not supported.
 _FOREIGN = {
     ".aac": "AAC sound", ".amr": "AMR sound", ".heic": "HEIC images",
     ".m4a": "AAC sound", ".mp4": "video", ".wma": "Windows Media sound",
@@ -31,11 +31,11 @@ _MAGIC = (
 )  # fmt: skip
 
 _TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
+_TEST = ("test", "testing", "val", "valid", "validation")  # the first that exists
 
 
 def is_folder(path: pathlib.Path) -> bool:
-    """Whether it is one, or GpuzooError where that may not be known."""
+    """Whether a path is a folder; GpuzooError if that cannot be checked."""
     try:
         return path.is_dir()
     except OSError as error:
@@ -45,7 +45,7 @@ def is_folder(path: pathlib.Path) -> bool:
 def find_splits(
     what: str, path: pathlib.Path, note: Callable[[str], None]
 ) -> dict[str, pathlib.Path]:
-    """The folders of the training and the test classes; {} if there is one for both.
+    """Return the folders of the training and test classes; {} if there are no splits.
 
     Raises:
         GpuzooError: one of the two is missing.
@@ -56,18 +56,18 @@ def find_splits(
     if None not in first:
         taken = [lower[name] for name in first]
         if left := sorted(set(names) - set(taken)):
-            note(f"{what}: {'/ and '.join(taken)}/ are read, {', '.join(left)} not")
+            note(f"{what}: {'/ and '.join(taken)}/ are read, {', '.join(left)} ignored")
         return dict(zip(("train", "test"), (path / n for n in taken), strict=True))
     if alone := first[0] or first[1]:
         raise GpuzooError(
-            f"{what}: {lower[alone]}/ stands alone; needs train/ and test/ (or val/), "
-            "one sub-folder per class in each; a class of that name must be renamed"
+            f"{what}: {lower[alone]}/ is alone; needs train/ and test/ (or val/), with "
+            "one sub-folder per class in each; rename it if it is a class"
         )
     return {}
 
 
 def sub_folders(what: str, folder: pathlib.Path) -> list[str]:
-    """The names of those that are not hidden, sorted."""
+    """Return the sorted names of sub-folders that are not hidden."""
     try:
         names = sorted(p.name for p in folder.iterdir() if p.is_dir())
     except OSError as error:
@@ -76,12 +76,12 @@ def sub_folders(what: str, folder: pathlib.Path) -> list[str]:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or a folder is hidden, or a system's own."""
+    """Whether a file or folder is hidden or belongs to the operating system."""
     return name.startswith(".") or name.lower() in _LITTER
 
 
 def content_of(file: pathlib.Path) -> str:
-    """image, sound or nothing, by the first bytes of a file, whatever its suffix."""
+    """Return "image", "sound" or "" by the first bytes of a file."""
     if file.suffix.lower() in _UNFINISHED or file.suffix.lower() in _FOREIGN:
         return ""
     try:
@@ -97,10 +97,11 @@ def content_of(file: pathlib.Path) -> str:
 
 
 def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
-    """Whether a folder holds sounds and not images, as most of its files are; `note` is
-    told what is left out.
+    """Return whether a folder holds mostly audio, not images; `note` reports ignored
+    files.
 
-    Raises GpuzooError where it holds both, or nothing that can be read.
+    Raises:
+        GpuzooError: it holds both kinds, or only unsupported formats.
     """
     kinds: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
     for _, file in found:
@@ -114,20 +115,21 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
     images, sounds = kinds["image"].total(), kinds["sound"].total()
     if min(images, sounds) * 2 > max(images, sounds):
         raise GpuzooError(
-            f"{what}: {images} images and {sounds} sounds in {folder.name}/; keep one "
-            "kind"
+            f"{what}: {images} images and {sounds} sounds in {folder.name}/; keep only "
+            "one kind"
         )
     left = kinds["left"] + kinds["image" if sounds > images else "sound"]
     foreign = sorted({_FOREIGN[suffix] for suffix in left if suffix in _FOREIGN})
     if not images and not sounds and foreign:
         raise GpuzooError(
             f"{what}: {left.total()} files in {folder.name}/ are {', '.join(foreign)}, "
-            "which is not read; convert them, e.g. ffmpeg -i a.m4a a.wav, or to .png"
+            "which is not supported; convert them, e.g. ffmpeg -i a.m4a a.wav, or to "
+            ".png"
         )
     if left:
         note(
-            f"{what}: {left.total()} files in {folder.name}/ are left out, by their "
-            f"suffix: {', '.join(sorted(left))}"
+            f"{what}: {left.total()} files in {folder.name}/ are ignored by suffix: "
+            f"{', '.join(sorted(left))}"
         )
     if odd := kinds["by content"]:
         note(
@@ -138,7 +140,7 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
 
 
 def note_loose(what: str, folder: pathlib.Path, note) -> None:
-    """Say which files lie beside the classes."""
+    """Report files outside the sub-folders of classes."""
     known = IMAGE_SUFFIXES | SOUND_SUFFIXES
     loose = [
         path.name
@@ -147,17 +149,17 @@ def note_loose(what: str, folder: pathlib.Path, note) -> None:
     ]
     if loose:
         note(
-            f"{what}: {min(loose)} ({len(loose)} in all) lies in no sub-folder of "
-            f"{folder.name}/ and is left out"
+            f"{what}: {min(loose)} ({len(loose)} in all) is ignored: it is not in a "
+            f"sub-folder of {folder.name}/"
         )
 
 
 def find_files(
     what: str, folder: pathlib.Path, classes: list[str] | None
 ) -> list[tuple[int, pathlib.Path]]:
-    """Every file at any depth below the sub-folders that are named, in their order and
-    that of the paths, with the place of its sub-folder among them; no hidden ones.
-    Without names every file of the folder, with 0.
+    """Return (class index, file) for all files in the sub-folders of classes, at any
+    depth, without hidden ones, sorted by class and path; without classes (0, file) for
+    all files.
 
     Raises:
         GpuzooError: a folder that cannot be read, or a link to one.
@@ -168,7 +170,7 @@ def find_files(
 
     found, there = [], sub_folders(what, folder)
     for label, name in enumerate(["."] if classes is None else classes):
-        if classes is not None and name not in there:  # of the test examples
+        if classes is not None and name not in there:  # without test examples
             continue
         files = []
         for place, below, names in os.walk(folder / name, onerror=refuse):

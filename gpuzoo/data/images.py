@@ -1,4 +1,4 @@
-"""Folders of images."""
+"""Folders of image files."""
 
 import pathlib
 import re
@@ -8,7 +8,7 @@ import numpy as np
 from gpuzoo.data.folders import IMAGE_SUFFIXES, content_of
 from gpuzoo.errors import GpuzooError
 
-# What Pillow may decode: of the rest some run other programs (EPS), or are no images.
+# Formats that Pillow may decode: others run programs (EPS) or are not images.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF",
             "WEBP")  # fmt: skip
 
@@ -16,15 +16,15 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF",
 def read_folder(
     what: str, folder: pathlib.Path, found: list[tuple[int, pathlib.Path]], size: int
 ) -> dict:
-    """The images among the files of a folder.
+    """Read the images among the files of a folder.
 
     Returns:
-        `image` (examples, height, width, 1 or 3), uint8, and `label`, the number that
-        each file comes with.
+        `image` (examples, height, width, 1 or 3), uint8, and `label`, the class index
+        of each file.
 
     Raises:
-        GpuzooError: the files that are no readable images, the first five by name, or
-            images of several sizes where none is asked for.
+        GpuzooError: unreadable images, of which five are listed, or images of several
+            sizes without `size`.
     """
     from PIL import Image
 
@@ -38,7 +38,7 @@ def read_folder(
         try:
             with Image.open(file, formats=formats) as image:
                 pixels = _pixels(image, size)
-        except Exception as error:  # Pillow raises a dozen different ones
+        except Exception as error:  # Pillow raises many types
             bad.append((name, _reason(error, file)))
             continue
         images.append(pixels)
@@ -48,14 +48,14 @@ def read_folder(
         raise _bad(what, bad, len(images))
     if not images:
         raise GpuzooError(
-            f"{what}: no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"{what}: no images found ({', '.join(sorted(IMAGE_SUFFIXES))})"
         )
     if len(sizes) > 1:
         first, other = list(sizes)[:2]
         raise GpuzooError(
             f"{what}: {sizes[other][0]}: {other} pixels where the first image has "
-            f"{first} (of {len(images)} images {len(sizes[first])} have that); give "
-            "one size, e.g. --image-size 64"
+            f"{first} (as {len(sizes[first])} of {len(images)} images); set one size, "
+            "e.g. --image-size 64"
         )
     channels = max(image.shape[2] for image in images)
     images = [np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]
@@ -63,7 +63,7 @@ def read_folder(
 
 
 def _bad(what: str, bad: list[tuple[str, str]], good: int) -> GpuzooError:
-    """One error for all files that cannot be read."""
+    """Return one error for all unreadable files."""
     if len(bad) == 1:
         ((name, reason),) = bad
         return GpuzooError(
@@ -81,14 +81,14 @@ def _reason(error: Exception, file: pathlib.Path) -> str:
     from PIL import UnidentifiedImageError
 
     if isinstance(error, UnidentifiedImageError):
-        return "its content is no image" if file.stat().st_size else "it is empty"
+        return "its content is not an image" if file.stat().st_size else "it is empty"
     text = " ".join(str(error).replace(str(file), file.name).split())
     return text[:120] or type(error).__name__
 
 
 def _pixels(image, size: int) -> np.ndarray:
-    """An image as a viewer shows it, upright and on white, (height, width, 1 or 3),
-    uint8; of several frames the first."""
+    """Return an image (height, width, 1 or 3), uint8, as a viewer shows it: upright, on
+    white, and the first of several frames."""
     from PIL import Image, ImageOps
 
     wide = re.search(r"^[IF]|[A-Z];16[A-Z]", f"{image.mode} {image.tile}")
@@ -96,7 +96,7 @@ def _pixels(image, size: int) -> np.ndarray:
         wide = any(isinstance(t.args, tuple) and t.args[1] > 255 for t in image.tile)
     if wide:
         raise ValueError(
-            "it has more than 8 bits a channel, which would be lost; convert it, or "
+            "it has more than 8 bits per channel, which would be lost; convert it, or "
             "save floats in [0, 1] as .npz"
         )
     ImageOps.exif_transpose(image, in_place=True)

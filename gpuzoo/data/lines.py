@@ -1,4 +1,4 @@
-"""The lines of a CSV file, whichever program wrote it, and the columns in them."""
+"""Parse a CSV file: encoding, separator, header and rows."""
 
 import csv
 import dataclasses
@@ -12,15 +12,15 @@ from gpuzoo.data import numbers
 from gpuzoo.data.moments import is_date
 from gpuzoo.errors import GpuzooError
 
-MARKS = ";\t|,"  # that may separate columns; the first that parts the first line
-# No series stands in a table of more columns than this, unless there are times.
+MARKS = ";\t|,"  # separators; the first one that splits the first line is used
+# Wider tables are not taken as time series, unless there are times.
 WIDEST = 32
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
 @dataclasses.dataclass
 class Table:
-    """The cells of a file, with the line that each row stands in."""
+    """The cells of a file, with the line number of each row."""
 
     what: str
     mark: str
@@ -29,7 +29,7 @@ class Table:
     rows: list[list[str]]
     findings: list[str]
     joined: bool = False
-    """Whether numbers were put together again that the mark had parted."""
+    """Whether numbers that the separator had split were joined again."""
 
     def column(self, place: int) -> list[str]:
         return [row[place] for row in self.rows]
@@ -49,30 +49,31 @@ class Table:
         return GpuzooError(f"{self.what}: line {self.lines[row]}: {why}")
 
     def numbers(self, place: int) -> tuple[np.ndarray, list[str]]:
-        """The numbers of a column, and what is worth saying of how they are written.
+        """Return the numbers of a column, and findings on their format.
 
-        Raises GpuzooError: the line that holds none, or one that may be two.
+        Raises:
+            GpuzooError: a line without a number, or with an ambiguous one.
         """
         cells = self.column(place)
         apart = self.mark == "," and self.width > 1 and not self.joined
         try:
-            # Where commas separate, a comma in quotation marks groups thousands.
+            # If commas separate columns, a quoted comma is a thousands separator.
             return numbers.read(cells, "," if self.mark == "," else "", apart)
         except numbers.Unreadable as error:
             cell, why = quoted(cells[error.row]), str(error)
             if why == "missing":
                 why = (
                     f"is no number: a value of {self.called(place)} is missing; fill "
-                    "it in, or leave the line out"
+                    "it in, or remove the line"
                 )
             raise self.error(error.row, f"{cell} {why}") from None
 
 
 def read_table(path: pathlib.Path) -> Table:
-    """The cells of a file: its encoding, what separates its columns, its header.
+    """Read a file: detect its encoding, separator and header.
 
     Raises:
-        GpuzooError: the line that cannot be read, or may be read in two ways.
+        GpuzooError: a line that cannot be read or is ambiguous.
     """
     what = f"data {path.name!r}"
     text, findings = _text(what, path)
@@ -82,7 +83,7 @@ def read_table(path: pathlib.Path) -> Table:
 
 
 def quoted(cell: str, most: int = 60) -> str:
-    """A cell as a message shows it: one line, not a page."""
+    """Quote a cell for a message: one line, shortened."""
     first = cell.strip().split("\n")[0].strip()
     return repr(first[:most] + "..." * (len(first) > most or len(cell.strip()) > most))
 
@@ -91,7 +92,7 @@ def quoted(cell: str, most: int = 60) -> str:
 
 
 def _text(what: str, path: pathlib.Path) -> tuple[str, list[str]]:
-    """The characters of a file, and a finding if they are not UTF-8."""
+    """Return the text of a file, and a finding if it is not UTF-8."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -109,17 +110,17 @@ def _text(what: str, path: pathlib.Path) -> tuple[str, list[str]]:
     except UnicodeDecodeError:
         if encoding != "utf-8":
             raise GpuzooError(
-                f"{what}: not a readable CSV file: it begins like UTF-16 and is none; "
+                f"{what}: not a readable CSV file: it begins like UTF-16 but is not; "
                 "save it as UTF-8"
             ) from None
         text = content.decode("cp1252", "replace")
-        found = ["the file is no UTF-8 and was read as Windows-1252"]
+        found = ["the file is not UTF-8 and was read as Windows-1252"]
     control = re.search(r"[\0-\x08\x0e-\x1f\x7f]", text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
         raise GpuzooError(
-            f"{what}: line {line}: not a readable CSV file: it holds the byte "
-            f"{control[0]!r}, which no text has; save it as CSV again"
+            f"{what}: line {line}: not a readable CSV file: it holds the control "
+            f"character {control[0]!r}; save it as CSV again"
         )
     return text.lstrip("\ufeff"), found
 
@@ -128,7 +129,7 @@ def _text(what: str, path: pathlib.Path) -> tuple[str, list[str]]:
 
 
 def _parted(what: str, text: str) -> Table:
-    """The rows of a file, all of one width, and the names above them."""
+    """Split a file into rows of equal width and column names."""
     findings = []
     named = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)  # as Excel writes it
     if named:
@@ -137,10 +138,10 @@ def _parted(what: str, text: str) -> Table:
     rows = _rows(what, text, mark, 1 if named else 0)
     comments = [line for line, row in rows if row[0].startswith("#")]
     if len(comments) > 1 or (comments and comments != [rows[0][0]]):
-        findings.append(f"{len(comments)} lines that begin with # are left out")
+        findings.append(f"{len(comments)} lines that begin with # are ignored")
         rows = [(n, row) for n, row in rows if not row[0].startswith("#")]
     if not rows:
-        raise GpuzooError(f"{what}: it holds no values; check the path")
+        raise GpuzooError(f"{what}: it contains no values; check the path")
     names = rows[0][1] if _is_head(rows) else None
     table = Table(what, mark, names, *zip(*rows[names is not None :], strict=True), [])
     table.findings = findings
@@ -150,8 +151,8 @@ def _parted(what: str, text: str) -> Table:
         if len(cells) != width:
             raise table.error(
                 row,
-                f"{len(cells)} columns, parted by {mark!r}, where the first line has "
-                f"{width}; all must have as many; leave out a title above the table",
+                f"{len(cells)} columns, separated by {mark!r}, where the first line "
+                f"has {width}; all must have the same number; remove any title line",
             )
     if not table.head:
         _refuse_digits_above(table)
@@ -161,7 +162,7 @@ def _parted(what: str, text: str) -> Table:
 
 
 def _mark(text: str) -> str:
-    """What separates the columns, by the first two lines that hold something."""
+    """Detect the separator from the first two lines that are not empty."""
     lines = (line for line in text.splitlines()[:50] if line.strip())
     lines = [line for line in lines if not line.startswith("#")][:3]
     for line in lines[:2]:
@@ -173,7 +174,7 @@ def _mark(text: str) -> str:
 
 
 def _rows(what, text: str, mark: str, skipped: int) -> list[tuple[int, list[str]]]:
-    """The number and the cells of each line that is not blank or of empty cells."""
+    """Return line number and cells of each row that is not empty."""
     if mark == " ":
         lines = enumerate((line.strip(" \t") for line in text.splitlines()), 1)
         return [
@@ -187,16 +188,16 @@ def _rows(what, text: str, mark: str, skipped: int) -> list[tuple[int, list[str]
         for row in reader:
             number = reader.line_num + skipped
             if any(cell.strip() for cell in row):
-                # Names of columns may run over a few lines, values never.
+                # Column names may span a few lines, values never.
                 if number - before > (1 if rows else 5) and _runs_on(row):
                     raise GpuzooError(
                         f"{what}: line {before + 1}: a quotation mark is opened there "
-                        "and not closed; close it, or take it out"
+                        "and not closed; close or remove it"
                     )
                 if bare and rows:
                     raise GpuzooError(
-                        f"{what}: line {bare}: all cells are empty; leave the line "
-                        "out, or fill in the value that is missing"
+                        f"{what}: line {bare}: all cells are empty; remove the line or "
+                        "fill in the missing value"
                     )
                 rows.append((number, [numbers.clean(cell) for cell in row]))
             elif len(row) > 1:
@@ -205,7 +206,7 @@ def _rows(what, text: str, mark: str, skipped: int) -> list[tuple[int, list[str]
     except csv.Error as error:
         raise GpuzooError(
             f"{what}: line {reader.line_num + skipped}: not a readable CSV file: "
-            f"{error}; look for a quotation mark that is not closed"
+            f"{error}; look for an unclosed quotation mark"
         ) from None
     return rows
 
@@ -215,14 +216,14 @@ def _runs_on(row: list[str]) -> bool:
 
 
 def _refuse_gaps(table: Table) -> None:
-    """A blank line among lines of one value is a value that is missing; but not where
-    there is one after each."""
+    """Refuse a blank line in a file with one column as a missing value, unless there is
+    one after each line."""
     apart = np.diff(table.lines)
     if apart.size and apart.max() != apart.min():
         line = table.lines[int(np.argmax(apart))] + 1
         raise GpuzooError(
-            f"{table.what}: line {line}: is blank; leave the line out, or fill in the "
-            "value that is missing"
+            f"{table.what}: line {line}: is blank; remove the line or fill in the "
+            "missing value"
         )
 
 
@@ -230,8 +231,8 @@ def _refuse_gaps(table: Table) -> None:
 
 
 def _is_head(rows: list) -> bool:
-    """Whether the first line names the columns: it has text where the last line has a
-    number or a date, or text alone; or nothing above an index."""
+    """Whether the first line is a header: it has text where the last line has a number
+    or a date, or only text; or an empty cell above an index."""
     if len(rows) < 2:
         return False
     first, last = rows[0][1], rows[-1][1]
@@ -245,8 +246,8 @@ def _is_head(rows: list) -> bool:
 
 
 def _refuse_digits_above(table: Table) -> None:
-    """A first line of 0, 1, 2, ..., as data frames without names write it, or with one
-    whole number far from all that follow, may be a header."""
+    """Refuse a first line that may be a header of numbers: 0, 1, 2, ..., as written by
+    data frames without names, or an integer far from all that follow."""
     if len(table.rows) < 3:
         return
     first, (*_, cell) = table.rows[0], table.rows[0]
@@ -259,19 +260,20 @@ def _refuse_digits_above(table: Table) -> None:
     if counted or apart:
         raise table.error(
             0,
-            f"{quoted(table.mark.join(first))} may be a header or hold a value; name "
-            "the columns in the first line with letters",
+            f"{quoted(table.mark.join(first))} may be a header or a value; name the "
+            "columns in the first line with letters",
         )
 
 
-# --- numbers that the mark has parted -----------------------------------------------
+# --- numbers that the separator has split -------------------------------------------
 
 
 def _join(table: Table) -> None:
-    """Put numbers together again that commas or blanks have parted: 20,05 and
-    1 234 567, which may end a row or be all of it.
+    """Join numbers that commas or spaces have split, 20,05 and 1 234 567, at the end of
+    the rows.
 
-    Raises GpuzooError where they may be columns too.
+    Raises:
+        GpuzooError: they may also be columns.
     """
     mark, rows = table.mark, table.rows
     if mark not in ", " or any(mark in cell for row in rows for cell in row):
@@ -308,9 +310,9 @@ def _join(table: Table) -> None:
     if one is None:
         raise table.error(
             0,
-            f"{quoted(mark.join(rows[0]))} may be a number with a mark of decimals or "
-            "thousands, or two columns; write numbers with a decimal point alone, or "
-            "semicolons between the columns"
+            f"{quoted(mark.join(rows[0]))} may be one number with a decimal or "
+            "thousands separator, or two columns; write numbers with a decimal point "
+            "only, or separate columns by semicolons"
             + ", or name each column in the first line"
             * (not table.head),
         )
@@ -322,8 +324,8 @@ def _join(table: Table) -> None:
 
 
 def _are_one_number(parts: list[list[str]]) -> bool | None:
-    """Whether cells that look like parts of one number are so, and no columns of whole
-    numbers; None where both may be."""
+    """Whether cells are parts of one number and not columns of integers; None if both
+    are possible."""
     firsts = [part[0] for part in parts]
     if (
         not all(map(_WHOLE.fullmatch, firsts))
@@ -337,9 +339,9 @@ def _are_one_number(parts: list[list[str]]) -> bool | None:
         return False
     if steps.size and ((steps > 0).all() or (steps < 0).all()):  # a time, or a total
         return False if max(map(len, firsts)) > 3 else None
-    # Decimals have one number of digits in all rows, or no zeros at their ends. Where
-    # they may be decimals or thousands, that no zero leads in any row is a chance that
-    # only numbers of a narrow range have.
+    # Decimals have the same number of digits in all rows, or no trailing zeros. If they
+    # may be decimals or thousands, no leading zero in any row is likely only for
+    # numbers in a narrow range.
     lasts = [part[-1] for part in parts]
     whole = len(parts[0]) == 2 and all(map(str.isdecimal, lasts))
     if whole and len({*map(len, lasts)}) > 1:

@@ -1,4 +1,4 @@
-"""When a cell of a table says that something was."""
+"""Parse dates and times of day in the cells of a table."""
 
 import datetime
 import re
@@ -18,7 +18,7 @@ _CLOCK = re.compile(
 _WEEKDAY = re.compile(r"(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*\.?,?\s+", re.IGNORECASE)
 _NAME = r"([^\W\d_]{3,9})"
 _YEAR = r"('?\d\d|\d{4})"
-# What stands in each group: year, month, day; without a day the first is meant.
+# Order of the groups: year, month, day; without a day the first of the month.
 _DATES = tuple(
     (re.compile(pattern, re.IGNORECASE | re.ASCII), orders)
     for pattern, orders in (
@@ -46,8 +46,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.A
 
 
 def moments(cell: str) -> dict[str, float]:
-    """Seconds of a date, with or without a time of day, for each order of day, month
-    and year that it may be written in; {} if it is none."""
+    """Return the seconds of a date, with or without a time of day, for each possible
+    order of day, month and year; {} if it is not a date."""
     if len(cell) > 50 or not re.search(r"\d", cell):
         return {}
     if found := _QUARTER.fullmatch(cell):
@@ -75,13 +75,13 @@ def _week(year: int, week: int, day: int) -> dict[str, float]:
 
 
 def clock(cell: str) -> float | None:
-    """Seconds since midnight of 10:30, 10:30:15 or 9:05 pm; None if it is none."""
+    """Return the seconds since midnight of 10:30, 10:30:15 or 9:05 pm, or None."""
     found = _CLOCK.fullmatch(f" {cell}")
     return _time_of_day(found) if found else None
 
 
 def is_date(cell: str) -> bool:
-    """Whether a cell is a date; a plain number is none, but for 20240131."""
+    """Whether a cell is a date; plain numbers are not, except like 20240131."""
     if _NUMBER.fullmatch(cell) and not re.fullmatch(r"(19|20)\d{6}", cell):
         return False
     return bool(moments(cell))
@@ -103,7 +103,7 @@ def _moment(groups: list[str], order: list[str], at) -> float | None:
 
 
 def month_number(cell: str) -> int:
-    """12 of 12, Dec or Dezember; 0 if it is none."""
+    """Return 12 for 12, Dec or Dezember; 0 if it is not a month."""
     return int(cell) if cell.isdecimal() else _MONTHS.get(cell[:3].lower(), 0)
 
 

@@ -1,4 +1,4 @@
-"""How numbers are written: marks of thousands, marks of decimals, units."""
+"""Number formats: thousands separators, decimal separators, units."""
 
 import dataclasses
 import functools
@@ -7,19 +7,19 @@ import re
 import numpy as np
 
 MISSING = {"", "-", "--", ".", "?", "#n/a", "n/a", "na", "nan", "null", "none"}
-# Characters that stand for another: blanks that do not break, the Swiss apostrophe,
-# and a minus or a dash before a number.
+# Equivalent characters: non-breaking spaces, the Swiss apostrophe, and minus signs and
+# dashes.
 _SAME = str.maketrans(
     dict.fromkeys("\u00a0\u202f\u2009", " ")
     | {"\u2019": "'", "\u2212": "-", "\u2013": "-", "\ufeff": None}
 )
-_FORMULA = re.compile(r'="([^"]*)"')  # as Excel keeps text from being changed
+_FORMULA = re.compile(r'="([^"]*)"')  # text in a CSV file for Excel
 _UNITS = "$€£¥%"
 _NAMES = {",": "commas", ".": "points", " ": "blanks", "'": "apostrophes"}
 
 
 class Unreadable(ValueError):
-    """A cell that is no number, or may be two: `row`, and why."""
+    """A cell that is not a number, or is ambiguous: `row`, and why."""
 
     def __init__(self, row: int, why: str):
         super().__init__(why)
@@ -28,7 +28,7 @@ class Unreadable(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What stands between groups of three digits ("": nothing) and before decimals."""
+    """A number format: thousands separator ("": none) and decimal separator."""
 
     thousands: str
     point: str
@@ -45,8 +45,8 @@ class Form:
         return float(plain.replace(self.point, "."))
 
     def fits(self, cells: list[str]) -> list[bool]:
-        """Which cells may be written so; where most have decimals, not those that
-        have a mark of thousands and no decimals (1.234 among 5,1234)."""
+        """Return which cells fit the format; where most have decimals, not those with a
+        thousands separator and no decimals (1.234 among 5,1234)."""
         decimal = sum(self.point in cell for cell in cells)
         strict = self.thousands and 2 * decimal > len(cells)
         return [
@@ -68,21 +68,21 @@ _FORMS = (PLAIN, Form("", ","), Form(",", "."), Form(".", ","), Form(" ", "."),
 
 
 def clean(cell: str) -> str:
-    """A cell without blanks around it and with one character for each mark."""
+    """Strip a cell and normalize its separators and minus signs."""
     cell = cell.translate(_SAME).strip()
     formula = _FORMULA.fullmatch(cell)
     return formula[1].strip() if formula else cell
 
 
 def kind(cell: str) -> str:
-    """number (or something that begins like one), missing or text."""
+    """Return "number" (or what begins like one), "missing" or "text"."""
     if cell.lower() in MISSING:
         return "missing"
     return "number" if re.match(r"[+-]?[^\w.,+-]{0,2}[+-]?[.,]?\d", cell) else "text"
 
 
 def are_numbers(cells: list[str]) -> bool:
-    """Whether one form fits all cells."""
+    """Whether one number format fits all cells."""
     cells, _ = _without_unit(cells)
     return any(all(map(form.pattern.fullmatch, cells)) for form in _FORMS)
 
@@ -90,21 +90,21 @@ def are_numbers(cells: list[str]) -> bool:
 def read(
     cells: list[str], grouped_by: str = "", always: bool = False
 ) -> tuple[np.ndarray, list[str]]:
-    """The numbers of a column, all of one form, and what is worth saying of it.
+    """Return the numbers of a column, all in one format, and findings about it.
 
     Args:
-        cells: as `clean` leaves them.
-        grouped_by: the mark that is one of thousands where it has three digits after
-            it in every cell.
-        always: so also beside cells that have none.
+        cells: as returned by `clean`.
+        grouped_by: the character that separates thousands if three digits follow it in
+            every cell.
+        always: also if some cells do not have it.
 
     Raises:
-        Unreadable: the first cell that is no number, or that may be two.
+        Unreadable: the first cell that is not a number, or is ambiguous.
     """
     plain, unit = _without_unit(cells)
     form, said = _form(plain, grouped_by, always)
     if unit:
-        said.append(f"{unit!r} beside every number is left out")
+        said.append(f"the unit {unit!r} of every number is ignored")
     return np.array([form.value(cell) for cell in plain]), said
 
 
@@ -117,7 +117,7 @@ def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[s
         mark = min(".,", key=lambda mark: sum(mark in cell for cell in cells))
         raise _unclear(next(i for i, cell in enumerate(cells) if mark in cell))
     fitting = [form for form in _FORMS if all(form.fits(cells))]
-    # A mark that does not occur makes no difference.
+    # Formats that differ only in unused separators are the same.
     forms = {
         (form.thousands in text and form.thousands, form.point in text and form.point)
         : form for form in reversed(fitting)
@@ -137,7 +137,7 @@ def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[s
     ):  # 998 and 1.002
         raise _unclear(marked[0])
     form = grouped if mark == grouped_by else plain
-    # Three digits after every mark: the two readings differ by their scale alone.
+    # Three digits after every separator: the two readings differ only in scale.
     first = cells[marked[0]]
     return form, [
         f"numbers are read with {form}: {first!r} is {form.value(first):.10g}, not "
@@ -146,7 +146,7 @@ def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[s
 
 
 def _without_unit(cells: list[str]) -> tuple[list[str], str]:
-    """The numbers alone where each has the same sign of a currency or per cent."""
+    """Return numbers without a currency or percent sign that all of them have."""
     for sign in _UNITS:
         if cells and sign in cells[0]:
             s = re.escape(sign)

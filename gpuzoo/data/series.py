@@ -1,4 +1,4 @@
-"""Time series: windows of the past, and what came after each."""
+"""Time series: input windows and forecast targets."""
 
 import dataclasses
 import pathlib
@@ -9,17 +9,17 @@ from gpuzoo.data import table
 from gpuzoo.data.dataset import Dataset, fingerprint
 from gpuzoo.errors import GpuzooError
 
-WINDOW = 64  # values that a model sees
-HORIZON = 16  # values after them that it foretells
-HELD_OUT = 0.2  # the last part of a series, for testing
+WINDOW = 64  # input values of a model
+HORIZON = 16  # forecast values
+HELD_OUT = 0.2  # test fraction, at the end of a series
 
 
 def from_csv(path: pathlib.Path) -> Dataset:
-    """The last column of numbers of a CSV file, one line for each time; what was taken
-    is the first of its findings (gpuzoo/data/table.py).
+    """Load the last numeric column of a CSV file, one line per time; its first finding
+    says what was read (gpuzoo/data/table.py).
 
     Raises:
-        GpuzooError: a line that cannot be read, or may be read in two ways.
+        GpuzooError: a line that cannot be read or is ambiguous.
     """
     column = table.read_column(path)
     dataset = make_series(path.stem, "CSV file", column.values)
@@ -27,15 +27,15 @@ def from_csv(path: pathlib.Path) -> Dataset:
 
 
 def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
-    """Cut a series into windows; those that reach into its last part are for testing.
+    """Cut a series into windows; those of its last part are for testing.
 
     Returns:
         A Dataset whose splits hold `series` (examples, WINDOW, 1) and `target`
-        (examples, HORIZON), float32, moved and scaled to mean 0 and deviation 1 of the
-        training part.
+        (examples, HORIZON), float32, standardized by mean and deviation of the training
+        part.
 
     Raises:
-        GpuzooError: too few values, one that is not finite, too large or all the same.
+        GpuzooError: too few values, values not finite or too large, or all the same.
     """
     least = round((WINDOW + HORIZON) / HELD_OUT)
     if len(values) < least:
@@ -50,8 +50,7 @@ def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
         mean, deviation = values[:border].mean(), values[:border].std()
     if not np.isfinite(deviation):
         raise GpuzooError(
-            f"{name}: values up to {np.abs(values).max():g} are too large to be "
-            "scaled; divide them"
+            f"{name}: values up to {np.abs(values).max():g} are too large; rescale them"
         )
     if deviation <= 1e-12 * np.abs(values[:border]).max():  # or rounding errors
         raise GpuzooError(f"{name}: all training values are {values[0]:g}")

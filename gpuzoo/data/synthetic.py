@@ -1,4 +1,4 @@
-"""Data that need no file: the digits of scikit-learn, computed sounds and series."""
+"""Datasets without files: scikit-learn's digits, generated audio and time series."""
 
 import importlib.util
 import pathlib
@@ -17,8 +17,8 @@ from gpuzoo.data.validate import (
 
 
 def digits() -> Dataset:
-    """1,797 handwritten digits, 8x8 scans enlarged to 28x28, that come with
-    scikit-learn (E. Alpaydin and C. Kaynak, UCI, 1998)."""
+    """Load 1,797 handwritten digits, 8x8 scans enlarged to 28x28, from scikit-learn
+    (E. Alpaydin and C. Kaynak, UCI, 1998)."""
     from PIL import Image
 
     rows = _digits_table()
@@ -26,7 +26,7 @@ def digits() -> Dataset:
     images = np.zeros((len(scans), 28, 28), np.uint8)
     for image, scan in zip(images, scans, strict=True):
         small = Image.fromarray(np.round(scan * (255 / 16)).astype(np.uint8))
-        # A margin of four pixels, as MNIST has it.
+        # A margin of four pixels, as in MNIST.
         image[4:24, 4:24] = np.asarray(small.resize((20, 20), Image.Resampling.BICUBIC))
     splits = hold_out("digits", {"image": images, "label": labels})
     return make_dataset(
@@ -35,8 +35,8 @@ def digits() -> Dataset:
 
 
 def _digits_table() -> np.ndarray:
-    """64 pixels and a label a row, read past scikit-learn where its file is where it
-    was: importing it takes a second."""
+    """Return rows of 64 pixels and a label; read without importing scikit-learn, which
+    takes a second, if its file is at the known path."""
     package = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
     file = package / "datasets" / "data" / "digits.csv.gz"
     if file.exists():
@@ -47,7 +47,7 @@ def _digits_table() -> np.ndarray:
     return np.column_stack([bunch.data, bunch.target])
 
 
-# Of the computed tones.
+# Classes of the generated tones.
 TONES = ("sine", "square", "sawtooth", "two tones", "rising", "falling", "trembling",
          "noise")  # fmt: skip
 
@@ -59,9 +59,9 @@ COUNTS = {"train": 4_000, "test": 1_000}
 
 
 def tones() -> Dataset:
-    """5,000 sounds of a quarter of a second in eight classes, at random pitches from
-    150 to 1,200 Hz, levels over 20 dB, phases and amounts of noise; the pitch tells
-    nothing of the class."""
+    """Generate 5,000 sounds of 0.25 s in eight classes, with random pitch (150 to
+    1,200 Hz), level (range of 20 dB), phase and noise; the pitch is independent of the
+    class."""
     splits = {}
     for split, count in COUNTS.items():
         audio = np.empty((count, round(RATE * SECONDS)), np.int16)
@@ -80,8 +80,8 @@ def tones() -> Dataset:
 
 
 def _waves(kind: str, pitch, phase, third, fourth) -> np.ndarray:
-    """Sounds of one kind without noise, (examples, samples), of numbers in [0, 1),
-    (examples, 1)."""
+    """Return sounds of one class without noise, (examples, samples), from parameters in
+    [0, 1), (examples, 1)."""
     time = np.arange(round(RATE * SECONDS)) / RATE
     pitch = 150 * 8**pitch
     turns = pitch * time + phase
@@ -101,10 +101,10 @@ def _waves(kind: str, pitch, phase, third, fourth) -> np.ndarray:
 
 
 def mackey_glass() -> Dataset:
-    """10,000 values of the delayed equation of Mackey and Glass (Science 197 (1977)
-    287), chaotic at a delay of 17; computed here, by Runge and Kutta's fourth-order
-    rule at steps of 0.1 with the delayed value taken between them, one value per unit
-    of time after the first 1,000."""
+    """Generate 10,000 values of the Mackey-Glass delay equation (Science 197 (1977)
+    287), chaotic at a delay of 17, by the fourth-order Runge-Kutta method with step 0.1
+    and an interpolated delayed value; one value per unit of time after the first
+    1,000."""
     steps, delay, count = 10, 170, 11_000
     x = [1.2] * (delay + count * steps + 1)
 

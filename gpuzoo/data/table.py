@@ -1,4 +1,4 @@
-"""The series in a table: which column it is, and which of the others tell the time."""
+"""Find the time series in a table, and the columns that hold its times."""
 
 import collections
 import dataclasses
@@ -13,7 +13,7 @@ from gpuzoo.data.moments import clock, is_date, moments, month_number
 from gpuzoo.errors import GpuzooError
 
 _WHOLE = re.compile(r"[+-]?\d+")
-# Words in the name of a column that tells when, or numbers the lines.
+# Words in the names of columns of times or line numbers.
 _TIME_NAMES = {
     "timestamp", "time", "date", "datetime", "unix", "epoch", "year", "quarter",
     "month", "week", "day", "hour", "minute", "second", "t", "ts", "ms", "sec", "step",
@@ -26,7 +26,7 @@ _PARTS = (("year", "yyyy", "yr", "jahr"),
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A series, oldest first, and what was taken for it."""
+    """A series, oldest first, and findings on how it was read."""
 
     values: np.ndarray
     """float64"""
@@ -34,15 +34,15 @@ class Column:
 
 
 def read_column(path: pathlib.Path) -> Column:
-    """The last column of numbers, one line for each time.
+    """Read the last numeric column, one line per time.
 
-    Columns are separated by semicolons, tabs, bars, commas or blanks; a first line
-    without numbers names them. How numbers are written (decimal comma, thousands marks)
-    follows from the whole column. Where times fall, the series is turned round.
+    Columns are separated by semicolons, tabs, bars, commas or spaces; a first line
+    without numbers is a header. The number format (decimal comma, thousands separators)
+    is detected from the whole column. If times decrease, the series is reversed.
 
     Raises:
-        GpuzooError: the line, what it holds, and the remedy; also where two meanings
-            are possible, so that no number is taken for another.
+        GpuzooError: the line, its content and the remedy; also for ambiguous numbers,
+            so that none is misread.
     """
     table = read_table(path)
     times = _times(table) if table.width > 1 else None
@@ -54,11 +54,11 @@ def read_column(path: pathlib.Path) -> Column:
         order = "times in " + " and ".join(table.called(p) for p in times.places)
         if turned:
             values = values[::-1]
-            order = f"newest first in the file and turned round by {order}"
+            order = f"newest first in the file and reversed by {order}"
     elif table.width > 1:
         order = (
-            "in the order of the file: no column is understood as times, so the "
-            "oldest line must come first"
+            "in the order of the file: no column of times was found, so the oldest "
+            "line must come first"
         )
     lines = (table.lines[0], table.lines[-1])
     separated = f" of {table.width}, separated by {table.mark!r}" * (table.width > 1)
@@ -75,7 +75,7 @@ def read_column(path: pathlib.Path) -> Column:
 
 
 def _choose(table: Table, times: "_Times | None") -> int:
-    """The last column of numbers that is neither a time nor numbers the lines."""
+    """Return the last numeric column that holds neither times nor line numbers."""
     kinds = [_column_kind(table.column(place)) for place in range(table.width)]
     _refuse_wide(table, kinds.count("number"), bool(times))
     if table.width == 1:
@@ -87,9 +87,9 @@ def _choose(table: Table, times: "_Times | None") -> int:
     named = [p for p in candidates if not _is_named_like_time(table, p)]
     if candidates and not named:
         raise GpuzooError(
-            f"{table.what}: {table.called(candidates[-1])} is named like times or "
-            "numbers of the lines and always rises or falls, and no other column "
-            "holds a series; rename it if it is one"
+            f"{table.what}: {table.called(candidates[-1])} is named like times or line "
+            "numbers and is sorted, and no other column holds a series; rename it if "
+            "it is one"
         )
     if not named:
         raise _no_numbers(table)
@@ -98,7 +98,7 @@ def _choose(table: Table, times: "_Times | None") -> int:
     after = [table.called(p) for p in range(place + 1, table.width)]
     if after:
         table.findings.append(
-            f"{', '.join(after)}: text, times or numbers of the lines, not read"
+            f"{', '.join(after)}: text, times or line numbers, ignored"
         )
     return place
 
@@ -111,8 +111,8 @@ def _refuse_wide(table: Table, count: int, timed: bool) -> None:
     if (count > WIDEST and not timed) or (count > 8 and 2 * pixels > count):
         raise GpuzooError(
             f"{table.what}: is a table of {table.width} columns, not a series; keep "
-            "the column of the series (and its times), or save images and labels as "
-            "arrays x and y of a .npz file"
+            "the columns of the series and its times, or save images and labels as "
+            "arrays x and y in a .npz file"
         )
 
 
@@ -126,7 +126,7 @@ def _no_numbers(table: Table) -> GpuzooError:
 
 
 def _column_kind(cells: list[str]) -> str:
-    """number, text, date or empty: what most of its cells are."""
+    """Return the type of most cells: number, text, date or empty."""
     kinds = collections.Counter(map(numbers.kind, cells))
     if kinds["missing"] == len(cells):
         return "empty"
@@ -138,7 +138,7 @@ def _column_kind(cells: list[str]) -> str:
 
 
 def _is_named_like_time(table: Table, place: int) -> bool:
-    """Whether the name says so, or is empty, and the numbers bear it out."""
+    """Whether a column has the name of times, or none, and is sorted."""
     name = table.name(place)
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)  # of userId too
     words = {word.lower().removesuffix("s") for word in words} | {name.lower()}
@@ -148,7 +148,7 @@ def _is_named_like_time(table: Table, place: int) -> bool:
 
 
 def _is_even(cells: list[str]) -> bool:
-    """Whether whole numbers rise or fall by one step, as those of lines do."""
+    """Whether integers change by a constant step, as line numbers do."""
     if not all(map(_WHOLE.fullmatch, cells)):
         return False
     steps = np.diff([int(cell) for cell in cells])
@@ -160,17 +160,16 @@ def _is_even(cells: list[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Times:
-    """The columns that tell when."""
+    """The columns of times."""
 
     places: list[int]
     ways: list[np.ndarray]
-    """Numbers that rise with time, in each way to read them; seconds, for dates."""
+    """Numbers that increase with time, for each interpretation; seconds, for dates."""
 
 
 def _times(table: Table) -> _Times | None:
-    """Dates, with the time of day in a column of its own or not; year, month and so on
-    in columns; or numbers, of the first columns or named like times, that are sorted.
-    """
+    """Find dates, perhaps with a separate column for the time of day; columns of year,
+    month, ...; or sorted numbers in the first columns or named like times."""
     for place in range(table.width):
         if ways := _ways_of_dates(table, place):
             return _with_time_of_day(table, place, ways)
@@ -193,7 +192,7 @@ def _times(table: Table) -> _Times | None:
         if _is_sorted(rank) and (np.diff(rank) != 0).all():
             return _Times([*range(place + 1)], [rank])
     if _is_sorted(keys[0]) and (named or len(np.unique(keys[0])) > 10):
-        return _Times([0], [keys[0]])  # some times twice
+        return _Times([0], [keys[0]])  # with duplicate times
     last = table.column(table.width - 1)
     return _Times([table.width - 1], [_key(last)]) if _is_even(last) else None
 
@@ -213,7 +212,7 @@ def _with_time_of_day(table: Table, day: int, ways: list) -> _Times:
 
 
 def _key(cells: list[str]) -> np.ndarray | None:
-    """Numbers to sort by: of numbers, names of months or times of day; or None."""
+    """Return sort keys of numbers, names of months or times of day; or None."""
     if clock(cells[0]) is not None:
         found = [clock(cell) for cell in cells]
     elif month_number(cells[0]) and not cells[0].isdecimal():
@@ -227,7 +226,7 @@ def _key(cells: list[str]) -> np.ndarray | None:
 
 
 def _rank(keys: list[np.ndarray]) -> np.ndarray:
-    """The place of each row if rows were sorted by the first key, then the next."""
+    """Return the rank of each row when sorted by the first key, then the next."""
     _, rank = np.unique(np.stack(keys, 1), axis=0, return_inverse=True)
     return rank.reshape(-1)
 
@@ -238,10 +237,11 @@ def _is_sorted(key: np.ndarray | None) -> bool:
 
 
 def _ways_of_dates(table: Table, place: int) -> list[np.ndarray]:
-    """What the dates of a column are in each order of day, month and year that fits
-    all of them.
+    """Return the dates of a column for each order of day, month and year that fits all
+    of them.
 
-    Raises GpuzooError where only some are dates.
+    Raises:
+        GpuzooError: only some cells are dates.
     """
     cells = table.column(place)
     some = {0, len(cells) // 3, len(cells) // 2, len(cells) - 1}
@@ -258,15 +258,16 @@ def _ways_of_dates(table: Table, place: int) -> list[np.ndarray]:
     bad = next(i for i, each in enumerate(found) if best not in each)
     raise table.error(
         bad,
-        f"{quoted(cells[bad])} is no date like the others of {table.called(place)}; "
-        "write it alike, or leave the line out",
+        f"{quoted(cells[bad])} is not a date like the others of {table.called(place)}; "
+        "write it alike, or remove the line",
     )
 
 
 def _falls(table: Table, times: _Times) -> bool:
-    """Whether the newest comes first.
+    """Whether times decrease.
 
-    Raises GpuzooError where times go up and down.
+    Raises:
+        GpuzooError: they are not sorted.
     """
     for values in times.ways:
         steps = np.diff(values)
@@ -285,13 +286,13 @@ def _falls(table: Table, times: _Times) -> bool:
     names = " and ".join(table.called(place) for place in times.places)
     raise table.error(
         row,
-        f"{now} comes after {before}; sort the lines by {names}, and keep those of one "
+        f"{now} comes after {before}; sort the lines by {names}, and keep only one "
         "series",
     )
 
 
 def _clock_change(steps: np.ndarray) -> bool:
-    """Whether times only go back by the hour that clocks go back in autumn."""
+    """Whether times only go back by an hour, as at the end of daylight saving time."""
     back = steps[steps < 0]
     return len(back) <= 1 + len(steps) / 500 and (back >= -3600).all()
 
@@ -300,7 +301,7 @@ def _told_twice(table: Table, times: _Times, steps: np.ndarray) -> bool:
     same = int(np.count_nonzero(steps == 0))
     if same:
         table.findings.append(
-            f"{same:,} lines have the time of the line before in "
+            f"{same:,} lines have the same time as the line before in "
             f"{table.called(times.places[-1])}"
         )
     return False

@@ -1,7 +1,7 @@
-"""Datasets by name: a prepared TFDS folder, our cache, or a download by TFDS.
+"""TFDS datasets by name: from a prepared folder, the cache, or a download.
 
-TFDS decodes a dataset once; afterwards it comes from the cache and TFDS, which takes
-seconds to start, is not imported again.
+TFDS decodes a dataset once; afterwards it is loaded from the cache, without importing
+TFDS, which takes seconds.
 """
 
 import hashlib
@@ -23,16 +23,16 @@ from gpuzoo.runtime.environment import is_installed
 
 
 class DatasetUnavailable(GpuzooError):
-    """The dataset is neither on this machine nor can it be downloaded."""
+    """The dataset is not on this machine and cannot be downloaded."""
 
 
 def from_tfds(
     name: str, data_dir: str | None, note, fingerprint: str | None = None
 ) -> Dataset:
-    """A folder the user names, our cache, a download: in this order.
+    """Load a dataset from the user's folder, the cache or a download, in this order.
 
-    TFDS_DATA_DIR is such a folder if it holds the dataset, and where TFDS downloads to
-    if it does not. Before it comes what is in the cache with that fingerprint.
+    TFDS_DATA_DIR is the user's folder if it holds the dataset, else where TFDS
+    downloads to. A cached dataset with the given fingerprint has priority over it.
     """
     if fingerprint and not data_dir:
         if dataset := cache.load(name, fingerprint=fingerprint):
@@ -54,7 +54,7 @@ def from_tfds(
     except OSError as error:
         note(
             f"The decoded {name} could not be cached ({error.strerror}): the next run "
-            "decodes it again. GPUZOO_CACHE names another folder."
+            "decodes it again. Set GPUZOO_CACHE to another folder."
         )
     return dataset
 
@@ -74,7 +74,7 @@ def _prepared_folder(name: str, folder: pathlib.Path) -> pathlib.Path:
     if not found:
         raise GpuzooError(
             f"{what}: holds no prepared TFDS dataset {name!r} "
-            f"({name}/<version>/dataset_info.json); name the folder above {name}/"
+            f"({name}/<version>/dataset_info.json); pass the parent folder of {name}/"
         )
     if len({path.parent for path in found}) > 1:
         configs = sorted(path.parent.name for path in found)
@@ -86,7 +86,7 @@ def _prepared_folder(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _hash_files(folder: pathlib.Path) -> str:
-    """sha256 over names and contents of all files of a folder."""
+    """Return the sha256 over names and contents of all files in a folder."""
     digest = hashlib.sha256()
     try:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -103,43 +103,44 @@ def _hash_files(folder: pathlib.Path) -> str:
 
 
 def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
-    """Read a prepared folder, or what TFDS has downloaded or downloads now."""
+    """Read a prepared folder, or the dataset that TFDS has prepared or downloads."""
     with_tensorflow = is_installed("tensorflow")
     needed = {"tensorflow_datasets": "tensorflow-datasets"}
     if not with_tensorflow:
         needed["google_crc32c"] = "google-crc32c"
     if missing := [needed[package] for package in needed if not is_installed(package)]:
         raise DatasetUnavailable(
-            f"data {name!r} is not in the cache, and is read with packages that are "
-            f"not installed; run: pip install {' '.join(missing)}, or name a .npz file "
-            "with --data"
+            f"data {name!r} is not in the cache, and reading it needs packages that "
+            f"are not installed; run: pip install {' '.join(missing)}, or name a .npz "
+            "file with --data"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TFDS about itself
+        warnings.simplefilter("ignore")  # from TFDS
         import tensorflow_datasets as tfds
 
         tfds.disable_progress_bar()
         try:
             if prepared:
-                # Not tfds.builder(name): it would take the shapes of the registered
-                # dataset for those of the files, and fill up with zeros.
+                # Not tfds.builder(name): it would use the shapes of the registered
+                # dataset instead of those of the files, and pad with zeros.
                 builder = tfds.builder_from_directory(prepared)
             else:
                 builder = tfds.builder(name)
-        except Exception as error:  # of a name, or of damaged metadata: many kinds
+        except Exception as error:  # names and damaged metadata raise many types
             if prepared:
                 raise _unreadable(name, error) from error
             raise DatasetUnavailable(
-                f"no dataset named {name!r}: it is not a name that TFDS knows; a file "
-                "of your own is named by its path (data.npz, or folder/)"
+                f"no dataset named {name!r}: TFDS does not have it; for your own files "
+                "pass a path (data.npz, or folder/)"
             ) from None
         try:
             if not prepared and not builder.data_path.exists():
                 if not with_tensorflow:
                     raise DatasetUnavailable(
-                        f"data {name!r} is not on this machine, and TFDS prepares it "
-                        "with TensorFlow only; run: pip install tensorflow, or name a "
-                        "prepared folder with --data-dir, or a .npz file with --data"
+                        f"data {name!r} is not on this machine, and TFDS needs "
+                        "TensorFlow to prepare it; run: pip install tensorflow, or "
+                        "name a prepared folder with --data-dir, or a .npz file with "
+                        "--data"
                     )
                 _check_network(name)
                 note(f"Downloading {name} with TFDS (once) ...")
@@ -159,8 +160,8 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
 
 def _unreadable(name: str, error: Exception) -> GpuzooError:
     return GpuzooError(
-        f"data {name!r} cannot be read: {_first_line(error)}; the files of its TFDS "
-        "folder are damaged or not whole, prepare them again with TFDS"
+        f"data {name!r} cannot be read: {_first_line(error)}; files in its TFDS "
+        "folder are damaged or incomplete, prepare it again with TFDS"
     )
 
 
@@ -176,7 +177,7 @@ def _read_split(name: str, builder, split: str) -> dict[str, np.ndarray]:
         whole = builder.as_dataset(split=split, batch_size=-1)
         return {field: whole[field].numpy() for field in ("image", "label")}
     else:
-        # One batch of images of several sizes would be filled up with zeros.
+        # A batch of images of several sizes would be padded with zeros.
         examples = list(builder.as_dataset(split=split).as_numpy_iterator())
     shapes = sorted({example["image"].shape for example in examples})
     if len(shapes) > 1:
@@ -195,22 +196,22 @@ def _class_feature(name: str, info) -> tuple[str, ...]:
     missing = {"image", "label"} - set(features)
     if missing or not {"train", "test"} <= set(info.splits):
         raise GpuzooError(
-            f"data {name!r} is no labelled image set with train and test examples: it "
-            f"has {sorted(features)} and the splits {sorted(info.splits)}"
+            f"data {name!r} is not a labelled image dataset with train and test "
+            f"splits: it has {sorted(features)} and the splits {sorted(info.splits)}"
         )
     return tuple(features["label"].names)
 
 
 def _check_network(name: str) -> None:
-    """TFDS tries for minutes where there is no network; ask once, briefly."""
+    """Check for a network with a short timeout, as TFDS would retry for minutes."""
     try:
         urllib.request.urlopen("https://storage.googleapis.com", timeout=5).close()
     except urllib.error.HTTPError:
-        pass  # an answer, whatever it says
+        pass  # any answer shows that there is a network
     except (OSError, urllib.error.URLError) as error:
         reason = getattr(error, "reason", error)
         raise DatasetUnavailable(
             f"data {name!r} is not on this machine and there is no network to download "
-            f"it ({reason}); name a prepared TFDS folder with --data-dir, or a file of "
-            "your own with --data"
+            f"it ({reason}); name a prepared TFDS folder with --data-dir, or your own "
+            "file with --data"
         ) from None

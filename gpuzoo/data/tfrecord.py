@@ -1,6 +1,6 @@
-"""Prepared TFDS folders, read without TensorFlow: the same examples in the same order.
+"""Read prepared TFDS folders without TensorFlow: same examples, same order.
 
-A TFRecord file is a row of records: the length in 8 bytes, its checksum in 4, the
+A TFRecord file is a sequence of records: the length in 8 bytes, its checksum in 4, the
 bytes, their checksum in 4; numbers are little-endian.
 """
 
@@ -13,28 +13,28 @@ from collections.abc import Iterator
 
 from gpuzoo.errors import GpuzooError
 
-# TFDS reads so many files in turns, and so many records of each in a turn.
+# TFDS interleaves so many files, with so many records of each in a turn.
 _FILES, _RECORDS = 16, 16
 
 
 def read_examples(info, split: str) -> Iterator[dict]:
-    """The examples of a split, as NumPy arrays by feature.
+    """Yield the examples of a split, as NumPy arrays by feature.
 
     Args:
         info: of a TFDS builder, with its features and the files of its splits.
 
     Raises:
         GpuzooError: it is not stored as TFRecord files.
-        ValueError: a file is damaged, cut off or no TFRecord file.
+        ValueError: a file is damaged, truncated or not a TFRecord file.
         OSError: a file cannot be read.
     """
     if info.file_format.value != "tfrecord":
         raise GpuzooError(
-            f"data {info.name!r} is stored as {info.file_format.value}, which is read "
-            "with TensorFlow only; run: pip install tensorflow"
+            f"data {info.name!r} is stored as {info.file_format.value}, which needs "
+            "TensorFlow; run: pip install tensorflow"
         )
     paths = [pathlib.Path(path) for path in info.splits[split].filepaths]
-    # TFDS recommends OpenCV to those who have it not.
+    # TFDS recommends OpenCV if it is not installed.
     logging.getLogger("absl").setLevel(logging.ERROR)
     count = 0
     for record in _in_turns([_records(path) for path in paths]):
@@ -47,8 +47,8 @@ def read_examples(info, split: str) -> Iterator[dict]:
 
 
 def _in_turns(files: list[Iterator[bytes]]) -> Iterator[bytes]:
-    """The records in the order of tf.data's interleave: a file that has ended gives its
-    place to the next one from the following turn on."""
+    """Yield records in the order of tf.data's interleave: the next file replaces a
+    finished one from the following turn on."""
     waiting, places = collections.deque(files), [None] * _FILES
     while waiting or any(places):
         for number, file in enumerate(places):
@@ -74,7 +74,7 @@ def _records(path: pathlib.Path) -> Iterator[bytes]:
 
 
 def _checksum(content: bytes) -> int:
-    """The CRC-32C, rotated and moved, as TFRecord files have it."""
+    """Return the masked CRC-32C of TFRecord files."""
     import google_crc32c
 
     value = google_crc32c.value(content)

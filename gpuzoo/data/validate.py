@@ -1,4 +1,4 @@
-"""Is a dataset fit for training? Raw arrays are checked and cleaned here."""
+"""Check and clean the raw arrays of a dataset."""
 
 import dataclasses
 import hashlib
@@ -17,15 +17,15 @@ def make_dataset(
     splits: dict[str, Arrays],
     classes: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """Check raw arrays and make a Dataset of them.
+    """Check raw arrays and build a Dataset.
 
-    Without labels, or with one class alone, the dataset has no classes.
+    Without labels, or with only one class, the dataset has no classes.
     Images may be (n, height, width) or (n, height, width, channels), bool, any integer
-    type with values 0..255, or floats in [0, 1]. Labels may be whole numbers, True
-    and False, one-hot rows, or names.
+    dtype with values 0..255, or floats in [0, 1]. Labels may be integers, booleans,
+    one-hot rows, or names.
 
     Raises:
-        GpuzooError: what is wrong, in which array, and the remedy.
+        GpuzooError: the fault, the array, and the remedy.
     """
     if set(splits) != {"train", "test"}:
         raise GpuzooError(
@@ -60,8 +60,8 @@ def label_examples(
     splits: dict[str, Arrays],
     classes: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """Make a Dataset of examples that are clean and of labels as in make_dataset; where
-    there are none, or all are one, of the examples alone."""
+    """Build a Dataset from checked examples and labels as in make_dataset; labels are
+    dropped if there is only one class."""
     splits, lone = _without_lone_class(name, splits, classes)
     if not all("label" in arrays for arrays in splits.values()):
         dataset = Dataset(name, source, splits, (), fingerprint(splits))
@@ -87,7 +87,7 @@ def label_examples(
 
 
 def _without_lone_class(name: str, splits: dict, classes) -> tuple[dict, list[str]]:
-    """The examples without their labels if these tell nothing, and a finding then."""
+    """Drop labels of only one class; return the splits and findings."""
     if classes and len(classes) > 1 or not all("label" in a for a in splits.values()):
         return splits, []
     labels = [
@@ -111,11 +111,11 @@ def _without_lone_class(name: str, splits: dict, classes) -> tuple[dict, list[st
         for split, arrays in splits.items()
     }
     label = classes[0] if classes else labels[0][0]
-    return plain, [f"only one class, {str(label)!r}: the labels are left out"]
+    return plain, [f"only one class, {str(label)!r}: labels are ignored"]
 
 
 def clean_images(what: str, images: np.ndarray) -> np.ndarray:
-    """(n, height, width, channels), uint8 or float32 in [0, 1], or GpuzooError."""
+    """Return images as (n, height, width, channels), uint8 or float32 in [0, 1]."""
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or 0 in images.shape:
@@ -168,7 +168,7 @@ def _clean_labels(name, splits, classes):
             unknown = set(array.astype(str)) - set(index)
             if unknown:
                 raise GpuzooError(
-                    f"{name}, {split} labels: {str(min(unknown))!r} is no class of "
+                    f"{name}, {split} labels: {str(min(unknown))!r} is not a class of "
                     f"the training examples: {', '.join(classes)}"
                 )
             raw[split] = np.array([index[str(c)] for c in array])
@@ -185,7 +185,7 @@ def _clean_labels(name, splits, classes):
         if array.min() < 0:
             raise GpuzooError(f"{what}: {int(array.min())} is negative; count from 0")
         labels[split] = array
-    # Of one-hot labels the columns, though the last may not occur.
+    # One-hot labels have a column per class, even if the last class does not occur.
     shapes = [np.shape(arrays["label"]) for arrays in splits.values()]
     columns = max([shape[1] for shape in shapes if len(shape) == 2], default=0)
     highest = max(int(labels["train"].max()) + 1, columns)
@@ -209,9 +209,10 @@ def _clean_labels(name, splits, classes):
 
 
 def squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
-    """(n,) from (n,), (n, 1) or one-hot (n, classes); names that are bytes decoded.
+    """Return labels as (n,) from (n,), (n, 1) or one-hot (n, classes); bytes decoded.
 
-    Raises GpuzooError if they have another shape, or names that are no text.
+    Raises:
+        GpuzooError: another shape, or names that are not valid text.
     """
     if labels.size == 0:
         raise GpuzooError(f"{what}: there are none")
@@ -235,7 +236,7 @@ def _check_text(what: str, names: np.ndarray) -> None:
     points = np.ascontiguousarray(names.astype(names.dtype.newbyteorder("=")))
     points = points.view(np.uint32)
     if ((points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))).any():
-        raise GpuzooError(f"{what}: hold characters that are none; save them anew")
+        raise GpuzooError(f"{what}: hold invalid characters; save them again")
 
 
 def _decoded(what: str, names: np.ndarray) -> np.ndarray:
@@ -243,7 +244,7 @@ def _decoded(what: str, names: np.ndarray) -> np.ndarray:
         return np.array([name.decode() for name in names.tolist()])
     except UnicodeDecodeError as error:
         raise GpuzooError(
-            f"{what}: {error.object!r} is no UTF-8; save the names as text"
+            f"{what}: {error.object!r} is not UTF-8; save the names as text"
         ) from None
 
 
@@ -253,7 +254,7 @@ def _alike(classes: tuple[str, ...]) -> list[str]:
     for name in classes:
         key = unicodedata.normalize("NFKC", name).casefold().strip()
         if seen.setdefault(key, name) != name:
-            found.append(f"the classes {seen[key]!r} and {name!r} have like names")
+            found.append(f"the classes {seen[key]!r} and {name!r} have similar names")
     return found
 
 
@@ -271,7 +272,7 @@ def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
 
 
 def _duplicates(field: str, examples: Arrays) -> list[str]:
-    """How many test examples are, byte for byte, training examples."""
+    """Report test examples that are, byte for byte, also training examples."""
 
     def digests(split: str) -> list[bytes]:
         flat = examples[split].reshape(len(examples[split]), -1)
@@ -287,14 +288,14 @@ def _duplicates(field: str, examples: Arrays) -> list[str]:
     return [f"{count} of {len(examples['test'])} test {field}s {verb}"]
 
 
-# Part of the examples held out for testing where the source has no test split.
+# Test fraction for sources without a test split.
 HELD_OUT = 0.2
 
 
 def hold_out(what: str, whole: dict) -> dict:
-    """Hold out a fifth for testing, the same one every time."""
+    """Split off a fixed fifth of the examples for testing."""
     if any(np.ndim(array) == 0 for array in whole.values()):
-        raise GpuzooError(f"{what}: a single number where there should be examples")
+        raise GpuzooError(f"{what}: a single number, expected an array of examples")
     field, count = next((name, len(array)) for name, array in whole.items())
     if "label" in whole and len(whole["label"]) != count:
         raise GpuzooError(f"{what}: {count} {field}s but {len(whole['label'])} labels")
@@ -307,8 +308,8 @@ def hold_out(what: str, whole: dict) -> dict:
         if not len(test):
             raise GpuzooError(
                 f"{what}: labels are not classes: each of the {count} labels occurs "
-                "once; expected classes of two examples or more (gpuzoo has no task "
-                "that learns a number for each example)"
+                "once; expected two or more examples per class (gpuzoo has no "
+                "regression task)"
             )
     parts = {"train": train, "test": test}
     return {
@@ -318,10 +319,10 @@ def hold_out(what: str, whole: dict) -> dict:
 
 
 def _of_every_class(labels, order, train, test) -> tuple[np.ndarray, np.ndarray]:
-    """The parts as they are if a class of two examples or more is in both; else a fifth
-    of every class, at least one. A class of one example is for training.
+    """Stratify the split if a class with two or more examples is missing in a part: a
+    fifth of every class, at least one. A class with one example is for training.
 
-    The first keeps the split, and so the bits, of data that a plain draw divides well.
+    Otherwise the split is kept, and so the results on such data.
     """
     _, ids = np.unique(np.reshape(labels, (len(labels), -1)), axis=0,
                        return_inverse=True)  # fmt: skip
