@@ -323,5 +323,5 @@ def test_a_teacher_is_verified_whole(tmp_path, cli, dataset, runtime, npz):
             train(recipe, dataset, runtime)
         (tmp_path / name).write_text(kept)
     shutil.rmtree(tmp_path / "teacher")
-    with pytest.raises(gpuzoo.GpuzooError, match="is no run folder"):
+    with pytest.raises(gpuzoo.GpuzooError, match="is not a run folder"):
         train(recipe, dataset, runtime)

@@ -75,12 +75,12 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
     weights = pathlib.Path(teacher) / "weights.safetensors"
     for name, words in (
         ("", "teacher must be named"),
-        (str(tmp_path), "is no run folder: it has no run.json; name the folder"),
+        (str(tmp_path), "is not a run folder: it has no run.json; name the folder"),
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):
             distill.settle(DISTILL.override(teacher=name))
     for changes, words in (
-        ({"teacher": str(tmp_path)}, "is no run folder"),
+        ({"teacher": str(tmp_path)}, "is not a run folder"),
         (
             {"teacher": "lenet5"},
             r"knows 10 classes of examples \(28, 28, 1\); tiny has 2",

@@ -277,7 +277,7 @@ def test_the_runs_own_code_is_executed_only_if_one_says_so(place, cli):
     own.write_text(OWN + "\npathlib.Path('executed').touch()\nraise SystemExit(0)\n")
     for words in (["verify", "run"], ["verify", "run", "--quick"]):
         done = cli(*words)
-        assert done.returncode == 2 and "code of its own, own.py:net" in done.stderr
+        assert done.returncode == 2 and "has user code, own.py:net" in done.stderr
         assert not (place / "executed").exists()
     done = cli("verify", "run", "--trust-code")
     assert done.returncode == 2 and (place / "executed").exists(), done.stderr

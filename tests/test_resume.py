@@ -334,7 +334,7 @@ def test_a_changed_environment_is_refused_by_name(tmp_path):
 
 def test_what_cannot_be_resumed(tmp_path, cli):
     done = cli("resume", "nowhere")
-    assert done.returncode == 2 and "is no run folder" in done.stderr
+    assert done.returncode == 2 and "is not a run folder" in done.stderr
     failed = cli("train", "mnist", "--data", "digits", "--learning-rate", "1e30",
                  "--optimizer", "sgd", "--out", "bad")  # fmt: skip
     assert failed.returncode == 1

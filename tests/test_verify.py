@@ -124,7 +124,7 @@ def test_a_changed_record_is_named(run, cli):
     assert done.returncode == 1 and done.json["changed_files"] == ["run.json"]
     path.unlink()
     done = cli("verify", run)
-    assert done.returncode == 2 and "no run folder" in done.stderr
+    assert done.returncode == 2 and "is not a run folder" in done.stderr
 
 
 def test_one_pixel_is_named(run, cli, npz, arrays):

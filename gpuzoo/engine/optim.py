@@ -94,7 +94,7 @@ def deserialized(config: dict, module):
         GpuzooError: it is not Keras's own, or cannot be built from these settings.
     """
     if foreign := next(architecture.foreign_parts(config), None):
-        raise GpuzooError(f"compiled: {foreign} is no part of Keras")
+        raise GpuzooError(f"compiled: {foreign} is not part of Keras")
     name = config.get("class_name")
     try:
         made = module.deserialize(copy.deepcopy(config))  # Keras modifies it

@@ -132,8 +132,8 @@ def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None
     files = " and ".join(own_files(recorded))
     if files and not trusted:
         raise GpuzooError(
-            f"{path} has code of its own, {files}, which would be executed with all "
-            "your rights; look at it, then add --trust-code (in Python trust_code=True)"
+            f"{path} has user code, {files}, which would be executed with your "
+            "permissions; review it, then add --trust-code (Python: trust_code=True)"
         )
     if files:
         note(f"Executing the run's own code: {files}.")

@@ -55,7 +55,7 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
         check_record(record)
         found = seal(record)
     except (FileNotFoundError, NotADirectoryError):
-        raise GpuzooError(f"{path} is no run folder: it has no run.json") from None
+        raise GpuzooError(f"{path} is not a run folder: it has no run.json") from None
     except OSError as error:
         raise GpuzooError(f"{file} cannot be read: {error.strerror or error}") from None
     except RecursionError:

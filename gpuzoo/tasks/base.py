@@ -163,7 +163,7 @@ class Task:
         if end.kind == "sigmoid" and end.only_moved(picked=True):
             if end.used_once(model):
                 return None
-        return f"ends in a {end.kind}{end.told(model)}; let it put out the logits"
+        return f"ends in a {end.kind}{end.reason(model)}; let it put out the logits"
 
     def minimise(self, loss, backend):
         """Update the model; see minimise() below."""

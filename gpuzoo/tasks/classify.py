@@ -181,7 +181,7 @@ def _no_logits(model: keras.Model, dataset) -> str | None:
         if end.kind == "sigmoid" or shape[end.axis] == math.prod(shape[1:]):
             return None
         return f"ends in a softmax over an axis of {shape}; let it put out the logits"
-    return f"ends in a {end.kind}{end.told(model)}; end it in {wanted}"
+    return f"ends in a {end.kind}{end.reason(model)}; end it in {wanted}"
 
 
 def _views(images, kind: str) -> list[tuple[float, object]]:

@@ -74,7 +74,7 @@ class End:
         once = _uses(network)[id(self.called)] == 1 and regular is None
         return once and _is_keras(self.operation)
 
-    def told(self, network) -> str:
+    def reason(self, network) -> str:
         """Say why the activation cannot be left out, as the rest of a sentence."""
         if self.after and not self.only_moved(picked=True):
             names = ", ".join(one.name for one in reversed(self.after))
@@ -200,14 +200,14 @@ def scaled(tensor, model: keras.Model) -> str | None:
         end.kind not in ("softmax", "sparsemax") and not _bounded(model)
     ):
         return None
-    return f"ends in a {end.kind}{end.told(model)}"
+    return f"ends in a {end.kind}{end.reason(model)}"
 
 
 def _bounded(model: keras.Model) -> bool:
     """Return whether the outputs for wide noise lie between 0 and 1."""
     shape = [size or 32 for size in model.inputs[0].shape[1:]]
     noise = 10 * np.random.default_rng(0).standard_normal((16, *shape), np.float32)
-    with contextlib.suppress(Exception):  # what fails here is told when it is trained
+    with contextlib.suppress(Exception):  # training reports what fails here
         for given in keras.tree.flatten(model(noise, training=False)):
             rows = keras.ops.convert_to_numpy(keras.ops.cast(given, "float32"))
             if (rows < 0).any() or (rows > 1).any():
@@ -232,7 +232,7 @@ def gives_probabilities(model: keras.Model, shape: tuple[int, ...]) -> bool:
     """Return whether the outputs for noise are probabilities that add up to 1; for
     models that end in a custom layer."""
     noise = np.random.default_rng(0).random((4, *shape), np.float32)
-    with contextlib.suppress(Exception):  # what fails here is told when it is trained
+    with contextlib.suppress(Exception):  # training reports what fails here
         given = Network(model, shape)(noise)
         rows = keras.ops.convert_to_numpy(keras.ops.cast(given, "float32"))
         return bool((rows >= 0).all() and np.abs(rows.sum(axis=1) - 1).max() < 0.01)

@@ -1,17 +1,16 @@
-"""Each convolution gets the gradient of its own bias, and the same one every time.
+"""Work around wrong and varying bias gradients of TensorFlow's oneDNN pass on a CPU.
 
-On a CPU TensorFlow's oneDNN pass (mkl_layout_pass.cc) replaces the gradient of a
-convolution's filters and that of its bias by one kernel. To find the two it asks which
-operations take any output of the same operation, and merges the first two that it
-meets. The outputs of one Unpack, Split or tuple are all one to it: with
-`ops.stack([conv_1(x), conv_2(x)])` the bias of conv_1 may be given the gradient of
-conv_2's, and which it gets differs from one compilation to the next. Where several
-convolutions share one tensor (`Add()([conv_1(x), conv_2(x)])`), each pair gives one
-sum, but its last bits depend on which are merged.
+The pass (mkl_layout_pass.cc) replaces the gradients of a convolution's filters and of
+its bias by one kernel. It looks for operations that take any output of the same
+operation, and merges the first two that it finds. It does not distinguish the outputs
+of an Unpack, Split or tuple: with `ops.stack([conv_1(x), conv_2(x)])` the bias of
+conv_1 may get the gradient of conv_2's, and which one varies between compilations. If
+several convolutions share one tensor (`Add()([conv_1(x), conv_2(x)])`), each pair gives
+the same sum, but its last bits depend on which are merged.
 
-So the gradient of a bias that might be merged with a wrong one takes its tensor through
-an EnsureShape, which copies nothing and stays in the graph, and the pass finds no pair.
-All other graphs are left as they are.
+So the gradient of a bias that might be merged wrongly gets its tensor through an
+EnsureShape, which copies nothing and stays in the graph: the pass finds no pair. All
+other graphs are left unchanged.
 """
 
 import contextlib
@@ -22,23 +21,22 @@ if keras.config.backend() == "tensorflow":
     from tensorflow.python.eager.polymorphic_function import atomic_function
     from tensorflow.python.ops import array_ops
 
-# The optimizer may take these out of a graph: what hangs on them then hangs on what
-# they stand for.
+# The graph optimizer may remove these and connect their consumers to their input.
 _PASSING = {
     "Identity", "IdentityN", "StopGradient", "PreventGradient", "Snapshot", "Reshape",
     "Cast", "Squeeze", "ExpandDims", "Bitcast",
 }  # fmt: skip
-# What stands behind these is seen only after functions have been inlined.
+# Sources behind these are known only after functions are inlined.
 _HIDING = {"Placeholder", "PartitionedCall", "StatefulPartitionedCall"}
-# TensorFlow keeps up to so many edges of an operation in the order in which they were
-# added (graph/edgeset.h), more of them in the order of their addresses.
+# TensorFlow orders up to so many edges of an operation by insertion (graph/edgeset.h),
+# more of them by memory address.
 _IN_ORDER = 8
 
 
 @contextlib.contextmanager
 def kept_apart():
-    """Every function that TensorFlow makes of a graph inside is treated so, the
-    gradients of loops and of other functions among them."""
+    """Apply this to every function that TensorFlow creates in the block, the gradients
+    of loops and of other functions included."""
     real = atomic_function.from_func_graph
 
     def from_func_graph(name, graph, *args, **kwargs):
@@ -53,8 +51,8 @@ def kept_apart():
 
 
 def ambiguous(operations) -> list:
-    """The gradients of biases, of one graph, that may be merged with the filters' of
-    another convolution, or now with one and now with another."""
+    """Return the bias gradients of a graph that may be merged with the filters of
+    another convolution, or with varying ones."""
     filters = _gradients(operations, "Conv2DBackpropFilter", 2)
     biases = _gradients(operations, "BiasAddGrad", 0)
     found = []
@@ -77,7 +75,7 @@ def _separate(graph) -> None:
 
 
 def _edges(operation) -> int:
-    """How many inputs take what the operation puts out, also if it is passed on."""
+    """Count the consumers of an operation, those behind passing operations included."""
     takers = [one for tensor in operation.outputs for one in tensor.consumers()]
     takers += operation._control_outputs
     return sum(_edges(one) if one.type in _PASSING else 0 for one in takers) + len(
@@ -86,7 +84,7 @@ def _edges(operation) -> int:
 
 
 def _gradients(operations, kind: str, index: int) -> dict:
-    """Operation of a kind -> what its input stands for, and whatever lies between."""
+    """Return operation of a kind -> source of its input, and the operations between."""
     return {
         operation: _followed(operation.inputs[index])
         for operation in operations
@@ -95,7 +93,7 @@ def _gradients(operations, kind: str, index: int) -> dict:
 
 
 def _followed(tensor) -> tuple:
-    """((operation, number of its output), the operations passed on the way to it)."""
+    """Return ((operation, number of its output), operations passed on the way)."""
     passed = {tensor.op}
     while tensor.op.type in _PASSING:
         number = tensor.value_index if tensor.op.type == "IdentityN" else 0

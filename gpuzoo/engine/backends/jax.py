@@ -144,7 +144,7 @@ class JaxBackend:
                 count = len(next(iter(part.values())))
                 part = {name: _filled(array, most) for name, array in part.items()}
                 values, outputs = program(values, part, count)
-                if count < most:  # each cut is a call of its own
+                if count < most:  # the last call is shorter
                     outputs = jax.tree.map(lambda x, n=count: x[:n], outputs)
                 parts.append(outputs)
             for variable, value in zip(variables, values, strict=True):

@@ -1,19 +1,19 @@
-"""Max-pooling that XLA can differentiate repeatably, used while a step is traced.
+"""Max-pooling with a deterministic gradient under XLA, used while a step is traced.
 
-XLA refuses the gradient of TensorFlow's max-pooling where determinism is on. That of
-JAX's is a select-and-scatter; on a GPU XLA makes a sort and a scatter of it where
-determinism is on, which takes ten times as long to compile and three times the memory.
-Here a window is the larger of two overlapping halves, and so on down to single values,
-and of few values one after another: comparisons and slices only, whose gradients are
-selections and sums in a fixed order, which XLA fuses.
+In deterministic mode XLA refuses the gradient of TensorFlow's max-pooling. That of JAX
+is a select-and-scatter, which XLA turns into a sort and a scatter on a GPU: ten times
+as long to compile, and three times the memory. Here the maximum of a window is that of
+two overlapping halves, recursively, or of a few values one after another: comparisons
+and slices only, with selections and sums in a fixed order as gradients, which XLA
+fuses.
 
 The values are those of Keras, bit for bit, and so are the gradients up to the order of
 the sum where windows overlap, unless values of a window are equal. Then on TensorFlow
-the first of them, in the order of rows (where it is adaptive, of columns), takes the
-whole gradient, as it does in Keras in one and two dimensions on a CPU. On JAX each of
-two equal values that are compared takes half of it; in Keras the first takes all.
+the first of them, in row order (adaptive: column order), gets the whole gradient, as in
+Keras in one and two dimensions on a CPU. On JAX each of two equal values that are
+compared gets half of it; in Keras the first gets all.
 
-Global max-pooling is a plain reduction, which repeats and is left as it is.
+Global max-pooling is a plain reduction, which is deterministic and not replaced.
 """
 
 import contextlib
@@ -26,22 +26,22 @@ from keras.src import backend as keras_backend
 
 from gpuzoo.runtime.options import Runtime
 
-# Values of a window that are compared one after another; more of them by halves.
+# Windows of up to so many values are compared one after another, larger ones by halves.
 _FEW = 4
 
 
 def needed(runtime: Runtime) -> bool:
-    """Whether max-pooling is to be replaced: under XLA where bits are promised, and on
-    a CPU always, where XLA's own gradient is slower."""
+    """Return whether to replace max-pooling: under XLA in deterministic mode, and on a
+    CPU always, where XLA's own gradient is slower."""
     return runtime.xla and (runtime.deterministic or runtime.device == "cpu")
 
 
 @contextlib.contextmanager
 def repeatable(runtime: Runtime):
-    """`keras.ops.max_pool` and `adaptive_max_pool`, and with them Keras's layers, are
-    computed as told above while something is traced inside, where that is needed.
+    """Replace `keras.ops.max_pool` and `adaptive_max_pool`, which Keras's layers use,
+    within the block if `needed`.
 
-    What has no fixed shape or no gradient is left to the backend.
+    Inputs without a fixed shape or a gradient are left to the backend.
     """
     if not needed(runtime):
         yield
@@ -101,7 +101,7 @@ def _adaptive_max_pool(real, inputs, output_size, data_format=None):
 
 
 def _places(x, windows: list[tuple[int, int, int]]):
-    """The values at each place of a window, of all windows, row by row."""
+    """Yield the values at each place of a window, of all windows, row by row."""
     for starts in itertools.product(*(range(size) for _, size, _ in windows)):
         place = x
         for start, (axis, size, step) in zip(starts, windows, strict=True):
@@ -111,10 +111,10 @@ def _places(x, windows: list[tuple[int, int, int]]):
 
 
 def _largest(x, axis: int, size: int, step: int):
-    """The largest value of each window along one axis; values after the last whole
-    window are dropped."""
+    """Return the largest value of each window along one axis; values after the last
+    whole window are dropped."""
     count = (x.shape[axis] - size) // step + 1
-    if size == step:  # no value is in two windows: neighbours, pair by pair
+    if size == step:  # windows do not overlap: compare neighbours in pairs
         sides = (-1, *x.shape[1:axis], count, size, *x.shape[axis + 1 :])
         x, axis = keras.ops.reshape(_slice(x, axis, 0, count * size), sides), axis + 1
         while (size := x.shape[axis]) > 1:
@@ -140,7 +140,7 @@ def _slice(x, axis: int, start: int, stop: int | None, step: int = 1):
 
 
 def _margins(side: int, size: int, step: int, padding: str) -> tuple[int, int] | None:
-    """Values to be added before and after; None if no window fits."""
+    """Return the padding before and after; None if no window fits."""
     if padding.lower() == "valid":
         return (0, 0) if size <= side else None
     total = max((-(-side // step) - 1) * step + size - side, 0)
@@ -148,7 +148,7 @@ def _margins(side: int, size: int, step: int, padding: str) -> tuple[int, int] |
 
 
 def _spatial_axes(inputs, data_format: str | None) -> list[int]:
-    """Of the inputs; empty if they have no fixed shape or are no real numbers."""
+    """Return the spatial axes; empty without a fixed shape or a float dtype."""
     last = keras_backend.standardize_data_format(data_format) == "channels_last"
     axes = list(range(1, len(inputs.shape) - 1))
     axes = axes if last else [axis + 1 for axis in axes]
@@ -157,5 +157,5 @@ def _spatial_axes(inputs, data_format: str | None) -> list[int]:
 
 
 def _each(value, axes: list[int]) -> tuple[int, ...]:
-    """One number for each axis."""
+    """Return one number per axis."""
     return (value,) * len(axes) if isinstance(value, int) else tuple(value)

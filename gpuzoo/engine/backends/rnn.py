@@ -1,8 +1,8 @@
-"""Keras's recurrent layers, computed otherwise while a step is traced.
+"""Faster forms of Keras's recurrent layers, used while a step is traced.
 
-On a CPU each thread takes its part of the batch through time: their products are small,
-and a product that several threads share waits for the slower one at every step of time.
-Parts of a batch do not wait for each other. Convolutional ones do in one convolution
+On a CPU each thread computes its part of the batch over all time steps: the products
+are small, and one shared by several threads waits for the slowest at every time step.
+Parts of a batch do not wait for each other. Convolutional LSTMs do in one convolution
 what Keras does in eight.
 """
 
@@ -11,16 +11,16 @@ import contextlib
 import keras
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
-_LEAST = 32  # examples of a part; fewer make slow products
-_LONGEST = 64  # steps of time that are written out one after another
+_LEAST = 32  # examples per part; products of fewer are slow
+_LONGEST = 64  # time steps unrolled at most
 
 
 @contextlib.contextmanager
 def split_over(threads: int):
-    """Keras's recurrent layers, traced inside, compute parts of the batch side by side.
+    """Let Keras's recurrent layers compute parts of the batch in parallel in the block.
 
-    The same function of the same numbers, up to the order in which a gradient is summed
-    over the batch. Layers that drop out keep their one mask, and are not split.
+    Results are the same up to the order in which gradients are summed over the batch.
+    Layers with dropout, which have one mask for the batch, are not split.
     """
     real = keras.layers.RNN.inner_loop
 
@@ -50,11 +50,11 @@ def split_over(threads: int):
 
 @contextlib.contextmanager
 def gates_together():
-    """Keras's convolutional LSTMs, traced inside, compute their four gates together,
-    and what these take from the inputs for all steps of time at once.
+    """Let Keras's convolutional LSTMs compute their four gates together in the block,
+    and the gates' part from the inputs for all time steps at once.
 
-    The same function of the same numbers, up to the order of sums. Layers that drop
-    out, skip masked steps or see very long series are left as they are.
+    Results are the same up to the order of sums. Layers with dropout, a mask or more
+    than _LONGEST time steps are not replaced.
     """
     real = keras.layers.RNN.inner_loop
 
@@ -73,7 +73,7 @@ def gates_together():
 
 
 def _convolved(layer, sequences, initial_state) -> tuple:
-    """The last output, all outputs, and the states in the end."""
+    """Return the last output, all outputs and the final states."""
     cell, steps = layer.cell, sequences.shape[1]
     sequences = keras.ops.moveaxis(sequences, 1, 0)
     gates = keras.ops.conv(
@@ -99,7 +99,7 @@ def _convolved(layer, sequences, initial_state) -> tuple:
 
 
 def _cut(tensors, parts: int) -> list:
-    """The same structure of tensors, each with its part of the batch."""
+    """Split a structure of tensors into parts of the batch."""
     return [
         keras.tree.map_structure(lambda one, i=i: _part(one, i, parts), tensors)
         for i in range(parts)
