@@ -236,8 +236,7 @@ def _compiles(device: str = "/GPU:0") -> Finding:
 
 
 def _fits(major: int, compiled_for: list[str]) -> bool:
-    """Whether a build runs on a GPU generation: compute_NN on all newer ones, sm_NN on
-    its own."""
+    """Whether a build fits a GPU: compute_NN all newer ones, sm_NN its generation."""
     newest = [int(one.partition("_")[2]) // 10 for one in compiled_for]
     portable = [
         int(one.partition("_")[2]) // 10

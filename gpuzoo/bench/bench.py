@@ -183,8 +183,7 @@ def _row(
     beside: list[float] | None,
     again: list[float] | None,
 ) -> dict:
-    """Return the results of a mode; `beside` and `again`: speeds of the default and of
-    the control in the same rounds."""
+    """Return the results of a mode; `beside`, `again`: speeds of default, control."""
     row = {"mode": _name(options), "error": firm.error, "error_without": free.error}
     if firm.error:
         return row

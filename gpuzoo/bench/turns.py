@@ -18,7 +18,7 @@ class Worker:
 
     Args:
         words: the command.
-        asked: the first message to it, one JSON line.
+        request: the first message to it, one JSON line.
         batch: examples per step.
         variables: changes of its environment.
     """
@@ -26,7 +26,7 @@ class Worker:
     def __init__(
         self,
         words: list[str],
-        asked: dict,
+        request: dict,
         batch: int,
         variables: dict[str, str] | None = None,
     ):
@@ -37,7 +37,7 @@ class Worker:
             words, text=True, env={**os.environ, **(variables or {})},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        self.told = self._say(json.dumps(asked))
+        self.told = self._say(json.dumps(request))
 
     def turn(self) -> None:
         """Run one turn, unless the mode has failed."""
@@ -92,12 +92,12 @@ def trainer(
         variables: changes of its environment.
     """
     variables = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **(variables or {})}
-    asked = {
+    request = {
         "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
         "seconds": seconds, "goal": goal, "limits": limits,
     }  # fmt: skip
     words = [sys.executable, "-m", "gpuzoo.bench.worker"]
-    return Worker(words, asked, recipe.batch_size, variables)
+    return Worker(words, request, recipe.batch_size, variables)
 
 
 def take_turns(workers: list[Worker], rounds: int) -> None:

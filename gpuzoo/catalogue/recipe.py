@@ -78,9 +78,8 @@ class Recipe:
     """Softmax temperature for distillation."""
 
     data: str = "mnist"
-    """Dataset: mnist, cifar10, ... (any TFDS image dataset), digits, tones,
-    mackey_glass, a .npz or .csv file, or a folder with one sub-folder of images or
-    audio files per class."""
+    """mnist, cifar10, ... (any TFDS image dataset), digits, tones, mackey_glass, a .npz
+    or .csv file, or a folder with one sub-folder of images or audio files per class."""
     data_dir: str | None = None
     """Prepared TFDS folder to read the dataset from, without downloading."""
     fallback_data: str = ""

@@ -70,17 +70,17 @@ class Reads:
 
 _reads: Reads | None = None
 _busy = False  # files that the hook itself opens are ignored
-_hears = False
+_installed = False
 
 
 @contextlib.contextmanager
 def listen(reads: Reads):
     """Record in `reads` what the user's code reads inside the block."""
     global _reads
-    _hear_python()
+    _install_hook()
     outer, _reads = _reads, reads
     try:
-        with _hear_libraries(), _hear_environment():
+        with _wrap_libraries(), _wrap_environment():
             yield
     finally:
         _reads = outer
@@ -107,16 +107,16 @@ def by_user(frame) -> bool:
 # -------------------------------------------------------- files, by Python's audit hook
 
 
-def _hear_python() -> None:
+def _install_hook() -> None:
     """Install the audit hook, once; it stays until the process ends."""
-    global _hears
-    if not _hears:
-        _hears = True
+    global _installed
+    if not _installed:
+        _installed = True
         owners.folders_of_gpuzoo()  # cached now: the hook may be called anywhere
-        sys.addaudithook(_hear)
+        sys.addaudithook(_hook)
 
 
-def _hear(event: str, arguments: tuple) -> None:
+def _hook(event: str, arguments: tuple) -> None:
     if _reads is None or _busy:
         return
     if event == "open":
@@ -206,7 +206,7 @@ def _digest(path: str) -> str:
 
 
 @contextlib.contextmanager
-def _hear_libraries():
+def _wrap_libraries():
     """Wrap the functions by which h5py, safetensors and TensorFlow open files: their C
     and Rust code raises no audit events."""
     import h5py
@@ -260,7 +260,7 @@ def _noted(function, position: int):
 
 
 @contextlib.contextmanager
-def _hear_environment():
+def _wrap_environment():
     kind = type(os.environ)
     get, each = kind.__getitem__, kind.__iter__
 

@@ -272,9 +272,9 @@ def _falls(table: Table, times: _Times) -> bool:
     for values in times.ways:
         steps = np.diff(values)
         if (steps >= 0).all() or _clock_change(steps):
-            return _told_twice(table, times, steps)
+            return _note_duplicates(table, times, steps)
         if (steps <= 0).all() or _clock_change(-steps):
-            _told_twice(table, times, steps)
+            _note_duplicates(table, times, steps)
             return True
     steps = np.diff(times.ways[0])
     way = 1 if np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0) else -1
@@ -297,7 +297,7 @@ def _clock_change(steps: np.ndarray) -> bool:
     return len(back) <= 1 + len(steps) / 500 and (back >= -3600).all()
 
 
-def _told_twice(table: Table, times: _Times, steps: np.ndarray) -> bool:
+def _note_duplicates(table: Table, times: _Times, steps: np.ndarray) -> bool:
     same = int(np.count_nonzero(steps == 0))
     if same:
         table.findings.append(

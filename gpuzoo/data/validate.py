@@ -60,8 +60,7 @@ def label_examples(
     splits: dict[str, Arrays],
     classes: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """Build a Dataset from checked examples and labels as in make_dataset; labels are
-    dropped if there is only one class."""
+    """Build a Dataset from checked examples, and labels unless all are of one class."""
     splits, lone = _without_lone_class(name, splits, classes)
     if not all("label" in arrays for arrays in splits.values()):
         dataset = Dataset(name, source, splits, (), fingerprint(splits))

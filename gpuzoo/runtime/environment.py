@@ -216,8 +216,7 @@ def _digest_of(text: str) -> str:
 
 
 def _is_plain(text: str, name: str = "") -> bool:
-    """Whether it is a number, a flag, words separated by commas or :4096:8, not a host
-    or a path."""
+    """Whether it is a number, a flag, words or :4096:8, and not a host or a path."""
     if _PRIVATE.search(name):
         return text.isdecimal() and len(text) < 3 or text.lower() in ("true", "false")
     return _PLAIN.fullmatch(text) is not None
