@@ -177,6 +177,7 @@ SLOW = {
     "threads": (["--threads", "-1"], r"threads must be in 0\.\.1024: -1"),
     "model shape": (["--model-options", "num_classes=5"], "cannot set num_classes"),
     "translate": (["--data", "digits", "--augment", "translate:28"], "leaves nothing of images of 28x28"),
+    "unused field": (["--momentum", "0.5"], "momentum is used by sgd, muon, not by the optimizer adam"),
     "steps": (["--data", "digits", "--epochs", "9999999"], "8000000 is the most"),
     "odd data name": (["--data", "fashion-mnist"], "no dataset named 'fashion-mnist'"),
     "no such home": (["--data-dir", "~nosuch/x"], "no home folder for that user"),

@@ -166,12 +166,6 @@ class Recipe:
                 raise GpuzooError(
                     f"{field.name} of recipe {self.name!r} must be {rule}: {value!r}"
                 )
-            users = _USED_BY.get(field.name, (self.optimizer,))
-            if self.optimizer not in users and value != field.default:
-                raise GpuzooError(
-                    f"{field.name} of recipe {self.name!r} is for {', '.join(users)}; "
-                    f"{self.optimizer} does not use it: leave it at {field.default}"
-                )
 
     def override(self, **changes) -> "Recipe":
         """Return a copy with other values. Setting `data` clears `fallback_data`,
@@ -192,6 +186,16 @@ class Recipe:
             if optimizer not in _USED_BY.get(field.name, (optimizer,)):
                 changes.setdefault(field.name, field.default)
         return dataclasses.replace(self, **changes)
+
+    def check_optimizer(self) -> None:
+        """Raise GpuzooError if a field is set that the optimizer does not use."""
+        for field in dataclasses.fields(self):
+            users, value = _USED_BY.get(field.name, ()), getattr(self, field.name)
+            if users and self.optimizer not in users and value != field.default:
+                raise GpuzooError(
+                    f"{field.name} is used by {', '.join(users)}, not by the optimizer "
+                    f"{self.optimizer}: leave it at {field.default}"
+                )
 
     def as_record(self) -> dict:
         """Return the fields as JSON values."""

@@ -119,6 +119,7 @@ def build_model(recipe: Recipe, dataset: Dataset):
 
 def check_recipe(recipe: Recipe) -> None:
     """Raise GpuzooError for all that is wrong without looking at the data."""
+    recipe.check_optimizer()
     tasks.load(recipe.task).check_recipe(recipe)
     options = parse_options(recipe.model_options)
     for name in ("input_shape", "num_classes", "horizon"):
