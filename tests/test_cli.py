@@ -83,9 +83,7 @@ def test_help_shows_every_field_and_its_meaning(name, cli):
         words = "model-options label-smoothing precision out threads"
         for field in words.split():
             assert f"--{field}" in done.stdout
-        assert (
-            "Fraction of the target distributed evenly over all classes" in done.stdout
-        )
+        assert "Fraction of the target spread evenly over all classes" in done.stdout
     assert named.stdout.splitlines()[2:] == script.stdout.splitlines()[2:]
 
 

@@ -62,8 +62,8 @@ class Recipe:
     """Task: loss, metrics and training step; one file in gpuzoo/tasks/."""
 
     model: str = "cnn"
-    """Model of the catalogue (`gpuzoo list`), keras/<name> (`gpuzoo list "keras/*"`),
-    or path.py:function for your own."""
+    """Name from `gpuzoo list` or `gpuzoo list "keras/*"`, or path.py:function for your
+    own model."""
     model_options: tuple[str, ...] = ()
     """Model options as key=value, e.g. filters=(32,64) dense=128."""
 
@@ -96,8 +96,8 @@ class Recipe:
     epochs: int = 1
     """Passes over the training examples."""
     min_steps: int = 0
-    """Minimum number of training steps: a small dataset is repeated; --epochs switches
-    this off."""
+    """Minimum number of training steps (small datasets are repeated); switched off by
+    --epochs."""
     batch_size: int = 128
     """Examples per step; the last, incomplete batch of an epoch is dropped."""
 
@@ -123,7 +123,7 @@ class Recipe:
     """Decay per step of an exponential moving average (EMA) of the weights, which is
     evaluated and saved instead of them; 0: no EMA."""
     label_smoothing: float = 0.0
-    """Fraction of the target distributed evenly over all classes."""
+    """Fraction of the target spread evenly over all classes."""
     augment: tuple[str, ...] = ()
     """Data augmentation of training images as name:amount, e.g. translate:2 flip."""
 

@@ -22,8 +22,8 @@ class List:
     """List models and recipes with their test results."""
 
     pattern: Word = "*"
-    """Shell-style pattern for the names of models and recipes, e.g. "res*"; recipes of
-    a matching model are listed too. "keras/*": the networks of keras.applications."""
+    """Shell-style pattern for names of models and of recipes (or their models): "res*";
+    "keras/*": the networks of keras.applications."""
     task: str | None = None
     """Only list models for this task, and their recipes."""
     output: Common = Output()

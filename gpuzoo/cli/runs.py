@@ -119,8 +119,7 @@ class Diff:
     replay: Flag = False
     """Re-run both around the first difference and name the layer it starts in."""
     trust_code: Flag = False
-    """Let --replay execute the runs' own code, if a model is defined in a user's
-    file."""
+    """Let --replay execute the runs' own code (models defined in a user's file)."""
     output: Common = Output()
 
     def __call__(self) -> int:

@@ -19,8 +19,7 @@ class Options:
     """Runtime options; `auto` lets gpuzoo choose."""
 
     backend: Literal["auto", "tensorflow", "jax"] = "auto"
-    """Keras backend; auto: KERAS_BACKEND, else tensorflow, or jax if tensorflow is not
-    installed."""
+    """Keras backend; auto: KERAS_BACKEND, else tensorflow if installed, else jax."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Device; gpu is an error if there is none."""
     precision: Precision = "auto"
@@ -28,15 +27,15 @@ class Options:
     xla: Literal["auto", "on", "off"] = "auto"
     """Compile the step with XLA; auto: on a GPU, not on a CPU."""
     level: Literal["fast", "repeatable", "strict"] = "repeatable"
-    """Determinism; fast: none; repeatable: bit-identical results on the same machine;
+    """fast: not deterministic; repeatable: bit-identical results on the same machine;
     strict: also refuses environment changes and runs the first step twice."""
     threads: int = 0
     """CPU threads; results depend on them; 0: one per available core."""
     tf32: Literal["auto", "on", "off"] = "auto"
     """TensorFloat-32 in float32 matrix products on NVIDIA GPUs; auto: on."""
     autotune: str = ""
-    """File that pins XLA's autotuned GPU kernels, so that repeatable steps are also
-    tuned; training creates it, by tuning once, if it does not exist."""
+    """File that pins XLA's autotuned GPU kernels, for fast repeatable steps;
+    created by a training, by tuning once, if it does not exist."""
 
 
 @dataclasses.dataclass(frozen=True)
