@@ -182,7 +182,7 @@ class Recipe:
         if changes.get("model", self.model) != self.model:
             changes.setdefault("model_options", ())
         optimizer = changes.get("optimizer", self.optimizer)
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(self) if optimizer != self.optimizer else ():
             if optimizer not in _USED_BY.get(field.name, (optimizer,)):
                 changes.setdefault(field.name, field.default)
         return dataclasses.replace(self, **changes)
