@@ -71,6 +71,8 @@ __all__ = [*_WHERE, "__version__"]
 def __getattr__(name: str):
     if name not in _WHERE:
         raise AttributeError(f"module 'gpuzoo' has no attribute {name!r}")
+    # By name, on first use: import statements at the top of this file would load Keras
+    # and a backend with every `import gpuzoo`.
     return getattr(importlib.import_module(_WHERE[name]), name)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 import re
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
@@ -11,6 +12,10 @@ import safetensors.numpy
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
+from gpuzoo.keras_layers import default_name, layers_of, own_variables
+
+if TYPE_CHECKING:
+    import keras
 
 
 def weights_bytes(weights: dict[str, np.ndarray]) -> bytes:
@@ -21,7 +26,7 @@ def weights_bytes(weights: dict[str, np.ndarray]) -> bytes:
 
 
 def load_weights(
-    model: "keras.Model",  # noqa: F821 - keras stays unloaded
+    model: "keras.Model",
     path: str | pathlib.Path,
     *,
     sha256: str | None = None,
@@ -63,11 +68,11 @@ def load_weights(
     assign(model, [weights[names[name]] for name in variables])
 
 
-def assign(model: "keras.Model", values: list[np.ndarray]) -> None:  # noqa: F821
+def assign(model: "keras.Model", values: list[np.ndarray]) -> None:
     """Set all weights of a model, in the order of `model.weights`."""
     for variable, value in zip(model.weights, values, strict=True):
         variable.assign(value)
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         # Normalization computes with constants derived from its weights.
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()
@@ -115,17 +120,15 @@ def _order(path: pathlib.Path) -> list[str]:
 
 def _automatic(model) -> list[bool]:
     """Return for each weight whether its layer was named by Keras."""
-    from keras.src.utils.naming import to_snake_case
-
     owners = {
         id(variable): layer
-        for layer in model._flatten_layers(include_self=True, recursive=True)
-        for variable in layer._trainable_variables + layer._non_trainable_variables
+        for layer in layers_of(model)
+        for variable in own_variables(layer)
     }
     found = []
     for variable in model.weights:
         layer = owners.get(id(variable))
-        stem = re.escape(to_snake_case(type(layer).__name__))
+        stem = re.escape(default_name(layer))
         pattern = rf"(forward_|backward_)?{stem}(_\d+)?"
         found.append(bool(layer and re.fullmatch(pattern, layer.name)))
     return found

@@ -32,7 +32,7 @@ ORDER = [
     ["runs"],
     ["data", "catalogue"],
     ["runtime"],
-    ["errors", "files", "randomness", "weights"],
+    ["errors", "files", "keras_layers", "randomness", "weights"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 GROUND = set(ORDER[-1])

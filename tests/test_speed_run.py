@@ -7,7 +7,7 @@ from small import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo.engine import checkpoint
-from gpuzoo.engine.optim import Muon
+from gpuzoo.engine.backends.optimizers import Muon
 from gpuzoo.engine.plan import make_plan
 from gpuzoo.errors import GpuzooError
 from gpuzoo.tasks import augment

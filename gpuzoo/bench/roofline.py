@@ -6,6 +6,9 @@ import time
 import keras
 import numpy as np
 
+from gpuzoo.keras_layers import layers_of
+from gpuzoo.runtime.keras_state import graph_of, nodes_of_operation
+
 # Side of the square matrices, and millions of numbers in the copy, by device.
 _SIZES = {"cpu": (1024, 16), "gpu": (8192, 256)}
 _SECONDS = 0.3
@@ -91,12 +94,11 @@ def operations(model: keras.Model) -> int | None:
     of a trainable kernel, and the gradient of inputs that depend on trainable weights.
     None if the model has large weights in other layers, or several networks.
     """
-    if isinstance(model, keras.Sequential):
-        model = model._functional
+    model = graph_of(model)
     if not isinstance(model, keras.Function):
         return None
     total, counted, learning = 0, 0, _learning(model)
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model, include_self=False):
         kernel = getattr(layer, "kernel", None)
         if not isinstance(layer, keras.layers.Dense | _CONVOLUTIONS) or kernel is None:
             continue
@@ -117,7 +119,7 @@ def _learning(model: keras.Function) -> set[int]:
     """Return the ids of operations whose outputs depend on trainable weights."""
     found = set()
     for operation in model.operations:  # inputs first
-        inner = getattr(operation, "_functional", operation)  # of a Sequential
+        inner = graph_of(operation)
         if isinstance(inner, keras.Function):
             found |= _learning(inner)
         own = getattr(operation, "trainable_variables", ())
@@ -128,7 +130,7 @@ def _learning(model: keras.Function) -> set[int]:
 
 def _below(operation) -> list:
     """Return the operations that produce the inputs of an operation."""
-    nodes = operation._inbound_nodes
+    nodes = nodes_of_operation(operation)
     return [parent.operation for node in nodes for parent in node.parent_nodes]
 
 

@@ -4,8 +4,15 @@ import json
 import re
 import types
 import warnings
+from typing import TYPE_CHECKING
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.keras_layers import added_as_trainable, layers_of, set_trainable_itself
+
+if TYPE_CHECKING:
+    import keras
+
+    from gpuzoo.catalogue.recipe import Recipe
 
 # Methods that Keras's training loop calls, and gpuzoo's does not.
 _TRAINING = (
@@ -20,7 +27,7 @@ REMEDY = (
 )
 
 
-def describe(model: "keras.Model") -> str:  # noqa: F821
+def describe(model: "keras.Model") -> str:
     """Return the architecture as JSON, without weights: `model` of a recipe.
 
     Raises:
@@ -66,9 +73,7 @@ def describe(model: "keras.Model") -> str:  # noqa: F821
         )
     parts = _numbered_anew(parts)
     twin = rebuild(json.dumps(parts))
-    for layer, other in zip(
-        model._flatten_layers(), twin._flatten_layers(), strict=True
-    ):
+    for layer, other in zip(layers_of(model), layers_of(twin), strict=True):
         if fault := _lost(layer, other):
             raise GpuzooError(f"model {model.name!r} holds {fault}; {REMEDY}")
     if flags := _trainable_flags(model, twin):
@@ -81,7 +86,7 @@ def is_text(name: str) -> bool:
     return name.startswith("{")
 
 
-def rebuild(text: str) -> "keras.Model":  # noqa: F821
+def rebuild(text: str) -> "keras.Model":
     """Build an untrained model from its architecture; no user code is executed."""
     import keras
 
@@ -97,7 +102,7 @@ def rebuild(text: str) -> "keras.Model":  # noqa: F821
     return model
 
 
-def check_precision(model: "keras.Model") -> None:  # noqa: F821
+def check_precision(model: "keras.Model") -> None:
     """Check that the dtype policies of the layers fit the run's precision; some may
     differ on purpose, as a last layer in float32.
 
@@ -108,12 +113,12 @@ def check_precision(model: "keras.Model") -> None:  # noqa: F821
 
     layers = [
         layer
-        for layer in model._flatten_layers()
+        for layer in layers_of(model)
         if not isinstance(layer, keras.layers.InputLayer | keras.Model)
     ]
     # Where all weights are float32 on purpose, layers without weights show the policy.
     every = {layer.dtype_policy.name for layer in layers}
-    found = {one.dtype_policy.name for one in layers if one._trainable_variables}
+    found = {one.dtype_policy.name for one in layers if added_as_trainable(one)}
     wanted = keras.config.dtype_policy().name
     if found == {"float32"} and wanted in every:
         return
@@ -130,7 +135,7 @@ def name_of(text: str) -> str:
     return json.loads(text)["config"]["name"]
 
 
-def recipe_for(model: "keras.Model"):  # noqa: F821
+def recipe_for(model: "keras.Model") -> "Recipe":
     """Return a recipe for a model, with the defaults of all other fields."""
     from gpuzoo.catalogue.recipe import Recipe
 
@@ -189,7 +194,7 @@ def _lost(layer, other) -> str | None:
 
 def _trainable_flags(model, twin) -> dict[str, list]:
     """Return `trainable` flags that Keras's config does not hold: [index, flag] of
-    layers, in the order of `_flatten_layers()`, and of weights, in that of `weights`.
+    layers, in the order of `layers_of`, and of weights, in that of `weights`.
 
     Keras saves `trainable` of layers only, not of an InputLayer, and applies that of a
     nested model to all its layers.
@@ -213,7 +218,7 @@ def _set_trainable(model, flags: dict[str, list]) -> None:
     try:
         layers, weights = _freezable(model)
         for place, flag in flags.get("layers", ()):
-            layers[place]._trainable = bool(flag)  # the property would set inner layers
+            set_trainable_itself(layers[place], bool(flag))
         for place, flag in flags.get("weights", ()):
             weights[place].trainable = bool(flag)
     except (AttributeError, IndexError, TypeError, ValueError):
@@ -224,7 +229,7 @@ def _set_trainable(model, flags: dict[str, list]) -> None:
 
 
 def _freezable(model) -> tuple[list, list]:
-    return list(model._flatten_layers()), model.weights
+    return layers_of(model), model.weights
 
 
 def _lambdas(parts: dict):
@@ -246,7 +251,7 @@ def _lambdas(parts: dict):
 
 def _replaced_methods(model):
     """Yield methods that were replaced on a layer instance, which no config holds."""
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         for name, value in vars(layer).items():
             if name == "loss":  # that a compiled model was given
                 continue

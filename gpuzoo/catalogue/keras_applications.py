@@ -7,6 +7,7 @@ import re
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
+from gpuzoo.keras_layers import layers_of
 
 PREFIX = "keras/"
 HUB = PREFIX + "hub"
@@ -241,5 +242,5 @@ def _load(body, path, name: str, given: str) -> None:
         raise GpuzooError(
             f"weights of {name}: {given} does not fit, or is damaged: {line}"
         ) from None
-    for layer in body._flatten_layers():
+    for layer in layers_of(body):
         layer.keeps_weights = True  # see engine/initializers.py

@@ -13,6 +13,7 @@ import inspect
 import pathlib
 import typing
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import typeguard
 
@@ -20,6 +21,9 @@ from gpuzoo.catalogue import architecture, keras_applications, user_code
 from gpuzoo.catalogue.model_info import TASKS, ModelInfo, read_models
 from gpuzoo.catalogue.user_files import execute, file_of, model_in_file
 from gpuzoo.errors import GpuzooError, nearest
+
+if TYPE_CHECKING:
+    import keras
 
 _registered: dict[str, tuple[ModelInfo, Callable]] = {}
 
@@ -89,7 +93,7 @@ def register(*, task: str, reference: str, parameters: int | None = None):
     return decorate
 
 
-def build(name: str, **options) -> "keras.Model":  # noqa: F821 - keras stays unloaded
+def build(name: str, **options) -> "keras.Model":
     """Build a model of the catalogue: a plain, untrained `keras.Model`.
 
     Args:

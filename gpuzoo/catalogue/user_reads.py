@@ -218,11 +218,10 @@ def _wrap_libraries():
         for name, module in list(sys.modules.items())
         if name.partition(".")[0] == "safetensors" and "safe_open" in vars(module)
     ]
-    if io := sys.modules.get("tensorflow.python.lib.io.file_io"):
-        places.append((io.FileIO, "__init__", 1))
-    for name in ("read_file", "whole_file_reader"):
-        if ops := sys.modules.get("tensorflow.python.ops.gen_io_ops"):
-            places.append((ops, name, 0))
+    if "tensorflow" in sys.modules:
+        from gpuzoo.runtime.tensorflow import file_openers
+
+        places += file_openers()
     kept = [(place, name, vars(place)[name]) for place, name, _ in places]
     for place, name, position in places:
         setattr(place, name, _noted(vars(place)[name], position))

@@ -9,13 +9,16 @@ import dataclasses
 import importlib
 import os
 import sys
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
 from gpuzoo.cli.parsing import last_line, parse
 from gpuzoo.errors import GpuzooError, nearest, remedy_of
 from gpuzoo.runtime import bootstrap
+
+if TYPE_CHECKING:
+    from gpuzoo.catalogue.recipe import Recipe
 
 # Verb -> the module of its class (list: List) in this folder, its line in `--help`.
 # Modules are imported when their verb is used: `gpuzoo --help` needs none of them.
@@ -53,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     _guard(lambda: _run(words), "--debug" in words)
 
 
-def run_recipe(recipe: "Recipe") -> None:  # noqa: F821 - recipes import this module
+def run_recipe(recipe: "Recipe") -> None:
     """The main function of every file in recipes/."""
     words = sys.argv[1:]
     bootstrap.start(None)
@@ -81,7 +84,7 @@ def _run(words: list[str]) -> int:
     return command()
 
 
-def _run_script(recipe: "Recipe", words: list[str], about: str) -> int:  # noqa: F821
+def _run_script(recipe: "Recipe", words: list[str], about: str) -> int:
     from gpuzoo.cli.runs import Train
 
     default = Train(recipe=recipe)
@@ -122,7 +125,7 @@ def _parse(words: list[str]):
     return parse(union, words, prog="gpuzoo", description=_ABOUT), recipe
 
 
-def _type_of(verb: str, recipe: "Recipe | None"):  # noqa: F821
+def _type_of(verb: str, recipe: "Recipe | None"):
     """Return the dataclass of a verb; for verbs that take a recipe a union with one
     sub-command per recipe, whose values are the defaults of the options."""
     module = importlib.import_module(f"gpuzoo.cli.{_VERBS[verb][0]}")
@@ -153,7 +156,7 @@ def _first_line(module) -> str:
     return (module.__doc__ or "").strip().partition("\n")[0]
 
 
-def _overridden(command, recipe: "Recipe", words: list[str]):  # noqa: F821
+def _overridden(command, recipe: "Recipe", words: list[str]):
     """Pass the fields set on the command line through override(), which applies the
     side effects of setting a field, even to its default value."""
     changes = {

@@ -12,6 +12,12 @@ import numpy as np
 
 from gpuzoo import randomness
 from gpuzoo.errors import GpuzooError
+from gpuzoo.keras_layers import (
+    added_as_trainable,
+    layers_of,
+    own_seed_generators,
+    own_variables,
+)
 
 # Initializers without random numbers.
 _CONSTANT = (
@@ -29,20 +35,20 @@ def initialise(model: keras.Model, seed: int) -> None:
     Raises:
         GpuzooError: an initializer that gpuzoo cannot reproduce.
     """
-    layers = list(model._flatten_layers(include_self=True, recursive=True))
+    layers = layers_of(model)
     # Weights that were loaded from a file stay (catalogue/keras_applications.py); of a
     # model in the model, those of all its layers.
     kept = {
         id(inner)
         for layer in layers
         if getattr(layer, "keeps_weights", False)
-        for inner in layer._flatten_layers()
+        for inner in layers_of(layer)
     }
     pairs = [
         (layer, variable)
         for layer in layers
         if id(layer) not in kept
-        for variable in layer._trainable_variables + layer._non_trainable_variables
+        for variable in own_variables(layer)
     ]
     for place, (layer, variable) in enumerate(pairs):
         initializer = _initializer_of(layer, variable)
@@ -55,7 +61,7 @@ def initialise(model: keras.Model, seed: int) -> None:
             value = _constant(initializer, layer, variable)
             if value is None or np.array_equal(value, variable):
                 continue
-        ours = any(variable is one for one in layer._trainable_variables)
+        ours = any(variable is one for one in added_as_trainable(layer))
         single = ours and layer.trainable and not variable.trainable
         if (single or not layer.trainable) and not _whitens(layer):
             part = f"{variable.name} of layer" if single else "layer"
@@ -123,8 +129,8 @@ def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     Generators of initializers are not needed once the model is built.
     """
     found = []
-    for layer in model._flatten_layers(include_self=True, recursive=True):
-        found += [one for one in layer._seed_generators if one not in found]
+    for layer in layers_of(model):
+        found += [one for one in own_seed_generators(layer) if one not in found]
     return found
 
 

@@ -17,7 +17,8 @@ from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import initializers, optim
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import read_inside
-from gpuzoo.runtime.keras_state import fresh_names
+from gpuzoo.keras_layers import layers_of
+from gpuzoo.runtime import keras_state
 from gpuzoo.tasks import ends
 from gpuzoo.weights import assign, by_name, load_weights, weights_bytes
 
@@ -87,13 +88,11 @@ def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
     optimizer, loss, findings = None, None, []
     if model.compiled:
         optimizer, loss, findings = _compiled(model, recipe, set(named))
-    with fresh_names():
+    with keras_state.fresh_names():
         twin = architecture.rebuild(recipe.model)
     assign(twin, [np.array(weight) for weight in model.weights])
     if fresh:
-        for layer, its in zip(
-            model._flatten_layers(), twin._flatten_layers(), strict=True
-        ):
+        for layer, its in zip(layers_of(model), layers_of(twin), strict=True):
             its.keeps_weights = getattr(layer, "keeps_weights", False)
         initializers.initialise(twin, recipe.seed)
     content = weights_bytes({k: np.array(v) for k, v in by_name(twin.weights).items()})
@@ -155,7 +154,7 @@ def read(content: bytes) -> Arrays:
 
 def give_back(model: keras.Model, folder: pathlib.Path, text: str) -> None:
     """Put the weights of a run into the model object that it has trained."""
-    with fresh_names():
+    with keras_state.fresh_names():
         trained = architecture.rebuild(text)
     load_weights(trained, folder)
     assign(model, [np.array(weight) for weight in trained.weights])
@@ -300,7 +299,7 @@ def line(given: Given, recipe: Recipe) -> str:
 
 def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
     """The optimizer and the loss, serialized, and what is not used of the rest."""
-    settings = model._compile_config.config
+    settings = keras_state.compile_arguments(model)
     findings = []
     for name in ("loss_weights", "weighted_metrics"):
         if settings.get(name):
@@ -343,7 +342,7 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
             f"{unused[0]} has no effect beside the compiled {kind}: set it there, or "
             "name optimizer= to train(), too"
         )
-    rate = getattr(optimizer, "_learning_rate", None)
+    rate = keras_state.given_learning_rate(optimizer)
     if callable(rate) and not isinstance(rate, _SCHEDULE | keras.Variable):
         raise _refused(f"{kind} with a function as its learning rate", "optimizer")
     config = _serialized(optimizer, keras.optimizers, "optimizer")
@@ -368,7 +367,7 @@ def _undecayed(model: keras.Model, optimizer) -> list[int]:
     `exclude_from_weight_decay` has excluded, which Keras does not serialize."""
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     weights = enumerate(model.trainable_variables)
-    return [place for place, one in weights if not inner._use_weight_decay(one)]
+    return [place for place, one in weights if not keras_state.decays(inner, one)]
 
 
 def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | None:
@@ -403,12 +402,13 @@ def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | No
     config = _serialized(loss, keras.losses, "loss")
     kind = config["class_name"]
     # Keras's Huber does not write down its delta, nor others theirs.
-    wanted = dict(getattr(loss, "_fn_kwargs", {}))
-    found = getattr(optim.deserialized(config, keras.losses), "_fn_kwargs", {})
+    wanted = dict(keras_state.function_arguments(loss))
+    again = optim.deserialized(config, keras.losses)
+    found = keras_state.function_arguments(again)
     if missing := {k: v for k, v in wanted.items() if found.get(k) != v}:
         config["config"].update(missing)
         again = optim.deserialized(config, keras.losses)
-        if again._fn_kwargs != wanted:
+        if keras_state.function_arguments(again) != wanted:
             raise GpuzooError(
                 f"the model is compiled with the loss {kind}, whose settings cannot be "
                 f"serialized: {missing}"
@@ -456,7 +456,7 @@ def _check_metric(metric, model: keras.Model, recipe: Recipe, logits: bool) -> s
             f"{recipe.task} does not measure; remove it from compile() and compute it "
             "from model.predict() after the training"
         )
-    threshold = getattr(metric, "_fn_kwargs", {}).get("threshold", 0.5)
+    threshold = keras_state.function_arguments(metric).get("threshold", 0.5)
     used = 0 if logits else 0.5
     if name.replace("_", "").lower() != "binaryaccuracy" or threshold == used:
         return ""
@@ -474,10 +474,11 @@ def _check_metric(metric, model: keras.Model, recipe: Recipe, logits: bool) -> s
 
 def _changed(part) -> str | None:
     """The name of a function of a user's own that was set on an object of Keras's."""
+    rate = keras_state.given_learning_rate(part)
     for name, value in vars(part).items():
         if architecture.is_foreign(value):
             return name
-        nested = name in ("_learning_rate", "inner_optimizer")
+        nested = value is rate or name == "inner_optimizer"
         if (
             nested
             and not isinstance(value, keras.Variable)

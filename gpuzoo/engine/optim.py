@@ -1,14 +1,15 @@
 """Optimizers and learning rates from a recipe."""
 
 import copy
-import math
 
 import keras
 import numpy as np
 
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.engine.backends.optimizers import Muon, fused_adam
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime import keras_state
 
 UNDECAYED = "exclude_from_weight_decay"
 """Key of a compiled optimizer in run.json: places of the weights without
@@ -80,7 +81,7 @@ def build_optimizer(
             adam_weight_decay=common["weight_decay"], **common,
         )  # fmt: skip
     else:
-        optimizer = _fused_adam(backend)(
+        optimizer = fused_adam(backend)(
             schedule, recipe.beta_1, recipe.beta_2, epsilon=1e-8, **common
         )
     return _scaled(optimizer)
@@ -109,7 +110,7 @@ def deserialized(config: dict, module):
 def _compiled(config: dict, backend) -> keras.optimizers.Optimizer:
     optimizer = deserialized(config, keras.optimizers)
     if type(optimizer) is keras.optimizers.Adam and not optimizer.amsgrad:
-        return _fused_adam(backend).from_config(copy.deepcopy(config["config"]))
+        return fused_adam(backend).from_config(copy.deepcopy(config["config"]))
     return optimizer
 
 
@@ -143,64 +144,4 @@ def build_state(optimizer, variables: list, compiled: dict | None) -> None:
 def averages(optimizer) -> list[tuple[keras.Variable, keras.Variable]]:
     """Each weight that an optimizer moves with its running average, if it keeps one."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not optimizer.use_ema:
-        return []
-    kept = optimizer._model_variables_moving_average
-    return list(zip(optimizer._trainable_variables, kept, strict=True))
-
-
-def _fused_adam(backend) -> type[keras.optimizers.Adam]:
-    """Keras's Adam with its dozen small operations per weight made one, where the
-    backend has such an operation. Same state, same formula."""
-    if backend.apply_adam is None:
-        return keras.optimizers.Adam
-
-    class Adam(keras.optimizers.Adam):
-        def update_step(self, gradient, variable, learning_rate):
-            step = keras.ops.cast(self.iterations + 1, "float32")
-            beta_1, beta_2 = np.float32(self.beta_1), np.float32(self.beta_2)
-            index = self._get_variable_index(variable)
-            backend.apply_adam(
-                variable,
-                self._momentums[index],
-                self._velocities[index],
-                gradient,
-                learning_rate=keras.ops.cast(learning_rate, "float32"),
-                beta_1=beta_1,
-                beta_2=beta_2,
-                beta_1_power=keras.ops.power(beta_1, step),
-                beta_2_power=keras.ops.power(beta_2, step),
-                epsilon=np.float32(self.epsilon),
-            )
-
-    return Adam
-
-
-class Muon(keras.optimizers.Muon):
-    """Keras's Muon (Jordan et al. 2024; Liu et al., arXiv 2502.16982), which makes the
-    updates of matrices nearly orthogonal, for kernels of any number of axes: all but
-    the last are taken as the rows of a matrix, as in the CIFAR-10 speed runs.
-
-    Everything else is moved by Adam with the same learning rate: biases, scales, and
-    the last kernel of the model, which gives the logits.
-    """
-
-    def build(self, variables: list[keras.Variable]) -> None:
-        """Make the state for the weights of a model, in the order of its layers."""
-        # By place: layers of one name, in nested models, have kernels of one path.
-        kernels = [at for at, one in enumerate(variables) if len(one.shape) > 1]
-        self._turned = set(kernels[:-1])
-        super().build(variables)
-
-    def _should_use_adamw(self, variable) -> bool:
-        return self._get_variable_index(variable) not in self._turned
-
-    def _muon_update_step(self, gradient, variable, lr, m) -> None:
-        gradient = keras.ops.cast(gradient, variable.dtype)
-        self.assign_add(m, gradient + m * (self.momentum - 1))
-        ahead = gradient + self.momentum * m
-        rows = math.prod(variable.shape[:-1])
-        ahead = keras.ops.reshape(ahead, (rows, variable.shape[-1]))
-        update = self.zeropower_via_newtonschulz5(ahead, self.ns_steps)
-        update = self.lr_adjust(keras.ops.cast(lr, variable.dtype) * update)
-        self.assign_sub(variable, keras.ops.reshape(update, variable.shape))
+    return keras_state.moving_averages(optimizer) if optimizer.use_ema else []

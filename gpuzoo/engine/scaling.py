@@ -8,6 +8,8 @@ import keras
 import numpy as np
 
 from gpuzoo.data.dataset import Dataset
+from gpuzoo.keras_layers import takes_training
+from gpuzoo.runtime.keras_state import graph_of, nodes_of
 from gpuzoo.tasks import augment
 
 _LOOKED_AT = 32
@@ -42,16 +44,15 @@ class _Walk:
     def through(self, model, inputs: list) -> list:
         """Each input and output is (values, factor of its deviation), or None after a
         layer with weights."""
-        graph = model._functional if isinstance(model, keras.Sequential) else model
+        graph = graph_of(model)
         known = dict(zip(map(id, graph.inputs), inputs, strict=True))
-        for depth in sorted(graph._nodes_by_depth, reverse=True):
-            for node in graph._nodes_by_depth[depth]:
-                if node.operation is None or node.is_input:
-                    continue
-                given = [known.get(id(one)) for one in node.input_tensors]
-                ended = [None] * len(node.outputs)
-                told = ended if None in given else self._apply(node, given, known)
-                known.update(zip(map(id, node.outputs), told or ended, strict=True))
+        for node in nodes_of(graph):
+            if node.operation is None or node.is_input:
+                continue
+            given = [known.get(id(one)) for one in node.input_tensors]
+            ended = [None] * len(node.outputs)
+            told = ended if None in given else self._apply(node, given, known)
+            known.update(zip(map(id, node.outputs), told or ended, strict=True))
         return [known.get(id(one)) for one in graph.outputs]
 
     def _apply(self, node, given: list, known: dict) -> list | None:
@@ -65,7 +66,7 @@ class _Walk:
         self._check_range(layer, given[0])
         values = {key: pair[0] for key, pair in known.items() if pair}
         args, kwargs = node.arguments.fill_in(values)
-        if getattr(layer, "_call_has_training_arg", False):
+        if takes_training(layer):
             kwargs["training"] = False
         try:
             outputs = keras.tree.flatten(layer(*args, **kwargs))

@@ -7,6 +7,7 @@ import stat
 
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import GpuzooError
+from gpuzoo.keras_layers import layers_of
 
 # Random sources of a model's function that the seed of the run does not fix.
 _DRAWS = (
@@ -71,7 +72,7 @@ def _differs_when_built_again(session) -> str:
         except GpuzooError as error:
             return f"the second time {error}"
         weights = by_name(model.weights)
-        layers = model._flatten_layers(include_self=False)
+        layers = layers_of(model, include_self=False)
         sides.append((
             {name: np.asarray(value).tobytes() for name, value in weights.items()},
             {layer.name: _config_of(layer) for layer in layers},

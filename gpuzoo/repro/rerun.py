@@ -1,11 +1,15 @@
 """Re-run a recorded run in this process, for verify and diff."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gpuzoo.errors import Diverged
 from gpuzoo.training.session import Recorded
+
+if TYPE_CHECKING:
+    from gpuzoo.engine import loop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +20,7 @@ class Done:
     """The rows of digests.jsonl."""
     metrics: list[dict]
     """The rows of metrics.jsonl."""
-    result: "loop.Result | None"  # noqa: F821 - the engine stays unloaded
+    result: "loop.Result | None"
     diverged: Diverged | None
 
 

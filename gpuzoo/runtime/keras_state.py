@@ -1,7 +1,9 @@
-"""Keras's global state: everything that gpuzoo sets or temporarily replaces in it.
+"""Private parts of Keras: its global state, and the attributes of its objects.
 
 Keras is imported inside the functions: `configure` imports this file before it chooses
-the backend.
+the backend. The private attributes of layers are in keras_layers.py, those used in
+compiled steps in engine/backends/. tests/test_private_doors.py fails when a release of
+Keras changes one.
 """
 
 import contextlib
@@ -134,3 +136,74 @@ def in_float32():
         yield
     finally:
         keras.config.set_dtype_policy(policy)
+
+
+# --- the graph of a functional model -------------------------------------------------
+
+
+def graph_of(model):
+    """Return the functional model inside a built Sequential; any other model is its own
+    graph."""
+    import keras
+
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def nodes_of(graph) -> list:
+    """Return the nodes (calls of operations) of a graph in the order of computation.
+
+    `keras.Function.operations` has each operation only once.
+    """
+    depths = graph._nodes_by_depth
+    return [node for depth in sorted(depths, reverse=True) for node in depths[depth]]
+
+
+def nodes_of_operation(operation) -> list:
+    """Return all calls of an operation, in any graph."""
+    return operation._inbound_nodes
+
+
+def origin_of(tensor) -> tuple:
+    """Return (operation, node, number of the output) that give a symbolic tensor."""
+    operation, number, place = tensor._keras_history
+    return operation, operation._inbound_nodes[number], place
+
+
+# --- optimizers, losses and metrics --------------------------------------------------
+
+
+def compile_arguments(model) -> dict:
+    """Return the arguments of `compile()` as objects.
+
+    `get_compile_config()` serializes them: a user's function looks like Keras's.
+    """
+    return model._compile_config.config
+
+
+def given_learning_rate(optimizer):
+    """Return the variable, schedule or function; `optimizer.learning_rate` is its value
+    at the current step."""
+    return getattr(optimizer, "_learning_rate", None)
+
+
+def decays(optimizer, variable) -> bool:
+    """Return whether weight decay applies to a variable.
+
+    `get_config()` does not have what `exclude_from_weight_decay` excludes.
+    """
+    return optimizer._use_weight_decay(variable)
+
+
+def moving_averages(optimizer) -> list[tuple]:
+    """Return (weight, its moving average) of an optimizer with `use_ema`.
+
+    Keras's own `finalize_variable_values` overwrites the weights for good.
+    """
+    kept = optimizer._model_variables_moving_average
+    return list(zip(optimizer._trainable_variables, kept, strict=True))
+
+
+def function_arguments(loss_or_metric) -> dict:
+    """Return what a loss or metric of Keras passes to its function, such as `delta`;
+    some leave it out of `get_config()`."""
+    return getattr(loss_or_metric, "_fn_kwargs", {})

@@ -117,3 +117,16 @@ def start_tensorflow(
         seed=seed,
         reasons=reasons,
     )
+
+
+def file_openers() -> list[tuple]:
+    """Where TensorFlow opens files: (class or module, name of the function, place of
+    the path in its arguments)."""
+    from tensorflow.python.lib.io import file_io
+    from tensorflow.python.ops import gen_io_ops
+
+    return [
+        (file_io.FileIO, "__init__", 1),
+        (gen_io_ops, "read_file", 0),
+        (gen_io_ops, "whole_file_reader", 0),
+    ]

@@ -6,6 +6,7 @@ from typing import ClassVar
 import keras
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.keras_layers import layers_of
 from gpuzoo.tasks import augment, ends
 
 
@@ -192,7 +193,7 @@ def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
 
 def _keeps_state(model: keras.Model) -> str | None:
     """What is wrong with a model that carries something from one batch to the next."""
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if getattr(layer, "stateful", False) and isinstance(layer, keras.layers.RNN):
             return (
                 f"has a layer {layer.name!r} with stateful=True: it would go on from "

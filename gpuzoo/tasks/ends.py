@@ -14,6 +14,8 @@ import math
 import keras
 import numpy as np
 
+from gpuzoo.runtime.keras_state import graph_of, nodes_of, origin_of
+
 layers, activations = keras.layers, keras.activations
 
 # Layers and operations that only rearrange values.
@@ -145,7 +147,7 @@ def output_of(model: keras.Model):
     of a single one."""
     if isinstance(model, keras.Sequential):
         return model.outputs[0]
-    return model._outputs_struct
+    return model.output
 
 
 def output_shape_of(model: keras.Model):
@@ -160,8 +162,7 @@ def find(tensor, model: keras.Model) -> End:
 
 def _find(tensor, outer: tuple, after: tuple) -> End:
     """`outer`: the models that the tensor is in, each with the node that calls it."""
-    operation, number, place = tensor._keras_history
-    node = operation._inbound_nodes[number]
+    operation, node, place = origin_of(tensor)
     if isinstance(operation, keras.Function | keras.Sequential):
         inside = (*outer, (operation, node))
         return _find(operation.outputs[place], inside, after)
@@ -303,8 +304,7 @@ def _repeats(operation) -> bool:
 def _uses(model, uses: collections.Counter | None = None) -> collections.Counter:
     """Count how often a model calls each of its operations, nested ones included."""
     uses = collections.Counter() if uses is None else uses
-    graph = getattr(model, "_functional", None) or model
-    for node in sum(graph._nodes_by_depth.values(), []):
+    for node in nodes_of(graph_of(model)):
         uses[id(node.operation)] += 1
         if isinstance(node.operation, keras.Function | keras.Sequential):
             _uses(node.operation, uses)

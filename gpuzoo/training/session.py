@@ -7,6 +7,7 @@ that import Keras are imported inside functions, after the backend has been chos
 import dataclasses
 import os
 import pathlib
+from typing import TYPE_CHECKING
 
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
@@ -18,12 +19,15 @@ from gpuzoo.runtime.environment import environment
 from gpuzoo.runtime.options import Options, Runtime
 from gpuzoo.training import failures
 
+if TYPE_CHECKING:
+    from gpuzoo.engine.program import Session
+
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
     """A recorded run as a session in this process, and what has changed since."""
 
-    session: "Session"  # noqa: F821 - the engine stays unloaded
+    session: "Session"
     """Without a model if other data or missing inputs prevent building it."""
     differences: list[drift.Difference]
     """Fields of the environment and of the code that differ."""
@@ -35,7 +39,7 @@ class Recorded:
 
 def open_session(
     recipe: Recipe, options: Options, note, *, given=None, fast: bool = False
-) -> "Session":  # noqa: F821
+) -> "Session":
     """Configure this process, load the data of a recipe and build its model.
 
     Args:
@@ -51,7 +55,7 @@ def open_session(
 
 def make_session(
     recipe: Recipe, runtime: Runtime, note, *, given=None, fast: bool = False
-) -> "Session":  # noqa: F821
+) -> "Session":
     """Do the same in a configured process."""
     from gpuzoo import tasks
     from gpuzoo.engine import model_objects

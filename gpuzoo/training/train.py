@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import time
+from typing import TYPE_CHECKING
 
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
@@ -22,9 +23,14 @@ from gpuzoo.training.failures import NO_ROOM, raise_readably, record_failure
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.session import open_recorded, open_session, own_files
 
+if TYPE_CHECKING:
+    import keras
+
+    from gpuzoo.engine.program import Session
+
 
 def train(
-    recipe: "Recipe | str | keras.Model",  # noqa: F821 - keras stays unloaded
+    recipe: "Recipe | str | keras.Model",
     *,
     out: str | None = None,
     options: Options | None = None,
@@ -208,7 +214,7 @@ def resume(
 class _Job:
     """A training: its session, folder and screen."""
 
-    session: "Session"  # noqa: F821 - the engine stays unloaded
+    session: "Session"
     folder: RunFolder
     screen: Screen
     begun: float
