@@ -136,7 +136,10 @@ def test_only_these_files_use_what_is_private_of_the_libraries(model):
         ("def f():\n    import tensorflow.python as p", "tensorflow.python"),
         ("importlib.import_module('keras.src.layers')", "keras.src.layers"),
         ("sys.modules['jax._src.core']", "jax._src.core"),
-        ("class A(keras.layers.Dense):\n    def _flatten_layers(self): 0", "_flatten_layers"),
+        (
+            "class A(keras.layers.Dense):\n    def _flatten_layers(self): 0",
+            "_flatten_layers",
+        ),
         ("class A(keras.layers.Dense):\n    def _mine(self): self._mine()", None),
         ("self._mine = 1\nother._mine", None),
         ("def _nodes(): 0\n_nodes()\nmodel._nodes", "_nodes"),
