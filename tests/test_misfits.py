@@ -261,7 +261,7 @@ def test_a_layer_that_keeps_its_state_is_refused(dataset, runtime):
         inputs = keras.Input((14, 14), batch_size=16)
         model = keras.Model(inputs, layers.Dense(2)(layer(inputs)))
         told = tasks.load("classify").check_model(model, dataset)
-        assert "stateful=True" in told and "leave stateful out" in told
+        assert "stateful=True" in told and "remove stateful" in told
     inputs = keras.Input((14, 14, 1), batch_size=16)
     model = keras.Model(inputs, layers.Dense(2)(layers.Flatten()(inputs)))
     told = tasks.load("classify").check_model(model, dataset)

@@ -153,7 +153,7 @@ def read(content: bytes) -> Arrays:
 
 
 def give_back(model: keras.Model, folder: pathlib.Path, text: str) -> None:
-    """Put the weights of a run into the model object that it has trained."""
+    """Copy the weights of a run into the model object that it has trained."""
     with keras_state.fresh_names():
         trained = architecture.rebuild(text)
     load_weights(trained, folder)
@@ -298,7 +298,7 @@ def line(given: Given, recipe: Recipe) -> str:
 
 
 def _compiled(model: keras.Model, recipe: Recipe, named: set[str]):
-    """The optimizer and the loss, serialized, and what is not used of the rest."""
+    """Return optimizer and loss, serialized, and notes on settings not used."""
     settings = keras_state.compile_arguments(model)
     findings = []
     for name in ("loss_weights", "weighted_metrics"):
@@ -401,7 +401,7 @@ def _loss(raw, model: keras.Model, recipe: Recipe, named: set[str]) -> dict | No
         loss = kind()
     config = _serialized(loss, keras.losses, "loss")
     kind = config["class_name"]
-    # Keras's Huber does not write down its delta, nor others theirs.
+    # Keras's Huber does not serialize its delta; others do the same.
     wanted = dict(keras_state.function_arguments(loss))
     again = optim.deserialized(config, keras.losses)
     found = keras_state.function_arguments(again)
@@ -473,7 +473,7 @@ def _check_metric(metric, model: keras.Model, recipe: Recipe, logits: bool) -> s
 
 
 def _changed(part) -> str | None:
-    """The name of a function of a user's own that was set on an object of Keras's."""
+    """Return the name of a user function that was set on a Keras object, or None."""
     rate = keras_state.given_learning_rate(part)
     for name, value in vars(part).items():
         if architecture.is_foreign(value):

@@ -51,8 +51,8 @@ class _Walk:
                 continue
             given = [known.get(id(one)) for one in node.input_tensors]
             ended = [None] * len(node.outputs)
-            told = ended if None in given else self._apply(node, given, known)
-            known.update(zip(map(id, node.outputs), told or ended, strict=True))
+            found = ended if None in given else self._apply(node, given, known)
+            known.update(zip(map(id, node.outputs), found or ended, strict=True))
         return [known.get(id(one)) for one in graph.outputs]
 
     def _apply(self, node, given: list, known: dict) -> list | None:

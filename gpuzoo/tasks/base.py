@@ -192,11 +192,11 @@ def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
 
 
 def _keeps_state(model: keras.Model) -> str | None:
-    """What is wrong with a model that carries something from one batch to the next."""
+    """Return what is wrong with a model that keeps state between batches, or None."""
     for layer in layers_of(model):
         if getattr(layer, "stateful", False) and isinstance(layer, keras.layers.RNN):
             return (
-                f"has a layer {layer.name!r} with stateful=True: it would go on from "
-                "the batch before, and their order is random; leave stateful out"
+                f"has a layer {layer.name!r} with stateful=True: it would continue "
+                "from the previous batch, and their order is random; remove stateful"
             )
     return None

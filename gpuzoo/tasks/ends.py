@@ -161,7 +161,7 @@ def find(tensor, model: keras.Model) -> End:
 
 
 def _find(tensor, outer: tuple, after: tuple) -> End:
-    """`outer`: the models that the tensor is in, each with the node that calls it."""
+    """`outer`: the models around the tensor, each with the node that calls it."""
     operation, node, place = origin_of(tensor)
     if isinstance(operation, keras.Function | keras.Sequential):
         inside = (*outer, (operation, node))

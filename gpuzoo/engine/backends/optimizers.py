@@ -11,8 +11,8 @@ import numpy as np
 
 
 def fused_adam(backend) -> type[keras.optimizers.Adam]:
-    """Keras's Adam with its dozen small operations per weight made one, where the
-    backend has such an operation. Same state, same formula."""
+    """Return Keras's Adam with one fused operation per weight instead of a dozen, if
+    the backend has one. Same state, same formula."""
     if backend.apply_adam is None:
         return keras.optimizers.Adam
 
@@ -40,15 +40,15 @@ def fused_adam(backend) -> type[keras.optimizers.Adam]:
 class Muon(keras.optimizers.Muon):
     """Keras's Muon (Jordan et al. 2024; Liu et al., arXiv 2502.16982), which makes the
     updates of matrices nearly orthogonal, for kernels of any number of axes: all but
-    the last are taken as the rows of a matrix, as in the CIFAR-10 speed runs.
+    the last are flattened to the rows of a matrix, as in the CIFAR-10 speed runs.
 
-    Everything else is moved by Adam with the same learning rate: biases, scales, and
-    the last kernel of the model, which gives the logits.
+    All other weights use Adam with the same learning rate: biases, scales, and the last
+    kernel of the model, which gives the logits.
     """
 
     def build(self, variables: list[keras.Variable]) -> None:
-        """Make the state for the weights of a model, in the order of its layers."""
-        # By place: layers of one name, in nested models, have kernels of one path.
+        """Build the state for the weights of a model, in the order of its layers."""
+        # By place: paths are not unique if nested models have layers of one name.
         kernels = [at for at, one in enumerate(variables) if len(one.shape) > 1]
         self._turned = set(kernels[:-1])
         super().build(variables)
