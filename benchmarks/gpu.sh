@@ -113,7 +113,7 @@ matrix() {  # matrix NUMBER NAME OPTIONS...: some models twice, in a record NAME
     local number=$1 name=$2
     shift 2
     # shellcheck disable=SC2046,SC2086
-    "$python" benchmarks/repeatable.py --device "$device" --backends $backends \
+    "$python" benchmarks/repeatability/repeatable.py --device "$device" --backends $backends \
         --models $(third "$number") --no-control --group 3 "$@" \
         --out "benchmarks/records/repeatable_${name}_$device.json"
 }
@@ -135,7 +135,7 @@ flags() {  # flags NUMBER: without determinism, and with kernels tuned once and 
 figures() {  # figures RECIPE NAME SEEDS [OPTIONS]: a record NAME of the recipe
     local recipe=$1 name=$2 seeds=$3
     shift 3
-    "$python" benchmarks/recipe_figures.py --recipe "$recipe" --seeds "$seeds" --twice \
+    "$python" benchmarks/speed/recipe_figures.py --recipe "$recipe" --seeds "$seeds" --twice \
         --record "${name}_$device" -- --data "$mnist" --device "$device" "$@"
 }
 lstm() {  # three ways through time, in seconds and in bits; cuDNN needs a GPU
@@ -150,7 +150,7 @@ lstm() {  # three ways through time, in seconds and in bits; cuDNN needs a GPU
 price() {  # price GENERATIONS PRECISION...: what repeatability costs
     local generations=$1
     shift
-    "$python" benchmarks/price.py --data "$mnist" --device "$device" --precisions "$@" \
+    "$python" benchmarks/repeatability/price.py --data "$mnist" --device "$device" --precisions "$@" \
         --autotune "$out/choices.txt" --generations "$generations" --turns 8
 }
 bench() {  # a goal that is missed is no failure of the part
@@ -163,14 +163,14 @@ parts() {
     part doctor 40 bash -c examine
     part twice 50 bash -c twice
     [ "$device" = gpu ] && part price 80 bash -c 'price 1 mixed_bfloat16'
-    part mnist 70 "$python" benchmarks/mnist_to_99.py --data "$mnist" --together \
+    part mnist 70 "$python" benchmarks/speed/mnist_to_99.py --data "$mnist" --together \
         --device "$device" --seeds 20 --stock-seeds 0
-    [ -n "$cifar" ] && part cifar 80 "$python" benchmarks/cifar_beside_torch.py \
+    [ -n "$cifar" ] && part cifar 80 "$python" benchmarks/speed/cifar_beside_torch.py \
         --data "$cifar" --torch "$python" --device "$device"
     part lstm 60 bash -c lstm
     part gan 40 bash -c 'figures mnist_gan mnist_gan 1'
     # shellcheck disable=SC2086
-    part kills 60 "$python" benchmarks/chaos.py --kills 20 --at-once 7 \
+    part kills 60 "$python" benchmarks/repeatability/chaos.py --kills 20 --at-once 7 \
         --device "$device" --backends $backends --modes classify-jax-float32 \
         classify-jax-bfloat16 classify-jax-float16 adversarial-jax-bfloat16 \
         forecast-jax-float32 classify-tensorflow-float32 \
@@ -189,4 +189,4 @@ export -f all examine train twice third matrix models flags figures lstm price b
 export python mnist cifar device out backends
 for turn in first again; do parts; done
 echo && cat "$out/parts.txt" && echo
-"$python" benchmarks/gpu_table.py "$out/records" | tee "$out/table.txt"
+"$python" benchmarks/tables/gpu_table.py "$out/records" | tee "$out/table.txt"

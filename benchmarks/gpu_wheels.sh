@@ -17,5 +17,5 @@ rm -f "$goal"/gpuzoo-*.whl
     matplotlib contourpy cycler fonttools kiwisolver pyparsing python-dateutil six \
     importlib_resources
 rm -rf build
-[ -z "$data" ] || .venv/bin/python benchmarks/to_npz.py "$data" "$goal/.."
+[ -z "$data" ] || .venv/bin/python benchmarks/speed/to_npz.py "$data" "$goal/.."
 du -sh "$goal"

@@ -8,9 +8,9 @@
     seeds          5
     training       27.3 s, 40.7 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. The teacher was trained on
+The figures are written here by benchmarks/tables/tables.py. The teacher was trained on
 shifted images; the student sees none and learns about them from the teacher's logits.
 """
 

@@ -7,10 +7,10 @@
     seeds          3
     training       234.1 s, 270.3 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. The full network of the speed runs
-needs a GPU:
+The figures are written here by benchmarks/tables/tables.py. The full network of the
+speed runs needs a GPU:
 
     python recipes/train_cifar10.py --epochs 10 \
         --model-options "filters=(64,256,256)" activation=gelu

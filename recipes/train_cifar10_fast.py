@@ -7,9 +7,9 @@
     seeds          3
     training       88.8 s, 132.5 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. What makes it fast: Muon,
+The figures are written here by benchmarks/tables/tables.py. What makes it fast: Muon,
 alternating flip, and test-time augmentation with flips and translations.
 """
 

@@ -7,9 +7,9 @@
     seeds          3
     training       367.3 s, 397.6 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-24
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. With more time or a GPU:
+The figures are written here by benchmarks/tables/tables.py. With more time or a GPU:
 `--model resnet20 --epochs 160`, the network and about the training length of the paper.
 """
 

@@ -6,9 +6,9 @@
     seeds          3
     training       155.8 s, 189.1 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py.
+The figures are written here by benchmarks/tables/tables.py.
 """
 
 from gpuzoo import Recipe

@@ -6,9 +6,9 @@
     seeds          10
     training       3.2 s, 9.0 s for the whole process
     on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
-    measured by    benchmarks/mnist_to_99.py
+    measured by    benchmarks/speed/mnist_to_99.py
 
-The figures are written here by benchmarks/tables.py.
+The figures are written here by benchmarks/tables/tables.py.
 """
 
 from gpuzoo import Recipe

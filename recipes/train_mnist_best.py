@@ -6,11 +6,11 @@
     seeds          3
     training       433.4 s, 469.0 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-22
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. The network is a narrow version
-of that of the CIFAR-10 speed runs. Images are randomly translated and rotated, and an
-exponential moving average of the weights is evaluated.
+The figures are written here by benchmarks/tables/tables.py. The network is a narrow
+version of that of the CIFAR-10 speed runs. Images are randomly translated and rotated,
+and an exponential moving average of the weights is evaluated.
 """
 
 from gpuzoo import Recipe

@@ -6,9 +6,9 @@
     seeds          3
     training       135.2 s, 153.0 s for the whole process
     on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py.
+The figures are written here by benchmarks/tables/tables.py.
 """
 
 from gpuzoo import Recipe

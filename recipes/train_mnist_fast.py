@@ -6,11 +6,11 @@
     seeds          10
     training       3.0 s, 8.7 s for the whole process
     on             2 threads of an Intel Xeon (cpu family 6, model 207) CPU, 2026-11-27
-    measured by    benchmarks/mnist_to_99.py
+    measured by    benchmarks/speed/mnist_to_99.py
 
-The figures are written here by benchmarks/tables.py. Muon, whose updates of kernels
-are nearly orthogonal, learns more in one epoch than Adam (`train_mnist.py`): half the
-filters and units are enough.
+The figures are written here by benchmarks/tables/tables.py. Muon, whose updates of
+kernels are nearly orthogonal, learns more in one epoch than Adam (`train_mnist.py`):
+half the filters and units are enough.
 """
 
 from gpuzoo import Recipe

@@ -6,10 +6,10 @@
     seeds          3
     training       23.5 s, 42.1 s for the whole process
     on             2 threads of an AMD EPYC (cpu family 25, model 1) CPU, 2026-11-21
-    measured by    benchmarks/recipe_figures.py
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables.py. `--data folder/` trains on your
-own sound files, one sub-folder for each class.
+The figures are written here by benchmarks/tables/tables.py. `--data folder/` trains on
+your own sound files, one sub-folder for each class.
 """
 
 from gpuzoo import Recipe

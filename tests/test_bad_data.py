@@ -325,8 +325,10 @@ def test_the_data_of_a_run_are_found_beside_others(arrays, cli, tmp_path):
 
 
 def test_damaged_inputs_are_read_or_refused():
-    """A slice of what benchmarks/fuzz.py does with 10,000."""
-    script = pathlib.Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    """A slice of what benchmarks/repeatability/fuzz.py does with 10,000."""
+    script = (
+        pathlib.Path(__file__).parents[1] / "benchmarks" / "repeatability" / "fuzz.py"
+    )
     done = subprocess.run(
         [sys.executable, script, "--inputs", "230"],
         capture_output=True, text=True, errors="replace", check=False,

@@ -17,7 +17,11 @@ SHORT = ["--data", "digits", "--rounds", "2", "--seconds", "0.05", "--xla", "off
 
 def table(folder) -> str:
     """What gpu.sh tells of the records of a folder."""
-    words = [sys.executable, str(ROOT / "benchmarks" / "gpu_table.py"), str(folder)]
+    words = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "tables" / "gpu_table.py"),
+        str(folder),
+    ]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 

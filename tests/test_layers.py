@@ -1,4 +1,4 @@
-"""benchmarks/layers.py, the walk over every layer of Keras: its table is whole, it
+"""benchmarks/repeatability/layers.py, the walk over every layer of Keras: its table is whole, it
 finds what does not repeat, and the page of the docs says what its record says."""
 
 import copy
@@ -15,7 +15,7 @@ RECORD = ROOT / "benchmarks" / "records" / "layers.json"
 @pytest.fixture
 def walk(monkeypatch, runtime):
     """The two modules, in a process that is set up."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "repeatability")
     import layer_table
     import layers
 
@@ -68,7 +68,7 @@ def test_the_walk_trains_goes_on_and_fails(cli, tmp_path):
     words = ["--backends", "tensorflow", "--precisions", "float32", "--xla", "off",
              "--arrangements", "shared", "--trainings", "2", "--fresh", "1",
              "--out", out]  # fmt: skip
-    program = (ROOT / "benchmarks" / "layers.py",)
+    program = (ROOT / "benchmarks" / "repeatability" / "layers.py",)
     done = cli(*words, "--layers", "Dense", program=program)
     assert done.returncode == 0, done.stderr + done.stdout
     record = json.loads(out.read_text())

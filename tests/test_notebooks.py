@@ -17,7 +17,7 @@ def cells(notebook) -> list:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_notebook_is_generated_from_its_script(script):
-    """python benchmarks/notebooks.py writes it, or jupytext, without outputs."""
+    """python docs/make/notebooks.py writes it, or jupytext, without outputs."""
     notebook = jupytext.read(script.with_suffix(".ipynb"))
     assert cells(notebook) == cells(jupytext.read(script))
 

@@ -137,7 +137,7 @@ def test_code_of_a_new_model(tmp_path):
 
 
 def test_figures_come_from_the_records():
-    script = ROOT / "benchmarks" / "tables.py"
+    script = ROOT / "benchmarks" / "tables" / "tables.py"
     subprocess.run([sys.executable, script, "--check"], check=True)
 
 

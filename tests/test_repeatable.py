@@ -15,7 +15,7 @@ from gpuzoo.engine import checkpoint
 from gpuzoo.training.build import build_model
 
 # XLA compiles for many seconds, so a few kinds of models stand for all: loops and
-# attention; depthwise convolutions and normalisation. benchmarks/repeatable.py takes all
+# attention; depthwise convolutions and normalisation. benchmarks/repeatability/repeatable.py takes all
 # models, in every mode.
 MODES = {
     "tensorflow": ("mixed_bfloat16", ["gru", "vit_tiny"]),
@@ -34,7 +34,7 @@ def test_fresh_processes_train_to_the_same_bits_under_xla(backend, tmp_path):
     precision, models = MODES[backend]
     out = tmp_path / "repeatable.json"
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "repeatable.py", "--backends", backend,
+        [sys.executable, ROOT / "benchmarks" / "repeatability" / "repeatable.py", "--backends", backend,
          "--precisions", precision, "--xla", "on", "--models", *models, "--small",
          "--steps", "2", "--device", "cpu", "--no-control", "--out", out],
         env=environment(tmp_path), capture_output=True, text=True, check=False,
@@ -74,7 +74,7 @@ def test_moving_statistics_are_state_like_any_other(runtime, tmp_path):
 
 
 def test_the_record_of_all_models_and_modes_has_no_difference():
-    """benchmarks/repeatable.py takes an hour; what it found is looked at here. It is of
+    """benchmarks/repeatability/repeatable.py takes an hour; what it found is looked at here. It is of
     the models that the README names; one that was added has not been measured yet."""
     from test_readme import models_named
 

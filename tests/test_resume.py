@@ -97,7 +97,7 @@ def test_killed_at_random_instants(whole, tmp_path):
 
 def die_at(call, number, moment, words, tmp_path):
     """A process that dies at the n-th call that changes a file, see the script."""
-    script = ROOT / "benchmarks" / "die_at.py"
+    script = ROOT / "benchmarks" / "repeatability" / "die_at.py"
     process = subprocess.run(
         [sys.executable, script, ".", call, str(number), moment, *words],
         cwd=tmp_path, capture_output=True, text=True, check=False,

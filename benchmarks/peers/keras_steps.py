@@ -95,7 +95,7 @@ def prepare(asked: dict, arrays):
     batch, work = asked["batch"], asked["work"]
     images, labels = (array[: len(array) // batch * batch] for array in arrays)
     Adam = keras.optimizers.Adam
-    if work == "tiny":  # benchmarks/overhead.py
+    if work == "tiny":  # benchmarks/speed/overhead.py
         model = gpuzoo.build("mlp", input_shape=images.shape[1:], units=())
     else:
         model = gpuzoo.build(work)

@@ -50,7 +50,7 @@ def rating_of(name: str) -> float | None:
 
 @functools.cache
 def _results() -> dict:
-    """Read the results, written by benchmarks/tables.py from the records."""
+    """Read the results, written by benchmarks/tables/tables.py from the records."""
     file = importlib.resources.files("gpuzoo.recipes").joinpath("results.json")
     return json.loads(file.read_text("utf-8"))
 

@@ -1,6 +1,7 @@
 """Write MNIST and CIFAR-10 as .npz files, for a machine without TensorFlow.
 
-python benchmarks/to_npz.py DIR FOLDER    # a prepared TFDS folder; the target folder
+# a prepared TFDS folder; the target folder
+python benchmarks/speed/to_npz.py DIR FOLDER
 """
 
 import pathlib

@@ -23,7 +23,7 @@ def price_rows(price: dict, machine) -> list[str]:
         "",
         f"Recipe `mnist`, {price['generations'] * price['turns']} rounds in which the "
         f"modes took turns of about a second, {price['generations']} processes each, "
-        f"{machine(price)}, {price['date']} (`benchmarks/price.py`).",
+        f"{machine(price)}, {price['date']} (`benchmarks/repeatability/price.py`).",
         "",
     ]
 
@@ -51,7 +51,7 @@ def repeated_text(record: dict, where: str) -> str:
         f"precision and XLA, {which} gave equal bits in {equal} of {cases} cases"
         + (f"; {'; '.join(told)}" if told else "")
         + f" ({where}, large models narrowed, {record['date']}, "
-        "`benchmarks/repeatable.py`)."
+        "`benchmarks/repeatability/repeatable.py`)."
     )
 
 
@@ -70,7 +70,7 @@ def reach_text(
         f"Killed {total['kills']} times at random instants and inside of writes, "
         f"flushes and renames, in {len(chaos['modes'])} combinations of task, backend, "
         f"precision and XLA, {total['runs']} runs ended with {total['different']} "
-        f"other bits; {total['lost']} were lost (`benchmarks/chaos.py`).",
+        f"other bits; {total['lost']} were lost (`benchmarks/repeatability/chaos.py`).",
         "",
         "With one seed, TensorFlow and JAX start from the same weights and see the "
         "same examples, but their arithmetic differs in the last bits. In float32 the "
@@ -80,6 +80,6 @@ def reach_text(
         f"weights at the end {apart['weights_relative_distance']:.0%} (two seeds: "
         f"{seeds['weights_relative_distance']:.0%}); test accuracy "
         f"{apart['test_accuracy'][0]:.2%} and {apart['test_accuracy'][1]:.2%} "
-        "(`benchmarks/drift.py`).",
+        "(`benchmarks/repeatability/drift.py`).",
     ]
     return "\n".join(lines)

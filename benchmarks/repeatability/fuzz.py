@@ -4,7 +4,8 @@ Valid inputs of every loader are damaged (bits flipped, bytes changed, cut, inse
 swapped; mostly in headers) and loaded in processes with memory and time limits. A
 traceback, a hang, running out of memory or a crash is a fault, and the exit code is 1.
 
-    python benchmarks/fuzz.py --inputs 10000 --record benchmarks/records/fuzz.json
+    python benchmarks/repeatability/fuzz.py --inputs 10000 \\
+        --record benchmarks/records/fuzz.json
 """
 
 import argparse

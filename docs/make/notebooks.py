@@ -1,7 +1,7 @@
 """Create the notebooks from their scripts: executed, with small images.
 
-    python benchmarks/notebooks.py            # all of notebooks/*.py
-    python benchmarks/notebooks.py gan codes  # some
+    python docs/make/notebooks.py            # all of notebooks/*.py
+    python docs/make/notebooks.py gan codes  # some
 
 Each runs in its own empty folder, on the data that its reader would get: MNIST from the
 TFDS folder, gpuzoo's cache or a download, otherwise the digits of scikit-learn.
@@ -17,7 +17,7 @@ import jupytext
 import nbclient
 import PIL.Image
 
-NOTEBOOKS = pathlib.Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
 
 
 def small(picture: str) -> str:

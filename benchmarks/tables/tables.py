@@ -1,8 +1,8 @@
 """Write the results into README.md, docs/results.md, the docstrings of the recipes and
 recipes/results.json, which `gpuzoo list` reads.
 
-python benchmarks/tables.py           # rewrite them from benchmarks/records/
-python benchmarks/tables.py --check   # exit 1 if they are not up to date
+python benchmarks/tables/tables.py           # rewrite them from benchmarks/records/
+python benchmarks/tables/tables.py --check   # exit 1 if they are not up to date
 """
 
 import json
@@ -20,7 +20,7 @@ import gpuzoo
 from gpuzoo import tasks
 from gpuzoo.tasks.base import ACCURACY
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
 # A part of a record of mnist_to_99.py -> the recipe's script.
 SCRIPTS = {
@@ -111,7 +111,7 @@ def readme_table(record: dict) -> str:
         f"{times_of(ratio, 'training', '.0f')}; "
         f"{times_of(ratio, 'training_and_compiling', '.0f')} with compiling "
         f"counted; {by_medians(record, 'stock_keras')}.{beside} Measured by "
-        "`benchmarks/mnist_to_99.py`.",
+        "`benchmarks/speed/mnist_to_99.py`.",
     ]
     return "\n".join(lines)
 
@@ -282,10 +282,12 @@ def more_table(records: dict[str, dict]) -> str:
     return "\n\n".join(
         [
             *tables,
-            "Measured by `benchmarks/recipe_figures.py`. The fixed classifier of the "
+            "Measured by `benchmarks/speed/recipe_figures.py`. "
+            "The fixed classifier of the "
             f"Frechet distances knows {judge['test_accuracy']:.2%} of the test images; "
             f"training images are {judge['frechet_of_training_images']:.2f} from them "
-            f"(`benchmarks/classifier.py`). {JPEG} is CIFAR-10 re-encoded as JPEG "
+            f"(`benchmarks/speed/classifier.py`). "
+            f"{JPEG} is CIFAR-10 re-encoded as JPEG "
             "(quality about 75): figures on it compare with each other, not with "
             "published ones.",
         ]
@@ -367,10 +369,10 @@ def main() -> None:
         part = f"train_{name}"
         record = next(record for record in fast if part in record)
         there = gpu_head(gpu, part)
-        measured[name] = record, record[part], there, "benchmarks/mnist_to_99.py"
+        measured[name] = record, record[part], there, "benchmarks/speed/mnist_to_99.py"
     for name, other in others.items():
         there = gpu_head(load(f"{name}_gpu"))
-        measured[name] = other, other, there, "benchmarks/recipe_figures.py"
+        measured[name] = other, other, there, "benchmarks/speed/recipe_figures.py"
     results = {name: result(name, *told) for name, told in sorted(measured.items())}
     wanted = {
         page: text,

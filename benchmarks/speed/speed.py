@@ -1,6 +1,6 @@
 """Training speed: gpuzoo compared with stock Keras, PyTorch and Flax.
 
-    python benchmarks/speed.py --data-dir DIR --torch PYTHON --flax PYTHON
+    python benchmarks/speed/speed.py --data-dir DIR --torch PYTHON --flax PYTHON
 
 Each PYTHON is an interpreter with that framework. Writes
 benchmarks/records/speed_<cpu>.json; with --work the rows of the other networks are kept
@@ -24,7 +24,7 @@ import time
 import numpy as np
 from recipe_figures import kind_of
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 # Network -> its recipe, and steps of a first turn.
 WORK = {
     "cnn": ("mnist", 20),
@@ -112,7 +112,7 @@ def main() -> None:
     data = gpuzoo.load_data("mnist", data_dir=args.data_dir)
     record = {
         "what": "steps of training beside peers",
-        "command": "python benchmarks/speed.py --data-dir DIR --torch PYTHON "
+        "command": "python benchmarks/speed/speed.py --data-dir DIR --torch PYTHON "
         "--flax PYTHON",
         "device": cpu_model(),
         "environment": environment(),

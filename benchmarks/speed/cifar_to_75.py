@@ -1,6 +1,6 @@
 """CIFAR-10 to 75.8 %: gpuzoo compared with stock Keras on the same cores.
 
-    python benchmarks/cifar_to_75.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/speed/cifar_to_75.py --data-dir DIR    # a prepared TFDS folder
 
 Each run is a fresh process. Writes benchmarks/records/cifar10_to_75.json. Measured are:
 
@@ -21,7 +21,7 @@ import time
 import numpy as np
 from recipe_figures import measure, run_json, summarise
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 GOAL = 0.758
 SHORT = [
     "--epochs", "1", "--batch-size", "125", "--learning-rate", "0.03",
@@ -85,7 +85,7 @@ def main() -> None:
     record = {
         "what": "CIFAR-10 to 75.8 %, gpuzoo against stock Keras",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/cifar_to_75.py --data-dir DIR"
+        "command": "python benchmarks/speed/cifar_to_75.py --data-dir DIR"
         + " --keep-stock" * args.keep_stock,
         "environment": environment(),
         "device": rows["short"][0]["device"],

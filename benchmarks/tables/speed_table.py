@@ -42,7 +42,7 @@ def speed_text(record: dict, machine: str) -> str:
             f"training on MNIST; {' to '.join(map(str, ends(told('rounds'))))} rounds "
             "in which all took turns of about a second, medians and their 95 % "
             f"intervals; {', '.join([machine, *versions])}, {' to '.join(ends(days))} "
-            "(`benchmarks/speed.py`).",
+            "(`benchmarks/speed/speed.py`).",
         ]
     )
 
@@ -56,7 +56,8 @@ def overhead_text(record: dict) -> str:
     ]
     return (
         f"For a step of a tiny model the processor needs {' and '.join(told)} "
-        f"({record['rounds']} rounds, {record['date']}, `benchmarks/overhead.py`)."
+        f"({record['rounds']} rounds, {record['date']}, "
+        "`benchmarks/speed/overhead.py`)."
     )
 
 
@@ -73,7 +74,7 @@ def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
         f"training in PyTorch {theirs}: {apart['mean']:+.2f} points (95 % interval "
         f"{apart['low']:+.2f} to {apart['high']:+.2f}, n = "
         f"{beside['gpuzoo']['test_accuracy']['n']} each, {machine}, {beside['date']}, "
-        "`benchmarks/cifar_beside_torch.py`)."
+        "`benchmarks/speed/cifar_beside_torch.py`)."
     ]
     if to_75:
         short, stock = to_75["short"], to_75["stock_keras"]["train_seconds"]
@@ -93,7 +94,7 @@ def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
             f"{short['train_seconds']['mean']:.0f} s; plain Keras `fit`, with the "
             f"well-known small convnet, needed {stock['mean']:.0f} s (n = "
             f"{stock['n']}) to {100 * to_75['goal']:.1f} %: {told} "
-            f"({to_75['date']}, `benchmarks/cifar_to_75.py`). Its epochs took "
+            f"({to_75['date']}, `benchmarks/speed/cifar_to_75.py`). Its epochs took "
             f"{min(epochs):.0f} to {max(epochs):.0f} s; had all been as quick as the "
             f"quickest, {at_best / short['train_seconds']['mean']:.1f} times as long."
         )

@@ -1,10 +1,12 @@
 """Test whether every model is repeatable to the bit, in every mode.
 
-    python benchmarks/repeatable.py                        # all models, all modes
-    python benchmarks/repeatable.py --device gpu --out FILE
-    python benchmarks/repeatable.py --models lstm gru --precisions float32 --xla on
-    python benchmarks/repeatable.py --device gpu --level fast --out FILE
-    python benchmarks/repeatable.py --device gpu --autotune choices.txt --out FILE
+    python benchmarks/repeatability/repeatable.py  # all models, all modes
+    python benchmarks/repeatability/repeatable.py --device gpu --out FILE
+    python benchmarks/repeatability/repeatable.py --models lstm gru \\
+        --precisions float32 --xla on
+    python benchmarks/repeatability/repeatable.py --device gpu --level fast --out FILE
+    python benchmarks/repeatability/repeatable.py --device gpu \\
+        --autotune choices.txt --out FILE
 
 A mode is a backend, a precision and XLA on or off. For each mode two fresh processes,
 side by side, train every model for some steps on the embedded digits, with augmentation
@@ -40,7 +42,7 @@ import time
 
 from matrix import merged, small_digits, table
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 OTHER_SEED = 1
 # Options that keep the types of layers and reduce most of the work (--small).
@@ -296,7 +298,9 @@ def main() -> None:
     record = {
         "what": "weights after some steps, compared between two fresh processes",
         "date": time.strftime("%Y-%m-%d"),
-        "command": " ".join(["python benchmarks/repeatable.py", *options_given(args)]),
+        "command": " ".join(
+            ["python benchmarks/repeatability/repeatable.py", *options_given(args)]
+        ),
         "environment": environment(),
         "code_sha256": code_sha256(),
         "device": None,

@@ -1,7 +1,8 @@
 """Measure the cost of repeatability: modes, checkpoints and digests.
 
-    python benchmarks/price.py --data-dir DIR    # a prepared TFDS folder
-    python benchmarks/price.py --data mnist.npz --device gpu --autotune choices.txt
+    python benchmarks/repeatability/price.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/repeatability/price.py --data mnist.npz --device gpu \\
+        --autotune choices.txt
 
 Writes benchmarks/records/price.json, or price_gpu.json: on a GPU, JAX only. Two parts,
 both with the recipe `mnist`:
@@ -28,7 +29,7 @@ import time
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = 12_800  # 50 steps
 # Name -> runtime options, and environment variables.
 MODES = {
@@ -245,7 +246,11 @@ def main() -> int:
         "what": "the price of repeatability, of XLA, precision and backend",
         "date": time.strftime("%Y-%m-%d"),
         "command": shlex.join(
-            ["python", "benchmarks/price.py", *(hidden.get(w, w) for w in sys.argv[1:])]
+            [
+                "python",
+                "benchmarks/repeatability/price.py",
+                *(hidden.get(w, w) for w in sys.argv[1:]),
+            ]
         ),
         "device": runtime.device_name,
         "environment": here,

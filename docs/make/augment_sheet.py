@@ -1,6 +1,6 @@
 """Plot docs/augment.png: each augmentation of `--augment` on twelve digits.
 
-python benchmarks/augment_sheet.py
+python docs/make/augment_sheet.py
 """
 
 import pathlib
@@ -33,7 +33,7 @@ def main() -> None:
             axes.spines[:].set_color("#dddddd")
         row[0].set_ylabel(text, rotation=0, ha="right", va="center")
     figure.subplots_adjust(0.1, 0.01, 0.99, 0.99, 0.08, 0.08)
-    path = pathlib.Path(__file__).resolve().parent.parent / "docs" / "augment.png"
+    path = pathlib.Path(__file__).resolve().parent.parent / "augment.png"
     figure.savefig(path, dpi=90, metadata={"Software": None})
 
 

@@ -1,6 +1,6 @@
 """Measure the host overhead of a training step, with a model of negligible compute.
 
-    python benchmarks/overhead.py [--rounds 20]
+    python benchmarks/speed/overhead.py [--rounds 20]
 
 One dense layer from 8 inputs to 10 classes, batch 32, Adam, trained by gpuzoo with its
 defaults and by stock Keras `fit`, each on TensorFlow and on JAX. The processes run at
@@ -19,7 +19,7 @@ import time
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 BATCH = 32
 SHAPE = (2, 4, 1)
 EXAMPLES = 32_000  # 1000 steps of an epoch
@@ -95,7 +95,7 @@ def main() -> None:
     record = {
         "what": "the host's time for a step of a tiny model",
         "date": time.strftime("%Y-%m-%d"),
-        "command": f"python benchmarks/overhead.py --rounds {args.rounds}",
+        "command": f"python benchmarks/speed/overhead.py --rounds {args.rounds}",
         "environment": environment(),
         "threads": available_cores(),
         "code_sha256": code_sha256(),

@@ -1,6 +1,6 @@
 """Measure how far TensorFlow and JAX diverge on one recipe with the same seed.
 
-    python benchmarks/drift.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/repeatability/drift.py --data-dir DIR    # a prepared TFDS folder
 
 Both start from the same weights and see the same augmented examples; only their
 arithmetic differs. Writes benchmarks/records/drift.json: the differences of the losses
@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 468)
 RUNS = {
     "tensorflow": ["--backend", "tensorflow"],
@@ -78,7 +78,7 @@ def main() -> None:
         record = {
             "what": "drift of the backends over a training of MNIST",
             "date": time.strftime("%Y-%m-%d"),
-            "command": "python benchmarks/drift.py --data-dir DIR",
+            "command": "python benchmarks/repeatability/drift.py --data-dir DIR",
             "recipe": ["mnist", *words],
             "environment": environment(),
             "code_sha256": code_sha256(),

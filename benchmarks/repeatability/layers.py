@@ -1,10 +1,14 @@
 """Test whether every Keras layer is repeatable to the bit, alone and used repeatedly.
 
-    python benchmarks/layers.py                     # all layers, all modes: many hours
-    python benchmarks/layers.py --backends tensorflow --precisions float32 --xla off
-    python benchmarks/layers.py --layers Conv2D TimeDistributed --arrangements shared
-    python benchmarks/layers.py --trainings 1 --fresh 0 --out /tmp/built.json  # quick
-    python benchmarks/layers.py --table             # write docs/explanation/layers.md
+    python benchmarks/repeatability/layers.py  # all layers, all modes: many hours
+    python benchmarks/repeatability/layers.py --backends tensorflow \\
+        --precisions float32 --xla off
+    python benchmarks/repeatability/layers.py --layers Conv2D TimeDistributed \\
+        --arrangements shared
+    python benchmarks/repeatability/layers.py --trainings 1 --fresh 0 \\
+        --out /tmp/built.json  # quick
+    # write docs/explanation/layers.md
+    python benchmarks/repeatability/layers.py --table
 
 Every layer of `keras.layers`, and every activation, is put into a small classifier in
 four arrangements (layer_table.py), which is trained for three steps from one seed:
@@ -30,7 +34,7 @@ import sys
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 RECORD = HERE / "records" / "layers.json"
 PAGE = HERE.parent / "docs" / "explanation" / "layers.md"
 ARRANGEMENTS = ("alone", "shared", "siamese", "parallel")
@@ -82,7 +86,7 @@ def work(job: dict) -> None:
     runtime = gpuzoo.configure(**job["runtime"], quiet=True)
     import layer_table
 
-    @gpuzoo.register(task="classify", reference="benchmarks/layers.py")
+    @gpuzoo.register(task="classify", reference="benchmarks/repeatability/layers.py")
     def layer_probe(
         *,
         input_shape: tuple[int, ...] = (8, 8, 3),
@@ -216,7 +220,8 @@ def code_digest() -> str:
     """Digest the files of gpuzoo that a training runs, and layer_table.py."""
     import gpuzoo
 
-    root, files = pathlib.Path(gpuzoo.__file__).parent, [HERE / "layer_table.py"]
+    root = pathlib.Path(gpuzoo.__file__).parent
+    files = [HERE / "repeatability" / "layer_table.py"]
     for part in _CODE:
         path = root / part
         files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
@@ -344,7 +349,8 @@ def write(path: pathlib.Path, record: dict) -> None:
 _HEAD = """\
 # Repeatability of Keras layers
 
-Written by `benchmarks/layers.py --table` from `benchmarks/records/layers.json`.
+Written by `benchmarks/repeatability/layers.py --table` from
+`benchmarks/records/layers.json`.
 
 Each of the {layers} layers and activations of Keras {keras} is put into a small
 classifier in four arrangements: **alone**; **shared**, one layer called on four inputs

@@ -1,9 +1,10 @@
 """Measure the results of a recipe: one fresh process per seed, on this machine.
 
-    python benchmarks/recipe_figures.py --recipe mnist_vae --seeds 3 --data-dir DIR
-    python benchmarks/recipe_figures.py --recipe mnist --record mnist_mlp \\
+    python benchmarks/speed/recipe_figures.py --recipe mnist_vae --seeds 3 \\
+        --data-dir DIR
+    python benchmarks/speed/recipe_figures.py --recipe mnist --record mnist_mlp \\
         -- --model mlp --epochs 3
-    python benchmarks/recipe_figures.py --recipe distill_cifar10 --teacher cifar10
+    python benchmarks/speed/recipe_figures.py --recipe distill_cifar10 --teacher cifar10
 
 With --teacher that recipe is trained first, and its run is the teacher of all.
 Arguments after `--` are passed to `gpuzoo train`. With --twice the first seed is
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 
-RECORDS = pathlib.Path(__file__).resolve().parent / "records"
+RECORDS = pathlib.Path(__file__).resolve().parent.parent / "records"
 MACHINE = ("backend", "device", "device_name", "threads")
 COSTS = ("train_seconds", "compile_seconds", "process_seconds", "peak_memory_bytes")
 
@@ -174,7 +175,7 @@ def main() -> None:
         record = {
             "what": " ".join(["gpuzoo train", args.recipe, *told]),
             "date": date,
-            "command": " ".join(["python benchmarks/recipe_figures.py", *words]),
+            "command": " ".join(["python benchmarks/speed/recipe_figures.py", *words]),
             "environment": environment(),
             **{key: rows[0][key] for key in MACHINE},
             "code_sha256": code,

@@ -1,6 +1,6 @@
 """Print the results of gpu.sh as a short table: device, measurement, value.
 
-python benchmarks/gpu_table.py FOLDER    # with records
+python benchmarks/tables/gpu_table.py FOLDER    # with records
 
 tables.py writes the same table into docs/results.md, from the records *_gpu.json.
 """

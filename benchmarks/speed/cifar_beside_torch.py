@@ -1,7 +1,8 @@
 """speednet on CIFAR-10: gpuzoo compared with the same training in PyTorch.
 
-    python benchmarks/cifar_beside_torch.py --data-dir DIR --torch PYTHON
-    python benchmarks/cifar_beside_torch.py --data FILE.npz --torch PYTHON --device gpu
+    python benchmarks/speed/cifar_beside_torch.py --data-dir DIR --torch PYTHON
+    python benchmarks/speed/cifar_beside_torch.py --data FILE.npz --torch PYTHON \\
+        --device gpu
 
 PYTHON is an interpreter with torch. For each seed the recipe `cifar10` and
 peers/torch_cifar.py are trained in fresh processes, one after the other. On a CPU: the
@@ -26,7 +27,7 @@ import scipy.stats
 from recipe_figures import MACHINE, measure, run_json, spread, write
 from to_npz import to_npz
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 CPU = {"epochs": 4, "batch": 125, "rate": 0.3, "precision": "float32"}  # the recipe's
 GPU = {"epochs": 10, "batch": 1000, "rate": 1.5, "precision": "bfloat16"}
 FULL = ["--model-options", "filters=(64,256,256)", "activation=gelu"]
@@ -129,7 +130,7 @@ def main() -> None:
     record = {
         "what": "speednet on CIFAR-10 beside PyTorch",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/cifar_beside_torch.py "
+        "command": "python benchmarks/speed/cifar_beside_torch.py "
         f"{'--data-dir DIR' if args.data_dir else '--data FILE'} --torch PYTHON "
         f"--device {args.device} "
         + "".join(f"--{name} {getattr(args, name)} " for name in CPU)

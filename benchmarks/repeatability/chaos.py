@@ -1,9 +1,11 @@
 """Kill trainings at random times, resume them, and compare the results bit for bit.
 
-    python benchmarks/chaos.py                                # an hour on two cores
-    python benchmarks/chaos.py --kills 8 --modes classify-tensorflow-float32 --seed 1 \\
+    python benchmarks/repeatability/chaos.py  # an hour on two cores
+    python benchmarks/repeatability/chaos.py --kills 8 \\
+        --modes classify-tensorflow-float32 --seed 1 \\
         --add                                  # adds to the record
-    python benchmarks/chaos.py --kills 20 --backends jax --device gpu --out FILE
+    python benchmarks/repeatability/chaos.py --kills 20 --backends jax \\
+        --device gpu --out FILE
 
 Writes benchmarks/records/chaos.json (--out) after each run. A mode is a task on a
 backend in a precision; classification gets three times the kills of the others. Each
@@ -46,8 +48,9 @@ from gpuzoo.runs.code import code_sha256
 from gpuzoo.runs.record import read_run
 from gpuzoo.runtime.environment import environment
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 RECORD = HERE / "records" / "chaos.json"
+DIE_AT = HERE / "repeatability" / "die_at.py"
 WORDS = [
     "--threads", "2", "--log-every", "7", "--digest-every", "9",
     "--eval-every", "2", "--quiet", "--out", "run",
@@ -187,7 +190,7 @@ class Mode:
             self.words += ["--epochs", str(epochs)]
         self.whole = Run(self.words, self.top / "whole", self.top / "cache")
         counts = self.whole.place / "counts.json"
-        self.whole.start(str(HERE / "die_at.py"), ".", "count", str(counts), "-")
+        self.whole.start(str(DIE_AT), ".", "count", str(counts), "-")
         self.calls = json.loads(counts.read_text())
         record = read_run(self.whole.path)
         self.device_name = record["runtime"]["device_name"]
@@ -232,7 +235,7 @@ class Mode:
             # More often near the start, so that steps are left for later kills.
             share = self.chance.random() ** self.chance.choice((1, 3))
             number = 1 + int(share * max(1, left * self.calls[call]))
-            program = str(HERE / "die_at.py"), ".", call, str(number), moment
+            program = str(DIE_AT), ".", call, str(number), moment
             kind, place = f"{verb} {moment} {call}", str(number)
         history.append(f"{kind} {place}")
         ended = run.start(*program, until=until)
@@ -303,7 +306,7 @@ def record_of(modes: dict, kinds: dict, device: str, args, before) -> dict:
     """Return the record: the outcomes by mode, with those of an earlier record."""
     kinds = sum(kinds.values(), collections.Counter())
     words = ["FILE" if word == str(args.out) else word for word in sys.argv[1:]]
-    commands = [" ".join(["python benchmarks/chaos.py", *words])]
+    commands = [" ".join(["python benchmarks/repeatability/chaos.py", *words])]
     if before:
         old = before["modes"]
         modes = old | {k: added(old[k], m) if k in old else m for k, m in modes.items()}

@@ -1,8 +1,8 @@
 """MNIST to 99 %: gpuzoo compared with stock Keras and PyTorch on the same machine.
 
-    python benchmarks/mnist_to_99.py --data-dir DIR    # a prepared TFDS folder
-    python benchmarks/mnist_to_99.py --data-dir DIR --torch VENV/bin/python
-    python benchmarks/mnist_to_99.py --data FILE.npz --device gpu --together \\
+    python benchmarks/speed/mnist_to_99.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/speed/mnist_to_99.py --data-dir DIR --torch VENV/bin/python
+    python benchmarks/speed/mnist_to_99.py --data FILE.npz --device gpu --together \\
         --seeds 20 --stock-seeds 0
 
 Writes benchmarks/records/mnist_to_99_<cpu>.json, on a GPU mnist_to_99_gpu.json, after
@@ -36,7 +36,7 @@ import time
 from recipe_figures import kind_of, run_json, spread, write
 from to_npz import to_npz
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 LONGER = {"epochs": 3, "augment": ("translate:1",)}
 SCHEDULES = {  # name -> a recipe and its changed fields
     "train_mnist": ("mnist", {}),
@@ -208,7 +208,7 @@ def told(args) -> str:
     """Return the command without paths of this machine."""
     hidden = {args.data_dir: "DIR", args.data: "FILE", args.torch: "PYTHON"}
     words = [hidden.get(word, word) for word in sys.argv[1:]]
-    return " ".join(["python benchmarks/mnist_to_99.py", *words])
+    return " ".join(["python benchmarks/speed/mnist_to_99.py", *words])
 
 
 def name_of(record: dict) -> str:

@@ -1,6 +1,6 @@
 """Train the fixed classifier that generated digits are evaluated with.
 
-    python benchmarks/classifier.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/speed/classifier.py --data-dir DIR    # a prepared TFDS folder
 
 Writes gpuzoo/tasks/digits.safetensors and benchmarks/records/classifier.json. Another
 machine gives different bits, and with other weights every Frechet distance changes:
@@ -24,7 +24,7 @@ import time
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 OPTIONS = ["--model", "lenet5", "--epochs", "12", "--augment", "translate:1",
            "--precision", "float32", "--learning-rate", "0.004",
            "--label-smoothing", "0"]  # fmt: skip

@@ -1,7 +1,7 @@
 """Measure how time and memory scale with examples, batch size, width and steps.
 
-    python benchmarks/growth.py --data-dir DIR    # a prepared TFDS folder
-    python benchmarks/growth.py --data-dir DIR --folder DISK --most 40000000
+    python benchmarks/speed/growth.py --data-dir DIR    # a prepared TFDS folder
+    python benchmarks/speed/growth.py --data-dir DIR --folder DISK --most 40000000
 
 Writes benchmarks/records/growth.json and docs/growth.png. Recipe `mnist`, one setting
 changed at a time, each training in its own process: milliseconds per step and peak main
@@ -25,7 +25,7 @@ import time
 
 import numpy as np
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 120
 # What grows -> its values; the rest stays as in BASE.
 BASE = {"examples": 60_000, "batch": 256, "width": 1, "steps": STEPS, "stream": "off"}
@@ -143,7 +143,7 @@ def main() -> None:
     record = {
         "what": "how time and memory grow",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/growth.py --data-dir DIR"
+        "command": "python benchmarks/speed/growth.py --data-dir DIR"
         + f" --folder DISK --most {args.most}" * (args.most > 0),
         "environment": environment(),
         "threads": available_cores(),

@@ -1,6 +1,6 @@
 """Create docs/run.svg, the image of a run in the README, from a run.
 
-python benchmarks/picture.py --data-dir DIR
+python docs/make/picture.py --data-dir DIR
 """
 
 import os
@@ -12,7 +12,7 @@ import tempfile
 from rich.console import Console
 from rich.text import Text
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Measure the startup time of commands, and of a training up to its first step.
 
-    python benchmarks/startup.py                   # MNIST from the cache
-    python benchmarks/startup.py --data-dir DIR    # or from a prepared TFDS folder
+    python benchmarks/speed/startup.py                   # MNIST from the cache
+    python benchmarks/speed/startup.py --data-dir DIR  # or from a prepared TFDS folder
 
 Writes benchmarks/records/startup.json: median milliseconds of whole processes, and of
 `import gpuzoo` without the start of the interpreter; and for TRAINING on each backend,
@@ -24,7 +24,7 @@ import time
 
 from gpuzoo.engine.backends import get
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parent.parent
 RUNS = 15
 TRAININGS = 7
 TRAINING = ["train", "mnist", "--quiet", "--epochs", "1"]
@@ -190,7 +190,8 @@ def main() -> None:
     record = {
         "what": "start-up, median milliseconds of whole processes",
         "date": time.strftime("%Y-%m-%d"),
-        "command": "python benchmarks/startup.py" + " --data-dir DIR" * bool(place),
+        "command": "python benchmarks/speed/startup.py"
+        + " --data-dir DIR" * bool(place),
         "n": RUNS,
         "environment": environment(),
         "code_sha256": code_sha256(),
