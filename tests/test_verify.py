@@ -194,6 +194,16 @@ def test_diff_of_a_copy_is_identical(run, cli, tmp_path):
     assert cli("diff", run, "nowhere").returncode == 2
 
 
+@pytest.mark.parametrize("verb", ["verify", "resume"])
+def test_a_record_of_another_version_is_named(verb, run, cli):
+    """Its recipe may have other fields, which are no damage."""
+    edit_record(run, schema=1, recipe={"name": "x", "average": 0.9})
+    done = cli(verb, run)
+    assert (
+        done.returncode == 2 and "has record format 1, and this version" in done.stderr
+    )
+
+
 def test_a_run_that_never_ended_cannot_be_verified(run, cli):
     edit_record(run, state="running")
     done = cli("verify", run)

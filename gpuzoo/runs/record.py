@@ -20,7 +20,7 @@ from gpuzoo.files import (
 from gpuzoo.runtime.environment import without_values
 from gpuzoo.runtime.options import Options
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def private(value):
@@ -52,6 +52,7 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
     file = path / "run.json"
     try:
         record = parse_json(read().decode())
+        _check_version(record, file)
         check_record(record)
         found = seal(record)
     except (FileNotFoundError, NotADirectoryError):
@@ -67,6 +68,16 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
     if sealed and record["seal"] != found:
         raise GpuzooError(f"{file} has been changed since gpuzoo wrote it")
     return record
+
+
+def _check_version(record, file: pathlib.Path) -> None:
+    """Raise GpuzooError for a record that another version of gpuzoo has written."""
+    version = record.get("schema") if isinstance(record, dict) else None
+    if type(version) is int and version != SCHEMA_VERSION:
+        raise GpuzooError(
+            f"{file} has record format {version}, and this version of gpuzoo reads "
+            f"format {SCHEMA_VERSION}; use the version that wrote it"
+        )
 
 
 def recipe_of(record: dict) -> Recipe:
