@@ -414,7 +414,7 @@ def read_inside(top: str | pathlib.Path, name: str) -> bytes:
 
 
 def open_inside(top: str | pathlib.Path, name: str) -> int:
-    """Open such a file for reading and return its descriptor."""
+    """Open a file as `read_inside` does and return its descriptor."""
     parts = name.split("/")
     if not all(parts) or {".", ".."} & set(parts) or os.path.isabs(name):
         raise OSError(errno.EINVAL, "it is not a path inside the folder", name)

@@ -1,8 +1,8 @@
 """Private attributes of Keras's layers, for which Keras has no public name.
 
-The other private parts of Keras are in runtime/keras_state.py. These are a module of
-the root, which imports nothing: weights.py, also of the root, needs them, and so does
-catalogue/architecture.py, which is imported before a backend is chosen.
+The other private parts of Keras are in runtime/keras_state.py. These are apart, in a
+module that imports nothing, because weights.py and catalogue/architecture.py need them
+before a backend is chosen.
 tests/test_private_doors.py fails when a release of Keras changes one.
 """
 

@@ -83,7 +83,7 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
         ({"teacher": str(tmp_path)}, "is not a run folder"),
         (
             {"teacher": "lenet5"},
-            r"knows 10 classes of examples \(28, 28, 1\); tiny has 2",
+            r"has 10 classes of examples \(28, 28, 1\); tiny has 2",
         ),
         ({"teacher": teacher, "teacher_sha256": "0" * 64}, "sha256 is .*, not 0000"),
         ({"teacher": teacher, "task": "classify"}, "teacher is for the task distill"),

@@ -1,1 +1,1 @@
-"""The compiled steps, the training loop, checkpoints."""
+"""The compiled steps, the training loop, optimizers and learning rates, checkpoints."""

@@ -3,7 +3,7 @@
 A checkpoint is a safetensors file: the variables of the model, of the optimizer and of
 the random layers, the results not yet logged, the step and the history of the run as
 compressed text, and as metadata a sha256 over all of it and the id of the run. The last
-two are kept; if one is damaged the previous one is used. A file with the name of a
+two checkpoints are kept; if the last is damaged the one before is used. A file with the name of a
 checkpoint and without the id of the run is not the run's own: it is never read, removed
 or overwritten.
 """

@@ -1,1 +1,1 @@
-"""A run done again and compared: verify, diff, replay."""
+"""Train a run again and compare: verify, diff, replay (by runs/divergence, drift)."""

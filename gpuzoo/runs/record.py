@@ -1,4 +1,4 @@
-"""The record of a run, run.json: read, validate, seal."""
+"""The record of a run, run.json: read, validate, seal; folder.py writes it."""
 
 import dataclasses
 import datetime

@@ -1,7 +1,7 @@
 """Runtime settings: made once, early, and read back with the reason for each.
 
 Call `configure()` before the first tensor. An explicit setting is applied or refused
-with a remedy; `auto` chooses by hardware and records the reason.
+with a remedy; `auto` chooses by hardware (startup.py) and records the reason.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Steps that are common to the start of both backends."""
+"""Choose precision, XLA and threads, and what else both backends start with."""
 
 import contextlib
 import hashlib

@@ -35,8 +35,14 @@ _FOR = {
 
 
 class Task:
-    """Base class. A task is a subclass called Task in a file of its name, with
-    `check_model`, `step`, `evaluate` and `summarise`."""
+    """Base class. A task is a subclass called Task in a file of its name; it is found
+    there, and not registered. It defines:
+
+    - `check_model(model, dataset)`: what is wrong with a model, or None
+    - `step(batch, draws, backend)`: one step of training; its metrics
+    - `evaluate(batch)`: what the model returns for each example
+    - `summarise(outputs, arrays)`: the metrics of an evaluation
+    """
 
     fields: tuple[str, ...] = ("image",)
     """The arrays of an example."""

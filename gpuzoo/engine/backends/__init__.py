@@ -1,4 +1,4 @@
-"""Steps on TensorFlow and on JAX. Only this folder distinguishes the backends.
+"""Steps on TensorFlow and on JAX. Nothing else in engine/ distinguishes the backends.
 
 A backend offers arrays on the device, values and gradients of a function of Keras
 variables, and a compiled call that does many steps. Tasks and the loop use these.

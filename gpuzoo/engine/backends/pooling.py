@@ -2,16 +2,15 @@
 
 In deterministic mode XLA refuses the gradient of TensorFlow's max-pooling. That of JAX
 is a select-and-scatter, which XLA turns into a sort and a scatter on a GPU: ten times
-as long to compile, and three times the memory. Here the maximum of a window is that of
-two overlapping halves, recursively, or of a few values one after another: comparisons
-and slices only, with selections and sums in a fixed order as gradients, which XLA
-fuses.
+as long to compile, and three times the memory. Here a small window is compared value by
+value, and a large one is split into two overlapping halves, recursively. That takes only
+comparisons and slices, which XLA fuses, and their gradients have a fixed order.
 
 The values are those of Keras, bit for bit, and so are the gradients up to the order of
-the sum where windows overlap, unless values of a window are equal. Then on TensorFlow
-the first of them, in row order (adaptive: column order), gets the whole gradient, as in
-Keras in one and two dimensions on a CPU. On JAX each of two equal values that are
-compared gets half of it; in Keras the first gets all.
+the sum where windows overlap, unless values of a window are equal. With equal values, on
+TensorFlow the first in row order (adaptive: column order) gets the whole gradient, as in
+Keras in one and two dimensions on a CPU; on JAX each of two values that are compared
+gets half of it, where in Keras the first gets all.
 
 Global max-pooling is a plain reduction, which is deterministic and not replaced.
 """
