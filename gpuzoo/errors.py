@@ -39,8 +39,8 @@ class Diverged(GpuzooError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the hint of an error message: the three known names that are spelled most
-    like a word, or the field that has another name in Keras, PyTorch or scikit-learn."""
+    """Return the hint of an error message: the three names that are spelled most like a
+    word, or the field that has another name in Keras, PyTorch or scikit-learn."""
     known, word = list(known), _word(name)
     if word in known:
         return f"nearest: {word}"

@@ -94,7 +94,7 @@ def test_without_network_and_data_the_digits_are_learned(cli, no_network, tmp_pa
     lines = done.stderr.splitlines()
     assert "no network" in lines[0] and "Training on digits instead" in lines[0]
     assert sum("digits" in line for line in lines) >= 2
-    assert "on digits, not mnist" in done.stderr
+    assert "on digits (mnist unavailable)" in done.stderr
     assert read_run(tmp_path / done.json["run_dir"])["data"]["name"] == "digits"
 
 

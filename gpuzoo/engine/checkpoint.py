@@ -3,9 +3,9 @@
 A checkpoint is a safetensors file: the variables of the model, of the optimizer and of
 the random layers, the results not yet logged, the step and the history of the run as
 compressed text, and as metadata a sha256 over all of it and the id of the run. The last
-two checkpoints are kept; if the last is damaged the one before is used. A file with the name of a
-checkpoint and without the id of the run is not the run's own: it is never read, removed
-or overwritten.
+two checkpoints are kept; if the last is damaged the one before is used. A file with the
+name of a checkpoint and without the id of the run is not the run's own: it is never
+read, removed or overwritten.
 """
 
 import contextlib

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, its record, and how those of two runs differ."""
+"""What a run leaves behind: folder and record, and how those of two runs differ."""

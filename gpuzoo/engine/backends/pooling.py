@@ -2,14 +2,14 @@
 
 In deterministic mode XLA refuses the gradient of TensorFlow's max-pooling. That of JAX
 is a select-and-scatter, which XLA turns into a sort and a scatter on a GPU: ten times
-as long to compile, and three times the memory. Here a small window is compared value by
-value, and a large one is split into two overlapping halves, recursively. That takes only
-comparisons and slices, which XLA fuses, and their gradients have a fixed order.
+as long to compile, and three times the memory. Here a small window is compared value
+by value, and a large one is split into two overlapping halves, recursively. That takes
+comparisons and slices only, which XLA fuses, and their gradients have a fixed order.
 
 The values are those of Keras, bit for bit, and so are the gradients up to the order of
-the sum where windows overlap, unless values of a window are equal. With equal values, on
-TensorFlow the first in row order (adaptive: column order) gets the whole gradient, as in
-Keras in one and two dimensions on a CPU; on JAX each of two values that are compared
+the sum where windows overlap, unless values of a window are equal. Of equal values, on
+TensorFlow the first in row order (adaptive: column order) gets the whole gradient, as
+in Keras in one and two dimensions on a CPU; on JAX each of two values that are compared
 gets half of it, where in Keras the first gets all.
 
 Global max-pooling is a plain reduction, which is deterministic and not replaced.
