@@ -157,7 +157,7 @@ QUICK = {
     "option of verify": (["verify", "a", "--stepps", "3"], "--steps"),
     "model as recipe": (["bench", "gru"], "a model; recipes that train it: mnist_gru; or use"),
     "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: cnn"),
-    "file": (["train", "mnist", "--model", "mine.py"], "it too: mine.py:function"),
+    "file": (["train", "mnist", "--model", "mine.py"], "name its function too: mine.py:function"),
     "info": (["info", "mlpp"], "no model named 'mlpp'; nearest: mlp"),
     "task": (["list", "--task", "x"], "task must be one of"),
     "option": (["train", "mnist", "--epoch", "3"], "--epochs"),

@@ -1,6 +1,7 @@
 """Model objects: the weights that they begin with, what they are compiled with, the
 names of their layers, and the numbers that they are given."""
 
+import hashlib
 import json
 import shutil
 
@@ -95,13 +96,14 @@ def test_it_is_done_again_from_the_folder_alone(train, npz, fresh, tmp_path):
     assert gpuzoo.verify(folder)["verdict"] == "identical"
     killed = tmp_path / "killed"
     killed.mkdir()
-    shutil.copy(folder / "initial_weights.safetensors", killed)
+    for name in ("initial_weights.safetensors", "architecture.json"):
+        shutil.copy(folder / name, killed)
     recorded = record.read_run(folder)
     for name in ("files", "weights_sha256", "steps", "epochs", "parameters", "seconds"):
         del recorded[name]
     recorded |= {"state": "running", "metrics": {}, "finished": None}
     recorded["seal"] = record.seal(recorded)
-    (killed / "run.json").write_text(json.dumps(recorded))
+    (killed / "run.json").write_text(json.dumps(record.stored(recorded)))
     again = gpuzoo.resume(killed, quiet=True)
     assert again["weights_sha256"] == told["weights_sha256"]
     damaged = killed / "initial_weights.safetensors"
@@ -110,6 +112,35 @@ def test_it_is_done_again_from_the_folder_alone(train, npz, fresh, tmp_path):
     damaged.write_bytes(content)
     with pytest.raises(gpuzoo.GpuzooError, match="has been changed since the run beg"):
         gpuzoo.verify(killed)
+
+
+def test_its_architecture_is_a_file_of_the_run(train, tmp_path):
+    model = net(L.Dense(4, name="mine"), name="named")
+    told = train(model)
+    folder = train.folder()
+    recorded = json.loads((folder / "run.json").read_text())
+    assert recorded["recipe"]["model"] == "architecture.json"
+    assert told["model"] == "named"
+    file = folder / "architecture.json"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert recorded["architecture_sha256"] == recorded["files"][file.name] == digest
+    rebuilt = keras.models.model_from_json(file.read_text())
+    assert [one.name for one in rebuilt.layers][0] == "mine"
+    assert rebuilt.count_params() == model.count_params()
+    text = file.read_text()
+    for change, words in (
+        (
+            lambda: file.write_text(text.replace("mine", "nime")),
+            "changed since the run",
+        ),
+        (file.unlink, "architecture.json cannot be read: No such file"),
+    ):
+        change()
+        for verb in (gpuzoo.verify, gpuzoo.resume):
+            with pytest.raises(gpuzoo.GpuzooError, match=words):
+                verb(folder)
+    file.write_text(text)
+    assert gpuzoo.verify(folder)["verdict"] == "identical"
 
 
 def test_fresh_draws_for_the_seed_but_what_is_kept(train):

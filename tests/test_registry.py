@@ -338,7 +338,8 @@ def test_a_users_own_model_object(precision, cli, tmp_path):
     again = cli("verify", "run")
     assert again.json["verdict"] == "identical", again.stderr
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert json.loads(record["recipe"]["model"])["config"]["name"] == "mine"
+    described = json.loads((tmp_path / "run" / "architecture.json").read_text())
+    assert described["config"]["name"] == "mine"
     # Keras, and with it TensorFlow, was imported before gpuzoo could say anything.
     assert ("slow without oneDNN" in done.stderr) == (not record["runtime"]["onednn"])
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import stat
 import sys
@@ -24,6 +25,7 @@ from gpuzoo.files import (
 )
 from gpuzoo.runs.code import code_sha256  # noqa: F401 - for benchmarks
 from gpuzoo.runs.record import (
+    ARCHITECTURE,
     SCHEMA_VERSION,
     change_texts,
     check_record,
@@ -32,6 +34,7 @@ from gpuzoo.runs.record import (
     private,
     read_run,
     seal,
+    stored,
 )
 from gpuzoo.runtime.environment import environment
 from gpuzoo.weights import weights_bytes
@@ -166,7 +169,7 @@ class RunFolder(Folder):
             raise
         try:
             folder.lock()
-            folder.record = checked(path, lambda: folder.read_file("run.json"))
+            folder.record = checked(path, folder.read_file)
             folder.remove_temporary()
             folder.sub("samples").remove_temporary()
         except BaseException:
@@ -260,9 +263,10 @@ class RunFolder(Folder):
 
     def restore(self, history: list) -> None:
         """Restore the trail of a checkpoint. Sheets of later evaluations stay: they are
-        drawn again, to the same bytes."""
+        drawn again, to the same bytes; but not the one that a stop has drawn."""
         self.check()
         self._end_trail()
+        self._remove_sheets({row["epoch"] for event, row in history if event == "test"})
         rows: dict[str, list[str]] = {name: [] for name in TRAIL}
         for event, row in history:
             name, line = _line(event, row)
@@ -275,6 +279,15 @@ class RunFolder(Folder):
                 self._trail[name] = self._replace(name, content.encode())
             else:
                 self.remove_file(name)
+
+    def _remove_sheets(self, epochs: set) -> None:
+        """Remove the sheets that the record of a stop lists, but those of these epochs:
+        a run that was not stopped has none of the epoch of a stop."""
+        for name in self.record.get("files", {}):
+            number = re.fullmatch(r"samples/epoch-(\d+)\.png", name)
+            if number and int(number[1]) not in epochs and self._is_own(name):
+                with self.sub("samples").opened() as samples:
+                    samples.remove_file(name.rpartition("/")[2])
 
     def metrics(self) -> list[dict]:
         """Return the rows of metrics.jsonl."""
@@ -319,8 +332,11 @@ class RunFolder(Folder):
         rest = {k: v for k, v in self.record.items() if k not in read}
         self.record.update(private(rest))
         self.record["seal"] = seal(self.record)
-        check_record(self.record)
-        text = json.dumps(self.record, indent=1) + "\n"
+        record = stored(self.record)
+        check_record(record)
+        if record is not self.record and ARCHITECTURE not in self._written:
+            self.write_file(ARCHITECTURE, self.record["recipe"]["model"].encode())
+        text = json.dumps(record, indent=1) + "\n"
         self.write_file("run.json", text.encode())
 
     def watch(self, event: str, row: dict) -> None:
@@ -342,7 +358,8 @@ class RunFolder(Folder):
         """Remove the folder of a run that has not started, and close it."""
         with contextlib.suppress(OSError, GpuzooError):
             self.check()
-            own = [name for name in self._begun if self._is_own(name)]
+            begun = (*self._begun, ARCHITECTURE)
+            own = [name for name in begun if self._is_own(name)]
             for name in ("run.json", *self._trail, *own):
                 self.remove_file(name)
             self.remove_temporary()

@@ -8,6 +8,7 @@ import importlib.resources
 import json
 import pathlib
 
+from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import (
@@ -21,6 +22,8 @@ from gpuzoo.runtime.environment import without_values
 from gpuzoo.runtime.options import Options
 
 SCHEMA_VERSION = 2
+ARCHITECTURE = "architecture.json"
+"""Of the run folder of a model object: its layers, and its name in the recipe."""
 
 
 def private(value):
@@ -37,21 +40,55 @@ def private(value):
 
 def seal(record: dict) -> str:
     """Return the sha256 of all other fields of a record, which detects edits."""
-    rest = {key: value for key, value in record.items() if key != "seal"}
+    rest = {key: value for key, value in stored(record).items() if key != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stored(record: dict) -> dict:
+    """Return a record as run.json holds it: the architecture of a model object, which
+    is the text of `recipe.model`, is a file of its own."""
+    text = record.get("recipe", {}).get("model", "")
+    if not architecture.is_text(text):
+        return record
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    recipe = {**record["recipe"], "model": ARCHITECTURE}
+    return {**record, "recipe": recipe, "architecture_sha256": digest}
+
+
+def _with_architecture(record: dict, path: pathlib.Path, read) -> dict:
+    """Return the record for which `stored` gives this one.
+
+    Raises:
+        GpuzooError: the file of the architecture is missing or damaged.
+    """
+    if record["recipe"]["model"] != ARCHITECTURE:
+        return record
+    file = path / ARCHITECTURE
+    try:
+        text = read(ARCHITECTURE)
+    except OSError as error:
+        raise GpuzooError(
+            f"{file} cannot be read: {error.strerror or error}; without it the model "
+            "of the run cannot be built"
+        ) from None
+    if hashlib.sha256(text).hexdigest() != record.get("architecture_sha256"):
+        raise GpuzooError(f"{file} has been changed since the run began")
+    recipe = {**record["recipe"], "model": text.decode()}
+    return {**record, "recipe": recipe}
 
 
 def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
     """Return the validated record of a run folder; `sealed`: refuse an edited one."""
     path = expand(path)
-    return checked(path, lambda: read_inside(path, "run.json"), sealed=sealed)
+    return checked(path, lambda name: read_inside(path, name), sealed=sealed)
 
 
 def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
+    """Return the validated record of a folder; `read`: name of a file -> content."""
     file = path / "run.json"
     try:
-        record = parse_json(read().decode())
+        record = parse_json(read("run.json").decode())
         _check_version(record, file)
         check_record(record)
         found = seal(record)
@@ -67,7 +104,7 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
         raise GpuzooError(f"{file} is damaged: {error}") from None
     if sealed and record["seal"] != found:
         raise GpuzooError(f"{file} has been changed since gpuzoo wrote it")
-    return record
+    return _with_architecture(record, path, read)
 
 
 def _check_version(record, file: pathlib.Path) -> None:
