@@ -110,7 +110,7 @@ def test_register_takes_a_users_model_and_refuses_a_bad_one():
 
     def mlp(*, num_classes: int = 2): ...
 
-    with pytest.raises(gpuzoo.GpuzooError, match="named 'mlp' (ships|exists)"):
+    with pytest.raises(gpuzoo.GpuzooError, match="named 'mlp' (ships|already exists)"):
         gpuzoo.register(task="classify", reference="here")(mlp)
 
     def loose(**options): ...
