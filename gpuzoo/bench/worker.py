@@ -117,7 +117,7 @@ def _nothing() -> tuple:
 
     images, labels = np.zeros((500, 2, 2, 1), np.uint8), np.arange(500) % 2
     images[labels == 1] = 255
-    arrays = {"image": images, "label": labels}
+    arrays: dict = {"image": images, "label": labels}
     recipe = Recipe(
         name="nothing", model="mlp", model_options=("units=()",), batch_size=1,
         optimizer="sgd",

@@ -217,13 +217,13 @@ class _WithFields:
             source = textwrap.dedent(inspect.getsource(owner))
         except (OSError, TypeError):
             return self.text
-        body = ast.parse(source).body[0].body
+        body = ast.parse(source).body[0].body  # type: ignore[attr-defined]
         lines = [self.text, "", "Attributes:"]
         for field, doc in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
                 text = " ".join(ast.literal_eval(doc.value).split())
                 lines += textwrap.wrap(
-                    f"{field.target.id}: {text}", 84, initial_indent="    ",
+                    f"{ast.unparse(field.target)}: {text}", 84, initial_indent="    ",
                     subsequent_indent="        ",
                 )  # fmt: skip
         return "\n".join(lines)

@@ -300,7 +300,8 @@ def _note_variable(name) -> None:
 
 
 def value_of_variable(name: str) -> str:
-    value = os.environ._data.get(os.environ.encodekey(name))
+    held = os.environ._data  # type: ignore[attr-defined]
+    value = held.get(os.environ.encodekey(name))
     return UNSET if value is None else os.environ.decodevalue(value)
 
 

@@ -121,7 +121,7 @@ def _parse(words: list[str]):
         ]
         for each, (_, line) in _VERBS.items()
     ]
-    union = Union[tuple(arms)]  # noqa: UP007 - made at run time
+    union = Union[tuple(arms)]  # type: ignore[valid-type]  # noqa: UP007 - made at run time
     return parse(union, words, prog="gpuzoo", description=_ABOUT), recipe
 
 

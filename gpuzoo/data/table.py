@@ -294,7 +294,7 @@ def _falls(table: Table, times: _Times) -> bool:
 def _clock_change(steps: np.ndarray) -> bool:
     """Whether times only go back by an hour, as at the end of daylight saving time."""
     back = steps[steps < 0]
-    return len(back) <= 1 + len(steps) / 500 and (back >= -3600).all()
+    return len(back) <= 1 + len(steps) / 500 and bool((back >= -3600).all())
 
 
 def _note_duplicates(table: Table, times: _Times, steps: np.ndarray) -> bool:

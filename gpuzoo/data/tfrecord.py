@@ -57,7 +57,8 @@ def _in_turns(files: list[Iterator[bytes]]) -> Iterator[bytes]:
             if file is not None:
                 records = list(itertools.islice(file, _RECORDS))
                 yield from records
-                places[number] = file if len(records) == _RECORDS else None
+                more = len(records) == _RECORDS
+                places[number] = file if more else None  # type: ignore[call-overload]
 
 
 def _records(path: pathlib.Path) -> Iterator[bytes]:

@@ -146,7 +146,7 @@ def _writer(folder: Folder, name: str) -> str | None:
         return None
     if "gpuzoo" in metadata and "run" not in metadata:  # of an older version
         checkpoint = _read(folder, name)
-        return checkpoint and checkpoint.run
+        return checkpoint.run if checkpoint else None
     return metadata.get("run")
 
 

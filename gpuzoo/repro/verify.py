@@ -61,7 +61,7 @@ def verify(
             * (recorded["state"] != "diverged")
         )
     check_trust(path, recorded, trust_code, note)
-    verdict = {
+    verdict: dict = {
         "verdict": IDENTICAL, "run_dir": redact(str(path)), "steps": 0,
         "first_difference": None, "weights": {}, "rows": [], "figures": [],
         "environment": [], "causes": [], "changed_files": changed_files(path, recorded),

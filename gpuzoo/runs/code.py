@@ -15,6 +15,7 @@ import pathlib
 import stat
 import sys
 import types
+from typing import Any
 
 from gpuzoo.catalogue import imports, user_code, user_reads
 from gpuzoo.catalogue.user_files import file_of
@@ -36,7 +37,7 @@ _NO_CODE = (
 
 def watched(
     make, model: str, roots=(), note=lambda line: None
-) -> tuple[object, dict, dict]:
+) -> tuple[Any, dict, dict]:
     """Call `make()`, which builds a model of that name; return also code and inputs.
 
     Args:
@@ -56,7 +57,7 @@ def watched(
 
 def traced(
     make, model: str, code: dict, inputs: dict, note=lambda line: None
-) -> tuple[object, dict, dict]:
+) -> tuple[Any, dict, dict]:
     """Call `make()`, which traces the step of a model; return also code and inputs with
     what the user's code has imported and read only now."""
     file = file_of(model)

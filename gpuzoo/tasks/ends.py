@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -40,12 +41,12 @@ class End:
 
     kind: str = ""
     """One of SQUASHING; empty if there is none."""
-    operation: object = None
+    operation: Any = None
     """Its layer or operation; without a kind: a custom layer, whose effect only its
     outputs show."""
-    called: object = None
+    called: Any = None
     """The same, or its wrapper that is called."""
-    tensor: object = None
+    tensor: Any = None
     """Its output."""
     after: tuple = ()
     """The operations after it, the last one first."""

@@ -167,7 +167,7 @@ def no_draws(runtime: Runtime):
 def _stand() -> tuple:
     """Where Python's generator and NumPy's are."""
     kind, keys, *rest = np.random.get_state()
-    return random.getstate(), keys.tobytes(), *rest
+    return random.getstate(), keys.tobytes(), *rest  # type: ignore[attr-defined]
 
 
 def _operations(graph):

@@ -153,7 +153,8 @@ class JaxBackend:
             parts = jax.device_get(parts)
             return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
-        call.cost = lambda: _cost(step, [v.value for v in variables], entry)
+        cost = lambda: _cost(step, [v.value for v in variables], entry)  # noqa: E731
+        call.cost = cost  # type: ignore[attr-defined]
         return call
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
