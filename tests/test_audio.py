@@ -215,7 +215,7 @@ def test_bad_folders(folder, tmp_path, runtime):
     assert (data.count("train"), data.count("test")) == (40, 2)
     with pytest.raises(gpuzoo.GpuzooError, match="needs image and label"):
         train(RECIPE, data, runtime)
-    with pytest.raises(gpuzoo.GpuzooError, match="at least 1600 .*--audio-seconds"):
+    with pytest.raises(gpuzoo.GpuzooError, match="at least 1600: .*--audio-seconds"):
         train(LISTEN, gpuzoo.load_data(str(both), audio_seconds=0.05), runtime)
     with pytest.raises(gpuzoo.GpuzooError, match="augment changes images"):
         train(LISTEN.override(augment=("flip",)), data, runtime)

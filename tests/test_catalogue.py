@@ -100,7 +100,7 @@ def broken(*, num_classes: int = 2):
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        ("cnn", ["differs", "dense: int = 128", "gpuzoo train mnist: test accuracy",
+        ("cnn", ["Differences from the references", "dense: int = 128", "gpuzoo train mnist: test accuracy",
                  "conv_1 (Conv2D)", "(None, 24, 24, 16)", "logits",
                  "parameters: 108,874"]),
         ("gan", ['"generator"', '"discriminator"', "score", "parameters: 463,141"]),
