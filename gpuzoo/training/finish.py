@@ -11,7 +11,6 @@ from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs.folder import RunFolder, redact, write_weights
 from gpuzoo.runs.record import private
-from gpuzoo.tasks.base import LOSS
 from gpuzoo.training.failures import NO_ROOM
 
 
@@ -114,14 +113,15 @@ def say_end(job, summary: dict) -> None:
     memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
     if summary["peak_device_bytes"] is not None:
         memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
-    headline = tasks.load(recipe.task).headline
+    kind = tasks.load(recipe.task)  # imports Keras: not before the backend is chosen
+    headline = kind.headline
     if f"test_{headline.name}" not in summary:
         screen.say(
             f"Note: no {headline.name}. It is measured by a classifier of handwritten "
             "digits (28x28, greyscale), which does not recognise these data.",
             "yellow",
         )
-        headline = LOSS
+        headline = kind.metrics[0]  # the loss
     figure = headline.text(summary[f"test_{headline.name}"])
     screen.say(
         f"test {headline.name} {figure} on {data} · "
