@@ -188,6 +188,9 @@ def test_a_folder_called_gpuzoo_does_not_hide_an_editable_install(tmp_path):
         "import gpuzoo; gpuzoo.list_models(); gpuzoo.model_info('cnn')",
         "import gpuzoo; gpuzoo.load_recipe('mnist'); dir(gpuzoo)",
         "import gpuzoo.cli",
+        # what stands before a recorded run's backend is chosen
+        "import gpuzoo.training.train, gpuzoo.training.finish, gpuzoo.engine.checkpoint",
+        "import gpuzoo.training.session, gpuzoo.repro.verify, gpuzoo.repro.diff",
     ],
 )
 def test_looking_around_loads_no_backend(code):
