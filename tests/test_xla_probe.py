@@ -46,7 +46,10 @@ def test_a_child_that_dies_turns_xla_off_and_is_tried_once(dying, tmp_path):
     dying("")
     assert "SIGABRT" in probe()  # known, not tried again
     kept.write_text("{damaged")
-    assert choose_xla("auto", "RTX 5090", probe)[0]  # tried again, and kept
+    assert choose_xla("auto", "RTX 5090", probe)[0]  # tried again
+    assert kept.read_text() == "{damaged"  # it may be anybody's
+    kept.unlink()
+    assert probe() == ""
     dying("abort()")
     assert probe() == ""
     other = functools.partial(xla_probe.known_failure, "RTX 5080", (12, 0), "/CPU:0")
