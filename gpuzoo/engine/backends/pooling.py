@@ -1,8 +1,8 @@
 """Max-pooling with a deterministic gradient under XLA, used while a step is traced.
 
 In deterministic mode XLA refuses the gradient of TensorFlow's max-pooling. That of JAX
-is a select-and-scatter, which XLA turns into a sort and a scatter on a GPU: ten times
-as long to compile, and three times the memory. Here a small window is compared value
+is a select-and-scatter, which XLA turns into a sort and a scatter on a GPU: slow to
+compile and large in memory (benchmarks/LOG.md). Here a small window is compared value
 by value, and a large one is split into two overlapping halves, recursively. That takes
 comparisons and slices only, which XLA fuses, and their gradients have a fixed order.
 
