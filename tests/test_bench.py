@@ -242,3 +242,18 @@ def test_doctor_names_what_is_wrong_and_the_remedy(cli):
     assert "unset KERAS_BACKEND" in remedies["backend"]
     assert "GPUZOO_CACHE" in remedies["cache"]
     assert done.stdout.count("-> ") == len(remedies) == 3
+
+
+def test_the_peak_of_the_process_that_starts_a_run_is_not_the_runs():
+    """Linux gives a child its parent's peak to begin with."""
+    import_it = "from gpuzoo.engine.timing import peak_memory_bytes as peak\n"
+    child = import_it + "print(peak())"
+    parent = (
+        import_it + "import subprocess, sys\n"
+        "ballast = bytes(b'x') * 400_000_000; assert peak() > 400_000_000\n"
+        f"sys.exit(subprocess.call([sys.executable, '-c', {child!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", parent], capture_output=True, text=True, check=True
+    )
+    assert 5_000_000 < int(done.stdout) < 300_000_000

@@ -205,6 +205,26 @@ def test_modules_that_are_named_and_not_imported_yet_count(built, tmp_path):
     assert not {"late", "pack"} & set(sys.modules)  # nothing of it was imported
 
 
+def test_a_package_of_another_folder_of_that_name_does_not_count(built, tmp_path):
+    """The process imported it before, for another project."""
+    other = tmp_path / "other" / "bundle"
+    other.mkdir(parents=True)
+    (tmp_path / "bundle").mkdir()
+    (other / "__init__.py").write_text("from . import stranger\n")
+    (other / "stranger.py").write_text("UNITS = 3\n")
+    for name in ("bundle/__init__", "bundle/deep"):
+        (tmp_path / f"{name}.py").write_text("UNITS = 1\n")
+    sys.path.insert(0, str(tmp_path / "other"))
+    try:
+        stranger = importlib.import_module("bundle")
+        found, _, _ = built(call="from bundle import deep")
+        assert set(found) == {"own.py", "bundle", "bundle.deep"}
+        assert sys.modules["bundle"] is stranger
+    finally:
+        for name in ("bundle", "bundle.stranger"):
+            sys.modules.pop(name, None)
+
+
 CALL = (
     'm = importlib.import_module("la" + "te"); '
     'x = x * m.SCALE * float(open(HERE / "scale.txt").read())'

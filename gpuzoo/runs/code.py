@@ -227,7 +227,7 @@ def _users_part(seen, file) -> tuple[dict[str, str], set[str]]:
             if name.startswith("gpuzoo."):
                 ours.add(name)
             elif name not in known:
-                module = sys.modules.get(name) or user_code.not_imported(name)
+                module = _module_that_runs(name, seen.hidden)
                 if module is not None and user_code.is_users(name, module):
                     known[name] = module
                     waiting.append(module)
@@ -239,6 +239,17 @@ def _users_part(seen, file) -> tuple[dict[str, str], set[str]]:
                 if seen.hidden.get(name) is not module:
                     _check_as_imported(name, module, digests[name])
     return digests, ours
+
+
+def _module_that_runs(name: str, hidden) -> types.ModuleType | None:
+    """Return what an import of `name` gives while the run's code runs; None if nothing.
+
+    A hidden module is one that the process imported before, perhaps from another
+    folder: the run's code does not see it, so the file on the path counts."""
+    module = sys.modules.get(name)
+    if module is None or hidden.get(name) is module:
+        module = user_code.not_imported(name) or module
+    return module
 
 
 _imported: dict[str, tuple[types.ModuleType, str]] = {}
