@@ -413,6 +413,21 @@ def read_inside(top: str | pathlib.Path, name: str) -> bytes:
         return file.read()
 
 
+def read_regular(path: str | pathlib.Path) -> bytes:
+    """Return the content of a regular file that the user has named, through links.
+
+    Raises:
+        OSError: there is no such file, or it is a folder, pipe, device or socket.
+    """
+    with open(open_regular(path), "rb") as file:
+        return file.read()
+
+
+def open_regular(path: str | pathlib.Path) -> int:
+    """Open a file as `read_regular` does and return its descriptor."""
+    return _open_regular(os.path.realpath(path), {})
+
+
 def open_inside(top: str | pathlib.Path, name: str) -> int:
     """Open a file as `read_inside` does and return its descriptor."""
     parts = name.split("/")

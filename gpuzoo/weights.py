@@ -11,7 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand
+from gpuzoo.files import expand, read_regular
 from gpuzoo.keras_layers import default_name, layers_of, own_variables
 
 if TYPE_CHECKING:
@@ -112,9 +112,9 @@ def _in_order(path, weights: dict, model, wanted: list[str]) -> dict[str, str]:
 def _order(path: pathlib.Path) -> list[str]:
     """Return the names of the weights in the order of the model, from digests.jsonl."""
     try:
-        with open(path.parent / "digests.jsonl", encoding="utf-8") as file:
-            return list(json.loads(file.readline())["variables"])
-    except (OSError, ValueError, KeyError, TypeError):
+        rows = read_regular(path.parent / "digests.jsonl").decode().splitlines()
+        return list(json.loads(rows[0])["variables"])
+    except (OSError, ValueError, LookupError, TypeError):
         return []
 
 
@@ -159,10 +159,10 @@ def _read(path: str | pathlib.Path) -> tuple[pathlib.Path, bytes]:
     if path.is_dir():
         path = path / "weights.safetensors"
     try:
-        return path, path.read_bytes()
+        return path, read_regular(path)
     except OSError as error:
         raise GpuzooError(
-            f"weights {path.name}: cannot be read: {error.strerror}"
+            f"weights {path.name}: cannot be read: {error.strerror or error}"
         ) from None
 
 

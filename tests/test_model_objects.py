@@ -3,6 +3,7 @@ names of their layers, and the numbers that they are given."""
 
 import hashlib
 import json
+import os
 import shutil
 
 import keras
@@ -506,6 +507,10 @@ class OwnRate(RATES.LearningRateSchedule):
         return {}
 
 
+def two_rules():
+    return RULES.OptimizerMap(RULES.SGD(0.1), {"dense/bias": RULES.Adam()})
+
+
 @pytest.mark.parametrize(
     ("how", "words"),
     [
@@ -518,6 +523,20 @@ class OwnRate(RATES.LearningRateSchedule):
         (lambda: {"loss": "categorical_crossentropy"}, "takes probabilities"),
         (lambda: {"loss": SPARSE(from_logits=True, ignore_class=0)}, "ignore_class=0"),
         (lambda: {"loss": LOSSES.MeanSquaredError(None)}, "reduction=None"),
+        (
+            lambda: {"optimizer": RULES.MultiOptimizer(two_rules())},
+            "compiled with MultiOptimizer, which is not supported.*name optimizer=",
+        ),
+        (
+            lambda: {"optimizer": RULES.MultiOptimizer(lambda weight: RULES.SGD())},
+            "compiled with MultiOptimizer, which is not supported",
+        ),
+        (
+            lambda: {
+                "optimizer": RULES.LossScaleOptimizer(RULES.MultiOptimizer(two_rules()))
+            },
+            "compiled with MultiOptimizer, which is not supported",
+        ),
         (
             lambda: {"optimizer": OwnSGD(0.1)},
             "optimizer OwnSGD, which is not Keras's own",
@@ -879,3 +898,34 @@ def test_images_that_are_scaled_twice_are_told(layers, words, train, npz):
     assert recorded == told["findings"]
     assert bool(recorded) == bool(words)
     assert not words or re.search(words, recorded[0])
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "digests.jsonl"])
+def test_load_weights_refuses_a_pipe_in_the_place_of_a_file(name, train):
+    model = net(L.Dense(1))
+    train(model)
+    path = train.folder() / name
+    path.rename(path.with_suffix(".kept"))
+    os.mkfifo(path)
+    other = net(L.Dense(1, name="other"))  # needs digests.jsonl for its order
+    with pytest.raises(gpuzoo.GpuzooError) as told:
+        gpuzoo.load_weights(other, train.folder())
+    assert "\n" not in str(told.value)
+    words = "not a regular file" if name.startswith("w") else "digests.jsonl has the"
+    assert words in str(told.value)
+    path.unlink()
+    path.symlink_to(path.with_suffix(".kept"))  # a link of the user's is followed
+    gpuzoo.load_weights(model, train.folder())
+
+
+@pytest.mark.parametrize("name", ["pipe.npz", "pipe.csv"])
+def test_data_that_is_a_pipe_is_refused(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(gpuzoo.GpuzooError, match="not a regular file"):
+        gpuzoo.load_data(str(tmp_path / name))
+
+
+def test_a_file_of_a_model_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "own.py")
+    with pytest.raises(gpuzoo.GpuzooError, match="own.py: it is not a regular file"):
+        gpuzoo.build(f"{tmp_path / 'own.py'}:net")

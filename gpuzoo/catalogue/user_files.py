@@ -3,13 +3,14 @@
 import dataclasses
 import importlib
 import importlib.util
+import os
 import pathlib
 import sys
 
 from gpuzoo.catalogue import architecture, user_code
 from gpuzoo.catalogue.model_info import ModelInfo, read_models
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand
+from gpuzoo.files import expand, open_regular
 
 
 def execute(module: str, path: pathlib.Path) -> None:
@@ -33,12 +34,14 @@ def file_of(name: str) -> pathlib.Path | None:
 def model_in_file(name: str) -> ModelInfo:
     path, function = file_of(name), name.rpartition(":")[2]
     try:
+        os.close(open_regular(path))  # reading a pipe may block forever
         infos = {
             info.name: info for info in read_models(path, user_code.OWN + path.stem)
         }
     except OSError as error:
         raise GpuzooError(
-            f"model file {path}: {error.strerror}; check its path or restore the file"
+            f"model file {path}: {error.strerror or error}; check its path or restore "
+            "the file"
         ) from None
     except (SyntaxError, ValueError, KeyError) as error:
         raise GpuzooError(f"model {name!r}: {path} cannot be read: {error}") from None

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import open_regular
 
 _TRAIN, _TEST = ("train", "training"), ("test", "testing")
 _VAL = ("val", "valid", "validation", "dev")
@@ -28,7 +29,10 @@ def read(
     """
     what = f"data {path.name!r}"
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with (
+            open(open_regular(path), "rb") as raw,
+            np.load(raw, allow_pickle=False) as file,
+        ):
             there = list(file.files)
             places = _places(what, there, note)
             arrays = {place: file[name] for place, name in places.items()}

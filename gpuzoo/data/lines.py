@@ -11,6 +11,7 @@ import numpy as np
 from gpuzoo.data import numbers
 from gpuzoo.data.moments import is_date
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import read_regular
 
 MARKS = ";\t|,"  # separators; the first one that splits the first line is used
 # Wider tables are not taken as time series, unless there are times.
@@ -94,11 +95,13 @@ def quoted(cell: str, most: int = 60) -> str:
 def _text(what: str, path: pathlib.Path) -> tuple[str, list[str]]:
     """Return the text of a file, and a finding if it is not UTF-8."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
     except OSError as error:
-        raise GpuzooError(f"{what}: cannot be read: {error.strerror}") from None
+        raise GpuzooError(
+            f"{what}: cannot be read: {error.strerror or error}"
+        ) from None
     encoding = "utf-8"
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"

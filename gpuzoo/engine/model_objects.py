@@ -342,6 +342,13 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
             f"{unused[0]} has no effect beside the compiled {kind}: set it there, or "
             "name optimizer= to train(), too"
         )
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if isinstance(inner, keras.optimizers.MultiOptimizer):
+        raise GpuzooError(
+            "the model is compiled with MultiOptimizer, which is not supported: one "
+            "optimizer moves all weights; compile it with one of its optimizers, or "
+            "name optimizer= to train()"
+        )
     rate = keras_state.given_learning_rate(optimizer)
     if callable(rate) and not isinstance(rate, _SCHEDULE | keras.Variable):
         raise _refused(f"{kind} with a function as its learning rate", "optimizer")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand
+from gpuzoo.files import expand, read_regular
 from gpuzoo.runtime.environment import (
     DEFAULT_VARIABLES,
     LOAD_TUNING_FLAG,
@@ -68,11 +68,11 @@ def pin_autotune(options: Options) -> str | None:
     check_autotune(options)
     path = expand(options.autotune).resolve()
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise GpuzooError(
-            f"autotune file {options.autotune}: {error.strerror}; gpuzoo train "
-            "--autotune FILE creates it on a GPU"
+            f"autotune file {options.autotune}: {error.strerror or error}; gpuzoo "
+            "train --autotune FILE creates it on a GPU"
         ) from None
     flags = os.environ.get("XLA_FLAGS", "")
     flags = f"{flags} {LOAD_TUNING_FLAG}{path} {WHOLE_TUNING_FLAG}"
