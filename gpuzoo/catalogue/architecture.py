@@ -53,7 +53,7 @@ def describe(model: "keras.Model") -> str:
             "change nothing; set trainable = True on a layer"
         )
     # Optimizer and loss are not part of the architecture: see
-    # gpuzoo/engine/model_objects.py.
+    # gpuzoo/engine/compile_config.py.
     compiled, model.compiled = model.compiled, False
     try:
         with warnings.catch_warnings(action="ignore"):  # lambdas are refused below

@@ -8,7 +8,14 @@ import keras
 from gpuzoo import tasks
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
-from gpuzoo.engine import backends, batches, initializers, model_objects, optim
+from gpuzoo.engine import (
+    backends,
+    batches,
+    compile_config,
+    initializers,
+    model_objects,
+    optim,
+)
 from gpuzoo.engine.backends.determinism import no_draws
 from gpuzoo.engine.plan import make_plan
 from gpuzoo.engine.state import State
@@ -87,7 +94,7 @@ class Program:
         self.task = kind(
             model=model, optimizers=optimizers, recipe=recipe, dataset=dataset
         )
-        if loss := model_objects.loss_of(given, recipe, model):
+        if loss := compile_config.loss_of(given.loss, recipe, model):
             self.task.compiled = loss
         self.step_metrics = tuple(metric.name for metric in self.task.step_metrics)
         self.metrics = tuple(metric.name for metric in self.task.metrics)

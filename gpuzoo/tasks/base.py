@@ -65,12 +65,31 @@ class Task:
     """Modules that its metrics depend on, besides those that it imports."""
     told_by_layer = ""
     """A layer whose losses (for Keras's own fit) the task computes itself."""
+    from_logits = False
+    """Whether its loss is computed from the logits of the model."""
+    takes_loss = False
+    """Whether a compiled loss of Keras may replace its loss."""
+    keras_loss = ""
+    """The class of keras.losses that is its loss, if there is one."""
+    compiled = None
+    """The compiled loss of this training, labels and logits -> the loss of each example
+    (gpuzoo/engine/compile_config.py); None: the task's own loss."""
     own_draws = 0
     """Uniform numbers per example of a step, before those of `augment`."""
 
     def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
         self.model, self.optimizers = model, optimizers
         self.changes = augment.parse(recipe.augment)
+
+    @classmethod
+    def keras_metrics(cls, model: keras.Model, by_name: bool) -> set[str]:
+        """Return the Keras metrics that compile() may name, as the task measures them:
+        names in lower case, without `_`.
+
+        Args:
+            by_name: the metric is named by a string, such as "accuracy".
+        """
+        return set()
 
     @classmethod
     def count_draws(cls, recipe, model: keras.Model) -> int:

@@ -26,10 +26,7 @@ class Task(base.Task):
     headline = base.ACCURACY
     pictures = ("confusion", "mistakes")
     uses = frozenset({"augment", "mixup and cutmix", "label_smoothing", "tta"})
-
-    compiled = None
-    """The loss that the model was compiled with, in place of the cross-entropy: labels
-    and logits to the loss of each example (gpuzoo/engine/model_objects.py)."""
+    from_logits = takes_loss = True
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
@@ -61,6 +58,16 @@ class Task(base.Task):
         if found not in ((None, classes), (None, 1)):
             return f"puts out {found}, not (batch, classes) = (None, {classes})"
         return _no_logits(model, dataset)
+
+    @classmethod
+    def keras_metrics(cls, model: keras.Model, by_name: bool) -> set[str]:
+        """Return the Keras metrics that are its accuracy."""
+        if not cls.takes_loss:
+            return set()
+        known = {"sparsecategoricalaccuracy", "categoricalaccuracy"}
+        if model.output_shape[-1:] == (1,):
+            known = {"binaryaccuracy"}
+        return known | ({"accuracy", "acc"} if by_name else set())  # Keras chooses one
 
     def prepare(self, images):
         """Return uint8 pixels as values in [0, 1] of the compute dtype."""

@@ -29,6 +29,7 @@ class Task(classify.Task):
 
     loss_name = "cross-entropy and divergence from the teacher"
     models = "classify"
+    takes_loss = False
     uses = classify.Task.uses | {"teacher"}
 
     def __init__(self, *, recipe, dataset, **parts):

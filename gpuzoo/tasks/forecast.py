@@ -28,6 +28,7 @@ class Task(base.Task):
     metrics = (base.LOSS, base.Metric("seasonal"), base.Metric("linear"))
     pictures = ("forecasts",)
     uses = frozenset()
+    keras_loss = "MeanSquaredError"
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
@@ -46,6 +47,11 @@ class Task(base.Task):
             return fault
         found, wanted = ends.output_shape_of(model), (None, HORIZON)
         return None if found == wanted else f"puts out {found}, not {wanted}"
+
+    @classmethod
+    def keras_metrics(cls, model: keras.Model, by_name: bool) -> set[str]:
+        """Return the Keras metrics that are its loss."""
+        return {"mse", "meansquarederror"}
 
     def step(self, batch: dict, draws, backend) -> dict:
         """One step of training; returns the loss of the batch."""

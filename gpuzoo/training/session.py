@@ -58,7 +58,7 @@ def make_session(
 ) -> "Session":
     """Do the same in a configured process."""
     from gpuzoo import tasks
-    from gpuzoo.engine import model_objects
+    from gpuzoo.engine import compile_config, model_objects
     from gpuzoo.engine.plan import make_plan
     from gpuzoo.engine.program import Session
     from gpuzoo.tasks import augment
@@ -77,7 +77,7 @@ def make_session(
     if architecture.is_text(recipe.model):
         architecture.check_precision(model)
     given = given or model_objects.Given()
-    model_objects.loss_of(given, recipe, model)
+    compile_config.loss_of(given.loss, recipe, model)
     given = given.with_findings(findings_of(model, recipe, dataset, given))
     return Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
 
