@@ -35,13 +35,14 @@ _FOR = {
 
 
 class Task:
-    """Base class. A task is a subclass called Task in a file of its name; it is found
-    there, and not registered. It defines:
+    """Base class: all that the training calls. A task is a subclass called Task in a
+    file of its name; it is found there, and not registered. It must define
+    `check_model`, `step`, `evaluate` and `summarise`; all else has a default.
 
-    - `check_model(model, dataset)`: what is wrong with a model, or None
-    - `step(batch, draws, backend)`: one step of training; its metrics
-    - `evaluate(batch)`: what the model returns for each example
-    - `summarise(outputs, arrays)`: the metrics of an evaluation
+    Attributes:
+        model: the network to train, or a model that contains all of them.
+        optimizers: one for each entry of `groups`, built.
+        changes: the parsed `augment` of the recipe.
     """
 
     fields: tuple[str, ...] = ("image",)
@@ -139,6 +140,12 @@ class Task:
         """Return what is wrong with the data, or None."""
 
     @staticmethod
+    def check_model(model: keras.Model, dataset) -> str | None:
+        """Return what is wrong with a model for the data, or None: text that continues
+        "model 'name' ...". Most begin with `misfit`."""
+        raise NotImplementedError
+
+    @staticmethod
     def model_options(dataset) -> dict:
         """Return options of the model that the data determine."""
         return {"input_shape": tuple(dataset.input_shape)}
@@ -152,6 +159,39 @@ class Task:
     def moves(model: keras.Model) -> list[int]:
         """Return the updates of each optimizer per step."""
         return [1]
+
+    def step(self, batch: dict, draws, backend) -> dict:
+        """Do one training step; return its metrics, scalars named as `step_metrics`.
+
+        Traced once: it may depend on nothing but its arguments and the variables.
+
+        Args:
+            batch: name in `fields` -> array (batch, ...) on the device.
+            draws: uniform numbers in [0, 1), (batch, count_draws), those of the task
+                first; the only source of randomness.
+            backend: gradients and updates, see gpuzoo/engine/backends/.
+        """
+        raise NotImplementedError
+
+    def evaluate(self, batch: dict) -> dict:
+        """Return name -> array (batch, ...): what the model gives for each example.
+
+        Traced once, too; draws nothing at random.
+
+        Args:
+            batch: as for `step`, and `index` (batch,): the places of the examples in
+                the test set.
+        """
+        raise NotImplementedError
+
+    def summarise(self, outputs: dict, arrays: dict) -> dict[str, float]:
+        """Return the metrics of an evaluation, named as `metrics`. It runs on the host.
+
+        Args:
+            outputs: those of `evaluate`, NumPy arrays with a row per example.
+            arrays: name in `fields` -> the same examples.
+        """
+        raise NotImplementedError
 
     @staticmethod
     def misfit(
