@@ -1,6 +1,7 @@
 import os
 import sys
 
+from gpuzoo.errors import ExitCode
 from gpuzoo.runtime import bootstrap
 
 
@@ -11,7 +12,7 @@ def main() -> None:
         from gpuzoo.cli import app
     except KeyboardInterrupt:
         os.write(2, b"gpuzoo: interrupted\n")
-        os._exit(130)
+        os._exit(ExitCode.INTERRUPTED)
     app.main()
 
 

@@ -1,8 +1,22 @@
-"""Exceptions with a message for the user, and suggestions for misspelt names."""
+"""Exit codes, exceptions with a message for the user, and hints for misspelt names."""
 
 import difflib
+import enum
 import errno
 from collections.abc import Iterable
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of every command (docs/howto/scripts.md)."""
+
+    DONE = 0
+    """Done; of a comparison: identical."""
+    FAILED = 1
+    """A check failed: results differ, or the training diverged."""
+    MISUSE = 2
+    """Wrong use, bad input or an unsuitable environment; nothing was compared."""
+    INTERRUPTED = 130
+    """Stopped by Ctrl-C or a signal; a run can be resumed."""
 
 
 class GpuzooError(ValueError):
@@ -12,7 +26,7 @@ class GpuzooError(ValueError):
     The command line prints it without a traceback and exits with `exit_code`.
     """
 
-    exit_code = 2
+    exit_code = ExitCode.MISUSE
 
 
 def remedy_of(error: OSError) -> str:
@@ -30,7 +44,7 @@ class Diverged(GpuzooError):
     `weights` are the last ones that were all finite, those of step `step`.
     """
 
-    exit_code = 1
+    exit_code = ExitCode.FAILED
 
     def __init__(self, message: str, *, step: int, weights: dict):
         super().__init__(message)

@@ -395,3 +395,11 @@ def test_record_tells_no_home_and_no_environment(cli, tmp_path, monkeypatch):
     text = (tmp_path / done.json["run_dir"] / "run.json").read_text()
     assert "jane.doe" not in text and "hunter2" not in text
     assert json.loads(text)["recipe"]["data"] == "~/mine.npz"
+
+
+def test_the_table_of_exit_codes_has_each_of_them():
+    from gpuzoo.errors import ExitCode
+
+    page = pathlib.Path(__file__).parent.parent / "docs" / "howto" / "scripts.md"
+    rows = [line.split("|")[1].strip() for line in page.read_text().splitlines() if line.startswith("| ")]
+    assert rows[1:] == [str(code.value) for code in ExitCode]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 import tyro
 
 from gpuzoo.cli.parsing import last_line, parse
-from gpuzoo.errors import GpuzooError, nearest, remedy_of
+from gpuzoo.errors import ExitCode, GpuzooError, nearest, remedy_of
 from gpuzoo.runtime import bootstrap
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _run(words: list[str]) -> int:
     if words in ([], ["train"], ["bench"]):
         with contextlib.suppress(SystemExit):
             _parse([*words, "--help"])
-        return 2
+        return ExitCode.MISUSE
     command, recipe = _parse(words)
     if recipe:
         command = _overridden(command, recipe, words)
@@ -190,7 +190,8 @@ def _guard(action, debug: bool) -> None:
             raise
         # Mostly stdout; the interpreter would try to flush it again on exit, and fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0 if isinstance(error, BrokenPipeError) else 2
+        broken = isinstance(error, BrokenPipeError)
+        code = ExitCode.DONE if broken else ExitCode.MISUSE
         if code:
             print(f"gpuzoo: error: {error}; {remedy_of(error)}", file=sys.stderr)
     except Exception as error:
@@ -200,7 +201,7 @@ def _guard(action, debug: bool) -> None:
         if debug or not line:
             raise
         print(f"gpuzoo: error: {line}", file=sys.stderr, flush=True)
-        code = 2
+        code = ExitCode.MISUSE
     except KeyboardInterrupt:
         if debug:
             raise
@@ -208,5 +209,5 @@ def _guard(action, debug: bool) -> None:
             print("gpuzoo: interrupted", file=sys.stderr, flush=True)
             sys.stdout.flush()
         # At once: libraries interrupted while being imported may crash at shutdown.
-        os._exit(130)
+        os._exit(ExitCode.INTERRUPTED)
     sys.exit(code)

@@ -7,7 +7,7 @@ import tyro
 
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.cli.parsing import Common, Flag, Output, Word
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.runtime.options import Options
 
 
@@ -34,7 +34,7 @@ class Train:
             quiet=self.output.quiet,
         )
         self.output.last_line(summary)
-        return 130 if summary["state"] == "stopped" else 0
+        return _code_of(summary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Resume:
             self.run, allow_drift=self.allow_drift, quiet=self.output.quiet
         )
         self.output.last_line(summary)
-        return 130 if summary["state"] == "stopped" else 0
+        return _code_of(summary)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +159,11 @@ class Diff:
         show(made, *lines, f"{found['verdict']}, {found['compared']} steps compared")
 
 
+def _code_of(summary: dict) -> ExitCode:
+    stopped = summary["state"] == "stopped"
+    return ExitCode.INTERRUPTED if stopped else ExitCode.DONE
+
+
 def _without_1(command: str, debug: bool, action) -> int:
     """Return the exit code of a command whose exit code 1 means that results differ:
     any failure, also one in a model's own code, is 2."""
@@ -169,8 +174,8 @@ def _without_1(command: str, debug: bool, action) -> int:
             raise
         if debug:
             traceback.print_exc()
-            return 2
-        if isinstance(error, GpuzooError) and error.exit_code == 2:
+            return ExitCode.MISUSE
+        if isinstance(error, GpuzooError) and error.exit_code == ExitCode.MISUSE:
             raise
         line = " ".join(str(error).split())[:300]
         kind = "" if isinstance(error, GpuzooError) else f"{type(error).__name__}: "

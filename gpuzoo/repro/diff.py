@@ -2,6 +2,7 @@
 
 import pathlib
 
+from gpuzoo.errors import ExitCode
 from gpuzoo.files import expand
 from gpuzoo.repro.verify import (
     DIFFERS,
@@ -78,7 +79,7 @@ def diff(
         replayed = do_again(paths, first.step, note)
     return {
         "verdict": verdict,
-        "exit_code": EXIT_CODES.get(verdict, 1),
+        "exit_code": EXIT_CODES.get(verdict, ExitCode.FAILED),
         "compared": min(counts),
         "settings": _settings(*records),
         "environment": _rows(drift.environment_differences(*records)),

@@ -6,7 +6,7 @@ import os
 import pathlib
 
 from gpuzoo import weights
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.files import expand, read_inside, redact
 from gpuzoo.repro import causes, rerun
 from gpuzoo.runs import divergence as trail
@@ -15,7 +15,11 @@ from gpuzoo.runs.record import read_run, seal
 from gpuzoo.training.session import open_recorded, own_files
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
-EXIT_CODES = {IDENTICAL: 0, DIFFERS: 1, CANNOT_COMPARE: 2}
+EXIT_CODES = {
+    IDENTICAL: ExitCode.DONE,
+    DIFFERS: ExitCode.FAILED,
+    CANNOT_COMPARE: ExitCode.MISUSE,
+}
 
 
 def verify(
