@@ -401,5 +401,9 @@ def test_the_table_of_exit_codes_has_each_of_them():
     from gpuzoo.errors import ExitCode
 
     page = pathlib.Path(__file__).parent.parent / "docs" / "howto" / "scripts.md"
-    rows = [line.split("|")[1].strip() for line in page.read_text().splitlines() if line.startswith("| ")]
+    rows = [
+        line.split("|")[1].strip()
+        for line in page.read_text().splitlines()
+        if line.startswith("| ")
+    ]
     assert rows[1:] == [str(code.value) for code in ExitCode]

@@ -34,11 +34,12 @@ import sys
 import tempfile
 import time
 
+from modes import PRECISIONS, mode_parser
+
 HERE = pathlib.Path(__file__).resolve().parent.parent
 RECORD = HERE / "records" / "layers.json"
 PAGE = HERE.parent / "docs" / "explanation" / "layers.md"
 ARRANGEMENTS = ("alone", "shared", "siamese", "parallel")
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STEPS, BATCH = 3, 8
 # What one model may take in a process before it counts as hung.
 SECONDS = 120
@@ -47,20 +48,10 @@ _CODE = ("engine", "runtime", "tasks/base.py", "tasks/classify.py")
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = mode_parser(__doc__)
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--arrangements", nargs="+", choices=ARRANGEMENTS,
                         default=ARRANGEMENTS)  # fmt: skip
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
-                        default=PRECISIONS)  # fmt: skip
-    parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"),
-                        default=("tensorflow", "jax"))  # fmt: skip
-    parser.add_argument("--xla", nargs="+", choices=("off", "on"),
-                        default=("off", "on"),
-                        help="TensorFlow's; JAX is always XLA")  # fmt: skip
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--trainings", type=int, default=8,
                         help="per model in the busy process")  # fmt: skip
     parser.add_argument("--fresh", type=int, default=2,
@@ -72,7 +63,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, default=RECORD)
     parser.add_argument("--table", action="store_true",
                         help="only write the page of the docs")  # fmt: skip
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

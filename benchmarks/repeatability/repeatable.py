@@ -41,9 +41,9 @@ import threading
 import time
 
 from matrix import merged, small_digits, table
+from modes import mode_parser
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
-PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 OTHER_SEED = 1
 # Options that keep the types of layers and reduce most of the work (--small).
 SMALL = {
@@ -61,18 +61,8 @@ SMALL = {
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = mode_parser(__doc__)
     parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS,
-                        default=PRECISIONS)  # fmt: skip
-    parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"),
-                        default=("tensorflow", "jax"))  # fmt: skip
-    parser.add_argument("--xla", nargs="+", choices=("off", "on"),
-                        default=("off", "on"),
-                        help="TensorFlow's; JAX is always XLA")  # fmt: skip
-    parser.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     parser.add_argument("--level", choices=("repeatable", "fast"), default="repeatable")
     parser.add_argument("--autotune", type=pathlib.Path, metavar="FILE",
                         help="pin XLA's choice of GPU kernels")  # fmt: skip
@@ -91,7 +81,6 @@ def parse() -> argparse.Namespace:
                         help="narrow, shallow versions of large models")  # fmt: skip
     parser.add_argument("--out", type=pathlib.Path,
                         default=HERE / "records" / "repeatable.json")  # fmt: skip
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
