@@ -24,7 +24,7 @@ SOURCES = [
 ORDER = [
     ["__init__", "__main__", "recipes"],
     ["cli"],
-    ["repro", "bench", "doctor"],
+    ["repro", "bench", "gpus", "doctor"],
     ["training"],
     ["engine", "report"],
     ["tasks"],
@@ -108,6 +108,7 @@ LEFT_OF_THE_SEAM = (
     "gpuzoo.cli.app", "gpuzoo.cli.listing", "gpuzoo.cli.machine", "gpuzoo.cli.runs",
     "gpuzoo.training.train", "gpuzoo.repro.verify",
     "gpuzoo.repro.diff", "gpuzoo.bench.bench", "gpuzoo.bench.worker", "gpuzoo.doctor",
+    "gpuzoo.cli.compiling", "gpuzoo.gpus.compile", "gpuzoo.gpus.worker",
     "gpuzoo.runs.folder", "gpuzoo.data.sources", "gpuzoo.catalogue.registry",
 )  # fmt: skip
 

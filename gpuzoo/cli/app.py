@@ -30,15 +30,17 @@ _VERBS = {
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
     "diff": ("runs", "Show where two runs diverge, and why."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
+    "compile": ("compiling", "Compile a recipe for GPUs that this machine lacks."),
     "doctor": ("machine", "Check the installation and this machine."),
 }  # fmt: skip
 _HELP = ("-h", "--help")
-_WITH_RECIPE = ("train", "bench")  # followed by the name of a recipe
+_WITH_RECIPE = ("train", "bench", "compile")  # followed by the name of a recipe
 _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume
 - Repeatability: verify, diff
 - This machine: bench, doctor
+- Other machines: compile
 `gpuzoo train mnist` is a first training, `gpuzoo VERB --help` shows all options.
 (Exit codes: 0 done, 1 a check failed, 2 wrong use or environment, 130 interrupted.)"""
 
@@ -74,7 +76,7 @@ def _run(words: list[str]) -> int:
         return last_line({"version": __version__})
     if words and verb not in (*_VERBS, *_HELP) and not verb.startswith("--tyro-"):
         raise GpuzooError(f"no command named {verb!r}; {nearest(verb, _VERBS)}")
-    if words in ([], ["train"], ["bench"]):
+    if words in ([], *([verb] for verb in _WITH_RECIPE)):
         with contextlib.suppress(SystemExit):
             _parse([*words, "--help"])
         return ExitCode.MISUSE
@@ -142,7 +144,7 @@ def _type_of(verb: str, recipe: "Recipe | None"):
                 each,
                 default=command(recipe=recipes.load_recipe(each)),
                 description=None
-                if recipe and verb == "bench"
+                if recipe and verb in ("bench", "compile")
                 else _first_line(recipes.module_of(each)),
             ),
         ]

@@ -54,6 +54,9 @@ class Program:
     compiles both calls. Every result is a function of the session and the step alone:
     the order of calls to train and evaluate does not change later results.
 
+    Args:
+        backend: default: that of the session's runtime.
+
     Attributes:
         session, model, task, plan, backend.
         state: every variable that a step reads or writes (`gpuzoo.engine.state`).
@@ -64,9 +67,9 @@ class Program:
         GpuzooError: the model or one of its operations cannot be trained repeatably.
     """
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, backend=None):
         self.session, self.model = session, session.model
-        self.backend = backends.get(session.runtime)
+        self.backend = backend or backends.get(session.runtime)
         self.clock = Stopwatch(self.backend.synchronise)
         with self.clock.phase("setup"):
             self._set_up()

@@ -105,8 +105,34 @@ class JaxBackend:
         with the number of the feed's steps as an argument, or the single step. The
         attribute `cost` of the returned function is described in `_cost`.
         """
+        program, step, most = self.program(body, feed, variables)
+
+        def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            values, parts = [variable.value for variable in variables], []
+            for first in range(0, len(next(iter(feed.values()))), most):
+                part = {name: a[first : first + most] for name, a in feed.items()}
+                count = len(next(iter(part.values())))
+                part = {name: _filled(array, most) for name, array in part.items()}
+                values, outputs = program(values, part, count)
+                if count < most:  # the last call is shorter
+                    outputs = jax.tree.map(lambda x, n=count: x[:n], outputs)
+                parts.append(outputs)
+            for variable, value in zip(variables, values, strict=True):
+                variable.assign(value)
+            # All steps are queued on the device before the first result is awaited.
+            parts = jax.device_get(parts)
+            return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+        entry = _shapes(feed)
+        cost = lambda: _cost(step, [v.value for v in variables], entry)  # noqa: E731
+        call.cost = cost  # type: ignore[attr-defined]
+        return call
+
+    def program(self, body: Callable, feed: dict, variables: list[keras.Variable]):
+        """Return the jitted loop of `compile_steps`, a function of the variables'
+        values, a feed and the number of its steps; one step of it, to be traced; and
+        the most steps of one call."""
         most = len(next(iter(feed.values()))) if self.looped else 1
-        entry = {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in feed.items()}
 
         def step(values, entry):
             self._variables = variables
@@ -137,25 +163,7 @@ class JaxBackend:
 
         program = jax.jit(several if self.looped else one, donate_argnums=0)
 
-        def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            values, parts = [variable.value for variable in variables], []
-            for first in range(0, len(next(iter(feed.values()))), most):
-                part = {name: a[first : first + most] for name, a in feed.items()}
-                count = len(next(iter(part.values())))
-                part = {name: _filled(array, most) for name, array in part.items()}
-                values, outputs = program(values, part, count)
-                if count < most:  # the last call is shorter
-                    outputs = jax.tree.map(lambda x, n=count: x[:n], outputs)
-                parts.append(outputs)
-            for variable, value in zip(variables, values, strict=True):
-                variable.assign(value)
-            # All steps are queued on the device before the first result is awaited.
-            parts = jax.device_get(parts)
-            return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-        cost = lambda: _cost(step, [v.value for v in variables], entry)  # noqa: E731
-        call.cost = cost  # type: ignore[attr-defined]
-        return call
+        return program, step, most
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
         """Return the values of variables, copied to the host."""
@@ -177,15 +185,30 @@ class JaxBackend:
         return stats["bytes_limit"] if stats else environment.memory_bytes()
 
 
+def _shapes(feed: dict) -> dict:
+    """Return the shapes of one step's entry."""
+    return {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in feed.items()}
+
+
 def _cost(step: Callable, values: list, entry: dict) -> dict[str, float]:
     """Return the cost of one step: `flops`, floating-point operations as traced, and
     `bytes`, read and written after XLA's optimisation. It is recompiled for this."""
-    with _written_out():
-        lowered = jax.jit(step).lower(values, entry)
+    lowered = _lower(step, values, entry)
     # Fusion stays the same; the program is never run.
     cost = lowered.compile({"xla_backend_optimization_level": 0}).cost_analysis()
     flops = lowered.cost_analysis()["flops"]
     return {"flops": float(flops), "bytes": float(cost["bytes accessed"])}
+
+
+def flops_of(step: Callable, values: list, feed: dict) -> float:
+    """Return the floating-point operations of one step, as traced."""
+    return float(_lower(step, values, _shapes(feed)).cost_analysis()["flops"])
+
+
+def _lower(step: Callable, values: list, entry: dict):
+    with _written_out():
+        # Not of `step` itself: its trace with loops may be cached.
+        return jax.jit(lambda *given: step(*given)).lower(values, entry)
 
 
 @contextlib.contextmanager

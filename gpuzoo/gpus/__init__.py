@@ -1,0 +1,1 @@
+"""Predictions for GPUs that this machine does not have."""

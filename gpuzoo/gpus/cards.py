@@ -1,0 +1,136 @@
+"""Cards: public figures of a GPU, one JSON file each in cards/ or of the user."""
+
+import dataclasses
+import json
+import math
+import pathlib
+
+from gpuzoo.errors import GpuzooError, nearest
+from gpuzoo.files import expand
+
+_FOLDER = pathlib.Path(__file__).parent / "cards"
+_FORMATS = ("float32", "tf32", "float16", "bfloat16")
+# What JAX takes of a card's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION).
+MEMORY_FRACTION = 0.75
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+    """The figures of a GPU that a compiler and a bound need."""
+
+    name: str
+    """As the driver names it."""
+    compute_capability: str
+    """Such as 9.0."""
+    cores: int
+    """Streaming multiprocessors; the four figures below are those of one."""
+    fpus_per_core: int
+    threads_per_core: int
+    shared_bytes_per_core: int
+    shared_bytes_per_block: int
+    """The most shared memory of a block that asks for it."""
+    clock_ghz: float
+    memory_bytes: int
+    bandwidth_bytes_per_second: float
+    l2_bytes: int
+    flops: dict[str, float | None]
+    """Format (float32, tf32, float16, bfloat16) -> floating-point operations per second
+    of dense products; None: the card does not compute in it."""
+    source: str
+    """Where the figures were published."""
+
+    @property
+    def capability(self) -> tuple[int, int]:
+        major, _, minor = self.compute_capability.partition(".")
+        return int(major), int(minor)
+
+    @property
+    def usable_bytes(self) -> int:
+        return int(MEMORY_FRACTION * self.memory_bytes)
+
+    def peak(self, precision: str) -> float:
+        """Return the operations per second in a Keras dtype policy; a format that the
+        card lacks is computed in float32."""
+        name = precision.removeprefix("mixed_")
+        if name == "float32":
+            name = "tf32"
+        return self.flops[name] or self.flops["float32"]  # type: ignore[return-value]
+
+    def target(self, cudnn: str) -> str:
+        """Return the card as a text of XLA's GpuTargetConfigProto."""
+        (major, minor), dnn = self.capability, [*map(int, cudnn.split(".")[:3])]
+        return f"""gpu_device_info {{
+          threads_per_block_limit: 1024 threads_per_warp: 32
+          shared_memory_per_block: 49152
+          shared_memory_per_core: {self.shared_bytes_per_core}
+          shared_memory_per_block_optin: {self.shared_bytes_per_block}
+          threads_per_core_limit: {self.threads_per_core} core_count: {self.cores}
+          fpus_per_core: {self.fpus_per_core} block_dim_limit_x: 2147483647
+          block_dim_limit_y: 65535 block_dim_limit_z: 65535
+          memory_bandwidth: {int(self.bandwidth_bytes_per_second)}
+          l2_cache_size: {self.l2_bytes} clock_rate_ghz: {self.clock_ghz}
+          device_memory_size: {self.memory_bytes}
+          cuda_compute_capability {{ major: {major} minor: {minor} }}
+          registers_per_core_limit: 65536 registers_per_block_limit: 65536 }}
+        platform_name: "CUDA" device_description_str: {json.dumps(self.name)}
+        dnn_version_info {{ major: {dnn[0]} minor: {dnn[1]} patch: {dnn[2]} }}"""
+
+
+def names() -> list[str]:
+    """Return the names of the cards that come with gpuzoo."""
+    return sorted(path.stem for path in _FOLDER.glob("*.json"))
+
+
+def load(name: str) -> Card:
+    """Return a card by its name (h200) or the path of a user's file (mine.json).
+
+    Raises:
+        GpuzooError: no such card, or a file with a field missing, unknown or wrong.
+    """
+    path = expand(name) if name.endswith(".json") else _FOLDER / f"{name}.json"
+    if not name.endswith(".json") and name not in names():
+        raise GpuzooError(
+            f"no card named {name!r}; {nearest(name, names())}; for another one give "
+            "the path of a .json file with the fields of gpuzoo/gpus/cards/h200.json"
+        )
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise GpuzooError(f"card {name}: {error.strerror}; check the path") from None
+    except ValueError as error:
+        raise GpuzooError(f"card {name} is not JSON: {error}") from None
+    return _checked(name, content)
+
+
+def _checked(name: str, content) -> Card:
+    fields = {field.name: field.type for field in dataclasses.fields(Card)}
+    if not isinstance(content, dict) or set(content) != set(fields):
+        odd = sorted(set(fields) ^ set(content if isinstance(content, dict) else ()))
+        raise GpuzooError(
+            f"card {name}: fields missing or unknown: {', '.join(odd)}; expected those "
+            "of gpuzoo/gpus/cards/h200.json"
+        )
+    for field, kind in fields.items():
+        value = content[field]
+        if kind is str:
+            right = isinstance(value, str) and value.strip()
+        elif field == "flops":
+            right = isinstance(value, dict) and set(value) == set(_FORMATS)
+            right = right and all(
+                _positive(v) or v is None and k != "float32" for k, v in value.items()
+            )
+        else:
+            right = _positive(value) and (kind is float or type(value) is int)
+        if field == "compute_capability" and right:
+            parts = value.split(".")
+            right = len(parts) == 2 and all(part.isdecimal() for part in parts)
+        if not right:
+            raise GpuzooError(
+                f"card {name}: {field} must be like that of "
+                f"gpuzoo/gpus/cards/h200.json: {value!r}"
+            )
+    return Card(**content)
+
+
+def _positive(value) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf

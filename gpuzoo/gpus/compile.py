@@ -1,0 +1,207 @@
+"""`gpuzoo compile`: a recipe's steps, compiled for cards that this machine lacks.
+
+Every card, precision and level is compiled in a process of its own, since a compiler
+that meets a card or an operation that it does not know may end its process.
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.errors import GpuzooError
+from gpuzoo.gpus import cards, predict
+from gpuzoo.gpus.cards import Card
+from gpuzoo.runs.record import private
+from gpuzoo.runtime.environment import is_installed
+from gpuzoo.runtime.options import Options
+from gpuzoo.runtime.startup import choose_precision
+
+_SECONDS = 1800
+_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
+
+
+def compile_for(
+    recipe: Recipe,
+    names: list[str],
+    precisions: tuple[str, ...] = ("auto",),
+    levels: tuple[str, ...] = ("repeatable",),
+    note=lambda text: None,
+) -> dict:
+    """Compile a recipe's training and evaluation step; return the record.
+
+    Args:
+        names: cards, by name or path of a file.
+        precisions: dtype policies; auto: what a training on the card would choose.
+        levels: fast or repeatable.
+        note: called with lines of progress.
+
+    Raises:
+        GpuzooError: no such card, or JAX's compiler for CUDA is not installed.
+    """
+    wanted = {name: cards.load(name) for name in names}
+    versions = check_installed()
+    rows = []
+    for name, card in wanted.items():
+        for level in levels:
+            for precision in precisions:
+                begun = time.perf_counter()
+                row = _row(recipe, name, card, precision, level, versions)
+                rows.append(row)
+                seconds = time.perf_counter() - begun
+                state = row["error"] or f"compiled in {seconds:.0f} s"
+                note(f"{name}, {row['precision']}, {level}: {state}")
+    data = next((row.pop("data") for row in rows if "data" in row), None)
+    for row in rows:
+        row.pop("data", None)
+    return {
+        "what": f"recipe {recipe.name}, compiled for cards without a card",
+        "kind": "predicted, not measured",
+        "date": time.strftime("%Y-%m-%d"),
+        "recipe": recipe.as_record(),
+        "data": data,
+        "versions": versions,
+        "assumptions": predict.ASSUMPTIONS,
+        "rows": rows,
+    }
+
+
+def check_installed() -> dict[str, str]:
+    """Return the versions of the compiler and of cuDNN.
+
+    Raises:
+        GpuzooError: they are not installed, or do not fit the installed JAX.
+    """
+    install = "run: pip install 'gpuzoo[gpu-compile]' (4.5 GB)"
+    found = {
+        name: version
+        for name in ("jax", "jaxlib", *_PLUGINS, *_cudnn_wheels())
+        if (version := _version(name))
+    }
+    plugin = next((name for name in _PLUGINS if name in found), None)
+    if plugin is None or not is_installed("jax"):
+        raise GpuzooError(f"JAX's compiler for CUDA is not installed; {install}")
+    if found[plugin] != found["jaxlib"]:
+        raise GpuzooError(
+            f"{plugin} {found[plugin]} does not fit jaxlib {found['jaxlib']}; "
+            f"run: pip install '{plugin}[with-cuda]=={found['jaxlib']}'"
+        )
+    if not any(name in found for name in _cudnn_wheels()):
+        raise GpuzooError(
+            f"{plugin} is installed without NVIDIA's libraries; {install}"
+        )
+    return found
+
+
+def _cudnn_wheels() -> tuple[str, ...]:
+    return "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _row(recipe: Recipe, name: str, card: Card, precision, level, versions) -> dict:
+    """Return what is predicted for one card, precision and level."""
+    precision, _ = choose_precision(precision, "gpu", card.capability)
+    options = Options(backend="jax", device="cpu", precision=precision, level=level)
+    request = {
+        "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
+        "card": dataclasses.asdict(card),
+        "cudnn": next(versions[one] for one in _cudnn_wheels() if one in versions),
+    }  # fmt: skip
+    row = {
+        "card": name, "card_name": card.name, "precision": precision, "level": level,
+        "emulated": card.flops[precision.removeprefix("mixed_")] is None,
+        "card_memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes,
+    }  # fmt: skip
+    answer = _ask(request)
+    row["error"] = answer["error"]
+    if row["error"] is None:
+        row["data"] = private(answer["data"])
+        row["memory_bytes"] = predict.memory_of(answer["programs"])
+        row["fits"] = row["memory_bytes"] <= card.usable_bytes
+        row["programs"] = answer["programs"]
+    return row
+
+
+def _ask(request: dict) -> dict:
+    """Run a worker; return its answer, or how it ended."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "gpuzoo.gpus.worker"],
+            input=json.dumps(request) + "\n", env=_variables(), capture_output=True,
+            text=True, timeout=_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"error": f"the compiler took longer than {_SECONDS // 60} minutes"}
+    if done.stdout.strip():
+        return json.loads(done.stdout)
+    code = done.returncode
+    how = f"signal {-code}" if code < 0 else f"code {code}"
+    lines = [one for one in done.stderr.splitlines() if one.strip()]
+    fatal = [one for one in lines if one.startswith("F")] or lines[-1:]
+    return {
+        "error": f"the compiler ended its process with {how}: {''.join(fatal)[:300]}"
+    }
+
+
+def _variables() -> dict[str, str]:
+    """Return the environment of a worker: NVIDIA's libraries can be found, no variable
+    of the user's changes the program."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = list(spec.submodule_search_locations or ()) if spec else []
+    folders = [str(path) for root in roots for path in pathlib.Path(root).glob("*/lib")]
+    given = os.environ.get("LD_LIBRARY_PATH", "")
+    dropped = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+    kept = {k: v for k, v in os.environ.items() if k not in dropped}
+    return {
+        **kept, "KERAS_BACKEND": "jax", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONHASHSEED": "0",
+        "LD_LIBRARY_PATH": ":".join([*folders, *([given] if given else [])]),
+    }  # fmt: skip
+
+
+def failures(record: dict) -> list[str]:
+    """Return a line for every row that does not compile, does not fit or, at level
+    repeatable, may not repeat."""
+    return [line for row in record["rows"] for line in _faults(row)]
+
+
+def remarks(record: dict) -> list[str]:
+    """Return a line for each operation that may not repeat at level fast."""
+    rows = [row for row in record["rows"] if row["level"] == "fast"]
+    return [line for row in rows if not row["error"] for line in _may_not_repeat(row)]
+
+
+def _faults(row: dict) -> list[str]:
+    where = f"{row['card']}, {row['precision']}, {row['level']}"
+    if row["error"]:
+        return [f"{where}: does not compile: {row['error']}"]
+    lines = [] if row["level"] == "fast" else _may_not_repeat(row)
+    if not row["fits"]:
+        used, usable = row["memory_bytes"] / 1e9, row["usable_bytes"] / 1e9
+        lines.append(
+            f"{where}: does not fit: {used:.2f} GB of the {usable:.2f} GB that JAX "
+            "uses by default; use a smaller --batch-size"
+        )
+    return lines
+
+
+def _may_not_repeat(row: dict) -> list[str]:
+    where = f"{row['card']}, {row['precision']}, {row['level']}"
+    return [
+        f"{where}, {step}: {one['operation']} of {one['layer']} may not "
+        f"repeat ({one['count']} times): {one['why']}; {one['remedy']}"
+        for step, program in row["programs"].items()
+        for one in program["may_not_repeat"]
+    ]

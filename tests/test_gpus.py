@@ -1,0 +1,255 @@
+"""Predictions for GPUs: programs that JAX has compiled for an H200 are read rightly;
+with JAX's compiler for CUDA, real steps are compiled."""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT, needs_jax
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.gpus import cards, compile, predict, program_text, repeats
+
+PROGRAMS = {p.stem: p.read_text() for p in (ROOT / "tests/programs").glob("*.txt")}
+MODULES = {name: program_text.parse(text) for name, text in PROGRAMS.items()}
+
+
+def installed() -> bool:
+    try:
+        return bool(compile.check_installed())
+    except GpuzooError:
+        return False
+
+
+needs_compiler = pytest.mark.skipif(
+    not installed(), reason="needs the extra gpu-compile"
+)
+
+
+# --- reading programs ----------------------------------------------------------------
+
+
+def test_the_kernels_of_a_step_in_its_loops():
+    """A loop of five rounds forth and one back, inside the loop over steps."""
+    module = MODULES["loop"]
+    body = program_text.steps_loop(module)
+    assert body not in ("", module.entry)
+    pairs = [*program_text.kernels(module, body)]
+    assert {times for _, times in pairs} == {1, 5}
+    assert sum(program_text.count(module, body).values()) == 75
+    once = PROGRAMS["loop"].replace('"known_trip_count":{"n":"5"}', '"x":{"n":"5"}')
+    pairs = [*program_text.kernels(program_text.parse(once), body)]
+    assert {times for _, times in pairs} == {1}
+
+
+def test_library_calls_and_fusions_are_named():
+    module = MODULES["convolution"]
+    found = program_text.count(module, module.entry)
+    assert found == {
+        "fusion (loop)": 3,
+        "__cudnn$convBiasActivationForward": 1,
+        "__cudnn$convBackwardFilter": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [("f32[2,3]{1,0}", 24), ("(bf16[4]{0}, pred[])", 9), ("s4[8]", 4), ("u8[0]", 0),
+     ("f8e4m3fn[16]{0}", 16), ("c64[2]", 16), ("(f32[], /*index=5*/s32[2,2]{1,0})", 20)],
+)  # fmt: skip
+def test_sizes_of_shapes(shape, size):
+    assert program_text.size(shape) == size
+
+
+def test_a_gather_reads_what_it_takes():
+    """The table of 100 rows is 6,400 bytes; the gather takes 64 of them, and the
+    gradient is a second table."""
+    module = MODULES["embedding"]
+    total, beyond = program_text.traffic(module, module.entry, 0)
+    assert total == beyond == 23_552
+    assert program_text.traffic(module, module.entry, 10**6) == (total, 0)
+
+
+def test_the_digest_ignores_names_and_metadata_only():
+    text = PROGRAMS["convolution"]
+    same = text.replace("cudnn-conv-bw-filter", "another-name")
+    same = same.replace("net", "other").replace("conv_1", "conv_9")
+    assert same != text and program_text.digest(same) == program_text.digest(text)
+    for old, new in (("stride=", "stridf="), ("[8,14,14,8]", "[8,14,14,9]"),
+                     ("kLoop", "kInput"), ('"algo_id":"-1"', '"algo_id":"1"')):  # fmt: skip
+        other = text.replace(old, new)
+        if other != text:
+            assert program_text.digest(other) != program_text.digest(text), old
+    digests = {program_text.digest(one) for one in PROGRAMS.values()}
+    assert len(digests) == len(PROGRAMS)
+
+
+def test_a_text_that_is_no_program():
+    with pytest.raises(ValueError, match="not a program of XLA"):
+        program_text.parse("HloModule nothing\n")
+
+
+# --- what may not repeat -------------------------------------------------------------
+
+
+def test_a_scatter_that_adds_is_found_with_its_layer():
+    (found,) = repeats.findings(MODULES["embedding"], deterministic=False)
+    assert (found.operation, found.layer) == ("scatter", "net/embedding")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("scatter_dims_to", "unique_indices=true, scatter_dims_to"),
+        ("f32[] add(", "f32[] maximum("),
+    ],
+)
+def test_a_scatter_in_any_order_is_not(change):
+    text = PROGRAMS["embedding"].replace(*change)
+    assert text != PROGRAMS["embedding"]
+    assert repeats.findings(program_text.parse(text), deterministic=False) == []
+
+
+def test_library_functions_that_may_not_repeat():
+    text, filters = PROGRAMS["convolution"], "__cudnn$convBackwardFilter"
+    module = program_text.parse(text)
+    assert repeats.findings(module, deterministic=True) == []
+    (found,) = repeats.findings(module, deterministic=False)
+    assert (found.operation, found.layer) == (filters, "net/conv_1")
+    for target, count in (
+        ("somebodys_kernel", 1), ("__cudnn$fmhaSoftmaxBackward", 1),
+        ("__cublas$gemm", 0), ("__cublas$lt$matmul$f8", 0),
+    ):  # fmt: skip
+        changed = program_text.parse(text.replace(filters, target))
+        found = repeats.findings(changed, deterministic=True)
+        assert [one.operation for one in found] == [target] * count
+
+
+# --- cards, bounds, refusals ---------------------------------------------------------
+
+
+def test_every_card_has_its_source():
+    assert {"h200", "a100", "rtx4090", "rtx5090", "t4"} <= set(cards.names())
+    for name in cards.names():
+        card = cards.load(name)
+        assert "https://" in card.source and card.capability >= (7, 0)
+        assert card.peak("mixed_float16") > card.flops["float32"]
+    assert cards.load("t4").peak("mixed_bfloat16") == cards.load("t4").peak("float32")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("memory_bytes", -1), ("memory_bytes", "many"), ("cores", 1.5), ("cores", True),
+     ("compute_capability", "nine"), ("flops", {"float32": 1.0}), ("source", " "),
+     ("bandwidth_bytes_per_second", float("nan")), ("colour", "black")],
+)  # fmt: skip
+def test_a_users_card(tmp_path, field, value):
+    content = json.loads((ROOT / "gpuzoo/gpus/cards/a100.json").read_text())
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(content))
+    assert cards.load(str(path)) == cards.load("a100")
+    path.write_text(json.dumps({**content, field: value}))
+    with pytest.raises(GpuzooError, match=field):
+        cards.load(str(path))
+
+
+def test_the_least_time_is_bound_by_the_largest():
+    card, memory = cards.load("h200"), dict.fromkeys(
+        ("argument", "output", "alias", "temp", "generated_code"), 0
+    )  # fmt: skip
+    text = PROGRAMS["convolution"]
+    found = predict.of_program(text, memory, 1e6, card, "float32", "repeatable")
+    assert found["bound_by"] == "launches"
+    assert found["least_seconds"] == pytest.approx(5e-6)
+    found = predict.of_program(text, memory, 1e12, card, "float32", "repeatable")
+    assert found["bound_by"] == "arithmetic"
+    assert found["least_seconds"] == 1e12 / card.flops["tf32"]
+
+
+def test_refusals(cli):
+    done = cli("compile", "mnist", "--for", "h200,h20")
+    assert done.returncode == 2 and "no card named 'h20'; nearest: h200" in done.stderr
+    done = cli("compile", "--for", "h200")
+    assert done.returncode == 2 and "gpuzoo compile RECIPE" in done.stderr
+    done = cli("compile", "mnist", "--for", "absent.json")
+    assert done.returncode == 2 and "absent.json" in done.stderr
+    for run in (done,):
+        assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.skipif(installed(), reason="the extra gpu-compile is installed")
+def test_without_the_compiler(cli):
+    done = cli("compile", "mnist", "--for", "h200")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert re.search(r"pip install 'gpuzoo\[gpu-compile\]'", line)
+
+
+# --- the real compiler ---------------------------------------------------------------
+
+ADDS = '''
+import keras
+import gpuzoo
+
+
+class Adds(keras.layers.Layer):
+    """Adds rows into few places; the gradient of what it computes is a gather."""
+
+    def call(self, x):
+        place = keras.ops.cast(keras.ops.abs(x[:, 0]), "int32") % 4
+        return x + keras.ops.segment_sum(x, place, num_segments=4)[:1]
+
+
+@gpuzoo.register(task="classify", reference="here")
+def adds(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    """A scatter that adds."""
+    inputs = keras.Input(input_shape)
+    x = keras.layers.Dense(8)(keras.layers.Flatten()(inputs))
+    x = Adds(name="adds")(x)
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+'''
+
+
+@needs_jax
+@needs_compiler
+def test_a_training_is_compiled_for_a_card(cli):
+    """The same program in two processes, and cuDNN's convolutions in it."""
+    words = ("compile", "mnist", "--data", "digits", "--for", "h200")
+    first, second = cli(*words), cli(*words)
+    assert first.returncode == 0, first.stderr
+    assert "PREDICTED" in first.stdout and "measured" in first.stdout
+    (row,), (again,) = first.json["rows"], second.json["rows"]
+    assert row["fits"] and row["precision"] == "mixed_bfloat16"
+    assert row["memory_bytes"] > 1_000_000
+    for step in ("train", "evaluate"):
+        one = row["programs"][step]
+        assert one["program_sha256"] == again["programs"][step]["program_sha256"]
+        assert one["kernels_by_kind"]["__cudnn$convBiasActivationForward"] == 2
+        assert one["may_not_repeat"] == [] and one["flops"] > 1e8
+
+
+@needs_jax
+@needs_compiler
+def test_a_layer_that_adds_in_any_order_is_named(cli, tmp_path):
+    (tmp_path / "own.py").write_text(ADDS)
+    done = cli(
+        "compile", "mnist", "--data", "digits", "--for", "t4", "--model",
+        "own.py:adds", "--level", "fast",
+    )  # fmt: skip
+    (row,) = done.json["rows"]
+    found = row["programs"]["train"]["may_not_repeat"]
+    assert [one["operation"] for one in found] == ["scatter"]
+    assert found[0]["layer"].endswith("adds"), found
+
+
+@needs_jax
+@needs_compiler
+def test_a_model_that_does_not_fit(cli, tmp_path):
+    content = json.loads((ROOT / "gpuzoo/gpus/cards/t4.json").read_text())
+    content["memory_bytes"] = 20_000_000
+    (tmp_path / "small.json").write_text(json.dumps(content))
+    done = cli(
+        "compile", "mnist", "--data", "digits", "--for", "small.json", "--stream", "off"
+    )
+    assert done.returncode == 1
+    assert "does not fit" in done.json["failures"][0]
