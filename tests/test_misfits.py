@@ -321,7 +321,7 @@ def test_weights_in_float32_in_a_run_of_16_bits(runtime):
         image = keras.Input((4, 4, 1))
         x = keras.layers.Flatten(dtype=other)(image)
         x = keras.layers.Dense(2, dtype="float32")(x)
-        architecture.check_precision(keras.Model(image, x))
+        architecture.check_precision(keras.Model(image, x), "mixed_bfloat16")
 
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

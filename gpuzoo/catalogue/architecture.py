@@ -102,9 +102,9 @@ def rebuild(text: str) -> "keras.Model":
     return model
 
 
-def check_precision(model: "keras.Model") -> None:
-    """Check that the dtype policies of the layers fit the run's precision; some may
-    differ on purpose, as a last layer in float32.
+def check_precision(model: "keras.Model", wanted: str) -> None:
+    """Check that the dtype policies of the layers fit the run's precision, `wanted`;
+    some may differ on purpose, as a last layer in float32.
 
     Raises:
         GpuzooError: no layer with weights has the run's dtype policy.
@@ -119,7 +119,6 @@ def check_precision(model: "keras.Model") -> None:
     # Where all weights are float32 on purpose, layers without weights show the policy.
     every = {layer.dtype_policy.name for layer in layers}
     found = {one.dtype_policy.name for one in layers if added_as_trainable(one)}
-    wanted = keras.config.dtype_policy().name
     if found == {"float32"} and wanted in every:
         return
     if found and wanted not in found:

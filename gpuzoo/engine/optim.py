@@ -65,7 +65,7 @@ def build_optimizer(
     """Return the optimizer of a recipe, with `moves` updates per training step, or the
     one that a model was compiled with; with loss scaling at float16."""
     if compiled:
-        return _scaled(_compiled(compiled, backend))
+        return _scaled(_compiled(compiled, backend), backend)
     schedule = Table(learning_rates(recipe, steps), moves)
     common = {"weight_decay": recipe.weight_decay or None}
     if recipe.ema_decay:
@@ -84,7 +84,7 @@ def build_optimizer(
         optimizer = fused_adam(backend)(
             schedule, recipe.beta_1, recipe.beta_2, epsilon=1e-8, **common
         )
-    return _scaled(optimizer)
+    return _scaled(optimizer, backend)
 
 
 def deserialized(config: dict, module):
@@ -114,10 +114,12 @@ def _compiled(config: dict, backend) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def _scaled(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def _scaled(
+    optimizer: keras.optimizers.Optimizer, backend
+) -> keras.optimizers.Optimizer:
     """Add loss scaling if it is needed and missing."""
     scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    if keras.config.dtype_policy().compute_dtype == "float16" and not scales:
+    if backend.runtime.precision == "mixed_float16" and not scales:
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
 

@@ -75,7 +75,7 @@ def make_session(
             recipe, dataset, runtime.backend, note
         )
     if architecture.is_text(recipe.model):
-        architecture.check_precision(model)
+        architecture.check_precision(model, runtime.precision)
     given = given or model_objects.Given()
     compile_config.loss_of(given.loss, recipe, model)
     given = given.with_findings(findings_of(model, recipe, dataset, given))
