@@ -55,6 +55,15 @@ def pytest_fixture_setup(fixturedef, request):
     return (yield from pytest_runtest_call(request.node))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Each worker takes a row of neighbours, so that the run that a module's tests share
+    is trained once, and not in every worker."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.option.dist == "load" else None
+
+
 def environment(tmp_path) -> dict[str, str]:
     """What a fresh process gets: a cache of its own, and nothing that configuring the
     test process has set."""
