@@ -204,7 +204,7 @@ def test_modules_that_are_named_and_not_imported_yet_count(built, tmp_path):
     assert [n for n in found if found[n] != changed[n]] == ["pack.deep"]
     # Nothing of it was imported. Another test may have left a package of that name.
     ours = [sys.modules[name] for name in ("late", "pack") if name in sys.modules]
-    assert not [m for m in ours if m.__file__.startswith(str(tmp_path))]
+    assert not [m for m in ours if str(m.__file__).startswith(str(tmp_path))]
 
 
 def test_a_package_of_another_folder_of_that_name_does_not_count(built, tmp_path):

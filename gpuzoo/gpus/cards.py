@@ -54,7 +54,7 @@ class Card:
         name = precision.removeprefix("mixed_")
         if name == "float32":
             name = "tf32"
-        return self.flops[name] or self.flops["float32"]  # type: ignore[return-value]
+        return self.flops[name] or self.flops["float32"]
 
     def target(self, cudnn: str) -> str:
         """Return the card as a text of XLA's GpuTargetConfigProto."""
