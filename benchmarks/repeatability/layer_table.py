@@ -66,6 +66,9 @@ _GIVEN = {
         "fft_length": 16, "sequence_stride": 8, "num_mel_bins": 4,
         "sampling_rate": 64, "min_freq": 1.0}),
     "RandomElasticTransform": (3, {}),
+    "Resizing:nearest": (
+        3, {"height": 12, "width": 5, "interpolation": "nearest"}
+    ),
 }  # fmt: skip
 # Activations that keras.layers.Activation cannot take: it gives them no arguments, and
 # says that the shape stays.
@@ -95,7 +98,8 @@ _USUAL = {
 
 
 def known() -> list[str]:
-    """Every layer of Keras once, whatever other names it has, and every activation."""
+    """Every layer of Keras once, whatever other names it has, every activation, and
+    the settings of a layer that take another way (`Layer:setting`)."""
     classes: dict[type, str] = {}
     for name, one in vars(layers).items():
         if isinstance(one, type) and issubclass(one, keras.Layer):
@@ -107,6 +111,7 @@ def known() -> list[str]:
             if one not in functions or name == one.__name__:
                 functions[one] = name
     named = {f"Activation:{name}" for name in functions.values()}
+    named |= {name for name in _GIVEN if ":" in name}
     return sorted(set(classes.values()) - LEFT_OUT.keys() | named)
 
 
@@ -114,13 +119,13 @@ def entry(name: str) -> tuple | None:
     """What a layer takes and is made with; None if nothing here says so."""
     import inspect
 
+    if name in _GIVEN:
+        return _GIVEN[name]
     name, _, activation = name.partition(":")
     if activation in _FUNCTIONS:
         return (2, {"function": _FUNCTIONS[activation]})
     if activation:
         return (2, {"activation": activation})
-    if name in _GIVEN:
-        return _GIVEN[name]
     if name in _PAIRS:
         return ("two", {})
     signature = inspect.signature(getattr(layers, name).__init__).parameters.values()

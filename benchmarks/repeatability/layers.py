@@ -29,6 +29,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -346,10 +347,12 @@ Each of the {layers} layers and activations of Keras {keras} is put into a small
 classifier in four arrangements: **alone**; **shared**, one layer called on four inputs
 whose results are stacked; **siamese**, one layer called on two inputs whose results are
 subtracted; **parallel**, four layers on one input, two of them added and two stacked.
-Each model is trained for {steps} steps of {batch} examples from one seed: eight times
-in one process, compiled again for each and trained while every core is kept busy, and
-once in each of two fresh processes. "equal" means that the weights, the optimizer and
-the random state had the same bits at the end of all ten. CPU: {device}, {threads}
+Each model is trained for {steps} steps of {batch} examples from one seed, compiled
+again for each training. The number in a cell says how many trainings were compared: 10
+are eight in one process, while every core is kept busy, and one in each of two fresh
+processes; 2 are two in one busy process, which no other process was compared with.
+"equal" means that the weights, the optimizer and the random state had the same bits at
+the end of all of them. CPU: {device}, {threads}
 threads, TensorFlow {tensorflow}, JAX {jax}, {date}, beside other programs, {codes}
 version(s) of the code: the record names the version of each entry.
 """
@@ -421,6 +424,9 @@ def _listed(title: str, verdict: str, modes: dict) -> list[str]:
             for arrangement, told in arranged.items():
                 if told["verdict"] == verdict:
                     why = told.get("message") or f"kinds of weights: {told['kinds']}"
+                    why = re.sub(
+                        "\x1b\\[[0-9]*m|Arguments received.*", "", why, flags=re.S
+                    )
                     which = found.setdefault(" ".join(why.split()), {})
                     which.setdefault((mode, name), []).append(arrangement)
     lines = ["", f"## {title}", ""]

@@ -33,7 +33,8 @@ _MAX_POOL = (
 )
 _NEAREST = (
     "the gradient of nearest-neighbour resizing is not deterministic",
-    "use keras.layers.UpSampling2D",
+    "use keras.ops.image.resize with a fixed size on images of a fixed size, or "
+    "keras.layers.UpSampling2D",
 )
 _NO_KERNEL = "TensorFlow has no deterministic kernel for it on a GPU"
 _ELSE = "use another operation, --device cpu, or --level fast"

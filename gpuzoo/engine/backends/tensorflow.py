@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from gpuzoo.engine.backends import bias_gradients, pooling, rnn
+from gpuzoo.engine.backends import bias_gradients, pooling, resizing, rnn
 from gpuzoo.engine.backends.determinism import check_tensorflow, check_written
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import environment
@@ -100,7 +100,9 @@ class TensorFlowBackend:
         merges = self.runtime.device == "cpu" and not self.xla
         apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
         pools = pooling.repeatable(self.runtime)
-        with apart, pools, rnn.gates_together(), rnn.split_over(self.parts):
+        resizes = resizing.repeatable(self.runtime)
+        rnns = rnn.gates_together(), rnn.split_over(self.parts)
+        with apart, pools, resizes, rnns[0], rnns[1]:
             traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
         check_written(traced.graph, [variable.value for variable in variables])
