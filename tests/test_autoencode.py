@@ -210,9 +210,10 @@ def test_no_sum_has_an_order_that_timing_decides(runtime):
 
 def test_half_precision_under_xla_stays_close(runs, dataset, runtime):
     plain, _ = trained(runs, VAE, dataset, runtime)
-    keras.config.set_dtype_policy("mixed_float16")
+    mixed = dataclasses.replace(runtime, xla=True, precision="mixed_float16")
+    keras.config.set_dtype_policy(mixed.precision)
     try:
-        half, _ = train(VAE, dataset, dataclasses.replace(runtime, xla=True))
+        half, _ = train(VAE, dataset, mixed)
     finally:
         keras.config.set_dtype_policy("float32")
     assert not same(plain, half)

@@ -1,5 +1,7 @@
 """Checkpoints: going on from any of them gives the same bits; damage is noticed."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ def test_going_on_from_any_checkpoint_gives_the_same_bits(
     recipe = RECIPE.override(
         checkpoint_every=3, log_every=4, digest_every=5, optimizer=optimizer
     )
+    runtime = dataclasses.replace(runtime, precision=precision)
     keras.config.set_dtype_policy(precision)
     try:
         whole, rows = train(recipe, dataset, runtime)

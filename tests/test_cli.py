@@ -181,6 +181,7 @@ SLOW = {
     "no such home": (["--data-dir", "~nosuch/x"], "no home folder for that user"),
     "parents": (["--out", "a/b/c", "--data", "none.npz"], "there is no such file"),
     "model option": (["--model-options", "dens=3"], "no option 'dens'; nearest: dense"),
+    "model json": (["--data", "digits", "--model", "{nope"], "'{nope' is not the JSON of a keras.Model"),
     "model value": (["--model-options", "dense=x"], "option 'dense'.*'x'"),
     "model syntax": (["--model-options", "dense"], "must look like key=value: 'dense'"),
     "augment": (["--augment", "tranlsate:2"], "unknown augmentation 'tranlsate'; nearest: translate"),

@@ -63,9 +63,10 @@ def test_a_run_learns_repeats_and_resumes(recipe, dataset, runtime, tmp_path):
     "recipe", [WASSERSTEIN, DIFFUSION], ids=lambda recipe: recipe.model
 )
 def test_half_precision_under_xla(recipe, dataset, runtime):
-    keras.config.set_dtype_policy("mixed_float16")
+    mixed = dataclasses.replace(runtime, xla=True, precision="mixed_float16")
+    keras.config.set_dtype_policy(mixed.precision)
     try:
-        half, _ = train(recipe, dataset, dataclasses.replace(runtime, xla=True))
+        half, _ = train(recipe, dataset, mixed)
     finally:
         keras.config.set_dtype_policy("float32")
     for values in (*half.weights.values(), *half.outputs.values()):

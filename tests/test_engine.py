@@ -293,6 +293,7 @@ def test_averaged_weights_are_the_average(precision, dataset, runtime, tmp_path)
     """Of the weights after every step; the training itself does not see it."""
     recipe = RECIPE.override(epochs=1, log_every=1, digest_every=1, optimizer="sgd")
     averaged = recipe.override(ema_decay=0.7)
+    runtime = dataclasses.replace(runtime, precision=precision)
     keras.config.set_dtype_policy(precision)
     try:
         found, rows = train(averaged, dataset, runtime)

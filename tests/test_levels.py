@@ -198,6 +198,7 @@ def test_what_xla_cannot_compile_is_one_line(dataset, runtime):
 def test_reference_digest(precision, dataset, runtime):
     """The bits are those of the day they were written down, on a machine of that class
     (tests/reference.py)."""
+    runtime = dataclasses.replace(runtime, precision=precision)
     keras.config.set_dtype_policy(precision)
     try:
         result, _ = train(RECIPE, dataset, runtime)

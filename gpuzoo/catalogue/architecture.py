@@ -90,7 +90,7 @@ def rebuild(text: str) -> "keras.Model":
     """Build an untrained model from its architecture; no user code is executed."""
     import keras
 
-    parts = json.loads(text)
+    parts = _parts(text)
     if foreign := next(foreign_parts(parts), None):
         raise GpuzooError(f"model: {foreign} is not part of Keras; {REMEDY}")
     try:
@@ -131,7 +131,20 @@ def check_precision(model: "keras.Model", wanted: str) -> None:
 
 def name_of(text: str) -> str:
     """Return the Keras name of the model."""
-    return json.loads(text)["config"]["name"]
+    return _parts(text)["config"]["name"]
+
+
+def _parts(text: str) -> dict:
+    try:
+        parts = json.loads(text)
+        if isinstance(parts["config"]["name"], str):
+            return parts
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise GpuzooError(
+        f"model {text[:40]!r} is not the JSON of a keras.Model (model.to_json()); pass "
+        "a model's name (gpuzoo list), or path.py:function"
+    )
 
 
 def recipe_for(model: "keras.Model") -> "Recipe":
