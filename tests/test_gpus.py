@@ -253,3 +253,10 @@ def test_a_model_that_does_not_fit(cli, tmp_path):
     )
     assert done.returncode == 1
     assert "does not fit" in done.json["failures"][0]
+
+
+def test_a_file_of_the_users_is_not_overwritten(cli, tmp_path):
+    (tmp_path / "mine.json").write_text("mine")
+    done = cli("compile", "mnist", "--for", "t4", "--out", "mine.json")
+    assert done.returncode == 2 and "'mine.json' exists" in done.stderr
+    assert (tmp_path / "mine.json").read_text() == "mine"

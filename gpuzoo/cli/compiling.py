@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from typing import Annotated, Literal
 
 import tyro
@@ -41,6 +42,8 @@ class Compile:
         for field in ("precision", "level"):
             if not getattr(self, field):
                 raise GpuzooError(f"{field} must name at least one value")
+        if self.out and os.path.lexists(expand(self.out)):
+            raise GpuzooError(f"--out {self.out!r} exists; name another file")
         found = compile_for(
             self.recipe, names, self.precision, self.level, self.output.note
         )
@@ -49,7 +52,7 @@ class Compile:
             _print(found, [*lines, *remarks(found)])
         if self.out:
             text = json.dumps(found, indent=1) + "\n"
-            write_atomically(expand(self.out), text.encode())
+            write_atomically(expand(self.out), text.encode(), replace=False)
         self.output.last_line({**found, "failures": lines})
         return int(bool(lines))
 
