@@ -1,5 +1,6 @@
 """Shared by all tests: one runtime for this process, and the command line in others."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -77,6 +78,12 @@ def environment(tmp_path) -> dict[str, str]:
 def runtime():
     """The runtime of the test process: CPU, float32, two threads, deterministic."""
     return gpuzoo.configure(device="cpu", precision="float32", threads=2)
+
+
+@pytest.fixture
+def under_xla(runtime):
+    """The runtime of the tests, as it would be under XLA."""
+    return dataclasses.replace(runtime, xla=True)
 
 
 @pytest.fixture

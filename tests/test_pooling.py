@@ -6,7 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from small import RECIPE, train
+from small import RECIPE, forward_and_backward, train
 
 import gpuzoo
 from gpuzoo.engine.backends import pooling
@@ -28,29 +28,6 @@ def values(shape, ties: bool):
     if ties:
         return rng.integers(-2, 3, shape).astype(np.float32)
     return rng.permutation(int(np.prod(shape))).reshape(shape).astype(np.float32) - 99
-
-
-def forward_and_backward(pool, x, xla=False):
-    """The pooled values, and the gradient of a sum of them with whole factors."""
-    import tensorflow as tf
-
-    def both(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = pool(x)
-            factors = tf.cast(tf.range(tf.size(y)) % 7 - 3, y.dtype)
-            total = tf.reduce_sum(y * tf.reshape(factors, y.shape))
-        return y, tape.gradient(total, x)
-
-    if xla:
-        both = tf.function(both, jit_compile=True, autograph=False)
-    return [tensor.numpy() for tensor in both(ops.convert_to_tensor(x))]
-
-
-@pytest.fixture
-def under_xla(runtime):
-    """The runtime of the tests, as it would be under XLA."""
-    return dataclasses.replace(runtime, xla=True)
 
 
 @pytest.mark.parametrize("layout", FORMATS)

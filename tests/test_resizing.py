@@ -5,7 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 import pytest
-from small import RECIPE, train
+from small import RECIPE, forward_and_backward, train
 
 import gpuzoo
 from gpuzoo.engine.backends import resizing
@@ -19,29 +19,6 @@ def images(rows=5, columns=7):
     """Whole numbers, so that sums of them have one value in any order."""
     rng = np.random.default_rng(3)
     return rng.integers(-9, 9, (2, rows, columns, 3)).astype(np.float32)
-
-
-def forward_and_backward(resize, x, xla=False):
-    """The resized values, and the gradient of a sum of them with whole factors."""
-    import tensorflow as tf
-
-    def both(x):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = resize(x)
-            factors = tf.cast(tf.range(tf.size(y)) % 7 - 3, y.dtype)
-            total = tf.reduce_sum(y * tf.reshape(factors, y.shape))
-        return y, tape.gradient(total, x)
-
-    if xla:
-        both = tf.function(both, jit_compile=True, autograph=False)
-    return [tensor.numpy() for tensor in both(ops.convert_to_tensor(x))]
-
-
-@pytest.fixture
-def under_xla(runtime):
-    """The runtime of the tests, as it would be under XLA."""
-    return dataclasses.replace(runtime, xla=True)
 
 
 def ways(size):
