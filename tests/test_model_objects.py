@@ -92,6 +92,8 @@ def test_it_is_done_again_from_the_folder_alone(train, npz, fresh, tmp_path):
     """After a kill before the first checkpoint, too."""
     model = net(L.Dense(4, name="kept"), L.Dropout(0.3))
     model.get_layer("kept").keeps_weights = True
+    if fresh:
+        model.compile(steps_per_execution=4)  # leaves a finding
     told = train(model, fresh=fresh)
     folder = train.folder()
     assert gpuzoo.verify(folder)["verdict"] == "identical"
@@ -107,6 +109,7 @@ def test_it_is_done_again_from_the_folder_alone(train, npz, fresh, tmp_path):
     (killed / "run.json").write_text(json.dumps(record.stored(recorded)))
     again = gpuzoo.resume(killed, quiet=True)
     assert again["weights_sha256"] == told["weights_sha256"]
+    assert gpuzoo.verify(killed)["verdict"] == "identical"
     damaged = killed / "initial_weights.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
@@ -441,6 +444,34 @@ def test_what_the_user_names_goes_before_what_is_compiled(train, capsys):
     assert "after 3 steps of Keras's fit is not carried" in train(model)["findings"][0]
     with pytest.raises(gpuzoo.GpuzooError, match="label_smoothing has no effect"):
         train(model, label_smoothing=0.1)
+
+
+def test_what_compile_leaves_in_a_record_cannot_be_changed(train):
+    """A note of compile() beside one on the images, and the name of the recipe."""
+    model = net(L.Rescaling(1 / 255), name="mine")
+    model.compile(RULES.SGD(0.5), steps_per_execution=4)
+    train(model, name="other", learning_rate=0.1)
+    file = train.folder() / "run.json"
+    honest = json.loads(file.read_text())
+    assert gpuzoo.verify(train.folder())["verdict"] == "identical"
+    first, second, third = honest["findings"]
+    assert "steps_per_execution" in first and "scaled twice" in third
+    sgd = honest["compiled"]["optimizer"]
+    for change, named in (
+        ({"recipe": {**honest["recipe"], "name": "mine"}}, {"id"}),
+        ({"findings": [second, third]}, {"id"}),
+        ({"findings": [first, second]}, {"id", "findings"}),
+        ({"findings": [first, first, second, third]}, {"id"}),
+        ({"findings": [first, "all is well", third]}, {"id"}),
+        ({"findings": []}, {"findings", "id"}),
+        ({"compiled": {"loss": None, "optimizer": {**sgd, "build_config": 1}}}, {"id"}),
+    ):
+        changed = {**honest, **change}
+        changed["seal"] = record.seal(changed)
+        file.write_text(json.dumps(changed))
+        found = gpuzoo.verify(train.folder())
+        assert {one.partition(":")[0] for one in found["figures"]} == named
+        assert (found["exit_code"], found["changed_files"]) == (1, [])
 
 
 @pytest.mark.parametrize(

@@ -146,3 +146,79 @@ def test_its_networks_may_end_in_16_bits(recipe, name, data, file, cli, tmp_path
 def test_tasks_are_all_there():
     tasks = {gpuzoo.load_recipe(recipe).task for recipe, _, _ in CASES}
     assert tasks == {gpuzoo.load_recipe(name).task for name in gpuzoo.list_recipes()}
+
+
+DRAWS = '''
+import keras, gpuzoo
+from keras import initializers, random
+
+WAYS = {
+    "of its own name": "random_normal",
+    "an object": initializers.GlorotUniform(),
+    "a lambda": lambda shape, dtype=None: initializers.Orthogonal()(shape, dtype),
+    "a function": random.uniform,
+    "own numbers": lambda shape, dtype=None: random.gamma(shape, 2.0),
+    "own seeds": lambda shape, dtype=None: random.normal(
+        shape, seed=random.SeedGenerator()
+    ),
+}
+
+class Draws(keras.layers.Layer):
+    """Its weights have no initializer that the layer names."""
+
+    def build(self, shape):
+        self.ways = [
+            self.add_weight(shape=(shape[-1], 3), initializer=one)
+            for one in WAYS.values()
+        ]
+        self.offset = self.add_weight(shape=(3,), initializer="zeros")
+        self.offset.assign(random.normal((3,)))
+        self.scale = keras.Variable(random.truncated_normal((3,)))
+
+    def call(self, x):
+        x = sum(keras.ops.matmul(x, way) for way in self.ways)
+        return (x + self.offset) * self.scale
+
+@gpuzoo.register(task="classify", reference="here")
+def net(*, input_shape: tuple = (8, 8, 1), num_classes: int = 10):
+    "A layer that draws."
+    inputs = keras.Input(input_shape)
+    x = Draws(name="draws")(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+'''
+TWICE = """
+import json, random, sys
+import gpuzoo
+gpuzoo.configure(backend=sys.argv[1], device="cpu", precision="float32", threads=2)
+import keras, safetensors.numpy
+
+def digests(**how):
+    told = gpuzoo.train("mnist", model="own.py:net", data="digits", model_options=(),
+                        fast_dev_run=True, quiet=True, **how)
+    weights = safetensors.numpy.load_file(told["run_dir"] + "/weights.safetensors")
+    return {"all": told["weights_sha256"]} | {
+        name: [str(value.dtype), value.tolist()] for name, value in weights.items()
+    }
+
+if len(sys.argv) > 2:  # what came before in the process does not matter
+    keras.random.uniform((3,)), random.random(), keras.layers.GRU(3).build((1, 2, 3))
+    told = [digests(out=name, seed=seed) for name, seed in (("a", 0), ("b", 1), ("c", 0))]
+else:
+    told = [digests(out="alone")]
+print(json.dumps({"told": told}))
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_weights_that_no_initializer_of_the_layer_gives_repeat(backend, cli, tmp_path):
+    (tmp_path / "own.py").write_text(DRAWS)
+    alone, many = (
+        cli(program=("-c", TWICE, backend, *words)) for words in ([], ["more"])
+    )
+    assert many.returncode == alone.returncode == 0, many.stderr + alone.stderr
+    (wanted,), (first, other, again) = alone.json["told"], many.json["told"]
+    assert wanted == first == again
+    drawn = [name for name in wanted if name.startswith("draws/")]
+    assert len(drawn) == 8
+    for name in drawn:  # each is a draw, and of the seed
+        assert wanted[name] != other[name], name

@@ -397,6 +397,9 @@ def test_what_the_record_says_of_the_run_is_found_out_again(here):
             {"runtime": {**record["runtime"], "reasons": {"xla": "the moon"}}},
             "runtime/reasons",
         ),
+        ({"recipe": {**record["recipe"], "name": "cifar10"}}, "id"),
+        ({"command": ["gpuzoo", "train", "cifar10"]}, "id"),
+        ({"started": "2020-02-02T02:02:02+00:00"}, "id"),
     ):
         edit_record(here, **{**record, **change})
         found = gpuzoo.verify(here)

@@ -11,7 +11,7 @@ from gpuzoo.files import expand, read_inside, redact
 from gpuzoo.repro import causes, rerun
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
-from gpuzoo.runs.record import read_run, seal
+from gpuzoo.runs.record import read_run, run_id, seal
 from gpuzoo.training.session import open_recorded, own_files
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
@@ -93,6 +93,7 @@ def verify(
         return _conclude(verdict, CANNOT_COMPARE, path, recorded)
 
     # -------------------------------------------------------------------------- re-run
+    verdict["figures"] = _other_start(recorded, opened)
     until = min(steps or recorded["steps"], recorded["steps"])
     done = rerun.first_steps(opened, until)
     verdict["steps"] = until
@@ -117,7 +118,7 @@ def verify(
     if whole:
         result = done.result
         verdict["weights"] = trail.weight_differences(recorded_weights, result.weights)
-        verdict["figures"] = _other_fields(recorded, result, opened)
+        verdict["figures"] += _other_fields(recorded, result, opened)
     differs = divergence or any(
         verdict[part] for part in ("weights", "rows", "figures")
     )
@@ -177,15 +178,35 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
             mine["runtime/reasons"] = _reasons(runtime)
         mine["weights"] = record.get("weights")
         mine["findings"] = record.get("findings", [])
-    if session.given.content is not None:
-        # The first findings of a model object come from compile(): unknown here.
-        first = max(0, len(before["findings"]) - len(opened.findings))
-        before["findings"] = before["findings"][first:]
+    before["findings"] = before["findings"][len(_of_compile(recorded, opened)) :]
     return [
         f"{name}: {before.get(name)} in the run, {here.get(name)} again"
         for name in sorted({*before, *here})
         if repr(before.get(name)) != repr(here.get(name))
     ]
+
+
+def _other_start(recorded: dict, opened) -> list[str]:
+    """Check by its id what a run was started with and no re-run shows."""
+    own = recorded.get("id", "")
+    random = own[:16]
+    if own == random:  # of an older version
+        return []
+    if own == run_id(recorded, _of_compile(recorded, opened), random):
+        return []
+    return [
+        "id: recipe name, start time, command, options or compiled settings and the "
+        "findings on them are not those that the run was started with"
+    ]
+
+
+def _of_compile(recorded: dict, opened) -> list[str]:
+    """Return the findings on the compile() of a model object: those before the others,
+    which the re-run finds again."""
+    if opened.session.given.content is None:
+        return []
+    found = recorded.get("findings", [])
+    return found[: max(0, len(found) - len(opened.findings))]
 
 
 def _record_again(opened) -> dict:

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import re
-import secrets
 import stat
 import sys
 
@@ -33,6 +32,7 @@ from gpuzoo.runs.record import (
     now,
     private,
     read_run,
+    run_id,
     seal,
     stored,
 )
@@ -89,7 +89,7 @@ class RunFolder(Folder):
         """
         record = {
             "schema": SCHEMA_VERSION,
-            "id": secrets.token_hex(8),  # written into its checkpoints
+            "id": "",  # written into its checkpoints; see _begin
             "state": "running",
             "started": now(),
             "finished": None,
@@ -150,6 +150,8 @@ class RunFolder(Folder):
     def _begin(self, files: dict[str, bytes]) -> None:
         """Write the record last: a folder with a record can be resumed."""
         self._begun = list(files)
+        self._redact()
+        self.record["id"] = run_id(self.record, self.record.get("findings", []))
         for name, content in files.items():
             self.write_file(name, content)
         self.write()
@@ -324,13 +326,16 @@ class RunFolder(Folder):
             self._end_trail()
         self.write()
 
-    def write(self) -> None:
+    def _redact(self) -> None:
         for part in ("recipe", "options"):
             self.record[part] = change_texts(redact, self.record[part])
         # Not these, which are read back by a user with the same home.
         read = ("recipe", "options", "command")
         rest = {k: v for k, v in self.record.items() if k not in read}
         self.record.update(private(rest))
+
+    def write(self) -> None:
+        self._redact()
         self.record["seal"] = seal(self.record)
         record = stored(self.record)
         check_record(record)

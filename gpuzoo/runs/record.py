@@ -7,6 +7,7 @@ import hashlib
 import importlib.resources
 import json
 import pathlib
+import secrets
 
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
@@ -43,6 +44,26 @@ def seal(record: dict) -> str:
     rest = {key: value for key, value in stored(record).items() if key != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_id(record: dict, findings: list[str], random: str = "") -> str:
+    """Return an id of a run: 16 random hexadecimal digits, then 16 of a digest of what
+    the run was started with and nothing else shows.
+
+    Args:
+        record: in the form that run.json holds.
+        findings: on the compile() of a model object.
+        random: of an id to be checked; "": a new id.
+    """
+    random = random or secrets.token_hex(8)
+    compiled = record.get("compiled") or {}
+    started = [
+        random, record["recipe"]["name"], findings,
+        *(record[name] for name in ("started", "command", "options", "fast_dev_run")),
+        *(compiled.get(name) for name in ("optimizer", "loss")),
+    ]  # fmt: skip
+    text = json.dumps(started, sort_keys=True)
+    return random + hashlib.sha256(text.encode()).hexdigest()[: len(random)]
 
 
 def stored(record: dict) -> dict:
