@@ -32,7 +32,7 @@ ORDER = [
     ["runs"],
     ["data", "catalogue"],
     ["runtime"],
-    ["errors", "files", "keras_layers", "randomness", "weights"],
+    ["errors", "files", "keras_layers", "randomness", "weights", "workers"],
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 GROUND = set(ORDER[-1])
@@ -102,6 +102,18 @@ def test_who_knows_what_of_other_packages(path):
     elif parts[:3] != ("gpuzoo", "engine", "backends"):
         for backend in {"tensorflow", "jax"} & tops:
             assert path.stem == backend
+
+
+def test_only_the_command_line_ends_the_process():
+    ends = {"sys.exit", "exit", "quit", "os._exit", "SystemExit"}
+    for path in SOURCES:
+        if path.parent.name == "cli" or path.name == "__main__.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                assert ast.unparse(node.func) not in ends, path
+            elif isinstance(node, ast.Raise) and node.exc:
+                assert ast.unparse(node.exc) not in ends, path
 
 
 LEFT_OF_THE_SEAM = (

@@ -4,11 +4,11 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import scipy.stats
 
+from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.runtime.options import Options
 
@@ -55,14 +55,13 @@ class Worker:
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        answer = json.loads(line) if line else {"error": self._how_it_died()}
+        answer = (
+            json.loads(line)
+            if line
+            else {"error": workers.how_it_ended(self.process.wait())}
+        )
         self.error = answer.get("error")
         return answer
-
-    def _how_it_died(self) -> str:
-        code = self.process.wait()
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-        return f"the process {how}"
 
     def __enter__(self) -> "Worker":
         return self
@@ -96,7 +95,7 @@ def trainer(
         "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
         "seconds": seconds, "goal": goal, "limits": limits,
     }  # fmt: skip
-    words = [sys.executable, "-m", "gpuzoo.bench.worker"]
+    words = workers.command("gpuzoo.bench.worker")
     return Worker(words, request, recipe.batch_size, variables)
 
 

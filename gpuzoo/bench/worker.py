@@ -1,58 +1,36 @@
 """Worker process of the bench, which trains for one turn on each request.
 
-    python -m gpuzoo.bench.worker
-
-It reads one JSON line, what to train and how, and answers with JSON lines: when ready
-its measurements and the first turn, then one more turn for each line `go`.
+It answers with its measurements and the first turn, then with one more turn each.
 """
 
-import json
-import os
 import sys
 import time
 
 import numpy as np
 
+from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.engine import timing
 from gpuzoo.runtime.options import Options
 from gpuzoo.training.session import open_session
 
 
-def main() -> None:
-    send = _own_stdout()
-    try:
-        request = json.loads(sys.stdin.readline())
-        recipe = Recipe(**request["recipe"])
-        options = Options(**request["options"])
-        begun = time.perf_counter()
-        session = open_session(recipe, options, lambda t: print(t, file=sys.stderr))
-        from gpuzoo.engine.program import Program
+def _train(request: dict):
+    recipe, options = Recipe(**request["recipe"]), Options(**request["options"])
+    begun = time.perf_counter()
+    session = open_session(recipe, options, lambda t: print(t, file=sys.stderr))
+    from gpuzoo.engine.program import Program
 
-        program = Program(session)
-        ready = time.perf_counter() - begun
-        if request["goal"] is not None:
-            send(**_reach(program, request["goal"]))
-        else:
-            _take_turns(program, ready, request, send)
-    except Exception as error:  # only this mode has failed
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        send(error=" ".join(lines[:2])[:300] or type(error).__name__)
+    program = Program(session)
+    ready = time.perf_counter() - begun
+    if request["goal"] is not None:
+        yield _reach(program, request["goal"])
+    else:
+        yield from _turns(program, ready, request)
 
 
-def _own_stdout():
-    """Return a function that sends a JSON line; other output goes to standard error."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def send(**row) -> None:
-        print(json.dumps(row), file=answers, flush=True)
-
-    return send
-
-
-def _take_turns(program, ready_seconds: float, request: dict, send) -> None:
-    """Send the measurements, then train for one turn on each line `go`."""
+def _turns(program, ready_seconds: float, request: dict):
+    """Yield the measurements and the first turn, then one more turn each."""
     seconds = request["seconds"]
     turn = max(1, round(seconds / _seconds_of_a_step(program, 2)))
     found = {
@@ -71,9 +49,7 @@ def _take_turns(program, ready_seconds: float, request: dict, send) -> None:
         spent = program.clock.seconds["train"] - before
         if spent < 0.7 * seconds:  # an epoch may be over before a turn is
             continue
-        send(steps=steps, seconds=spent, **found)
-        if sys.stdin.readline() != "go\n":
-            return
+        yield {"steps": steps, "seconds": spent, **found}
         steps, before, found = 0, program.clock.seconds["train"], {}
 
 
@@ -153,4 +129,4 @@ def _reach(program, goal: float) -> dict:
 
 
 if __name__ == "__main__":
-    main()
+    workers.serve(_train)

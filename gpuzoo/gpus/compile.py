@@ -7,13 +7,11 @@ that meets a card or an operation that it does not know may end its process.
 import dataclasses
 import importlib.metadata
 import importlib.util
-import json
 import os
 import pathlib
-import subprocess
-import sys
 import time
 
+from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import cards, predict
@@ -124,35 +122,14 @@ def _row(recipe: Recipe, name: str, card: Card, precision, level, versions) -> d
         "emulated": card.flops[precision.removeprefix("mixed_")] is None,
         "card_memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes,
     }  # fmt: skip
-    answer = _ask(request)
-    row["error"] = answer["error"]
+    answer = workers.ask("gpuzoo.gpus.worker", request, _variables(), _SECONDS)
+    row["error"] = answer.get("error")
     if row["error"] is None:
         row["data"] = private(answer["data"])
         row["memory_bytes"] = predict.memory_of(answer["programs"])
         row["fits"] = row["memory_bytes"] <= card.usable_bytes
         row["programs"] = answer["programs"]
     return row
-
-
-def _ask(request: dict) -> dict:
-    """Run a worker; return its answer, or how it ended."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "gpuzoo.gpus.worker"],
-            input=json.dumps(request) + "\n", env=_variables(), capture_output=True,
-            text=True, timeout=_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"error": f"the compiler took longer than {_SECONDS // 60} minutes"}
-    if done.stdout.strip():
-        return json.loads(done.stdout)
-    code = done.returncode
-    how = f"signal {-code}" if code < 0 else f"code {code}"
-    lines = [one for one in done.stderr.splitlines() if one.strip()]
-    fatal = [one for one in lines if one.startswith("F")] or lines[-1:]
-    return {
-        "error": f"the compiler ended its process with {how}: {''.join(fatal)[:300]}"
-    }
 
 
 def _variables() -> dict[str, str]:

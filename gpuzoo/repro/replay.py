@@ -6,15 +6,13 @@ that differs, which is captured (repro/capture.py).
 """
 
 import dataclasses
-import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 
 import numpy as np
 
+from gpuzoo import workers
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 from gpuzoo.repro import rerun
@@ -43,7 +41,7 @@ def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dic
     """
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        sides = [_run(path, folder, note, steps=steps) for path in paths]
+        sides = [_run(path, note, steps=steps) for path in paths]
         found = {
             "step": None, "where": None, "differing": None, "values": None,
             "largest": None,
@@ -60,7 +58,7 @@ def replay(paths: list[pathlib.Path], steps: int, note=lambda text: None) -> dic
         if first is None:
             return found
         for path, file in zip(paths, ("one", "other"), strict=True):
-            _run(path, folder, note, take_apart=first.step, out=str(folder / file))
+            _run(path, note, take_apart=first.step, out=str(folder / file))
         return {
             **found,
             "step": first.step,
@@ -73,27 +71,21 @@ def _is_replayed(recorded: list[dict], rows: list[dict], steps: int) -> bool:
     return divergence.first_divergence(recorded, rows, until) is None
 
 
-def _run(path: pathlib.Path, folder: pathlib.Path, note, **spec) -> dict:
+def _run(path: pathlib.Path, note, **spec) -> dict:
     """Re-run one side in a separate process, with the run's environment variables."""
     recorded = read_run(path, sealed=False)
     note(f"replaying {path} in a separate process")
     kept = {k: v for k, v in os.environ.items() if k not in moving_variables()}
     hash_seed = (recorded["runtime"] or {}).get("variables", {}).get("PYTHONHASHSEED")
-    answer = folder / "answer.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "gpuzoo.repro.replay"],
-        input=json.dumps({"run": str(path), "answer": str(answer), **spec}),
-        capture_output=True, text=True, check=False,
-        env={
-            **kept,
-            **unshielded(recorded["environment"]["variables"]),
-            "PYTHONHASHSEED": hash_seed or "0",
-        },
-    )  # fmt: skip
-    if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[2]
-        raise GpuzooError(f"{path} cannot be re-run here: {reason}")
-    return json.loads(answer.read_text())
+    env = {
+        **kept,
+        **unshielded(recorded["environment"]["variables"]),
+        "PYTHONHASHSEED": hash_seed or "0",
+    }
+    answer = workers.ask("gpuzoo.repro.replay", {"run": str(path), **spec}, env)
+    if "error" in answer:
+        raise GpuzooError(f"{path} cannot be re-run here: {answer['error']}")
+    return answer
 
 
 def _first_difference(one: list, other: list) -> dict:
@@ -121,17 +113,8 @@ def _load(path: pathlib.Path) -> list:
         return [(name, file[f"{i:05d}"]) for i, name in enumerate(names)]
 
 
-def main() -> None:
+def _again(spec: dict):
     """Re-run one side, in its own process."""
-    spec = json.load(sys.stdin)
-    try:
-        answer = _again(spec)
-    except GpuzooError as error:
-        sys.exit(" ".join(str(error).split()))
-    pathlib.Path(spec["answer"]).write_text(json.dumps(answer))
-
-
-def _again(spec: dict) -> dict:
     recorded = read_run(spec["run"], sealed=False)
     opened = open_recorded(recorded, expand(spec["run"]))
     every_step = opened.session.recipe.override(digest_every=1)
@@ -142,12 +125,13 @@ def _again(spec: dict) -> dict:
         tensors = rerun.take_apart(opened, step)
         arrays = {f"{i:05d}": array for i, (_, array) in enumerate(tensors)}
         np.savez(spec["out"], names=np.array([name for name, _ in tensors]), **arrays)
-        return {}
-    return {
+        yield {}
+        return
+    yield {
         "rows": rerun.first_steps(opened, spec["steps"]).digests,
         "drift": [str(difference) for difference in differences],
     }
 
 
 if __name__ == "__main__":
-    main()
+    workers.serve(_again)

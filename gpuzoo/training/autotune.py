@@ -7,13 +7,11 @@ the file does not cover, so the tuning process builds exactly the programs of th
 """
 
 import dataclasses
-import json
 import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 
+from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, write_atomically
@@ -44,14 +42,10 @@ def tune(recipe: Recipe, options: Options, note) -> None:
         choices = pathlib.Path(folder) / f"choices{goal.suffix}"
         spec = {"recipe": recipe.as_record(), "options": dataclasses.asdict(tuning)}
         flags = os.environ.get("XLA_FLAGS", "")
-        done = subprocess.run(
-            [sys.executable, "-m", "gpuzoo.training.autotune"],
-            input=json.dumps(spec), capture_output=True, text=True, check=False,
-            env={**os.environ, "XLA_FLAGS": f"{flags} {_DUMP_FLAG}{choices}".strip()},
-        )  # fmt: skip
-        if done.returncode:
-            reason = done.stderr.strip().rpartition("\n")[2]
-            raise GpuzooError(f"autotune: {reason or 'the tuning run was killed'}")
+        env = {**os.environ, "XLA_FLAGS": f"{flags} {_DUMP_FLAG}{choices}".strip()}
+        answer = workers.ask("gpuzoo.training.autotune", spec, env)
+        if "error" in answer:
+            raise GpuzooError(f"autotune: {answer['error']}")
         if not choices.exists():
             raise GpuzooError("autotune: XLA tuned no kernel; remove --autotune")
         try:
@@ -62,17 +56,9 @@ def tune(recipe: Recipe, options: Options, note) -> None:
             raise GpuzooError(f"autotune file {goal}: {error.strerror}") from None
 
 
-def main() -> None:
-    """Do the tuning run, in its own process."""
-    spec = json.load(sys.stdin)
-    try:
-        _first_step(Recipe(**spec["recipe"]), Options(**spec["options"]))
-    except GpuzooError as error:
-        sys.exit(str(error))
-
-
-def _first_step(recipe: Recipe, options: Options) -> None:
+def _first_step(spec: dict):
     """Build the programs of a repeatable run; do one step and one evaluation."""
+    recipe, options = Recipe(**spec["recipe"]), Options(**spec["options"])
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
     # So that pooling takes the same form as in the run (engine/backends/pooling.py).
     runtime = dataclasses.replace(runtime, deterministic=True)
@@ -82,7 +68,8 @@ def _first_step(recipe: Recipe, options: Options) -> None:
     program = Program(make_session(recipe, runtime, lambda text: None))
     program.train(0, 1)
     program.evaluate()
+    yield {}
 
 
 if __name__ == "__main__":
-    main()
+    workers.serve(_first_step)

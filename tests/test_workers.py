@@ -1,0 +1,68 @@
+"""Worker processes: requests, answers, errors and how they end."""
+
+import os
+import sys
+
+import pytest
+
+from gpuzoo import workers
+
+JOB = '''
+import os, signal, time
+from gpuzoo import workers
+from gpuzoo.errors import GpuzooError
+
+def job(request):
+    print("noise on stdout, by a library")
+    os.system("echo noise of a child process")
+    if request["do"] == "answer":
+        yield {"got": request["do"], "hash": os.environ.get("PYTHONHASHSEED")}
+    elif request["do"] == "refuse":
+        raise GpuzooError("units must be\\n   1 or more: 0")
+    elif request["do"] == "fail":
+        yield 1 / 0
+    elif request["do"] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif request["do"] == "sleep":
+        time.sleep(60)
+    elif request["do"] == "exit":
+        raise SystemExit("ends by itself")
+
+if __name__ == "__main__":
+    workers.serve(job)
+'''
+
+
+@pytest.fixture
+def ask(tmp_path):
+    (tmp_path / "a_job_of_a_test.py").write_text(JOB)
+    env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONHASHSEED": "7"}
+    return lambda do, **more: workers.ask("a_job_of_a_test", {"do": do}, env, **more)
+
+
+@pytest.mark.parametrize(
+    "do, answer",
+    [
+        ("answer", {"got": "answer", "hash": "7"}),
+        ("refuse", {"error": "units must be 1 or more: 0"}),
+        ("fail", {"error": "ZeroDivisionError: division by zero"}),
+        ("die", {"error": "the process was killed by signal 9: "}),
+        ("exit", {"error": "the process ended with code 1: ends by itself"}),
+    ],
+)
+def test_an_answer_or_the_reason_that_there_is_none(ask, do, answer):
+    found = ask(do)
+    if do == "die":  # its last line on standard error, if any, follows
+        assert found["error"].startswith(answer["error"].rstrip(": "))
+    else:
+        assert found == answer
+
+
+def test_a_worker_that_takes_too_long_is_ended(ask):
+    assert ask("sleep", seconds=2) == {"error": "the process took longer than 2 s"}
+
+
+def test_a_module_that_is_missing():
+    found = workers.ask("gpuzoo.no_such_worker", {}, dict(os.environ))
+    assert "No module named gpuzoo.no_such_worker" in found["error"]
+    assert sys.executable in found["error"] or "ended with code 1" in found["error"]
