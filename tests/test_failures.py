@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import environment, skip_without
 
+from gpuzoo.runtime import keras_state
 from gpuzoo.training import failures
 
 MODEL = """
@@ -92,7 +93,7 @@ def test_the_layer_that_failed_is_named(runtime):
     image = keras.Input((3,))
     inner = keras.Sequential([keras.Input((3,)), Fails(name="inmost")])
     model = keras.Model(image, inner(image))
-    with failures.whole_tracebacks(), pytest.raises(RuntimeError) as caught:
+    with keras_state.whole_tracebacks(), pytest.raises(RuntimeError) as caught:
         model(np.zeros((1, 3), "float32"))
     told = failures.in_model(caught.value, "mine", None)
     assert told.startswith(

@@ -2,6 +2,7 @@
 files, and these tests fail when a release moves or renames one."""
 
 import ast
+import dataclasses
 import functools
 import importlib
 import random
@@ -34,6 +35,7 @@ PRIVATE = re.compile(r"_(?!_)\w+")
 MODULE = re.compile(
     r"(keras\.src|tensorflow\.(python|core|compiler)|jax\._src|jaxlib)(\.\w+)*"
 )
+GLOBALS = re.compile(r"keras\.(config|mixed_precision|backend\.backend)\b")
 OF_PYTHON = {"_data", "_path"}  # of os.environ, and of importlib's namespace packages
 
 
@@ -401,3 +403,38 @@ def test_tensorflow(runtime, monkeypatch):
     python = random.getstate()
     assert isinstance(determinism.global_seed_generator(), keras.random.SeedGenerator)
     random.setstate(python)
+
+
+def test_settings_are_those_of_the_runtime_not_keras_globals():
+    """Models are also built without a runtime, and may ask Keras."""
+    places = ("gpuzoo/runtime/", "gpuzoo/engine/backends/", "models/")
+    for file, tree in TREES.items():
+        if not file.startswith(places):
+            names = [ast.unparse(n) for n in ast.walk(tree) if type(n) is ast.Attribute]
+            assert not list(filter(GLOBALS.match, names)), file
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "float32"])
+def test_pixels_are_in_the_precision_of_the_runtime(precision, dataset, runtime):
+    """Whatever Keras's global policy is by now."""
+    from small import RECIPE
+
+    from gpuzoo import tasks
+
+    other = {"float32": "mixed_bfloat16", "mixed_bfloat16": "float32"}[precision]
+    runtime = dataclasses.replace(runtime, precision=precision)
+    task = tasks.load("classify")(
+        model=keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(),
+                                keras.layers.Dense(10)]),
+        optimizers=[], recipe=RECIPE, dataset=dataset, runtime=runtime,
+    )  # fmt: skip
+    keras.config.set_dtype_policy(other)
+    try:
+        seen = task.prepare(keras.ops.ones((2, 8, 8, 1), "uint8"))
+        also = task.rounded_once(keras.ops.ones((2, 8, 8, 1), "uint8"))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    wanted = precision.removeprefix("mixed_")
+    assert [keras.backend.standardize_dtype(x.dtype) for x in (seen, also)] == [
+        wanted, wanted,
+    ]  # fmt: skip

@@ -7,7 +7,7 @@ import pytest
 
 from gpuzoo import workers
 
-JOB = '''
+JOB = """
 import os, signal, time
 from gpuzoo import workers
 from gpuzoo.errors import GpuzooError
@@ -30,7 +30,7 @@ def job(request):
 
 if __name__ == "__main__":
     workers.serve(job)
-'''
+"""
 
 
 @pytest.fixture

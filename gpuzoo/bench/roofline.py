@@ -24,7 +24,7 @@ def measure(backend) -> dict[str, float]:
         float32 array larger than any cache.
     """
     side, millions = _SIZES[backend.runtime.device]
-    dtype = keras.dtype_policies.get(backend.runtime.precision).compute_dtype
+    dtype = backend.runtime.compute_dtype
     draw = np.random.default_rng(0).standard_normal((2, side, side)) / math.sqrt(side)
     one, other = (keras.Variable(a, dtype=dtype, trainable=False) for a in draw)
     many = keras.Variable(

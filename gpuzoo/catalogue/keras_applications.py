@@ -151,9 +151,11 @@ def _hub(
     def body(shape):
         import keras
 
+        from gpuzoo.runtime.keras_state import layers_policy
+
         made = keras_hub.models.Backbone.from_preset(
             str(folder), load_weights=False, image_shape=shape,
-            dtype=keras.config.dtype_policy(),  # not the saved one
+            dtype=layers_policy(),  # not the saved one
         )  # fmt: skip
         if files[-1].name == _PRESET[-1]:
             _load(made, files[-1], HUB, preset)

@@ -95,7 +95,11 @@ class Program:
         for optimizer, variables in zip(optimizers, kind.groups(model), strict=True):
             optim.build_state(optimizer, variables, given.optimizer)
         self.task = kind(
-            model=model, optimizers=optimizers, recipe=recipe, dataset=dataset
+            model=model,
+            optimizers=optimizers,
+            recipe=recipe,
+            dataset=dataset,
+            runtime=self.session.runtime,
         )
         if loss := compile_config.loss_of(given.loss, recipe, model):
             self.task.compiled = loss

@@ -138,6 +138,28 @@ def in_float32():
         keras.config.set_dtype_policy(policy)
 
 
+def layers_policy():
+    """Return the dtype policy of new layers: the run's precision, or float32 inside
+    `in_float32`."""
+    import keras
+
+    return keras.config.dtype_policy()
+
+
+@contextlib.contextmanager
+def whole_tracebacks():
+    """Keep Keras's own frames in tracebacks, which show the layer that failed."""
+    import keras
+
+    filtered = keras.config.is_traceback_filtering_enabled()
+    keras.config.disable_traceback_filtering()
+    try:
+        yield
+    finally:
+        if filtered:
+            keras.config.enable_traceback_filtering()
+
+
 # --- the graph of a functional model -------------------------------------------------
 
 

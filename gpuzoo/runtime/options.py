@@ -62,6 +62,11 @@ class Runtime:
     reasons: dict[str, str]
     """Setting -> the reason for its value."""
 
+    @property
+    def compute_dtype(self) -> str:
+        """The dtype of most computations: bfloat16 of mixed_bfloat16."""
+        return self.precision.removeprefix("mixed_")
+
     def line(self) -> str:
         """Return a one-line summary for the user."""
         parts = [

@@ -32,10 +32,8 @@ class Task(base.Task):
     pictures = ("samples",)
     modules = frechet.MODULES
 
-    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
-        super().__init__(
-            model=model, optimizers=optimizers, recipe=recipe, dataset=dataset
-        )
+    def __init__(self, *, model: keras.Model, recipe, dataset, **parts):
+        super().__init__(model=model, recipe=recipe, dataset=dataset, **parts)
         self.conditional = model.conditional
         self.parts = model.critic_steps
         if recipe.batch_size % self.parts:
@@ -43,7 +41,7 @@ class Task(base.Task):
                 f"batch_size of {recipe.model} must be a multiple of {self.parts}, one "
                 f"part for each step of its discriminator: {recipe.batch_size}"
             )
-        self.for_discriminator, self.for_generator = optimizers
+        self.for_discriminator, self.for_generator = self.optimizers
         if self.conditional:
             self.fields = ("image", "label")
         self.measure = frechet.Measure(dataset)

@@ -43,6 +43,7 @@ class Task:
         model: the network to train, or a model that contains all of them.
         optimizers: one for each entry of `groups`, built.
         changes: the parsed `augment` of the recipe.
+        compute_dtype: the dtype of most computations in the network.
     """
 
     fields: tuple[str, ...] = ("image",)
@@ -78,7 +79,10 @@ class Task:
     own_draws = 0
     """Uniform numbers per example of a step, before those of `augment`."""
 
-    def __init__(self, *, model: keras.Model, optimizers: list, recipe, dataset):
+    def __init__(
+        self, *, model: keras.Model, optimizers: list, recipe, dataset, runtime
+    ):
+        self.compute_dtype = runtime.compute_dtype
         self.model, self.optimizers = model, optimizers
         self.changes = augment.parse(recipe.augment)
 

@@ -71,13 +71,12 @@ class Task(base.Task):
 
     def prepare(self, images):
         """Return uint8 pixels as values in [0, 1] of the compute dtype."""
-        return augment.pixels(images, keras.config.dtype_policy().compute_dtype)
+        return augment.pixels(images, self.compute_dtype)
 
     def rounded_once(self, images):
         """Return `image / 255` as users compute it for predict(); `prepare` also rounds
         the factor, which in 16 bits changes the metrics."""
-        dtype = keras.config.dtype_policy().compute_dtype
-        return keras.ops.cast(augment.pixels(images), dtype)
+        return keras.ops.cast(augment.pixels(images), self.compute_dtype)
 
     def step(self, batch: dict, draws, backend) -> dict:
         """Do one training step; return the loss and the accuracy of the batch."""

@@ -12,6 +12,7 @@ from gpuzoo.catalogue.registry import short_name
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.runs.folder import RunFolder, write_weights
+from gpuzoo.runtime.configure import in_force
 from gpuzoo.runtime.startup import memory_limit
 
 _MEMORY = (
@@ -26,20 +27,6 @@ _NOISE = (
     "Detected at", 'File "', "<stack traces", "Stack trace", "Call arguments",
 )  # fmt: skip
 _SIXTEEN_BITS = re.compile(r"float16(?!\[)|bf16|half|dtype|match type|same type", re.I)
-
-
-@contextlib.contextmanager
-def whole_tracebacks():
-    """Keep Keras's own frames in tracebacks, which show the layer that failed."""
-    import keras
-
-    filtered = keras.config.is_traceback_filtering_enabled()
-    keras.config.disable_traceback_filtering()
-    try:
-        yield
-    finally:
-        if filtered:
-            keras.config.enable_traceback_filtering()
 
 
 def out_of_memory(error: BaseException) -> str | None:
@@ -82,7 +69,8 @@ def in_model(error: BaseException, name: str, file: pathlib.Path | None) -> str 
     else:
         return None
     hint = ""
-    if _in_sixteen_bits() and _SIXTEEN_BITS.search(reason):
+    runtime = in_force()
+    if runtime and "16" in runtime.precision and _SIXTEEN_BITS.search(reason):
         hint = "; try --precision float32"
     return f"model {name!r} fails{where}: {reason}{hint} (--debug shows the traceback)"
 
@@ -132,11 +120,6 @@ def _in_file(file: pathlib.Path | None, error: BaseException) -> str:
         if pathlib.Path(frame.filename).resolve() == file.resolve()
     ]
     return f"{file.name}, line {lines[-1]}" if lines else ""
-
-
-def _in_sixteen_bits() -> bool:
-    keras = sys.modules.get("keras")
-    return bool(keras) and "16" in keras.config.dtype_policy().name
 
 
 # Errors that free disk space, or another disk, solves.

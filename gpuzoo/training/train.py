@@ -18,7 +18,7 @@ from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
-from gpuzoo.training import autotune, failures
+from gpuzoo.training import autotune
 from gpuzoo.training.failures import NO_ROOM, raise_readably, record_failure
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.session import open_recorded, open_session, own_files
@@ -224,6 +224,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
     """Train, write the results, print the summary."""
     from gpuzoo.engine import loop
     from gpuzoo.engine.backends import compile_cache
+    from gpuzoo.runtime.keras_state import whole_tracebacks
     from gpuzoo.training import build, finish
 
     programs = compile_cache.lend(job.folder.record, job.screen.say)
@@ -255,7 +256,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
 
     interrupts.training = True
     try:
-        with failures.whole_tracebacks():
+        with whole_tracebacks():
             program, modules, inputs = build.trace_and_note(
                 job.session, lambda line: job.screen.say(line, "yellow")
             )
