@@ -181,6 +181,19 @@ def test_keeps_weights_on_a_model_holds_for_its_layers(runtime):
     assert not np.array_equal(before[4], arrays(model)[4])
 
 
+def test_a_model_object_in_the_wrong_place_is_shown_the_right_one(runtime):
+    for recipe in ("mnist", gpuzoo.Recipe(name="own", data="digits")):
+        words = r"got a keras Sequential; pass .* first.*train\(model, task='classify'"
+        with pytest.raises(gpuzoo.GpuzooError, match=words):
+            gpuzoo.train(recipe, model=net())
+    with pytest.raises(gpuzoo.GpuzooError, match="got the function net; decorate it"):
+        gpuzoo.train("mnist", model=net)
+    with pytest.raises(gpuzoo.GpuzooError, match="path.py:function, got 3"):
+        gpuzoo.train("mnist", model=3)
+    with pytest.raises(gpuzoo.GpuzooError, match="a model object and model='cnn'; lea"):
+        gpuzoo.train(net(), model="cnn")
+
+
 # --- frozen layers and weights --------------------------------------------------------
 
 

@@ -438,6 +438,37 @@ def test_what_cannot_be_read_is_not_compared(name, way, here):
     assert set(found["changed_files"]) == {name, other}
 
 
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "metrics.jsonl", "digests.jsonl"]
+)
+def test_a_finished_run_without_its_results_is_not_resumed(name, run):
+    content = (run / name).read_bytes()
+    told = gpuzoo.resume(run, quiet=True)
+    assert told["state"] == "finished"
+    for way, words in (
+        ("gone", "cannot be read: No such file"),
+        ("pipe", "cannot be read: it is not a regular file"),
+        ("folder", "cannot be read: "),
+        ("link", "cannot be read: "),
+        ("row", "has been changed since the run finished"),
+    ):
+        spoil(run / name, way)
+        if way == "row":
+            (run / name).write_bytes(content + b"{}\n")
+        with pytest.raises(
+            gpuzoo.GpuzooError, match=f"{name} {words}.*restore it"
+        ) as e:
+            gpuzoo.resume(run, quiet=True)
+        assert "\n" not in str(e.value)
+        if (run / name).is_dir():
+            (run / name).rmdir()
+        else:
+            (run / name).unlink(missing_ok=True)
+        (run / name).write_bytes(content)
+    (run / "curves.png").unlink()  # no reason to withhold the weights
+    assert gpuzoo.resume(run, quiet=True) == told
+
+
 @pytest.mark.parametrize("way", ["gone", "folder", "pipe"])
 def test_diff_of_weights_that_cannot_be_read(way, run, tmp_path):
     shutil.copytree(run, tmp_path / "honest")

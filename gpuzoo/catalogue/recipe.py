@@ -153,6 +153,8 @@ class Recipe:
             if hints[field.name] is float and type(value) is int:
                 value = float(value)
             object.__setattr__(self, field.name, value)
+            if field.name == "model" and not isinstance(value, str):
+                raise GpuzooError(self._not_a_name(value))
             try:
                 typeguard.check_type(value, hints[field.name])
             except typeguard.TypeCheckError as error:
@@ -166,6 +168,22 @@ class Recipe:
                 raise GpuzooError(
                     f"{field.name} of recipe {self.name!r} must be {rule}: {value!r}"
                 )
+
+    def _not_a_name(self, model) -> str:
+        """Return the error for a model that is an object."""
+        text = f"model of recipe {self.name!r} must be a name or path.py:function, got "
+        if callable(model) and hasattr(model, "__qualname__"):
+            return (
+                f"{text}the function {model.__qualname__}; decorate it with "
+                "@gpuzoo.register and pass its name"
+            )
+        kinds = [kind.__name__ for kind in type(model).__mro__]
+        if "Model" not in kinds:
+            return f"{text}{reprlib.repr(model)}".replace("\n", " ")
+        return (
+            f"{text}a keras {kinds[0]}; pass a model object first, and settings as "
+            f"arguments: gpuzoo.train(model, task={self.task!r}, data={self.data!r})"
+        )
 
     def override(self, **changes) -> "Recipe":
         """Return a copy with other values. Setting `data` clears `fallback_data`,

@@ -9,7 +9,7 @@ from gpuzoo import tasks
 from gpuzoo.catalogue.registry import short_name
 from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
-from gpuzoo.runs.folder import RunFolder, redact, write_weights
+from gpuzoo.runs.folder import TRAIL, RunFolder, redact, write_weights
 from gpuzoo.runs.record import private
 from gpuzoo.training.failures import NO_ROOM
 
@@ -64,6 +64,27 @@ def finish(job, result) -> None:
     if result.state == "finished":
         # Last: a kill before the record is written must not cost all steps.
         remove_checkpoints(job.folder)
+
+
+def check_results(folder: RunFolder) -> None:
+    """Check the weights and the trail of a finished run against its record.
+
+    Raises:
+        GpuzooError: one of them is missing, is not a regular file or has been changed.
+    """
+    for name in ("weights.safetensors", *TRAIL):
+        try:
+            found = hashlib.sha256(folder.read_file(name)).hexdigest()
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror or error}"
+        else:
+            fault = "has been changed since the run finished"
+            if found == folder.record["files"][name]:
+                continue
+        raise GpuzooError(
+            f"{folder.path / name} {fault}; restore it, or train again with another "
+            "--out"
+        )
 
 
 def remove_checkpoints(folder: RunFolder) -> None:

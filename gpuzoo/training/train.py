@@ -74,6 +74,11 @@ def train(
     begun, model = time.perf_counter(), None
     if not isinstance(recipe, Recipe | str):
         model = recipe
+        if "model" in changes:
+            raise GpuzooError(
+                f"train() got a model object and model={changes['model']!r:.60}; leave "
+                "one out"
+            )
         recipe = architecture.recipe_for(model)
     recipe, options = _resolve(recipe, options, changes)
     model_info(recipe.model)
@@ -138,7 +143,8 @@ def resume(
 
     Raises:
         GpuzooError: the environment or the data differ from those of the run (the
-            fields are named), or the run diverged.
+            fields are named), the run diverged, or the weights or rows of a finished
+            run have been changed.
     """
     begun = time.perf_counter()
     from gpuzoo.engine import checkpoint
@@ -149,6 +155,7 @@ def resume(
         recorded = folder.record
         folder.say = lambda text: screen.say(text, "yellow")
         if recorded["state"] == "finished":
+            finish.check_results(folder)
             finish.remove_checkpoints(folder)  # killed before it did
             return finish.summary_of(folder)
         if recorded["state"] == "diverged":
