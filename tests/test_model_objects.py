@@ -488,6 +488,34 @@ def test_what_compile_leaves_in_a_record_cannot_be_changed(train):
 
 
 @pytest.mark.parametrize(
+    ("units", "end", "metric"),
+    [
+        (2, "softmax", keras.metrics.SparseCategoricalAccuracy),
+        (1, "sigmoid", lambda: "acc"),
+    ],
+)
+def test_a_student_may_be_compiled_with_its_accuracy(units, end, metric, train, npz):
+    train(net(L.Dense(4)), epochs=4)
+    how = {"task": "distill", "teacher": str(train.folder())}
+    model = keras.Sequential([*net().layers[:-1], L.Dense(units, end)])
+    model.build((None, 14, 14, 1))
+    model.compile(RULES.SGD(0.05), metrics=[metric()])
+    told = train(model, **how)
+    outputs = model.predict(np.load(npz)["x_test"] / 255, verbose=0)
+    chosen = outputs.argmax(1) if units == 2 else outputs[:, 0] > 0.5
+    right = (chosen == np.load(npz)["y_test"]).mean()
+    assert abs(right - told["test_accuracy"]) < 1e-6
+    assert gpuzoo.verify(train.folder())["verdict"] == "identical"
+    for parts, words in (
+        ({"metrics": ["AUC"]}, "the metric AUC, which the task distill"),
+        ({"loss": "mse"}, "the task distill has its own loss"),
+    ):
+        model.compile("sgd", **parts)
+        with pytest.raises(gpuzoo.GpuzooError, match=words):
+            train(model, **how)
+
+
+@pytest.mark.parametrize(
     ("end", "loss", "metric"),
     [
         (None, "mse", lambda: keras.metrics.BinaryAccuracy()),

@@ -62,8 +62,6 @@ class Task(base.Task):
     @classmethod
     def keras_metrics(cls, model: keras.Model, by_name: bool) -> set[str]:
         """Return the Keras metrics that are its accuracy."""
-        if not cls.takes_loss:
-            return set()
         known = {"sparsecategoricalaccuracy", "categoricalaccuracy"}
         if model.output_shape[-1:] == (1,):
             known = {"binaryaccuracy"}
