@@ -87,6 +87,25 @@ def test_what_is_left_out_is_told(tmp_path):
     assert "2 files in train/ are ignored by suffix: .heic, .txt" in notes[1]
 
 
+@pytest.mark.parametrize(
+    ("fill", "suffix", "kind"),
+    [(pets, ".heic", "HEIC images"), (sounds, ".M4A", "AAC sound")],
+)
+def test_a_class_of_unsupported_files_is_refused(fill, suffix, kind, tmp_path):
+    """Two other classes would train, and the third would be lost."""
+    fill(tmp_path), fill(tmp_path / "more")
+    (tmp_path / "more").rename(tmp_path / "zebra")
+    wanted = gpuzoo.load_data(str(tmp_path))
+    assert len(wanted.classes) == 3
+    files = [path for path in (tmp_path / "zebra").glob("*/*") if path.is_file()]
+    for path in files:
+        path.rename(path.with_suffix(suffix))
+    with pytest.raises(gpuzoo.GpuzooError, match=f"zebra/.*{kind}, which is not supp"):
+        gpuzoo.load_data(str(tmp_path))
+    files[0].with_suffix(suffix).rename(files[0])
+    gpuzoo.load_data(str(tmp_path))
+
+
 def test_hidden_files_are_no_examples(tmp_path):
     """What macOS and Jupyter leave beside the user's files."""
     pets(tmp_path)

@@ -182,6 +182,7 @@ SLOW = {
     "parents": (["--out", "a/b/c", "--data", "none.npz"], "there is no such file"),
     "model option": (["--model-options", "dens=3"], "no option 'dens'; nearest: dense"),
     "model json": (["--data", "digits", "--model", "{nope"], "'{nope' is not the JSON of a keras.Model"),
+    "model json keys": (["--data", "digits", "--model", '{"config": {"name": "a"}, "config": {"name": "b"}}'], "it has the key 'config' twice"),
     "model value": (["--model-options", "dense=x"], "option 'dense'.*'x'"),
     "model syntax": (["--model-options", "dense"], "must look like key=value: 'dense'"),
     "augment": (["--augment", "tranlsate:2"], "unknown augmentation 'tranlsate'; nearest: translate"),

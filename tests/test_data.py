@@ -402,10 +402,12 @@ def test_classes_in_another_order_are_named():
 
 def test_bad_image_folders(folder, tmp_path):
     (tmp_path / "empty").mkdir()
+    np.save(tmp_path / "x.npy", np.zeros((30, 8, 8), np.uint8))
     for name in ("cat", "dog"):
         (tmp_path / "bare" / name).mkdir(parents=True)
     for name, message in (
         ("missing/", "no such folder"),
+        ("x.npy", "data 'x.npy': it is a file; expected a .npz or .csv file"),
         ("empty/", "one sub-folder of images"),
         ("bare/", "no images found"),
     ):

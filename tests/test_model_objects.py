@@ -945,9 +945,32 @@ def halved():
     return keras.Model(image, x)
 
 
+def one_of_two_branches():
+    image = keras.Input((14, 14, 1))
+    x = L.Concatenate()([L.Rescaling(1 / 255)(image), L.Conv2D(2, 1)(image)])
+    return keras.Model(image, x)
+
+
+def with_its_mean_added():
+    image = keras.Input((14, 14, 1))
+    return keras.Model(image, L.Conv2D(2, 1)(image) + keras.ops.mean(image))
+
+
+def without_imagenets_mean():
+    image = keras.Input((14, 14, 1))
+    colours = L.Concatenate()([image] * 3)
+    x = keras.applications.resnet50.preprocess_input(colours)
+    return keras.Model(image, L.Conv2D(2, 3)(x))
+
+
 @pytest.mark.parametrize(
     ("layers", "words"),
     [
+        (lambda images: [one_of_two_branches()], "scaled twice.*before 'concat"),
+        (lambda images: [without_imagenets_mean()], r"mean of -1.*Rescaling\(255\)"),
+        (lambda images: [L.Rescaling(255), without_imagenets_mean()], None),
+        (lambda images: [L.Rescaling(1, offset=-0.5)], None),
+        (lambda images: [with_its_mean_added()], None),
         (lambda images: [L.Rescaling(1 / 255)], "scaled twice.*'rescaling"),
         (lambda images: [keras.Sequential([L.Rescaling(1 / 255)])], "scaled twice"),
         (lambda images: [L.Resizing(7, 7), adapted(images * 1.0)], "'normalization"),

@@ -7,6 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import parse_json
 from gpuzoo.keras_layers import added_as_trainable, layers_of, set_trainable_itself
 
 if TYPE_CHECKING:
@@ -136,14 +137,17 @@ def name_of(text: str) -> str:
 
 def _parts(text: str) -> dict:
     try:
-        parts = json.loads(text)
+        parts = parse_json(text)
         if isinstance(parts["config"]["name"], str):
             return parts
-    except (ValueError, LookupError, TypeError, RecursionError):
-        pass
+        why = ""
+    except ValueError as error:
+        why = f": {error}"
+    except (LookupError, TypeError):
+        why = ""
     raise GpuzooError(
-        f"model {text[:40]!r} is not the JSON of a keras.Model (model.to_json()); pass "
-        "a model's name (gpuzoo list), or path.py:function"
+        f"model {text[:40]!r} is not the JSON of a keras.Model (model.to_json()){why}; "
+        "pass a model's name (gpuzoo list), or path.py:function"
     )
 
 

@@ -126,6 +126,7 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
             "which is not supported; convert them, e.g. ffmpeg -i a.m4a a.wav, or to "
             ".png"
         )
+    _refuse_lost_classes(what, folder, found)
     if left:
         note(
             f"{what}: {left.total()} files in {folder.name}/ are ignored by suffix: "
@@ -137,6 +138,21 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
             f"not their suffix: {', '.join(sorted(odd))}"
         )
     return sounds > images
+
+
+def _refuse_lost_classes(what: str, folder: pathlib.Path, found: list) -> None:
+    """Raise if all files of a class have formats that are not supported."""
+    by_class = collections.defaultdict(set)
+    for label, file in found:
+        by_class[label].add(_FOREIGN.get(file.suffix.lower(), ""))
+    for label, kinds in by_class.items():
+        if "" not in kinds:
+            one = next(file for index, file in found if index == label)
+            raise GpuzooError(
+                f"{what}: all files of the class of {one.relative_to(folder)} are "
+                f"{', '.join(sorted(kinds))}, which is not supported; convert them "
+                "(ffmpeg -i a.m4a a.wav, or to .png), or remove the folder"
+            )
 
 
 def note_loose(what: str, folder: pathlib.Path, note) -> None:

@@ -123,6 +123,11 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
 def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset:
     what = f"data folder {path.name!r}"
     if not folders.is_folder(path):
+        if path.exists():
+            raise GpuzooError(
+                f"data {path.name!r}: it is a file; expected a .npz or .csv file or a "
+                "folder; save arrays with np.savez('data.npz', x=x, y=y)"
+            )
         raise GpuzooError(f"{what}: there is no such folder; check the path")
 
     parts = folders.find_splits(what, path, note)

@@ -15,6 +15,9 @@ from gpuzoo.tasks import augment
 _LOOKED_AT = 32
 _SHRUNK = 1 / 20
 """A factor of the standard deviation below which images were scaled twice."""
+_SHIFTED = 20
+"""Standard deviations from zero to the mean at which the images were shifted by a mean
+of 0..255, as keras.applications.resnet.preprocess_input does."""
 
 
 def findings(model: keras.Model, dataset: Dataset) -> list[str]:
@@ -51,7 +54,11 @@ class _Walk:
                 continue
             given = [known.get(id(one)) for one in node.input_tensors]
             ended = [None] * len(node.outputs)
-            found = ended if None in given else self._apply(node, given, known)
+            if None in given:  # joined with the output of a layer with weights
+                self._look(node.operation, [one for one in given if one])
+                found = ended
+            else:
+                found = self._apply(node, given, known)
             known.update(zip(map(id, node.outputs), found or ended, strict=True))
         return [known.get(id(one)) for one in graph.outputs]
 
@@ -84,8 +91,9 @@ class _Walk:
         return [(one, factor) for one in outputs]
 
     def _look(self, layer, given: list) -> None:
-        factor = min(factor for _, factor in given)
+        factor = min((factor for _, factor in given), default=1)
         if factor >= _SHRUNK or not self.shrinking:
+            self._check_shift(layer, given)
             return
         names = " and ".join(map(repr, self.shrinking))
         self.found.append(
@@ -93,6 +101,19 @@ class _Walk:
             f"model scales them by {factor:.2g} before {layer.name!r}; remove that "
             "layer, or let it expect values in [0, 1]"
         )
+
+    def _check_shift(self, layer, given) -> None:
+        """Check that no mean of images in 0..255 was subtracted."""
+        for values, _ in given:
+            channels = np.atleast_1d(keras.ops.convert_to_numpy(values).astype(float))
+            channels = channels.reshape(-1, channels.shape[-1])
+            mean, spread = channels.mean(), channels.std(axis=0).max()
+            if spread > 0 and abs(mean) > max(2, _SHIFTED * spread):
+                self.found.append(
+                    f"the images are in [0, 1], and the model shifts them to a mean of "
+                    f"{mean:.3g} before {layer.name!r}, as if they were in [0, 255]; "
+                    "remove that shift, or put Rescaling(255) before it"
+                )
 
     def _check_range(self, layer, given) -> None:
         """Check layers of random augmentation, which expect 0..255 by default."""
