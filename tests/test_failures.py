@@ -70,7 +70,11 @@ def test_an_error_in_a_layer_is_one_line_and_leaves_no_run(
 
     out = tmp_path / "new" / "run"
     told = one_line(run("divides"))
-    assert re.search(r"fails at faulty.py, line \d+: ZeroDivisionError: int", told)
+    assert re.search(
+        r"fails in layer 'broken' \(Broken\) at faulty.py, line \d+: "
+        "ZeroDivisionError: int",
+        told,
+    )
     assert not out.parent.exists()
     out.mkdir(parents=True)
     told = one_line(run("cuts"))
@@ -80,6 +84,80 @@ def test_an_error_in_a_layer_is_one_line_and_leaves_no_run(
     assert "try --precision float32" in told
     assert "try --precision" not in one_line(run("mixes", "--precision", "float32"))
     assert not list(out.iterdir())
+
+
+DEEP = """
+import keras
+import numpy as np
+import gpuzoo
+
+class Core(keras.layers.Layer):
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+    def call(self, x):
+        if self.fault == "values":
+            return x * float(np.asarray(x).mean())
+        if self.compute_dtype != "float32":
+            raise ValueError("no lookup table for half of the range\\nsecond line")
+        return x
+
+class Shell(keras.layers.Layer):
+    def __init__(self, inside, **rest):
+        super().__init__(**rest)
+        self.inside = inside
+
+    def build(self, shape):
+        self.inside.build(shape)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
+
+    def call(self, x):
+        return self.inside(x)
+
+@gpuzoo.register(task="classify", reference="none")
+def net(*, input_shape: tuple = (28, 28, 1), fault: str = "bits"):
+    "Layers in layers, in a model in a model."
+    core = Core(name="core")
+    core.fault = fault
+    flat = keras.Input((input_shape[0] * input_shape[1],))
+    block = keras.Model(flat, Shell(Shell(core, name="middle"), name="outer")(flat))
+    image = keras.Input(input_shape)
+    x = block(keras.layers.Flatten()(image))
+    return keras.Model(image, keras.layers.Dense(2)(x))
+"""
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_inmost_of_nested_layers_is_named_before_the_first_step(
+    backend, cli, npz, tmp_path
+):
+    (tmp_path / "deep.py").write_text(DEEP)
+    out = tmp_path / "run"
+
+    def run(*words):
+        return cli(
+            "train", "mnist", "--model", f"{tmp_path / 'deep.py'}:net", "--data", npz,
+            "--out", out, "--fast-dev-run", "--batch-size", "8", "--backend", backend,
+            *words,
+        )  # fmt: skip
+
+    told = one_line(run("--precision", "mixed_bfloat16"))
+    assert re.search(
+        r"fails in layer 'core' \(Core\) at deep.py, line \d+: ValueError: no lookup "
+        r"table for half of the range; try --precision float32 or give this layer "
+        r"dtype='float32'",
+        told,
+    )
+    assert not out.exists()
+    told = one_line(run("--precision", "float32", "--model-options", "fault=values"))
+    assert "fails in layer 'core' (Core) at deep.py" in told
+    assert "apply it to the data beforehand, or write it with keras.ops" in told
+    assert ("try --backend tensorflow" in told) == (backend == "jax")
+    assert not out.exists()
+    done = run("--precision", "float32")  # the folder is free for the remedy
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_layer_that_failed_is_named(runtime):

@@ -77,6 +77,8 @@ def work(job: dict) -> None:
     runtime = gpuzoo.configure(**job["runtime"], quiet=True)
     import layer_table
 
+    from gpuzoo.training import failures
+
     @gpuzoo.register(task="classify", reference="benchmarks/repeatability/layers.py")
     def layer_probe(
         *,
@@ -94,8 +96,9 @@ def work(job: dict) -> None:
         row = {"model": [name, arrangement], **told}
         gpuzoo.configure(**job["runtime"], quiet=True)  # seeds Keras, as train() does
         try:
-            program = made(name, arrangement, dataset, runtime)
-            row["digests"] = list(trained(program, job["trainings"], job["busy"]))
+            with failures.readable("layer_probe"):
+                program = made(name, arrangement, dataset, runtime)
+                row["digests"] = list(trained(program, job["trainings"], job["busy"]))
         except gpuzoo.GpuzooError as error:
             refused = "cannot be built: " not in str(error)
             row["refused" if refused else "failed"] = str(error)

@@ -19,9 +19,9 @@ def _train(request: dict):
     recipe, options = Recipe(**request["recipe"]), Options(**request["options"])
     begun = time.perf_counter()
     session = open_session(recipe, options, lambda t: print(t, file=sys.stderr))
-    from gpuzoo.engine.program import Program
+    from gpuzoo.training import build
 
-    program = Program(session)
+    program = build.compiled(session)
     ready = time.perf_counter() - begun
     if request["goal"] is not None:
         yield _reach(program, request["goal"])

@@ -9,11 +9,14 @@ import sys
 
 from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.catalogue.registry import short_name
+from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import predict
 from gpuzoo.gpus.cards import Card
 from gpuzoo.runtime.configure import configure
 from gpuzoo.runtime.options import Options
+from gpuzoo.training import failures
 from gpuzoo.training.session import make_session
 
 
@@ -28,20 +31,22 @@ def _compile(request: dict):
     )
     from gpuzoo.engine.backends.ahead import AheadBackend
     from gpuzoo.engine.program import Program
+    from gpuzoo.runtime.keras_state import whole_tracebacks
 
     backend = AheadBackend(
         runtime, card.target(request["cudnn"]), card.capability, card.usable_bytes
     )
     try:
-        Program(dataclasses.replace(session, runtime=runtime), backend)
+        with whole_tracebacks():
+            Program(dataclasses.replace(session, runtime=runtime), backend)
     except GpuzooError:
         raise
     except Exception as error:
         which = ("training", "evaluation")[min(1, len(backend.compiled))]
-        line = " ".join(str(error).split())[:400]
-        raise GpuzooError(
-            f"the {which} step: {type(error).__name__}: {line}"
-        ) from error
+        model = recipe.model
+        line = failures.in_model(error, short_name(model), file_of(model))
+        line = line or f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        raise GpuzooError(f"the {which} step: {line}") from error
     programs = {
         name: predict.of_program(
             one.text, one.memory, one.flops, card, runtime.precision, options.level

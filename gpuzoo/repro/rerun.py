@@ -61,7 +61,7 @@ def take_apart(recorded: Recorded, step: int) -> list[tuple[str, np.ndarray]]:
 
 def _program(recorded: Recorded):
     from gpuzoo.engine.backends import compile_cache
-    from gpuzoo.engine.program import Program
+    from gpuzoo.training import build
 
     compile_cache.forget()  # recompile, which detects a compiler that varies
-    return Program(recorded.session)
+    return build.compiled(recorded.session)

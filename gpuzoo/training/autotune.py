@@ -58,14 +58,14 @@ def tune(recipe: Recipe, options: Options, note) -> None:
 
 def _first_step(spec: dict):
     """Build the programs of a repeatable run; do one step and one evaluation."""
+    from gpuzoo.training import build
+
     recipe, options = Recipe(**spec["recipe"]), Options(**spec["options"])
     runtime = runtimes.configure(options, seed=recipe.seed, quiet=True)
     # So that pooling takes the same form as in the run (engine/backends/pooling.py).
     runtime = dataclasses.replace(runtime, deterministic=True)
     runtimes._in_force = (options, runtime)
-    from gpuzoo.engine.program import Program
-
-    program = Program(make_session(recipe, runtime, lambda text: None))
+    program = build.compiled(make_session(recipe, runtime, lambda text: None))
     program.train(0, 1)
     program.evaluate()
     yield {}

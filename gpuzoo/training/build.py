@@ -10,11 +10,13 @@ from gpuzoo.catalogue.recipe import Recipe, parse_options
 from gpuzoo.catalogue.registry import build, check_options, model_info, short_name
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.sources import load_data
+from gpuzoo.engine.backends import missing_kernels
 from gpuzoo.engine.program import Program, Session
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code
 from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
 from gpuzoo.runtime.options import Runtime
+from gpuzoo.training import failures
 
 # Modules that every run uses.
 _ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
@@ -58,10 +60,18 @@ def build_and_note(
     )
 
 
+def compiled(session: Session, backend=None) -> Program:
+    """Compile the steps of a session.
+
+    Raises GpuzooError with the layer that fails, if one does."""
+    with failures.readable(session.recipe.model):
+        return Program(session, backend)
+
+
 def trace_and_note(session: Session, note) -> tuple[Program, dict, dict]:
     """Compile a session; return also code and inputs with those that only its first
     step needs, as what the call of a layer imports or reads."""
-    make = functools.partial(Program, session)
+    make = functools.partial(compiled, session)
     return code.traced(make, session.recipe.model, session.code, session.inputs, note)
 
 
@@ -102,7 +112,7 @@ def build_model(recipe: Recipe, dataset: Dataset):
         )
     options |= parse_options(recipe.model_options)
     try:
-        with fresh_names(), drawn_by_numpy():
+        with fresh_names(), drawn_by_numpy(), missing_kernels.replaced():
             model = build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {called!r} cannot be built: {error}") from error

@@ -26,7 +26,42 @@ _NOISE = (
     "Exception encountered when calling", "Arguments received", "Graph execution error",
     "Detected at", 'File "', "<stack traces", "Stack trace", "Call arguments",
 )  # fmt: skip
-_SIXTEEN_BITS = re.compile(r"float16(?!\[)|bf16|half|dtype|match type|same type", re.I)
+_SIXTEEN_BITS = re.compile(
+    r"float(16|32|64)(?!\[)|bf16|half|dtype|(match|same) type|precision|\ATypeError"
+    r"|not supported|unsupported",
+    re.I,
+)
+
+
+# What JAX and TensorFlow say of a value that is known only when the step runs.
+_TRACED = re.compile(
+    r"Tracer\w*Error|Concretization|NonConcrete|traced array|must be static"
+    r"|InGraphError|symbolic `?tf\.Tensor|symbolic Tensor"
+)
+
+
+@contextlib.contextmanager
+def readable(model: str):
+    """Raise errors that a model raises in the block in one line.
+
+    Args:
+        model: as a recipe names it.
+
+    Raises GpuzooError with the layer, the library's error and a remedy.
+    """
+    from gpuzoo.runtime.keras_state import whole_tracebacks
+
+    try:
+        with whole_tracebacks():
+            yield
+    except (GpuzooError, OSError):
+        raise
+    except Exception as error:
+        line = out_of_memory(error)
+        line = line or in_model(error, short_name(model), file_of(model))
+        if line:
+            raise GpuzooError(line) from error
+        raise
 
 
 def out_of_memory(error: BaseException) -> str | None:
@@ -56,23 +91,32 @@ def in_model(error: BaseException, name: str, file: pathlib.Path | None) -> str 
         name: of the model.
         file: the user file that defines it, if any.
     """
-    reason = f"{type(error).__name__}: {first_line(str(error))}".removesuffix(": ")
-    layer = _layer_of(error)
-    if place := _in_file(file, error):
-        where = f" at {place}"
-    elif layer is not None:
-        where = f" in layer {layer.name!r} ({type(layer).__name__})"
-    elif node := re.search(r"Detected at node (\S+) defined", str(error)):
-        where = f" in its operation {node[1]}"
-    elif _of_library(error):
-        where = ""
-    else:
+    reason = _reason(error)
+    place, layer = _in_file(file, error), _layer_of(error)
+    where = f" in layer {layer.name!r} ({type(layer).__name__})" if layer else ""
+    where += f" at {place}" if place else ""
+    if not where:
+        where = _operation_of(error)
+    if not where and not _of_library(error):
         return None
+    cause = error.__cause__ or error.__context__
+    if cause and first_line(str(cause)) not in reason:
+        reason += f" ({_reason(cause)})"
     hint = ""
     runtime = in_force()
     if runtime and "16" in runtime.precision and _SIXTEEN_BITS.search(reason):
         hint = "; try --precision float32"
+        hint += " or give this layer dtype='float32'" if layer else ""
+    elif _TRACED.search(reason):
+        hint = "; its value is needed while the step is compiled: "
+        if runtime and runtime.backend == "jax":
+            hint += "try --backend tensorflow, or "
+        hint += "apply it to the data beforehand, or write it with keras.ops"
     return f"model {name!r} fails{where}: {reason}{hint} (--debug shows the traceback)"
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {first_line(str(error))}".removesuffix(": ")
 
 
 def first_line(text: str) -> str:
@@ -101,6 +145,18 @@ def _layer_of(error: BaseException):
         if isinstance(one, keras.Operation) and not isinstance(one, keras.Model):
             found = one
     return found
+
+
+def _operation_of(error: BaseException) -> str:
+    """Return the operation of TensorFlow that failed, or whose gradient did."""
+    if node := re.search(r"Detected at node (\S+) defined", str(error)):
+        return f" in its operation {node[1]}"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        known = frame.f_locals
+        if frame.f_code.co_name == "_gradient_function" and "op_name" in known:
+            scope = known.get("forward_pass_name_scope") or "the model"
+            return f" in {scope.rstrip('/')}, in the gradient of {known['op_name']}"
+    return ""
 
 
 def _of_library(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from gpuzoo.runs.record import options_of, recipe_of
 from gpuzoo.runtime.configure import configure
 from gpuzoo.runtime.environment import environment
 from gpuzoo.runtime.options import Options, Runtime
+from gpuzoo.training import failures
 
 if TYPE_CHECKING:
     from gpuzoo.engine.program import Session
@@ -60,7 +61,6 @@ def make_session(
     from gpuzoo.engine import compile_config, model_objects
     from gpuzoo.engine.plan import make_plan
     from gpuzoo.engine.program import Session
-    from gpuzoo.runtime.keras_state import whole_tracebacks
     from gpuzoo.tasks import augment
     from gpuzoo.training import build
 
@@ -70,7 +70,7 @@ def make_session(
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
-    with whole_tracebacks():
+    with failures.readable(recipe.model):
         model, modules, inputs = build.build_and_note(
             recipe, dataset, runtime.backend, note
         )

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from gpuzoo.engine.backends import pooling, rnn
+from gpuzoo.engine.backends import missing_kernels, pooling, rnn
 from gpuzoo.engine.backends.determinism import refuse_variable
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import environment
@@ -138,7 +138,9 @@ class JaxBackend:
             self._variables = variables
             mapping = list(zip(variables, values, strict=True))
             scope = keras.StatelessScope(state_mapping=mapping)
-            with scope, pooling.repeatable(self.runtime), rnn.gates_together():
+            pools = pooling.repeatable(self.runtime)
+            kernels = missing_kernels.for_runtime(self.runtime)
+            with scope, pools, kernels, rnn.gates_together():
                 outputs = body(entry)
             _check_known(scope, variables)
             return [_current(scope, v) for v in variables], outputs

@@ -7,7 +7,13 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from gpuzoo.engine.backends import bias_gradients, pooling, resizing, rnn
+from gpuzoo.engine.backends import (
+    bias_gradients,
+    missing_kernels,
+    pooling,
+    resizing,
+    rnn,
+)
 from gpuzoo.engine.backends.determinism import check_tensorflow, check_written
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import environment
@@ -102,7 +108,8 @@ class TensorFlowBackend:
         pools = pooling.repeatable(self.runtime)
         resizes = resizing.repeatable(self.runtime)
         rnns = rnn.gates_together(), rnn.split_over(self.parts)
-        with apart, pools, resizes, rnns[0], rnns[1]:
+        kernels = missing_kernels.for_runtime(self.runtime)
+        with apart, pools, resizes, kernels, rnns[0], rnns[1]:
             traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
         check_written(traced.graph, [variable.value for variable in variables])
@@ -189,7 +196,10 @@ def _readable(xla: bool):
     """Raise in one line what XLA cannot compile."""
     try:
         yield
-    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+    except (
+        tf.errors.InvalidArgumentError, tf.errors.UnimplementedError,
+        tf.errors.InternalError,
+    ) as error:  # fmt: skip
         if not xla:
             raise
         noise = ("Graph execution error", "Detected at", "<stack traces", "Stack trace")
