@@ -1,12 +1,15 @@
 """JAX as the second backend: the same promises, in processes of its own."""
 
+import re
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import needs_jax
+from conftest import ROOT, environment, needs_jax
 from test_resume import SAME, start
 
 pytestmark = needs_jax
@@ -101,6 +104,28 @@ def test_a_few_steps_on_both_backends_stay_close(cli, tmp_path):
     assert weights[0].keys() == weights[1].keys()
     for name, one in weights[0].items():
         assert np.allclose(one, weights[1][name], atol=2e-4), name
+
+
+OBJECTS = " or ".join([  # of test_model_objects.py
+    "begins_with_the_weights", "fresh_draws", "(done_again and True)", "scales",
+    "(do_what_keras and Huber)", "OwnLoss", "AUC", "goes_before",
+    "(puts_out and softmax-mse)", "(puts_out and binary)", "(parted and sigmoid)",
+    "(arithmetic and rescaling)", "(student and softmax)",
+])  # fmt: skip
+
+
+def test_model_objects_are_trained_as_on_tensorflow(tmp_path):
+    """The tests of model objects themselves, in one process: their weights, what they
+    are compiled with, how they end, and a weight without a name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "-k", OBJECTS,
+         "tests/test_model_objects.py"],
+        cwd=ROOT, env={**environment(tmp_path), "KERAS_BACKEND": "jax"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert " · jax · " in done.stderr + done.stdout
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) == 13, done.stdout
 
 
 WITHOUT = """
