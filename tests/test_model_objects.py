@@ -361,8 +361,9 @@ def excluding(optimizer, *names):
             lambda: RULES.Lion(0.01),
             lambda: LOSSES.CategoricalFocalCrossentropy(from_logits=True),
         ),
-        (lambda: RULES.SGD(0.001, gradient_accumulation_steps=2), lambda: "MeanSquaredError"),
-        (lambda: RULES.Lamb(0.01, weight_decay=0.1), lambda: "hinge"),
+        (lambda: RULES.SGD(0.001, gradient_accumulation_steps=2), lambda: "hinge"),
+        # Not hinge: a gradient of 0 but for rounding is made large.
+        (lambda: RULES.Lamb(0.01, weight_decay=0.1), lambda: "MeanSquaredError"),
         # Not poisson: the logarithm of an output below 0 is no number.
         (lambda: RULES.Lamb(RATES.CosineDecay(0.01, 9)), lambda: "huber"),
         (lambda: RULES.SGD(0.01), lambda: LOSSES.Huber(delta=0.1)),
@@ -385,7 +386,7 @@ def test_a_compiled_optimizer_and_loss_do_what_keras_does(optimizer, loss, train
     stock.fit(data["x_train"] / 255, labels, batch_size=80, epochs=6, verbose=0)
     told = train(model, epochs=6, batch_size=80)
     for one, other in zip(arrays(model), arrays(stock), strict=True):
-        assert np.allclose(one, other, atol=2e-5)
+        assert np.allclose(one, other, 5e-5, 2e-5)  # Dice makes weights of 100
     if getattr(loss(), "reduction", "") != "sum":
         figure = stock.evaluate(data["x_test"] / 255, wanted, verbose=0)
         assert np.isclose(figure, told["test_loss"], rtol=1e-3)
