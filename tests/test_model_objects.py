@@ -148,19 +148,26 @@ def test_its_architecture_is_a_file_of_the_run(train, tmp_path):
 
 
 def test_fresh_draws_for_the_seed_but_what_is_kept(train):
-    digests, kept = [], []
+    digests = []
     for number in range(2):
-        model = net(L.Dense(4))
+        model = scales()
         model.set_weights([one + number + 1 for one in model.get_weights()])
         digests.append(train(model, fresh=True)["weights_sha256"])
     assert digests[0] == digests[1]
     assert record.read_run(train.folder())["weights"] == "drawn for the seed"
-    assert train(net(L.Dense(4)), fresh=True, seed=1)["weights_sha256"] != digests[0]
-    model = net(L.Dense(4, trainable=False, name="kept"))
-    model.get_layer("kept").keeps_weights = True
-    kept = np.array(model.get_layer("kept").kernel)
-    train(model, fresh=True)
-    assert np.array_equal(kept, model.get_layer("kept").kernel)
+    assert train(scales(), fresh=True)["weights_sha256"] == digests[0]
+    assert train(scales(), fresh=True, seed=1)["weights_sha256"] != digests[0]
+    model = scales()
+    for layer in (*model.layers[:2], model.layers[-1]):
+        layer.keeps_weights = True
+    model.set_weights([one + 2 for one in model.get_weights()])
+    before = arrays(model)
+    train(model, fresh=True, learning_rate=1e-12)
+    near = [
+        np.allclose(*two, atol=1e-6) for two in zip(before, arrays(model), strict=True)
+    ]
+    # Kernel, bias, the two scales, kernel, bias.
+    assert near == [True, True, True, False, True, True]
     frozen = net(L.Dense(4, trainable=False, name="ice"))
     with pytest.raises(gpuzoo.GpuzooError, match="'ice' is frozen"):
         train(frozen, fresh=True)

@@ -72,9 +72,23 @@ def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
     optimizer, loss, findings = None, None, []
     if model.compiled:
         optimizer, loss, findings = compile_config.read(model, recipe, set(named))
+    if fresh:
+        keras_state.reseed(recipe.seed)
     with keras_state.fresh_names():
         twin = architecture.rebuild(recipe.model)
-    assign(twin, [np.array(weight) for weight in model.weights])
+    pairs = zip(model.weights, twin.weights, strict=True)
+    if fresh:  # trainable weights without a known initializer are as just built
+        kept = {
+            id(weight)
+            for layer in layers_of(model)
+            if getattr(layer, "keeps_weights", False)
+            for weight in layer.weights
+        }
+        pairs = (
+            (new if one.trainable and id(one) not in kept else one, new)
+            for one, new in pairs
+        )
+    assign(twin, [np.array(one) for one, _ in pairs])
     if fresh:
         for layer, its in zip(layers_of(model), layers_of(twin), strict=True):
             its.keeps_weights = getattr(layer, "keeps_weights", False)
