@@ -150,6 +150,23 @@ def test_a_random_crop_under_xla_is_a_part_of_the_image(dtype, runtime):
     known["check"](call, dtype)
 
 
+@needs_tensorflow
+def test_an_operation_that_xla_lacks_is_named_with_its_layer(runtime):
+    import tensorflow as tf
+
+    from gpuzoo.engine.backends.tensorflow import _readable
+    from gpuzoo.errors import GpuzooError
+
+    inner = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.RandomZoom(0.2)])
+    outer = keras.Sequential([keras.Input((4, 4, 3)), inner])
+    run = tf.function(lambda x: outer(x, training=True), jit_compile=True)
+    with _readable(xla=True), pytest.raises(tf.errors.InvalidArgumentError):
+        run(tf.zeros((1, 4, 4, 3)))
+    told = "no operation ImageProjectiveTransformV3, of layer '.*random_zoom.*--xla off"
+    with pytest.raises(GpuzooError, match=told), _readable(xla=True):
+        run(tf.zeros((1, 4, 4, 3)))
+
+
 ON_JAX = """
 import gpuzoo
 gpuzoo.configure(backend="jax", device="cpu", quiet=True)

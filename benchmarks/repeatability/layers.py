@@ -353,7 +353,8 @@ subtracted; **parallel**, four layers on one input, two of them added and two st
 Each model is trained for {steps} steps of {batch} examples from one seed, compiled
 again for each training. The number in a cell says how many trainings were compared: 10
 are eight in one process, while every core is kept busy, and one in each of two fresh
-processes; 2 are two in one busy process, which no other process was compared with.
+processes; 4 are two in one busy process and one in each of two fresh processes; 2 are
+two in one busy process, which no other process was compared with.
 "equal" means that the weights, the optimizer and the random state had the same bits at
 the end of all of them. CPU: {device}, {threads}
 threads, TensorFlow {tensorflow}, JAX {jax}, {date}, beside other programs, {codes}
@@ -430,6 +431,7 @@ def _listed(title: str, verdict: str, modes: dict) -> list[str]:
                     why = re.sub(
                         "\x1b\\[[0-9]*m|Arguments received.*", "", why, flags=re.S
                     )
+                    why = re.sub(r"__inference_step_\d+", "step", why)
                     which = found.setdefault(" ".join(why.split()), {})
                     which.setdefault((mode, name), []).append(arrangement)
     lines = ["", f"## {title}", ""]

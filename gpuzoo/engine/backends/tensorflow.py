@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable
 
 import keras
@@ -191,6 +192,9 @@ def _added_in_pairs():
         gen_math_ops.add_n = real
 
 
+_LACKS = re.compile(r"No registered '(\w+)' OpKernel.*?\{\{node ([^}]+)\}\}", re.S)
+
+
 @contextlib.contextmanager
 def _readable(xla: bool):
     """Raise in one line what XLA cannot compile."""
@@ -205,6 +209,10 @@ def _readable(xla: bool):
         noise = ("Graph execution error", "Detected at", "<stack traces", "Stack trace")
         lines = [line.strip() for line in error.message.splitlines()]
         first = [x for x in lines if x and not x.startswith(noise)][0][:300]
+        if lacks := _LACKS.search(error.message):
+            operation, node = lacks.groups()
+            layer = node.rpartition("/")[0] or node
+            first = f"it has no operation {operation}, of layer {layer!r}"
         raise GpuzooError(
             f"XLA cannot compile this model: {first}; use --xla off"
         ) from error
