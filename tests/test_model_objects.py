@@ -106,7 +106,7 @@ def test_it_is_done_again_from_the_folder_alone(train, npz, fresh, tmp_path):
         del recorded[name]
     recorded |= {"state": "running", "metrics": {}, "finished": None}
     recorded["seal"] = record.seal(recorded)
-    (killed / "run.json").write_text(json.dumps(record.stored(recorded)))
+    (killed / "run.json").write_text(json.dumps(recorded))
     again = gpuzoo.resume(killed, quiet=True)
     assert again["weights_sha256"] == told["weights_sha256"]
     assert gpuzoo.verify(killed)["verdict"] == "identical"
@@ -1032,3 +1032,34 @@ def test_a_file_of_a_model_that_is_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "own.py")
     with pytest.raises(gpuzoo.GpuzooError, match="own.py: it is not a regular file"):
         gpuzoo.build(f"{tmp_path / 'own.py'}:net")
+
+
+def test_a_model_object_is_named_by_its_file_everywhere(train, npz):
+    """Not by the text of its architecture, in memory as on disk."""
+    told = train(net(L.Dense(4), name="named"))
+    recorded = record.read_run(train.folder())
+    assert recorded["recipe"]["model"] == "architecture.json"
+    assert record.recipe_of(recorded).model_name == told["model"] == "named"
+    with pytest.raises(gpuzoo.GpuzooError, match="a model object and model='cnn'"):
+        gpuzoo.train(net(L.Dense(4)), model="cnn", data=str(npz))
+    for build in (
+        lambda: gpuzoo.build("architecture.json"),
+        lambda: gpuzoo.train(
+            "mnist", model="architecture.json", data=str(npz), batch_size=16
+        ),
+    ):
+        with pytest.raises(gpuzoo.GpuzooError, match="pass the object itself to gpuz"):
+            build()
+
+
+def test_the_run_of_a_model_object_teaches(train):
+    train(net(L.Dense(4), name="master"))
+    teacher = train.folder()
+    recipe = gpuzoo.load_recipe("distill_cifar10").override(
+        model="mlp", augment=(), teacher=str(teacher)
+    )
+    train(recipe)
+    assert gpuzoo.verify(train.folder())["verdict"] == "identical"
+    (teacher / "architecture.json").write_text("{}")
+    with pytest.raises(gpuzoo.GpuzooError, match="architecture.json has been changed"):
+        train(recipe)

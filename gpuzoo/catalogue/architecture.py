@@ -1,5 +1,6 @@
 """A user's keras.Model as JSON, from which a later process rebuilds it."""
 
+import dataclasses
 import json
 import re
 import types
@@ -28,8 +29,22 @@ REMEDY = (
 )
 
 
+FILE = "architecture.json"
+"""In the run folder of a model object: its layers; and `model` in its recipe."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The layers of a model object, as the JSON that `describe` returns."""
+
+    text: str
+
+    def rebuild(self) -> "keras.Model":
+        return rebuild(self.text)
+
+
 def describe(model: "keras.Model") -> str:
-    """Return the architecture as JSON, without weights: `model` of a recipe.
+    """Return the architecture as JSON, without weights.
 
     Raises:
         GpuzooError: it is not a built functional or Sequential model, overrides its
@@ -82,11 +97,6 @@ def describe(model: "keras.Model") -> str:
     return json.dumps(parts)
 
 
-def is_text(name: str) -> bool:
-    """Whether a recipe's model is such JSON and not a name."""
-    return name.startswith("{")
-
-
 def rebuild(text: str) -> "keras.Model":
     """Build an untrained model from its architecture; no user code is executed."""
     import keras
@@ -101,6 +111,14 @@ def rebuild(text: str) -> "keras.Model":
         raise GpuzooError(f"model cannot be rebuilt: {line}; {REMEDY}") from None
     _set_trainable(model, parts.get("trainable", {}))
     return model
+
+
+def refuse_name() -> None:
+    """The builder of a model that only has this name."""
+    raise GpuzooError(
+        f"{FILE} is not the name of a model, it is that of a model object; pass the "
+        "object itself to gpuzoo.train()"
+    )
 
 
 def check_precision(model: "keras.Model", wanted: str) -> None:
@@ -130,11 +148,6 @@ def check_precision(model: "keras.Model", wanted: str) -> None:
         )
 
 
-def name_of(text: str) -> str:
-    """Return the Keras name of the model."""
-    return _parts(text)["config"]["name"]
-
-
 def _parts(text: str) -> dict:
     try:
         parts = parse_json(text)
@@ -145,19 +158,17 @@ def _parts(text: str) -> dict:
         why = f": {error}"
     except (LookupError, TypeError):
         why = ""
-    raise GpuzooError(
-        f"model {text[:40]!r} is not the JSON of a keras.Model (model.to_json()){why}; "
-        "pass a model's name (gpuzoo list), or path.py:function"
-    )
+    raise GpuzooError(f"{FILE} is not the JSON of a keras.Model{why}: {text[:40]!r}")
 
 
-def recipe_for(model: "keras.Model") -> "Recipe":
+def recipe_for(model: "keras.Model") -> "tuple[Recipe, Architecture]":
     """Return a recipe for a model, with the defaults of all other fields."""
     from gpuzoo.catalogue.recipe import Recipe
 
-    text = describe(model)
-    name = re.sub(r"[^A-Za-z0-9_-]+", "", name_of(text)).lstrip("_-")
-    return Recipe(name=name or "own", model=text)
+    described = Architecture(describe(model))
+    name = _parts(described.text)["config"]["name"]  # numbered anew
+    name = re.sub(r"[^A-Za-z0-9_-]+", "", name).lstrip("_-")
+    return Recipe(name=name or "own", model=FILE), described
 
 
 def check_form(model, called: str) -> None:

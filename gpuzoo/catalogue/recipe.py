@@ -14,6 +14,7 @@ from typing import Literal
 
 import typeguard
 
+from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.model_info import TASKS
 from gpuzoo.errors import GpuzooError, nearest
 
@@ -214,6 +215,11 @@ class Recipe:
                     f"{field.name} is used by {', '.join(users)}, not by the optimizer "
                     f"{self.optimizer}: leave it at {field.default}"
                 )
+
+    @property
+    def model_name(self) -> str:
+        """The model in messages; a model object is called like its recipe."""
+        return self.name if self.model == architecture.FILE else self.model
 
     def as_record(self) -> dict:
         """Return the fields as JSON values."""

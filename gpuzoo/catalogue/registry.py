@@ -124,8 +124,7 @@ def check_options(name: str, options: dict) -> dict:
     for key, value in options.items():
         if key not in known:
             raise TypeError(
-                f"model {short_name(name)!r} has no option {key!r}; "
-                f"{nearest(key, known)}"
+                f"model {name!r} has no option {key!r}; {nearest(key, known)}"
             )
         if isinstance(value, list):
             value = tuple(value)
@@ -166,12 +165,12 @@ def model_info(name: str) -> ModelInfo:
     Args:
         name: a name from `list_models()`, keras/<name> of a network of
             keras.applications, path.py:function of a function under
-            `@gpuzoo.register`, or JSON from gpuzoo/catalogue/architecture.py.
+            `@gpuzoo.register`, or architecture.json for a model object.
 
     Raises:
         GpuzooError: there is no such model.
     """
-    if architecture.is_text(name):
+    if name == architecture.FILE:
         what = "A user's model."
         return ModelInfo(name, "", "", None, what, what, {}, "")
     if name in keras_applications.names():
@@ -199,14 +198,9 @@ def in_no_file(name: str) -> bool:
     return name in _registered and name not in _shipped()
 
 
-def short_name(name: str) -> str:
-    """Return the name of a model for messages."""
-    return architecture.name_of(name) if architecture.is_text(name) else name
-
-
 def _builder(info: ModelInfo) -> Callable:
-    if architecture.is_text(info.name):
-        return lambda: architecture.rebuild(info.name)
+    if info.name == architecture.FILE:
+        return architecture.refuse_name
     if info.name.startswith(keras_applications.PREFIX):
         return keras_applications.builder(info.name)
     if ":" in info.name:

@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 
-from gpuzoo.catalogue import architecture, user_code
+from gpuzoo.catalogue import user_code
 from gpuzoo.catalogue.model_info import ModelInfo, read_models
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, open_regular
@@ -27,8 +27,7 @@ def execute(module: str, path: pathlib.Path) -> None:
 
 def file_of(name: str) -> pathlib.Path | None:
     """Return the user's file that defines a model; None for models of the catalogue."""
-    own = ":" in name and not architecture.is_text(name)
-    return expand(name.rpartition(":")[0]) if own else None
+    return expand(name.rpartition(":")[0]) if ":" in name else None
 
 
 def model_in_file(name: str) -> ModelInfo:

@@ -11,12 +11,14 @@ import safetensors.numpy
 
 from gpuzoo import tasks
 from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import compile_config, initializers
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import read_inside
 from gpuzoo.keras_layers import layers_of
+from gpuzoo.runs.record import architecture_of
 from gpuzoo.runtime import keras_state
 from gpuzoo.weights import assign, by_name, load_weights, weights_bytes
 
@@ -27,8 +29,10 @@ _AS_GIVEN = "as given"
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a model object adds to architecture and recipe."""
+    """What a model object adds to its recipe."""
 
+    architecture: Architecture | None = None
+    """Its layers; None: the recipe names the model."""
     content: bytes | None = None
     """The file of the initial weights; None: they are drawn from the seed."""
     fresh: bool = True
@@ -45,8 +49,10 @@ class Given:
 
     def as_record(self) -> dict:
         """Return the fields of run.json."""
-        content = self.content
+        content, described = self.content, self.architecture
+        digest = described and hashlib.sha256(described.text.encode()).hexdigest()
         return {
+            **({"architecture_sha256": digest} if described else {}),
             "weights": "drawn for the seed" if self.fresh else _AS_GIVEN,
             "initial_weights_sha256": content and hashlib.sha256(content).hexdigest(),
             "compiled": {"optimizer": self.optimizer, "loss": self.loss},
@@ -55,14 +61,20 @@ class Given:
 
     def files(self) -> dict[str, bytes]:
         """Return the files for the run folder, name -> content."""
-        return {} if self.content is None else {FILE: self.content}
+        files = {} if self.content is None else {FILE: self.content}
+        if self.architecture:
+            files[architecture.FILE] = self.architecture.text.encode()
+        return files
 
 
-def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
+def take(
+    model: keras.Model, described: Architecture, recipe: Recipe, named, fresh: bool
+) -> Given:
     """Return what a model object adds to its training.
 
     Args:
-        recipe: of the training; its model is the architecture of this one as text.
+        described: its architecture.
+        recipe: of the training.
         named: the fields of the recipe that the user has named.
         fresh: draw the weights from the seed.
 
@@ -75,7 +87,7 @@ def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
     if fresh:
         keras_state.reseed(recipe.seed)
     with keras_state.fresh_names():
-        twin = architecture.rebuild(recipe.model)
+        twin = described.rebuild()
     pairs = zip(model.weights, twin.weights, strict=True)
     if fresh:  # trainable weights without a known initializer are as just built
         kept = {
@@ -94,14 +106,14 @@ def take(model: keras.Model, recipe: Recipe, named, fresh: bool) -> Given:
             its.keeps_weights = getattr(layer, "keeps_weights", False)
         initializers.initialise(twin, recipe.seed)
     content = weights_bytes({k: np.array(v) for k, v in by_name(twin.weights).items()})
-    return Given(content, fresh, optimizer, loss, tuple(findings))
+    return Given(described, content, fresh, optimizer, loss, tuple(findings))
 
 
 def recorded(folder: pathlib.Path, record: dict) -> Given:
     """Return what a run started with, from its folder.
 
     Raises:
-        GpuzooError: its initial weights are missing or damaged.
+        GpuzooError: its architecture or initial weights are missing or damaged.
     """
     wanted, content = record.get("initial_weights_sha256"), None
     if wanted:
@@ -116,6 +128,7 @@ def recorded(folder: pathlib.Path, record: dict) -> Given:
             raise GpuzooError(f"{folder / FILE} has been changed since the run began")
     compiled = record.get("compiled") or {}
     return Given(
+        architecture_of(record, folder, lambda name: read_inside(folder, name)),
         content,
         record.get("weights") != _AS_GIVEN,
         compiled.get("optimizer"),
@@ -150,10 +163,12 @@ def read(content: bytes) -> Arrays:
         raise GpuzooError(f"{FILE}: damaged: {error}") from None
 
 
-def give_back(model: keras.Model, folder: pathlib.Path, text: str) -> None:
+def give_back(
+    model: keras.Model, folder: pathlib.Path, described: Architecture
+) -> None:
     """Copy the weights of a run into the model object that it has trained."""
     with keras_state.fresh_names():
-        trained = architecture.rebuild(text)
+        trained = described.rebuild()
     load_weights(trained, folder)
     assign(model, [np.array(weight) for weight in trained.weights])
 

@@ -9,7 +9,6 @@ import sys
 
 from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.catalogue.registry import short_name
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import predict
@@ -43,8 +42,8 @@ def _compile(request: dict):
         raise
     except Exception as error:
         which = ("training", "evaluation")[min(1, len(backend.compiled))]
-        model = recipe.model
-        line = failures.in_model(error, short_name(model), file_of(model))
+        file = file_of(recipe.model)
+        line = failures.in_model(error, recipe.model_name, file)
         line = line or f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         raise GpuzooError(f"the {which} step: {line}") from error
     programs = {

@@ -67,7 +67,9 @@ def _differs_when_built_again(session) -> str:
         random.seed(number)  # as in two processes
         np.random.seed(number)
         try:
-            model = build_model(session.recipe, session.dataset)
+            model = build_model(
+                session.recipe, session.dataset, session.given.architecture
+            )
             initializers.initialise(model, session.recipe.seed)
         except GpuzooError as error:
             return f"the second time {error}"

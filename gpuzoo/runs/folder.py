@@ -24,7 +24,6 @@ from gpuzoo.files import (
 )
 from gpuzoo.runs.code import code_sha256  # noqa: F401 - for benchmarks
 from gpuzoo.runs.record import (
-    ARCHITECTURE,
     SCHEMA_VERSION,
     change_texts,
     check_record,
@@ -34,7 +33,6 @@ from gpuzoo.runs.record import (
     read_run,
     run_id,
     seal,
-    stored,
 )
 from gpuzoo.runtime.environment import environment
 from gpuzoo.weights import weights_bytes
@@ -337,11 +335,8 @@ class RunFolder(Folder):
     def write(self) -> None:
         self._redact()
         self.record["seal"] = seal(self.record)
-        record = stored(self.record)
-        check_record(record)
-        if record is not self.record and ARCHITECTURE not in self._written:
-            self.write_file(ARCHITECTURE, self.record["recipe"]["model"].encode())
-        text = json.dumps(record, indent=1) + "\n"
+        check_record(self.record)
+        text = json.dumps(self.record, indent=1) + "\n"
         self.write_file("run.json", text.encode())
 
     def watch(self, event: str, row: dict) -> None:
@@ -363,8 +358,7 @@ class RunFolder(Folder):
         """Remove the folder of a run that has not started, and close it."""
         with contextlib.suppress(OSError, GpuzooError):
             self.check()
-            begun = (*self._begun, ARCHITECTURE)
-            own = [name for name in begun if self._is_own(name)]
+            own = [name for name in self._begun if self._is_own(name)]
             for name in ("run.json", *self._trail, *own):
                 self.remove_file(name)
             self.remove_temporary()

@@ -10,6 +10,7 @@ import pathlib
 import secrets
 
 from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import (
@@ -23,8 +24,6 @@ from gpuzoo.runtime.environment import without_values
 from gpuzoo.runtime.options import Options
 
 SCHEMA_VERSION = 2
-ARCHITECTURE = "architecture.json"
-"""Of the run folder of a model object: its layers, and its name in the recipe."""
 
 
 def private(value):
@@ -41,7 +40,7 @@ def private(value):
 
 def seal(record: dict) -> str:
     """Return the sha256 of all other fields of a record, which detects edits."""
-    rest = {key: value for key, value in stored(record).items() if key != "seal"}
+    rest = {key: value for key, value in record.items() if key != "seal"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -66,28 +65,20 @@ def run_id(record: dict, findings: list[str], random: str = "") -> str:
     return random + hashlib.sha256(text.encode()).hexdigest()[: len(random)]
 
 
-def stored(record: dict) -> dict:
-    """Return a record as run.json holds it: the architecture of a model object, which
-    is the text of `recipe.model`, is a file of its own."""
-    text = record.get("recipe", {}).get("model", "")
-    if not architecture.is_text(text):
-        return record
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    recipe = {**record["recipe"], "model": ARCHITECTURE}
-    return {**record, "recipe": recipe, "architecture_sha256": digest}
+def architecture_of(record: dict, path: pathlib.Path, read) -> Architecture | None:
+    """Return the architecture of a model object's run, None if the model has a name.
 
-
-def _with_architecture(record: dict, path: pathlib.Path, read) -> dict:
-    """Return the record for which `stored` gives this one.
+    Args:
+        read: name of a file in the run folder `path` -> content.
 
     Raises:
         GpuzooError: the file of the architecture is missing or damaged.
     """
-    if record["recipe"]["model"] != ARCHITECTURE:
-        return record
-    file = path / ARCHITECTURE
+    if record["recipe"]["model"] != architecture.FILE:
+        return None
+    file = path / architecture.FILE
     try:
-        text = read(ARCHITECTURE)
+        text = read(architecture.FILE)
     except OSError as error:
         raise GpuzooError(
             f"{file} cannot be read: {error.strerror or error}; without it the model "
@@ -95,8 +86,7 @@ def _with_architecture(record: dict, path: pathlib.Path, read) -> dict:
         ) from None
     if hashlib.sha256(text).hexdigest() != record.get("architecture_sha256"):
         raise GpuzooError(f"{file} has been changed since the run began")
-    recipe = {**record["recipe"], "model": text.decode()}
-    return {**record, "recipe": recipe}
+    return Architecture(text.decode())
 
 
 def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
@@ -125,7 +115,7 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
         raise GpuzooError(f"{file} is damaged: {error}") from None
     if sealed and record["seal"] != found:
         raise GpuzooError(f"{file} has been changed since gpuzoo wrote it")
-    return _with_architecture(record, path, read)
+    return record
 
 
 def _check_version(record, file: pathlib.Path) -> None:

@@ -7,8 +7,9 @@ import keras
 from gpuzoo.catalogue.recipe import parse_options
 from gpuzoo.catalogue.registry import build, model_info
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand, unredact
+from gpuzoo.files import expand, read_inside, unredact
 from gpuzoo.runs import code
+from gpuzoo.runs.record import architecture_of
 from gpuzoo.runs.teacher import SHIPPED, record_of
 from gpuzoo.runtime.keras_state import fresh_names, in_float32
 from gpuzoo.tasks import classify, frechet
@@ -121,7 +122,7 @@ def teacher_and_code(
         data = record["data"]
         inputs, classes = tuple(data["input_shape"]), tuple(data["classes"])
         name = record["recipe"]["model"]
-        make = functools.partial(_build, record, inputs, classes)
+        make = functools.partial(_build, record, recipe.teacher, inputs, classes)
         teacher, modules, files = code.watched(make, name, (), note)
         _check_unchanged(recipe.teacher, record, modules, files)
         load_weights(teacher, expand(recipe.teacher), sha256=record["weights_sha256"])
@@ -135,14 +136,18 @@ def teacher_and_code(
     return teacher, modules, files
 
 
-def _build(record: dict, inputs: tuple, classes: tuple) -> keras.Model:
+def _build(record: dict, teacher: str, inputs: tuple, classes: tuple) -> keras.Model:
     """Build the model of a teacher's record, in float32, with initial weights."""
     trained = record["recipe"]
     known = model_info(trained["model"]).options
     options = {"input_shape": inputs, "num_classes": len(classes)}
     options = {name: value for name, value in options.items() if name in known}
     options |= parse_options(tuple(map(unredact, trained["model_options"])))
+    folder = expand(teacher)
+    described = architecture_of(record, folder, lambda name: read_inside(folder, name))
     with fresh_names(), in_float32():
+        if described:
+            return described.rebuild()
         return build(trained["model"], **options)
 
 

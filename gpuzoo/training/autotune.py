@@ -12,6 +12,7 @@ import pathlib
 import tempfile
 
 from gpuzoo import workers
+from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, write_atomically
@@ -23,8 +24,11 @@ from gpuzoo.training.session import make_session
 _DUMP_FLAG = "--xla_gpu_dump_autotune_results_to="
 
 
-def tune(recipe: Recipe, options: Options, note) -> None:
-    """Create the autotune file, if requested and missing, by a step of the recipe.
+def tune(
+    recipe: Recipe, options: Options, described: Architecture | None, note
+) -> None:
+    """Create the autotune file, if requested and missing, by a step of the recipe;
+    `described`: the architecture of a model object.
 
     Raises:
         GpuzooError: there is no GPU, or XLA had nothing to tune.
@@ -40,7 +44,10 @@ def tune(recipe: Recipe, options: Options, note) -> None:
         tuning = dataclasses.replace(tuning, xla="on")
     with tempfile.TemporaryDirectory() as folder:
         choices = pathlib.Path(folder) / f"choices{goal.suffix}"
-        spec = {"recipe": recipe.as_record(), "options": dataclasses.asdict(tuning)}
+        spec = {
+            "recipe": recipe.as_record(), "options": dataclasses.asdict(tuning),
+            "architecture": described and described.text,
+        }  # fmt: skip
         flags = os.environ.get("XLA_FLAGS", "")
         env = {**os.environ, "XLA_FLAGS": f"{flags} {_DUMP_FLAG}{choices}".strip()}
         answer = workers.ask("gpuzoo.training.autotune", spec, env)
@@ -65,7 +72,12 @@ def _first_step(spec: dict):
     # So that pooling takes the same form as in the run (engine/backends/pooling.py).
     runtime = dataclasses.replace(runtime, deterministic=True)
     runtimes._in_force = (options, runtime)
-    program = build.compiled(make_session(recipe, runtime, lambda text: None))
+    from gpuzoo.engine.model_objects import Given
+
+    text = spec["architecture"]
+    given = Given(Architecture(text)) if text else None
+    session = make_session(recipe, runtime, lambda line: None, given=given)
+    program = build.compiled(session)
     program.train(0, 1)
     program.evaluate()
     yield {}

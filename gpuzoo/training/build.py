@@ -6,8 +6,9 @@ import keras
 
 from gpuzoo import tasks
 from gpuzoo.catalogue import architecture
+from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.recipe import Recipe, parse_options
-from gpuzoo.catalogue.registry import build, check_options, model_info, short_name
+from gpuzoo.catalogue.registry import build, check_options, model_info
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.sources import load_data
 from gpuzoo.engine.backends import missing_kernels
@@ -30,13 +31,18 @@ def session_of(
 
 
 def build_and_note(
-    recipe: Recipe, dataset: Dataset, backend: str, note=lambda line: None
+    recipe: Recipe,
+    dataset: Dataset,
+    backend: str,
+    note=lambda line: None,
+    described: Architecture | None = None,
 ) -> tuple[keras.Model, dict[str, str], dict[str, str]]:
     """Build the model of a recipe; return also its code and inputs.
 
     Args:
         backend: tensorflow or jax.
         note: called with lines for the user.
+        described: the architecture of a model object.
 
     Returns:
         The model; name of a module, or of the file that defines the model -> digest;
@@ -51,7 +57,7 @@ def build_and_note(
     if backend == "jax":
         roots.add("gpuzoo.engine.backends.jax")
     modules, inputs = kind.code_and_inputs(recipe, dataset, note)
-    make = functools.partial(build_model, recipe, dataset)
+    make = functools.partial(build_model, recipe, dataset, described)
     model, own, own_inputs = code.watched(make, recipe.model, roots, note)
     return (
         model,
@@ -64,7 +70,7 @@ def compiled(session: Session, backend=None) -> Program:
     """Compile the steps of a session.
 
     Raises GpuzooError with the layer that fails, if one does."""
-    with failures.readable(session.recipe.model):
+    with failures.readable(session.recipe):
         return Program(session, backend)
 
 
@@ -75,8 +81,11 @@ def trace_and_note(session: Session, note) -> tuple[Program, dict, dict]:
     return code.traced(make, session.recipe.model, session.code, session.inputs, note)
 
 
-def build_model(recipe: Recipe, dataset: Dataset):
-    """Return the model of a recipe, built for the shape and the classes of a dataset.
+def build_model(
+    recipe: Recipe, dataset: Dataset, described: Architecture | None = None
+):
+    """Return the model of a recipe, built for the shape and the classes of a dataset;
+    `described`: the architecture of a model object.
 
     Raises GpuzooError if the model is for another task or refuses its options.
     """
@@ -96,7 +105,7 @@ def build_model(recipe: Recipe, dataset: Dataset):
     if fault := kind.check_data(dataset):
         raise GpuzooError(f"data {dataset.name} {fault}")
     wanted = kind.models or recipe.task
-    called = short_name(recipe.model)
+    called = recipe.model_name
     if info.task not in ("", wanted):
         raise GpuzooError(
             f"model {called!r} is for the task {info.task!r}; recipe "
@@ -113,7 +122,7 @@ def build_model(recipe: Recipe, dataset: Dataset):
     options |= parse_options(recipe.model_options)
     try:
         with fresh_names(), drawn_by_numpy(), missing_kernels.replaced():
-            model = build(recipe.model, **options)
+            model = described.rebuild() if described else build(recipe.model, **options)
     except (TypeError, ValueError) as error:
         raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
     if isinstance(model, keras.Model):

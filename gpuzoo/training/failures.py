@@ -8,10 +8,11 @@ import sys
 import traceback
 from typing import NoReturn
 
-from gpuzoo.catalogue.registry import short_name
+from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.runs.folder import RunFolder, write_weights
+from gpuzoo.runs.record import recipe_of
 from gpuzoo.runtime.configure import in_force
 from gpuzoo.runtime.startup import memory_limit
 
@@ -41,11 +42,8 @@ _TRACED = re.compile(
 
 
 @contextlib.contextmanager
-def readable(model: str):
-    """Raise errors that a model raises in the block in one line.
-
-    Args:
-        model: as a recipe names it.
+def readable(recipe: Recipe):
+    """Raise errors that a recipe's model raises in the block in one line.
 
     Raises GpuzooError with the layer, the library's error and a remedy.
     """
@@ -58,7 +56,7 @@ def readable(model: str):
         raise
     except Exception as error:
         line = out_of_memory(error)
-        line = line or in_model(error, short_name(model), file_of(model))
+        line = line or in_model(error, recipe.model_name, file_of(recipe.model))
         if line:
             raise GpuzooError(line) from error
         raise
@@ -230,8 +228,8 @@ def raise_readably(
             f"output folder {where}: {reason}; {remedy}{go_on}, or name another with "
             "--out"
         ) from error
-    model = folder.record["recipe"]["model"]
     if isinstance(error, Exception) and not isinstance(error, GpuzooError):
-        if line := in_model(error, short_name(model), file_of(model)):
+        recipe = recipe_of(folder.record)
+        if line := in_model(error, recipe.model_name, file_of(recipe.model)):
             raise GpuzooError(line) from error
     raise error

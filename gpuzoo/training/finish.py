@@ -6,11 +6,10 @@ import pathlib
 import time
 
 from gpuzoo import tasks
-from gpuzoo.catalogue.registry import short_name
 from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs.folder import TRAIL, RunFolder, redact, write_weights
-from gpuzoo.runs.record import private
+from gpuzoo.runs.record import private, recipe_of
 from gpuzoo.training.failures import NO_ROOM
 
 
@@ -24,7 +23,7 @@ def finish(job, result) -> None:
     dataset = job.session.dataset
     weights_sha256 = write_weights(folder, result.weights)
     folder.keep_trail()
-    model = redact(short_name(recipe.model))
+    model = redact(recipe.model_name)
     title = f"{recipe.name}: {model} on {dataset.name}"
     not_drawn = None
     try:
@@ -98,7 +97,7 @@ def summary_of(folder: RunFolder) -> dict:
     return {
         "state": record["state"],
         "recipe": record["recipe"]["name"],
-        "model": short_name(record["recipe"]["model"]),
+        "model": redact(recipe_of(record).model_name),
         "data": record["data"]["name"],
         **{
             key: record["runtime"][key]

@@ -44,7 +44,7 @@ def open_session(
 
     Args:
         note: called with lines for the user.
-        given: weights, optimizer and loss of a model object, if the model is one.
+        given: what a model object adds to its recipe, if the model is one.
 
     Raises:
         GpuzooError: what is wrong with the recipe, the machine, the data or the model.
@@ -70,13 +70,13 @@ def make_session(
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
-    with failures.readable(recipe.model):
-        model, modules, inputs = build.build_and_note(
-            recipe, dataset, runtime.backend, note
-        )
-    if architecture.is_text(recipe.model):
-        architecture.check_precision(model, runtime.precision)
     given = given or model_objects.Given()
+    with failures.readable(recipe):
+        model, modules, inputs = build.build_and_note(
+            recipe, dataset, runtime.backend, note, given.architecture
+        )
+    if given.architecture:
+        architecture.check_precision(model, runtime.precision)
     compile_config.loss_of(given.loss, recipe, model)
     given = given.with_findings(findings_of(model, recipe, dataset, given))
     return Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
@@ -107,6 +107,7 @@ def open_recorded(
     here = {"environment": found, "runtime": runtime.as_record(), "code": None}
     differences = drift.environment_differences(record, here)
     other_data = drift.data_differences(record["data"], dataset.as_record())
+    given = model_objects.recorded(folder, record)
     model, modules, inputs = None, {}, {}
     if unreadable := code.unreadable_inputs(record):
         differences += [
@@ -114,11 +115,12 @@ def open_recorded(
             for name, why in unreadable.items()
         ]
     elif not other_data:
-        model, modules, inputs = _build_again(record, recipe, dataset, runtime, note)
+        model, modules, inputs = _build_again(
+            record, recipe, dataset, runtime.backend, note, given.architecture
+        )
         now, inputs_now = code.found_again(record, modules, inputs)
         now = {"code": now, "inputs": inputs_now}
         differences += drift.code_differences(record, now)
-    given = model_objects.recorded(folder, record)
     findings = findings_of(model, recipe, dataset, given) if model is not None else ()
     if record["runtime"] is None:  # killed during set-up
         given = given.with_findings(findings)
@@ -144,11 +146,11 @@ def own_files(record: dict) -> list[str]:
     return code.models_files(record["recipe"])
 
 
-def _build_again(record: dict, recipe, dataset, runtime, note) -> tuple:
+def _build_again(record: dict, *parts) -> tuple:
     from gpuzoo.training import build
 
     try:
-        return build.build_and_note(recipe, dataset, runtime.backend, note)
+        return build.build_and_note(*parts)
     except GpuzooError:
         raise
     except Exception as error:

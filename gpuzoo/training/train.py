@@ -15,7 +15,7 @@ from gpuzoo.errors import Diverged, GpuzooError, nearest
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
 from gpuzoo.runs.folder import RunFolder
-from gpuzoo.runs.record import now, options_of, recipe_of
+from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
 from gpuzoo.training import autotune
@@ -71,7 +71,7 @@ def train(
         GpuzooError: names what is wrong and the remedy; nothing half-written is left.
         Diverged: the loss is not finite; the last good weights are in the run folder.
     """
-    begun, model = time.perf_counter(), None
+    begun, model, described = time.perf_counter(), None, None
     if not isinstance(recipe, Recipe | str):
         model = recipe
         if "model" in changes:
@@ -79,14 +79,14 @@ def train(
                 f"train() got a model object and model={changes['model']!r:.60}; leave "
                 "one out"
             )
-        recipe = architecture.recipe_for(model)
+        recipe, described = architecture.recipe_for(model)
     recipe, options = _resolve(recipe, options, changes)
     model_info(recipe.model)
     brought = None
     if model is not None:
         from gpuzoo.engine import model_objects
 
-        brought = model_objects.take(model, recipe, changes, fresh)
+        brought = model_objects.take(model, described, recipe, changes, fresh)
 
     screen = Screen(quiet)
     with Interrupts() as interrupts:
@@ -102,7 +102,7 @@ def train(
         with folder:
             folder.say = lambda text: screen.say(text, "yellow")
             try:
-                autotune.tune(recipe, options, screen.say)
+                autotune.tune(recipe, options, described, screen.say)
                 session = open_session(
                     recipe, options, lambda text: screen.say(text, "yellow"),
                     given=brought, fast=fast_dev_run,
@@ -124,7 +124,7 @@ def train(
             job = _Job(session, folder, screen, begun)
             summary = _carry_out(job, interrupts, None)
     if model is not None:
-        model_objects.give_back(model, folder.path, recipe.model)
+        model_objects.give_back(model, folder.path, described)
     return summary
 
 
@@ -153,6 +153,7 @@ def resume(
     screen = Screen(quiet)
     with Interrupts() as interrupts, RunFolder.open(run) as folder:
         recorded = folder.record
+        described = architecture_of(recorded, folder.path, folder.read_file)
         folder.say = lambda text: screen.say(text, "yellow")
         if recorded["state"] == "finished":
             finish.check_results(folder)
@@ -168,7 +169,8 @@ def resume(
         for file in own_files(recorded):
             screen.say(f"Executing the run's own code: {file}.")
         if recorded["runtime"] is None:  # killed during set-up
-            autotune.tune(recipe_of(recorded), options_of(recorded), screen.say)
+            recipe, options = recipe_of(recorded), options_of(recorded)
+            autotune.tune(recipe, options, described, screen.say)
         opened = open_recorded(
             recorded, folder.path, lambda text: screen.say(text, "yellow")
         )
