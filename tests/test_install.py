@@ -21,6 +21,7 @@ from small import splits, two_classes
 
 from gpuzoo.data import cache
 from gpuzoo.data.validate import make_dataset
+from gpuzoo.runs.record import seal
 
 # What belongs to a backend, by the beginning of its name in site-packages.
 PARTS = {"tensorflow": ("tensorflow", "google_crc32c"), "jax": ("jax",)}
@@ -238,3 +239,37 @@ def test_tensorflow_alone(gpuzoo):
         "tensorflow (jax is not installed: pip install jax adds it)"
     )
     assert "jax" not in told
+
+
+@pytest.mark.parametrize(
+    "made_by, here", [("tensorflow", "jax"), ("jax", "tensorflow")]
+)
+def test_a_run_of_the_backend_that_is_absent_is_refused_in_a_line(
+    made_by, here, gpuzoo, tmp_path
+):
+    """By verify, resume and diff --replay, with what to install."""
+    train = ["train", "mnist", *FEW, "--data", "digits", "--fast-dev-run"]
+    for name, seed in (("one", 0), ("two", 1)):
+        done = gpuzoo(made_by, *train, "--seed", seed, "--out", name)
+        assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert record["runtime"]["backend"] == made_by
+    before = {p: p.read_bytes() for p in sorted((tmp_path / "one").glob("*.*"))}
+    told = (
+        f"gpuzoo: error: {{}}the run was trained on {made_by}, which is not installed; "
+        f"run: pip install 'gpuzoo[{made_by}]'\n"
+    )
+    for words in (["verify", "one"], ["verify", "one", "--quick"]):
+        done = gpuzoo(here, *words)
+        assert done.returncode == 2 and done.stderr == told.format("")
+    done = gpuzoo(here, "diff", "one", "two", "--replay")
+    lines = done.stderr.splitlines(keepends=True)
+    assert done.returncode == 2 and len(lines) <= 2
+    assert lines[-1] == told.format("one cannot be re-run here: ")
+    assert before == {p: p.read_bytes() for p in sorted((tmp_path / "one").glob("*.*"))}
+    # One that was stopped cannot be resumed there.
+    record |= {"state": "stopped"}
+    record["seal"] = seal(record)
+    (tmp_path / "one" / "run.json").write_text(json.dumps(record))
+    done = gpuzoo(here, "resume", "one")
+    assert done.returncode == 2 and done.stderr == told.format("")

@@ -85,7 +85,7 @@ def verify(
         return _conclude(verdict, _of_files(path, verdict), path, recorded)
 
     # ------------------------------------------------------------ can it be compared?
-    opened = open_recorded(recorded, path, note)
+    opened = open_recorded(recorded, path, note, allow_drift=allow_drift)
     session, differences = opened.session, opened.differences
     note(session.runtime.line())
     verdict["environment"] = [str(d) for d in (*differences, *opened.other_data)]

@@ -15,7 +15,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code, drift
 from gpuzoo.runs.record import options_of, recipe_of
 from gpuzoo.runtime.configure import configure
-from gpuzoo.runtime.environment import environment
+from gpuzoo.runtime.environment import environment, is_installed
 from gpuzoo.runtime.options import Options, Runtime
 from gpuzoo.training import failures
 
@@ -83,13 +83,24 @@ def make_session(
 
 
 def open_recorded(
-    record: dict, folder: pathlib.Path, note=lambda text: None
+    record: dict,
+    folder: pathlib.Path,
+    note=lambda text: None,
+    *,
+    allow_drift: bool = False,
 ) -> Recorded:
     """Configure this process, load the data and build the model by the record of a run.
 
     Raises:
-        GpuzooError: the machine, the data or the initial weights are unavailable.
+        GpuzooError: the machine, the data or the initial weights are unavailable; or,
+            unless `allow_drift`, the backend of the run is not installed.
     """
+    backend = (record["runtime"] or {}).get("backend")
+    if backend and not allow_drift and not is_installed(backend):
+        raise GpuzooError(
+            f"the run was trained on {backend}, which is not installed; run: pip "
+            f"install 'gpuzoo[{backend}]'"
+        )
     recipe, found = recipe_of(record), environment()
     if record["runtime"] and record["runtime"]["onednn"] is False:
         # TensorFlow had been imported before gpuzoo could turn it on.

@@ -172,8 +172,9 @@ def resume(
             recipe, options = recipe_of(recorded), options_of(recorded)
             autotune.tune(recipe, options, described, screen.say)
         opened = open_recorded(
-            recorded, folder.path, lambda text: screen.say(text, "yellow")
-        )
+            recorded, folder.path, lambda text: screen.say(text, "yellow"),
+            allow_drift=allow_drift,
+        )  # fmt: skip
         session, differences = opened.session, opened.differences
         what = "cannot be resumed, its data have changed"
         drift.refuse(opened.other_data, f"{folder.path} {what}")
