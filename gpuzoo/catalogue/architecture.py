@@ -101,11 +101,14 @@ def rebuild(text: str) -> "keras.Model":
     """Build an untrained model from its architecture; no user code is executed."""
     import keras
 
+    from gpuzoo.runtime.keras_state import orthogonal_in_any_precision
+
     parts = _parts(text)
     if foreign := next(foreign_parts(parts), None):
         raise GpuzooError(f"model: {foreign} is not part of Keras; {REMEDY}")
     try:
-        model = keras.models.model_from_json(text)
+        with orthogonal_in_any_precision():
+            model = keras.models.model_from_json(text)
     except Exception as error:
         line = str(error).strip().partition("\n")[0]
         raise GpuzooError(f"model cannot be rebuilt: {line}; {REMEDY}") from None
