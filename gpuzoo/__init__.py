@@ -45,24 +45,22 @@ if not _is_there("tensorflow") and _is_there("jax"):
     os.environ.setdefault("KERAS_BACKEND", "jax")
 
 _WHERE = {
-    "Dataset": "gpuzoo.data.dataset",
-    "Diverged": "gpuzoo.errors",
-    "GpuzooError": "gpuzoo.errors",
-    "Recipe": "gpuzoo.catalogue.recipe",
-    "Runtime": "gpuzoo.runtime.options",
-    "build": "gpuzoo.catalogue.registry",
-    "configure": "gpuzoo.runtime.configure",
-    "list_models": "gpuzoo.catalogue.registry",
-    "list_recipes": "gpuzoo.catalogue.recipes",
-    "load_data": "gpuzoo.data.sources",
-    "load_recipe": "gpuzoo.catalogue.recipes",
-    "load_weights": "gpuzoo.weights",
-    "model_info": "gpuzoo.catalogue.registry",
-    "register": "gpuzoo.catalogue.registry",
-    "resume": "gpuzoo.training.train",
-    "diff": "gpuzoo.repro.diff",
-    "train": "gpuzoo.training.train",
-    "verify": "gpuzoo.repro.verify",
+    name: f"gpuzoo.{module}"
+    for module, names in {
+        "catalogue.recipe": "Recipe",
+        "catalogue.recipes": "list_recipes load_recipe",
+        "catalogue.registry": "build list_models model_info register",
+        "data.dataset": "Dataset",
+        "data.sources": "load_data",
+        "errors": "Diverged GpuzooError",
+        "repro.diff": "diff",
+        "repro.verify": "verify",
+        "runtime.configure": "configure",
+        "runtime.options": "Runtime",
+        "training.train": "resume train",
+        "weights": "load_weights",
+    }.items()
+    for name in names.split()
 }
 
 __all__ = [*_WHERE, "__version__"]

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from gpuzoo.files import expand, redact
 from gpuzoo.runtime import environment, xla_probe
-from gpuzoo.runtime.environment import is_installed
+from gpuzoo.runtime.environment import is_installed, version_of
 from gpuzoo.runtime.options import BACKENDS
 
 _PYTHON = ((3, 11), (3, 14))
@@ -108,35 +108,21 @@ def _python() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Check the requirements of gpuzoo; with JAX, TensorFlow is optional."""
-    versions, wrong = {}, []
+    wrong = []
     for line in importlib.metadata.requires("gpuzoo") or ():
         wanted = Requirement(line)
         if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
             continue  # for an extra, or for another Python
-        try:
-            versions[wanted.name] = importlib.metadata.version(wanted.name)
-        except importlib.metadata.PackageNotFoundError:
-            if not _is_optional(wanted.name):
-                wrong.append(str(wanted))
-            continue
-        if not wanted.specifier.contains(versions[wanted.name], prereleases=True):
+        version, name = version_of(wanted.name), wanted.name
+        # With JAX, TensorFlow's packages are optional.
+        optional = name.startswith("tensorflow") and is_installed("jax")
+        fits = wanted.specifier.contains(version or "0", prereleases=True)
+        if not (fits if version else optional):
             wrong.append(str(wanted))
     main = ("tensorflow", "jax", "keras", "numpy")
-    found = [f"{name} {_version(name)}" for name in main if _version(name)]
+    found = [f"{name} {version_of(name)}" for name in main if version_of(name)]
     remedy = "pip install " + " ".join(f"'{w}'" for w in wrong) if wrong else ""
     yield Finding("packages", not wrong, ", ".join(found), remedy)
-
-
-def _is_optional(name: str) -> bool:
-    """Whether a package is only needed with TensorFlow while JAX is installed."""
-    return name.startswith("tensorflow") and is_installed("jax")
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
 
 
 def _settings() -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import types
 import warnings
 from typing import TYPE_CHECKING
 
+from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import parse_json
 from gpuzoo.keras_layers import added_as_trainable, layers_of, set_trainable_itself
@@ -27,10 +28,6 @@ REMEDY = (
     "put a function that returns it into a file, under @gpuzoo.register, and train "
     "--model path.py:function"
 )
-
-
-FILE = "architecture.json"
-"""In the run folder of a model object: its layers; and `model` in its recipe."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +116,8 @@ def rebuild(text: str) -> "keras.Model":
 def refuse_name() -> None:
     """The builder of a model that only has this name."""
     raise GpuzooError(
-        f"{FILE} is not the name of a model, it is that of a model object; pass the "
-        "object itself to gpuzoo.train()"
+        f"{ARCHITECTURE} is not the name of a model, it is that of a model object; "
+        "pass the object itself to gpuzoo.train()"
     )
 
 
@@ -161,7 +158,9 @@ def _parts(text: str) -> dict:
         why = f": {error}"
     except (LookupError, TypeError):
         why = ""
-    raise GpuzooError(f"{FILE} is not the JSON of a keras.Model{why}: {text[:40]!r}")
+    raise GpuzooError(
+        f"{ARCHITECTURE} is not the JSON of a keras.Model{why}: {text[:40]!r}"
+    )
 
 
 def recipe_for(model: "keras.Model") -> "tuple[Recipe, Architecture]":
@@ -171,7 +170,7 @@ def recipe_for(model: "keras.Model") -> "tuple[Recipe, Architecture]":
     described = Architecture(describe(model))
     name = _parts(described.text)["config"]["name"]  # numbered anew
     name = re.sub(r"[^A-Za-z0-9_-]+", "", name).lstrip("_-")
-    return Recipe(name=name or "own", model=FILE), described
+    return Recipe(name=name or "own", model=ARCHITECTURE), described
 
 
 def check_form(model, called: str) -> None:

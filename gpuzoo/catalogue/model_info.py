@@ -17,6 +17,9 @@ TASKS = tuple(
 """Names of the tasks: files in gpuzoo/tasks/ with a class Task. They are parsed, as
 importing them would import Keras."""
 
+ARCHITECTURE = "architecture.json"
+"""In the run folder of a model object: its layers; and `model` in its recipe."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:

@@ -14,8 +14,7 @@ from typing import Literal
 
 import typeguard
 
-from gpuzoo.catalogue import architecture
-from gpuzoo.catalogue.model_info import TASKS
+from gpuzoo.catalogue.model_info import ARCHITECTURE, TASKS
 from gpuzoo.errors import GpuzooError, nearest
 
 # Value ranges as (rule in the error message, test). Other fields take any value of
@@ -219,7 +218,7 @@ class Recipe:
     @property
     def model_name(self) -> str:
         """The model in messages; a model object is called like its recipe."""
-        return self.name if self.model == architecture.FILE else self.model
+        return self.name if self.model == ARCHITECTURE else self.model
 
     def as_record(self) -> dict:
         """Return the fields as JSON values."""

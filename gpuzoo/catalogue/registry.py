@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import typeguard
 
 from gpuzoo.catalogue import architecture, keras_applications, user_code
-from gpuzoo.catalogue.model_info import TASKS, ModelInfo, read_models
+from gpuzoo.catalogue.model_info import ARCHITECTURE, TASKS, ModelInfo, read_models
 from gpuzoo.catalogue.user_files import execute, file_of, model_in_file
 from gpuzoo.errors import GpuzooError, nearest
 
@@ -170,7 +170,7 @@ def model_info(name: str) -> ModelInfo:
     Raises:
         GpuzooError: there is no such model.
     """
-    if name == architecture.FILE:
+    if name == ARCHITECTURE:
         what = "A user's model."
         return ModelInfo(name, "", "", None, what, what, {}, "")
     if name in keras_applications.names():
@@ -199,7 +199,7 @@ def in_no_file(name: str) -> bool:
 
 
 def _builder(info: ModelInfo) -> Callable:
-    if info.name == architecture.FILE:
+    if info.name == ARCHITECTURE:
         return architecture.refuse_name
     if info.name.startswith(keras_applications.PREFIX):
         return keras_applications.builder(info.name)

@@ -11,6 +11,30 @@ from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.runtime.options import Options
 
 
+def _without_1(call):
+    """Decorate a command whose exit code 1 means that results differ: any failure, also
+    one in a model's own code, is 2."""
+
+    def guarded(self) -> int:
+        try:
+            return call(self)
+        except BrokenPipeError:
+            raise
+        except (Exception, SystemExit) as error:
+            if self.output.debug:
+                traceback.print_exc()
+                return ExitCode.MISUSE
+            ours = isinstance(error, GpuzooError)
+            if ours and error.exit_code == ExitCode.MISUSE:
+                raise
+            line = "" if ours else f"{type(error).__name__}: "
+            line += " ".join(str(error).split())[:300]
+            verb = type(self).__name__.lower()
+            raise GpuzooError(f"{verb} failed: {line} (--debug shows where)") from error
+
+    return guarded
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a recipe: gpuzoo train RECIPE [--epochs 3 ...]."""
@@ -27,12 +51,9 @@ class Train:
         from gpuzoo.training.train import train
 
         summary = train(
-            self.recipe,
-            options=self.runtime,
-            out=self.out,
-            fast_dev_run=self.fast_dev_run,
-            quiet=self.output.quiet,
-        )
+            self.recipe, options=self.runtime, out=self.out,
+            fast_dev_run=self.fast_dev_run, quiet=self.output.quiet,
+        )  # fmt: skip
         self.output.last_line(summary)
         return _code_of(summary)
 
@@ -79,10 +100,8 @@ class Verify:
     """Execute the run's own code, if its model is defined in a user's file."""
     output: Common = Output()
 
+    @_without_1
     def __call__(self) -> int:
-        return _without_1("verify", self.output.debug, self._verify)
-
-    def _verify(self) -> int:
         from gpuzoo.repro.verify import verify
         from gpuzoo.runs.record import read_run, recipe_of
 
@@ -90,12 +109,9 @@ class Verify:
         if self.quick:
             steps = recipe_of(read_run(self.run, sealed=False)).digest_every
         found = verify(
-            self.run,
-            steps=steps,
-            allow_drift=self.allow_drift,
-            trust_code=self.trust_code,
-            note=note,
-        )
+            self.run, steps=steps, allow_drift=self.allow_drift,
+            trust_code=self.trust_code, note=note,
+        )  # fmt: skip
         note(f"{found['run_dir']}: {found['verdict']}, {found['steps']} steps compared")
         for line in _first_difference(found):
             note(line)
@@ -122,19 +138,14 @@ class Diff:
     """Let --replay execute the runs' own code (models defined in a user's file)."""
     output: Common = Output()
 
+    @_without_1
     def __call__(self) -> int:
-        return _without_1("diff", self.output.debug, self._diff)
-
-    def _diff(self) -> int:
         from gpuzoo.repro.diff import diff
 
         found = diff(
-            self.run_a,
-            self.run_b,
-            replay=self.replay,
-            trust_code=self.trust_code,
+            self.run_a, self.run_b, replay=self.replay, trust_code=self.trust_code,
             note=self.output.note,
-        )
+        )  # fmt: skip
         if not self.output.quiet:
             self._print(found)
         self.output.last_line(found)
@@ -147,11 +158,10 @@ class Diff:
         for group in ("settings", "environment", "data"):
             for row in found[group]:
                 add_row(made, *row)
+        pairs = zip((self.run_a, self.run_b), found["changed_files"], strict=True)
         changed = [
             f"{run}/{name} was changed after the run ended"
-            for run, names in zip(
-                (self.run_a, self.run_b), found["changed_files"], strict=True
-            )
+            for run, names in pairs
             for name in names
         ]
         lines = [*changed, *_first_difference(found), *found["rows"][:5]]
@@ -162,26 +172,6 @@ class Diff:
 def _code_of(summary: dict) -> ExitCode:
     stopped = summary["state"] == "stopped"
     return ExitCode.INTERRUPTED if stopped else ExitCode.DONE
-
-
-def _without_1(command: str, debug: bool, action) -> int:
-    """Return the exit code of a command whose exit code 1 means that results differ:
-    any failure, also one in a model's own code, is 2."""
-    try:
-        return action()
-    except (Exception, SystemExit) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        if debug:
-            traceback.print_exc()
-            return ExitCode.MISUSE
-        if isinstance(error, GpuzooError) and error.exit_code == ExitCode.MISUSE:
-            raise
-        line = " ".join(str(error).split())[:300]
-        kind = "" if isinstance(error, GpuzooError) else f"{type(error).__name__}: "
-        raise GpuzooError(
-            f"{command} failed: {kind}{line} (--debug shows where)"
-        ) from error
 
 
 def _first_difference(found: dict) -> list[str]:

@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from gpuzoo.data.folders import SOUND_SUFFIXES, content_of, find_files
+from gpuzoo.data.folders import SOUND_SUFFIXES, all_bad, content_of, find_files
 from gpuzoo.errors import GpuzooError
 
 RATE = 16_000  # samples per second
@@ -44,8 +44,10 @@ def read_folder(
             bad.append((name, text or type(error).__name__))
             continue
         labels.append(label)
+    if len(bad) == 1:
+        raise GpuzooError(f"{what}: {bad[0][0]}: {bad[0][1]}")
     if bad:
-        raise _bad(what, bad, len(sounds))
+        raise all_bad(what, bad, len(sounds), "sounds", "")
     if not sounds:
         raise GpuzooError(
             f"{what}: no audio files found ({', '.join(sorted(SOUND_SUFFIXES))})"
@@ -61,19 +63,6 @@ def source(folder: pathlib.Path) -> str:
     """Describe a folder of audio files for the user."""
     suffixes = {path.suffix.lower() for path in folder.rglob("*")} & SOUND_SUFFIXES
     return "folder of WAV files" if suffixes == {".wav"} else "folder of sound files"
-
-
-def _bad(what: str, bad: list, good: int) -> GpuzooError:
-    """Return one error for all unreadable files."""
-    if len(bad) == 1:
-        ((name, reason),) = bad
-        return GpuzooError(f"{what}: {name}: {reason}")
-    listed = "; ".join(f"{name} ({reason})" for name, reason in bad[:5])
-    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    return GpuzooError(
-        f"{what}: {len(bad)} of {len(bad) + good} sounds are not readable: "
-        f"{listed}{more}"
-    )
 
 
 def _read(file: pathlib.Path, seconds: float) -> np.ndarray:

@@ -202,6 +202,17 @@ def find_files(
     return found
 
 
+def all_bad(what: str, bad: list, good: int, kinds: str, end: str) -> GpuzooError:
+    """Return one error for all unreadable files, (name, reason) each, of which five are
+    listed; `kinds`: images or sounds, `end`: the remedy."""
+    listed = "; ".join(f"{name} ({reason})" for name, reason in bad[:5])
+    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+    return GpuzooError(
+        f"{what}: {len(bad)} of {len(bad) + good} {kinds} are not readable: "
+        f"{listed}{more}{end}"
+    )
+
+
 def _unreadable(what: str, error: OSError) -> GpuzooError:
     return GpuzooError(
         f"{what}: {error.filename} cannot be read: {error.strerror}; check the path "

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from gpuzoo.data.folders import IMAGE_SUFFIXES, content_of
+from gpuzoo.data.folders import IMAGE_SUFFIXES, all_bad, content_of
 from gpuzoo.errors import GpuzooError
 
 # Formats that Pillow may decode: others run programs (EPS) or are not images.
@@ -44,8 +44,13 @@ def read_folder(
         images.append(pixels)
         labels.append(label)
         sizes.setdefault(pixels.shape[:2], []).append(name)
+    if len(bad) == 1:
+        raise GpuzooError(
+            f"{what}: {bad[0][0]}: not a readable image ({bad[0][1]}); remove or "
+            "replace it"
+        )
     if bad:
-        raise _bad(what, bad, len(images))
+        raise all_bad(what, bad, len(images), "images", "; remove or replace them")
     if not images:
         raise GpuzooError(
             f"{what}: no images found ({', '.join(sorted(IMAGE_SUFFIXES))})"
@@ -60,21 +65,6 @@ def read_folder(
     channels = max(image.shape[2] for image in images)
     images = [np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]
     return {"image": np.stack(images), "label": np.array(labels)}
-
-
-def _bad(what: str, bad: list[tuple[str, str]], good: int) -> GpuzooError:
-    """Return one error for all unreadable files."""
-    if len(bad) == 1:
-        ((name, reason),) = bad
-        return GpuzooError(
-            f"{what}: {name}: not a readable image ({reason}); remove or replace it"
-        )
-    listed = "; ".join(f"{name} ({reason})" for name, reason in bad[:5])
-    more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-    return GpuzooError(
-        f"{what}: {len(bad)} of {len(bad) + good} images are not readable: "
-        f"{listed}{more}; remove or replace them"
-    )
 
 
 def _reason(error: Exception, file: pathlib.Path) -> str:

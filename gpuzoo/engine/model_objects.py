@@ -10,8 +10,8 @@ import safetensors
 import safetensors.numpy
 
 from gpuzoo import tasks
-from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.architecture import Architecture
+from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import compile_config, initializers
@@ -63,7 +63,7 @@ class Given:
         """Return the files for the run folder, name -> content."""
         files = {} if self.content is None else {FILE: self.content}
         if self.architecture:
-            files[architecture.FILE] = self.architecture.text.encode()
+            files[ARCHITECTURE] = self.architecture.text.encode()
         return files
 
 

@@ -5,7 +5,6 @@ that meets a card or an operation that it does not know may end its process.
 """
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -17,7 +16,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import cards, predict
 from gpuzoo.gpus.cards import Card
 from gpuzoo.runs.record import private
-from gpuzoo.runtime.environment import is_installed
+from gpuzoo.runtime.environment import is_installed, version_of
 from gpuzoo.runtime.options import Options
 from gpuzoo.runtime.startup import choose_precision
 
@@ -80,7 +79,7 @@ def check_installed() -> dict[str, str]:
     found = {
         name: version
         for name in ("jax", "jaxlib", *_PLUGINS, *_cudnn_wheels())
-        if (version := _version(name))
+        if (version := version_of(name))
     }
     plugin = next((name for name in _PLUGINS if name in found), None)
     if plugin is None or not is_installed("jax"):
@@ -99,13 +98,6 @@ def check_installed() -> dict[str, str]:
 
 def _cudnn_wheels() -> tuple[str, ...]:
     return "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _row(recipe: Recipe, name: str, card: Card, precision, level, versions) -> dict:

@@ -85,12 +85,7 @@ def diff(
         "environment": _rows(drift.environment_differences(*records)),
         "data": _rows(drift.data_differences(records[0]["data"], records[1]["data"])),
         "steps": [run.get("steps") for run in records],
-        "first_difference": first
-        and {
-            "step": first.step,
-            "what": first.what,
-            "variables": list(first.variables),
-        },
+        "first_difference": first and first.as_record(),
         "weights": weights,
         "rows": rows,
         "changed_files": [

@@ -103,11 +103,7 @@ def verify(
         reason = str(done.diverged).partition(";")[0]
         verdict["causes"] = [f"in the re-run, {reason}"]
     if divergence:
-        verdict["first_difference"] = {
-            "step": divergence.step,
-            "what": divergence.what,
-            "variables": list(divergence.variables),
-        }
+        verdict["first_difference"] = divergence.as_record()
     whole = until == recorded["steps"] and not done.diverged
     for name, rows, theirs in (
         ("metrics.jsonl", recorded_metrics, done.metrics),

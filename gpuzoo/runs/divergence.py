@@ -23,6 +23,9 @@ class Divergence:
     variables: tuple[str, ...]
     """Weights that differ at the next digest, in the order of the model."""
 
+    def as_record(self) -> dict:
+        return {**vars(self), "variables": list(self.variables)}
+
 
 def read_digests(folder: pathlib.Path) -> list[dict]:
     """Return the rows of digests.jsonl."""

@@ -9,8 +9,8 @@ import json
 import pathlib
 import secrets
 
-from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.architecture import Architecture
+from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import (
@@ -74,11 +74,11 @@ def architecture_of(record: dict, path: pathlib.Path, read) -> Architecture | No
     Raises:
         GpuzooError: the file of the architecture is missing or damaged.
     """
-    if record["recipe"]["model"] != architecture.FILE:
+    if record["recipe"]["model"] != ARCHITECTURE:
         return None
-    file = path / architecture.FILE
+    file = path / ARCHITECTURE
     try:
-        text = read(architecture.FILE)
+        text = read(ARCHITECTURE)
     except OSError as error:
         raise GpuzooError(
             f"{file} cannot be read: {error.strerror or error}; without it the model "

@@ -82,6 +82,14 @@ def is_installed(package: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
+def version_of(package: str) -> str:
+    """Return the version of an installed package, "" if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def available_cores() -> int:
     """Return the number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):

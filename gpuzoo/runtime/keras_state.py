@@ -14,6 +14,19 @@ import numpy as np
 from gpuzoo import randomness
 
 
+@contextlib.contextmanager
+def replaced(owner, **attributes):
+    """Set attributes of a module or a class within the block."""
+    real = {name: getattr(owner, name) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in real.items():
+            setattr(owner, name, value)
+
+
 def set_keras(precision: str) -> None:
     """Set the dtype policy, and Keras's defaults regardless of ~/.keras/keras.json."""
     import keras
@@ -56,11 +69,8 @@ def orthogonal_in_any_precision():
             return real(self, shape, dtype)
         return keras.ops.cast(real(self, shape, "float32"), "bfloat16")
 
-    kind.__call__ = call
-    try:
+    with replaced(kind, __call__=call):
         yield
-    finally:
-        kind.__call__ = real
 
 
 @contextlib.contextmanager
@@ -99,15 +109,10 @@ def drawn_by_numpy():
             *shape, **how
         )
 
-    real = {one.__name__: getattr(drawn, one.__name__) for one in
-            (uniform, normal, truncated_normal)}  # fmt: skip
-    try:
-        for one in (uniform, normal, truncated_normal):
-            setattr(drawn, one.__name__, chosen(one, real[one.__name__]))
+    ours = {one.__name__: chosen(one, getattr(drawn, one.__name__))
+            for one in (uniform, normal, truncated_normal)}  # fmt: skip
+    with replaced(drawn, **ours):
         yield
-    finally:
-        for name, one in real.items():
-            setattr(drawn, name, one)
 
 
 @contextlib.contextmanager

@@ -69,9 +69,10 @@ class Runtime:
 
     def line(self) -> str:
         """Return a one-line summary for the user."""
+        without = self.reasons.get("backend") == WITHOUT_TENSORFLOW
         parts = [
             f"{self.device} ({self.device_name})",
-            self._named_backend(),
+            self.backend + f" ({WITHOUT_TENSORFLOW})" * without,
             f"{self.precision}",
             f"XLA {'on' if self.xla else 'off'}",
             "repeatable to the bit" if self.deterministic else "not repeatable "
@@ -83,11 +84,6 @@ class Runtime:
         if self.device == "cpu" and self.onednn is False:
             parts.append(f"slow without oneDNN: {self.reasons['onednn']}")
         return " · ".join(parts)
-
-    def _named_backend(self) -> str:
-        if self.reasons.get("backend") != WITHOUT_TENSORFLOW:
-            return self.backend
-        return f"{self.backend} ({WITHOUT_TENSORFLOW})"
 
     def as_record(self) -> dict:
         return dataclasses.asdict(self)

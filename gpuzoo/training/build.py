@@ -23,11 +23,9 @@ from gpuzoo.training import failures
 _ROOTS = ("gpuzoo.engine.loop", "gpuzoo.data.sources")
 
 
-def session_of(
-    recipe: Recipe, runtime: Runtime, dataset: Dataset, *, fast: bool = False
-) -> Session:
+def session_of(recipe: Recipe, runtime: Runtime, dataset: Dataset) -> Session:
     """Return a session of data in memory, without a record."""
-    return Session(recipe, runtime, dataset, build_model(recipe, dataset), fast=fast)
+    return Session(recipe, runtime, dataset, build_model(recipe, dataset))
 
 
 def build_and_note(

@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from gpuzoo.engine.backends.jax import JaxBackend, flops_of
+from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
 
@@ -96,9 +97,8 @@ def as_on_a_gpu(capability: tuple[int, int]):
     def capable(least) -> bool:
         return capability >= tuple(map(int, str(least).split(".")))
 
-    real = jax.default_backend, attention.check_compute_capability
-    jax.default_backend, attention.check_compute_capability = lambda: "gpu", capable
-    try:
+    with (
+        replaced(jax, default_backend=lambda: "gpu"),
+        replaced(attention, check_compute_capability=capable),
+    ):
         yield
-    finally:
-        jax.default_backend, attention.check_compute_capability = real

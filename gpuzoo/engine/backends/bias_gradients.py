@@ -17,6 +17,8 @@ import contextlib
 
 import keras
 
+from gpuzoo.runtime.keras_state import replaced
+
 if keras.config.backend() == "tensorflow":
     from tensorflow.python.eager.polymorphic_function import atomic_function
     from tensorflow.python.ops import array_ops
@@ -43,11 +45,8 @@ def kept_apart():
         _separate(graph)
         return real(name, graph, *args, **kwargs)
 
-    atomic_function.from_func_graph = from_func_graph
-    try:
+    with replaced(atomic_function, from_func_graph=from_func_graph):
         yield
-    finally:
-        atomic_function.from_func_graph = real
 
 
 def ambiguous(operations) -> list:

@@ -6,7 +6,6 @@ those of XLA; operations marked `xla` were also seen on a CPU.
 """
 
 import contextlib
-import dataclasses
 import random
 
 import keras
@@ -14,18 +13,8 @@ import numpy as np
 from keras.src.random.seed_generator import global_seed_generator
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """An operation of a step that is not repeatable here."""
-
-    layer: str
-    operation: str
-    why: str
-    remedy: str
-
 
 _MAX_POOL = (
     "XLA has no deterministic gradient of TensorFlow's max-pooling",
@@ -93,7 +82,10 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
         if operation.type == "AddN" and len(operation.inputs) < 3:
             continue
         if here & set(where.split()):
-            _refuse(Finding(_layer(operation.name), operation.type, why, remedy))
+            raise GpuzooError(
+                f"layer {_layer(operation.name)!r} is not repeatable with these "
+                f"settings: its operation {operation.type}: {why}; {remedy}"
+            )
 
 
 def check_written(graph, variables: list) -> None:
@@ -147,11 +139,8 @@ def no_draws(runtime: Runtime):
             layers.append(self)
         return outputs
 
-    keras.Layer.__call__ = call
-    try:
+    with replaced(keras.Layer, __call__=call):
         yield
-    finally:
-        keras.Layer.__call__ = real
     if _stand() != begin:
         who = "the model"
         if layers:
@@ -184,10 +173,3 @@ def _layer(name: str) -> str:
     """gradient_tape/cnn_1/pool_1/MaxPool2d/MaxPoolGrad -> cnn_1/pool_1"""
     parts = [part for part in name.split("/") if part != "gradient_tape"]
     return "/".join(parts[:-2] if len(parts) > 3 else parts[:-1]) or name
-
-
-def _refuse(finding: Finding) -> None:
-    raise GpuzooError(
-        f"layer {finding.layer!r} is not repeatable with these settings: its operation "
-        f"{finding.operation}: {finding.why}; {finding.remedy}"
-    )

@@ -14,6 +14,7 @@ from gpuzoo.engine.backends import missing_kernels, pooling, rnn
 from gpuzoo.engine.backends.determinism import refuse_variable
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import environment
+from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
 
@@ -221,11 +222,8 @@ def _written_out():
     def scan(*args, **options):
         return real(*args, **{**options, "unroll": True})
 
-    lax.scan = scan
-    try:
+    with replaced(lax, scan=scan):
         yield
-    finally:
-        lax.scan = real
 
 
 def _entry(feed: dict, i) -> dict:

@@ -23,6 +23,7 @@ import math
 import keras
 from keras.src import backend as keras_backend
 
+from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
 # Windows of up to so many values are compared one after another, larger ones by halves.
@@ -46,13 +47,14 @@ def repeatable(runtime: Runtime):
         yield
         return
     module = keras_backend.nn
-    real = module.max_pool, module.adaptive_max_pool
-    module.max_pool = functools.partial(_max_pool, real[0])
-    module.adaptive_max_pool = functools.partial(_adaptive_max_pool, real[1])
-    try:
+    with replaced(
+        module,
+        max_pool=functools.partial(_max_pool, module.max_pool),
+        adaptive_max_pool=functools.partial(
+            _adaptive_max_pool, module.adaptive_max_pool
+        ),
+    ):
         yield
-    finally:
-        module.max_pool, module.adaptive_max_pool = real
 
 
 def _max_pool(real, inputs, pool_size, strides=None, padding="valid", data_format=None):

@@ -12,6 +12,7 @@ import functools
 import keras
 import numpy as np
 
+from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
 if keras.config.backend() == "tensorflow":
@@ -32,11 +33,9 @@ def repeatable(runtime: Runtime):
         yield
         return
     real = gen_image_ops.resize_nearest_neighbor
-    gen_image_ops.resize_nearest_neighbor = functools.partial(_resize, real)
-    try:
+    ours = functools.partial(_resize, real)
+    with replaced(gen_image_ops, resize_nearest_neighbor=ours):
         yield
-    finally:
-        gen_image_ops.resize_nearest_neighbor = real
 
 
 def _resize(real, images, size, align_corners=False, half_pixel_centers=False,

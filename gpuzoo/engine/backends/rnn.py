@@ -11,6 +11,8 @@ import contextlib
 import keras
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 
+from gpuzoo.runtime.keras_state import replaced
+
 _LEAST = 32  # examples per part; products of fewer are slow
 _LONGEST = 64  # time steps unrolled at most
 
@@ -41,11 +43,8 @@ def split_over(threads: int):
             lambda *pieces: keras.ops.concatenate(pieces, axis=0), *parts
         )
 
-    keras.layers.RNN.inner_loop = inner_loop
-    try:
+    with replaced(keras.layers.RNN, inner_loop=inner_loop):
         yield
-    finally:
-        keras.layers.RNN.inner_loop = real
 
 
 @contextlib.contextmanager
@@ -65,11 +64,8 @@ def gates_together():
             return real(self, sequences, initial_state, mask, training)
         return _convolved(self, sequences, initial_state)
 
-    keras.layers.RNN.inner_loop = inner_loop
-    try:
+    with replaced(keras.layers.RNN, inner_loop=inner_loop):
         yield
-    finally:
-        keras.layers.RNN.inner_loop = real
 
 
 def _convolved(layer, sequences, initial_state) -> tuple:

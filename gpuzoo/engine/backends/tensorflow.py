@@ -18,6 +18,7 @@ from gpuzoo.engine.backends import (
 from gpuzoo.engine.backends.determinism import check_tensorflow, check_written
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import environment
+from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
 if keras.config.backend() == "tensorflow":
@@ -185,11 +186,8 @@ def _added_in_pairs():
     def add_n(inputs, name=None):
         return functools.reduce(lambda a, b: real([a, b], name=name), inputs)
 
-    gen_math_ops.add_n = add_n
-    try:
+    with replaced(gen_math_ops, add_n=add_n):
         yield
-    finally:
-        gen_math_ops.add_n = real
 
 
 _LACKS = re.compile(r"No registered '(\w+)' OpKernel.*?\{\{node ([^}]+)\}\}", re.S)
