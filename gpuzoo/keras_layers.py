@@ -50,8 +50,12 @@ def takes_training(layer) -> bool:
 
 
 def default_name(layer) -> str:
-    """Return how Keras names a layer of this class, without the number:
-    `batch_normalization` of a BatchNormalization."""
+    """Return how Keras names a layer of this class, without the number."""
+    return snake_case(type(layer).__name__)
+
+
+def snake_case(name: str) -> str:
+    """Return `batch_normalization` for BatchNormalization, as Keras does."""
     from keras.src.utils.naming import to_snake_case
 
-    return to_snake_case(type(layer).__name__)
+    return to_snake_case(name)

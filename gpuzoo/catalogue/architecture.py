@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import parse_json
-from gpuzoo.keras_layers import added_as_trainable, layers_of, set_trainable_itself
+from gpuzoo.keras_layers import (
+    added_as_trainable,
+    layers_of,
+    set_trainable_itself,
+    snake_case,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -364,10 +369,7 @@ def _numbered_anew(model: dict) -> dict:
 
 def _stem(node: dict) -> str:
     """Return `dense` for a layer that Keras has named dense or dense_7; else ""."""
-    kind = re.sub(r"\W+", "", node["class_name"])
-    kind = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", kind)
-    kind = re.sub("([a-z])([A-Z])", r"\1_\2", kind).lower()
-    name = node["config"]["name"]
+    kind, name = snake_case(node["class_name"]), node["config"]["name"]
     if kind == "input_layer":  # in a clone called like the tensor
         name = re.sub(r"^keras_tensor(?=_\d+$|$)", kind, name)
     # The two layers of a Bidirectional are named after its wrapped layer.

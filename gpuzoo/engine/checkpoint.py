@@ -144,9 +144,6 @@ def _writer(folder: Folder, name: str) -> str | None:
             metadata = json.loads(file.read(length))["__metadata__"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if "gpuzoo" in metadata and "run" not in metadata:  # of an older version
-        checkpoint = _read(folder, name)
-        return checkpoint.run if checkpoint else None
     return metadata.get("run")
 
 

@@ -22,7 +22,6 @@ from gpuzoo.files import (
     redact,
     temporary_name,
 )
-from gpuzoo.runs.code import code_sha256  # noqa: F401 - for benchmarks
 from gpuzoo.runs.record import (
     SCHEMA_VERSION,
     change_texts,

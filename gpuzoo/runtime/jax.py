@@ -14,6 +14,7 @@ from gpuzoo.runtime.keras_state import reseed, set_keras
 from gpuzoo.runtime.options import LATE, Options, Runtime
 from gpuzoo.runtime.startup import (
     check_limit,
+    choose_device,
     choose_precision,
     choose_threads,
     quiet_start,
@@ -46,16 +47,10 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
             jax.config.update("jax_platforms", "cpu")
         found = jax.devices()[0]
         import keras
-    device = "gpu" if found.platform in ("gpu", "cuda") else "cpu"
-    if options.device == "gpu" and device != "gpu":
-        raise GpuzooError(
-            "device gpu was requested, but JAX sees no GPU here; check the driver with "
-            "nvidia-smi and run: pip install 'jax[cuda13]', or use --device cpu"
-        )
-    reasons["device"] = (
-        "requested" if options.device != "auto"
-        else "a GPU is available" if device == "gpu" else "JAX sees no GPU"
-    )  # fmt: skip
+    seen = found.platform in ("gpu", "cuda")
+    device, reasons["device"] = choose_device(
+        options.device, seen, "JAX", "jax[cuda13]"
+    )
     precision, reasons["precision"] = options.precision, "requested"
     if precision == "auto" and device == "cpu":
         precision, why = "float32", "XLA on a CPU is faster in float32 than in bfloat16"

@@ -89,6 +89,21 @@ def check_autotune(options: Options) -> None:
             )
 
 
+def choose_device(
+    requested: str, seen: bool, library: str, install: str
+) -> tuple[str, str]:
+    """Return the device and the reason; `seen`: whether the library sees a GPU."""
+    if requested == "gpu" and not seen:
+        raise GpuzooError(
+            f"device gpu was requested, but {library} sees no GPU here; check the "
+            f"driver with nvidia-smi and run: pip install '{install}', or use "
+            "--device cpu"
+        )
+    if requested != "auto":
+        return requested, "requested"
+    return ("gpu", "a GPU is available") if seen else ("cpu", f"{library} sees no GPU")
+
+
 def choose_threads(options: Options) -> tuple[int, str]:
     if options.threads:
         return options.threads, "requested"

@@ -14,6 +14,7 @@ from gpuzoo.runtime.keras_state import reseed, set_keras
 from gpuzoo.runtime.options import LATE, Options, Runtime
 from gpuzoo.runtime.startup import (
     check_limit,
+    choose_device,
     choose_precision,
     choose_threads,
     choose_xla,
@@ -41,17 +42,9 @@ def start_tensorflow(
 
         gpus = tf.config.list_physical_devices("GPU")
     reasons = {}
-    if options.device == "gpu" and not gpus:
-        raise GpuzooError(
-            "device gpu was requested, but TensorFlow sees no GPU here; check the "
-            "driver with nvidia-smi and run: pip install 'tensorflow[and-cuda]', or "
-            "use --device cpu"
-        )
-    device = "gpu" if gpus and options.device != "cpu" else "cpu"
-    reasons["device"] = (
-        "requested" if options.device != "auto"
-        else "a GPU is available" if gpus else "TensorFlow sees no GPU"
-    )  # fmt: skip
+    device, reasons["device"] = choose_device(
+        options.device, bool(gpus), "TensorFlow", "tensorflow[and-cuda]"
+    )
     threads, reasons["threads"] = choose_threads(options)
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
