@@ -66,27 +66,19 @@ class Finding:
     """What to do about a problem; empty if there is none."""
 
 
-def examine(*, quick: bool = False, note=lambda text: None) -> list[Finding]:
+def examine(*, quick: bool = False) -> Iterator[Finding]:
     """Run all checks; `quick` skips the repeatability test (two trainings)."""
-    found = []
-
-    def add(findings) -> None:
-        for finding in findings:
-            found.append(finding)
-            note(finding)
-
-    add(_python())
-    add(_packages())
-    add(_settings())
-    add(_cores())
-    add(_places())
+    yield from _python()
+    yield from _packages()
+    yield from _settings()
+    yield from _cores()
+    yield from _places()
     installed = [backend for backend in BACKENDS if is_installed(backend)]
-    add(_backends(installed))
+    yield from _backends(installed)
     for backend in installed:
-        add(_devices(backend))
+        yield from _devices(backend)
         if not quick:
-            add(_repeats(backend))
-    return found
+            yield from _repeats(backend)
 
 
 def _backends(installed: list[str]) -> Iterator[Finding]:
@@ -182,14 +174,21 @@ def _places() -> Iterator[Finding]:
         yield Finding(name, not remedy, what, remedy)
 
 
-def _devices(backend: str) -> Iterator[Finding]:
+def probe(backend: str) -> dict | str:
+    """Return what a backend says of its GPUs in a process of its own, or why it does
+    not start."""
     done = _run([sys.executable, "-c", _PROBES[backend]])
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["killed"])[-1]
+        return (done.stderr.strip().splitlines() or ["killed"])[-1][:200]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _devices(backend: str) -> Iterator[Finding]:
+    found = probe(backend)
+    if isinstance(found, str):
         remedy = f"pip install --force-reinstall {backend}"
-        yield Finding(backend, False, f"does not start: {last[:200]}", remedy)
+        yield Finding(backend, False, f"does not start: {found}", remedy)
         return
-    found = json.loads(done.stdout.splitlines()[-1])
     driver = environment.driver()
     if not found["gpus"] and not driver:
         yield Finding(backend, True, "starts; no GPU, no NVIDIA driver")
@@ -203,7 +202,8 @@ def _devices(backend: str) -> Iterator[Finding]:
         too_new = [
             f"{major}.{minor}"
             for major, minor in found.get("capability") or ()
-            if found["compiled_for"] and not _fits(major, found["compiled_for"])
+            if found["compiled_for"]
+            and not kernels_for((major, minor), found["compiled_for"])
         ]
         if too_new:
             what += f" with compute capability {too_new[0]}, for which it is not built"
@@ -221,15 +221,24 @@ def _compiles(device: str = "/GPU:0") -> Finding:
     return Finding("tensorflow XLA", not failure, what, remedy if failure else "")
 
 
-def _fits(major: int, compiled_for: list[str]) -> bool:
-    """Whether a build fits a GPU: compute_NN all newer ones, sm_NN its generation."""
-    newest = [int(one.partition("_")[2]) // 10 for one in compiled_for]
-    portable = [
-        int(one.partition("_")[2]) // 10
-        for one in compiled_for
-        if one.startswith("compute")
-    ]
-    return major in newest or any(one <= major for one in portable)
+def kernels_for(capability: tuple[int, int], compiled_for: list[str]) -> str:
+    """Return how a build of TensorFlow runs on a GPU.
+
+    Args:
+        capability: the GPU's compute capability.
+        compiled_for: sm_NN: kernels for that capability and later ones of the same
+            major number; compute_NN: these, and code that the driver translates for
+            every later one.
+
+    Returns:
+        "native", "translated", or "" if it does not run there.
+    """
+    builds = [one.partition("_") for one in compiled_for]
+    known = [(kind, divmod(int(number), 10)) for kind, _, number in builds]
+    if any(at[0] == capability[0] and at <= capability for _, at in known):
+        return "native"
+    later = any(kind == "compute" and at <= capability for kind, at in known)
+    return "translated" if later else ""
 
 
 def _what_is_missing(backend: str) -> str:

@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
 
 from gpuzoo.errors import GpuzooError
 
@@ -27,11 +29,16 @@ def serve(job: Callable[[dict], Iterable[dict]]) -> None:
             if sys.stdin.readline() != "go\n":
                 return
     except Exception as error:  # of a library or of the user's model, too
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        text = " ".join(lines[:2])[:400]
-        if not isinstance(error, GpuzooError):
-            text = f"{type(error).__name__}: {text}".removesuffix(": ")
-        send({"error": text})
+        send({"error": one_line(error)})
+
+
+def one_line(error: Exception) -> str:
+    """Return the first lines of an exception as one, with its type if not gpuzoo's."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2])[:400]
+    if isinstance(error, GpuzooError):
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def command(module: str) -> list[str]:
@@ -46,18 +53,57 @@ def ask(
 
     Its `error`, if there is one, is that of the job, or says how the process ended.
     """
-    try:
-        done = subprocess.run(
-            command(module), input=json.dumps(request) + "\n", env=env, text=True,
-            capture_output=True, timeout=seconds, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return {"error": f"the process took longer than {seconds} s"}
-    if done.stdout.strip():
-        return json.loads(done.stdout)
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return next(answers(module, request, env, seconds))
+
+
+def answers(
+    module: str, request: dict, env: dict[str, str], seconds: float | None = None
+) -> Iterator[dict]:
+    """Run a worker; yield its answers, the last one with how the process ended.
+
+    Args:
+        seconds: the longest time until each answer.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as messages,
+        subprocess.Popen(
+            command(module), env=env, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=messages,
+        ) as process,
+    ):  # fmt: skip
+        line = json.dumps(request)
+        while True:
+            answer, late = _say(process, line, seconds)
+            if not answer.endswith("\n"):
+                break
+            yield json.loads(answer)
+            line = "go"
+        process.wait()
+        messages.seek(0)
+        lines = [line for line in messages.read().splitlines() if line.strip()]
     fatal = [line for line in lines if line.startswith("F")] or lines[-1:]
-    return {"error": f"{how_it_ended(done.returncode)}: {''.join(fatal)[:300]}"}
+    how = (
+        f"the process took longer than {seconds} s"
+        if late
+        else (f"{how_it_ended(process.returncode)}: {''.join(fatal)[:300]}")
+    )
+    yield {"error": how}
+
+
+def _say(process: subprocess.Popen, line: str, seconds: float | None):
+    """Send a line; return the answer, and whether it came too late."""
+    clock = threading.Timer(seconds or threading.TIMEOUT_MAX, process.kill)
+    clock.daemon = True
+    clock.start()
+    try:
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()
+    except BrokenPipeError:
+        answer = ""
+    late = clock.finished.is_set()
+    clock.cancel()
+    return answer, late
 
 
 def how_it_ended(code: int) -> str:

@@ -5,8 +5,9 @@ import json
 import re
 
 import pytest
-from conftest import ROOT, needs_jax
+from conftest import ROOT, needs_jax, needs_tensorflow
 
+from gpuzoo import doctor
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import cards, compile, predict, program_text, repeats
 
@@ -253,6 +254,94 @@ def test_a_model_that_does_not_fit(cli, tmp_path):
     )
     assert done.returncode == 1
     assert "does not fit" in done.json["failures"][0]
+
+
+ABORTS = '''
+import os, pathlib
+import jax
+import keras
+import gpuzoo
+
+
+class Aborts(keras.layers.Layer):
+    """Ends the process when it is compiled for the first time, as a compiler may."""
+
+    def call(self, x):
+        mark = pathlib.Path(__file__).with_name("compiled")
+        if jax.default_backend() == "gpu" and not mark.exists():
+            mark.touch()
+            os.abort()
+        return x
+
+
+@gpuzoo.register(task="classify", reference="here")
+def aborts(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    """Of one layer."""
+    inputs = keras.Input(input_shape)
+    x = Aborts()(keras.layers.Flatten()(inputs))
+    return keras.Model(inputs, keras.layers.Dense(num_classes)(x))
+'''
+
+
+@needs_jax
+@needs_compiler
+def test_a_compiler_that_ends_its_process_ends_no_other_card(cli, tmp_path):
+    (tmp_path / "own.py").write_text(ABORTS)
+    words = ("--data", "digits", "--model", "own.py:aborts", "--precision", "float32")
+    done = cli("compile", "mnist", "--for", "t4,h200,a100", *words)
+    assert done.returncode == 1
+    first, second, third = done.json["rows"]
+    assert first["card"] == "t4" and "was killed by signal 6" in first["error"]
+    assert second["error"] is third["error"] is None
+    alone = cli("compile", "mnist", "--for", "a100", *words).json["rows"][0]
+    assert alone["programs"] == third["programs"]
+
+
+# --- what the installed packages make of a card --------------------------------------
+
+TENSORFLOW = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "builds", "kind"),
+    [((9, 0), TENSORFLOW, "native"), ((12, 0), TENSORFLOW, "translated"),
+     ((7, 5), TENSORFLOW, "native"), ((8, 7), TENSORFLOW, "native"),
+     ((3, 5), TENSORFLOW, ""), ((12, 0), ["sm_90"], ""), ((12, 1), ["sm_120"], "native"),
+     ((7, 0), ["sm_75"], ""), ((10, 0), ["compute_75"], "translated")],
+)  # fmt: skip
+def test_kernels_of_a_build_for_a_card(capability, builds, kind):
+    assert doctor.kernels_for(capability, builds) == kind
+
+
+@needs_tensorflow
+@pytest.mark.parametrize(
+    ("card", "precision", "says"),
+    [("rtx5090", "mixed_bfloat16", "12.0: the driver translates"),
+     ("t4", "mixed_float16; bfloat16 is computed in float32", "kernels for this card")],
+)  # fmt: skip
+def test_doctor_for_a_card(cli, card, precision, says):
+    done = cli("doctor", "--for", card, "--quick")
+    found = {one["name"]: one for one in done.json["findings"]}
+    assert precision in found["precision"]["what"]
+    assert says in found["tensorflow"]["what"]
+    assert (
+        done.returncode == int(card == "rtx5090") == bool(found["tensorflow"]["remedy"])
+    )
+
+
+@needs_jax
+@needs_compiler
+def test_doctor_compiles_for_a_card(cli, tmp_path):
+    content = json.loads((ROOT / "gpuzoo/gpus/cards/a100.json").read_text())
+    (tmp_path / "old.json").write_text(
+        json.dumps({**content, "compute_capability": "3.5"})
+    )
+    for card, says in (("h200", "compiles the recipe mnist"),
+                       ("old.json", "does not compile for compute capability 3.5")):  # fmt: skip
+        found = {
+            one["name"]: one for one in cli("doctor", "--for", card).json["findings"]
+        }
+        assert says in found["jax"]["what"] and found["jax"]["ok"] == (card == "h200")
 
 
 def test_a_file_of_the_users_is_not_overwritten(cli, tmp_path):

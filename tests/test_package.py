@@ -24,7 +24,8 @@ SOURCES = [
 ORDER = [
     ["__init__", "__main__", "recipes"],
     ["cli"],
-    ["repro", "bench", "gpus", "doctor"],
+    ["repro", "bench", "gpus"],
+    ["doctor"],
     ["training"],
     ["engine", "report"],
     ["tasks"],

@@ -23,6 +23,11 @@ def job(request):
         yield 1 / 0
     elif request["do"] == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif request["do"] == "thrice":
+        yield from ({"part": part} for part in range(3))
+    elif request["do"] == "abort later":
+        yield {"part": 0}
+        os.abort()
     elif request["do"] == "sleep":
         time.sleep(60)
     elif request["do"] == "exit":
@@ -34,10 +39,17 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def ask(tmp_path):
+def answers(tmp_path):
     (tmp_path / "a_job_of_a_test.py").write_text(JOB)
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONHASHSEED": "7"}
-    return lambda do, **more: workers.ask("a_job_of_a_test", {"do": do}, env, **more)
+    return lambda do, **more: workers.answers(
+        "a_job_of_a_test", {"do": do}, env, **more
+    )
+
+
+@pytest.fixture
+def ask(answers):
+    return lambda do, **more: next(answers(do, **more))
 
 
 @pytest.mark.parametrize(
@@ -56,6 +68,16 @@ def test_an_answer_or_the_reason_that_there_is_none(ask, do, answer):
         assert found["error"].startswith(answer["error"].rstrip(": "))
     else:
         assert found == answer
+
+
+@pytest.mark.parametrize(
+    ("do", "parts", "end"),
+    [("thrice", 3, "ended with code 0"), ("abort later", 1, "was killed by signal 6")],
+)
+def test_answers_up_to_the_end_of_the_process(answers, do, parts, end):
+    *found, last = answers(do)
+    assert found == [{"part": part} for part in range(parts)]
+    assert end in last["error"]
 
 
 def test_a_worker_that_takes_too_long_is_ended(ask):

@@ -1,6 +1,7 @@
 """`gpuzoo bench` and `gpuzoo doctor`: training speed and checks of this machine."""
 
 import dataclasses
+from typing import Annotated
 
 import tyro
 
@@ -37,28 +38,37 @@ class Bench:
 
 @dataclasses.dataclass(frozen=True)
 class Doctor:
-    """Check the installation and this machine; report each problem and its remedy.
+    """Check the installation and this machine; report each problem and its remedy. With
+    --for: check instead what the installation makes of a GPU that is not here.
 
     Exit codes: 0 no problem found, 1 there is one.
     """
 
     quick: Flag = False
-    """Skip the repeatability test: a short training, twice on each backend."""
+    """Skip the repeatability test: a short training, twice on each backend; with --for,
+    compile nothing."""
+    card: Annotated[str | None, tyro.conf.arg(name="for")] = None
+    """A GPU: h200, a100, rtx4090, rtx5090, t4, or the path of a .json file."""
     output: Common = Output()
 
     def __call__(self) -> int:
-        from gpuzoo.doctor import examine
+        from gpuzoo import doctor
+        from gpuzoo.gpus import check
         from gpuzoo.runs.record import private
 
-        findings = examine(quick=self.quick, note=self._print)
+        if self.card:
+            findings = check.examine(self.card, quick=self.quick)
+        else:
+            findings = doctor.examine(quick=self.quick)
+        findings = [self._print(finding) for finding in findings]
         summary = {"findings": [dataclasses.asdict(finding) for finding in findings]}
         self.output.last_line(private(summary))
         return int(not all(finding.ok for finding in findings))
 
-    def _print(self, finding) -> None:
+    def _print(self, finding):
         """Print each result at once, not in one table: a check may take a minute."""
         if self.output.quiet:
-            return
+            return finding
         row = table("", "", "", show_header=False)
         for column, size in zip(row.columns, (2, 25), strict=False):
             column.width = size
@@ -66,6 +76,7 @@ class Doctor:
         if finding.remedy:
             add_row(row, "", "", f"-> {finding.remedy}")
         show(row)
+        return finding
 
 
 def _print_bench(found: dict) -> None:

@@ -1,7 +1,8 @@
 """`gpuzoo compile`: a recipe's steps, compiled for cards that this machine lacks.
 
-Every card, precision and level is compiled in a process of its own, since a compiler
-that meets a card or an operation that it does not know may end its process.
+Every precision and level is compiled in a process of its own, one card after another. A
+compiler that meets a card or an operation that it does not know may end its process:
+this is the card's error, and another process goes on with the next card.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import time
+from collections.abc import Iterator
 
 from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
@@ -30,6 +32,7 @@ def compile_for(
     precisions: tuple[str, ...] = ("auto",),
     levels: tuple[str, ...] = ("repeatable",),
     note=lambda text: None,
+    xla_flags: str = "",
 ) -> dict:
     """Compile a recipe's training and evaluation step; return the record.
 
@@ -38,25 +41,26 @@ def compile_for(
         precisions: dtype policies; auto: what a training on the card would choose.
         levels: fast or repeatable.
         note: called with lines of progress.
+        xla_flags: further flags of XLA, to compare what they do.
 
     Raises:
         GpuzooError: no such card, or JAX's compiler for CUDA is not installed.
     """
     wanted = {name: cards.load(name) for name in names}
     versions = check_installed()
-    rows = []
-    for name, card in wanted.items():
-        for level in levels:
-            for precision in precisions:
-                begun = time.perf_counter()
-                row = _row(recipe, name, card, precision, level, versions)
-                rows.append(row)
+    rows, data = {}, None
+    for level in levels:
+        for precision in precisions:
+            begun = time.perf_counter()
+            for row, found in _rows(
+                recipe, wanted, precision, level, versions, xla_flags
+            ):
+                rows[row["card"], level, row["precision"]] = row
+                data = data or found
                 seconds = time.perf_counter() - begun
                 state = row["error"] or f"compiled in {seconds:.0f} s"
-                note(f"{name}, {row['precision']}, {level}: {state}")
-    data = next((row.pop("data") for row in rows if "data" in row), None)
-    for row in rows:
-        row.pop("data", None)
+                note(f"{row['card']}, {row['precision']}, {level}: {state}")
+                begun = time.perf_counter()
     return {
         "what": f"recipe {recipe.name}, compiled for cards without a card",
         "kind": "predicted, not measured",
@@ -65,7 +69,7 @@ def compile_for(
         "data": data,
         "versions": versions,
         "assumptions": predict.ASSUMPTIONS,
-        "rows": rows,
+        "rows": sorted(rows.values(), key=lambda row: names.index(row["card"])),
     }
 
 
@@ -100,31 +104,49 @@ def _cudnn_wheels() -> tuple[str, ...]:
     return "nvidia-cudnn-cu13", "nvidia-cudnn-cu12"
 
 
-def _row(recipe: Recipe, name: str, card: Card, precision, level, versions) -> dict:
-    """Return what is predicted for one card, precision and level."""
-    precision, _ = choose_precision(precision, "gpu", card.capability)
-    options = Options(backend="jax", device="cpu", precision=precision, level=level)
-    request = {
-        "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
-        "card": dataclasses.asdict(card),
-        "cudnn": next(versions[one] for one in _cudnn_wheels() if one in versions),
-    }  # fmt: skip
+def _rows(
+    recipe: Recipe, wanted: dict[str, Card], precision, level, versions, xla_flags
+) -> Iterator[tuple[dict, dict | None]]:
+    """Yield a row per card with what is predicted, and the record of the data."""
+    chosen = {
+        name: choose_precision(precision, "gpu", card.capability)[0]
+        for name, card in wanted.items()
+    }
+    for precision in dict.fromkeys(chosen.values()):
+        options = Options(backend="jax", device="cpu", precision=precision, level=level)
+        left = {
+            name: card for name, card in wanted.items() if chosen[name] == precision
+        }
+        while left:
+            request = {
+                "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
+                "cards": {n: dataclasses.asdict(card) for n, card in left.items()},
+                "cudnn": next(versions[n] for n in _cudnn_wheels() if n in versions),
+            }  # fmt: skip
+            answers = workers.answers(
+                "gpuzoo.gpus.worker", request, _variables(xla_flags), _SECONDS
+            )
+            for name, answer in zip(list(left), answers, strict=False):
+                data = answer.get("data")
+                row = _row(name, left.pop(name), precision, level, answer)
+                yield row, data and private(data)
+
+
+def _row(name: str, card: Card, precision: str, level: str, answer: dict) -> dict:
     row = {
         "card": name, "card_name": card.name, "precision": precision, "level": level,
         "emulated": card.flops[precision.removeprefix("mixed_")] is None,
         "card_memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes,
+        "error": answer.get("error"),
     }  # fmt: skip
-    answer = workers.ask("gpuzoo.gpus.worker", request, _variables(), _SECONDS)
-    row["error"] = answer.get("error")
     if row["error"] is None:
-        row["data"] = private(answer["data"])
         row["memory_bytes"] = predict.memory_of(answer["programs"])
         row["fits"] = row["memory_bytes"] <= card.usable_bytes
         row["programs"] = answer["programs"]
     return row
 
 
-def _variables() -> dict[str, str]:
+def _variables(xla_flags: str) -> dict[str, str]:
     """Return the environment of a worker: NVIDIA's libraries can be found, no variable
     of the user's changes the program."""
     spec = importlib.util.find_spec("nvidia")
@@ -135,7 +157,7 @@ def _variables() -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k not in dropped}
     return {
         **kept, "KERAS_BACKEND": "jax", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONHASHSEED": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONHASHSEED": "0", "XLA_FLAGS": xla_flags,
         "LD_LIBRARY_PATH": ":".join([*folders, *([given] if given else [])]),
     }  # fmt: skip
 

@@ -1,11 +1,13 @@
-"""Child process of `gpuzoo compile`: one recipe, compiled for one card.
+"""Child process of `gpuzoo compile`: one recipe, compiled for one card after another.
 
-The compiler may end the process.
+It answers once per card. The compiler may end the process.
 """
 
 import dataclasses
 import importlib.metadata
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
@@ -18,22 +20,37 @@ from gpuzoo.runtime.options import Options
 from gpuzoo.training import failures
 from gpuzoo.training.session import make_session
 
+if TYPE_CHECKING:
+    from gpuzoo.engine.program import Session
 
-def _compile(request: dict):
-    recipe, options = Recipe(**request["recipe"]), Options(**request["options"])
-    card = Card(**request["card"])
-    # The session is that of a CPU; what depends on the device is compiled for the card.
+
+def _compile_all(request: dict) -> Iterator[dict]:
+    options, recipe = Options(**request["options"]), Recipe(**request["recipe"])
+    # The session is that of a CPU; what depends on the device is compiled for a card.
     runtime = configure(options, seed=recipe.seed, quiet=True)
-    session = make_session(recipe, runtime, lambda text: print(text, file=sys.stderr))
+    session = None
+    for card in request["cards"].values():
+        try:
+            session = session or make_session(recipe, runtime, _note)
+            yield _compile(session, Card(**card), request["cudnn"])
+        except Exception as error:  # of XLA or of the user's model, too
+            yield {"error": workers.one_line(error)}
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _compile(session: "Session", card: Card, cudnn: str) -> dict:
     runtime = dataclasses.replace(
-        runtime, device="gpu", device_name=card.name, threads=0
+        session.runtime, device="gpu", device_name=card.name, threads=0
     )
     from gpuzoo.engine.backends.ahead import AheadBackend
     from gpuzoo.engine.program import Program
     from gpuzoo.runtime.keras_state import whole_tracebacks
 
     backend = AheadBackend(
-        runtime, card.target(request["cudnn"]), card.capability, card.usable_bytes
+        runtime, card.target(cudnn), card.capability, card.usable_bytes
     )
     try:
         with whole_tracebacks():
@@ -41,18 +58,23 @@ def _compile(request: dict):
     except GpuzooError:
         raise
     except Exception as error:
+        if "ptxas too old" in str(error):  # also said of cards that are too old for it
+            raise GpuzooError(
+                "NVIDIA's compiler in the installed packages does not compile for "
+                f"compute capability {card.compute_capability}"
+            ) from error
         which = ("training", "evaluation")[min(1, len(backend.compiled))]
-        file = file_of(recipe.model)
-        line = failures.in_model(error, recipe.model_name, file)
-        line = line or f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        made = session.recipe
+        line = failures.in_model(error, made.model_name, file_of(made.model))
+        line = line or workers.one_line(error)
         raise GpuzooError(f"the {which} step: {line}") from error
     programs = {
         name: predict.of_program(
-            one.text, one.memory, one.flops, card, runtime.precision, options.level
+            one.text, one.memory, one.flops, card, runtime.precision, runtime.level
         )
         for name, one in zip(("train", "evaluate"), backend.compiled, strict=True)
     }
-    yield {
+    return {
         "data": session.dataset.as_record(),
         "programs": programs,
         "versions": {
@@ -63,4 +85,4 @@ def _compile(request: dict):
 
 
 if __name__ == "__main__":
-    workers.serve(_compile)
+    workers.serve(_compile_all)
