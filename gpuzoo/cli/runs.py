@@ -24,11 +24,11 @@ def _without_1(call):
             if self.output.debug:
                 traceback.print_exc()
                 return ExitCode.MISUSE
-            ours = isinstance(error, GpuzooError)
-            if ours and error.exit_code == ExitCode.MISUSE:
+            line = " ".join(str(error).split())[:300]
+            if not isinstance(error, GpuzooError):
+                line = f"{type(error).__name__}: {line}"
+            elif error.exit_code == ExitCode.MISUSE:
                 raise
-            line = "" if ours else f"{type(error).__name__}: "
-            line += " ".join(str(error).split())[:300]
             verb = type(self).__name__.lower()
             raise GpuzooError(f"{verb} failed: {line} (--debug shows where)") from error
 
