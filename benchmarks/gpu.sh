@@ -92,6 +92,12 @@ all() {  # wait for what runs side by side; 1 if any of it failed
 examine() {  # what the doctor finds is no failure of the part
     "$python" -m gpuzoo doctor || [ $? = 1 ]
 }
+predictions() {  # of gpuzoo compile; on a CPU they do not hold, which is no failure
+    "$python" benchmarks/repeatability/gpu_predictions.py --data "$mnist" \
+        --device "$device" --recipes mnist mnist_lstm \
+        --out "benchmarks/records/gpu_predictions_$device.json" ||
+        { [ $? = 1 ] && [ "$device" = cpu ]; }
+}
 train() {
     "$python" -m gpuzoo train mnist --data "$mnist" --device "$device" --quiet "$@"
 }
@@ -161,6 +167,7 @@ bench() {  # a goal that is missed is no failure of the part
 parts() {
     local number
     part doctor 40 bash -c examine
+    part predictions 60 bash -c predictions
     part twice 50 bash -c twice
     [ "$device" = gpu ] && part price 80 bash -c 'price 1 mixed_bfloat16'
     part mnist 70 "$python" benchmarks/speed/mnist_to_99.py --data "$mnist" --together \
@@ -185,7 +192,7 @@ parts() {
     part recipe-gan 90 bash -c 'figures mnist_gan mnist_gan 3'
 }
 
-export -f all examine train twice third matrix models flags figures lstm price bench
+export -f all examine predictions train twice third matrix models flags figures lstm price bench
 export python mnist cifar device out backends
 for turn in first again; do parts; done
 echo && cat "$out/parts.txt" && echo

@@ -126,6 +126,23 @@ def bench(record: dict):
         yield f"bench, {record['recipe']['name']}, to {goal['goal']}", told
 
 
+def predicted(record: dict):
+    for name, row in record["recipes"].items():
+        if row["error"]:
+            yield f"prediction, {name}", f"failed: {row['error']}"
+            continue
+        program = "as predicted" if row["same_program"] else "DIFFERS"
+        seconds, times = row["observed"]["step_seconds"], row["times_the_bound"]
+        yield f"prediction, {name}: program", program
+        yield (
+            f"prediction, {name}: a step",
+            (
+                f"{1e6 * seconds:.0f} us, {times:.1f} times the bound by "
+                f"{row['predicted']['bound_by']}"
+            ),
+        )
+
+
 # The key that identifies a kind of record -> its rows.
 KINDS = {
     "train_mnist": to_99,
@@ -136,6 +153,7 @@ KINDS = {
     "conclusion": bench,
     "control": equal,
     "train_seconds": recipe,
+    "recipes": predicted,
 }
 
 
