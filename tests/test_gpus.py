@@ -297,6 +297,78 @@ def test_a_compiler_that_ends_its_process_ends_no_other_card(cli, tmp_path):
     assert alone["programs"] == third["programs"]
 
 
+MUTANTS = '''
+import keras
+import gpuzoo
+from keras import layers, ops
+
+
+class Ties(layers.Layer):
+    """Takes the first of equal values, which is one of them in any order."""
+
+    def call(self, x):
+        first = ops.argmax(ops.round(x), axis=-1)
+        places = ops.one_hot(first, x.shape[-1], dtype=x.dtype)
+        return x * places + ops.max(x, axis=-1, keepdims=True)
+
+
+def model_of(layer, shape, input_shape, num_classes):
+    inputs = keras.Input(input_shape)
+    x = layer(layers.Reshape(shape)(inputs))
+    return keras.Model(inputs, layers.Dense(num_classes)(x))
+
+
+@gpuzoo.register(task="classify", reference="here")
+def ties(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    """Equal values."""
+    return model_of(Ties(), (784,), input_shape, num_classes)
+
+
+@gpuzoo.register(task="classify", reference="here")
+def cudnn(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    """A recurrence that only cuDNN computes."""
+    layer = layers.LSTM(8, use_cudnn=True, name="recurrence")
+    return model_of(layer, (28, 28), input_shape, num_classes)
+
+
+@gpuzoo.register(task="classify", reference="here")
+def double(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    """A layer in float64."""
+    layer = layers.Dense(8, dtype="float64", name="wide")
+    return model_of(layer, (784,), input_shape, num_classes)
+'''
+
+
+@needs_jax
+@needs_compiler
+def test_mutants_are_named(cli, tmp_path):
+    (tmp_path / "own.py").write_text(MUTANTS)
+    words = ("compile", "mnist", "--data", "digits", "--for", "h200,t4", "--model")
+    done = cli(*words, "own.py:ties")
+    assert done.returncode == 0, done.stderr
+    for row in done.json["rows"]:
+        assert all(one["may_not_repeat"] == [] for one in row["programs"].values())
+    done = cli(*words, "own.py:cudnn")
+    assert done.returncode == 1
+    for row in done.json["rows"]:
+        assert "'recurrence' (LSTM)" in row["error"] and "cuDNN" in row["error"]
+    done = cli(*words, "own.py:double")
+    assert (
+        done.returncode == 2 and "layer 'wide' (Dense) has dtype float64" in done.stderr
+    )
+    done = cli(*words, "own.py:absent")
+    assert done.returncode == 2 and "it has ties, cudnn, double" in done.stderr
+
+
+@needs_jax
+def test_float64_is_refused_where_it_would_be_float32(cli, tmp_path):
+    (tmp_path / "own.py").write_text(MUTANTS)
+    words = ("train", "mnist", "--data", "digits", "--fast-dev-run", "--out", "run")
+    done = cli(*words, "--backend", "jax", "--model", "own.py:double")
+    assert done.returncode == 2 and not (tmp_path / "run").exists()
+    assert "has dtype float64, which JAX would compute in float32" in done.stderr
+
+
 # --- what the installed packages make of a card --------------------------------------
 
 TENSORFLOW = ["sm_60", "sm_70", "sm_80", "sm_89", "compute_90"]

@@ -44,7 +44,8 @@ def compile_for(
         xla_flags: further flags of XLA, to compare what they do.
 
     Raises:
-        GpuzooError: no such card, or JAX's compiler for CUDA is not installed.
+        GpuzooError: no such card, the recipe cannot be trained anywhere, or JAX's
+            compiler for CUDA is not installed.
     """
     wanted = {name: cards.load(name) for name in names}
     versions = check_installed()
@@ -127,6 +128,8 @@ def _rows(
                 "gpuzoo.gpus.worker", request, _variables(xla_flags), _SECONDS
             )
             for name, answer in zip(list(left), answers, strict=False):
+                if "exit_code" in answer:
+                    raise GpuzooError(answer["error"])
                 data = answer.get("data")
                 row = _row(name, left.pop(name), precision, level, answer)
                 yield row, data and private(data)

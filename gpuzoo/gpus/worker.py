@@ -28,10 +28,13 @@ def _compile_all(request: dict) -> Iterator[dict]:
     options, recipe = Options(**request["options"]), Recipe(**request["recipe"])
     # The session is that of a CPU; what depends on the device is compiled for a card.
     runtime = configure(options, seed=recipe.seed, quiet=True)
-    session = None
+    try:
+        session = make_session(recipe, runtime, _note)
+    except GpuzooError as error:  # nothing that a card is to blame for
+        yield {"error": str(error), "exit_code": error.exit_code}
+        return
     for card in request["cards"].values():
         try:
-            session = session or make_session(recipe, runtime, _note)
             yield _compile(session, Card(**card), request["cudnn"])
         except Exception as error:  # of XLA or of the user's model, too
             yield {"error": workers.one_line(error)}

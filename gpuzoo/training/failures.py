@@ -102,7 +102,9 @@ def in_model(error: BaseException, name: str, file: pathlib.Path | None) -> str 
         reason += f" ({_reason(cause)})"
     hint = ""
     runtime = in_force()
-    if runtime and "16" in runtime.precision and _SIXTEEN_BITS.search(reason):
+    if "use_cudnn='auto'" in reason:  # the remedy is in the message
+        reason = reason.rstrip(".")
+    elif runtime and "16" in runtime.precision and _SIXTEEN_BITS.search(reason):
         hint = "; try --precision float32"
         hint += " or give this layer dtype='float32'" if layer else ""
     elif _TRACED.search(reason):
