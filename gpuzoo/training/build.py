@@ -14,7 +14,6 @@ from gpuzoo.data.sources import load_data
 from gpuzoo.engine.backends import missing_kernels
 from gpuzoo.engine.program import Program, Session
 from gpuzoo.errors import GpuzooError
-from gpuzoo.keras_layers import layers_of
 from gpuzoo.runs import code
 from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
 from gpuzoo.runtime.options import Runtime
@@ -59,28 +58,14 @@ def build_and_note(
     make = functools.partial(build_model, recipe, dataset, described)
     model, own, own_inputs = code.watched(make, recipe.model, roots, note)
     if backend == "jax":
-        _refuse_float64(model, recipe.model_name)
+        from gpuzoo.engine.backends.jax import refuse_float64
+
+        refuse_float64(model, recipe.model_name)
     return (
         model,
         dict(sorted({**modules, **own}.items())),
         dict(sorted({**inputs, **own_inputs}.items())),
     )
-
-
-def _refuse_float64(model: keras.Model, name: str) -> None:
-    """JAX computes float64 in float32, with a warning for the programmer only."""
-    import jax
-
-    if jax.config.jax_enable_x64:
-        return
-    for layer in layers_of(model, include_self=False):
-        policy = layer.dtype_policy
-        if "float64" in (policy.compute_dtype, policy.variable_dtype):
-            raise GpuzooError(
-                f"model {name!r}: layer {layer.name!r} ({type(layer).__name__}) has "
-                "dtype float64, which JAX would compute in float32; use --backend "
-                "tensorflow, or give the layer dtype='float32'"
-            )
 
 
 def compiled(session: Session, backend=None) -> Program:

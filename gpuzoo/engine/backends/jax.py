@@ -13,6 +13,7 @@ from keras.src.backend.common.stateless_scope import get_stateless_scope
 from gpuzoo.engine.backends import missing_kernels, pooling, rnn
 from gpuzoo.engine.backends.determinism import refuse_variable
 from gpuzoo.errors import GpuzooError
+from gpuzoo.keras_layers import layers_of
 from gpuzoo.runtime import environment
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
@@ -186,6 +187,20 @@ class JaxBackend:
         """Return the memory of the device in bytes; None if unknown."""
         stats = self.device.memory_stats() if self.runtime.device != "cpu" else None
         return stats["bytes_limit"] if stats else environment.memory_bytes()
+
+
+def refuse_float64(model: keras.Model, name: str) -> None:
+    """Raise GpuzooError if a layer has dtype float64, which JAX computes in float32."""
+    if jax.config.jax_enable_x64:
+        return
+    for layer in layers_of(model, include_self=False):
+        policy = layer.dtype_policy
+        if "float64" in (policy.compute_dtype, policy.variable_dtype):
+            raise GpuzooError(
+                f"model {name!r}: layer {layer.name!r} ({type(layer).__name__}) has "
+                "dtype float64, which JAX would compute in float32; use --backend "
+                "tensorflow, or give the layer dtype='float32'"
+            )
 
 
 def _shapes(feed: dict) -> dict:
