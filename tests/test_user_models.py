@@ -293,7 +293,10 @@ def test_a_helper_module_may_be_edited_between_two_trainings(cli, tmp_path):
 @pytest.mark.parametrize(
     ("where", "told"),
     [
-        ("step", "fails at own.py, line 8: RuntimeError: not so many"),
+        (
+            "step",
+            "fails in layer 'late' (Late) at own.py, line 8: RuntimeError: not so many",
+        ),
         ("build", "fails at own.py, line 15: ZeroDivisionError: division by zero"),
     ],
 )
