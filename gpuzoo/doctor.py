@@ -64,6 +64,7 @@ class Finding:
     """What was found."""
     remedy: str = ""
     """What to do about a problem; empty if there is none."""
+    checked: bool = True
 
 
 def examine(*, quick: bool = False) -> Iterator[Finding]:

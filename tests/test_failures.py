@@ -154,7 +154,7 @@ def test_the_inmost_of_nested_layers_is_named_before_the_first_step(
     told = one_line(run("--precision", "float32", "--model-options", "fault=values"))
     assert "fails in layer 'core' (Core) at deep.py" in told
     assert "apply it to the data beforehand, or write it with keras.ops" in told
-    assert ("try --backend tensorflow" in told) == (backend == "jax")
+    assert ("train with --backend tensorflow" in told) == (backend == "jax")
     assert not out.exists()
     done = run("--precision", "float32")  # the folder is free for the remedy
     assert done.returncode == 0, done.stderr

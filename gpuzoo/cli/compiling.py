@@ -17,20 +17,25 @@ from gpuzoo.runtime.options import Precision
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compile:
-    """Compile a recipe for GPUs that this machine does not have: memory, kernels, what
-    may not repeat. All of it is predicted; needs gpuzoo[gpu-compile].
+    """Compile a recipe, as --backend jax would, for GPUs that this machine does not
+    have: memory, kernels, what may not repeat. Predicted; needs gpuzoo[gpu-compile].
 
-    Exit codes: 0 all is well, 1 for a card it does not compile, does not fit or may not
-    repeat.
+    Options of its own (`gpuzoo compile mnist --help`): --for, --precision, --level,
+    --out.
+
+    Exit codes: 0 all is well, 1 the recipe does not compile for a card, does not fit
+    or, at level repeatable, may not repeat.
     """
 
     recipe: tyro.conf.OmitArgPrefixes[Recipe]
-    cards: Annotated[str, tyro.conf.arg(name="for")] = "h200,a100,rtx4090,rtx5090,t4"
-    """Cards, by name or path of a .json file, separated by commas."""
+    cards: Annotated[tuple[str, ...], tyro.conf.arg(name="for")] = (
+        "h200", "a100", "rtx4090", "rtx5090", "t4",
+    )  # fmt: skip
+    """GPUs, by name or path of a .json file, separated by commas or spaces."""
     precision: tuple[Precision, ...] = ("auto",)
     """Dtype policies; auto: what a training on the card would choose."""
     level: tuple[Literal["fast", "repeatable"], ...] = ("repeatable",)
-    """Levels, as of gpuzoo train."""
+    """repeatable: with deterministic operations; fast: without."""
     out: str | None = None
     """Also write the record to this file."""
     output: Common = Output()
@@ -38,47 +43,76 @@ class Compile:
     def __call__(self) -> int:
         from gpuzoo.gpus.compile import compile_for, failures, remarks
 
-        names = list(dict.fromkeys(one.strip() for one in self.cards.split(",")))
-        for field in ("precision", "level"):
-            if not getattr(self, field):
-                raise GpuzooError(f"{field} must name at least one value")
+        names = [name.strip() for one in self.cards for name in one.split(",")]
+        names = list(dict.fromkeys(name for name in names if name))
+        for field, given in (
+            ("for", names), ("precision", self.precision), ("level", self.level),
+        ):  # fmt: skip
+            if not given:
+                raise GpuzooError(f"--{field} must name at least one value")
         if self.out and os.path.lexists(expand(self.out)):
             raise GpuzooError(f"--out {self.out!r} exists; name another file")
+        if self.out and not expand(self.out).parent.is_dir():
+            raise GpuzooError(f"--out {self.out!r}: there is no such folder")
         found = compile_for(
             self.recipe, names, self.precision, self.level, self.output.note
         )
         lines = failures(found)
         if not self.output.quiet:
             _print(found, [*lines, *remarks(found)])
+        found["failures"] = lines
         if self.out:
             text = json.dumps(found, indent=1) + "\n"
             write_atomically(expand(self.out), text.encode(), replace=False)
-        self.output.last_line({**found, "failures": lines})
+        self.output.last_line(found)
         return int(bool(lines))
 
 
 def _print(found: dict, lines: list[str]) -> None:
+    """Print the rows as a table, a column for what differs between them; then what is
+    wrong, and what was assumed."""
+    rows = found["rows"]
+    varied = [
+        name
+        for name in ("card", "precision", "level")
+        if name == "card" or len({row[name] for row in rows}) > 1
+    ]
     heads = ("memory", "kernels", "library\ncalls", "GFLOP", "MB", "least\ntime")
-    columns = ("card", "precision", "level", "step", *heads, "bound by")
-    made = table(*columns, "may not\nrepeat", right=heads)
-    for row in found["rows"]:
-        first = (row["card"], row["precision"].removeprefix("mixed_"), row["level"])
+    made = table(*varied, "step", *heads, "bound by", "may not\nrepeat", right=heads)
+    for row in rows:
+        first = [row[name].removeprefix("mixed_") for name in varied]
         if row["error"]:
             add_row(made, *first, "does not compile")
             continue
-        used, whole = row["memory_bytes"] / 1e9, row["card_memory_bytes"] / 1e9
-        memory = f"{used:.2f} of {whole:.0f} GB"
+        memory = f"{_size(row['memory_bytes'])} of {_size(row['usable_bytes'])}"
         for step, one in row["programs"].items():
             kinds = one["kernels_by_kind"]
             add_row(
                 made, *first, step, memory, one["kernels"],
                 sum(n for kind, n in kinds.items() if kind.startswith("__")),
-                f"{one['flops'] / 1e9:.2f}", f"{one['bytes'] / 1e6:.0f}",
-                f"{1e6 * one['least_seconds']:.0f} us", one["bound_by"],
+                f"{one['flops'] / 1e9:,.2f}", f"{one['bytes'] / 1e6:,.0f}",
+                _time(one["least_seconds"]), one["bound_by"],
                 sum(each["count"] for each in one["may_not_repeat"]) or "-",
             )  # fmt: skip
-    show("PREDICTED by JAX's compiler, without a GPU; nothing here was measured.", made)
-    show(*(f"Assumed: {line}." for line in found["assumptions"]))
-    if any(row["emulated"] for row in found["rows"]):
+            first, memory = [""] * len(first), ""
+    show("PREDICTED by JAX's compiler for trainings with --backend jax, without a GPU;",
+         "nothing here was measured.", made)  # fmt: skip
+    if any(row["emulated"] for row in rows):
         show("A precision that the card lacks is computed in float32 (T4: bfloat16).")
     show(*lines)
+    wrong = {line.partition(",")[0] for line in lines}
+    good = [
+        name for name in dict.fromkeys(r["card"] for r in rows) if name not in wrong
+    ]
+    if good:
+        show(f"Compiles, fits, nothing found that may not repeat: {', '.join(good)}")
+    if not all(row["error"] for row in rows):
+        show(*(f"Assumed: {line}." for line in found["assumptions"]))
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _time(seconds: float) -> str:
+    return f"{1e6 * seconds:.0f} us" if seconds < 0.01 else f"{1e3 * seconds:,.0f} ms"

@@ -72,7 +72,8 @@ class Doctor:
         row = table("", "", "", show_header=False)
         for column, size in zip(row.columns, (2, 25), strict=False):
             column.width = size
-        add_row(row, "ok" if finding.ok else "NO", finding.name, finding.what)
+        mark = "ok" if finding.ok else "NO"
+        add_row(row, mark if finding.checked else "--", finding.name, finding.what)
         if finding.remedy:
             add_row(row, "", "", f"-> {finding.remedy}")
         show(row)

@@ -5,10 +5,11 @@ import json
 import math
 import pathlib
 
-from gpuzoo.errors import GpuzooError, nearest
+from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
 _FOLDER = pathlib.Path(__file__).parent / "cards"
+_EXAMPLE = _FOLDER / "h200.json"
 _FORMATS = ("float32", "tf32", "float16", "bfloat16")
 # What JAX takes of a card's memory by default (XLA_PYTHON_CLIENT_MEM_FRACTION).
 MEMORY_FRACTION = 0.75
@@ -90,8 +91,8 @@ def load(name: str) -> Card:
     path = expand(name) if name.endswith(".json") else _FOLDER / f"{name}.json"
     if not name.endswith(".json") and name not in names():
         raise GpuzooError(
-            f"no card named {name!r}; {nearest(name, names())}; for another one give "
-            "the path of a .json file with the fields of gpuzoo/gpus/cards/h200.json"
+            f"no card named {name!r}; there are {', '.join(names())}; for another one "
+            f"give the path of a .json file with the fields of {_EXAMPLE}"
         )
     try:
         content = json.loads(path.read_bytes())
@@ -104,32 +105,47 @@ def load(name: str) -> Card:
 
 def _checked(name: str, content) -> Card:
     fields = {field.name: field.type for field in dataclasses.fields(Card)}
-    if not isinstance(content, dict) or set(content) != set(fields):
-        odd = sorted(set(fields) ^ set(content if isinstance(content, dict) else ()))
+    if not isinstance(content, dict):
         raise GpuzooError(
-            f"card {name}: fields missing or unknown: {', '.join(odd)}; expected those "
-            "of gpuzoo/gpus/cards/h200.json"
+            f"card {name} must be an object with the fields of {_EXAMPLE}"
         )
-    for field, kind in fields.items():
-        value = content[field]
-        if kind is str:
-            right = isinstance(value, str) and value.strip()
-        elif field == "flops":
-            right = isinstance(value, dict) and set(value) == set(_FORMATS)
-            right = right and all(
-                _positive(v) or v is None and k != "float32" for k, v in value.items()
-            )
-        else:
-            right = _positive(value) and (kind is float or type(value) is int)
-        if field == "compute_capability" and right:
-            parts = value.split(".")
-            right = len(parts) == 2 and all(part.isdecimal() for part in parts)
-        if not right:
+    for what, odd in (("lacks", fields.keys() - content.keys()),
+                      ("has unknown", content.keys() - fields.keys())):  # fmt: skip
+        if odd:
             raise GpuzooError(
-                f"card {name}: {field} must be like that of "
-                f"gpuzoo/gpus/cards/h200.json: {value!r}"
+                f"card {name} {what} {', '.join(sorted(odd))}; expected the fields of "
+                f"{_EXAMPLE}"
+            )
+    for field, kind in fields.items():
+        if fault := _fault(field, kind, content[field]):
+            raise GpuzooError(
+                f"card {name}: {field} must be {fault}: {content[field]!r:.60}"
             )
     return Card(**content)
+
+
+def _fault(field: str, kind, value) -> str:
+    """Return what the value of a field must be, "" if it is."""
+    if field == "compute_capability":
+        parts = value.split(".") if isinstance(value, str) else []
+        right = len(parts) == 2 and all(part.isdecimal() for part in parts)
+        return "" if right else 'a text such as "9.0"'
+    if kind is str:
+        return "" if isinstance(value, str) and value.strip() else "a text"
+    if field == "flops":
+        right = isinstance(value, dict) and set(value) == set(_FORMATS)
+        right = right and all(
+            _positive(v) or v is None and k != "float32" for k, v in value.items()
+        )
+        return "" if right else (
+            f"an object with {', '.join(_FORMATS)}: operations per second, null for a "
+            "format that the card lacks (not float32)"
+        )  # fmt: skip
+    if field == "memory_bytes" and type(value) is int and 0 < value < 1e6:
+        return "in bytes"
+    if kind is float:
+        return "" if _positive(value) else "a number above 0"
+    return "" if _positive(value) and type(value) is int else "a whole number above 0"
 
 
 def _positive(value) -> bool:

@@ -7,6 +7,7 @@ this is the card's error, and another process goes on with the next card.
 
 import dataclasses
 import importlib.util
+import math
 import os
 import pathlib
 import time
@@ -59,11 +60,12 @@ def compile_for(
                 rows[row["card"], level, row["precision"]] = row
                 data = data or found
                 seconds = time.perf_counter() - begun
-                state = row["error"] or f"compiled in {seconds:.0f} s"
+                state = "does not compile" if row["error"] else "compiled"
+                state += f", {seconds:.0f} s"
                 note(f"{row['card']}, {row['precision']}, {level}: {state}")
                 begun = time.perf_counter()
     return {
-        "what": f"recipe {recipe.name}, compiled for cards without a card",
+        "what": f"recipe {recipe.name}, compiled for GPUs that are not here",
         "kind": "predicted, not measured",
         "date": time.strftime("%Y-%m-%d"),
         "recipe": recipe.as_record(),
@@ -184,9 +186,11 @@ def _faults(row: dict) -> list[str]:
     lines = [] if row["level"] == "fast" else _may_not_repeat(row)
     if not row["fits"]:
         used, usable = row["memory_bytes"] / 1e9, row["usable_bytes"] / 1e9
+        share = math.ceil(100 * row["memory_bytes"] / row["card_memory_bytes"] + 1)
+        more = f", or set XLA_PYTHON_CLIENT_MEM_FRACTION={share / 100:.2f}"
         lines.append(
-            f"{where}: does not fit: {used:.2f} GB of the {usable:.2f} GB that JAX "
-            "uses by default; use a smaller --batch-size"
+            f"{where}: does not fit: {used:.3f} GB of the {usable:.3f} GB that JAX "
+            f"uses by default; use a smaller --batch-size{more * (share <= 95)}"
         )
     return lines
 
@@ -195,7 +199,11 @@ def _may_not_repeat(row: dict) -> list[str]:
     where = f"{row['card']}, {row['precision']}, {row['level']}"
     return [
         f"{where}, {step}: {one['operation']} of {one['layer']} may not "
-        f"repeat ({one['count']} times): {one['why']}; {one['remedy']}"
+        f"repeat{_times(one['count'])}: {one['why']}; {one['remedy']}"
         for step, program in row["programs"].items()
         for one in program["may_not_repeat"]
     ]
+
+
+def _times(count: int) -> str:
+    return f" ({count} times)" if count > 1 else ""

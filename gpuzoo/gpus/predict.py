@@ -14,6 +14,7 @@ ASSUMPTIONS = (
     "card's published bandwidth",
     f"launches: {LAUNCH_SECONDS * 1e6:.0f} microsecond per kernel; waits between steps "
     "and transfers from the host are not counted",
+    "memory of the card: temporary memory of cuDNN's algorithms is not counted",
     "a loop without a known number of rounds is counted once",
     "the kernels are those that XLA chooses without timing them",
 )

@@ -59,8 +59,7 @@ def _fault(module: Module, one: Instruction, deterministic: bool):
     if one.opcode == "scatter" and not _in_any_order(module, one):
         return (
             "several threads add to one place in an order that varies",
-            "use keras.ops.take of unique indices or a product with one_hot, or "
-            f"{_LEVEL}",
+            f"{_LEVEL}, or a product with one_hot in place of adding at indices",
         )
     if one.opcode == "select-and-scatter":
         return "threads add to one place in an order that varies", (

@@ -110,7 +110,7 @@ def in_model(error: BaseException, name: str, file: pathlib.Path | None) -> str 
     elif _TRACED.search(reason):
         hint = "; its value is needed while the step is compiled: "
         if runtime and runtime.backend == "jax":
-            hint += "try --backend tensorflow, or "
+            hint += "train with --backend tensorflow, or "
         hint += "apply it to the data beforehand, or write it with keras.ops"
     return f"model {name!r} fails{where}: {reason}{hint} (--debug shows the traceback)"
 
