@@ -3,6 +3,8 @@ with JAX's compiler for CUDA, real steps are compiled."""
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT, needs_jax, needs_tensorflow
@@ -417,6 +419,33 @@ def test_doctor_compiles_for_a_card(cli, tmp_path):
             one["name"]: one for one in cli("doctor", "--for", card).json["findings"]
         }
         assert says in found["jax"]["what"] and found["jax"]["ok"] == (card == "h200")
+
+
+def test_the_table_of_the_matrix(tmp_path):
+    """Of rows that compile, fit and repeat, and of others."""
+    step = {"kernels": {"fusion (loop)": 3, "__cudnn$convForward": 1}, "bytes": 2e6,
+            "flops": 1e9, "least_us": 4.0, "bound_by": "launches", "sha256": "0"}  # fmt: skip
+    odd = {"operation": "scatter", "layer": "net/embedding", "count": 1}
+    row = {"precision": "mixed_bfloat16", "error": None, "memory_bytes": 1}
+    rows = [
+        {**row, "model": "net", "card": "h200", "level": level, "fits": level == "fast",
+         "programs": {"train": {**step, "may_not_repeat": [odd]}}}
+        for level in ("repeatable", "fast")
+    ]  # fmt: skip
+    rows.append({**row, "model": "net", "card": "a100", "level": "repeatable",
+                 "error": "unknown"})  # fmt: skip
+    record = tmp_path / "matrix.json"
+    record.write_text(json.dumps({"rows": rows}))
+    script = ROOT / "benchmarks" / "repeatability" / "gpu_matrix.py"
+    words = [sys.executable, str(script), "--table", "--out", str(record)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    head, cards, flags = done.stdout.split("\n\n")
+    assert (
+        head.startswith("3 programs") and "1 of them do not compile, 1 do not" in head
+    )
+    assert "1 operations may" in head
+    assert "| net | 4, 4 us (launches) | does not compile |" in cards
+    assert "| net | 4 | 4 |  | 2 | 2 |  | `scatter` |" in flags
 
 
 def test_a_file_of_the_users_is_not_overwritten(cli, tmp_path):
