@@ -38,6 +38,15 @@ def remedy_of(error: OSError) -> str:
     return "check the path"
 
 
+class CheckFailed(GpuzooError):
+    """A check found a fault: a signature, a digest or an encrypted chunk is not right.
+
+    Commands exit with 1.
+    """
+
+    exit_code = ExitCode.FAILED
+
+
 class Diverged(GpuzooError):
     """The training itself failed: the loss or a weight is no longer finite.
 

@@ -262,6 +262,37 @@ class Folder:
             os.rename(where, goal, src_dir_fd=top, dst_dir_fd=top)
         return new
 
+    @contextlib.contextmanager
+    def new_file(self, name: str, mode: int = 0o666):
+        """Open a binary file to write, which appears under its name when it is complete
+        and never replaces another.
+
+        Raises:
+            FileExistsError: there is one by now.
+        """
+        temporary = temporary_name()
+        (where, at), (goal, _) = self._at(temporary), self._at(name)
+        top = at.get("dir_fd")
+        with self._errors(name):
+            descriptor = os.open(where, _NEW, mode, **at)
+            try:
+                with open(descriptor, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(descriptor)
+                try:
+                    os.link(where, goal, src_dir_fd=top, dst_dir_fd=top)
+                except FileExistsError:
+                    raise
+                except OSError:  # a file system without hard links
+                    if self.find(name):
+                        raise FileExistsError(errno.EEXIST, "it exists") from None
+                    os.rename(where, goal, src_dir_fd=top, dst_dir_fd=top)
+            finally:
+                self.remove_file(temporary)
+            if self.descriptor is not None:
+                os.fsync(self.descriptor)
+
     def remove_temporary(self, older: float = 0) -> None:
         """Remove partial files of killed processes that are at least `older` seconds
         old."""
@@ -396,6 +427,17 @@ def write_atomically(path: pathlib.Path, content: bytes, *, replace=True) -> Non
         if not replace and os.path.lexists(path):
             return
         folder.write_file(path.name, content)
+    finally:
+        folder.close()
+
+
+@contextlib.contextmanager
+def new_file(path: pathlib.Path, mode: int = 0o666):
+    """Open a file as `Folder.new_file` does."""
+    folder = Folder(path.parent)
+    try:
+        with folder.new_file(path.name, mode) as file:
+            yield file
     finally:
         folder.close()
 

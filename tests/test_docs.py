@@ -1,6 +1,9 @@
 """The site: it builds without a warning, its links lead somewhere, its code runs."""
 
+import os
+import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -42,6 +45,26 @@ def test_python_of_the_tutorial(cli, tmp_path):
 
 def test_python_of_a_models_page(tmp_path):
     run_python(python_blocks("howto/own-model.md"), tmp_path)
+
+
+def test_commands_of_the_page_on_protection(cli, tmp_path):
+    done = cli("train", "mnist", "--data", "digits", "--model", "mlp", "--epochs", "1",
+               "--out", "runs/mnist-001")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs" / "howto" / "protect.md").read_text()
+    blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert [name for name, _ in blocks] == ["sign", "openssl", "encrypt"]
+    place = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for name, commands in blocks:
+        if name == "openssl" and not shutil.which("openssl"):
+            continue
+        done = subprocess.run(
+            ["bash", "-euc", commands], cwd=tmp_path, capture_output=True, text=True,
+            env={**environment(tmp_path), "PATH": place}, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for file in (tmp_path / "runs" / "mnist-001").iterdir():
+        assert (tmp_path / "restored" / file.name).read_bytes() == file.read_bytes()
 
 
 def run_python(blocks: list[str], tmp_path) -> None:

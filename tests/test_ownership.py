@@ -630,7 +630,7 @@ def test_a_checkpoint_is_written_beside_a_strangers(tmp_path):
 CHANGES = {
     "NamedTemporaryFile", "TemporaryDirectory", "copy2", "copyfile", "copytree",
     "hardlink_to", "link", "make_temporary_folder", "makedirs", "mkdir", "mkdtemp",
-    "mkstemp", "remove_abandoned", "remove_file", "remove_if_empty",
+    "mkstemp", "new_file", "remove_abandoned", "remove_file", "remove_if_empty",
     "remove_own_folder", "remove_temporary", "removedirs", "rename", "renames", "rmdir",
     "rmtree", "save_file", "savefig", "savez", "symlink", "symlink_to", "touch",
     "truncate", "unlink", "write_atomically", "write_bytes", "write_file", "write_text",

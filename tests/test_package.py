@@ -24,6 +24,7 @@ SOURCES = [
 ORDER = [
     ["__init__", "__main__", "recipes"],
     ["cli"],
+    ["deploy"],
     ["repro", "bench", "gpus"],
     ["doctor"],
     ["training"],
@@ -122,6 +123,7 @@ LEFT_OF_THE_SEAM = (
     "gpuzoo.training.train", "gpuzoo.repro.verify",
     "gpuzoo.repro.diff", "gpuzoo.bench.bench", "gpuzoo.bench.worker", "gpuzoo.doctor",
     "gpuzoo.cli.compiling", "gpuzoo.gpus.compile", "gpuzoo.gpus.worker",
+    "gpuzoo.cli.protect", "gpuzoo.deploy.signing", "gpuzoo.deploy.encryption",
     "gpuzoo.runs.folder", "gpuzoo.data.sources", "gpuzoo.catalogue.registry",
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ from gpuzoo.runtime import bootstrap
 if TYPE_CHECKING:
     from gpuzoo.catalogue.recipe import Recipe
 
-# Verb -> the module of its class (list: List) in this folder, its line in `--help`.
+# Verb -> the module of its class (new-key: NewKey) in this folder, its `--help` line.
 # Modules are imported when their verb is used: `gpuzoo --help` needs none of them.
 _VERBS = {
     "list": ("listing", "List models and recipes with their test results."),
@@ -32,6 +32,11 @@ _VERBS = {
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
     "compile": ("compiling", "Compile a recipe for GPUs that this machine lacks."),
     "doctor": ("machine", "Check the installation and this machine."),
+    "new-key": ("protect", "Create a key to sign or to encrypt with."),
+    "sign": ("protect", "Sign a finished run."),
+    "check-signature": ("protect", "Check who signed a run, and that it is unchanged."),
+    "encrypt": ("protect", "Encrypt a file or a folder."),
+    "decrypt": ("protect", "Decrypt a file of gpuzoo encrypt."),
 }  # fmt: skip
 _HELP = ("-h", "--help")
 _WITH_RECIPE = ("train", "bench", "compile")  # followed by the name of a recipe
@@ -41,6 +46,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Repeatability: verify, diff
 - This machine: bench, doctor
 - Other machines: compile
+- Protection: new-key, sign, check-signature, encrypt, decrypt
 `gpuzoo train mnist` is a first training, `gpuzoo VERB --help` shows all options.
 (Exit codes: 0 done, 1 a check failed, 2 wrong use or environment, 130 interrupted.)"""
 
@@ -80,10 +86,22 @@ def _run(words: list[str]) -> int:
         with contextlib.suppress(SystemExit):
             _parse([*words, "--help"])
         return ExitCode.MISUSE
+    _check_no_passphrase(words)
     command, recipe = _parse(words)
     if recipe:
         command = _overridden(command, recipe, words)
     return command()
+
+
+def _check_no_passphrase(words: list[str]) -> None:
+    """Refuse a passphrase on the command line, without printing it."""
+    for word in words:
+        name = word.partition("=")[0]
+        if name in ("--passphrase", "--password", "--passwd", "--pass"):
+            raise GpuzooError(
+                f"unknown option {name}: other users can read a command line; use "
+                "--passphrase-file FILE (mode 0600), or neither and type it when asked"
+            )
 
 
 def _run_script(recipe: "Recipe", words: list[str], about: str) -> int:
@@ -131,7 +149,7 @@ def _type_of(verb: str, recipe: "Recipe | None"):
     """Return the dataclass of a verb; for verbs that take a recipe a union with one
     sub-command per recipe, whose values are the defaults of the options."""
     module = importlib.import_module(f"gpuzoo.cli.{_VERBS[verb][0]}")
-    command = getattr(module, verb.capitalize())
+    command = getattr(module, verb.title().replace("-", ""))
     if verb not in _WITH_RECIPE:
         return command
     from gpuzoo.catalogue import recipes

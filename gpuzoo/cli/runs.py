@@ -85,11 +85,14 @@ class Resume:
 class Verify:
     """Re-run a training from its record and compare the weights bit for bit.
 
-    Exit codes: 0 identical, 1 differs, 2 cannot compare.
+    Exit codes: 0 identical, 1 differs or is not signed, 2 cannot compare.
     """
 
     run: Word
     """The run folder."""
+    signed_by: str | None = None
+    """Check first, as gpuzoo check-signature does, that the owner of this public key
+    has signed the run."""
     quick: Flag = False
     """Compare only the steps up to the first digest of the weights."""
     steps: int = 0
@@ -100,8 +103,16 @@ class Verify:
     """Execute the run's own code, if its model is defined in a user's file."""
     output: Common = Output()
 
-    @_without_1
     def __call__(self) -> int:
+        if self.signed_by is not None:
+            from gpuzoo.deploy.signing import check_signature
+
+            check_signature(self.run, self.signed_by)
+            self.output.note(f"{self.run}: signed by the owner of {self.signed_by}")
+        return self._verify()
+
+    @_without_1
+    def _verify(self) -> int:
         from gpuzoo.repro.verify import verify
         from gpuzoo.runs.record import read_run, recipe_of
 

@@ -1,0 +1,640 @@
+"""What was encrypted comes back to the byte, or nothing does."""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import pty
+import shutil
+import stat
+import struct
+import subprocess
+import sys
+
+import pytest
+from conftest import environment
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_signing import one_line
+
+from gpuzoo.deploy import contents, encryption, keys
+from gpuzoo.deploy.encryption import HEADER, TAG, decrypt, encrypt
+from gpuzoo.deploy.keys import Secret
+from gpuzoo.errors import CheckFailed, GpuzooError
+
+KEY = Secret(bytes(range(32)), False)
+WORD = Secret(b"correct horse", True)
+FUZZ = settings(
+    max_examples=300, deadline=None, derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Chunks of 64 bytes, so that a small file has many."""
+    monkeypatch.setattr(encryption, "CHUNK", 64)
+    monkeypatch.setattr(os, "sync", lambda: None)  # slow on a busy disk
+
+
+@pytest.fixture
+def folder(tmp_path):
+    top = tmp_path / "folder"
+    (top / "a" / "b").mkdir(parents=True)
+    (top / "empty").mkdir()
+    (top / "a" / "b" / "ä ö.txt").write_text("deep")
+    (top / "a" / "nothing").write_text("")
+    (top / ".hidden").write_bytes(bytes(range(256)))
+    (top / "x").write_text("secret " * 20)
+    return top
+
+
+def tree(top) -> dict:
+    """Everything below a folder: name -> content, None for a folder."""
+    return {
+        path.relative_to(top).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in top.rglob("*")
+    }
+
+
+def opens(content: bytes, tmp_path, secret=KEY):
+    """Decrypt bytes; return the error, or what was written. An error leaves nothing."""
+    place = tmp_path / "place"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    (place / "enc").write_bytes(content)
+    before = tree(tmp_path)
+    try:
+        decrypt(place / "enc", place / "out", secret)
+    except GpuzooError as error:
+        assert tree(tmp_path) == before
+        assert "\n" not in str(error)
+        return error
+    out = place / "out"
+    assert {path.name for path in place.iterdir()} == {"enc", "out"}
+    return tree(out) if out.is_dir() else out.read_bytes()
+
+
+def seal(plain: bytes, tmp_path, secret=KEY, *, end=None) -> bytes:
+    """Encrypt any plaintext, as somebody would who has the key."""
+    header = encryption.Header(secret.is_passphrase, 0, b"s" * 32, b"p" * 7)
+    cipher, commitment = encryption._derive(secret, header)
+    header = encryption.Header(False, 0, b"s" * 32, b"p" * 7, commitment)
+    whole = header.whole()
+    for number, chunk, last in encryption._numbered([plain]):
+        last = last and end is None
+        whole += cipher.encrypt(
+            encryption._nonce(header, number, last), chunk, header.whole()
+        )
+    if end is not None:
+        nonce = encryption._nonce(header, number + 1, True)
+        whole += cipher.encrypt(nonce, end, header.whole())
+    return whole
+
+
+def packed(manifest, rest=b"") -> bytes:
+    text = manifest if isinstance(manifest, bytes) else json.dumps(manifest).encode()
+    return len(text).to_bytes(8) + text + rest
+
+
+# --- round trips --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", [KEY, WORD], ids=["key", "passphrase"])
+def test_a_folder_comes_back(secret, folder, tmp_path):
+    made = encrypt(folder, tmp_path / "enc", secret)
+    assert made["files"] == 4 and made["encrypted_bytes"] > made["bytes"] == 400
+    assert (tmp_path / "enc").stat().st_size == made["encrypted_bytes"]
+    assert decrypt(tmp_path / "enc", tmp_path / "out", secret)["files"] == 4
+    assert tree(tmp_path / "out") == tree(folder)
+    for path in [tmp_path / "out", *(tmp_path / "out").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+    whole = (tmp_path / "enc").read_bytes()
+    assert b"secret" not in whole and b"hidden" not in whole
+    encrypt(folder, tmp_path / "enc2", secret)  # never the same bytes again
+    assert (tmp_path / "enc2").read_bytes()[HEADER:] != whole[HEADER:]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"folder", "enc", "enc2", "out"}
+
+
+@pytest.mark.parametrize("extra", range(-3, 70))
+def test_a_file_of_every_length_comes_back(extra, small, tmp_path):
+    """Around the chunks' borders, where the last one is full or has one byte."""
+    size = 64 + extra if extra < 0 else extra
+    content = os.urandom(size)
+    (tmp_path / "file").write_bytes(content)
+    encrypt(tmp_path / "file", tmp_path / "enc", KEY)
+    assert opens((tmp_path / "enc").read_bytes(), tmp_path) == content
+
+
+def test_a_large_file_comes_back(tmp_path):
+    content = os.urandom(3 * encryption.CHUNK + 5)
+    (tmp_path / "file").write_bytes(content)
+    made = encrypt(tmp_path / "file", tmp_path / "enc", KEY)
+    assert made["encrypted_bytes"] < len(content) + HEADER + 4 * TAG + 50
+    assert opens((tmp_path / "enc").read_bytes(), tmp_path) == content
+    assert stat.S_IMODE((tmp_path / "place" / "out").stat().st_mode) == 0o600
+
+
+NAMES = st.text(
+    st.characters(exclude_characters="/\0", exclude_categories=["Cs"]),
+    min_size=1, max_size=30,
+).filter(lambda name: name not in (".", "..") and len(name.encode()) < 200)  # fmt: skip
+
+
+@FUZZ
+@given(
+    files=st.dictionaries(
+        st.lists(NAMES, min_size=1, max_size=3).map(tuple),
+        st.binary(max_size=200),
+        max_size=5,
+    )
+)
+def test_any_folder_comes_back(files, small, tmp_path):
+    for name in ("folder", "enc"):
+        shutil.rmtree(tmp_path / name, ignore_errors=True)
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "folder").mkdir()
+    for parts, content in files.items():
+        path = tmp_path.joinpath("folder", *parts)
+        with contextlib.suppress(
+            FileExistsError, NotADirectoryError, IsADirectoryError
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    encrypt(tmp_path / "folder", tmp_path / "enc", KEY)
+    found = opens((tmp_path / "enc").read_bytes(), tmp_path)
+    assert found == tree(tmp_path / "folder")
+
+
+# --- damage -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encrypted(small, folder, tmp_path) -> bytes:
+    """A file of about ten chunks of 64 bytes."""
+    encrypt(folder, tmp_path / "enc", KEY)
+    return (tmp_path / "enc").read_bytes()
+
+
+def cut(content: bytes) -> list[bytes]:
+    size = encryption.CHUNK + TAG
+    body = content[HEADER:]
+    return [content[:HEADER], *(body[i : i + size] for i in range(0, len(body), size))]
+
+
+def test_every_flipped_bit_and_every_cut_is_refused(small, tmp_path):
+    (tmp_path / "file").write_text("attack at dawn" * 9)
+    encrypt(tmp_path / "file", tmp_path / "enc", KEY)
+    content = (tmp_path / "enc").read_bytes()
+    for at, bit in itertools.product(range(len(content)), range(8)):
+        changed = bytearray(content)
+        changed[at] ^= 1 << bit
+        error = opens(bytes(changed), tmp_path)
+        assert isinstance(error, GpuzooError), (at, bit)
+        assert isinstance(error, CheckFailed) or at < 19, (at, bit, error)
+    for size in range(len(content)):
+        assert isinstance(opens(content[:size], tmp_path), GpuzooError), size
+    for more in (b"\0", b"\0" * TAG, b"\0" * 40, content, content[HEADER:]):
+        assert isinstance(opens(content + more, tmp_path), CheckFailed)
+
+
+def test_chunks_swapped_dropped_doubled_or_of_another_file(encrypted, folder, tmp_path):
+    head, *chunks = cut(encrypted)
+    encrypt(folder, tmp_path / "other", KEY)
+    other = cut((tmp_path / "other").read_bytes())
+    assert len(chunks) > 8 and b"".join([head, *chunks]) == encrypted
+    for i, j in itertools.combinations(range(len(chunks)), 2):
+        swapped = list(chunks)
+        swapped[i], swapped[j] = swapped[j], swapped[i]
+        assert isinstance(opens(b"".join([head, *swapped]), tmp_path), CheckFailed)
+    for i in range(len(chunks)):
+        for changed in (
+            [*chunks[:i], *chunks[i + 1 :]],
+            [*chunks[:i], chunks[i], *chunks[i:]],
+            [*chunks[:i], other[i + 1], *chunks[i + 1 :]],
+            chunks[:i],
+            [*chunks[: i + 1], chunks[-1]][: i + 2] if i < len(chunks) - 2 else [],
+        ):
+            error = opens(b"".join([head, *changed]), tmp_path)
+            assert isinstance(error, CheckFailed), (i, len(changed))
+    assert isinstance(opens(b"".join([*other[:1], *chunks]), tmp_path), CheckFailed)
+
+
+@FUZZ
+@given(data=st.data())
+def test_no_damage_is_accepted(data, encrypted, folder, tmp_path):
+    start, stop = sorted(data.draw(st.integers(0, len(encrypted))) for _ in range(2))
+    kind = data.draw(st.sampled_from(["cut", "double", "insert", "replace", "random"]))
+    changed = {
+        "cut": lambda: encrypted[:start] + encrypted[stop:],
+        "double": lambda: encrypted[:stop] + encrypted[start:],
+        "insert": lambda: (
+            encrypted[:start] + data.draw(st.binary()) + encrypted[start:]
+        ),
+        "replace": lambda: (
+            encrypted[:start] + data.draw(st.binary(max_size=300)) + encrypted[stop:]
+        ),
+        "random": lambda: encrypted[:16] + data.draw(st.binary(max_size=300)),
+    }[kind]()
+    found = opens(changed, tmp_path)
+    if changed == encrypted:
+        assert found == tree(folder)
+    else:
+        assert isinstance(found, GpuzooError)
+
+
+@pytest.mark.parametrize("secret", [KEY, WORD], ids=["key", "passphrase"])
+def test_another_secret_is_refused(secret, folder, tmp_path):
+    encrypt(folder, tmp_path / "enc", secret)
+    content = (tmp_path / "enc").read_bytes()
+    wrong = Secret(b"Correct horse" if secret is WORD else b"\0" * 32, secret is WORD)
+    error = opens(content, tmp_path, wrong)
+    assert isinstance(error, CheckFailed) and "wrong" in str(error)
+    other = WORD if secret is KEY else KEY
+    error = opens(content, tmp_path, other)
+    assert not isinstance(error, CheckFailed) and "was encrypted with a" in str(error)
+
+
+def test_the_cost_in_the_header_is_limited_before_it_is_paid(
+    folder, tmp_path, monkeypatch
+):
+    from cryptography.hazmat.primitives.kdf import scrypt
+
+    encrypt(folder, tmp_path / "enc", WORD)
+    content = bytearray((tmp_path / "enc").read_bytes())
+    assert content[18] == 17
+
+    def never(*_, **__):
+        raise AssertionError("derived")
+
+    monkeypatch.setattr(scrypt, "Scrypt", never)
+    for log_n in (0, 19, 20, 30, 63, 64, 255):
+        content[18] = log_n
+        error = opens(bytes(content), tmp_path, WORD)
+        assert f"n = 2^{log_n}" in str(error) and "at most 2^18" in str(error)
+
+
+# --- what somebody with the key may send ---------------------------------------------
+
+FILE = {"kind": "file", "size": 1}
+BAD_NAMES = [
+    "", ".", "..", "../x", "/etc/x", "a/../x", "a//x", "./x", "a/", "x\0", "a/./x",
+    "../" * 20 + "tmp/x", "\ud800", "x" * 300, 7, None, ["x"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+def test_a_name_that_leads_out_is_refused(name, tmp_path):
+    for folders, files in (
+        (["a"], [[name, 1]]),
+        (["a", name], []),
+        ([name], [["y", 1]]),
+    ):
+        manifest = {"kind": "folder", "folders": folders, "files": files}
+        rest = b"x" * len(files)
+        error = opens(seal(packed(manifest, rest), tmp_path), tmp_path)
+        assert isinstance(error, GpuzooError), error
+
+
+def folder_of(*files, folders=(), **more) -> dict:
+    return {"kind": "folder", "folders": list(folders), "files": list(files), **more}
+
+
+@pytest.mark.parametrize(
+    ("plain", "message"),
+    [
+        (b"\0" * 7, "fewer bytes"),
+        (packed(b""), "not valid"),
+        (packed(b"{"), "not valid"),
+        (packed(b"\xff"), "not valid"),
+        (packed(b"[" * 100_000), "not valid"),
+        (packed(b'{"kind":"file","kind":"file","size":0}'), "twice"),
+        (packed(b'{"kind":"file","size":' + b"9" * 5000 + b"}"), "not valid"),
+        (packed([]), "not an object"),
+        (packed({"kind": "file"}), "neither"),
+        (packed({"kind": "link", "size": 0}), "neither"),
+        (packed({**FILE, "mode": 0o4777}, b"x"), "neither"),
+        (packed(FILE), "another size"),
+        (packed(FILE, b"xx"), "another size"),
+        (packed({"kind": "file", "size": -1}), "not a number of bytes"),
+        (packed({"kind": "file", "size": True}, b"x"), "not a number of bytes"),
+        (packed({"kind": "file", "size": 1.0}, b"x"), "not a number of bytes"),
+        ((1 << 40).to_bytes(8) + b"{}", "too long"),
+        ((50).to_bytes(8) + b"{}", "too long"),
+        (packed(folder_of(["a", 0], ["a", 0])), "twice"),
+        (packed(folder_of(["a", 0], folders=["a"])), "twice"),
+        (packed(folder_of(folders=["a", "a"])), "twice"),
+        (packed(folder_of(["a", 0], ["a/b", 0])), "is missing"),
+        (packed(folder_of(folders=["a/b", "a"])), "is missing"),
+        (packed(folder_of(["a", 5], ["b", -4]), b"x"), "not a number of bytes"),
+        (packed(folder_of(["a", 1 << 60])), "another size"),
+        (packed(folder_of(["a"])), "not a pair"),
+        (packed(folder_of("ab")), "not a pair"),
+        (packed(folder_of(links=[])), "neither"),
+        (packed({"kind": "folder", "folders": "a", "files": []}), "no lists"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_not_valid_is_refused(plain, message, tmp_path):
+    error = opens(seal(plain, tmp_path), tmp_path)
+    assert isinstance(error, CheckFailed) and message in str(error), error
+
+
+def test_bytes_after_the_last_chunk_of_a_valid_content(small, tmp_path):
+    """A last chunk that is empty, or of which the manifest knows nothing."""
+    size = next(
+        n for n in range(100, 164) if not len(packed(FILE | {"size": n})) + n & 63
+    )
+    plain = packed(FILE | {"size": size}, b"x" * size)
+    assert opens(seal(plain, tmp_path), tmp_path) == b"x" * size
+    for end in (b"", b"x"):
+        assert isinstance(opens(seal(plain, tmp_path, end=end), tmp_path), CheckFailed)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | NAMES
+    | st.sampled_from(["kind", "file", "folder", "..", "/x", "a", "a/b"]),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@FUZZ
+@given(
+    kind=st.sampled_from(["file", "folder"]),
+    folders=st.lists(
+        st.sampled_from(["a", "a/b", "..", "b", "", "/a"]) | JSON, max_size=3
+    ),
+    files=st.lists(
+        st.tuples(
+            st.sampled_from(["a", "a/b", "../a", "b/c", "a/b/c", "x"]) | JSON,
+            st.integers(0, 3) | JSON,
+        ),
+        max_size=3,
+    ),
+    rest=st.binary(max_size=9),
+)
+def test_any_manifest_is_unpacked_inside_or_refused(
+    kind, folders, files, rest, tmp_path
+):
+    manifest = {"kind": kind, "folders": folders, "files": files}
+    if kind == "file":
+        manifest = {"kind": kind, "size": files[0][1] if files else len(rest)}
+    found = opens(seal(packed(manifest, rest), tmp_path), tmp_path)
+    if isinstance(found, dict):  # written: exactly what it says; `opens` saw no other
+        assert {name for name, _ in files} | set(folders) == set(found)
+        assert b"".join(found[name] for name, _ in files) == rest
+
+
+# --- files that are in the way, and those that cannot be encrypted -------------------
+
+
+def test_nothing_is_overwritten(folder, tmp_path):
+    encrypt(folder, tmp_path / "enc", KEY)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    before = tree(tmp_path)
+    for name in ("file", "none", "link", "folder", "enc", "no/such"):
+        for action in (encrypt, decrypt):
+            with pytest.raises(GpuzooError, match="exists|no such folder"):
+                action(tmp_path / "enc", tmp_path / name, KEY)
+    assert tree(tmp_path) == before and not (tmp_path / "nowhere").exists()
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(
+    folder, tmp_path, monkeypatch
+):
+    """Also where there are no hard links."""
+    encrypt(folder, tmp_path / "enc", KEY)
+    encrypt(folder / "x", tmp_path / "enc-file", KEY)
+    end = contents.Plaintext.end
+
+    def late(plain):
+        end(plain)
+        (tmp_path / "out").write_text("mine")
+
+    monkeypatch.setattr(contents.Plaintext, "end", late)
+
+    def no_links(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    for name in ("enc", "enc-file", "enc-file"):
+        with pytest.raises(GpuzooError, match="--out .* cannot be written"):
+            decrypt(tmp_path / name, tmp_path / "out", KEY)
+        assert (tmp_path / "out").read_text() == "mine"
+        (tmp_path / "out").unlink()
+        monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(contents.Plaintext, "end", end)
+    decrypt(tmp_path / "enc-file", tmp_path / "out", KEY)
+    assert (tmp_path / "out").read_bytes() == (folder / "x").read_bytes()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"folder", "enc", "enc-file", "out"}
+
+
+def test_what_cannot_be_encrypted_is_refused_by_name(folder, tmp_path):
+    for make, message in (
+        (lambda path: path.symlink_to(tmp_path), "is a link"),
+        (lambda path: path.symlink_to("x"), "is a link"),
+        (os.mkfifo, "is a link or a special file"),
+    ):
+        make(folder / "a" / "odd")
+        with pytest.raises(GpuzooError, match=f"a/odd {message}"):
+            encrypt(folder, tmp_path / "enc", KEY)
+        (folder / "a" / "odd").unlink()
+    odd = os.fsencode(folder) + b"/\xff"
+    with open(odd, "w"):
+        pass
+    with pytest.raises(GpuzooError, match="not UTF-8"):
+        encrypt(folder, tmp_path / "enc", KEY)
+    os.unlink(odd)
+    with pytest.raises(GpuzooError, match="inside of the folder"):
+        encrypt(folder, folder / "a" / "enc", KEY)
+    for path in (tmp_path / "none", "/dev/null", "a\0b"):
+        with pytest.raises(GpuzooError, match="cannot be read"):
+            encrypt(path, tmp_path / "enc", KEY)
+        with pytest.raises(GpuzooError, match="cannot be read"):
+            decrypt(path, tmp_path / "enc", KEY)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder"}
+
+
+def test_a_file_that_changes_while_it_is_read(folder, tmp_path, monkeypatch):
+    blocks = contents.Source.blocks
+    for change in (
+        lambda: (folder / "x").write_text("longer" * 100),
+        lambda: (folder / "x").write_text(""),
+        lambda: (
+            (folder / "x").unlink(),
+            (folder / "x").symlink_to(folder / ".hidden"),
+        ),
+    ):
+
+        def changing(source, change=change):
+            change()
+            return blocks(source)
+
+        (folder / "x").unlink()
+        (folder / "x").write_text("secret")
+        monkeypatch.setattr(contents.Source, "blocks", changing)
+        with pytest.raises(GpuzooError, match=r"folder/x .*(changed|cannot be read)"):
+            encrypt(folder, tmp_path / "enc", KEY)
+        assert {path.name for path in tmp_path.iterdir()} == {"folder"}
+
+
+def test_deep_folders(tmp_path, monkeypatch):
+    """Deeper than Python calls functions."""
+    monkeypatch.chdir(tmp_path)
+    depth = 1100
+    (tmp_path / "folder").mkdir()
+    deep = "folder" + "/d" * depth
+    for end in range(1, depth + 1):
+        os.mkdir("folder" + "/d" * end)
+    try:
+        encrypt(tmp_path / "folder", tmp_path / "enc", KEY)
+        decrypt(tmp_path / "enc", tmp_path / "out", KEY)
+        assert os.path.isdir(deep.replace("folder", "out"))
+    finally:  # pytest cannot remove them
+        for name in (deep, deep.replace("folder", "out")):
+            with contextlib.suppress(FileNotFoundError):
+                remove_upwards(name)
+
+
+def remove_upwards(path: str) -> None:
+    while path:
+        os.rmdir(path)
+        path = path.rpartition("/")[0]
+
+
+# --- the commands -------------------------------------------------------------------
+
+
+@pytest.fixture
+def word(tmp_path):
+    path = tmp_path / "word"
+    path.write_text("correct horse\n")
+    path.chmod(0o600)
+    return path
+
+
+def test_commands_and_exit_codes(folder, word, cli, tmp_path):
+    keys.new_key(tmp_path / "key", keys.ENCRYPTION)
+    for name, words in (
+        ("one", ("--passphrase-file", word)),
+        ("two", ("--key", "key")),
+    ):
+        done = cli("encrypt", "folder", "--out", f"{name}.enc", *words)
+        assert done.returncode == 0 and done.json["files"] == 4, done.stderr
+        done = cli("decrypt", f"{name}.enc", "--out", name, *words)
+        assert done.returncode == 0 and tree(tmp_path / name) == tree(folder)
+        for secret in ("correct horse", (tmp_path / "key").read_text()[30:]):
+            assert secret.strip() not in done.stdout + done.stderr
+    before = tree(tmp_path)
+    one = "decrypt", "one.enc", "--out", "new"
+    (tmp_path / "wrong").write_text("wrong horse")
+    (tmp_path / "wrong").chmod(0o600)
+    one_line(cli(*one, "--passphrase-file", "wrong"), 1, "wrong passphrase")
+    one_line(cli(*one, "--key", "key"), 2, "was encrypted with a passphrase")
+    one_line(cli("decrypt", "two.enc", "--out", "new"), 2, "use --key")
+    one_line(
+        cli(*one, "--key", "key", "--passphrase-file", word), 2, "give one of them"
+    )
+    one_line(cli(*one), 2, "no terminal to ask for the passphrase")
+    one_line(cli("decrypt", "folder/x", "--out", "new"), 2, "is not a file that gpuzoo")
+    one_line(cli("encrypt", "folder", "--out", "one", "--key", "key"), 2, "exists")
+    shutil.copy(tmp_path / "key", folder)
+    inside = cli("encrypt", "folder", "--out", "new", "--key", "folder/key")
+    one_line(inside, 2, "is part of what is encrypted")
+    (folder / "key").unlink()
+    (tmp_path / "wrong").chmod(0o644)
+    one_line(cli(*one, "--passphrase-file", "wrong"), 2, "expected 0600")
+    (tmp_path / "wrong").unlink()
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("verb", ["sign", "encrypt", "decrypt"])
+def test_a_passphrase_on_the_command_line_is_refused_and_not_printed(verb, cli):
+    for words in (("--passphrase", "hunter2"), ("--password=hunter2",)):
+        done = cli(verb, "x", "--out", "y", *words)
+        one_line(done, 2, "other users can read a command line")
+        assert "hunter2" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "empty"), (b"\n", "empty"), (b"short", "too short"), (b"a\nb" * 9, "lines"),
+     (b"\xff" * 9, "UTF-8"), (b"x" * 20_000, "larger")],
+)  # fmt: skip
+def test_passphrases_that_are_refused(content, message, word):
+    word.write_bytes(content)
+    with pytest.raises(GpuzooError, match=message):
+        keys.passphrase(str(word), new=True)
+
+
+def test_a_passphrase_is_the_same_however_it_is_stored(word):
+    for content in ("e\u0301 correct\n", "\u00e9 correct\r\n", "\u00e9 correct"):
+        word.write_bytes(content.encode())
+        assert keys.passphrase(str(word)) == "\u00e9 correct".encode()
+    assert "correct" not in repr(keys.secret(str(word), None))
+
+
+def typed(words, answers, tmp_path) -> tuple[int, str]:
+    """Run a command on a terminal; return its exit code and what is seen there."""
+    code = (
+        "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+        "from gpuzoo.cli.app import main; main()"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, 0x5414, struct.pack("4H", 40, 200, 0, 0))  # TIOCSWINSZ
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)], cwd=tmp_path,
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environment(tmp_path),
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    seen, answers = b"", list(answers)
+    with contextlib.suppress(OSError):  # the terminal is closed
+        while block := os.read(ours, 1000):
+            seen += block
+            if answers and seen.endswith((b"passphrase: ", b"again: ")):
+                os.write(ours, answers.pop(0).encode() + b"\n")
+    os.close(ours)
+    return process.wait(timeout=60), seen.decode()
+
+
+def test_a_passphrase_is_asked_for_twice_and_not_shown(folder, tmp_path):
+    words = "encrypt", "folder", "--out", "enc"
+    code, seen = typed(words, ["correct horse", "correct horsf"], tmp_path)
+    assert code == 2 and "the two passphrases differ" in seen
+    assert not (tmp_path / "enc").exists()
+    code, seen = typed(words, ["correct horse"] * 2, tmp_path)
+    assert code == 0 and "horse" not in seen, seen
+    code, seen = typed(("decrypt", "enc", "--out", "out"), ["correct horse"], tmp_path)
+    assert code == 0 and "horse" not in seen and "again" not in seen, seen
+    assert tree(tmp_path / "out") == tree(folder)
+    code, seen = typed(("decrypt", "enc", "--out", "out2"), ["correct hors"], tmp_path)
+    assert code == 1 and "wrong passphrase" in seen
+    decrypt(tmp_path / "enc", tmp_path / "out3", WORD)
+
+
+def test_a_full_disk_or_a_signal_leaves_nothing(folder, cli, tmp_path):
+    (folder / "large").write_bytes(os.urandom(1_000_000))
+    keys.new_key(tmp_path / "key", keys.ENCRYPTION)
+    words = "encrypt", "folder", "--out", "enc", "--key", "key"
+    one_line(cli(*words, file_bytes=900_000), 2, "cannot be written")
+    assert cli(*words).returncode == 0
+    words = "decrypt", "enc", "--out", "out", "--key", "key"
+    one_line(cli(*words, file_bytes=900_000), 2, "cannot be written")
+    kills = (
+        "import os, signal, sys\n"
+        "from gpuzoo.cli.app import main\n"
+        "from gpuzoo.deploy.contents import Plaintext\n"
+        "def end(plain): os.kill(os.getpid(), getattr(signal, os.environ['KILL']))\n"
+        "Plaintext.end = end\n"
+        "main()"
+    )
+    for name in ("SIGTERM", "SIGHUP", "SIGINT"):
+        done = cli(*words, program=("-c", kills), env={"KILL": name})
+        assert done.returncode == 130, done.stderr
+    names = {path.name for path in tmp_path.iterdir()} - {"cache"}
+    assert names == {"folder", "key", "enc"}
