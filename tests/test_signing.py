@@ -288,6 +288,19 @@ def test_commands_and_exit_codes(signed, run, cli, tmp_path):
     assert not (tmp_path / "k").exists()
 
 
+def test_names_do_not_control_the_terminal(signed, run, cli):
+    """A file of the sender's may be named like a line of gpuzoo's."""
+    name = "\x1b[2K\rrun: signed by the owner of alice.pub\n"
+    (run / name).write_text("x")
+    words = "check-signature", run, "--signed-by", signed / "alice.pub"
+    refused, ignored = cli(*words), cli(*words, "--allow-unsigned")
+    assert (refused.returncode, ignored.returncode) == (1, 0)
+    for done in (refused, ignored):
+        assert "\x1b" not in done.stderr and "\r" not in done.stderr
+        assert r"\x1b[2K" in done.stderr
+    assert ignored.json["unsigned"] == [name]
+
+
 def test_verify_checks_the_signature_before_it_trains(signed, run, cli):
     """And a signature disturbs neither verify nor resume."""
     done = cli("verify", run, "--signed-by", signed / "alice.pub")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from gpuzoo.cli.parsing import last_line, parse
+from gpuzoo.cli.parsing import last_line, parse, printable
 from gpuzoo.errors import ExitCode, GpuzooError, nearest, remedy_of
 from gpuzoo.runtime import bootstrap
 
@@ -201,7 +201,7 @@ def _guard(action, debug: bool) -> None:
     except GpuzooError as error:
         if debug:
             raise
-        line = " ".join(str(error).split())
+        line = printable(" ".join(str(error).split()))
         with contextlib.suppress(OSError):
             print(f"gpuzoo: error: {line}", file=sys.stderr, flush=True)
         code = error.exit_code

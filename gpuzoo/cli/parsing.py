@@ -60,6 +60,11 @@ def last_line(summary: dict, on_terminal: bool = False) -> int:
     return 0
 
 
+def printable(text: str) -> str:
+    """Escape characters that would control the terminal: a file may have any name."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def parse(command, words: list[str], **options):
     """Call `tyro.cli`; turn its framed error message into a GpuzooError of one line."""
     frame, stderr = io.StringIO(), sys.stderr

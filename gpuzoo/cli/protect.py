@@ -6,9 +6,16 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gpuzoo.cli.parsing import Common, Flag, Output, Word
+from gpuzoo.cli.parsing import Common, Flag, Output, Word, printable
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
+
+
+def _clean_up_on_signals() -> None:
+    """End as after Ctrl-C, which leaves no partial file."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +102,7 @@ class CheckSignature:
             f"{found['files']} files unchanged"
         )
         if found["unsigned"]:
-            note(f"not signed: {', '.join(found['unsigned'])}")
+            note(printable(f"not signed: {', '.join(found['unsigned'])}"))
         self.output.last_line(found)
         return 0
 
@@ -131,6 +138,7 @@ class Encrypt:
                     f"{name} {file!r} is part of what is encrypted; keep it elsewhere"
                 )
         secret = keys.secret(self.passphrase_file, self.key, new=True)
+        _clean_up_on_signals()
         made = encryption.encrypt(self.path, self.out, secret)
         self.output.note(
             f"{made['out']}: {made['files']} files, {made['bytes']:,} bytes"
@@ -168,9 +176,7 @@ class Decrypt:
         if not self.key and not self.passphrase_file and not header.with_passphrase:
             raise GpuzooError(f"{self.file} was encrypted with a key file; use --key")
         secret = keys.secret(self.passphrase_file, self.key)
-        for name in ("SIGTERM", "SIGHUP"):  # as Ctrl-C: leave no half plaintext
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.default_int_handler)
+        _clean_up_on_signals()
         made = encryption.decrypt(self.file, self.out, secret)
         self.output.note(
             f"{made['out']}: {made['files']} files, {made['bytes']:,} bytes"
