@@ -137,9 +137,7 @@ def test_mean_average_precision():
 
 def test_what_the_cells_say_is_what_is_found(dataset, runtime):
     """Cells written by hand from the true boxes give those boxes back."""
-    task = detect.Task(
-        model=None, optimizers=[None], recipe=DETECT, dataset=dataset, runtime=runtime
-    )
+    task = detect.Task(model=None, recipe=DETECT, dataset=dataset, runtime=runtime)
     ways = np.random.default_rng(0).random((6, scenes.DRAWS))
     truth = scene(dataset.train["image"][:6] / 255, ways, dataset.train["label"][:6],
                   task.size[:2])  # fmt: skip

@@ -34,9 +34,8 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 def test_the_loss_is_that_of_the_paper(dataset, runtime, teacher):
     recipe = DISTILL.override(teacher=teacher, distill_alpha=0.7, temperature=2.0)
     model = gpuzoo.build("mlp", input_shape=(14, 14, 1), num_classes=2, units=(8,))
-    task = distill.Task(
-        model=model, optimizers=[None], recipe=recipe, dataset=dataset, runtime=runtime
-    )
+    task = distill.Task(model=model, recipe=recipe, dataset=dataset, runtime=runtime)
+    task.begin([None], dataset)
     images = (dataset.train["image"][:6] / 255).astype("f4")
     labels, logits = dataset.train["label"][:6], model(images).numpy()
     told = task.teacher(images).numpy()

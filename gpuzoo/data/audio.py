@@ -186,6 +186,25 @@ def whole(sound: np.ndarray) -> np.ndarray:
     return np.round(32767 * np.clip(sound, -1, 1)).astype(np.int16)
 
 
+def clean(what: str, sounds: np.ndarray) -> np.ndarray:
+    """Return sounds as int16.
+
+    Raises:
+        GpuzooError: neither int16 nor finite floats in [-1, 1].
+    """
+    if sounds.dtype == np.int16:
+        return np.ascontiguousarray(sounds)
+    if sounds.dtype.kind != "f":
+        raise GpuzooError(f"{what}: must be int16 or floats, not {sounds.dtype}")
+    if not np.isfinite(sounds).all():
+        raise GpuzooError(f"{what}: every value must be finite")
+    if (loudest := np.abs(sounds).max(initial=0)) > 1:
+        raise GpuzooError(
+            f"{what}: samples up to {loudest:g}; rescale floats to [-1, 1]"
+        )
+    return whole(sounds)
+
+
 def check_lengths(what: str, splits: dict) -> None:
     """Check that training and test examples have the same length."""
     lengths = {split: arrays["audio"].shape[1] for split, arrays in splits.items()}

@@ -29,6 +29,8 @@ class Dataset:
     """sha256 over names, dtypes, shapes and bytes of all arrays, and the classes."""
     findings: tuple[str, ...] = ()
     """Warnings about the data, for the user."""
+    scale: tuple[float, float] | None = None
+    """Mean and deviation that a time series was standardized by."""
 
     @property
     def train(self) -> Arrays:
@@ -62,6 +64,7 @@ class Dataset:
             "train_examples": self.count("train"),
             "test_examples": self.count("test"),
             "findings": list(self.findings),
+            **({"scale": list(self.scale)} if self.scale else {}),
         }
 
 

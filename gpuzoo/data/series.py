@@ -69,4 +69,25 @@ def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
             "series": np.ascontiguousarray(windows[:, :WINDOW, None]),
             "target": np.ascontiguousarray(windows[:, WINDOW:]),
         }
-    return Dataset(name, source, splits, (), fingerprint(splits))
+    scale = float(mean), float(deviation)
+    return Dataset(name, source, splits, (), fingerprint(splits), scale=scale)
+
+
+def standardized(what: str, values: np.ndarray, scale) -> np.ndarray:
+    """Return raw windows as float32, standardized as the training data were.
+
+    Raises:
+        GpuzooError: values that are no numbers, not finite or too large.
+    """
+    if values.dtype.kind not in "iuf":
+        raise GpuzooError(f"{what}: must be numbers, not {values.dtype}")
+    mean, deviation = scale
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = ((values.astype(np.float64) - mean) / deviation).astype(np.float32)
+    if not np.isfinite(scaled).all():
+        index = int(np.argmin(np.isfinite(scaled)))
+        raise GpuzooError(
+            f"{what}: {values.flat[index]:g} at place {index}; every value must be "
+            "finite and not too far from the training values"
+        )
+    return scaled

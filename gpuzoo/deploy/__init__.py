@@ -1,1 +1,1 @@
-"""What is done with a trained run: signatures, encryption."""
+"""What happens after a training: load, evaluate, predict, export, serve, protect."""

@@ -5,19 +5,15 @@ Either way a step sees the same numbers.
 """
 
 import concurrent.futures
-import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.data.dataset import Arrays
 
 # Streamed rows of one call; those of the next call take as much memory again.
 _CALL_BYTES = 64_000_000
-# Pixels per evaluation step: 1,000 MNIST images, 15 photographs of 224x224.
-_PIXELS = 784_000
 _AT_ONCE = 64  # steps per call of the device
-_FAST = 64  # examples per evaluation step of --fast-dev-run
 # Fraction of the memory that examples may fill.
 _PART = 0.5
 
@@ -93,7 +89,7 @@ def _first(parts: Iterator) -> list:
 
 
 def in_parts(call: Callable, examples: Examples, feed: Arrays) -> Arrays:
-    """Call with a feed of `whole`, in as many calls as needed; return the results."""
+    """Call with a feed, in as many calls as needed; return the results."""
     count, batch = feed["indices"].shape
     most = examples.most(batch)
     starts = range(0, count, most or count)
@@ -102,17 +98,3 @@ def in_parts(call: Callable, examples: Examples, feed: Arrays) -> Arrays:
     if len(found) == 1:
         return found[0]
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-
-
-def whole(dataset: Dataset, fast: bool, expansion: int) -> tuple[Arrays, int]:
-    """Return a feed of every test example once, and their number; the last batch is
-    padded with the first example, and the caller drops the surplus results."""
-    count = dataset.count("test")
-    pixels = math.prod(dataset.input_shape[:2]) * expansion
-    batch = max(1, _PIXELS // pixels)
-    batch = min(batch, _FAST if fast else count, count)
-    if fast:
-        count = min(count, 2 * batch)
-    indices = np.zeros(math.ceil(count / batch) * batch, np.int32)
-    indices[:count] = np.arange(count)
-    return {"indices": indices.reshape(-1, batch)}, count

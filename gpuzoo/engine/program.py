@@ -17,6 +17,7 @@ from gpuzoo.engine import (
     optim,
 )
 from gpuzoo.engine.backends.determinism import no_draws
+from gpuzoo.engine.evaluation import Evaluation, batch_size
 from gpuzoo.engine.plan import make_plan
 from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
@@ -95,25 +96,18 @@ class Program:
         for optimizer, variables in zip(optimizers, kind.groups(model), strict=True):
             optim.build_state(optimizer, variables, given.optimizer)
         self.task = kind(
-            model=model,
-            optimizers=optimizers,
-            recipe=recipe,
-            dataset=dataset,
-            runtime=self.session.runtime,
+            model=model, recipe=recipe, dataset=dataset, runtime=self.session.runtime
         )
+        self.task.begin(optimizers, dataset)
         if loss := compile_config.loss_of(given.loss, recipe, model):
             self.task.compiled = loss
         self.step_metrics = tuple(metric.name for metric in self.task.step_metrics)
         self.metrics = tuple(metric.name for metric in self.task.metrics)
         self.state = State(model, optimizers, self._generators, self.backend)
         fields = self.task.fields
-        streamed = batches.streams(recipe, dataset.splits, fields, self.backend)
-        self._train_examples, self._test_examples = (
-            batches.Examples({n: split[n] for n in fields}, self.backend, streamed)
-            for split in (dataset.train, dataset.test)
-        )
-        self._evaluation_feed, self._evaluated = batches.whole(
-            dataset, self.session.fast, kind.expansion
+        self._streamed = batches.streams(recipe, dataset.splits, fields, self.backend)
+        self._train_examples = batches.Examples(
+            {name: dataset.train[name] for name in fields}, self.backend, self._streamed
         )
 
     def _compile(self) -> None:
@@ -130,15 +124,19 @@ class Program:
                 again = self.backend.compile_steps(self.step, example, variables)
                 self._try_again(again, once, before)
             self._try_again(self._train_steps, once, before)
-        indices = self._evaluation_feed["indices"]
-        steps, batch = indices.shape
-        indices = indices[: self._test_examples.at_once(batch, steps)]
-        example = self._test_examples.send({"indices": indices})
-        self._evaluate_steps = self.backend.compile_steps(
-            self._evaluation_step, example, variables
-        )
-        self._evaluate_steps(batches.first(example))
+        self._evaluation = self._compile_evaluation(variables)
         state.write(before)
+
+    def _compile_evaluation(self, variables: list) -> Evaluation:
+        session, fast = self.session, self.session.fast
+        dataset, count = session.dataset, session.dataset.count("test")
+        batch = batch_size(dataset.input_shape, count, self.task.expansion, fast)
+        self._evaluated = min(count, 2 * batch) if fast else count
+        test = {name: dataset.test[name] for name in self.task.fields}
+        return Evaluation(
+            self.task.evaluate, test, batch, self.backend, session.runtime, variables,
+            streamed=self._streamed,
+        )  # fmt: skip
 
     def feed(self, first: int, last: int) -> Arrays:
         """Return the feed of steps first..last-1, all of one epoch."""
@@ -153,11 +151,6 @@ class Program:
         batch = self._train_examples.take(feed)
         with no_draws(self.session.runtime):
             return self.task.step(batch, feed["draws"], backend)
-
-    def _evaluation_step(self, feed: dict) -> dict:
-        batch = self._test_examples.take(feed)
-        with no_draws(self.session.runtime):
-            return self.task.evaluate({**batch, "index": feed["indices"]})
 
     @property
     def most_steps(self) -> int | None:
@@ -182,13 +175,7 @@ class Program:
         """Evaluate all test examples, with the averaged weights if the recipe has an
         `ema_decay`; return (outputs, one row per example; metric -> value)."""
         with self.clock.phase("evaluate"), self.state.averaged():
-            outputs = batches.in_parts(
-                self._evaluate_steps, self._test_examples, self._evaluation_feed
-            )
-            outputs = {
-                name: array.reshape(-1, *array.shape[2:])[: self._evaluated]
-                for name, array in outputs.items()
-            }
+            outputs = self._evaluation(self._evaluated)
             test = self.session.dataset.test
             seen = {name: test[name][: self._evaluated] for name in self.task.fields}
             return outputs, self.task.summarise(outputs, seen)

@@ -97,6 +97,23 @@ def found_again(record: dict, code: dict, inputs: dict) -> tuple[dict, dict]:
     return code, inputs
 
 
+def changed_of_model(record: dict, code: dict, inputs: dict) -> list[str]:
+    """Return the modules and inputs of a run's model that have changed or are missing:
+    with the weights they define its outputs, however it was trained.
+
+    Args:
+        code, inputs: of the model, built again.
+    """
+    before = {
+        name: digest
+        for name, digest in record["code"].items()
+        if name.startswith("gpuzoo.models.") or not name.startswith("gpuzoo.")
+    } | record["inputs"]
+    before = {n: d for n, d in before.items() if not n.startswith(TEACHER)}
+    now = {**code, **inputs}
+    return sorted(name for name in before if now.get(name) != before[name])
+
+
 def unreadable_inputs(record: dict) -> dict[str, str]:
     """Return recorded inputs that cannot be read, and why: a model that reads them
     cannot be built."""

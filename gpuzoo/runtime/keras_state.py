@@ -7,11 +7,13 @@ Keras changes one.
 """
 
 import contextlib
+import math
 import random
 
 import numpy as np
 
 from gpuzoo import randomness
+from gpuzoo.errors import GpuzooError
 
 
 @contextlib.contextmanager
@@ -128,6 +130,34 @@ def fresh_names():
         yield
     finally:
         global_state.set_global_attribute("object_name_uids", counted)
+
+
+@contextlib.contextmanager
+def at_most(most: int, fault: str):
+    """Refuse variables of more than so many bytes in all, created inside the block,
+    before they are allocated.
+
+    Raises:
+        GpuzooError: `fault`, with the number of bytes.
+    """
+    from keras.src.backend.common import variables
+
+    total, base = 0, variables.Variable
+    real = base.__init__
+
+    def create(self, initializer, shape=None, dtype=None, *rest, **named):
+        nonlocal total
+        if shape is not None:
+            size = np.dtype("float64" if dtype == "float64" else "float32").itemsize
+            total += size * math.prod(int(side) for side in shape)
+            if total > most:
+                raise GpuzooError(
+                    f"{fault}: it has more than {most:,} bytes of weights"
+                )
+        real(self, initializer, shape, dtype, *rest, **named)
+
+    with replaced(base, __init__=create):
+        yield
 
 
 @contextlib.contextmanager

@@ -31,27 +31,31 @@ class Task(base.Task):
     headline = frechet.FRECHET
     pictures = ("samples",)
     modules = frechet.MODULES
+    takes, generates = "", True
 
-    def __init__(self, *, model: keras.Model, recipe, dataset, **parts):
-        super().__init__(model=model, recipe=recipe, dataset=dataset, **parts)
+    def __init__(self, *, model: keras.Model, dataset, **parts):
+        super().__init__(model=model, dataset=dataset, **parts)
         self.conditional = model.conditional
-        self.parts = model.critic_steps
+        self.classes = len(dataset.classes)
+        if self.conditional:
+            self.fields = ("image", "label")
+
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
+        recipe = self.recipe
+        self.parts = self.model.critic_steps
         if recipe.batch_size % self.parts:
             raise GpuzooError(
                 f"batch_size of {recipe.model} must be a multiple of {self.parts}, one "
                 f"part for each step of its discriminator: {recipe.batch_size}"
             )
         self.for_discriminator, self.for_generator = self.optimizers
-        if self.conditional:
-            self.fields = ("image", "label")
         self.measure = frechet.Measure(dataset)
         self.metrics = (base.LOSS, *self.measure.metrics)
         if self.conditional and self.measure.metrics:
             self.metrics = (*self.metrics, base.ACCURACY)
-        codes = (recipe.seed, "adversarial", "codes")
-        shape = (len(dataset.test["image"]), model.latents)
-        codes = 2 * randomness.uniform(shape, *codes) - 1
-        self.codes = keras.ops.convert_to_tensor(codes.astype(np.float32))
+        codes = self._codes(len(dataset.test["image"]), recipe.seed)
+        self.fixed = keras.ops.convert_to_tensor(codes)
 
     @staticmethod
     def count_draws(recipe, model: keras.Model) -> int:
@@ -137,12 +141,30 @@ class Task(base.Task):
         """Return of each test example the score of the image generated in its place and
         the classifier's features of both; `samples`, uint8: the images."""
         model = self.model
-        codes = keras.ops.take(self.codes, batch["index"], axis=0)
+        codes = keras.ops.take(self.fixed, batch["index"], axis=0)
         labels = batch["label"] if self.conditional else None
         fake = model.draw(codes, labels)
         outputs = {"score": model.judge(fake, labels)[:, 0]}
         outputs |= self.measure.look(fake, augment.pixels(batch["image"]))
         return {**outputs, "samples": augment.bytes_of(fake)}
+
+    def codes(self, count: int, seed: int, label: int | None = None) -> dict:
+        """Return the codes of images, and with classes the requested ones."""
+        found = {"code": self._codes(count, seed)}
+        if self.conditional:
+            labels = np.arange(count) % self.classes if label is None else label
+            found["label"] = np.broadcast_to(labels, count).astype(np.int32)
+        return found
+
+    def generate(self, batch: dict) -> dict:
+        """Return `samples`, uint8."""
+        fake = self.model.draw(batch["code"], batch.get("label"))
+        return {"samples": augment.bytes_of(fake)}
+
+    def _codes(self, count: int, seed: int) -> np.ndarray:
+        shape = (count, self.model.latents)
+        codes = 2 * randomness.uniform(shape, seed, "adversarial", "codes") - 1
+        return codes.astype(np.float32)
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """Return the metrics of an evaluation; `arrays`: the examples evaluated."""

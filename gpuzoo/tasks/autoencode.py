@@ -59,10 +59,15 @@ class Task(base.Task):
         if self.variational:
             self.decoder = model.get_layer("decoder")
             self.latents = model.output["mean"].shape[1]
+            self.step_metrics = self.metrics = (LOSS, ERROR, KL)
+            self.generates = True
+
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
+        if self.variational:
             self.measure = frechet.Measure(dataset)
-            self.step_metrics = (LOSS, ERROR, KL)
             self.metrics = (*self.step_metrics, *self.measure.metrics)
-            codes = self._normal(len(dataset.test["image"]), "prior")
+            codes = self._normal(len(dataset.test["image"]), "prior", self.seed)
             self.prior = keras.ops.convert_to_tensor(codes)
 
     @staticmethod
@@ -122,7 +127,7 @@ class Task(base.Task):
         outputs = self._outputs(self.network(pixels, training=False))
         shown = drawn = outputs["reconstruction"]
         if self.variational:
-            noise = self._normal(pixels.shape[0], "code")
+            noise = self._normal(pixels.shape[0], "code", self.seed)
             deviation = keras.ops.exp(0.5 * outputs["log_variance"])
             drawn = self._decode(outputs["mean"] + deviation * noise)
         figures = self._figures(pixels, {**outputs, "reconstruction": drawn}, shown)
@@ -133,6 +138,22 @@ class Task(base.Task):
             images["samples"] = augment.bytes_of(drawn)
             images |= self.measure.look(drawn, pixels)
         return {**figures, **images}
+
+    def infer(self, batch: dict) -> dict:
+        """Return of each image its `reconstruction`, uint8."""
+        pixels = augment.pixels(batch["image"])
+        outputs = self._outputs(self.network(pixels, training=False))
+        shown = keras.ops.sigmoid(outputs["reconstruction"])
+        return {"reconstruction": augment.bytes_of(shown)}
+
+    def codes(self, count: int, seed: int, label: int | None = None) -> dict:
+        """Return codes from the prior, for the decoder of a VAE."""
+        return {"code": self._normal(count, "prior", seed)}
+
+    def generate(self, batch: dict) -> dict:
+        """Return `samples`, uint8."""
+        drawn = keras.ops.sigmoid(self._decode(batch["code"]))
+        return {"samples": augment.bytes_of(drawn)}
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
@@ -174,10 +195,10 @@ class Task(base.Task):
             return logits
         return keras.ops.reshape(logits, (keras.ops.shape(logits)[0], *self.image))
 
-    def _normal(self, count: int, purpose: str) -> np.ndarray:
+    def _normal(self, count: int, purpose: str, seed: int) -> np.ndarray:
         """Return (count, latents) normal numbers, a function of seed and purpose."""
         shape = (count, self.latents)
-        draws = randomness.normal(shape, self.seed, "autoencode", purpose)
+        draws = randomness.normal(shape, seed, "autoencode", purpose)
         return draws.astype(np.float32)
 
 

@@ -37,11 +37,15 @@ _FOR = {
 class Task:
     """Base class: all that the training calls. A task is a subclass called Task in a
     file of its name; it is found there, and not registered. It must define
-    `check_model`, `step`, `evaluate` and `summarise`; all else has a default.
+    `check_model`, `step`, `evaluate` and `summarise`, and `infer` or `generate`; all
+    else has a default.
+
+    The constructor makes what a trained model needs (`infer`, `generate`), from shapes
+    and classes alone; `begin` adds what `step`, `evaluate` and `summarise` need.
 
     Attributes:
         model: the network to train, or a model that contains all of them.
-        optimizers: one for each entry of `groups`, built.
+        optimizers: one for each entry of `groups`, built; set by `begin`.
         changes: the parsed `augment` of the recipe.
         compute_dtype: the dtype of most computations in the network.
     """
@@ -78,13 +82,24 @@ class Task:
     (gpuzoo/engine/compile_config.py); None: the task's own loss."""
     own_draws = 0
     """Uniform numbers per example of a step, before those of `augment`."""
+    takes = "image"
+    """The field that `infer` takes; "" if the task has no `infer`."""
+    generates = False
+    """Whether it has `codes` and `generate`."""
 
-    def __init__(
-        self, *, model: keras.Model, optimizers: list, recipe, dataset, runtime
-    ):
+    def __init__(self, *, model: keras.Model, recipe, dataset, runtime):
         self.compute_dtype = runtime.compute_dtype
-        self.model, self.optimizers = model, optimizers
+        self.model, self.recipe = model, recipe
         self.changes = augment.parse(recipe.augment)
+
+    def begin(self, optimizers: list, dataset) -> None:
+        """Prepare training and evaluation on a dataset."""
+        self.optimizers = optimizers
+
+    @classmethod
+    def taken_shape(cls, dataset) -> tuple[int, ...]:
+        """Return the shape of an example for `infer`."""
+        return tuple(dataset.input_shape)
 
     @classmethod
     def keras_metrics(cls, model: keras.Model, by_name: bool) -> set[str]:
@@ -186,6 +201,29 @@ class Task:
             batch: as for `step`, and `index` (batch,): the places of the examples in
                 the test set.
         """
+        raise NotImplementedError
+
+    def infer(self, batch: dict) -> dict:
+        """Return name -> array (batch, ...): what the model gives for examples without
+        targets. `evaluate` computes the same.
+
+        Args:
+            batch: `takes` -> array (batch, *taken_shape), as in the dataset.
+        """
+        raise NotImplementedError
+
+    def codes(self, count: int, seed: int, label: int | None = None) -> dict:
+        """Return name -> NumPy array (count, ...): what `generate` needs for as many
+        images, the same for equal arguments.
+
+        Args:
+            label: the class of all images; None: all classes in turn.
+        """
+        raise NotImplementedError
+
+    def generate(self, batch: dict) -> dict:
+        """Return `samples`, (batch, height, width, channels), uint8, for a batch of
+        `codes`."""
         raise NotImplementedError
 
     def summarise(self, outputs: dict, arrays: dict) -> dict[str, float]:

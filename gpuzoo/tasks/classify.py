@@ -30,6 +30,7 @@ class Task(base.Task):
 
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
+        self.takes = self.field
         self.classes = len(dataset.classes)
         self.network = Logits(self.model, dataset.input_shape)
         self.smoothing = recipe.label_smoothing
@@ -105,7 +106,19 @@ class Task(base.Task):
         return keras.ops.mean(loss)
 
     def evaluate(self, batch: dict) -> dict:
-        """Return of each example the loss, the predicted class and its probability."""
+        """Return of each example the loss, the predicted class, its probability and the
+        logits of all classes."""
+        logits, outputs = self._infer(batch)
+        losses = self._losses(batch["label"], logits, smoothing=0.0)
+        return {"loss": losses, **outputs}
+
+    def infer(self, batch: dict) -> dict:
+        """Return of each example the `predicted` class, its probability `confidence`
+        and the `logits` of all classes, whose softmax are the probabilities."""
+        return self._infer(batch)[1]
+
+    def _infer(self, batch: dict) -> tuple:
+        """Return the logits of the network, and the outputs of `infer`."""
         images = self.rounded_once(batch[self.field])
         each = [
             (weight, self.network(view, training=False))
@@ -116,10 +129,10 @@ class Task(base.Task):
         if self.network.end.kind == "softmax" and len(each) == 1:
             # In the model's own precision, in which two classes may be equal.
             decided = keras.ops.softmax(each[0][1])
-        return {
-            "loss": self._losses(batch["label"], logits, smoothing=0.0),
+        return logits, {
             "predicted": _predicted(decided),
             "confidence": keras.ops.max(keras.ops.softmax(confident), axis=-1),
+            "logits": confident,
         }
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:

@@ -38,11 +38,14 @@ class Task(base.Task):
     expansion = 8
     own_draws = scenes.DRAWS
 
-    def __init__(self, *, recipe, dataset, **parts):
-        super().__init__(recipe=recipe, dataset=dataset, **parts)
+    def __init__(self, *, dataset, **parts):
+        super().__init__(dataset=dataset, **parts)
         self.size, self.classes = scenes.canvas(dataset), len(dataset.classes)
+
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
         shape = (len(dataset.test["image"]), scenes.DRAWS)
-        ways = randomness.uniform(shape, recipe.seed, "detect", "test")
+        ways = randomness.uniform(shape, self.recipe.seed, "detect", "test")
         self.ways = keras.ops.convert_to_tensor(ways.astype(np.float32))
 
     @staticmethod
@@ -102,6 +105,16 @@ class Task(base.Task):
             "loss": losses,
             "count": counts,
         }
+
+    @classmethod
+    def taken_shape(cls, dataset) -> tuple[int, ...]:
+        """Return the shape of a canvas."""
+        return scenes.canvas(dataset)
+
+    def infer(self, batch: dict) -> dict:
+        """Return the detections in canvases, (batch, FOUND): `found_boxes`,
+        `found_label` and `score`."""
+        return self._found(self.model(augment.pixels(batch["image"]), training=False))
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """Return the metrics of an evaluation."""

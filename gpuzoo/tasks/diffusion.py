@@ -24,17 +24,19 @@ class Task(base.Task):
     pictures = ("samples",)
     modules = frechet.MODULES
     own_draws = 1  # a time
+    takes, generates = "", True
 
-    def __init__(self, *, recipe, dataset, **parts):
-        super().__init__(recipe=recipe, dataset=dataset, **parts)
+    def __init__(self, *, dataset, **parts):
+        super().__init__(dataset=dataset, **parts)
+        self.image = tuple(dataset.input_shape)
+
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
         self.measure = frechet.Measure(dataset)
         self.metrics = (base.LOSS, *self.measure.metrics)
-        shape = dataset.test["image"].shape
+        count = len(dataset.test["image"])
         self.noise, self.start = (
-            keras.ops.convert_to_tensor(
-                # "denoise": another word would draw other numbers
-                randomness.normal(shape, recipe.seed, "denoise", purpose).astype("f4")
-            )
+            keras.ops.convert_to_tensor(self._noise(count, self.recipe.seed, purpose))
             for purpose in ("noise", "start")
         )
         times = (np.arange(len(self.noise), dtype="f4") + 0.5) / len(self.noise)
@@ -78,6 +80,19 @@ class Task(base.Task):
             "samples": augment.bytes_of(drawn),
             **self.measure.look(drawn, images),
         }
+
+    def codes(self, count: int, seed: int, label: int | None = None) -> dict:
+        """Return the noise that images begin with."""
+        return {"start": self._noise(count, seed, "start")}
+
+    def generate(self, batch: dict) -> dict:
+        """Return `samples`, uint8."""
+        return {"samples": augment.bytes_of(self.model.draw(batch["start"]))}
+
+    def _noise(self, count: int, seed: int, purpose: str) -> np.ndarray:
+        # "denoise": another word would draw other numbers
+        noise = randomness.normal((count, *self.image), seed, "denoise", purpose)
+        return noise.astype("f4")
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """Return the metrics of an evaluation; `arrays`: the examples evaluated."""

@@ -33,8 +33,9 @@ class Task(classify.Task):
     takes_loss = False
     uses = classify.Task.uses | {"teacher"}
 
-    def __init__(self, *, recipe, dataset, **parts):
-        super().__init__(recipe=recipe, dataset=dataset, **parts)
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
+        recipe = self.recipe
         self.alpha = recipe.distill_alpha
         self.teacher = load_teacher(recipe, dataset) if recipe.distill_alpha else None
         # Not by name: as a plain function Keras would give it logits.
@@ -154,17 +155,10 @@ def _build(record: dict, teacher: str, inputs: tuple, classes: tuple) -> keras.M
 def _check_unchanged(teacher: str, record: dict, modules: dict, files: dict) -> None:
     """Check the code and inputs of the teacher's model, which with the weights define
     its outputs; how it was trained does not matter."""
-    before = {
-        name: digest
-        for name, digest in record["code"].items()
-        if name.startswith("gpuzoo.models.") or not name.startswith("gpuzoo.")
-    } | record["inputs"]
-    before = {n: d for n, d in before.items() if not n.startswith("teacher/")}
-    changed = [n for n, d in before.items() if {**modules, **files}.get(n) != d]
-    if changed:
+    if changed := code.changed_of_model(record, modules, files):
         raise GpuzooError(
             f"teacher {teacher}: changed or missing since it was trained: "
-            f"{', '.join(sorted(changed))}; restore it, or retrain the teacher"
+            f"{', '.join(changed)}; restore it, or retrain the teacher"
         )
 
 

@@ -29,9 +29,10 @@ class Task(base.Task):
     pictures = ("forecasts",)
     uses = frozenset()
     keras_loss = "MeanSquaredError"
+    takes = "series"
 
-    def __init__(self, *, recipe, dataset, **parts):
-        super().__init__(recipe=recipe, dataset=dataset, **parts)
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
         self.period = _period(dataset.train["series"])
         self.line = _fit(dataset.train)
 
@@ -65,9 +66,13 @@ class Task(base.Task):
 
     def evaluate(self, batch: dict) -> dict:
         """Return of each example the loss and the `forecast`, (batch, HORIZON)."""
+        outputs = self.infer(batch)
+        return {"loss": _errors(outputs["forecast"], batch["target"]), **outputs}
+
+    def infer(self, batch: dict) -> dict:
+        """Return of each window the `forecast`, (batch, HORIZON)."""
         outputs = self.model(batch["series"], training=False)
-        outputs = keras.ops.cast(outputs, "float32")
-        return {"loss": _errors(outputs, batch["target"]), "forecast": outputs}
+        return {"forecast": keras.ops.cast(outputs, "float32")}
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """Return the metrics of an evaluation; `arrays`: the examples evaluated."""

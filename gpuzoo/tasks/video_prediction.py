@@ -37,13 +37,16 @@ class Task(base.Task):
     expansion = FRAMES
     own_draws = 8  # place and speed of two images along two axes
 
-    def __init__(self, *, recipe, dataset, **parts):
-        super().__init__(recipe=recipe, dataset=dataset, **parts)
+    def __init__(self, *, dataset, **parts):
+        super().__init__(dataset=dataset, **parts)
         self.size = _canvas(dataset)[1:3]
         self.network = ends.Network(self.model, _canvas(dataset))
+
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
         shape = (len(dataset.test["image"]), 8)
         # "next_frame": another word would draw other numbers
-        ways = randomness.uniform(shape, recipe.seed, "next_frame", "test")
+        ways = randomness.uniform(shape, self.recipe.seed, "next_frame", "test")
         self.ways = keras.ops.convert_to_tensor(ways.astype(np.float32))
 
     @staticmethod
@@ -88,6 +91,17 @@ class Task(base.Task):
             "copied": _mean(keras.ops.square(film[:, -1] - film[:, -2])),
             **{name: augment.bytes_of(image) for name, image in shown.items()},
         }
+
+    @classmethod
+    def taken_shape(cls, dataset) -> tuple[int, ...]:
+        """Return the shape of a film, (FRAMES, height, width, channels)."""
+        return _canvas(dataset)
+
+    def infer(self, batch: dict) -> dict:
+        """Return of each film its next frame as `forecast`, uint8."""
+        logits = self.network(augment.pixels(batch["image"]), training=False)
+        frame = keras.ops.sigmoid(keras.ops.cast(logits, "float32"))
+        return {"forecast": augment.bytes_of(frame)}
 
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """Return the metrics of an evaluation; `arrays`: the examples evaluated."""

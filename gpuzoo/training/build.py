@@ -91,7 +91,6 @@ def build_model(
 
     Raises GpuzooError if the model is for another task or refuses its options.
     """
-    info = model_info(recipe.model)
     kind = tasks.load(recipe.task)
     if not set(kind.fields) <= set(dataset.train):
         remedy = ""
@@ -106,6 +105,14 @@ def build_model(
         )
     if fault := kind.check_data(dataset):
         raise GpuzooError(f"data {dataset.name} {fault}")
+    return build_for_shape(recipe, dataset, described)
+
+
+def build_for_shape(
+    recipe: Recipe, dataset: Dataset, described: Architecture | None = None
+):
+    """Do the same for a dataset of which only shapes and classes are looked at."""
+    info, kind = model_info(recipe.model), tasks.load(recipe.task)
     wanted = kind.models or recipe.task
     called = recipe.model_name
     if info.task not in ("", wanted):

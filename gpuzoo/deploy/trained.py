@@ -1,0 +1,339 @@
+"""Load a trained run: its model, ready to predict as the run evaluated it."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.data import audio, series, validate
+from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand, open_inside, read_inside
+from gpuzoo.runs import code
+from gpuzoo.runs.record import architecture_of, options_of, read_run, recipe_of
+from gpuzoo.runtime import configure
+from gpuzoo.runtime.options import Options, Runtime
+from gpuzoo.weights import load_weights
+
+if TYPE_CHECKING:
+    import keras
+
+    from gpuzoo import tasks
+
+WEIGHTS = "weights.safetensors"
+# Seeds of random layers and other small variables that the file of weights lacks.
+_SLACK_BYTES = 1_000_000
+
+
+@dataclasses.dataclass
+class Trained:
+    """A trained model with all that it needs to be used.
+
+    Attributes:
+        path: the run folder.
+        record: its run.json.
+        recipe, runtime: of the run; the runtime is that of this process.
+        model: the trained `keras.Model`.
+        dataset: name, classes and shape of the data, without examples.
+        task: computes what `predict` and `sample` return.
+    """
+
+    path: pathlib.Path
+    record: dict
+    recipe: Recipe
+    runtime: Runtime
+    model: "keras.Model"
+    dataset: Dataset
+    task: "tasks.base.Task"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the model's outputs."""
+        return self.dataset.classes
+
+    @property
+    def takes(self) -> str:
+        """The input of `predict`: image, audio, series, or "" for a generator."""
+        return self.task.takes
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one example for `predict`: (height, width, channels), for sounds
+        (samples,), for series (time, 1), for films (frames, height, width, channels).
+        """
+        return self.task.taken_shape(self.dataset)
+
+    @property
+    def batch(self) -> int:
+        """Examples per batch: that of the run's evaluation, on which the last bits of
+        the results depend."""
+        from gpuzoo.engine.evaluation import batch_size
+
+        data = self.record["data"]
+        return batch_size(
+            self.dataset.input_shape, data["test_examples"], self.task.expansion,
+            self.record["fast_dev_run"],
+        )  # fmt: skip
+
+    def preprocess(self, examples) -> np.ndarray:
+        """Check examples and return them as the training data have them.
+
+        Args:
+            examples: an array (examples, *input_shape) or one example; images without
+                an axis for one channel, too. Images are uint8, other whole numbers in
+                [0, 255] or floats in [0, 1]; sounds int16 or floats in [-1, 1); series
+                the raw values, which are standardized as in the training.
+
+        Raises:
+            GpuzooError: another shape or dtype, or values that are not finite or out of
+                range.
+        """
+        if not self.takes:
+            raise GpuzooError(
+                f"{self.path.name} generates images and takes none; use sample()"
+            )
+        values = np.asarray(examples)
+        values = values.reshape(_with_batch(values.shape, self.input_shape))
+        if 0 in values.shape:
+            raise GpuzooError("no examples to predict")
+        what = f"{self.takes}s to predict"
+        if self.takes == "image":
+            flat = values.reshape(-1, *values.shape[-3:])
+            return validate.clean_images(what, flat).reshape(values.shape)
+        if self.takes == "audio":
+            return audio.clean(what, values)
+        if self.dataset.scale is None:
+            raise GpuzooError(
+                f"{self.path.name} was trained by an earlier version of gpuzoo, which "
+                "did not record the scale of the series; train it again"
+            )
+        return series.standardized(what, values, self.dataset.scale)
+
+    def predict(self, examples, progress: Callable | None = None) -> Arrays:
+        """Return what the model gives for each example.
+
+        The results are those of the run's own evaluation to the bit on the same
+        machine, with the same runtime.
+
+        Args:
+            examples: see `preprocess`.
+            progress: called with the number of examples done, after each batch.
+
+        Returns:
+            name -> array (examples, ...): for classifiers `predicted` (the class
+            index), `confidence` (its probability) and `logits` (examples, classes); for
+            detectors `found_boxes`, `found_label` and `score`, 20 each; for forecasts
+            `forecast`, in standard deviations of the training data (`unscale`); for
+            autoencoders `reconstruction`, for films `forecast`, both uint8.
+
+        Raises:
+            GpuzooError: see `preprocess`.
+        """
+        values = self.preprocess(examples)
+        return self._in_batches(self.task.infer, {self.takes: values}, progress)
+
+    def sample(self, count: int, *, seed: int | None = None, label=None) -> np.ndarray:
+        """Return generated images (count, height, width, channels), uint8.
+
+        Args:
+            seed: equal seeds give equal images; default: that of the run, whose
+                evaluation generates the same images if `count` is the number of test
+                images.
+            label: name of the class to generate; default: all in turn.
+
+        Raises:
+            GpuzooError: the model does not generate images, or not by class.
+        """
+        if not self.task.generates:
+            raise GpuzooError(
+                f"{self.path.name} does not generate images (task {self.recipe.task})"
+            )
+        if type(count) is not int or not 1 <= count <= 1_000_000:
+            raise GpuzooError(f"count must be in 1..1000000: {count!r}")
+        index = None
+        if label is not None:
+            if not getattr(self.task, "conditional", False):
+                raise GpuzooError(
+                    f"model {self.recipe.model_name} does not generate by class; leave "
+                    "label out"
+                )
+            index = self.class_index(label)
+        seed = self.recipe.seed if seed is None else seed
+        codes = self.task.codes(count, seed, index)
+        return self._in_batches(self.task.generate, codes, None)["samples"]
+
+    def class_index(self, label: str) -> int:
+        """Return the index of a class name."""
+        if str(label) not in self.classes:
+            raise GpuzooError(
+                f"no class named {str(label)!r}; the classes are "
+                f"{', '.join(self.classes)}"
+            )
+        return self.classes.index(str(label))
+
+    def unscale(self, values: np.ndarray) -> np.ndarray:
+        """Return a forecast in the units of the series."""
+        mean, deviation = self.dataset.scale
+        return np.asarray(values, np.float64) * deviation + mean
+
+    def _in_batches(self, function, arrays: Arrays, progress) -> Arrays:
+        call = self._compiled(function, arrays)
+        count, parts = len(next(iter(arrays.values()))), []
+        for start in range(0, count, self.batch):
+            part = {k: a[start : start + self.batch] for k, a in arrays.items()}
+            parts.append(call(len(next(iter(part.values()))), part))
+            if progress:
+                progress(min(start + self.batch, count))
+        return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+
+    def _compiled(self, function, arrays: Arrays):
+        """Return the function, compiled for arrays of these dtypes."""
+        from gpuzoo.engine import backends
+        from gpuzoo.engine.evaluation import Evaluation
+
+        key = (function.__name__, *((k, str(a.dtype)) for k, a in arrays.items()))
+        if key not in self._programs:
+            self._programs[key] = Evaluation(
+                function, {name: array[:1] for name, array in arrays.items()},
+                self.batch, backends.get(self.runtime), self.runtime,
+                self.model.variables, streamed=True,
+            )  # fmt: skip
+        return self._programs[key]
+
+    @functools.cached_property
+    def _programs(self) -> dict:
+        return {}
+
+
+def load(
+    run: str | pathlib.Path,
+    *,
+    options: Options | None = None,
+    allow_drift: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Load the trained model of a run.
+
+    The model is rebuilt from its code and options; the weights are matched by name,
+    shape and dtype, and must have the digest of the record. Nothing is unpickled.
+
+    Args:
+        run: the run folder.
+        options: runtime options; default: those in use in this process, else those of
+            the run.
+        allow_drift: load although the code of the model has changed.
+        note: called with lines for the user, for example of a differing precision.
+
+    Raises:
+        GpuzooError: the run has not ended, its files are missing, damaged or changed,
+            or the code of its model has changed.
+    """
+    path = expand(run)
+    record = read_run(path)
+    if record["state"] not in ("finished", "stopped"):
+        raise GpuzooError(
+            f"{path} is {record['state']}: it has no trained weights; finish it with: "
+            f"gpuzoo resume {path}"
+        )
+    room = _bytes_of_weights(path) + _SLACK_BYTES
+    for file in code.models_files(record["recipe"])[:1]:
+        note(f"Executing the run's own code: {file}.")
+    runtime = _configure(record, options, note)
+    recipe = recipe_of(record)
+    dataset = _without_examples(record)
+    model = _build(path, record, recipe, dataset, room, allow_drift)
+    load_weights(model, path, sha256=record["weights_sha256"])
+    from gpuzoo import tasks
+    from gpuzoo.engine import compile_config
+
+    task = tasks.load(recipe.task)(
+        model=model, recipe=recipe, dataset=dataset, runtime=runtime
+    )
+    compiled = (record.get("compiled") or {}).get("loss")
+    if loss := compile_config.loss_of(compiled, recipe, model):
+        task.compiled = loss
+    return Trained(path, record, recipe, runtime, model, dataset, task)
+
+
+def _configure(record: dict, options: Options | None, note) -> Runtime:
+    wanted = options or configure.options_in_force() or options_of(record)
+    recorded = record["runtime"]
+    if options is None and wanted == options_of(record):
+        # `auto` might choose otherwise here: the run's own choices.
+        wanted = dataclasses.replace(wanted, autotune="")
+    runtime = configure.configure(wanted, seed=record["recipe"]["seed"], quiet=True)
+    for name in ("backend", "precision", "xla", "threads", "device"):
+        if (here := getattr(runtime, name)) != recorded[name]:
+            note(
+                f"{name} is {here}, and was {recorded[name]} in the run: results may "
+                "differ from the run's in their last bits"
+            )
+    return runtime
+
+
+def _bytes_of_weights(path: pathlib.Path) -> int:
+    try:
+        descriptor = open_inside(path, WEIGHTS)
+    except OSError as error:
+        raise GpuzooError(
+            f"{path / WEIGHTS} cannot be read: {error.strerror or error}"
+        ) from None
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+
+
+def _without_examples(record: dict) -> Dataset:
+    """Return the dataset of a record, without examples."""
+    data = record["data"]
+    field = {"forecast": "series", "classify_audio": "audio"}.get(
+        record["recipe"]["task"], "image"
+    )
+    empty: Arrays = {field: np.zeros((0, *data["input_shape"]), np.uint8)}
+    if data["classes"]:
+        empty["label"] = np.zeros(0, np.int32)
+    if field == "series":
+        empty["target"] = np.zeros(0, np.float32)
+    return Dataset(
+        data["name"], data["source"], {"train": empty, "test": empty},
+        tuple(data["classes"]), data["fingerprint"], scale=data.get("scale"),
+    )  # fmt: skip
+
+
+def _build(path, record: dict, recipe, dataset, room: int, allow_drift: bool):
+    from gpuzoo.runtime.keras_state import at_most
+    from gpuzoo.training import build
+
+    described = architecture_of(record, path, lambda name: read_inside(path, name))
+    make = functools.partial(build.build_for_shape, recipe, dataset, described)
+    with at_most(room, f"the model of {path.name} does not fit its {WEIGHTS}"):
+        model, modules, files = code.watched(make, recipe.model)
+    if not allow_drift:
+        if changed := code.changed_of_model(record, modules, files):
+            raise GpuzooError(
+                f"{path}: changed or missing since it was trained: "
+                f"{', '.join(changed)}; restore it, or pass allow_drift"
+            )
+    return model
+
+
+def _with_batch(shape: tuple[int, ...], example: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape (examples, *example) of an array of a shape."""
+    forms = [example]
+    if example[-1] == 1:
+        forms.append(example[:-1])
+    for form in forms:
+        if shape == form:
+            return (1, *example)
+        if shape[1:] == form:
+            return (shape[0], *example)
+    raise GpuzooError(
+        f"the shape of the examples must be (examples, "
+        f"{', '.join(map(str, example))}): {shape}"
+    )
