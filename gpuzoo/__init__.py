@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.catalogue.registry import register as register
     from gpuzoo.data.dataset import Dataset as Dataset
     from gpuzoo.data.sources import load_data as load_data
+    from gpuzoo.deploy.evaluate import evaluate as evaluate
     from gpuzoo.deploy.trained import Trained as Trained
     from gpuzoo.deploy.trained import load as load
     from gpuzoo.errors import Diverged as Diverged
@@ -54,6 +55,7 @@ _WHERE = {
         "catalogue.registry": "build list_models model_info register",
         "data.dataset": "Dataset",
         "data.sources": "load_data",
+        "deploy.evaluate": "evaluate",
         "deploy.trained": "Trained load",
         "errors": "Diverged GpuzooError",
         "repro.diff": "diff",

@@ -29,6 +29,7 @@ _VERBS = {
     "resume": ("runs", "Continue a run that was interrupted or killed."),
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
     "diff": ("runs", "Show where two runs diverge, and why."),
+    "evaluate": ("evaluate", "Evaluate a trained run again, on its or other data."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
     "compile": ("compiling", "Compile a recipe for GPUs that this machine lacks."),
     "doctor": ("machine", "Check the installation and this machine."),
@@ -44,6 +45,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume
 - Repeatability: verify, diff
+- After training: evaluate
 - This machine: bench, doctor
 - Other machines: compile
 - Protection: new-key, sign, check-signature, encrypt, decrypt

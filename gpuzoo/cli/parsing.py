@@ -35,6 +35,11 @@ class Output:
         last_line(summary, self.json)
 
 
+def chosen(**options: str) -> dict:
+    """Return the runtime options other than "run", which stands for the run's own."""
+    return {name: value for name, value in options.items() if value != "run"}
+
+
 Common = tyro.conf.OmitArgPrefixes[Output]
 
 

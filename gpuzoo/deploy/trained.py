@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpuzoo.catalogue import user_files
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data import audio, series, validate
 from gpuzoo.data.dataset import Arrays, Dataset
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import expand, open_inside, read_inside
 from gpuzoo.runs import code
 from gpuzoo.runs.record import architecture_of, options_of, read_run, recipe_of
 from gpuzoo.runtime import configure
 from gpuzoo.runtime.options import Options, Runtime
+from gpuzoo.training.session import check_trust
 from gpuzoo.weights import load_weights
 
 if TYPE_CHECKING:
@@ -213,9 +215,10 @@ class Trained:
 def load(
     run: str | pathlib.Path,
     *,
-    options: Options | None = None,
     allow_drift: bool = False,
+    trust_code: bool = False,
     note: Callable[[str], None] = lambda text: None,
+    **options,
 ) -> Trained:
     """Load the trained model of a run.
 
@@ -224,14 +227,16 @@ def load(
 
     Args:
         run: the run folder.
-        options: runtime options; default: those in use in this process, else those of
-            the run.
         allow_drift: load although the code of the model has changed.
+        trust_code: execute user code, if the model is defined in a user file
+            (path.py:function). Review it first if the run is not your own.
         note: called with lines for the user, for example of a differing precision.
+        **options: runtime options other than those of the run, such as `device="cpu"`;
+            default: those in use in this process, else those of the run.
 
     Raises:
         GpuzooError: the run has not ended, its files are missing, damaged or changed,
-            or the code of its model has changed.
+            or the code of its model has changed, or is the user's and not trusted.
     """
     path = expand(run)
     record = read_run(path)
@@ -241,8 +246,8 @@ def load(
             f"gpuzoo resume {path}"
         )
     room = _bytes_of_weights(path) + _SLACK_BYTES
-    for file in code.models_files(record["recipe"])[:1]:
-        note(f"Executing the run's own code: {file}.")
+    file = user_files.file_of(record["recipe"]["model"])
+    check_trust(path, [record["recipe"]["model"]] if file else [], trust_code, note)
     runtime = _configure(record, options, note)
     recipe = recipe_of(record)
     dataset = _without_examples(record)
@@ -260,12 +265,17 @@ def load(
     return Trained(path, record, recipe, runtime, model, dataset, task)
 
 
-def _configure(record: dict, options: Options | None, note) -> Runtime:
-    wanted = options or configure.options_in_force() or options_of(record)
+def _configure(record: dict, options: dict, note) -> Runtime:
+    # A file that pins kernels for the training step does not exist everywhere.
+    wanted = dataclasses.replace(options_of(record), autotune="")
+    known = {field.name for field in dataclasses.fields(Options)}
+    if unknown := sorted(set(options) - known):
+        raise GpuzooError(f"load() has no {unknown[0]!r}; {nearest(unknown[0], known)}")
+    if options:
+        wanted = dataclasses.replace(wanted, **options)
+    else:
+        wanted = configure.options_in_force() or wanted
     recorded = record["runtime"]
-    if options is None and wanted == options_of(record):
-        # `auto` might choose otherwise here: the run's own choices.
-        wanted = dataclasses.replace(wanted, autotune="")
     runtime = configure.configure(wanted, seed=record["recipe"]["seed"], quiet=True)
     for name in ("backend", "precision", "xla", "threads", "device"):
         if (here := getattr(runtime, name)) != recorded[name]:

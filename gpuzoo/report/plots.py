@@ -9,6 +9,7 @@ import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
@@ -46,12 +47,23 @@ def draw_all(
     """Draw the curves and the plots of a task into a run folder; `outputs` as in
     engine/loop.py, `trained_with`: terms that only the training loss contains."""
     with plain():
-        figures = {"curves": curves(title, rows, trained_with)}
-        for name in pictures:
-            figures[name] = PICTURES[name](title, dataset, outputs)
-        for name, figure in figures.items():
-            if figure is not None:
-                as_folder(folder).write_file(f"{name}.png", png_bytes(figure))
+        files = {"curves.png": png_bytes(curves(title, rows, trained_with))}
+        files |= draw(pictures, title, dataset, outputs)
+        for name, content in files.items():
+            as_folder(folder).write_file(name, content)
+
+
+def draw(
+    pictures: Sequence[str], title: str, dataset: Dataset, outputs: dict
+) -> dict[str, bytes]:
+    """Draw the plots of a task; return file name -> content, without empty plots."""
+    with plain():
+        figures = {name: PICTURES[name](title, dataset, outputs) for name in pictures}
+        return {
+            f"{name}.png": png_bytes(figure)
+            for name, figure in figures.items()
+            if figure is not None
+        }
 
 
 def png_bytes(figure: Figure, software: str | None = None) -> bytes:

@@ -4,15 +4,10 @@ import pathlib
 
 from gpuzoo.errors import ExitCode
 from gpuzoo.files import expand
-from gpuzoo.repro.verify import (
-    DIFFERS,
-    EXIT_CODES,
-    IDENTICAL,
-    changed_files,
-    check_trust,
-)
+from gpuzoo.repro.verify import DIFFERS, EXIT_CODES, IDENTICAL, changed_files
 from gpuzoo.runs import divergence, drift
 from gpuzoo.runs.record import read_run
+from gpuzoo.training.session import check_trust, own_files
 
 EQUAL_SO_FAR = "equal as far as both go"
 
@@ -51,7 +46,7 @@ def diff(
     paths = [expand(run) for run in (one, other)]
     records = [read_run(path, sealed=False) for path in paths]
     for path, run in zip(paths, records, strict=True) if replay else ():
-        check_trust(path, run, trust_code, note)
+        check_trust(path, own_files(run), trust_code, note)
     trails = [divergence.read_digests(path) for path in paths]
     counts = [divergence.count_losses(rows) for rows in trails]
     first, weights = divergence.first_divergence(*trails), {}

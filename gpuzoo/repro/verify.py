@@ -12,7 +12,7 @@ from gpuzoo.repro import causes, rerun
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
 from gpuzoo.runs.record import read_run, run_id, seal
-from gpuzoo.training.session import open_recorded, own_files
+from gpuzoo.training.session import check_trust, open_recorded, own_files
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
 EXIT_CODES = {
@@ -64,7 +64,7 @@ def verify(
             + "; gpuzoo resume finishes it"
             * (recorded["state"] != "diverged")
         )
-    check_trust(path, recorded, trust_code, note)
+    check_trust(path, own_files(recorded), trust_code, note)
     verdict: dict = {
         "verdict": IDENTICAL, "run_dir": redact(str(path)), "steps": 0,
         "first_difference": None, "weights": {}, "rows": [], "figures": [],
@@ -122,22 +122,6 @@ def verify(
         verdict["causes"] += causes.of_the_model(session)
     word = DIFFERS if differs else _of_files(path, verdict)
     return _conclude(verdict, word, path, recorded)
-
-
-def check_trust(path: pathlib.Path, recorded: dict, trusted: bool, note) -> None:
-    """Refuse to execute user code in a re-run unless it is trusted.
-
-    Raises:
-        GpuzooError: its model, or its teacher's, is defined in a user file.
-    """
-    files = " and ".join(own_files(recorded))
-    if files and not trusted:
-        raise GpuzooError(
-            f"{path} has user code, {files}, which would be executed with your "
-            "permissions; review it, then add --trust-code (Python: trust_code=True)"
-        )
-    if files:
-        note(f"Executing the run's own code: {files}.")
 
 
 def _of_files(path: pathlib.Path, verdict: dict) -> str:

@@ -111,7 +111,13 @@ def changed_of_model(record: dict, code: dict, inputs: dict) -> list[str]:
     } | record["inputs"]
     before = {n: d for n, d in before.items() if not n.startswith(TEACHER)}
     now = {**code, **inputs}
-    return sorted(name for name in before if now.get(name) != before[name])
+    return sorted(
+        name
+        for name in before
+        # The models of gpuzoo that only the training or its metrics use do not count.
+        if (name in now or not name.startswith("gpuzoo."))
+        and now.get(name) != before[name]
+    )
 
 
 def unreadable_inputs(record: dict) -> dict[str, str]:

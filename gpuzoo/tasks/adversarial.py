@@ -49,7 +49,7 @@ class Task(base.Task):
                 f"batch_size of {recipe.model} must be a multiple of {self.parts}, one "
                 f"part for each step of its discriminator: {recipe.batch_size}"
             )
-        self.for_discriminator, self.for_generator = self.optimizers
+        self.for_discriminator, self.for_generator = self.optimizers or (None, None)
         self.measure = frechet.Measure(dataset)
         self.metrics = (base.LOSS, *self.measure.metrics)
         if self.conditional and self.measure.metrics:

@@ -93,7 +93,8 @@ class Task:
         self.changes = augment.parse(recipe.augment)
 
     def begin(self, optimizers: list, dataset) -> None:
-        """Prepare training and evaluation on a dataset."""
+        """Prepare training and evaluation on a dataset; evaluation alone, if there are
+        no optimizers."""
         self.optimizers = optimizers
 
     @classmethod

@@ -37,7 +37,8 @@ class Task(classify.Task):
         super().begin(optimizers, dataset)
         recipe = self.recipe
         self.alpha = recipe.distill_alpha
-        self.teacher = load_teacher(recipe, dataset) if recipe.distill_alpha else None
+        taught = recipe.distill_alpha and optimizers
+        self.teacher = load_teacher(recipe, dataset) if taught else None
         # Not by name: as a plain function Keras would give it logits.
         self.likeness = keras.distillation.LogitsDistillation(
             temperature=recipe.temperature, loss=keras.losses.KLDivergence()

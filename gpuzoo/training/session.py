@@ -157,6 +157,25 @@ def own_files(record: dict) -> list[str]:
     return code.models_files(record["recipe"])
 
 
+def check_trust(path: pathlib.Path, files: list[str], trusted: bool, note) -> None:
+    """Refuse to execute the user code of a recorded run unless it is trusted.
+
+    Args:
+        files: path.py:function of the user code (`own_files`).
+
+    Raises:
+        GpuzooError: there are such files, and it is not trusted.
+    """
+    named = " and ".join(files)
+    if named and not trusted:
+        raise GpuzooError(
+            f"{path} has user code, {named}, which would be executed with your "
+            "permissions; review it, then add --trust-code (Python: trust_code=True)"
+        )
+    if named:
+        note(f"Executing the run's own code: {named}.")
+
+
 def _build_again(record: dict, *parts) -> tuple:
     from gpuzoo.training import build
 

@@ -1,0 +1,84 @@
+"""`gpuzoo evaluate`."""
+
+import dataclasses
+from typing import Literal
+
+from gpuzoo.cli.parsing import Common, Flag, Output, Word, chosen
+from gpuzoo.runtime.options import Precision
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a trained run again, on its own data or on other data.
+
+    Exit codes: 0 done, 1 nothing has changed and yet the metrics differ from those of
+    the run, 2 the run or the data cannot be used.
+    """
+
+    run: Word
+    """The run folder."""
+    data: str = ""
+    """Other data: a dataset's name, a .npz or .csv file or a folder; their test
+    examples, or all if they have no test part. Default: the data of the run."""
+    data_dir: str | None = None
+    """Prepared TFDS folder; default: that of the run."""
+    out: str | None = None
+    """New folder for evaluation.json, per_class.csv and the plots."""
+    device: Literal["run", "auto", "cpu", "gpu"] = "run"
+    """Device; run: as requested in the training."""
+    precision: Literal["run"] | Precision = "run"
+    """Keras dtype policy; run: that of the training."""
+    allow_drift: Flag = False
+    """Evaluate although the code of the model has changed."""
+    trust_code: Flag = False
+    """Execute the run's own code, if its model is defined in a user's file."""
+    output: Common = Output()
+
+    def __call__(self) -> int:
+        from gpuzoo.deploy import evaluate
+
+        note = self.output.note
+        if self.out:
+            evaluate.check_new(self.out)
+        found = evaluate.evaluate(
+            self.run, data=self.data, data_dir=self.data_dir, note=note,
+            allow_drift=self.allow_drift, trust_code=self.trust_code,
+            **chosen(device=self.device, precision=self.precision),
+        )  # fmt: skip
+        if self.out:
+            evaluate.write(self.out, found)
+            note(f"written to {self.out}/")
+        summary = evaluate.summary_of(found)
+        if not self.output.quiet:
+            self._print(summary)
+        self.output.last_line(summary)
+        return summary["exit_code"]
+
+    def _print(self, found: dict) -> None:
+        from gpuzoo.cli.tables import add_row, show, table
+
+        heads = ("class", "examples", "precision", "recall", "F1")
+        made = table(*heads, right=heads[1:])
+        classes = found.get("per_class", [])
+        for row in classes[:30]:
+            parts = (f"{row[x]:.4f}" for x in ("precision", "recall", "f1"))
+            add_row(made, row["name"], row["examples"], *parts)
+        for mean in ("macro", "weighted"):
+            if mean in found:
+                parts = (f"{found[mean][x]:.4f}" for x in ("precision", "recall", "f1"))
+                add_row(made, f"{mean} mean", found["examples"], *parts)
+        lines = [f"{len(classes) - 30} more classes (--json)"] * (len(classes) > 30)
+        for name, value in found["metrics"].items():
+            lines.append(f"{name} {value:.6g}")
+        if within := found["interval"]:
+            lines.append(
+                f"95 % interval of the {within['of']}: {within['low']:.4g} to "
+                f"{within['high']:.4g} ({found['examples']} examples of "
+                f"{found['data']})"
+            )
+        if found["identical"]:
+            lines.append("identical to the run's own evaluation, to the bit")
+        elif found["identical"] is not None:
+            why = "; ".join(found["differences"]) or "and nothing has changed"
+            lines.append(f"not identical to the run's own evaluation: {why}")
+        show(*([made] if classes else []), *lines)

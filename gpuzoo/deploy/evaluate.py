@@ -1,0 +1,302 @@
+"""Evaluate a trained run again, on its own data or on other data."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from gpuzoo.data import arrays as npz
+from gpuzoo.data import audio, folders
+from gpuzoo.data.dataset import Dataset
+from gpuzoo.data.sources import load_data
+from gpuzoo.deploy.trained import Trained, load
+from gpuzoo.errors import ExitCode, GpuzooError, remedy_of
+from gpuzoo.files import expand, redact, write_atomically
+from gpuzoo.runs import drift
+from gpuzoo.runtime.environment import environment
+
+CONFIDENCE = 0.95
+"""Of the intervals."""
+
+
+def evaluate(
+    run: str | pathlib.Path,
+    *,
+    data: str = "",
+    data_dir: str | None = None,
+    allow_drift: bool = False,
+    trust_code: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+    **options,
+) -> dict:
+    """Evaluate the trained model of a run.
+
+    Args:
+        run: the run folder.
+        data: other data, as `gpuzoo.load_data` takes them: their test examples, or all
+            of a folder or file without such; default: the data of the run.
+        data_dir: prepared TFDS folder; default: that of the run.
+        allow_drift, trust_code, options: see `gpuzoo.load`.
+        note: called with lines for the user.
+
+    Returns:
+        `run_dir`, `data`, `examples`, `metrics` (name -> value, as in run.json),
+        `interval` of the mean loss or of the accuracy (95 %), `identical` (whether the
+        metrics are those of the run to the bit; None for other data), `differences` of
+        the environment, `exit_code` (1 if nothing has changed and they differ); for
+        classifiers also `log_loss`, `per_class` (a dict for each class: name, examples,
+        precision, recall, f1), `macro`, `weighted` and `confusion`, the matrix (true
+        classes down). `outputs` and `dataset` hold the arrays.
+
+    Raises:
+        GpuzooError: see `gpuzoo.load`; the data are unavailable, have changed, or do
+            not fit the model.
+    """
+    trained = load(
+        run, allow_drift=allow_drift, trust_code=trust_code, note=note, **options
+    )
+    record = trained.record
+    if data:
+        dataset = _other_data(trained, data, data_dir, note)
+    else:
+        dataset = _own_data(trained, data_dir, note)
+    outputs, metrics = _evaluate(trained, dataset)
+    found = {
+        "run_dir": redact(str(trained.path)),
+        "data": dataset.name,
+        "examples": len(next(iter(outputs.values()))),
+        "metrics": {f"test_{name}": value for name, value in metrics.items()},
+        "identical": None,
+        "differences": [],
+        "exit_code": ExitCode.DONE,
+        "pictures": list(trained.task.pictures),
+        **_interval(outputs, dataset),
+    }
+    if not data:
+        found["identical"] = found["metrics"] == record["metrics"]
+        here = {
+            "environment": environment(), "runtime": trained.runtime.as_record(),
+            "code": None,
+        }  # fmt: skip
+        changes = drift.environment_differences(record, here)
+        found["differences"] = list(map(str, changes))
+        if not found["identical"] and not changes:
+            found["exit_code"] = ExitCode.FAILED
+    if "predicted" in outputs and "label" in dataset.test:
+        found |= classification(outputs, dataset)
+    return {**found, "outputs": outputs, "dataset": dataset}
+
+
+def classification(outputs: dict, dataset: Dataset) -> dict:
+    """Return the metrics of a classifier, by scikit-learn.
+
+    Args:
+        outputs: `predicted` (examples,) and `logits` (examples, classes).
+        dataset: its test examples are those evaluated.
+    """
+    from scipy.special import log_softmax
+    from sklearn import metrics
+
+    labels = dataset.test["label"][: len(outputs["predicted"])]
+    every = list(range(len(dataset.classes)))
+    how = {"labels": every, "zero_division": 0.0}
+    parts = metrics.precision_recall_fscore_support(labels, outputs["predicted"], **how)
+    likely = log_softmax(outputs["logits"].astype(np.float64), axis=1)
+    found: dict = {
+        "log_loss": float(-likely[np.arange(len(labels)), labels].mean()),
+        "per_class": [
+            {
+                "name": name, "examples": int(count), "precision": float(precision),
+                "recall": float(recall), "f1": float(f1),
+            }
+            for name, precision, recall, f1, count in zip(
+                dataset.classes, *parts, strict=True
+            )
+        ],
+        "confusion": metrics.confusion_matrix(
+            labels, outputs["predicted"], labels=every
+        ).tolist(),
+    }  # fmt: skip
+    for mean in ("macro", "weighted"):
+        values = metrics.precision_recall_fscore_support(
+            labels, outputs["predicted"], average=mean, **how
+        )
+        found[mean] = dict(zip(("precision", "recall", "f1"), values[:3], strict=True))
+    return found
+
+
+def _evaluate(trained: Trained, dataset: Dataset) -> tuple[dict, dict]:
+    """Return the outputs, one row per example, and the metrics, as a training does."""
+    from gpuzoo.engine import backends, batches
+    from gpuzoo.engine.evaluation import Evaluation
+
+    task, backend = trained.task, backends.get(trained.runtime)
+    task.begin([], dataset)
+    test = {name: dataset.test[name] for name in task.fields}
+    count = dataset.count("test")
+    if trained.record["fast_dev_run"]:
+        count = min(count, 2 * trained.batch)
+    call = Evaluation(
+        task.evaluate, test, min(trained.batch, count), backend, trained.runtime,
+        trained.model.variables,
+        streamed=batches.streams(
+            trained.recipe, dataset.splits, task.fields, backend
+        ),
+    )  # fmt: skip
+    outputs = call(count)
+    return outputs, task.summarise(outputs, {k: a[:count] for k, a in test.items()})
+
+
+def _interval(outputs: dict, dataset: Dataset) -> dict:
+    """Return the 95 % interval of the accuracy (Wilson), or of the mean loss."""
+    from scipy import stats
+
+    if "predicted" in outputs and "label" in dataset.test and "logits" in outputs:
+        labels = dataset.test["label"][: len(outputs["predicted"])]
+        right = int((outputs["predicted"] == labels).sum())
+        found = stats.binomtest(right, len(labels)).proportion_ci(
+            CONFIDENCE, method="wilson"
+        )
+        return {"interval": {"of": "accuracy", "low": found.low, "high": found.high}}
+    losses = outputs.get("loss")
+    if losses is None or losses.ndim != 1 or "count" in outputs:
+        return {"interval": None}
+    mean, error = losses.mean(dtype=np.float64), losses.std(dtype=np.float64)
+    error *= stats.norm.ppf((1 + CONFIDENCE) / 2) / math.sqrt(len(losses))
+    return {"interval": {"of": "loss", "low": mean - error, "high": mean + error}}
+
+
+def _own_data(trained: Trained, data_dir: str | None, note) -> Dataset:
+    from gpuzoo.training import build
+
+    recipe = trained.recipe
+    if data_dir is not None:
+        recipe = dataclasses.replace(recipe, data_dir=data_dir)
+    recorded = trained.record["data"]
+    dataset = build.load_data_of(recipe, note, recorded["fingerprint"])
+    changes = drift.data_differences(recorded, dataset.as_record())
+    drift.refuse(
+        changes,
+        f"{trained.path} cannot be evaluated on its data, which have changed (--data "
+        "evaluates on other data)",
+    )
+    return dataset
+
+
+def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Dataset:
+    """Return other data in the shape and with the classes of a run."""
+    what, recipe = f"data {data!r}", trained.recipe
+    height, *rest = trained.dataset.input_shape
+    size = seconds = 0
+    path = expand(data)
+    if path.is_dir():
+        if trained.dataset.field == "image" and rest[0] == height:
+            size = height
+        if trained.dataset.field == "audio":
+            seconds = height / audio.RATE
+    dataset = load_data(
+        data, data_dir=data_dir, image_size=size, audio_seconds=seconds, note=note
+    )
+    if dataset.field != trained.dataset.field:
+        raise GpuzooError(
+            f"{what} are {dataset.field}s, and {trained.path.name} was trained on "
+            f"{trained.dataset.field}s"
+        )
+    if dataset.input_shape != trained.dataset.input_shape:
+        raise GpuzooError(
+            f"{what} have examples of {dataset.input_shape}, and {trained.path.name} "
+            f"takes {trained.dataset.input_shape}"
+        )
+    test = dict(dataset.test)
+    if _unsplit(path, note):
+        test = {k: np.concatenate([dataset.train[k], a]) for k, a in test.items()}
+        note(f"{what}: no test part, all {len(test[dataset.field])} examples are used")
+    if "label" in trained.task.fields:
+        test["label"] = _labels(trained, what, dataset, test)
+    if dataset.scale and trained.dataset.scale:
+        (mean, deviation), ours = dataset.scale, trained.dataset.scale
+        test = {
+            k: ((a.astype(np.float64) * deviation + mean - ours[0]) / ours[1]).astype(
+                np.float32
+            )
+            for k, a in test.items()
+        }
+    return dataclasses.replace(
+        dataset, splits={"train": dataset.train, "test": test},
+        classes=trained.classes, scale=trained.dataset.scale,
+        name=dataset.name or recipe.data,
+    )  # fmt: skip
+
+
+def _unsplit(path: pathlib.Path, note) -> bool:
+    """Whether data of the user have no test part of their own."""
+    if path.is_dir():
+        return not folders.find_splits(f"data {path.name!r}", path, lambda text: None)
+    if path.suffix.lower() == ".npz":
+        return "" in npz.read(path, lambda text: None)
+    return False
+
+
+def _labels(trained: Trained, what: str, dataset: Dataset, test: dict) -> np.ndarray:
+    """Return the labels of other data as indices of the run's classes."""
+    if "label" not in test:
+        raise GpuzooError(f"{what} have no labels; gpuzoo predict needs none")
+    unknown = [name for name in dataset.classes if name not in trained.classes]
+    if unknown:
+        raise GpuzooError(
+            f"{what}: class {unknown[0]!r} is not a class of {trained.path.name}: "
+            f"{', '.join(trained.classes)[:200]}"
+        )
+    places = np.array([trained.classes.index(name) for name in dataset.classes])
+    return places[test["label"]].astype(np.int32)
+
+
+def summary_of(found: dict) -> dict:
+    """Return what `evaluate` has found without the arrays."""
+    return {k: v for k, v in found.items() if k not in ("outputs", "dataset")}
+
+
+def check_new(out: str) -> None:
+    """Raise GpuzooError if the output folder exists."""
+    if os.path.lexists(expand(out)):
+        raise GpuzooError(f"out: {out} exists; name a new folder")
+
+
+def write(out: str, found: dict) -> None:
+    """Write what `evaluate` has found into a new folder: evaluation.json, the plots of
+    the task, and of classifiers per_class.csv and confusion.csv."""
+    from gpuzoo.report import plots
+
+    path, dataset = expand(out), found["dataset"]
+    summary, files = summary_of(found), {}
+    files["evaluation.json"] = json.dumps(summary, indent=1).encode()
+    if "per_class" in found:
+        files["per_class.csv"] = _csv(
+            list(found["per_class"][0]), [r.values() for r in found["per_class"]]
+        )
+        rows = zip(dataset.classes, found["confusion"], strict=True)
+        files["confusion.csv"] = _csv(
+            ["true class", *dataset.classes], [[name, *row] for name, row in rows]
+        )
+    title = f"{pathlib.Path(found['run_dir']).name} on {found['data']}"
+    pictures = plots.draw(found["pictures"], title, dataset, found["outputs"])
+    try:
+        path.mkdir(parents=True)
+        for name, content in {**files, **pictures}.items():
+            write_atomically(path / name, content, replace=False)
+    except OSError as error:
+        raise GpuzooError(
+            f"out: {out}: {error.strerror or error}; {remedy_of(error)}"
+        ) from None
+
+
+def _csv(head: list[str], rows) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue().encode()
