@@ -47,10 +47,16 @@ def test_python_of_a_models_page(tmp_path):
     run_python(python_blocks("howto/own-model.md"), tmp_path)
 
 
-def test_commands_of_the_page_on_protection(cli, tmp_path):
+def test_the_pages_on_a_trained_run(cli, tmp_path):
+    """Its predictions and metrics, then signatures and encryption."""
     done = cli("train", "mnist", "--data", "digits", "--model", "mlp", "--epochs", "1",
                "--out", "runs/mnist-001")  # fmt: skip
     assert done.returncode == 0, done.stderr
+    run_python(python_blocks("howto/evaluate.md"), tmp_path)
+    page = (ROOT / "docs" / "howto" / "evaluate.md").read_text()
+    (words,) = re.findall(r"```bash\ngpuzoo (.*)\n", page)
+    done = cli(*words.split())
+    assert done.json["identical"] and (tmp_path / "evaluation").is_dir(), done.stderr
     page = (ROOT / "docs" / "howto" / "protect.md").read_text()
     blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
     assert [name for name, _ in blocks] == ["sign", "openssl", "encrypt"]
