@@ -118,13 +118,8 @@ def test_each_side_moves_on_its_own_loss_alone(recipe, dataset, runtime):
     optimizers = [keras.optimizers.SGD(rate) for rate in rates]
     for optimizer, group in zip(optimizers, Task.groups(model), strict=True):
         optimizer.build(group)
-    task = Task(
-        model=model,
-        optimizers=optimizers,
-        recipe=recipe,
-        dataset=dataset,
-        runtime=runtime,
-    )
+    task = Task(model=model, recipe=recipe, dataset=dataset, runtime=runtime)
+    task.begin(optimizers, dataset)
     shape = (recipe.batch_size, Task.count_draws(recipe, model))
     draws = np.random.default_rng(0).random(shape).astype("f4")
     images = dataset.train["image"][: recipe.batch_size]

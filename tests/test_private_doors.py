@@ -426,7 +426,7 @@ def test_pixels_are_in_the_precision_of_the_runtime(precision, dataset, runtime)
     task = tasks.load("classify")(
         model=keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(),
                                 keras.layers.Dense(10)]),
-        optimizers=[], recipe=RECIPE, dataset=dataset, runtime=runtime,
+        recipe=RECIPE, dataset=dataset, runtime=runtime,
     )  # fmt: skip
     keras.config.set_dtype_policy(other)
     try:

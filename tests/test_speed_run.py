@@ -78,7 +78,7 @@ def test_tta_averages_the_logits(views, count, dataset, runtime):
     found = {}
     for kind in ("none", views):
         task = Task(
-            model=model, optimizers=[None], dataset=dataset, runtime=runtime,
+            model=model, dataset=dataset, runtime=runtime,
             recipe=RECIPE.override(tta=kind),
         )  # fmt: skip
         found[kind] = task
