@@ -94,6 +94,7 @@ def own_cleaner(*, input_shape: Shape = (8, 8, 1)):
 CASES = [
     ("mnist", "own_reader", "digits"),
     ("distill_mnist", "own_reader", "digits"),
+    ("mnist_robust", "own_reader", "digits"),
     ("tones", "own_listener", "tones"),
     ("forecast", "own_prophet", "mackey_glass"),
     ("mnist_vae", "own_code", "digits"),

@@ -86,7 +86,7 @@ class Trained:
         """Check examples and return them as the training data have them.
 
         Args:
-            examples: an array (examples, *input_shape) or one example; images without
+            examples: an array `(examples, *input_shape)` or one example; images without
                 an axis for one channel, too. Images are uint8, other whole numbers in
                 [0, 255] or floats in [0, 1]; sounds int16 or floats in [-1, 1); series
                 the raw values, which are standardized as in the training.

@@ -5,6 +5,8 @@ from gpuzoo.runs.record import read_run
 
 SHIPPED = "lenet5"
 """The teacher that comes with gpuzoo, the classifier of tasks/frechet.py."""
+CLASSIFIERS = ("classify", "classify_robust", "distill")
+"""Tasks whose models give the class of an image."""
 
 
 def model_of_teacher(teacher: str) -> str:
@@ -30,7 +32,7 @@ def record_of(teacher: str) -> dict:
             f"teacher {teacher}: is {record['state']}; only a finished or stopped run "
             "can teach"
         )
-    if record["recipe"]["task"] not in ("classify", "distill"):
+    if record["recipe"]["task"] not in CLASSIFIERS:
         raise GpuzooError(
             f"teacher {teacher}: was trained to {record['recipe']['task']}, not to "
             "classify"

@@ -79,8 +79,11 @@ class Task(base.Task):
 
     def step(self, batch: dict, draws, backend) -> dict:
         """Do one training step; return the loss and the accuracy of the batch."""
-        images, own = augment.apply(self.changes, batch[self.field], draws)
-        images = self.prepare(images)
+        mine, rest = draws, draws
+        if self.own_draws:
+            mine, rest = draws[:, : self.own_draws], draws[:, self.own_draws :]
+        images, own = augment.apply(self.changes, batch[self.field], rest)
+        images = self.prepare(self.disturbed(images, batch["label"], mine, backend))
 
         def loss():
             logits = self.network(images, training=True)
@@ -93,6 +96,10 @@ class Task(base.Task):
             "loss": loss,
             "accuracy": keras.ops.mean(keras.ops.cast(correct, "float32")),
         }
+
+    def disturbed(self, images, labels, draws, backend):
+        """Return the images to train on, by the task's own draws: here they stay."""
+        return images
 
     def loss(self, images, labels, own, logits):
         """Return the mean loss of a batch; `own`: the fraction of each image that is

@@ -77,6 +77,18 @@ class JaxBackend:
             outer.add_update(update)
         return (loss, rest), gradients
 
+    def input_gradient(self, function: Callable, inputs):
+        """Return the gradient of `function(inputs)`, a scalar, by `inputs`; what the
+        function writes into variables is dropped."""
+        outer = get_stateless_scope()
+        mapping = [(v, _current(outer, v)) for v in self._variables]
+
+        def pure(inputs):
+            with keras.StatelessScope(mapping):
+                return function(inputs)
+
+        return jax.grad(pure)(inputs)
+
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
         """Update the variables by the optimizer, once."""
         # Not optimizer.apply(): loss scaling writes variables inside a condition.

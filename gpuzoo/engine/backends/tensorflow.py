@@ -72,6 +72,16 @@ class TensorFlowBackend:
             gradients = [g if g is None else tf.identity(g) for g in gradients]
         return (loss, rest), gradients
 
+    def input_gradient(self, function: Callable, inputs):
+        """Return the gradient of `function(inputs)`, a scalar, by `inputs`."""
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(inputs)
+            value = function(inputs)
+        with _added_in_pairs():
+            return tape.gradient(
+                value, inputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            )
+
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
         """Update the variables by the optimizer, once."""
         optimizer.apply(gradients, variables)

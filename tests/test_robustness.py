@@ -1,0 +1,439 @@
+"""Disturbed images, attacks and calibration of a trained classifier."""
+
+import base64
+import io
+import json
+import re
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import ROOT, needs_jax
+from scipy import ndimage
+from small import RECIPE, same, train
+
+import gpuzoo
+from gpuzoo import randomness
+from gpuzoo.deploy import corruptions, robustness
+from gpuzoo.engine import checkpoint
+
+SEVERITIES = corruptions.SEVERITIES
+
+
+def texture(count: int, *shape: int) -> np.ndarray:
+    """Smooth random fields with the spectrum of small photographs, about."""
+    noise = randomness.normal((count, *shape), 0, "texture")
+    smooth = ndimage.gaussian_filter(noise, (0, 1.5, 1.5, 0))
+    return (255 * np.clip(0.5 + 0.2 * smooth / smooth.std(), 0, 1)).astype(np.uint8)
+
+
+IMAGES = {
+    "digits": gpuzoo.load_data("digits").test["image"][:40],
+    "colour": texture(30, 32, 32, 3),
+    "tiny": texture(40, 8, 8, 1),
+}
+
+
+# --- corruptions --------------------------------------------------------------------
+
+
+def test_the_fifteen_kinds():
+    assert (
+        list(corruptions.KINDS)
+        == (
+            "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur "
+            "zoom_blur snow frost fog brightness contrast elastic_transform pixelate "
+            "jpeg_compression"
+        ).split()
+    )
+
+
+@pytest.mark.parametrize("images", IMAGES)
+@pytest.mark.parametrize("kind", corruptions.KINDS)
+def test_severities_grow(kind, images):
+    images = IMAGES[images]
+    places = np.arange(len(images))
+    distances = [
+        np.sqrt(np.mean((corruptions.corrupt(images, places, kind, s, 0) / 255.0
+                         - images / 255.0) ** 2))
+        for s in SEVERITIES
+    ]  # fmt: skip
+    assert distances[0] > 0.003 and (np.diff(distances) > 0).all(), distances
+
+
+@pytest.mark.parametrize("kind", corruptions.KINDS)
+def test_an_image_is_changed_whatever_stands_beside_it(kind):
+    """By its index and the seed alone, in uint8 and in float32."""
+    images, places = IMAGES["colour"][:9], np.arange(100, 109)
+    before = np.random.get_state()[1].tobytes()
+    whole = corruptions.corrupt(images, places, kind, 3, 0)
+    assert np.random.get_state()[1].tobytes() == before
+    order = np.array([7, 2, 5])
+    part = corruptions.corrupt(images[order], places[order], kind, 3, 0)
+    assert part.tobytes() == whole[order].tobytes()
+    floats = (images / 255).astype(np.float32)
+    values = corruptions.corrupt(floats, places, kind, 3, 0)
+    assert values.dtype == np.float32 and 0 <= values.min() and values.max() <= 1
+    assert np.abs(values - whole / 255).max() < 0.51 / 255
+    drawn = kind not in (
+        "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate",
+        "jpeg_compression",
+    )  # fmt: skip
+    other = corruptions.corrupt(images, places, kind, 3, 1)
+    assert (other.tobytes() != whole.tobytes()) == drawn
+    moved = corruptions.corrupt(images, places + 1, kind, 3, 0)
+    assert (moved.tobytes() != whole.tobytes()) == drawn
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (9, 40, 1), (224, 224, 3)])
+def test_every_size(shape):
+    image = texture(1, *shape)
+    for kind in corruptions.KINDS:
+        for severity in (1, 5) if shape[0] < 100 else (5,):
+            found = corruptions.corrupt(image, [0], kind, severity, 0)
+            assert found.shape == image.shape and found.dtype == np.uint8
+            assert np.ptp(found.astype(int)) > 5, kind
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_flat_image_breaks_nothing(value):
+    for kind in corruptions.KINDS:
+        image = np.full((1, 12, 12, 1), value, np.uint8)
+        with np.errstate(all="raise"):
+            corruptions.corrupt(image, [0], kind, 5, 0)
+
+
+@pytest.mark.parametrize("shape", [(7, 20, 1), (20, 20, 2)])
+def test_unsuited_images_are_refused(shape):
+    with pytest.raises(gpuzoo.GpuzooError, match=re.escape(str(shape))):
+        corruptions.corrupt(np.zeros((1, *shape), np.uint8), [0], "fog", 1, 0)
+    with pytest.raises(gpuzoo.GpuzooError, match="severity in 1..5: 'fogg', 1"):
+        corruptions.corrupt(IMAGES["tiny"], range(40), "fogg", 1, 0)
+
+
+def test_noise_has_the_stated_strength():
+    image = np.full((1, 200, 200, 1), 0.5, np.float32)
+    for s, (deviation, photons, part) in enumerate(
+        [(0.08, 60, 0.03), (0.12, 25, 0.06), (0.18, 12, 0.09)], start=1
+    ):
+        made = corruptions.corrupt(image, [0], "gaussian_noise", s, 0)
+        assert made.std() == pytest.approx(deviation, rel=0.03)
+        made = corruptions.corrupt(image, [0], "shot_noise", s, 0)
+        assert made.mean() == pytest.approx(0.5, rel=0.02)
+        assert made.std() == pytest.approx(np.sqrt(0.5 / photons), rel=0.03)
+        made = corruptions.corrupt(image, [0], "impulse_noise", s, 0)
+        assert np.mean(made == 1) == pytest.approx(part / 2, rel=0.15)
+        assert np.mean(made == 0) == pytest.approx(part / 2, rel=0.15)
+
+
+def test_blur_keeps_the_light_and_colour_keeps_its_hue():
+    image = np.zeros((1, 64, 64, 3), np.float32)
+    image[0, 32, 32] = 1, 0.5, 0
+    for kind in ("defocus_blur", "motion_blur"):
+        made = corruptions.corrupt(image, [0], kind, 5, 0)
+        assert made.sum(axis=(0, 1, 2)) == pytest.approx([1, 0.5, 0], abs=1e-4)
+    flat = np.full((1, 16, 16, 3), (0.2, 0.4, 0.1), np.float32)
+    made = corruptions.corrupt(flat, [0], "brightness", 2, 0)
+    assert made[0, 0, 0] == pytest.approx([0.3, 0.6, 0.15], abs=1e-6)
+    made = corruptions.corrupt(image, [0], "contrast", 1, 0)
+    assert np.ptp(made[..., 0]) == pytest.approx(0.4, abs=1e-6)
+
+
+def test_jpeg_is_pillows():
+    image = IMAGES["colour"][0]
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, "jpeg", quality=7)
+    made = corruptions.corrupt(image[None], [0], "jpeg_compression", 5, 0)
+    assert np.array_equal(made[0], np.asarray(PIL.Image.open(file)))
+
+
+# --- calibration and other data -----------------------------------------------------
+
+
+def test_the_calibration_error_is_that_of_the_definition():
+    sure = np.array([0.55, 0.6, 0.92, 0.95, 0.98, 0.97])
+    logits = np.stack([np.log(sure), np.log(1 - sure)], axis=1)
+    labels = np.array([0, 1, 0, 0, 1, 0])
+    found = robustness._reliability(logits, labels, 1.0)
+    # 0.55 and 0.6 are in the bin to 0.6, 0.92 in that to 0.9333, the others in the last.
+    wanted = (abs(1 - 1.15) + abs(1 - 0.92) + abs(2 - 2.9)) / 6
+    assert found["ece"] == pytest.approx(wanted, abs=1e-9)
+    assert found["examples"] == [0] * 8 + [2] + [0] * 4 + [1, 3]
+    right = np.where(labels == 0, sure, 1 - sure)
+    assert found["log_loss"] == pytest.approx(-np.log(right).mean())
+
+
+# --- a run --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(runtime, tmp_path_factory):
+    """A linear classifier of digits, trained plainly, and one trained robustly."""
+    top = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GPUZOO_CACHE", str(top / "cache"))
+        common = {"data": "digits", "epochs": 10, "eval_every": 10, "quiet": True}
+        linear = {"model": "mlp", "model_options": ("units=()",)}
+        gpuzoo.train("mnist", out=top / "linear", **linear, **common)
+        common |= {"model_options": ("filters=(8,16)", "dense=64"), "batch_size": 64}
+        gpuzoo.train("mnist", out=top / "plain", **common)
+        gpuzoo.train("mnist_robust", out=top / "robust", **common)
+    return top
+
+
+def test_fgsm_is_the_sign_of_the_gradient(trained):
+    """Of a linear classifier it is known: weights times (probabilities - label)."""
+    from gpuzoo.deploy.attacks import Attacks
+
+    loaded = gpuzoo.load(trained / "linear")
+    test = gpuzoo.load_data("digits").test
+    images, labels = test["image"][:50], test["label"][:50]
+    attacks = Attacks(loaded, images, labels, np.arange(50), 0)
+    found, flat = attacks.fgsm(0.1)
+    clean = images.reshape(50, -1) / 255.0
+    kernel, bias = (np.asarray(weight, np.float64) for weight in loaded.model.weights)
+    logits = clean @ kernel + bias
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    slope = (chances - np.eye(10)[labels]) @ kernel.T
+    wanted = np.clip(clean + 0.1 * np.sign(slope), 0, 1)
+    clear = np.abs(slope) > 1e-4 * np.abs(slope).max()
+    assert flat == 0 and clear.mean() > 0.9
+    assert np.abs(found.reshape(50, -1) - wanted)[clear].max() < 1e-6
+
+
+def test_attacks_stay_within_their_bound_and_repeat(trained):
+    from gpuzoo.deploy.attacks import Attacks
+
+    loaded = gpuzoo.load(trained / "plain")
+    test = gpuzoo.load_data("digits").test
+    rows = np.arange(60, 120)
+    images, labels = test["image"][rows], test["label"][rows]
+    attacks = Attacks(loaded, images, labels, rows, 0)
+    clean = images.astype(np.float32) / 255
+    again = Attacks(loaded, images, labels, rows, 0)
+    other = Attacks(loaded, images, labels, rows, 1)
+    for epsilon in (1 / 255, 0.1, 0.3):
+        attacked, _ = attacks.pgd(epsilon, 5)
+        for found in (attacked, attacks.fgsm(epsilon)[0]):
+            assert found.dtype == np.float32
+            assert np.abs(found - clean).max() < epsilon + 1e-6
+            assert found.min() >= 0 and found.max() <= 1
+        assert attacked.tobytes() == again.pgd(epsilon, 5)[0].tobytes()
+    # The random start, to which five steps would add.
+    start = attacks._directions()
+    assert start.min() < -0.99 and start.max() > 0.99 and abs(start.mean()) < 0.01
+    assert start.tobytes() != other._directions().tobytes()
+    part = Attacks(loaded, images[20:30], labels[20:30], rows[20:30], 0)
+    assert part._directions().tobytes() == start[20:30].tobytes()
+    weaker = np.mean(loaded.predict(attacks.fgsm(0.1)[0])["predicted"] == labels)
+    stronger = np.mean(loaded.predict(attacks.pgd(0.1, 20)[0])["predicted"] == labels)
+    assert (
+        stronger
+        <= weaker + 0.02
+        < np.mean(loaded.predict(images)["predicted"] == labels)
+    )
+
+
+def test_robust_training_withstands(trained):
+    rows = {
+        name: gpuzoo.robustness(
+            trained / name, only=["attacks"], epsilons=[0.1, 0.2], pgd_steps=10
+        )
+        for name in ("plain", "robust")
+    }
+    plain, robust = (np.array(rows[name]["attacks"]["pgd"]) for name in rows)
+    assert (robust > plain + 0.1).all()
+    # So few steps learn little on attacked images; the recipe does more.
+    assert rows["robust"]["clean"]["accuracy"] > 0.4
+
+
+def test_a_report(trained, tmp_path):
+    steps = []
+    found = gpuzoo.robustness(
+        trained / "linear", examples=40, epsilons=[0.2, 0.1], pgd_steps=3,
+        out=tmp_path / "report", progress=lambda *row: steps.append(row),
+    )  # fmt: skip
+    again = gpuzoo.robustness(
+        trained / "linear", examples=40, epsilons=[0.2, 0.1], pgd_steps=3
+    )
+    assert found == again and steps[-1] == ("calibration", 1, 1)
+    assert ("corruptions", 75, 75) in steps and ("attacks", 8, 8) in steps
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {
+        "robustness.json", "robustness.html", "corruptions.png", "examples.png",
+        "attacks.png", "reliability.png",
+    }  # fmt: skip
+    assert json.loads((tmp_path / "report" / "robustness.json").read_text()) == found
+    page = (tmp_path / "report" / "robustness.html").read_text()
+    assert "<script" not in page and not re.search(r'(src|href)="(?!data:)', page)
+    inlined = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    pictures = [base64.b64decode(text) for text in inlined]
+    files = {path.read_bytes() for path in (tmp_path / "report").glob("*.png")}
+    assert files == set(pictures)
+    for kind in corruptions.KINDS:
+        assert len(found["corruptions"]["accuracy"][kind]) == 5
+    assert found["examples"] == 40 and found["test_examples"] > 300
+    other = gpuzoo.robustness(
+        trained / "linear", examples=40, only=["corruptions"], seed=1
+    )
+    assert other["corruptions"]["sha256"] != found["corruptions"]["sha256"]
+    with pytest.raises(gpuzoo.GpuzooError, match="exists; name a new folder"):
+        gpuzoo.robustness(trained / "linear", out=tmp_path / "report")
+
+
+def test_clean_figures_are_those_of_the_run(trained):
+    found = gpuzoo.robustness(trained / "plain", only=["calibration"])
+    record = gpuzoo.load(trained / "plain").record
+    assert found["examples"] == record["data"]["test_examples"]
+    assert found["clean"]["accuracy"] == record["metrics"]["test_accuracy"]
+    assert found["clean"]["log_loss"] == pytest.approx(record["metrics"]["test_loss"])
+    part = found["calibration"]
+    # The recipe smooths its labels, so that it is less sure than right.
+    assert part["temperature"] < 0.9 and part["after"]["ece"] < part["before"]["ece"]
+    assert "training examples" in part["fitted_on"]
+
+
+def test_other_data(trained, tmp_path):
+    """Photographs of another size and in colour, told from digits."""
+    images, label = texture(40, 10, 12, 3), np.arange(40) % 2
+    np.savez(tmp_path / "<b>&other.npz", x_train=images, y_train=label,
+             x_test=images, y_test=label)  # fmt: skip
+    notes = []
+    found = gpuzoo.robustness(
+        trained / "plain", only=["calibration"], ood=str(tmp_path / "<b>&other.npz"),
+        note=notes.append, out=tmp_path / "out",
+    )  # fmt: skip
+    part = found["ood"]
+    assert part["examples"] == 40 and 0 <= part["energy"]["auroc"] <= 1
+    assert any("(10, 12, 3) are brought to (28, 28, 1)" in line for line in notes)
+    page = (tmp_path / "out" / "robustness.html").read_text()
+    assert "<b>" not in page and "&lt;b&gt;&amp;other" in page
+    loaded = gpuzoo.load(trained / "plain")
+    ours = loaded.predict(gpuzoo.load_data("digits").test["image"])["confidence"]
+    resized = [robustness._as_shape(image, (28, 28, 1)) for image in images]
+    theirs = loaded.predict(np.stack(resized))["confidence"]
+    pairs = ours[:, None] - theirs[None, :]
+    wanted = np.mean(pairs > 0) + np.mean(pairs == 0) / 2
+    assert part["confidence"]["auroc"] == pytest.approx(wanted, abs=1e-3)
+    with pytest.raises(gpuzoo.GpuzooError, match="are the data of the run"):
+        gpuzoo.robustness(trained / "plain", ood="digits")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"only": ["attack"]}, "only must name some of corruptions, attacks"),
+        ({"only": []}, "only must name some of"),
+        ({"examples": 0}, "examples must be at least 1: 0"),
+        ({"examples": 10**6}, "examples must be at most the"),
+        ({"epsilons": [1.5]}, r"epsilons must be in \(0, 1\]"),
+        ({"epsilons": [float("nan")]}, r"epsilons must be in \(0, 1\].*nan"),
+        ({"pgd_steps": 0}, "pgd_steps must be in 1..10000: 0"),
+        ({"seed": -1}, "seed must be 0 or more"),
+        ({"ood_data_dir": "x"}, "ood_data_dir is for ood"),
+        ({"precisoin": "float32"}, "load.. has no 'precisoin'; nearest: precision"),
+    ],
+)
+def test_wrong_arguments(words, told, trained):
+    with pytest.raises(gpuzoo.GpuzooError, match=told):
+        gpuzoo.robustness(trained / "plain", **words)
+
+
+@pytest.mark.parametrize("recipe", ["forecast", "mnist_gan"])
+def test_other_tasks_are_refused_by_name(recipe, runtime, own_cache, tmp_path):
+    data = {} if recipe == "forecast" else {"data": "digits"}
+    gpuzoo.train(recipe, out=tmp_path / "run", fast_dev_run=True, quiet=True, **data)
+    with pytest.raises(gpuzoo.GpuzooError, match="measured of classifiers of images"):
+        gpuzoo.robustness(tmp_path / "run", out=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+# --- the task -----------------------------------------------------------------------
+
+ROBUST = RECIPE.override(
+    task="classify_robust", model="mlp", model_options=("units=(8,)", "dropout=0.2")
+)
+
+
+def test_a_robust_run_repeats_and_resumes(dataset, runtime, tmp_path):
+    one, _ = train(ROBUST, dataset, runtime)
+    again, _ = train(ROBUST, dataset, runtime)
+    assert same(one, again)
+    asked = iter([False, True])
+    train(ROBUST, dataset, runtime, folder=tmp_path / "c", stop=lambda: next(asked))
+    start, _ = checkpoint.load(tmp_path / "c")
+    resumed, _ = train(ROBUST, dataset, runtime, resume=start)
+    assert same(one, resumed) and one.metrics == resumed.metrics
+    plain, _ = train(ROBUST.override(task="classify"), dataset, runtime)
+    assert not same(one, plain)
+
+
+def test_trained_images_are_attacked_within_the_bound(dataset, runtime):
+    import keras
+
+    from gpuzoo.engine import backends
+    from gpuzoo.tasks import classify_robust
+
+    recipe = ROBUST.override(augment=())
+    model = gpuzoo.build("mlp", input_shape=(14, 14, 1), num_classes=2, units=(8,))
+    task = classify_robust.Task(
+        model=model, recipe=recipe, dataset=dataset, runtime=runtime
+    )
+    assert task.count_draws(recipe, model) == 14 * 14
+    images = keras.ops.convert_to_tensor(dataset.train["image"][:20])
+    labels = keras.ops.convert_to_tensor(dataset.train["label"][:20])
+    draws = randomness.uniform((20, 196), 0, "test").astype(np.float32)
+    found = task.disturbed(
+        images, labels, keras.ops.convert_to_tensor(draws), backends.get(runtime)
+    )
+    found, clean = found.numpy(), images.numpy() / np.float32(255)
+    assert 0.29 < np.abs(found - clean).max() < 0.3 + 1e-6
+    assert found.min() >= 0 and found.max() <= 1
+    loss = lambda x: float(task.attacked_loss(x, labels))  # noqa: E731
+    start = np.clip(clean + 0.3 * (2 * draws.reshape(clean.shape) - 1), 0, 1)
+    assert loss(found) > loss(start)
+    assert "mixup" not in " ".join(task.uses)
+
+
+def test_mixed_labels_are_refused(runtime, own_cache, tmp_path):
+    with pytest.raises(gpuzoo.GpuzooError, match="mixup and cutmix are for labels"):
+        gpuzoo.train(
+            "mnist_robust", data="digits", augment=("mixup",), out=tmp_path / "r"
+        )
+
+
+# --- the command line ---------------------------------------------------------------
+
+
+@needs_jax
+def test_the_commands_of_the_page_on_jax(cli, tmp_path):
+    page = (ROOT / "docs/howto/robustness.md").read_text()
+    (block,) = re.findall(r"```\n(gpuzoo.*?)```", page, re.S)
+    train, test = (line.split()[1:] for line in block.splitlines())
+    done = cli(*train, "--epochs", 1, "--model", "mlp", "--backend", "jax")
+    assert done.returncode == 0, done.stderr
+    assert cli("verify", "run", "--quick").returncode == 0
+    words = ["--examples", 60, "--epsilons", 0.1, "--pgd-steps", 3]
+    first, second = cli(*test, *words), cli(*test[:2], *words)
+    assert first.returncode == 0, first.stderr
+    assert first.json == second.json and first.json["backend"] == "jax"
+    for text in ("mean corruption accuracy", "PGD-3", "elastic_transform"):
+        assert text in first.stdout
+    assert first.json["attacks"]["pgd"][0] <= first.json["clean"]["accuracy"]
+    assert (tmp_path / "report" / "robustness.html").exists()
+    wrong = cli("robustness", "run", "--only", "attack")
+    assert wrong.returncode == 2 and "attack" in wrong.stderr
+    wrong = cli("robustness", "nowhere")
+    assert wrong.returncode == 2 and "nowhere" in wrong.stderr
+
+
+def test_the_page_has_the_recorded_figures():
+    record = json.loads((ROOT / "benchmarks/records/robustness.json").read_text())
+    page = (ROOT / "docs/howto/robustness.md").read_text()
+    for run in record["runs"].values():
+        for value in (
+            run["clean"]["accuracy"], *run["attacks"]["pgd"],
+            run["corruptions"]["mean_accuracy"],
+        ):  # fmt: skip
+            assert f"{100 * value:.1f}" in page
