@@ -15,7 +15,7 @@ from jax._src.cudnn import fused_attention_stablehlo as attention
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from gpuzoo.engine.backends.jax import JaxBackend, flops_of
+from gpuzoo.engine.backends.jax import JaxBackend, compile_program, flops_of
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
@@ -74,7 +74,7 @@ class AheadBackend(JaxBackend):
                 (), np.int32, sharding=self._place, weak_type=True
             )
             with as_on_a_gpu(self._capability):
-                made = program.lower(*given, count).compile()
+                made = compile_program(program, *given, count)
                 flops = flops_of(step, values, example)
             stats = made.memory_analysis()
             memory = {

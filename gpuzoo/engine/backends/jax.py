@@ -18,6 +18,10 @@ from gpuzoo.runtime import environment
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
+# Triton has no tiles for some products of matrices, and where kernels are not tuned on
+# the card, as at level repeatable, XLA tries nothing else. Then cuBLAS computes all.
+_WITHOUT_TRITON = {"xla_gpu_enable_triton_gemm": False}
+
 
 class JaxBackend:
     """The same steps as pure functions of the values of the variables.
@@ -120,6 +124,7 @@ class JaxBackend:
         attribute `cost` of the returned function is described in `_cost`.
         """
         program, step, most = self.program(body, feed, variables)
+        called = _called(program)
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             values, parts = [variable.value for variable in variables], []
@@ -127,7 +132,7 @@ class JaxBackend:
                 part = {name: a[first : first + most] for name, a in feed.items()}
                 count = len(next(iter(part.values())))
                 part = {name: _filled(array, most) for name, array in part.items()}
-                values, outputs = program(values, part, count)
+                values, outputs = called(values, part, count)
                 if count < most:  # the last call is shorter
                     outputs = jax.tree.map(lambda x, n=count: x[:n], outputs)
                 parts.append(outputs)
@@ -178,7 +183,6 @@ class JaxBackend:
             return lax.fori_loop(0, count, do, (values, outputs))
 
         program = jax.jit(several if self.looped else one, donate_argnums=0)
-
         return program, step, most
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
@@ -213,6 +217,40 @@ def refuse_float64(model: keras.Model, name: str) -> None:
                 "dtype float64, which JAX would compute in float32; use --backend "
                 "tensorflow, or give the layer dtype='float32'"
             )
+
+
+def compile_program(program, *given):
+    """Compile a jitted program for arguments, without Triton if it has no tiles."""
+    lowered = program.lower(*given)
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        _check_tiles(error)
+        return lowered.compile(_WITHOUT_TRITON)
+
+
+def _called(program) -> Callable:
+    """Return a function that calls a jitted program; one that is compiled without
+    Triton if it has no tiles."""
+
+    def call(*given):
+        nonlocal program
+        try:
+            return program(*given)
+        except jax.errors.JaxRuntimeError as error:
+            _check_tiles(error)
+            program = jax.jit(
+                program.__wrapped__, donate_argnums=0, compiler_options=_WITHOUT_TRITON
+            )
+            return program(*given)
+
+    return call
+
+
+def _check_tiles(error: Exception) -> None:
+    """Raise the error again unless Triton has no tiles for a product of matrices."""
+    if "Couldn't find output tile sizes" not in str(error):
+        raise error
 
 
 def _shapes(feed: dict) -> dict:
