@@ -455,14 +455,26 @@ def read_inside(top: str | pathlib.Path, name: str) -> bytes:
         return file.read()
 
 
-def read_regular(path: str | pathlib.Path) -> bytes:
+def read_regular(path: str | pathlib.Path, most: int | None = None) -> bytes:
     """Return the content of a regular file that the user has named, through links.
 
+    Args:
+        most: bytes that the file may have.
+
     Raises:
-        OSError: there is no such file, or it is a folder, pipe, device or socket.
+        OSError: there is no such file, or it is a folder, pipe, device or socket, or
+            too large.
     """
     with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise OSError(errno.EFBIG, too_large(size, most))
         return file.read()
+
+
+def too_large(size: int, most: int) -> str:
+    """Return the reason why a file is not read."""
+    return f"it has {size:,} bytes, and at most {most:,} are read"
 
 
 def open_regular(path: str | pathlib.Path) -> int:

@@ -4,13 +4,20 @@ Valid inputs of every loader are damaged (bits flipped, bytes changed, cut, inse
 swapped; mostly in headers) and loaded in processes with memory and time limits. A
 traceback, a hang, running out of memory or a crash is a fault, and the exit code is 1.
 
-    python benchmarks/repeatability/fuzz.py --inputs 10000 \\
+    python benchmarks/repeatability/fuzz.py --inputs 10000 --run new \\
         --record benchmarks/records/fuzz.json
+
+Kinds that begin with `predict` go through the decoders of `gpuzoo predict`, those that
+begin with `load` through gpuzoo.load. What is read of a damaged file must be of the
+right shape and finite; if its format has checksums, or a digest is recorded, it must be
+what the undamaged file holds. No file may be created.
 """
 
 import argparse
 import collections
+import contextlib
 import datetime
+import io
 import json
 import multiprocessing
 import os
@@ -18,10 +25,12 @@ import pathlib
 import random
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import types
 
 import numpy as np
 
@@ -177,6 +186,109 @@ def _read_cache(path: pathlib.Path) -> None:
     cache.load("mine")
 
 
+# --- what `gpuzoo predict` reads ----------------------------------------------------
+
+
+def _one(name: str, content: bytes):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def _first_of(make):
+    """One file of a folder of classes."""
+
+    def alone(folder: pathlib.Path) -> pathlib.Path:
+        path = make(folder)
+        return path.rename(folder / path.name)
+
+    return alone
+
+
+def _npy() -> bytes:
+    content = io.BytesIO()
+    rng = np.random.default_rng(0)
+    np.save(content, rng.integers(0, 255, (3, 9, 9, 3)).astype(np.uint8))
+    return content.getvalue()
+
+
+def _npz_to_predict() -> bytes:
+    content = io.BytesIO()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (3, 9, 9, 3)).astype(np.uint8)
+    np.savez_compressed(content, x=images, other=np.arange(3))
+    return content.getvalue()
+
+
+def trained(takes: str):
+    """A run as far as its inputs go: no network."""
+    from gpuzoo.data.dataset import Dataset
+    from gpuzoo.deploy.trained import Trained
+
+    shape = {"image": (9, 9, 3), "audio": (800,), "series": (64, 1)}[takes]
+    split = {takes: np.zeros((0, *shape), np.uint8)}
+    dataset = Dataset("mine", "", {"train": split, "test": split}, (), "",
+                      scale=(20.0, 5.0) if takes == "series" else None)  # fmt: skip
+    task = types.SimpleNamespace(takes=takes, taken_shape=lambda data: data.input_shape)
+    record = {"data": {"name": "mine", "test_examples": 9}}
+    return Trained(pathlib.Path("run"), record, None, None, None, dataset, task)
+
+
+def decode(path: pathlib.Path) -> list[np.ndarray]:
+    """Return the examples that `gpuzoo predict` reads from a file."""
+    from gpuzoo.deploy import inputs
+    from gpuzoo.errors import GpuzooError
+
+    sounds = (".wav", ".flac", ".ogg", ".mp3")
+    takes = {".csv": "series", **dict.fromkeys(sounds, "audio")}
+    model = trained(takes.get(path.suffix, "image"))
+    try:
+        source = inputs.Source(str(path), path)
+        examples = [one.values for one in inputs.read(source, model)]
+    except inputs.Unreadable as error:
+        raise GpuzooError(str(error)) from None
+    for one in examples:
+        if one.shape != model.input_shape or not np.isfinite(one).all():
+            raise AssertionError(f"read: {one.shape}")
+    return examples
+
+
+def _load_run(path: pathlib.Path) -> list[np.ndarray]:
+    from gpuzoo.deploy.trained import load
+
+    return load(path.parent, allow_drift=True).model.get_weights()
+
+
+def _load_resealed(path: pathlib.Path) -> list[np.ndarray]:
+    _seal_again(path)
+    return _load_run(path)
+
+
+def _seal_again(path: pathlib.Path) -> None:
+    """As one would who can compute a digest."""
+    from gpuzoo.runs.record import seal
+
+    with contextlib.suppress(Exception):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "seal": seal(record)}))
+
+
+# Kinds whose format, or whose run, has checksums of everything that is used.
+CHECKED = {
+    "predict png", "predict flac", "predict npz", "load run.json",
+    "load run.json sealed again", "load weights", "load architecture",
+}  # fmt: skip
+PREDICTED = {
+    **{f"predict {form}": (_first_of(_images(form)), decode)
+       for form in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "tga")},
+    "predict wav": (_first_of(_sounds("wav")), decode),
+    "predict flac": (_first_of(_sounds("flac")), decode),
+    "predict csv": (_csv(",", ".", "day,value", "utf-8"), decode),
+    "predict npy": (_one("mine.npy", _npy()), decode),
+    "predict npz": (_one("mine.npz", _npz_to_predict()), decode),
+}  # fmt: skip
 KINDS = {
     **{f"npz{' compressed' * c}{' names' * n}": (_npz(c, n), _load)
        for c in (False, True) for n in (False, True)},
@@ -194,6 +306,11 @@ KINDS = {
     "run.json": (_run("run.json"), _read_run),
     "digests.jsonl": (_run("digests.jsonl"), _read_run),
     "weights": (_run("weights.safetensors"), _read_run),
+    **PREDICTED,
+    "load run.json": (_run("run.json"), _load_run),
+    "load run.json sealed again": (_run("run.json"), _load_resealed),
+    "load weights": (_run("weights.safetensors"), _load_run),
+    "load architecture": (_run("architecture.json"), _load_run),
 }  # fmt: skip
 
 
@@ -212,15 +329,18 @@ def _batch(kind: str, first: int, count: int, results) -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         path = make(pathlib.Path(name))
         content = path.read_bytes()
-        load(path)  # the valid one
+        whole = load(path)  # the valid one
+        there = _names(name)
         for number in range(first, first + count):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(damage(content, random.Random(f"{kind} {number}")))
             results.send((number, "begun", ""))
             signal.alarm(SECONDS)
             try:
-                load(path)
+                found = load(path)
                 end, told = "read", ""
+                if kind in CHECKED and not _same(found, whole):
+                    end, told = "wrong", "other values are read"
             except GpuzooError as error:
                 end, told = "refused", ""
                 if "\n" in str(error) or len(str(error)) > 2_000:
@@ -232,8 +352,32 @@ def _batch(kind: str, first: int, count: int, results) -> None:
             except BaseException:
                 end, told = "traceback", traceback.format_exc()
             signal.alarm(0)
+            if made := _names(name) - there:
+                end, told = "wrong", f"it made {made}"
+                there |= made
             results.send((number, end, told))
     results.send((-1, "", ""))
+
+
+def _names(folder: str) -> set[str]:
+    return {str(path) for path in pathlib.Path(folder).rglob("*")}
+
+
+def _same(found: list[np.ndarray], whole: list[np.ndarray]) -> bool:
+    return len(found) == len(whole) and all(map(np.array_equal, found, whole))
+
+
+def train_one(folder: str) -> None:
+    """Train a small model object, so that the run has all kinds of files."""
+    code = """
+import keras, gpuzoo, sys
+layers = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(10)]
+gpuzoo.configure(device="cpu", precision="float32", threads=1)
+gpuzoo.train(keras.Sequential(layers), data="digits",
+             fast_dev_run=True, out=sys.argv[1])
+"""
+    subprocess.run([sys.executable, "-c", code, folder], check=True,
+                   capture_output=True)  # fmt: skip
 
 
 def fuzz(inputs: int, kinds=None, show=print) -> dict:
@@ -283,16 +427,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--inputs", type=int, default=10_000)
     parser.add_argument("--kind", action="append", choices=KINDS)
-    parser.add_argument("--run", help="finished run, to fuzz the loaders of its files")
+    parser.add_argument(
+        "--run", help="finished run, to fuzz the loaders of its files; new: train one"
+    )
     parser.add_argument("--record")
     words = parser.parse_args()
     kinds = words.kind or list(KINDS)
-    if words.run:
-        os.environ["FUZZ_RUN"] = words.run
-    else:
-        kinds = [kind for kind in kinds if KINDS[kind][1] is not _read_run]
-    begun = time.perf_counter()
-    found = fuzz(words.inputs, kinds)
+    with tempfile.TemporaryDirectory(prefix="fuzz-run-") as folder:
+        if words.run == "new":
+            words.run = f"{folder}/run"
+            train_one(words.run)
+        if words.run:
+            os.environ["FUZZ_RUN"] = words.run
+        else:
+            of_runs = (_read_run, _load_run, _load_resealed)
+            kinds = [kind for kind in kinds if KINDS[kind][1] not in of_runs]
+        begun = time.perf_counter()
+        found = fuzz(words.inputs, kinds)
     total = sum((collections.Counter(each) for each in found["ends"].values()),
                 collections.Counter())  # fmt: skip
     result = {

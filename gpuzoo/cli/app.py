@@ -30,6 +30,7 @@ _VERBS = {
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
     "diff": ("runs", "Show where two runs diverge, and why."),
     "evaluate": ("evaluate", "Evaluate a trained run again, on its or other data."),
+    "predict": ("predict", "Predict files with a trained run, or generate images."),
     "robustness": ("robustness", "Test a trained classifier on disturbed images."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
     "compile": ("compiling", "Compile a recipe for GPUs that this machine lacks."),
@@ -46,7 +47,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume
 - Repeatability: verify, diff
-- After training: evaluate, robustness
+- After training: evaluate, predict, robustness
 - This machine: bench, doctor
 - Other machines: compile
 - Protection: new-key, sign, check-signature, encrypt, decrypt

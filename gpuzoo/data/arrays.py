@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpuzoo.data.npy import check_members, memory
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import open_regular
 
@@ -35,6 +36,7 @@ def read(
         ):
             there = list(file.files)
             places = _places(what, there, note)
+            check_members(file, list(places.values()), memory())
             arrays = {place: file[name] for place, name in places.items()}
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
@@ -61,6 +63,16 @@ def read(
             )
         splits.setdefault(split, {})[field] = array
     return splits
+
+
+def only_images(names: list[str]) -> str | None:
+    """Return which of the arrays of a file holds examples to predict: those for
+    testing, or those without a split; None if there is none, or not a single one."""
+    for split in ("test", ""):
+        found = [name for name in names if _place(name) == (split, "image")]
+        if len(found) == 1:
+            return found[0]
+    return None
 
 
 def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:

@@ -1,13 +1,22 @@
-"""Folders of audio files."""
+"""Audio files, and folders of them."""
 
+import dataclasses
 import io
 import math
 import pathlib
 
 import numpy as np
 
-from gpuzoo.data.folders import SOUND_SUFFIXES, all_bad, content_of, find_files
+from gpuzoo.data import flac
+from gpuzoo.data.folders import (
+    SOUND_SUFFIXES,
+    all_bad,
+    content_of,
+    find_files,
+    reason,
+)
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import read_regular, too_large
 
 RATE = 16_000  # samples per second
 # Accepted sample rates and numbers of channels; headers with others are damaged.
@@ -17,6 +26,22 @@ _ENDLESS = 0x7FFF_0000
 # Chunks that may follow an empty data chunk.
 _CHUNKS = (b"LIST", b"fact", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"JUNK")
 LONGEST = 30.0  # maximum length of an example in seconds
+_MOST_BYTES = 1 << 30  # of a file
+_MOST_VALUES = 1 << 28  # in all channels: a small FLAC file can hold hours of silence
+
+
+@dataclasses.dataclass(frozen=True)
+class Sound:
+    """A decoded sound."""
+
+    samples: np.ndarray
+    """(samples,), int16, one channel at RATE."""
+    seconds: float
+    """Length in the file."""
+    rate: int
+    """Samples per second in the file."""
+    channels: int
+    """Channels in the file."""
 
 
 def read_folder(
@@ -38,10 +63,9 @@ def read_folder(
             continue
         name = file.relative_to(folder)
         try:
-            sounds.append(_read(file, seconds))
+            sounds.append(read_sound(file, seconds).samples)
         except Exception as error:  # the libraries raise many types
-            text = " ".join(str(error).replace(str(file), file.name).split())[:160]
-            bad.append((name, text or type(error).__name__))
+            bad.append((name, reason(error, file)))
             continue
         labels.append(label)
     if len(bad) == 1:
@@ -65,16 +89,26 @@ def source(folder: pathlib.Path) -> str:
     return "folder of WAV files" if suffixes == {".wav"} else "folder of sound files"
 
 
-def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
-    """Read one file as int16 (samples,) at RATE, at most `seconds` if not 0.
+def read_sound(file: pathlib.Path | bytes, seconds: float) -> Sound:
+    """Decode a sound.
+
+    Args:
+        file: the path of a regular file, or its content.
+        seconds: to read at most; 0: all.
 
     Raises:
-        ValueError: the reason why it cannot be read, for the user.
+        Exception: it cannot be read; `folders.reason` returns the reason.
     """
     import soundfile
 
-    kind = "WAV file" if file.suffix.lower() in (".wav", ".wave") else "sound file"
-    content = file.read_bytes()
+    if isinstance(file, bytes):
+        content, wav = file, file[8:12] == b"WAVE"
+    else:
+        content = read_regular(file, _MOST_BYTES)
+        wav = file.suffix.lower() in (".wav", ".wave")
+    kind = "WAV file" if wav else "sound file"
+    if len(content) > _MOST_BYTES:
+        raise ValueError(too_large(len(content), _MOST_BYTES))
     try:
         opened = soundfile.SoundFile(io.BytesIO(_mended(content)))
     except (RuntimeError, ValueError, TypeError) as error:
@@ -101,13 +135,21 @@ def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
             raise ValueError(
                 f"{opened.frames / rate:g} seconds; {long} 1 cuts all to one"
             )
+        if min(most, opened.frames) * opened.channels > _MOST_VALUES:
+            raise ValueError(
+                f"{opened.channels} channels of {opened.frames:,} samples, and at most "
+                f"{_MOST_VALUES:,} values are read"
+            )
         try:
             sound = _floats(opened, most)
+            if opened.format == "FLAC":
+                flac.check(content, most >= opened.frames)
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"not a readable {kind} ({error}); remove or replace it"
             ) from None
-        expected = min(most, opened.frames)
+        expected, stated = min(most, opened.frames), opened.frames / rate
+        channels = opened.channels
         # Lossy formats do not store the exact number of samples.
         if len(sound) < expected and opened.format in ("WAV", "FLAC", "AIFF", "WAVEX"):
             raise ValueError(
@@ -121,7 +163,7 @@ def _read(file: pathlib.Path, seconds: float) -> np.ndarray:
 
         common = math.gcd(rate, RATE)
         sound = resample_poly(sound, RATE // common, rate // common)
-    return whole(sound)
+    return Sound(whole(sound), stated, rate, channels)
 
 
 def _floats(opened, most: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Callable
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import open_regular
 
 IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm",
@@ -85,7 +86,7 @@ def content_of(file: pathlib.Path) -> str:
     if file.suffix.lower() in _UNFINISHED or file.suffix.lower() in _FOREIGN:
         return ""
     try:
-        with open(file, "rb") as opened:
+        with open(open_regular(file), "rb") as opened:  # pipes would block
             head = opened.read(16)
     except OSError:
         return ""
@@ -200,6 +201,14 @@ def find_files(
             files += [pathlib.Path(place, n) for n in names if not is_litter(n)]
         found += [(label, file) for file in sorted(files)]
     return found
+
+
+def reason(error: Exception, file: pathlib.Path | None = None) -> str:
+    """Return in one line why a file cannot be read, from an error of a decoder."""
+    text = getattr(error, "strerror", None) or str(error)
+    if file is not None:
+        text = text.replace(str(file), file.name)
+    return " ".join(text.split())[:160] or type(error).__name__
 
 
 def all_bad(what: str, bad: list, good: int, kinds: str, end: str) -> GpuzooError:

@@ -1,20 +1,50 @@
-"""Folders of image files."""
+"""Image files, and folders of them."""
 
+import collections
+import dataclasses
+import io
 import pathlib
 import re
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 
-from gpuzoo.data.folders import IMAGE_SUFFIXES, all_bad, content_of
+from gpuzoo.data.folders import IMAGE_SUFFIXES, all_bad, content_of, reason
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import read_regular, too_large
 
 # Formats that Pillow may decode: others run programs (EPS) or are not images.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF",
             "WEBP")  # fmt: skip
+_MOST_BYTES = 1 << 29
+_ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+TURNED, ON_WHITE, FIRST = (
+    "turned upright (EXIF)", "drawn on white (transparency)",
+    "only the first frame is read",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A decoded image."""
+
+    pixels: np.ndarray
+    """(height, width, 1 or 3), uint8"""
+    shape: tuple[int, int]
+    """Height and width, upright, before it was resized."""
+    channels: int
+    """1 or 3, before it was converted."""
+    changes: tuple[str, ...]
+    """What else was done: TURNED, ON_WHITE, FIRST."""
 
 
 def read_folder(
-    what: str, folder: pathlib.Path, found: list[tuple[int, pathlib.Path]], size: int
+    what: str,
+    folder: pathlib.Path,
+    found: list[tuple[int, pathlib.Path]],
+    size: int,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict:
     """Read the images among the files of a folder.
 
@@ -26,24 +56,21 @@ def read_folder(
         GpuzooError: unreadable images, of which five are listed, or images of several
             sizes without `size`.
     """
-    from PIL import Image
-
-    Image.init()
-    formats = [name for name in _FORMATS if name in Image.OPEN]
     images, labels, bad, sizes = [], [], [], {}
+    changes: collections.Counter = collections.Counter()
     for label, file in found:
         if file.suffix.lower() not in IMAGE_SUFFIXES and content_of(file) != "image":
             continue
         name = str(file.relative_to(folder))
         try:
-            with Image.open(file, formats=formats) as image:
-                pixels = _pixels(image, size)
+            picture = read_image(file, (size, size) if size else None)
         except Exception as error:  # Pillow raises many types
-            bad.append((name, _reason(error, file)))
+            bad.append((name, reason(error, file)[:120]))
             continue
-        images.append(pixels)
+        images.append(picture.pixels)
         labels.append(label)
-        sizes.setdefault(pixels.shape[:2], []).append(name)
+        sizes.setdefault(picture.pixels.shape[:2], []).append(name)
+        changes.update(picture.changes)
     if len(bad) == 1:
         raise GpuzooError(
             f"{what}: {bad[0][0]}: not a readable image ({bad[0][1]}); remove or "
@@ -62,23 +89,79 @@ def read_folder(
             f"{first} (as {len(sizes[first])} of {len(images)} images); set one size, "
             "e.g. --image-size 64"
         )
+    if changes:
+        counts = ", ".join(f"{count} {change}" for change, count in changes.items())
+        note(f"{what}: of {len(images)} images: {counts}")
     channels = max(image.shape[2] for image in images)
     images = [np.broadcast_to(i, (*i.shape[:2], channels)) for i in images]
     return {"image": np.stack(images), "label": np.array(labels)}
 
 
-def _reason(error: Exception, file: pathlib.Path) -> str:
-    from PIL import UnidentifiedImageError
+def read_image(
+    file: pathlib.Path | bytes,
+    size: tuple[int, int] | None = None,
+    channels: int = 0,
+) -> Picture:
+    """Decode an image as a viewer shows it: upright, on white, and the first of several
+    frames.
 
-    if isinstance(error, UnidentifiedImageError):
-        return "its content is not an image" if file.stat().st_size else "it is empty"
-    text = " ".join(str(error).replace(str(file), file.name).split())
-    return text[:120] or type(error).__name__
+    Args:
+        file: the path of a regular file, or its content.
+        size: height and width to resize to, bilinear, without keeping the proportions.
+        channels: 1 or 3 to convert to grey or colour; 0: as in the file.
+
+    Raises:
+        Exception: it is not a readable image of 8 bits per channel, or too large; the
+            types are Pillow's. `folders.reason` returns the reason.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    Image.init()
+    formats = [name for name in _FORMATS if name in Image.OPEN]
+    content = file if isinstance(file, bytes) else read_regular(file, _MOST_BYTES)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(too_large(len(content), _MOST_BYTES))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # More than Image.MAX_IMAGE_PIXELS: a small file can need all memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=formats) as image:
+                if image.format == "PNG":  # checksums that decoding leaves out
+                    with Image.open(io.BytesIO(content), formats=["PNG"]) as other:
+                        other.verify()
+                several = _is_animated(content, image.format, formats, image)
+                return _picture(image, size, channels, several)
+    except UnidentifiedImageError:
+        why = "its content is not an image" if content else "it is empty"
+        raise ValueError(why) from None
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        pixels = re.search(r"\d+", str(error))
+        raise ValueError(
+            f"it has {int(pixels[0]):,} pixels, and at most "
+            f"{Image.MAX_IMAGE_PIXELS:,} are read; make it smaller"
+            if pixels
+            else str(error)
+        ) from None
 
 
-def _pixels(image, size: int) -> np.ndarray:
-    """Return an image (height, width, 1 or 3), uint8, as a viewer shows it: upright, on
-    white, and the first of several frames."""
+def _is_animated(content: bytes, form: str, formats: list[str], image) -> bool:
+    """Whether a file has several frames."""
+    from PIL import Image
+
+    if form == "MPO":  # photographs of phones, with a small or a brighter second one
+        return False
+    if form != "GIF":
+        return bool(getattr(image, "is_animated", False))
+    # A GIF must be searched for its second frame: in another object.
+    try:
+        with Image.open(io.BytesIO(content), formats=formats) as other:
+            return bool(getattr(other, "is_animated", False))
+    except Exception:  # the frame is damaged, and not used
+        return False
+
+
+def _picture(image, size, channels: int, several: bool) -> Picture:
     from PIL import Image, ImageOps
 
     wide = re.search(r"^[IF]|[A-Z];16[A-Z]", f"{image.mode} {image.tile}")
@@ -89,12 +172,26 @@ def _pixels(image, size: int) -> np.ndarray:
             "it has more than 8 bits per channel, which would be lost; convert it, or "
             "save floats in [0, 1] as .npz"
         )
+    # Pillow turns TIFF images while loading them.
+    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION, 1)
+    image.load()
+    turned = turned if turned != 1 else image.getexif().get(_ORIENTATION, 1)
     ImageOps.exif_transpose(image, in_place=True)
     mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+    transparent = image.has_transparency_data
+    if transparent:
+        white, image = Image.new("RGBA", image.size, "white"), image.convert("RGBA")
+        transparent = image.getextrema()[3][0] < 255
+        image = Image.alpha_composite(white, image)
     image = image.convert(mode)
-    if size:
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return np.atleast_3d(image)
+    shape = (image.height, image.width)
+    if channels == 1:
+        image = image.convert("L")
+    if size and (size != shape):
+        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+    pixels = np.atleast_3d(image)
+    if channels:
+        pixels = np.broadcast_to(pixels, (*pixels.shape[:2], channels))
+    said = ((TURNED, turned in range(2, 9)), (ON_WHITE, transparent), (FIRST, several))
+    changes = tuple(change for change, done in said if done)
+    return Picture(pixels, shape, 1 if mode == "L" else 3, changes)

@@ -11,11 +11,12 @@ import numpy as np
 from gpuzoo.data import numbers
 from gpuzoo.data.moments import is_date
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import read_regular
+from gpuzoo.files import read_regular, too_large
 
 MARKS = ";\t|,"  # separators; the first one that splits the first line is used
 # Wider tables are not taken as time series, unless there are times.
 WIDEST = 32
+_MOST_BYTES = 1 << 30
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -70,14 +71,17 @@ class Table:
             raise self.error(error.row, f"{cell} {why}") from None
 
 
-def read_table(path: pathlib.Path) -> Table:
+def read_table(path: pathlib.Path, content: bytes | None = None) -> Table:
     """Read a file: detect its encoding, separator and header.
+
+    Args:
+        content: of the file, if it has been read.
 
     Raises:
         GpuzooError: a line that cannot be read or is ambiguous.
     """
     what = f"data {path.name!r}"
-    text, findings = _text(what, path)
+    text, findings = _text(what, path, content)
     table = _parted(what, text)
     table.findings = findings + table.findings
     return table
@@ -92,10 +96,13 @@ def quoted(cell: str, most: int = 60) -> str:
 # --- text ---------------------------------------------------------------------------
 
 
-def _text(what: str, path: pathlib.Path) -> tuple[str, list[str]]:
+def _text(what: str, path: pathlib.Path, content) -> tuple[str, list[str]]:
     """Return the text of a file, and a finding if it is not UTF-8."""
     try:
-        content = read_regular(path)
+        if content is None:
+            content = read_regular(path, _MOST_BYTES)
+        elif len(content) > _MOST_BYTES:
+            raise OSError(too_large(len(content), _MOST_BYTES))
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
     except OSError as error:

@@ -154,7 +154,7 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
             _refuse_sizes(what, size, 0)
             return audio.read_folder(what, folder, classes, seconds)
         _refuse_sizes(what, 0, seconds)
-        return images.read_folder(what, folder, found, size)
+        return images.read_folder(what, folder, found, size, note)
 
     if parts:
         extra = set(folders.sub_folders(what, parts["test"])) - set(classes)

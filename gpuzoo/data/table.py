@@ -33,18 +33,21 @@ class Column:
     findings: tuple[str, ...]
 
 
-def read_column(path: pathlib.Path) -> Column:
+def read_column(path: pathlib.Path, content: bytes | None = None) -> Column:
     """Read the last numeric column, one line per time.
 
     Columns are separated by semicolons, tabs, bars, commas or spaces; a first line
     without numbers is a header. The number format (decimal comma, thousands separators)
     is detected from the whole column. If times decrease, the series is reversed.
 
+    Args:
+        content: of the file, if it has been read.
+
     Raises:
         GpuzooError: the line, its content and the remedy; also for ambiguous numbers,
             so that none is misread.
     """
-    table = read_table(path)
+    table = read_table(path, content)
     times = _times(table) if table.width > 1 else None
     place = _choose(table, times)
     values, said = table.numbers(place)

@@ -231,6 +231,20 @@ def forecasts(title: str, dataset: Dataset, outputs: dict) -> Figure:
     return figure
 
 
+def next_values(title: str, past: np.ndarray, ahead: list[float]) -> Figure:
+    """Plot the values that a model saw and those that it forecasts, in their units."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(np.arange(1 - len(past), 1), past, color=_MUTED, label="last values")
+    steps = np.arange(len(ahead) + 1)
+    axes.plot(steps, [past[-1], *ahead], color=_TEST, label="forecast")
+    axes.set_xlabel("step (0: the last value)")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.suptitle(title, color=_MUTED, fontsize=9)
+    return figure
+
+
 def frames(title: str, dataset: Dataset, outputs: dict) -> Figure:
     """Plot the last frame that the model saw, the next one and its forecast."""
     rows = [outputs[name][:ACROSS] for name in ("last", "next", "forecast")]

@@ -129,3 +129,19 @@ class Screen:
         ]
         line = "".join(cell.rjust(self.width) for cell in cells)
         self.say(line, "bold green" if test else None)
+
+
+@contextlib.contextmanager
+def files_bar(total: int, quiet: bool):
+    """Show on a terminal how many of `total` files are done; yield the function to call
+    after each."""
+    console = _Console(stderr=True, quiet=quiet)
+    if quiet or not console.is_terminal or total < 2:
+        yield lambda: None
+        return
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(),
+        TimeRemainingColumn(), console=console, transient=True,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("files", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,288 @@
+"""`gpuzoo predict`: a trained run on the user's files, or images that it generates."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import tyro
+
+from gpuzoo.cli.parsing import Common, Flag, Output, Word, chosen, printable
+from gpuzoo.errors import ExitCode, GpuzooError
+
+_ROWS = 1_000  # of a table that is printed at once
+_LISTED = 100  # unreadable files in the JSON line
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Predict files with a trained run, or generate images: gpuzoo predict RUN FILE ...
+
+    Images and sounds are read as in the training, resized and converted to what the
+    model takes. A forecaster continues the last values of a .csv file. Detectors,
+    forecasters, autoencoders and video models draw pictures with --out FOLDER.
+
+    Exit codes: 0 done, 1 some files cannot be read (the others are predicted), 2 none.
+    """
+
+    run: Word
+    """The run folder."""
+    files: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Files, folders, or - for standard input: images, sounds, .csv, .npy (examples) or
+    .npz (x_test, x or its only array)."""
+    top: int = 3
+    """Classes per example, the most probable first."""
+    score: float = 0.3
+    """Detections below this score are left out."""
+    invert: Flag = False
+    """Exchange dark and light in images, for a photo of a dark digit on white paper."""
+    out: str | None = None
+    """FILE.jsonl: rows as JSON lines; a new folder: pictures, forecasts as .csv; with
+    --samples a .png sheet or a .npy array."""
+    json_lines: Flag = False
+    """Print rows as JSON lines, not as a table."""
+    samples: int = 0
+    """Generate so many images (generators only)."""
+    seed: int | None = None
+    """Seed of the images; default: the seed of the run."""
+    label: Annotated[str | None, tyro.conf.arg(name="class")] = None
+    """Class of the images; default: all classes in turn."""
+    device: Literal["run", "auto", "cpu", "gpu"] = "run"
+    """Device; run: the option of the run."""
+    allow_drift: Flag = False
+    """Predict although the code of the model has changed."""
+    trust_code: Flag = False
+    """Execute the run's own code, if its model is defined in a user's file."""
+    output: Common = Output()
+
+    def __call__(self) -> int:
+        self._check()
+        trained = self._load()
+        if self.samples:
+            return self._generate(trained)
+        return _Session(self, trained).predict()
+
+    def _check(self) -> None:
+        """Refuse options that contradict each other, before anything is loaded."""
+        from gpuzoo.deploy.predict import check_new
+
+        if bool(self.files) == bool(self.samples):
+            raise GpuzooError(
+                "give files to predict, or --samples N to generate images: gpuzoo "
+                f"predict {self.run} FILE ..."
+            )
+        if self.samples and not (self.out or "").endswith((".png", ".npy")):
+            raise GpuzooError(
+                f"--samples needs --out NAME.png (a sheet) or NAME.npy: {self.out}"
+            )
+        if not self.samples and (self.seed, self.label) != (None, None):
+            raise GpuzooError("--seed and --class are for --samples")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise GpuzooError(f"--seed must be in 0..{2**63 - 1}: {self.seed}")
+        if self.top < 1:
+            raise GpuzooError(f"--top must be at least 1: {self.top}")
+        if not 0 <= self.score <= 1:
+            raise GpuzooError(f"--score must be in 0..1: {self.score:g}")
+        if self.out is not None:
+            check_new(
+                self.out, folder=not self.out.endswith((".jsonl", ".png", ".npy"))
+            )
+
+    def _load(self):
+        from gpuzoo.deploy.trained import load
+
+        return load(
+            self.run, allow_drift=self.allow_drift, trust_code=self.trust_code,
+            note=self.output.note, **chosen(device=self.device),
+        )  # fmt: skip
+
+    def _generate(self, trained) -> int:
+        import numpy as np
+
+        from gpuzoo.deploy.predict import check_new, sheet
+        from gpuzoo.files import new_file
+
+        images = trained.sample(self.samples, seed=self.seed, label=self.label)
+        if self.out.endswith(".png"):
+            content = sheet(images)
+        else:
+            array = io.BytesIO()
+            np.lib.format.write_array(array, images)
+            content = array.getvalue()
+        with new_file(check_new(self.out)) as file:
+            file.write(content)
+        self.output.note(f"{self.out}: {len(images)} generated images")
+        seed = trained.recipe.seed if self.seed is None else self.seed
+        self.output.last_line({
+            "run": self.run, "task": trained.recipe.task, "samples": len(images),
+            "shape": list(images.shape[1:]), "seed": seed, "class": self.label,
+            "out": self.out,
+        })  # fmt: skip
+        return ExitCode.DONE
+
+
+class _Session:
+    """One call: reads files batch by batch and shows the rows."""
+
+    def __init__(self, command: Predict, trained):
+        from gpuzoo.deploy import inputs, predict
+
+        self.command, self.trained = command, trained
+        self.note = lambda text: command.output.note(printable(text))
+        self.kind = predict.kind_of(trained)
+        self.out, self.pictures = command.out or "", None
+        if not trained.takes:
+            raise GpuzooError(
+                f"{command.run} generates images and takes no files; use --samples N "
+                "--out NAME.png"
+            )
+        if self.out and not self.out.endswith(".jsonl"):
+            if self.kind == "classes":
+                raise GpuzooError(
+                    f"--out {self.out}: a classifier writes rows; expected FILE.jsonl"
+                )
+            self.pictures = predict.Output(self.out, trained)
+        if self.kind == "frames" and not self.pictures:
+            raise GpuzooError(
+                "a video model writes the next frames as pictures; add --out FOLDER"
+            )
+        self.sources = inputs.find(command.files, trained.takes, self.note)
+        self.changes = inputs.Changes(self.note)
+        self.failed: list[dict] = []
+        self.unreadable = self.examples = self.files = 0
+        self.hinted = False
+
+    def predict(self) -> int:
+        from gpuzoo.deploy.predict import check_new
+        from gpuzoo.files import new_file
+
+        try:
+            if self.out.endswith(".jsonl"):
+                with new_file(check_new(self.out)) as file:
+                    for row in self._rows():
+                        file.write(json.dumps(row).encode() + b"\n")
+            elif self.command.json_lines:
+                for row in self._rows():
+                    print(json.dumps(row))
+            else:
+                self._print_tables()
+        finally:
+            if self.pictures:
+                self.pictures.close()
+        self.changes.report()
+        if self.out:
+            self.note(f"{self.out}: {self.examples} examples")
+        self.command.output.last_line({
+            "run": self.command.run, "task": self.trained.recipe.task,
+            "files": len(self.sources), "examples": self.examples,
+            "unreadable": self.unreadable, "failed": self.failed,
+            "changes": dict(self.changes.counts), "out": self.command.out,
+        })  # fmt: skip
+        return ExitCode.FAILED if self.unreadable else ExitCode.DONE
+
+    def _rows(self) -> Iterator[dict]:
+        """Yield the row of each example."""
+        from gpuzoo.deploy import inputs, predict
+
+        with self._bar() as advance:
+            batches = inputs.batches(
+                self.sources, self.trained, self._fail, advance, self.command.invert
+            )
+            for batch in batches:
+                for example in batch:
+                    self.changes.add(example)
+                    self._hint(example)
+                found = predict.predict(
+                    self.trained, batch, top=self.command.top, score=self.command.score
+                )
+                for example, (row, arrays) in zip(batch, found, strict=True):
+                    if self.pictures:
+                        row["out"] = self.pictures.add(example, row, arrays)
+                    self.examples += 1
+                    yield row
+        if not self.examples:
+            file, reason = self.failed[0].values()
+            if len(self.sources) > 1:
+                raise GpuzooError(f"none of {len(self.sources)} files can be read")
+            raise GpuzooError(f"{file}: cannot be read: {reason}")
+
+    def _fail(self, source, reason: str) -> None:
+
+        self.unreadable += 1
+        if len(self.failed) < _LISTED:
+            self.failed.append({"file": source.name, "reason": reason})
+        name = printable(source.name)
+        if len(self.sources) > 1:  # a single one is the error of the command
+            print(f"{name}: cannot be read: {reason}", file=sys.stderr, flush=True)
+
+    def _hint(self, example) -> None:
+        from gpuzoo.deploy.inputs import looks_inverted
+
+        if not self.hinted and looks_inverted(example, self.trained):
+            self.hinted = True
+            data = self.trained.record["data"]["name"]
+            self.note(
+                f"{example.file}: light at its border, and the images of "
+                f"{data} are light on dark: --invert exchanges dark and light"
+            )
+
+    @contextlib.contextmanager
+    def _bar(self):
+        """Show a progress bar on a terminal; yield what is called after each file."""
+        from gpuzoo.report.progress import files_bar
+
+        quiet = self.command.output.quiet or self.command.json_lines
+        with files_bar(len(self.sources), quiet) as advance:
+            yield lambda source: advance()
+
+    def _print_tables(self) -> None:
+        quiet, part = self.command.output.quiet, []
+        for row in self._rows():
+            if not quiet:
+                part.append(row)
+            if len(part) == _ROWS:
+                _print_table(self.kind, part)
+                part = []
+        if part:
+            _print_table(self.kind, part)
+
+
+def _print_table(kind: str, rows: list[dict]) -> None:
+    from gpuzoo.cli.tables import add_row, show, table
+
+    several = max(len(row.get("predictions", ())) for row in rows)
+    heads = {
+        "classes": [str(place + 1) for place in range(several)],
+        "boxes": ["class", "score", "top", "left", "bottom", "right"],
+        "values": ["step", "forecast"], "images": ["error"], "frames": ["out"],
+    }[kind]  # fmt: skip
+    right = [] if kind in ("classes", "frames") else heads
+    made = table("file", *heads, right=right)
+    for row in rows:
+        name = printable(row["file"])
+        if "index" in row:
+            name += f" [{row['index']}]"
+        for cells in _CELLS[kind](row):
+            add_row(made, name, *cells)
+            name = ""
+    show(made)
+
+
+_CELLS = {
+    "classes": lambda row: [
+        [f"{each['class']}  {each['probability']:.1%}" for each in row["predictions"]]
+    ],
+    "boxes": lambda row: [
+        [box["class"], f"{box['score']:.1%}"]
+        + [f"{box[side]:.1f}" for side in ("top", "left", "bottom", "right")]
+        for box in row["boxes"]
+    ] or [["nothing found"]],
+    "values": lambda row: [
+        [step, f"{value:.6g}"] for step, value in enumerate(row["forecast"], start=1)
+    ],
+    "images": lambda row: [[f"{row['error']:.5f}"]],
+    "frames": lambda row: [[" ".join(row["out"])]],
+}  # fmt: skip
