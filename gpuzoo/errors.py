@@ -50,15 +50,30 @@ class CheckFailed(GpuzooError):
 class Diverged(GpuzooError):
     """The training itself failed: the loss or a weight is no longer finite.
 
-    `weights` are the last ones that were all finite, those of step `step`.
+    Attributes:
+        what: what is not finite, and where.
+        at: the step (1: the first) after which it was found.
+        weights, step: the last weights that were all finite, and the steps done then.
+        state: all variables after `step` steps, to replay from; empty if not kept.
+        diagnosis: what `gpuzoo.train` found by replaying the last steps, as in
+            `run.json` (gpuzoo/training/diagnosis.py); None elsewhere.
+        run_dir: the run folder; None outside of `gpuzoo.train`.
     """
 
     exit_code = ExitCode.FAILED
 
-    def __init__(self, message: str, *, step: int, weights: dict):
-        super().__init__(message)
-        self.step = step
-        self.weights = weights
+    def __init__(self, what: str, *, step: int, weights: dict, at: int, state: dict):
+        self.what, self.at, self.step, self.weights = what, at, step, weights
+        self.state = state
+        self.diagnosis: dict | None = None
+        self.run_dir: str | None = None
+        super().__init__()
+
+    def __str__(self) -> str:
+        kept = f"{self.what}; the weights of step {self.step} are kept"
+        if self.diagnosis:
+            return f"{kept}; {self.diagnosis['text']}"
+        return f"{kept}; try a smaller --learning-rate, or --precision float32"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

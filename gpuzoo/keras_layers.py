@@ -15,6 +15,16 @@ def layers_of(layer, include_self: bool = True) -> list:
     return list(layer._flatten_layers(include_self=include_self))
 
 
+def layers_inside(layer) -> list:
+    """Return the layers directly inside a layer; of a functional model its operations,
+    of a Sequential its layers."""
+    if hasattr(layer, "operations"):
+        return list(layer.operations)
+    if not hasattr(layer, "_flatten_layers"):  # a bare operation
+        return []
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
 def own_variables(layer) -> list:
     """Return the variables of a layer itself, those added as trainable first.
 

@@ -1,5 +1,6 @@
 """`gpuzoo train`, and the commands that take the folder of a run."""
 
+import contextlib
 import dataclasses
 import traceback
 
@@ -7,7 +8,7 @@ import tyro
 
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.cli.parsing import Common, Flag, Output, Word
-from gpuzoo.errors import ExitCode, GpuzooError
+from gpuzoo.errors import Diverged, ExitCode, GpuzooError
 from gpuzoo.runtime.options import Options
 
 
@@ -35,6 +36,19 @@ def _without_1(call):
     return guarded
 
 
+@contextlib.contextmanager
+def _summary_of_diverged(output: Output):
+    """Print the last line of a training that diverges in the block, too."""
+    try:
+        yield
+    except Diverged as error:
+        output.last_line({
+            "state": "diverged", "error": str(error), "diagnosis": error.diagnosis,
+            "run_dir": error.run_dir,
+        })  # fmt: skip
+        raise
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a recipe: gpuzoo train RECIPE [--epochs 3 ...]."""
@@ -50,10 +64,11 @@ class Train:
     def __call__(self) -> int:
         from gpuzoo.training.train import train
 
-        summary = train(
-            self.recipe, options=self.runtime, out=self.out,
-            fast_dev_run=self.fast_dev_run, quiet=self.output.quiet,
-        )  # fmt: skip
+        with _summary_of_diverged(self.output):
+            summary = train(
+                self.recipe, options=self.runtime, out=self.out,
+                fast_dev_run=self.fast_dev_run, quiet=self.output.quiet,
+            )  # fmt: skip
         self.output.last_line(summary)
         return _code_of(summary)
 
@@ -74,9 +89,10 @@ class Resume:
     def __call__(self) -> int:
         from gpuzoo.training.train import resume
 
-        summary = resume(
-            self.run, allow_drift=self.allow_drift, quiet=self.output.quiet
-        )
+        with _summary_of_diverged(self.output):
+            summary = resume(
+                self.run, allow_drift=self.allow_drift, quiet=self.output.quiet
+            )
         self.output.last_line(summary)
         return _code_of(summary)
 

@@ -1,7 +1,7 @@
 """A function of a batch of examples, compiled, for all rows of arrays."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Evaluation:
         indices = _padded(len(next(iter(arrays.values()))), batch)
         indices = indices[: self.examples.at_once(batch, len(indices))]
         example = self.examples.send({"indices": indices})
-        self._steps = backend.compile_steps(self._step, example, variables)
+        self._steps = backend.compile_steps(self.step, example, variables)
         self._steps(first(example))
 
     def __call__(self, count: int, arrays: Arrays | None = None) -> Arrays:
@@ -74,7 +74,13 @@ class Evaluation:
             for name, array in outputs.items()
         }
 
-    def _step(self, feed: dict) -> dict:
+    def feeds(self, count: int) -> Iterator[Arrays]:
+        """Yield the feed of each batch of the first `count` examples."""
+        for indices in _padded(count, self.batch):
+            yield self.examples.send({"indices": indices[None]})
+
+    def step(self, feed: dict) -> dict:
+        """Do one batch, to be traced: one entry of a feed -> results."""
         with no_draws(self.runtime):
             return self.function({**self.examples.take(feed), "index": feed["indices"]})
 

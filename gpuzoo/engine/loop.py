@@ -14,6 +14,9 @@ from gpuzoo.engine.plan import Plan, segments
 from gpuzoo.engine.program import Program
 from gpuzoo.errors import Diverged
 
+# It begins at 2**15, and each step that is skipped halves it.
+_LEAST_SCALE = 2.0**-24
+
 
 @dataclasses.dataclass
 class Result:
@@ -67,7 +70,7 @@ def run(
         state.write(_strip("state/", resume.arrays))
         journal.restore(resume.history, resume.arrays)
         clock.seconds.update(resume.seconds)
-    good = _Good(step, state.read(state.weights))
+    good = _Good(step, state.read(state.all), set(state.weights))
     outputs, metrics = {}, {}
 
     # ------------------------------------------------------------------------- training
@@ -96,7 +99,7 @@ def run(
 
     # --------------------------------------------------------------------------- result
     if good.step != step:
-        raise _diverged(f"a weight is no longer finite at step {step}", good)
+        raise good.diverged(f"a weight is no longer finite at step {step}", step)
     return Result(
         state="stopped" if stopped else "finished",
         steps=step,
@@ -115,7 +118,7 @@ def _save(program, journal, good, step: int, folder: pathlib.Path, run_id: str) 
     state, clock = program.state, program.clock
     values = state.read(state.all)
     # As a run resumed from here would have it, should it diverge.
-    good.follow(step, {name: values[name] for name in state.weights})
+    good.follow(step, values)
     arrays = {f"state/{name}": a for name, a in values.items()} | journal.pending()
     with clock.phase("checkpoint"):
         content = step, arrays, journal.history, clock.rounded(), run_id
@@ -136,15 +139,17 @@ def _look(program, journal, good, step: int, stopped: bool = False) -> tuple | N
         journal.log(epoch, step)
     if step % recipe.digest_every == 0 or last:
         with program.clock.phase("digest"):
-            weights = state.read(state.weights)
-            good.follow(step, weights)
-            journal.digest(step, weights, state.read(state.others))
+            weights, others = state.read(state.weights), state.read(state.others)
+            good.follow(step, {**weights, **others})
+            journal.digest(step, weights, others)
+        _check_scale(state, others, step, good)
     if not (last or (ends_epoch and epoch % recipe.eval_every == 0)):
         return None
     outputs, metrics = program.evaluate()
     wild = [name for name, value in metrics.items() if not np.isfinite(value)]
     if wild and step == plan.steps:
-        raise _diverged(f"test_{wild[0]} is {metrics[wild[0]]} at the end", good)
+        what = f"test_{wild[0]} is {metrics[wild[0]]} at the end"
+        raise good.diverged(what, step)
     journal.test(epoch, step, metrics)
     if "samples" in outputs:
         journal.watch("samples", {"epoch": epoch, "images": outputs["samples"]})
@@ -153,14 +158,20 @@ def _look(program, journal, good, step: int, stopped: bool = False) -> tuple | N
 
 @dataclasses.dataclass
 class _Good:
-    """The last weights that were all finite, and their step."""
+    """The last state whose weights were all finite, and its step."""
 
     step: int
-    weights: Arrays
+    values: Arrays
+    """Of all variables: what follows can be replayed from here."""
+    weights: set[str]
 
-    def follow(self, step: int, weights: Arrays) -> None:
-        if all(np.isfinite(array).all() for array in weights.values()):
-            self.step, self.weights = step, weights
+    def follow(self, step: int, values: Arrays) -> None:
+        if all(np.isfinite(values[name]).all() for name in self.weights):
+            self.step, self.values = step, values
+
+    def diverged(self, what: str, at: int) -> Diverged:
+        weights = {n: a for n, a in self.values.items() if n in self.weights}
+        return Diverged(what, step=self.step, weights=weights, at=at, state=self.values)
 
 
 def _check_finite(losses: np.ndarray, first: int, plan: Plan, good: _Good) -> None:
@@ -169,19 +180,20 @@ def _check_finite(losses: np.ndarray, first: int, plan: Plan, good: _Good) -> No
         return
     step = first + int(bad[0]) + 1
     epoch, in_epoch = divmod(step - 1, plan.steps_per_epoch)
-    raise _diverged(
+    raise good.diverged(
         f"the loss became {losses[bad[0]]} at epoch {epoch + 1}, step {in_epoch + 1} "
-        f"(step {step} of the run)", good
+        f"(step {step} of the run)", step
     )  # fmt: skip
 
 
-def _diverged(what: str, good: _Good) -> Diverged:
-    return Diverged(
-        f"{what}; the weights of step {good.step} are kept; try a smaller "
-        "--learning-rate, or --precision float32",
-        step=good.step,
-        weights=good.weights,
-    )
+def _check_scale(state, others: Arrays, step: int, good: _Good) -> None:
+    """Raise Diverged if float16 gradients are not finite whatever the loss is scaled
+    by: all updates are skipped, and the loss alone would never show it."""
+    for name in state.scales:
+        if others[name] < _LEAST_SCALE:
+            what = "the float16 gradients are not finite at any loss scale; all recent "
+            what += f"updates were skipped, the last in step {step}"
+            raise good.diverged(what, step)
 
 
 def _strip(prefix: str, arrays: Arrays) -> Arrays:

@@ -57,6 +57,8 @@ class Program:
 
     Args:
         backend: default: that of the session's runtime.
+        like: a program of the same data, whose examples on the device are shared;
+            nothing is compiled then.
 
     Attributes:
         session, model, task, plan, backend.
@@ -68,16 +70,17 @@ class Program:
         GpuzooError: the model or one of its operations cannot be trained repeatably.
     """
 
-    def __init__(self, session: Session, backend=None):
+    def __init__(self, session: Session, backend=None, like: "Program | None" = None):
         self.session, self.model = session, session.model
         self.backend = backend or backends.get(session.runtime)
         self.clock = Stopwatch(self.backend.synchronise)
         with self.clock.phase("setup"):
-            self._set_up()
-        with self.clock.phase("compile"):
-            self._compile()
+            self._set_up(like)
+        if like is None:
+            with self.clock.phase("compile"):
+                self._compile()
 
-    def _set_up(self) -> None:
+    def _set_up(self, like: "Program | None") -> None:
         recipe, dataset, model = self.session.recipe, self.session.dataset, self.model
         given = self.session.given
         model_objects.begin(model, recipe, dataset, given)
@@ -105,6 +108,9 @@ class Program:
         self.metrics = tuple(metric.name for metric in self.task.metrics)
         self.state = State(model, optimizers, self._generators, self.backend)
         fields = self.task.fields
+        if like:
+            self._train_examples = like._train_examples
+            return
         self._streamed = batches.streams(recipe, dataset.splits, fields, self.backend)
         self._train_examples = batches.Examples(
             {name: dataset.train[name] for name in fields}, self.backend, self._streamed
@@ -124,7 +130,7 @@ class Program:
                 again = self.backend.compile_steps(self.step, example, variables)
                 self._try_again(again, once, before)
             self._try_again(self._train_steps, once, before)
-        self._evaluation = self._compile_evaluation(variables)
+        self.evaluation = self._compile_evaluation(variables)
         state.write(before)
 
     def _compile_evaluation(self, variables: list) -> Evaluation:
@@ -141,6 +147,10 @@ class Program:
     def feed(self, first: int, last: int) -> Arrays:
         """Return the feed of steps first..last-1, all of one epoch."""
         return self._train_examples.send(self.plan.feed(first, last))
+
+    def evaluation_feeds(self) -> Iterator[Arrays]:
+        """Yield the feed of each batch of the evaluation."""
+        return self.evaluation.feeds(self._evaluated)
 
     def step(self, feed: dict, backend=None) -> dict:
         """Do one step, to be traced: one entry of a feed -> its metrics."""
@@ -175,7 +185,7 @@ class Program:
         """Evaluate all test examples, with the averaged weights if the recipe has an
         `ema_decay`; return (outputs, one row per example; metric -> value)."""
         with self.clock.phase("evaluate"), self.state.averaged():
-            outputs = self._evaluation(self._evaluated)
+            outputs = self.evaluation(self._evaluated)
             test = self.session.dataset.test
             seen = {name: test[name][: self._evaluated] for name in self.task.fields}
             return outputs, self.task.summarise(outputs, seen)

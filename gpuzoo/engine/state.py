@@ -19,12 +19,13 @@ class State:
     def __init__(self, model: keras.Model, optimizers: list, generators, backend):
         self.backend = backend
         self.weights = by_name(model.weights)
-        kept = [variable for one in optimizers for variable in _variables(one)]
+        kept = [variable for one in optimizers for variable in variables_of(one)]
         self.others = {
             **_numbered("optimizer", kept),
             **_numbered("random", [generator for generator, _ in generators]),
         }
         self.all = {**self.weights, **self.others}
+        self.scales = [n for n, v in self.others.items() if v.name == "dynamic_scale"]
         self._averages = [pair for one in optimizers for pair in averages(one)]
 
     def read(self, part: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
@@ -65,7 +66,7 @@ class State:
             self.all[name].assign(value)
 
 
-def _variables(optimizer) -> list[keras.Variable]:
+def variables_of(optimizer) -> list[keras.Variable]:
     """Return all variables of an optimizer, those Keras does not list too (Nadam's)."""
     listed = [variable for variable in optimizer.variables if variable is not None]
     seen = {id(variable) for variable in listed}

@@ -1,5 +1,6 @@
 """Train and resume: set up, train, record, draw plots."""
 
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -12,6 +13,7 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.catalogue.registry import in_no_file, model_info
 from gpuzoo.errors import Diverged, GpuzooError, nearest
+from gpuzoo.files import redact
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
 from gpuzoo.runs.folder import RunFolder
@@ -264,7 +266,7 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
                 )
         job.screen.watch(event, row)
 
-    interrupts.training = True
+    interrupts.training, program = True, None
     try:
         with whole_tracebacks():
             program, modules, inputs = build.trace_and_note(
@@ -288,12 +290,30 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         begun = begun or isinstance(error, Diverged)
         if begun:
             record_failure(job.folder, error)
+            if isinstance(error, Diverged) and program:
+                _diagnose(job, error, program, interrupts)
         else:  # nothing to resume: leave the folder as it was
             job.folder.discard()
         raise_readably(job.folder, error, begun=begun)
     summary = finish.summary_of(job.folder)
     finish.say_end(job, summary)
     return summary
+
+
+def _diagnose(job: _Job, error: Diverged, program, interrupts) -> None:
+    """Find out why a training diverged; add it to the error and the record."""
+    from gpuzoo.training import diagnosis
+
+    job.screen.say(f"{error.what}; replaying the last steps to find out why.", "yellow")
+    rows = []
+    with contextlib.suppress(OSError):  # there are none before the first is logged
+        rows = job.folder.metrics()
+    found = diagnosis.diagnose(program, error, rows, interrupts.asked)
+    error.diagnosis, error.run_dir = found, redact(str(job.folder.locate()))
+    for line in found["lines"]:
+        job.screen.say(line)
+    with contextlib.suppress(OSError):
+        job.folder.update(error=str(error), diagnosis=found)
 
 
 def _record_traced(job: _Job, modules: dict, inputs: dict) -> None:

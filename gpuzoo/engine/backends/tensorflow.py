@@ -115,13 +115,7 @@ class TensorFlowBackend:
         step = tf.function(
             body, input_signature=[entry], jit_compile=self.xla, autograph=False
         )
-        merges = self.runtime.device == "cpu" and not self.xla
-        apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
-        pools = pooling.repeatable(self.runtime)
-        resizes = resizing.repeatable(self.runtime)
-        rnns = rnn.gates_together(), rnn.split_over(self.parts)
-        kernels = missing_kernels.for_runtime(self.runtime)
-        with apart, pools, resizes, kernels, rnns[0], rnns[1]:
+        with self.replacements():
             traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
         check_written(traced.graph, [variable.value for variable in variables])
@@ -143,6 +137,18 @@ class TensorFlowBackend:
             return {name: tensor.numpy() for name, tensor in outputs.items()}
 
         return call
+
+    @contextlib.contextmanager
+    def replacements(self):
+        """Trace a step in the block with gpuzoo's replacements of operations."""
+        merges = self.runtime.device == "cpu" and not self.xla
+        apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
+        pools = pooling.repeatable(self.runtime)
+        resizes = resizing.repeatable(self.runtime)
+        rnns = rnn.gates_together(), rnn.split_over(self.parts)
+        kernels = missing_kernels.for_runtime(self.runtime)
+        with apart, pools, resizes, kernels, rnns[0], rnns[1]:
+            yield
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
         """Return the values of variables, copied to the host."""
