@@ -283,6 +283,9 @@ def test_diverging_is_exit_code_1_and_recorded(cli, tmp_path):
     record = read_run(run)
     assert record["state"] == "diverged" and "step" in record["error"]
     assert (run / "weights.safetensors").exists()
+    assert done.json["state"] == "diverged" and done.json["error"] == record["error"]
+    assert done.json["diagnosis"]["cause"] == "learning rate" and done.json["run_dir"]
+    assert f"gpuzoo: error: {record['error']}\n" in done.stderr
 
 
 @pytest.mark.parametrize("limit", [1_000, 300_000])

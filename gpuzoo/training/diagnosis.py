@@ -35,6 +35,8 @@ _BEFORE = 3  # steps looked at before the one that went wrong
 _ON = 8  # steps in float32 after it
 _GREW = 10.0
 """Growth of a weight above 1, or of the loss, that no healthy training shows."""
+_HUGE = 1e6
+"""Inputs of an operation that weights before an update cannot explain."""
 _EXTREME = 1000.0
 """Times the median example at which an example's values are extreme."""
 # Operations that are not finite outside of a domain, or at its border.
@@ -362,7 +364,7 @@ def _cause(program: Program, replay: _Replay, looks: list[Look], facts) -> str |
     origin = replay.origin
     if origin is None:
         return None
-    grew = facts.weights_grew or facts.loss_grew
+    grew = facts.weights_grew or facts.loss_grew or _within_a_step(origin)
     if facts.extreme and not facts.weights_grew:
         return "data"
     if looks and not looks[-1].origin and not grew:
@@ -377,6 +379,12 @@ def _cause(program: Program, replay: _Replay, looks: list[Look], facts) -> str |
     if replay.step == 0 or _DOMAIN.search(origin.tensor.operation) or not looks:
         return "model"
     return "precision" if not looks[0].origin else "model"
+
+
+def _within_a_step(origin: Origin) -> bool:
+    """Return whether an earlier update of the same step, as of a critic, has made the
+    values extreme: the weights before and after the step do not show it."""
+    return "(update " in origin.end and origin.largest_input > _HUGE
 
 
 def _small(dtype: str) -> bool:
@@ -447,6 +455,11 @@ def _because(replay: _Replay, found: dict, facts: _Facts) -> str:
         if facts.loss_grew:
             return (
                 f" (the loss went from {facts.losses[0]:.3g} to {facts.losses[-1]:.3g})"
+            )
+        if _within_a_step(origin):
+            return (
+                f" (after an earlier update of the same step, its inputs are up to "
+                f"{origin.largest_input:.3g})"
             )
         return " (the update itself overflows)"
     if cause == "precision":
