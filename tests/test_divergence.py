@@ -213,7 +213,7 @@ def test_a_layer_that_computes_in_float16_in_a_run_in_float32(backend, diverged)
 
 @BACKENDS
 def test_two_optimizers(backend, diverged):
-    """Of a GAN, which diverges within one step, and with five updates of the critic."""
+    """Of a GAN, which diverges within one step, and with several updates of the critic."""
     for name in ("gan", "critics"):
         text, found = diverged(backend, "float32")[0][name]
         assert found["cause"] == "learning rate" and found["failed"] is None
