@@ -239,7 +239,7 @@ def test_no_words_print_the_help(cli):
     lines = [line for line in done.stdout.splitlines() if "•" in line]
     assert [line.split()[2] for line in lines] == [
         "list", "info", "train", "resume", "verify", "diff", "evaluate", "predict",
-        "robustness", "bench", "compile", "doctor", "new-key", "sign",
+        "robustness", "serve", "bench", "compile", "doctor", "new-key", "sign",
         "check-signature", "encrypt", "decrypt",
     ]  # fmt: skip
     assert all(len(line.split()) > 5 for line in lines)  # each with its meaning

@@ -124,6 +124,8 @@ LEFT_OF_THE_SEAM = (
     "gpuzoo.repro.diff", "gpuzoo.bench.bench", "gpuzoo.bench.worker", "gpuzoo.doctor",
     "gpuzoo.cli.compiling", "gpuzoo.gpus.compile", "gpuzoo.gpus.worker",
     "gpuzoo.cli.protect", "gpuzoo.deploy.signing", "gpuzoo.deploy.encryption",
+    "gpuzoo.cli.serve", "gpuzoo.deploy.serve.export", "gpuzoo.deploy.serve.sandbox",
+    "gpuzoo.deploy.serve.server",
     "gpuzoo.runs.folder", "gpuzoo.data.sources", "gpuzoo.catalogue.registry",
 )  # fmt: skip
 

@@ -32,6 +32,7 @@ _VERBS = {
     "evaluate": ("evaluate", "Evaluate a trained run again, on its or other data."),
     "predict": ("predict", "Predict files with a trained run, or generate images."),
     "robustness": ("robustness", "Test a trained classifier on disturbed images."),
+    "serve": ("serve", "Serve a trained model by HTTP."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
     "compile": ("compiling", "Compile a recipe for GPUs that this machine lacks."),
     "doctor": ("machine", "Check the installation and this machine."),
@@ -47,7 +48,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume
 - Repeatability: verify, diff
-- After training: evaluate, predict, robustness
+- After training: evaluate, predict, robustness, serve
 - This machine: bench, doctor
 - Other machines: compile
 - Protection: new-key, sign, check-signature, encrypt, decrypt

@@ -1,0 +1,1 @@
+"""A small HTTP service over an exported model, without TensorFlow or Keras."""

@@ -1,0 +1,127 @@
+"""The service's answers."""
+
+import asyncio
+import concurrent.futures
+import json
+import secrets
+
+import numpy as np
+
+from gpuzoo.deploy.serve import inputs, pages
+from gpuzoo.deploy.serve.artefact import Artefact
+from gpuzoo.deploy.serve.guard import Guard, Limits, read_body
+from gpuzoo.deploy.serve.inputs import Refused
+from gpuzoo.deploy.serve.metrics import TYPE, Metrics
+
+
+def make_app(artefact: Artefact, limits: Limits, token: str, local: bool, quiet: bool):
+    """Return the ASGI application.
+
+    Args:
+        token: required of each request; "" for none.
+        local: accept only requests to a name of this machine.
+        quiet: write no line for each request.
+    """
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
+
+    metrics = Metrics()
+    pool = concurrent.futures.ThreadPoolExecutor(limits.threads, "predict")
+    about = pages.openapi(artefact, limits, bool(token))
+
+    def as_json(value) -> Response:
+        text = json.dumps(value, allow_nan=False) + "\n"
+        return Response(text, media_type="application/json")
+
+    def page(make) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        policy = pages.POLICY.replace("NONCE", nonce)
+        headers = {"content-security-policy": policy}
+        return Response(make(nonce), media_type="text/html", headers=headers)
+
+    async def predict(request):
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in pages.kinds(artefact):
+            taken = ", ".join(pages.kinds(artefact))
+            raise Refused(415, f"the content type must be one of: {taken}")
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused(415, "compressed bodies are not accepted")
+        try:
+            body = await read_body(request, limits, metrics)
+        except ClientDisconnect:
+            raise Refused(400, "the body ended early") from None
+        loop = asyncio.get_running_loop()
+        count, text = await loop.run_in_executor(
+            pool, answer, artefact, limits, kind, body
+        )
+        metrics.examples += count
+        return Response(text, media_type="application/json")
+
+    async def health(request):
+        return as_json({"status": "ok", **pages.summary(artefact)})
+
+    async def show_metrics(request):
+        return Response(metrics.text(), headers={"content-type": TYPE})
+
+    async def show_openapi(request):
+        return as_json(about)
+
+    async def show_docs(request):
+        return page(lambda nonce: pages.docs(about, nonce))
+
+    async def draw(request):
+        return page(lambda nonce: pages.draw(artefact, limits, bool(token), nonce))
+
+    routes = {
+        "/": ("GET", draw),
+        "/predict": ("POST", predict),
+        "/health": ("GET", health),
+        "/metrics": ("GET", show_metrics),
+        "/openapi.json": ("GET", show_openapi),
+        "/docs": ("GET", show_docs),
+    }
+
+    async def app(scope, receive, send):
+        method, handler = routes.get(scope["path"], ("", None))
+        if not handler:
+            raise Refused(404, "there is no such page")
+        if scope["method"] not in (method, "HEAD" if method == "GET" else method):
+            raise Refused(405, f"this page takes {method}", allow=method)
+        response = await handler(Request(scope, receive))
+        await response(scope, receive, send)
+
+    return Guard(app, limits, metrics, token, local, quiet)
+
+
+def answer(
+    artefact: Artefact, limits: Limits, kind: str, body: bytes
+) -> tuple[int, str]:
+    """Return the number of examples in a body and the answer as JSON.
+
+    Raises:
+        Refused: see `inputs`.
+    """
+    if kind == "application/json":
+        examples = inputs.from_json(body, artefact, limits.examples)
+    else:
+        examples = inputs.from_image(body, kind, artefact)
+    found = artefact.predict(examples)
+    count = len(next(iter(examples.values())))
+    rows = [
+        _row(artefact, {name: values[i] for name, values in found.items()})
+        for i in range(count)
+    ]
+    return count, json.dumps({"predictions": rows}, allow_nan=False) + "\n"
+
+
+def _row(artefact: Artefact, outputs: dict[str, np.ndarray]) -> dict:
+    row = {}
+    if artefact.labels:
+        probabilities = outputs["probabilities"]
+        best = int(probabilities.argmax())
+        row = {
+            "label": artefact.classes[best],
+            "index": best,
+            "confidence": float(probabilities[best]),
+        }
+    return row | {name: values.tolist() for name, values in outputs.items()}

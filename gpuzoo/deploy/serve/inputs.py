@@ -1,0 +1,121 @@
+"""What a client sends: JSON or an image, checked and turned into examples."""
+
+import threading
+
+import numpy as np
+
+from gpuzoo.data import folders, images
+from gpuzoo.deploy.serve.artefact import Artefact, Input
+from gpuzoo.files import parse_json
+
+# Content type -> the first bytes of a file: of other formats Pillow reads more than is
+# sensible here.
+IMAGE_TYPES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
+_one_image = threading.Lock()  # a large one takes much memory
+
+
+class Refused(Exception):
+    """A request that is not answered with a prediction.
+
+    Attributes:
+        status: the HTTP status.
+        headers: further headers of the answer.
+    """
+
+    def __init__(self, status: int, text: str, **headers: str):
+        super().__init__(text)
+        self.status = status
+        self.headers = {k.replace("_", "-"): v for k, v in headers.items()}
+
+
+def limit_pixels(most: int) -> None:
+    """Have larger images refused by their header, in the whole process."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = most
+
+
+def from_json(body: bytes, artefact: Artefact, most: int) -> dict[str, np.ndarray]:
+    """Return the inputs by name, (count, *shape), of a body `{"inputs": [...]}`.
+
+    An example is an array, for models with several inputs an object of arrays by name.
+
+    Raises:
+        Refused: it is not JSON of this form, has other shapes, more examples than
+            `most`, or values that are not numbers, not finite or out of range.
+    """
+    try:
+        text = body.decode()
+        found = parse_json(text)
+    except ValueError:
+        raise Refused(400, "the body is not valid JSON in UTF-8") from None
+    if not isinstance(found, dict) or set(found) != {"inputs"}:
+        raise Refused(422, 'the body must be an object {"inputs": [...]}')
+    examples = found["inputs"]
+    if not isinstance(examples, list) or not examples:
+        raise Refused(422, "inputs must be a list of examples")
+    if len(examples) > most:
+        raise Refused(422, f"inputs has more than {most} examples")
+    if len(artefact.inputs) == 1:
+        columns = {artefact.inputs[0].name: examples}
+    else:
+        names = [one.name for one in artefact.inputs]
+        if not all(isinstance(e, dict) and set(e) == set(names) for e in examples):
+            raise Refused(
+                422, f"each example must be an object with {', '.join(names)}"
+            )
+        columns = {name: [example[name] for example in examples] for name in names}
+    if "true" in text or "false" in text:  # they would count as 1 and 0
+        raise Refused(422, "the values of inputs must be numbers")
+    return {one.name: _array(columns[one.name], one) for one in artefact.inputs}
+
+
+def _array(examples: list, one: Input) -> np.ndarray:
+    shape = list(one.shape)
+    try:
+        values = np.asarray(examples)
+    except ValueError:  # lists of several lengths
+        raise Refused(422, f"{one.name}: an example has the shape {shape}") from None
+    if shape and shape[-1] == 1 and list(values.shape[1:]) == shape[:-1]:
+        values = values[..., None]
+    if (given := list(values.shape[1:])) != shape:
+        raise Refused(422, f"{one.name}: an example has the shape {shape}, not {given}")
+    if values.dtype.kind not in "iuf":
+        raise Refused(422, f"{one.name}: the values must be numbers of 64 bits")
+    with np.errstate(over="ignore"):
+        cast = values.astype(np.float32) if one.dtype == "float32" else values
+    if not np.isfinite(cast).all():
+        raise Refused(422, f"{one.name}: the values must be finite")
+    if one.range:
+        low, high = one.range
+        if cast.min() < low or cast.max() > high:
+            raise Refused(422, f"{one.name}: the values must be in {low}..{high}")
+    if one.dtype != "float32" and (cast != np.floor(cast)).any():
+        raise Refused(422, f"{one.name}: the values must be whole numbers")
+    return cast.astype(one.dtype)
+
+
+def from_image(body: bytes, kind: str, artefact: Artefact) -> dict[str, np.ndarray]:
+    """Return one example (1, *shape) of the bytes of an image file, decoded as for
+    training.
+
+    Raises:
+        Refused: it is not an image of this type, damaged, or too large.
+    """
+    from PIL import Image
+
+    (one,) = artefact.inputs
+    if not body.startswith(IMAGE_TYPES[kind]):
+        raise Refused(400, f"the body is not an image of type {kind}")
+    try:
+        with _one_image:
+            pixels = images.read_image(body, one.shape[:2], one.shape[2]).pixels
+    except Exception as error:  # Pillow raises many types
+        text = folders.reason(error)[:120]
+        bomb = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+        if isinstance(error.__context__, bomb):
+            raise Refused(413, f"the image is too large: {text}") from None
+        raise Refused(400, f"the image cannot be read: {text}") from None
+    if one.dtype == "float32" and one.range == (0, 1):
+        pixels = pixels / np.float32(255)
+    return {one.name: pixels[None].astype(one.dtype)}
