@@ -235,6 +235,31 @@ def test_attacks_stay_within_their_bound_and_repeat(trained):
     )
 
 
+def test_signs_of_weak_attacks_are_named():
+    rows = {"fgsm": [0.5, 0.2], "pgd": [0.4, 0.3]}
+    (told,) = robustness._masked((0.1, 0.2), rows, 1, 100)
+    assert told.startswith("attack of 0.2: FGSM finds more mistakes than PGD")
+    rows["pgd"] = [0.4, 0.1]
+    (told,) = robustness._masked((0.1, 0.2), rows, 2, 100)
+    assert "gradient of 2 of 100 images was zero" in told
+    (told,) = robustness._rounded((8 / 255, 1 / 255), "mixed_bfloat16")
+    assert "hides attacks of 0.0039; measure with precision float32" in told
+    assert not robustness._rounded((8 / 255,), "mixed_bfloat16")
+    assert not robustness._rounded((1 / 255,), "mixed_float16")
+    assert not robustness._rounded((1e-5,), "float32")
+
+
+def test_a_temperature_that_does_not_help_is_named(trained, monkeypatch):
+    """The fit is steered to another temperature than the best."""
+    monkeypatch.setattr(robustness, "_TEMPERATURES", (5.0, 6.0))
+    notes = []
+    found = gpuzoo.robustness(
+        trained / "linear", only=["calibration"], note=notes.append
+    )
+    assert found["calibration"]["temperature"] > 4.9
+    assert notes == found["calibration"]["findings"] and "worse" in notes[0]
+
+
 def test_robust_training_withstands(trained):
     rows = {
         name: gpuzoo.robustness(

@@ -281,11 +281,27 @@ def _attacks(subject: Subject, epsilons, steps: int, note, progress) -> dict:
         **rows,
         "without_gradient": flat,
         "sha256": seen.hexdigest(),
-        "findings": _masked(epsilons, rows, flat, len(subject.images)),
+        "findings": [
+            *_rounded(epsilons, subject.trained.runtime.precision),
+            *_masked(epsilons, rows, flat, len(subject.images)),
+        ],
     }
     for line in found["findings"]:
         note(line)
     return found
+
+
+def _rounded(epsilons, precision: str) -> list[str]:
+    """Return whether the network rounds the smallest attack away."""
+    kind = precision.removeprefix("mixed_")
+    # Just below 1, where white is; the digits of each precision.
+    spacing = {"bfloat16": 2**-8, "float16": 2**-11}.get(kind, 0)
+    if min(epsilons) > 2 * spacing:
+        return []
+    return [
+        f"attacks: {kind} rounds pixels near 1 to multiples of {spacing:.2g}, which "
+        f"hides attacks of {min(epsilons):.2g}; measure with precision float32, too"
+    ]
 
 
 def _masked(epsilons, rows: dict, flat: int, count: int) -> list[str]:
