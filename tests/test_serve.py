@@ -127,6 +127,7 @@ class Service:
     def error(self, *words, **options) -> tuple[int, str]:
         status, headers, body = self.ask(*words, **options)
         assert headers["content-type"] == "application/json"
+        assert headers["connection"] == "close"  # the rest of a body is not awaited
         found = json.loads(body)
         assert set(found) == {"error"} and "\n" not in found["error"]
         return status, found["error"]
@@ -354,6 +355,12 @@ def test_oversized_bodies_are_refused(service):
     # Without an announced length, in chunks: a generator as the body.
     parts = (b" " * 10_000 for _ in range(100))
     assert service.error(body=parts)[0] == 413
+    # In chunks without an end: refused when the limit is reached, not when time is up.
+    head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
+    with socket.create_connection((service.host, service.port), 20) as sock:
+        sock.sendall(head + b"transfer-encoding: chunked\r\n\r\n")
+        sock.sendall(b"40000\r\n" + b" " * 0x40000 + b"\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 413")
     # Announced and never sent: at once.
     head = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
     found = service.raw(
