@@ -31,6 +31,7 @@ _VERBS = {
     "diff": ("runs", "Show where two runs diverge, and why."),
     "evaluate": ("evaluate", "Evaluate a trained run again, on its or other data."),
     "predict": ("predict", "Predict files with a trained run, or generate images."),
+    "export": ("export", "Write a trained run for other runtimes: ONNX, LiteRT, ..."),
     "robustness": ("robustness", "Test a trained classifier on disturbed images."),
     "serve": ("serve", "Serve a trained model by HTTP."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
@@ -48,7 +49,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume
 - Repeatability: verify, diff
-- After training: evaluate, predict, robustness, serve
+- After training: evaluate, predict, export, robustness, serve
 - This machine: bench, doctor
 - Other machines: compile
 - Protection: new-key, sign, check-signature, encrypt, decrypt

@@ -204,6 +204,15 @@ class Task:
         """
         raise NotImplementedError
 
+    def inputs(self, batch: dict) -> dict:
+        """Return `takes` -> what `infer` takes for test examples, and `target` if they
+        lack what it predicts. `begin` must have been called.
+
+        Args:
+            batch: as for `evaluate`.
+        """
+        return {self.takes: batch[self.takes]}
+
     def infer(self, batch: dict) -> dict:
         """Return name -> array (batch, ...): what the model gives for examples without
         targets. `evaluate` computes the same.

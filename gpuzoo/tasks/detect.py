@@ -111,6 +111,13 @@ class Task(base.Task):
         """Return the shape of a canvas."""
         return scenes.canvas(dataset)
 
+    def inputs(self, batch: dict) -> dict:
+        """Return the scenes of test examples as `image`, uint8."""
+        ways = keras.ops.take(self.ways, batch["index"], axis=0)
+        pixels = augment.pixels(batch["image"])
+        scene = scenes.make(pixels, batch["label"], ways, self.size)
+        return {"image": augment.bytes_of(scene["image"])}
+
     def infer(self, batch: dict) -> dict:
         """Return the detections in canvases, (batch, FOUND): `found_boxes`,
         `found_label` and `score`."""
@@ -125,15 +132,15 @@ class Task(base.Task):
     def _found(self, cells) -> dict:
         """Return the FOUND cells of highest score among local maxima."""
         cells = keras.ops.cast(cells, "float32")
-        batch, rows, columns, _ = cells.shape
+        _, rows, columns, _ = cells.shape  # of any batch, also when exported
         scores = keras.ops.sigmoid(cells[..., : self.classes])
         highest = keras.ops.max_pool(scores, 3, strides=1, padding="same")
         scores = keras.ops.where(scores == highest, scores, 0.0)
-        flat = keras.ops.reshape(scores, (batch, -1))
+        flat = keras.ops.reshape(scores, (-1, rows * columns * self.classes))
         score, index = keras.ops.top_k(flat, min(FOUND, flat.shape[1]))
         index = keras.ops.cast(index, "int32")
         label, cell = index % self.classes, index // self.classes
-        sizes = keras.ops.reshape(cells[..., self.classes :], (batch, -1, 4))
+        sizes = keras.ops.reshape(cells[..., self.classes :], (-1, rows * columns, 4))
         sizes = keras.ops.take_along_axis(sizes, cell[..., None], axis=1)
         place = keras.ops.stack([cell // columns, cell % columns], axis=-1)
         middle = (keras.ops.cast(place, "float32") + sizes[..., 2:]) * STRIDE

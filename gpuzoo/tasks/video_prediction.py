@@ -97,6 +97,14 @@ class Task(base.Task):
         """Return the shape of a film, (FRAMES, height, width, channels)."""
         return _canvas(dataset)
 
+    def inputs(self, batch: dict) -> dict:
+        """Return the films of test examples as `image`, and their next frames as
+        `target`, both uint8."""
+        ways = keras.ops.take(self.ways, batch["index"], axis=0)
+        film = moving(augment.pixels(batch["image"]), ways, self.size)
+        film = augment.bytes_of(film)
+        return {"image": film[:, :-1], "target": film[:, -1]}
+
     def infer(self, batch: dict) -> dict:
         """Return of each film its next frame as `forecast`, uint8."""
         logits = self.network(augment.pixels(batch["image"]), training=False)

@@ -1,0 +1,106 @@
+"""`gpuzoo export`: a trained run as files for other runtimes."""
+
+import dataclasses
+from typing import Annotated
+
+import tyro
+
+from gpuzoo.cli.parsing import Common, Flag, Output, Word
+from gpuzoo.cli.tables import add_row, show, table
+from gpuzoo.deploy.export import Bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a trained run as SavedModel, ONNX, LiteRT, OpenVINO or StableHLO, and check
+    each in its own runtime on the whole test set: gpuzoo export RUN --to onnx,litert.
+
+    Exit codes: 0 done, 1 predictions change beyond the bounds, and nothing was written.
+    """
+
+    run: Word
+    """The run folder."""
+    formats: Annotated[tuple[str, ...], tyro.conf.arg(name="to")] = ("onnx",)
+    """saved_model, onnx, litert, openvino, stablehlo, separated by commas or spaces."""
+    out: str | None = None
+    """Folder to make; default: RUN-export, with --int8 RUN-export-int8."""
+    int8: Flag = False
+    """Quantize to 8 bits after training (litert, onnx)."""
+    calibration: int = 300
+    """With --int8: training examples, chosen by the seed, that set the ranges."""
+    generate: Flag = False
+    """Export the generator of a model that also takes images (VAE)."""
+    bounds: tyro.conf.OmitArgPrefixes[Bounds] = Bounds()
+    allow_drift: Flag = False
+    """Export although the code of the model has changed since the training."""
+    trust_code: Flag = False
+    """Execute the run's own code, if its model is defined in a user's file."""
+    output: Common = Output()
+
+    def __call__(self) -> int:
+        from gpuzoo.deploy.export import export
+
+        names = [name.strip() for one in self.formats for name in one.split(",")]
+        found = export(
+            self.run, tuple(name for name in names if name), out=self.out,
+            generate=self.generate, int8=self.int8, calibration=self.calibration,
+            bounds=self.bounds, allow_drift=self.allow_drift,
+            trust_code=self.trust_code, note=self.output.note,
+        )  # fmt: skip
+        if not self.output.quiet:
+            _print(found)
+        self.output.last_line(found)
+        return int(bool(found["failures"]))
+
+
+def _print(found: dict) -> None:
+    heads = ("size", "largest\ndifference", "changed\npredictions", "run", "file",
+             "latency")  # fmt: skip
+    name = next(iter(found["formats"].values()))["parity"]["metric"]
+    what = name["name"] if name else ""
+    made = table("format", *heads[:3], f"{what}\nof the run", f"{what}\nof the file",
+                 "one\nexample", right=heads)  # fmt: skip
+    for column in made.columns[1:]:
+        column.justify = "right"
+    for kind, entry in found["formats"].items():
+        parity = entry["parity"]
+        metric = parity["metric"] or {}
+        add_row(
+            made, kind + (" int8" if entry["quantized"] else ""),
+            f"{entry['bytes'] / 1e3:,.0f} kB", f"{parity['largest_difference']:.2g}",
+            f"{parity['changed_predictions']} of {parity['examples']}",
+            *(_value(metric, side) for side in ("run", "artefact")),
+            f"{parity['latency_us']['batch_1']:,.0f} us",
+        )  # fmt: skip
+    source = found["input"]
+    lines = [
+        f"input: {source['name']}, {source['dtype']} {_shape(source)}, "
+        f"{source['meaning']}",
+        *(
+            f"output: {one['name']}, {one['dtype']} {_shape(one)}, {one['meaning']}"
+            for one in found["outputs"]
+        ),
+    ]
+    if found["inside"]:
+        lines.append(f"inside the file: {'; '.join(found['inside'])}")
+    show(made, *lines)
+    if found["failures"]:
+        show(*(f"NO: {line}" for line in found["failures"]), "Nothing was written.")
+    else:
+        show(f"{found['folder']}/ ({', '.join(_names(found))}, export.json)")
+
+
+def _value(metric: dict, side: str) -> str:
+    if not metric:
+        return "-"
+    percent = metric["name"] != "error"
+    return f"{metric[side]:.2%}" if percent else f"{metric[side]:.5g}"
+
+
+def _shape(one: dict) -> str:
+    sizes = ["batch", *map(str, one["shape"][1:])]
+    return f"({', '.join(sizes)})"
+
+
+def _names(found: dict) -> list[str]:
+    return [entry["file"] for entry in found["formats"].values()]

@@ -1,0 +1,1 @@
+"""Formats of exported models: one module converts to each, `runtimes` executes them."""
