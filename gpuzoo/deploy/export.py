@@ -76,7 +76,7 @@ def export(
         int8: quantize weights and activations, by `calibration` training examples.
         bounds: limits of the checks.
         allow_drift: export although the code of the model has changed.
-        trust_code: execute the run's own code, if its model is defined in a user's file.
+        trust_code: execute the run's own code, if its model is in a user's file.
         note: called with lines of progress.
 
     Returns:
