@@ -145,3 +145,17 @@ def dataset(arrays):
     from gpuzoo.data.validate import make_dataset
 
     return make_dataset("tiny", "made up", splits(arrays))
+
+
+@pytest.fixture
+def train(npz, tmp_path, runtime):
+    """Trains a model object in this process, each time into the next of the folders 1, 2, ..."""
+    done = []
+
+    def run(model, **how):
+        done.append(tmp_path / str(len(done) + 1))
+        how = {"epochs": 1, "batch_size": 16, "quiet": True, **how}
+        return gpuzoo.train(model, data=str(npz), out=done[-1], **how)
+
+    run.folder = lambda: done[-1]
+    return run
