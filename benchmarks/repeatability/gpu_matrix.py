@@ -15,8 +15,9 @@ Level "exclude" is no level of gpuzoo: `fast` with XLA's flag
 
 Writes benchmarks/records/gpu_matrix.json (--out) after each model, precision and level.
 Rows that are there are kept if the compiler and the batch are the same and they have no
-error; each names the code that it was made by (--anew drops those of other code). Exit code 1 if something
-does not compile, does not fit or, at level repeatable, may not repeat.
+error; each names the code that it was made by (--anew drops those of other code).
+Exit code 1 if something does not compile, does not fit or, at level repeatable, may not
+repeat.
 """
 
 import argparse

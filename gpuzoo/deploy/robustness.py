@@ -274,7 +274,7 @@ def _attacks(subject: Subject, epsilons, steps: int, note, progress) -> dict:
             seen.update(images.tobytes() + outputs["logits"].tobytes())
             right = (outputs["predicted"] == subject.labels) & subject.right
             rows[name].append(float(np.mean(right)))
-    found = {
+    found: dict = {
         "norm": "maximum",
         "epsilons": list(epsilons),
         "pgd_steps": steps,
@@ -340,7 +340,7 @@ def _calibration(subject: Subject, note, progress) -> dict:
     )  # fmt: skip
     temperature = float(np.exp(fit.x))
     logits = subject.clean["logits"]
-    found = {
+    found: dict = {
         "temperature": temperature,
         "fitted_on": f"{len(rows)} training examples",
         "bins": BINS,

@@ -108,6 +108,7 @@ class Program:
         self.metrics = tuple(metric.name for metric in self.task.metrics)
         self.state = State(model, optimizers, self._generators, self.backend)
         fields = self.task.fields
+        self._train_examples: batches.Examples
         if like:
             self._train_examples = like._train_examples
             return

@@ -9,7 +9,7 @@ from gpuzoo.errors import GpuzooError
 def _library():
     # Without the package by which the mere import of OpenVINO reports to Google
     # Analytics and writes an id into the home folder.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    sys.modules.setdefault("openvino_telemetry", None)
     import openvino
 
     return openvino

@@ -114,7 +114,7 @@ class SavedModel:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         hidden = "keras" not in sys.modules
         if hidden:  # TensorFlow imports it where it finds it
-            sys.modules["keras"] = None  # type: ignore[assignment]
+            sys.modules["keras"] = None
         try:
             import tensorflow as tf
         finally:
