@@ -22,7 +22,7 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, skip_without
 
 from gpuzoo.data.images import read_image
 from gpuzoo.deploy.serve import sandbox, server
@@ -892,6 +892,46 @@ def test_the_page_asks_for_the_token(browser, closed):
     draw(page, (140, 40), (140, 240))
     page.wait_for_selector("#label:not(:empty)")
     page.close()
+
+
+# --- a run ----------------------------------------------------------------------------
+
+
+def test_a_run_is_exported_once_and_served(cli, tmp_path):
+    """What is served predicts what the trained model does, for arrays and for files."""
+    skip_without("tensorflow")
+    pytest.importorskip("tf2onnx", reason="needs the extra export")
+    done = cli(
+        "train", "mnist", "--data", "digits", "--model", "mlp", "--epochs", "2",
+        "--precision", "float32", "--quiet", "--out", "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    code = """if True:
+    import json, numpy as np, gpuzoo
+    trained = gpuzoo.load("run")
+    images = np.random.default_rng(1).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    found = trained.predict(images)
+    print(json.dumps([found["predicted"].tolist(), found["confidence"].tolist()]))
+    """
+    expected = cli("-c", code, program=())
+    assert expected.returncode == 0, expected.stderr
+    predicted, confidence = json.loads(expected.stdout.splitlines()[-1])
+    for text in ("to ONNX, checked", "Serving the export"):
+        service = Service(tmp_path / "run", tmp_path, seconds=200)
+        assert text in service.text()
+        given = images(3)
+        rows = json.loads(service.ask(body={"inputs": given.tolist()})[2])[
+            "predictions"
+        ]
+        assert [row["index"] for row in rows] == predicted
+        np.testing.assert_allclose(
+            [row["confidence"] for row in rows], confidence, atol=1e-5
+        )
+        assert service.stop()["predictions"] == 1
+    (tmp_path / "run" / "weights.safetensors").write_bytes(b"damaged")
+    shutil.rmtree(tmp_path / "cache" / "exports")
+    done = cli("serve", "run", "--port", "0")
+    assert done.returncode == 2 and "the export of" in done.stderr, done.stderr
 
 
 # --- start and stop -------------------------------------------------------------------

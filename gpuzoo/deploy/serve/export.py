@@ -66,5 +66,6 @@ def _export(run: pathlib.Path, to: pathlib.Path) -> None:
         if done.returncode == ExitCode.FAILED:  # the file predicts something else
             why = "; ".join(json.loads(done.stdout.splitlines()[-1])["failures"])
         raise GpuzooError(
-            f"the export of {run} failed: {why.removeprefix('gpuzoo: error: ')}"
+            f"the export of {run} failed: {why.removeprefix('gpuzoo: error: ')} "
+            f"(with other options: gpuzoo export {run}, then serve the folder)"
         )
