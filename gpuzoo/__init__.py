@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.data.dataset import Dataset as Dataset
     from gpuzoo.data.sources import load_data as load_data
     from gpuzoo.deploy.evaluate import evaluate as evaluate
+    from gpuzoo.deploy.export import export as export
     from gpuzoo.deploy.robustness import robustness as robustness
     from gpuzoo.deploy.trained import Trained as Trained
     from gpuzoo.deploy.trained import load as load
@@ -57,6 +58,7 @@ _WHERE = {
         "data.dataset": "Dataset",
         "data.sources": "load_data",
         "deploy.evaluate": "evaluate",
+        "deploy.export": "export",
         "deploy.robustness": "robustness",
         "deploy.trained": "Trained load",
         "errors": "Diverged GpuzooError",

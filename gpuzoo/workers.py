@@ -101,6 +101,9 @@ def _say(process: subprocess.Popen, line: str, seconds: float | None):
         answer = process.stdout.readline()
     except BrokenPipeError:
         answer = ""
+    except KeyboardInterrupt:
+        process.kill()  # it may not get the signal, and write on
+        raise
     late = clock.finished.is_set()
     clock.cancel()
     return answer, late

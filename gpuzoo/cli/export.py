@@ -67,7 +67,7 @@ def _print(found: dict) -> None:
         metric = parity["metric"] or {}
         add_row(
             made, kind + (" int8" if entry["quantized"] else ""),
-            f"{entry['bytes'] / 1e3:,.0f} kB", f"{parity['largest_difference']:.2g}",
+            f"{entry['bytes'] / 1e3:,.0f} kB", _number(parity["largest_difference"]),
             f"{parity['changed_predictions']} of {parity['examples']}",
             *(_value(metric, side) for side in ("run", "artefact")),
             f"{parity['latency_us']['batch_1']:,.0f} us",
@@ -90,8 +90,12 @@ def _print(found: dict) -> None:
         show(f"{found['folder']}/ ({', '.join(_names(found))}, export.json)")
 
 
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2g}"
+
+
 def _value(metric: dict, side: str) -> str:
-    if not metric:
+    if not metric or metric[side] is None:
         return "-"
     percent = metric["name"] != "error"
     return f"{metric[side]:.2%}" if percent else f"{metric[side]:.5g}"

@@ -25,7 +25,8 @@ def check(request: dict):
     Args:
         request: `path` and `format` of the model; `arrays`, the folder with inputs.npz,
             targets.npz, float32.npz and run.npz; `tolerance`, the largest difference of
-            an example that counts as unchanged; `batch`, `threads`.
+            an example that counts as unchanged; `run_tolerance`, of the run, which may
+            have computed in 16 bits; `batch`, `threads`.
     """
     folder = pathlib.Path(request["arrays"])
     inputs, targets, plain, run = (
@@ -40,14 +41,17 @@ def check(request: dict):
             raise ValueError(f"{name} has shape {found[name].shape}")
     tolerance = request["tolerance"]
     differences = _differences(found, plain)
-    name, metric = _metric(run, targets, inputs)
+    name, metric = _metric(run, targets)
+    both = {"run": run, "artefact": found}
     answer = {
         "examples": len(differences),
-        "largest_difference": float(differences.max()),
-        "changed_predictions": int(_changed(found, run, tolerance).sum()),
+        "largest_difference": _finite(differences.max()),
+        "changed_predictions": int(
+            _changed(found, run, request["run_tolerance"]).sum()
+        ),
         "changed_from_float32": int(_changed(found, plain, tolerance).sum()),
         "metric": name and {
-            "name": name, "run": metric(run), "artefact": metric(found),
+            "name": name, **{side: _finite(metric(one)) for side, one in both.items()},
         },
         "latency_us": {"batch_1": _latency(path, kind, inputs)},
     }  # fmt: skip
@@ -55,6 +59,11 @@ def check(request: dict):
     if foreign := foreign & set(sys.modules):
         raise RuntimeError(f"the check of {kind} imported {', '.join(foreign)}")
     yield answer
+
+
+def _finite(value) -> float | None:
+    """Return a value as JSON has it: null for a difference or an error without end."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _load(path: pathlib.Path) -> Arrays:
@@ -123,7 +132,7 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
     return common / np.maximum(sizes - common, 1e-9)
 
 
-def _metric(run: Arrays, targets: Arrays, inputs: Arrays):
+def _metric(run: Arrays, targets: Arrays):
     """Return the name of the metric and the function that computes it, or None and
     nothing for generated images, which have no target."""
     if "probabilities" in run:
