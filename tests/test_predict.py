@@ -22,6 +22,7 @@ import gpuzoo
 from gpuzoo.cli.predict import Predict
 from gpuzoo.data import npy
 from gpuzoo.deploy import inputs
+from gpuzoo.report import progress
 
 SMALL = {"fast_dev_run": True, "quiet": True}
 
@@ -316,6 +317,16 @@ def test_rows_in_a_file(classifier, here, capsys):
     head, *lines, last = capsys.readouterr().out.splitlines()
     assert head.split() == ["file", "1", "2"] and len(lines) == 7
     assert re.match(r"x.npy \[0\]  +\d  \d+\.\d%  \d  \d+\.\d%", lines[0])
+
+
+def test_rows_for_a_file_do_not_go_to_the_bar(capsys, monkeypatch):
+    """Rich would print to the terminal what is meant for a pipe."""
+    monkeypatch.setattr(progress._Console, "is_terminal", True)
+    with progress.files_bar(9, False) as advance:
+        print("a row")
+        advance()
+    said = capsys.readouterr()
+    assert said.out == "a row\n" and "files" in said.err
 
 
 # --- other tasks --------------------------------------------------------------------

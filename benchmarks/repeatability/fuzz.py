@@ -38,6 +38,7 @@ from gpuzoo.runs.record import options_of, read_run, recipe_of
 
 BATCH = 100
 SECONDS = 20  # for one input
+START = 300  # seconds, before the first one
 MEMORY = 6 << 30
 
 
@@ -397,8 +398,10 @@ def fuzz(inputs: int, kinds=None, show=print) -> dict:
             theirs.close()
             begun = number
             try:
-                while ours.poll(2 * SECONDS):
+                patience = START  # libraries are imported first
+                while ours.poll(patience):
                     which, end, told = ours.recv()
+                    patience = 2 * SECONDS
                     if which < 0:
                         break
                     begun = which

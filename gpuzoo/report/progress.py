@@ -5,6 +5,7 @@ change the run.
 """
 
 import contextlib
+import sys
 
 from rich.console import Console
 from rich.progress import (
@@ -142,6 +143,7 @@ def files_bar(total: int, quiet: bool):
     with Progress(
         TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(),
         TimeRemainingColumn(), console=console, transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # rows for a file are no text for a screen
     ) as bar:  # fmt: skip
         task = bar.add_task("files", total=total)
         yield lambda: bar.advance(task)
