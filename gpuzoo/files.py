@@ -442,17 +442,19 @@ def new_file(path: pathlib.Path, mode: int = 0o666):
         folder.close()
 
 
-def read_inside(top: str | pathlib.Path, name: str) -> bytes:
+def read_inside(top: str | pathlib.Path, name: str, most: int | None = None) -> bytes:
     """Return the content of a regular file in a folder or its sub-folders.
 
     Links, pipes, devices and paths that lead out of the folder are refused.
 
+    Args:
+        most: bytes that the file may have.
+
     Raises:
-        OSError: there is no such file.
+        OSError: there is no such file, or it is too large.
         ValueError: the name contains a null character.
     """
-    with open(open_inside(top, name), "rb") as file:
-        return file.read()
+    return _content(open_inside(top, name), most)
 
 
 def read_regular(path: str | pathlib.Path, most: int | None = None) -> bytes:
@@ -465,8 +467,12 @@ def read_regular(path: str | pathlib.Path, most: int | None = None) -> bytes:
         OSError: there is no such file, or it is a folder, pipe, device or socket, or
             too large.
     """
-    with open(open_regular(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
+    return _content(open_regular(path), most)
+
+
+def _content(descriptor: int, most: int | None) -> bytes:
+    with open(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
         if most is not None and size > most:
             raise OSError(errno.EFBIG, too_large(size, most))
         return file.read()
@@ -555,7 +561,7 @@ def remove_abandoned(parent: pathlib.Path, ours: re.Pattern) -> None:
         folder.close()
 
 
-_LARGEST_JSON = 100_000_000
+LARGEST_JSON = 100_000_000
 
 
 def parse_json(text: str):
@@ -564,8 +570,8 @@ def parse_json(text: str):
     Raises:
         ValueError: the text is damaged; the message says how.
     """
-    if len(text) > _LARGEST_JSON:
-        raise ValueError(f"it is longer than {_LARGEST_JSON:,} characters")
+    if len(text) > LARGEST_JSON:
+        raise ValueError(f"it is longer than {LARGEST_JSON:,} characters")
     try:
         return json.loads(text, object_pairs_hook=_once_each)
     except RecursionError:

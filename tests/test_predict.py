@@ -512,6 +512,18 @@ class Harm:
         return os.mkdir, ("done",)
 
 
+@pytest.mark.parametrize("name", ["run.json", "x.png", "x.wav", "x.csv"])
+def test_files_larger_than_any(name, here):
+    """Of which nothing is read: they have no content, only a length."""
+    with open(name, "wb") as file:
+        file.truncate(1 << 36)
+    with little_memory(), pytest.raises(ValueError, match="68,719,476,736 bytes, and"):
+        if name == "run.json":
+            gpuzoo.load(here)
+        takes = {"x.wav": "audio", "x.csv": "series"}.get(name, "image")
+        list(inputs.read(inputs.Source(name, here / name), fuzz().trained(takes)))
+
+
 def test_large_arrays_are_mapped(here, monkeypatch):
     images = np.random.default_rng(0).integers(0, 255, (20, 9, 9, 3)).astype(np.uint8)
     np.save("x.npy", images), np.save("f.npy", np.asfortranarray(images))

@@ -14,7 +14,7 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data import audio, series, validate
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.errors import GpuzooError, nearest
-from gpuzoo.files import expand, open_inside, read_inside
+from gpuzoo.files import LARGEST_JSON, expand, open_inside, read_inside
 from gpuzoo.runs import code
 from gpuzoo.runs.record import architecture_of, options_of, read_run, recipe_of
 from gpuzoo.runtime import configure
@@ -320,7 +320,9 @@ def _build(path, record: dict, recipe, dataset, room: int, allow_drift: bool):
     from gpuzoo.runtime.keras_state import at_most
     from gpuzoo.training import build
 
-    described = architecture_of(record, path, lambda name: read_inside(path, name))
+    described = architecture_of(
+        record, path, lambda name: read_inside(path, name, LARGEST_JSON)
+    )
     make = functools.partial(build.build_for_shape, recipe, dataset, described)
     with at_most(room, f"the model of {path.name} does not fit its {WEIGHTS}"):
         model, modules, files = code.watched(make, recipe.model)

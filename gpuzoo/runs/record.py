@@ -14,6 +14,7 @@ from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import (
+    LARGEST_JSON,
     expand,
     parse_json,
     read_inside,
@@ -92,7 +93,9 @@ def architecture_of(record: dict, path: pathlib.Path, read) -> Architecture | No
 def read_run(path: str | pathlib.Path, *, sealed: bool = True) -> dict:
     """Return the validated record of a run folder; `sealed`: refuse an edited one."""
     path = expand(path)
-    return checked(path, lambda name: read_inside(path, name), sealed=sealed)
+    return checked(
+        path, lambda name: read_inside(path, name, LARGEST_JSON), sealed=sealed
+    )
 
 
 def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
