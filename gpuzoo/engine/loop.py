@@ -14,8 +14,9 @@ from gpuzoo.engine.plan import Plan, segments
 from gpuzoo.engine.program import Program
 from gpuzoo.errors import Diverged
 
-# It begins at 2**15, and each step that is skipped halves it.
-_LEAST_SCALE = 2.0**-24
+# It begins at 2**15, and each step that is skipped halves it. From about 2**-16 on, all
+# gradients would be zero, and finite.
+_LEAST_SCALE = 2.0**-12
 
 
 @dataclasses.dataclass

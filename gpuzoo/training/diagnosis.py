@@ -139,10 +139,12 @@ def _replayed(program: Program, error: Diverged, clock: _Clock) -> _Replay:
     plan, state = program.plan, program.state
     if error.step == error.at:
         # The weights are finite: gradients are skipped, or the evaluation is not.
-        skipped = any(error.state[name] < 1 for name in state.scales)
-        step = min(error.step, plan.steps - 1) if skipped else error.step
-        state.write(error.state)
-        return _looked_at(program, [(step, error.state)], clock)
+        step, values = error.step, error.state
+        if any(values[name] < 1 for name in state.scales):
+            step = min(step, plan.steps - 1)
+            # So small a scale would make gradients zero.
+            values = values | {n: np.ones_like(values[n]) for n in state.scales}
+        return _looked_at(program, [(step, values)], clock)
     first = max(error.step, error.at - _ONE_BY_ONE)
     passed = _steps(program, error, first, clock)
     if passed is None:  # it began earlier
@@ -502,11 +504,13 @@ def _remedy(program: Program, cause: str | None, replay: _Replay, facts) -> str:
         return "use --precision float32"
     if cause == "data":
         return "correct or remove these examples, or let the model accept them"
-    if cause == "model":
+    if cause == "model" and _DOMAIN.search(origin.tensor.operation):
         return (
             "keep the operation inside its domain, for example keras.ops.maximum(x, "
             "1e-6) before it"
         )
+    if cause == "model":
+        return "scale the inputs of the operation or its initial weights down"
     return f"{smaller}, or --precision float32"
 
 
@@ -527,9 +531,8 @@ def _lines(program: Program, replay: _Replay, facts: _Facts, float32: str) -> li
     losses = " ".join(f"{loss:.4g}" for loss in replay.losses)
     norms = " ".join(f"{norm:.4g}" for norm in replay.norms)
     first = replay.step + 2 - len(replay.losses)
-    lines = [
-        f"Steps {first} to {replay.step + 1}: loss {losses}; gradient norm {norms}.",
-    ]
+    steps = f"Steps {first} to" if first <= replay.step else "Step"
+    lines = [f"{steps} {replay.step + 1}: loss {losses}; gradient norm {norms}."]
     if facts.weight:
         before, now = facts.largest
         lines.append(
