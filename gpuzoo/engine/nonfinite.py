@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 
@@ -151,6 +152,7 @@ class Observer:
         def mark(number: int, layer) -> None:
             real = layer.call
 
+            @functools.wraps(real)  # wrappers of layers read the signature
             def call(*args, **kwargs):
                 with operations.scope(f"layer-{number}"):
                     return real(*args, **kwargs)
