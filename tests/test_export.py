@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT, environment, needs_jax, needs_tensorflow
-from small import two_classes
+from small import RECIPE, splits, two_classes
 
 import gpuzoo
 from gpuzoo import workers
@@ -276,6 +276,44 @@ def test_an_operation_that_onnx_lacks_is_refused(name, runtime, tmp_path):
     }  # fmt: skip
     with pytest.raises(GpuzooError, match="^ONNX: .*[Gg]amma"):
         to_onnx(functions[name], (3,), tmp_path)
+
+
+# --- what is compared ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("task, model, options", [
+    ("detect", "detector", ("filters=(4,8,16)", "depth=1")),
+    ("video_prediction", "conv_lstm", ("filters=(4,)",)),
+])  # fmt: skip
+def test_the_examples_are_those_of_the_evaluation(task, model, options, runtime):
+    """The scenes and films that a file is compared on are made inside the evaluation."""
+    from gpuzoo import tasks
+    from gpuzoo.data.validate import make_dataset
+    from gpuzoo.training.build import build_model
+
+    dataset = make_dataset("tiny", "", splits(two_classes()))
+    recipe = RECIPE.override(
+        task=task, model=model, model_options=options, augment=()
+    )  # fmt: skip
+    network = build_model(recipe, dataset)
+    made = tasks.load(task)(
+        model=network, recipe=recipe, dataset=dataset, runtime=runtime
+    )
+    made.begin([], dataset)
+    rows = np.int32([3, 1, 4, 15, 9, 2])
+    batch = {name: array[rows] for name, array in dataset.test.items()}
+    wanted = made.evaluate({**batch, "index": rows})
+    found = made.inputs({**batch, "index": rows})
+    if task == "detect":
+        pairs = [(found["image"], wanted["canvas"])]
+    else:
+        films = np.array(found["image"])
+        pairs = [(films[:, -1], wanted["last"]), (found["target"], wanted["next"])]
+        again = np.array(made.infer({"image": films})["forecast"]).astype(int)
+        assert np.abs(again - np.array(wanted["forecast"])).max() <= 2  # rounded pixels
+    for one, other in pairs:
+        one = np.array(one)
+        assert one.dtype == np.uint8 and one.any() and (one == np.array(other)).all()
 
 
 # --- refused before anything starts ---------------------------------------------------
