@@ -1,6 +1,7 @@
 """`gpuzoo export`: each format equals the run, in its own runtime and without Keras."""
 
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
@@ -162,6 +163,19 @@ def test_the_code_of_the_page(exported, tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_of_formats_is_that_of_the_record(runtime):
+    """docs/explanation/formats.md: no file in float32 is refused or fails its check."""
+    script = ROOT / "benchmarks" / "deploy" / "parity.py"
+    spec = importlib.util.spec_from_file_location("deploy_parity", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    record = json.loads(module.RECORD.read_text())
+    assert module.PAGE.read_text() == module.table(record)
+    for key, row in record["rows"].items():
+        if "float32" in key:
+            assert "refused" not in row and not row["failures"], key
 
 
 # --- the comparison finds what is wrong ----------------------------------------------

@@ -81,12 +81,15 @@ def _predict(model, inputs: Arrays, batch: int) -> Arrays:
 
 
 def _differences(found: Arrays, wanted: Arrays) -> np.ndarray:
-    """Return the largest difference of each example; of detections, of the scores:
-    boxes of equal scores may come in another order."""
+    """Return the largest difference of each example; of detections, of the scores from
+    0.1 up: boxes of equal scores may come in another order, and which of two equal
+    neighbours is a weak detection is chance."""
     names = ["score"] if "score" in wanted else list(wanted)
     each = []
     for name in names:
         apart = np.abs(found[name].astype(np.float64) - wanted[name])
+        if name == "score":
+            apart[np.maximum(found[name], wanted[name]) < 0.1] = 0
         each.append(apart.reshape(len(apart), -1).max(axis=1))
     worst = np.max(each, axis=0)
     return np.where(np.isnan(worst), np.inf, worst)

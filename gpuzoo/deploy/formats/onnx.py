@@ -132,13 +132,16 @@ def _table(node, length: int) -> np.ndarray:
 def quantized(path: pathlib.Path, examples: dict) -> bytes:
     """Return an ONNX file with weights and activations in int8.
 
-    Convolutions and matrix products get their scales from examples (QDQ); of recurrent
-    layers and loops, whose activations ONNX Runtime does not calibrate, the scales are
-    computed at run time. What stands before the first convolution of a network for
-    sounds, the spectrogram, stays in float32: eight bits do not hold its range.
+    Convolutions and matrix products get their scales from examples (QDQ); those of
+    recurrent layers, which ONNX Runtime does not calibrate, are computed at run time.
+    What stands before the first convolution of a network for sounds, the spectrogram,
+    stays in float32: eight bits do not hold its range.
 
     Args:
         examples: name -> array (examples, ...).
+
+    Raises:
+        GpuzooError: the weights are inside a loop.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when it is imported
     import onnx
@@ -161,7 +164,13 @@ def quantized(path: pathlib.Path, examples: dict) -> bytes:
         before, after = (str(pathlib.Path(folder, f"{n}.onnx")) for n in "ab")
         quant_pre_process(str(path), before, skip_symbolic_shape=True)
         graph = onnx.load(before).graph
-        if {node.op_type for node in graph.node} & {"LSTM", "GRU", "RNN", "Loop"}:
+        kinds = {node.op_type for node in graph.node}
+        if "Loop" in kinds:
+            raise GpuzooError(
+                "ONNX: int8 does not reach the layers inside a loop (GRU, ConvLSTM), "
+                "which hold the weights; use --int8 --to litert"
+            )
+        if kinds & {"LSTM", "GRU", "RNN"}:
             quantization.quantize_dynamic(before, after, weight_type=int8)
         else:
             quantization.quantize_static(
