@@ -14,6 +14,7 @@ from conftest import ROOT, environment, skip_without
 from small import two_classes
 
 import gpuzoo
+from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.deploy import evaluate as evaluation
 from gpuzoo.runs.record import read_run, seal
 
@@ -290,3 +291,63 @@ def test_the_command(cli, trained, tmp_path):
     assert "precision" in done.json["differences"][0]
     done = cli("evaluate", tmp_path)
     assert done.returncode == 2 and "is not a run folder" in done.stderr
+
+
+def test_a_model_object_computes_in_the_precision_that_is_asked_for(cli, tmp_path):
+    """Its layers hold the dtype policy that it was built for."""
+    np.savez(tmp_path / "tiny.npz", **two_classes())
+    program = """
+import sys, gpuzoo
+gpuzoo.configure(precision="mixed_bfloat16", device="cpu", quiet=True)
+import keras
+L = keras.layers
+net = keras.Sequential([keras.Input((14, 14, 1)), L.Flatten(), L.Dense(8, "relu"),
+                        L.Dense(2)])
+gpuzoo.train(net, data="tiny.npz", epochs=1, batch_size=16, out="run", quiet=True)
+"""
+    load = """
+import sys, gpuzoo
+run = gpuzoo.load("run", precision=sys.argv[1])
+print(*{layer.compute_dtype for layer in run.model.layers})
+"""
+    for text, words in (
+        (program, ()),
+        (load, ("float32",)),
+        (load, ("mixed_float16",)),
+    ):
+        done = cli(*words, program=("-c", text))
+        assert done.returncode == 0, done.stderr
+        if words:
+            assert done.stdout.strip() == words[0].removeprefix("mixed_")
+    text = (tmp_path / "run" / "architecture.json").read_text()
+    text = text.replace("mixed_bfloat16", "float32")
+    with pytest.raises(gpuzoo.GpuzooError, match="was built for float32"):
+        Architecture(text).with_policy("float32", "mixed_bfloat16")
+
+
+def test_another_series(tmp_path, runtime):
+    """Its windows, and those that its baselines are fitted to, are in the run's scale."""
+    gpuzoo.train("forecast", model_options=("units=4", "layers=1"), fast_dev_run=True,
+                 out=str(tmp_path / "run"), quiet=True, **HOW)  # fmt: skip
+    values = 500 + 30 * np.sin(np.arange(800) / 5)
+    lines = [f"{value:.6f}" for value in values]
+    (tmp_path / "sine.csv").write_text("\n".join(["value", *lines]) + "\n")
+    told = []
+    found = gpuzoo.evaluate(
+        tmp_path / "run", data=str(tmp_path / "sine.csv"), note=told.append
+    )
+    # A linear rule continues a sine exactly, in any scale.
+    assert found["metrics"]["test_linear"] < 1e-2 * found["metrics"]["test_seasonal"]
+    assert found["interval"] is None and any("the last fifth" in line for line in told)
+    edit(tmp_path / "run", data={k: v for k, v in read_run(tmp_path / "run")["data"].items()
+                                 if k != "scale"})  # fmt: skip
+    with pytest.raises(gpuzoo.GpuzooError, match="did not record the scale"):
+        gpuzoo.evaluate(tmp_path / "run", data=str(tmp_path / "sine.csv"))
+
+
+def test_a_folder_of_the_name_of_a_dataset(trained, tmp_path, monkeypatch):
+    """It is not what is evaluated."""
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(gpuzoo.GpuzooError, match="takes .14, 14, 1."):
+        gpuzoo.evaluate(trained, data="digits")

@@ -44,6 +44,20 @@ class Architecture:
     def rebuild(self) -> "keras.Model":
         return rebuild(self.text)
 
+    def with_policy(self, policy: str, wanted: str) -> "Architecture":
+        """Return it with another dtype policy; `policy`: the one it was built for.
+
+        Raises:
+            GpuzooError: it was built for float32, in which nothing marks the layers
+                that another policy would be for.
+        """
+        if policy == "float32" and wanted != policy:
+            raise GpuzooError(
+                f"the model object was built for float32 and cannot compute in {wanted}"
+                "; use precision float32"
+            )
+        return Architecture(self.text.replace(f'"{policy}"', f'"{wanted}"'))
+
 
 def describe(model: "keras.Model") -> str:
     """Return the architecture as JSON, without weights.

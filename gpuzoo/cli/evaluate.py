@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from gpuzoo.cli.parsing import Common, Flag, Output, Word, chosen
+from gpuzoo.cli.parsing import Common, Flag, Output, Word, chosen, without_1
 from gpuzoo.runtime.options import Precision
 
 
@@ -19,7 +19,8 @@ class Evaluate:
     """The run folder."""
     data: str = ""
     """Other data: a dataset's name, a .npz or .csv file or a folder; their test
-    examples, or all if they have no test part. Default: the data of the run."""
+    examples, or all of a folder or .npz file without a test part. Default: the data of
+    the run."""
     data_dir: str | None = None
     """Prepared TFDS folder; default: that of the run."""
     out: str | None = None
@@ -34,6 +35,7 @@ class Evaluate:
     """Execute the run's own code, if its model is defined in a user's file."""
     output: Common = Output()
 
+    @without_1
     def __call__(self) -> int:
         from gpuzoo.deploy import evaluate
 

@@ -6,10 +6,11 @@ import json
 import os
 import re
 import sys
+import traceback
 
 import tyro
 
-from gpuzoo.errors import GpuzooError, meant
+from gpuzoo.errors import ExitCode, GpuzooError, meant
 
 Flag = tyro.conf.FlagCreatePairsOff[bool]
 Word = tyro.conf.Positional[str]
@@ -68,6 +69,30 @@ def last_line(summary: dict, on_terminal: bool = False) -> int:
 def printable(text: str) -> str:
     """Escape characters that would control the terminal: a file may have any name."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def without_1(call):
+    """Decorate a command whose exit code 1 means that results differ: any failure, also
+    one in a model's own code, is 2."""
+
+    def guarded(self) -> int:
+        try:
+            return call(self)
+        except BrokenPipeError:
+            raise
+        except (Exception, SystemExit) as error:
+            if self.output.debug:
+                traceback.print_exc()
+                return ExitCode.MISUSE
+            line = " ".join(str(error).split())[:300]
+            if not isinstance(error, GpuzooError):
+                line = f"{type(error).__name__}: {line}"
+            elif error.exit_code == ExitCode.MISUSE:
+                raise
+            verb = type(self).__name__.lower()
+            raise GpuzooError(f"{verb} failed: {line} (--debug shows where)") from error
+
+    return guarded
 
 
 def parse(command, words: list[str], **options):

@@ -2,38 +2,13 @@
 
 import contextlib
 import dataclasses
-import traceback
 
 import tyro
 
 from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.cli.parsing import Common, Flag, Output, Word
-from gpuzoo.errors import Diverged, ExitCode, GpuzooError
+from gpuzoo.cli.parsing import Common, Flag, Output, Word, without_1
+from gpuzoo.errors import Diverged, ExitCode
 from gpuzoo.runtime.options import Options
-
-
-def _without_1(call):
-    """Decorate a command whose exit code 1 means that results differ: any failure, also
-    one in a model's own code, is 2."""
-
-    def guarded(self) -> int:
-        try:
-            return call(self)
-        except BrokenPipeError:
-            raise
-        except (Exception, SystemExit) as error:
-            if self.output.debug:
-                traceback.print_exc()
-                return ExitCode.MISUSE
-            line = " ".join(str(error).split())[:300]
-            if not isinstance(error, GpuzooError):
-                line = f"{type(error).__name__}: {line}"
-            elif error.exit_code == ExitCode.MISUSE:
-                raise
-            verb = type(self).__name__.lower()
-            raise GpuzooError(f"{verb} failed: {line} (--debug shows where)") from error
-
-    return guarded
 
 
 @contextlib.contextmanager
@@ -127,7 +102,7 @@ class Verify:
             self.output.note(f"{self.run}: signed by the owner of {self.signed_by}")
         return self._verify()
 
-    @_without_1
+    @without_1
     def _verify(self) -> int:
         from gpuzoo.repro.verify import verify
         from gpuzoo.runs.record import read_run, recipe_of
@@ -165,7 +140,7 @@ class Diff:
     """Let --replay execute the runs' own code (models defined in a user's file)."""
     output: Common = Output()
 
-    @_without_1
+    @without_1
     def __call__(self) -> int:
         from gpuzoo.repro.diff import diff
 

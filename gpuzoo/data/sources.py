@@ -21,6 +21,9 @@ from gpuzoo.data.validate import (
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
+GENERATED = ("digits", "mackey_glass", "tones")
+"""Datasets that gpuzoo makes or holds."""
+
 
 def load_data(
     name: str,
@@ -59,7 +62,7 @@ def load_data(
             "a .npz or .csv file or a folder (./ is the current one)"
         )
     path = expand(name)
-    made = name in ("digits", "mackey_glass", "tones")
+    made = name in GENERATED
     own_file = path.suffix.lower() in (".csv", ".npz")
     # A recipe's dataset is never taken from a folder that happens to have its name.
     like_a_path = name.endswith("/") or name.startswith((".", "~", "/"))
@@ -68,10 +71,9 @@ def load_data(
             f"data_dir is for TFDS datasets, and data {name!r} is not one; leave one "
             "of the two out"
         )
-    if not made and not own_file:
-        by_name = fallback_data or data_dir is not None
-        if like_a_path or (not by_name and folders.is_folder(path)):
-            return _from_folder(path, image_size, audio_seconds, note)
+    by_name = bool(fallback_data) or data_dir is not None
+    if is_folder(name, by_name=by_name):
+        return _from_folder(path, image_size, audio_seconds, note)
     _refuse_sizes(f"data {name!r}", image_size, audio_seconds)
     if name == "digits":
         return digits()
@@ -90,6 +92,19 @@ def load_data(
             raise
         note(f"{reason}. Training on {fallback_data} instead.")
         return load_data(fallback_data, note=note)
+
+
+def is_folder(name: str, *, by_name: bool = False) -> bool:
+    """Whether `load_data` takes a name for that of a folder, not of a dataset.
+
+    Args:
+        by_name: a dataset of that name goes before a folder.
+    """
+    path = expand(name)
+    if name in GENERATED or path.suffix.lower() in (".csv", ".npz"):
+        return False
+    like_a_path = name.endswith("/") or name.startswith((".", "~", "/"))
+    return like_a_path or (not by_name and folders.is_folder(path))
 
 
 # --- the user's own files -----------------------------------------------------------

@@ -13,13 +13,14 @@ import numpy as np
 
 from gpuzoo.data import arrays as npz
 from gpuzoo.data import audio, folders
-from gpuzoo.data.dataset import Dataset
-from gpuzoo.data.sources import load_data
+from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.data.sources import GENERATED, is_folder, load_data
 from gpuzoo.deploy.trained import Trained, load
 from gpuzoo.errors import ExitCode, GpuzooError, remedy_of
 from gpuzoo.files import expand, redact, write_atomically
 from gpuzoo.runs import drift
 from gpuzoo.runtime.environment import environment
+from gpuzoo.training import failures
 
 CONFIDENCE = 0.95
 """Of the intervals."""
@@ -66,7 +67,8 @@ def evaluate(
         dataset = _other_data(trained, data, data_dir, note)
     else:
         dataset = _own_data(trained, data_dir, note)
-    outputs, metrics = _evaluate(trained, dataset)
+    with failures.readable(trained.recipe):
+        outputs, metrics = _evaluate(trained, dataset)
     found = {
         "run_dir": redact(str(trained.path)),
         "data": dataset.name,
@@ -165,7 +167,9 @@ def _interval(outputs: dict, dataset: Dataset) -> dict:
         )
         return {"interval": {"of": "accuracy", "low": found.low, "high": found.high}}
     losses = outputs.get("loss")
-    if losses is None or losses.ndim != 1 or "count" in outputs:
+    # Windows of a series overlap: their losses are not independent.
+    dependent = "count" in outputs or "series" in dataset.test
+    if losses is None or losses.ndim != 1 or dependent:
         return {"interval": None}
     mean, error = losses.mean(dtype=np.float64), losses.std(dtype=np.float64)
     error *= stats.norm.ppf((1 + CONFIDENCE) / 2) / math.sqrt(len(losses))
@@ -195,7 +199,10 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
     height, *rest = trained.dataset.input_shape
     size = seconds = 0
     path = expand(data)
-    if path.is_dir():
+    folder = is_folder(data, by_name=data_dir is not None)
+    if not folder and not path.suffix and data not in GENERATED:
+        data_dir = data_dir or recipe.data_dir
+    if folder:
         if trained.dataset.field == "image" and rest[0] == height:
             size = height
         if trained.dataset.field == "audio":
@@ -203,6 +210,8 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
     dataset = load_data(
         data, data_dir=data_dir, image_size=size, audio_seconds=seconds, note=note
     )
+    for line in dataset.findings:
+        note(f"{what}: {line}")
     if dataset.field != trained.dataset.field:
         raise GpuzooError(
             f"{what} are {dataset.field}s, and {trained.path.name} was trained on "
@@ -213,30 +222,37 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
             f"{what} have examples of {dataset.input_shape}, and {trained.path.name} "
             f"takes {trained.dataset.input_shape}"
         )
-    test = dict(dataset.test)
-    if _unsplit(path, note):
+    train, test = dict(dataset.train), dict(dataset.test)
+    if dataset.field == "series":
+        train, test = (_rescaled(trained, dataset, part) for part in (train, test))
+        count = len(test["series"])
+        note(f"{what}: the last fifth is evaluated, as in a training, {count} windows")
+    if _unsplit(path, folder):
         test = {k: np.concatenate([dataset.train[k], a]) for k, a in test.items()}
         note(f"{what}: no test part, all {len(test[dataset.field])} examples are used")
     if "label" in trained.task.fields:
         test["label"] = _labels(trained, what, dataset, test)
-    if dataset.scale and trained.dataset.scale:
-        (mean, deviation), ours = dataset.scale, trained.dataset.scale
-        test = {
-            k: ((a.astype(np.float64) * deviation + mean - ours[0]) / ours[1]).astype(
-                np.float32
-            )
-            for k, a in test.items()
-        }
     return dataclasses.replace(
-        dataset, splits={"train": dataset.train, "test": test},
+        dataset, splits={"train": train, "test": test},
         classes=trained.classes, scale=trained.dataset.scale,
         name=dataset.name or recipe.data,
     )  # fmt: skip
 
 
-def _unsplit(path: pathlib.Path, note) -> bool:
+def _rescaled(trained: Trained, dataset: Dataset, part: Arrays) -> Arrays:
+    """Return examples of another series in the scale of the run's."""
+    ours, (mean, deviation) = trained.scale, dataset.scale
+    return {
+        name: ((a.astype(np.float64) * deviation + mean - ours[0]) / ours[1]).astype(
+            np.float32
+        )
+        for name, a in part.items()
+    }
+
+
+def _unsplit(path: pathlib.Path, folder: bool) -> bool:
     """Whether data of the user have no test part of their own."""
-    if path.is_dir():
+    if folder:
         return not folders.find_splits(f"data {path.name!r}", path, lambda text: None)
     if path.suffix.lower() == ".npz":
         return "" in npz.read(path, lambda text: None)

@@ -19,7 +19,8 @@ from gpuzoo.runs import code
 from gpuzoo.runs.record import architecture_of, options_of, read_run, recipe_of
 from gpuzoo.runtime import configure
 from gpuzoo.runtime.options import Options, Runtime
-from gpuzoo.training.session import check_trust
+from gpuzoo.training import failures
+from gpuzoo.training.session import check_trust, set_onednn
 from gpuzoo.weights import load_weights
 
 if TYPE_CHECKING:
@@ -62,6 +63,16 @@ class Trained:
     def takes(self) -> str:
         """The input of `predict`: image, audio, series, or "" for a generator."""
         return self.task.takes
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Mean and deviation that the series of the run was standardized by."""
+        if self.dataset.scale is None:
+            raise GpuzooError(
+                f"{self.path.name} was trained by an earlier version of gpuzoo, which "
+                "did not record the scale of the series; train it again"
+            )
+        return self.dataset.scale
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -109,12 +120,7 @@ class Trained:
             return validate.clean_images(what, flat).reshape(values.shape)
         if self.takes == "audio":
             return audio.clean(what, values)
-        if self.dataset.scale is None:
-            raise GpuzooError(
-                f"{self.path.name} was trained by an earlier version of gpuzoo, which "
-                "did not record the scale of the series; train it again"
-            )
-        return series.standardized(what, values, self.dataset.scale)
+        return series.standardized(what, values, self.scale)
 
     def predict(self, examples, progress: Callable | None = None) -> Arrays:
         """Return what the model gives for each example.
@@ -180,15 +186,17 @@ class Trained:
 
     def unscale(self, values: np.ndarray) -> np.ndarray:
         """Return a forecast in the units of the series."""
-        mean, deviation = self.dataset.scale
+        mean, deviation = self.scale
         return np.asarray(values, np.float64) * deviation + mean
 
     def _in_batches(self, function, arrays: Arrays, progress) -> Arrays:
-        call = self._compiled(function, arrays)
+        with failures.readable(self.recipe):
+            call = self._compiled(function, arrays)
         count, parts = len(next(iter(arrays.values()))), []
         for start in range(0, count, self.batch):
             part = {k: a[start : start + self.batch] for k, a in arrays.items()}
-            parts.append(call(len(next(iter(part.values()))), part))
+            with failures.readable(self.recipe):
+                parts.append(call(len(next(iter(part.values()))), part))
             if progress:
                 progress(min(start + self.batch, count))
         return {name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
@@ -251,7 +259,8 @@ def load(
     runtime = _configure(record, options, note)
     recipe = recipe_of(record)
     dataset = _without_examples(record)
-    model = _build(path, record, recipe, dataset, room, allow_drift)
+    with failures.readable(recipe):
+        model = _build(path, record, recipe, dataset, runtime, room, allow_drift)
     load_weights(model, path, sha256=record["weights_sha256"])
     from gpuzoo import tasks
     from gpuzoo.engine import compile_config
@@ -276,8 +285,9 @@ def _configure(record: dict, options: dict, note) -> Runtime:
     else:
         wanted = configure.options_in_force() or wanted
     recorded = record["runtime"]
+    set_onednn(record)
     runtime = configure.configure(wanted, seed=record["recipe"]["seed"], quiet=True)
-    for name in ("backend", "precision", "xla", "threads", "device"):
+    for name in ("backend", "precision", "xla", "threads", "device", "onednn"):
         if (here := getattr(runtime, name)) != recorded[name]:
             note(
                 f"{name} is {here}, and was {recorded[name]} in the run: results may "
@@ -316,13 +326,16 @@ def _without_examples(record: dict) -> Dataset:
     )  # fmt: skip
 
 
-def _build(path, record: dict, recipe, dataset, room: int, allow_drift: bool):
+def _build(path, record: dict, recipe, dataset, runtime, room: int, allow_drift: bool):
     from gpuzoo.runtime.keras_state import at_most
     from gpuzoo.training import build
 
     described = architecture_of(
         record, path, lambda name: read_inside(path, name, LARGEST_JSON)
     )
+    if described:  # it holds the dtype policies of its layers
+        recorded = record["runtime"]["precision"]
+        described = described.with_policy(recorded, runtime.precision)
     make = functools.partial(build.build_for_shape, recipe, dataset, described)
     with at_most(room, f"the model of {path.name} does not fit its {WEIGHTS}"):
         model, modules, files = code.watched(make, recipe.model)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.recipes import list_recipes, load_recipe
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.data.dataset import Arrays
@@ -252,8 +251,7 @@ def _in_float32(program: Program, values: Arrays) -> Program:
     session = program.session
     described = session.given.architecture
     if described:
-        text = described.text.replace(f'"{session.runtime.precision}"', '"float32"')
-        described = Architecture(text)
+        described = described.with_policy(session.runtime.precision, "float32")
     with in_float32():
         model = build.build_model(session.recipe, session.dataset, described)
         runtime = dataclasses.replace(session.runtime, precision="float32")

@@ -102,9 +102,7 @@ def open_recorded(
             f"install 'gpuzoo[{backend}]'"
         )
     recipe, found = recipe_of(record), environment()
-    if record["runtime"] and record["runtime"]["onednn"] is False:
-        # TensorFlow had been imported before gpuzoo could turn it on.
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    set_onednn(record)
     runtime = configure(options_of(record), seed=recipe.seed, quiet=True)
     from gpuzoo import tasks
     from gpuzoo.engine import model_objects
@@ -138,6 +136,13 @@ def open_recorded(
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
     return Recorded(session, differences, other_data, findings)
+
+
+def set_onednn(record: dict) -> None:
+    """Let TensorFlow use oneDNN only if the run did: TensorFlow may have been imported
+    before gpuzoo could turn it on. To be called before `configure`."""
+    if record["runtime"] and record["runtime"]["onednn"] is False:
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 def findings_of(model, recipe: Recipe, dataset, given) -> tuple[str, ...]:
