@@ -581,9 +581,11 @@ def parse_json(text: str):
 def _once_each(pairs: list[tuple]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"it has the key {twice[:80]!r} twice")
+        seen = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"it has the key {key[:80]!r} twice")
+            seen.add(key)
     return found
 
 

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -24,11 +25,14 @@ import PIL.Image
 import pytest
 from conftest import ROOT, environment, skip_without
 
+from gpuzoo.cli.serve import Serve
 from gpuzoo.data.images import read_image
-from gpuzoo.deploy.serve import sandbox, server
+from gpuzoo.deploy.serve import export, inputs, sandbox, server
+from gpuzoo.deploy.serve.artefact import Artefact, Input
 from gpuzoo.deploy.serve.guard import HEADERS, Rates
 from gpuzoo.deploy.serve.inputs import Refused
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import parse_json
 
 for name in ("starlette", "uvicorn", "onnxruntime", "onnx"):
     pytest.importorskip(name, reason="needs the extra serve")
@@ -75,7 +79,7 @@ def write(folder, model, inputs, outputs, classes=()):
     about = {
         "schema": 1, "gpuzoo": "0.1.0", "run_id": "1", "weights_sha256": "0" * 64,
         "recipe": "mnist", "task": "classify", "model": "linear", "classes": list(classes),
-        "input": inputs[0], "inputs": inputs, "outputs": outputs,
+        "generates": False, "input": inputs[0], "inputs": inputs, "outputs": outputs,
         "formats": {"onnx": {"file": "model.onnx", "sha256": hashlib.sha256(content).hexdigest()}},
     }  # fmt: skip
     (folder / "export.json").write_text(json.dumps(about))
@@ -251,8 +255,8 @@ def test_damaged_json_is_refused(body, status, text, service):
 @pytest.mark.parametrize(
     ("value", "text"),
     [("NaN", "finite"), ("Infinity", "finite"), ("1e999", "finite"), ("-1", "0..255"), ("256", "0..255"),
-     ("0.5", "whole"), ("1e30", "0..255"), ("9" * 30, "numbers"), ("true", "numbers"), ('"1"', "numbers"),
-     ("null", "numbers"), ("[]", "shape"), ("[1]", "shape"), ("{}", "numbers")],
+     ("0.5", "whole"), ("1e30", "0..255"), ("9" * 30, "0..255"), ("-" + "9" * 400, "finite"), ("true", "numbers"), ('"1"', "numbers"),
+     ("null", "numbers, not null"), ("[]", "shape"), ("[1]", "shape"), ("{}", "numbers, not an object")],
 )  # fmt: skip
 def test_bad_values_are_refused(value, text, service):
     row = "[" + ",".join(["0"] * 28) + "]"
@@ -260,6 +264,36 @@ def test_bad_values_are_refused(value, text, service):
     body = f'{{"inputs": [[{",".join([first] + [row] * 27)}]]}}'
     found = service.error(body=body.encode())
     assert found[0] == 422 and text in found[1]
+
+
+def test_a_string_among_numbers_takes_no_memory():
+    """NumPy would give each value the space of the string: here 400 MB."""
+    one = Input("series", "float32", (2000, 1), "", None)
+    served = Artefact({"outputs": []}, (one,), None)
+    for word in ("x" * 50_000, ["x" * 50_000]):
+        body = json.dumps({"inputs": [[*[0] * 1999, word]]}).encode()
+        tracemalloc.start()
+        with pytest.raises(Refused):
+            inputs.from_json(body, served, 4)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert most < 5e6
+
+
+def test_words_in_a_name_of_an_input_are_not_values():
+    two = [Input(name, "float32", (2,), "", None) for name in ("true", "false")]
+    served = Artefact({"outputs": []}, tuple(two), None)
+    body = b'{"inputs": [{"true": [1, 2], "false": [3, 4.5]}]}'
+    found = inputs.from_json(body, served, 4)
+    assert found["true"].tolist() == [[1, 2]] and found["false"].tolist() == [[3, 4.5]]
+
+
+def test_a_key_that_is_twice_among_many_is_found_fast():
+    text = "{" + ",".join(f'"{n}":0' for n in [*range(20_000), 19_999]) + "}"
+    start = time.process_time()
+    with pytest.raises(ValueError, match="it has the key '19999' twice"):
+        parse_json(text)
+    assert time.process_time() - start < 1
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -737,7 +771,7 @@ def test_models_with_several_inputs(tmp_path):
     """A generator by class: a code and a label."""
     from onnx import TensorProto, helper
 
-    from gpuzoo.deploy.serve import app, artefact, inputs
+    from gpuzoo.deploy.serve import app, artefact
     from gpuzoo.deploy.serve.guard import Limits
 
     nodes = [
@@ -932,6 +966,64 @@ def test_a_run_is_exported_once_and_served(cli, tmp_path):
     shutil.rmtree(tmp_path / "cache" / "exports")
     done = cli("serve", "run", "--port", "0")
     assert done.returncode == 2 and "the export of" in done.stderr, done.stderr
+
+
+def test_an_export_that_does_not_hold_is_made_again_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("GPUZOO_CACHE", str(tmp_path))
+    (tmp_path / "exports").mkdir()
+    run, cached = tmp_path / "run", tmp_path / "exports" / ("5" * 32)
+    beside, second = tmp_path / "run-export", cached.with_name(f"{cached.name}-2")
+    record = {"id": "1", "weights_sha256": "0" * 64, "seal": "5" * 64, "recipe": {"task": "classify"}}  # fmt: skip
+
+    def change(folder, **fields):
+        file = folder / "export.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+    assert export._place(run, record) == (cached, False)
+    write_artefact(beside)
+    assert export._place(run, record) == (beside, True)
+    for fields in ({"generates": True}, {"generates": False, "run_id": "2"}):
+        change(beside, **fields)
+        assert export._place(run, record) == (cached, False)
+    record["recipe"]["task"] = "diffusion"  # a generator, which can be nothing else
+    change(beside, generates=True, run_id="1")
+    assert export._place(run, record) == (beside, True)
+    record["recipe"]["task"] = "autoencode"
+    write_artefact(cached)
+    assert export._place(run, record) == (cached, True)
+    (cached / "model.onnx").write_bytes(b"damaged")
+    assert export._place(run, record) == (second, False)
+    (cached / "model.onnx").unlink()
+    assert export._place(run, record) == (second, False)
+    write_artefact(second)
+    assert export._place(run, record) == (second, True)
+    change(second, schema=2)  # of another version of gpuzoo
+    assert export._place(run, record) == (second.with_name(f"{cached.name}-3"), False)
+
+
+def test_an_export_executes_nothing_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("typeguard", "tyro", "numpy", "gpuzoo"):
+        pathlib.Path(f"{name}.py").write_text("open('executed', 'w')")
+    with pytest.raises(GpuzooError, match=r"run\.json"):
+        export._export(pathlib.Path("-missing"), tmp_path / "to")
+    assert not pathlib.Path("executed").exists()
+
+
+def test_a_crash_of_an_export_is_told_by_its_last_line(tmp_path, monkeypatch):
+    """It has the exit code of an export that fails its checks, and prints no JSON."""
+    (tmp_path / "tyro.py").write_text("raise RuntimeError('a broken library')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(GpuzooError, match="failed: RuntimeError: a broken library"):
+        export._export(tmp_path / "run", tmp_path / "to")
+
+
+def test_packages_are_looked_for_before_the_run(tmp_path, monkeypatch):
+    for name in ("starlette", "uvicorn"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)  # as if it were not installed
+            with pytest.raises(GpuzooError, match=rf"{name} .*gpuzoo\[serve\]"):
+                Serve(str(tmp_path / "missing"), port=0)()
 
 
 # --- start and stop -------------------------------------------------------------------

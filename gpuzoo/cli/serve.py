@@ -51,6 +51,7 @@ class Serve:
         from gpuzoo.deploy.serve import export, sandbox, server
 
         limits = self._limits()
+        server.check_installed()  # before minutes of exporting
         token = server.read_token(
             self.token_file, os.environ.pop("GPUZOO_SERVE_TOKEN", None)
         )

@@ -27,6 +27,8 @@ from gpuzoo.training.interrupts import Interrupts
 SCHEMA = 1
 RECORD = "export.json"
 INT8 = ("litert", "onnx")
+# Tasks whose models take no examples: what is exported is always the generator.
+GENERATORS = ("adversarial", "diffusion")
 _SECONDS = 3600
 # Format -> the packages that make and check it; those of the extra `export` are found
 # by these names, TensorFlow and JAX have extras of their own.
@@ -143,7 +145,7 @@ def check_options(record, formats, generate, int8, calibration, bounds) -> None:
                     f"'gpuzoo[{extra}]'"
                 )
     task = record["recipe"]["task"]
-    if int8 and (generate or task in ("adversarial", "diffusion")):
+    if int8 and (generate or task in GENERATORS):
         raise GpuzooError(
             "--int8 is not for generators: generated images have no target, so that "
             "nothing would say how much quality is lost"

@@ -91,8 +91,8 @@ def load(folder: pathlib.Path) -> Artefact:
         GpuzooError: onnxruntime is missing, or the folder is incomplete, damaged or not
             what its export.json says.
     """
-    about, inputs = _description(folder)
-    made = Artefact(about, inputs, _session(folder, _content(folder, about)))
+    about, inputs = description(folder)
+    made = Artefact(about, inputs, _session(folder, content(folder, about)))
     if problem := _problem(made):
         raise GpuzooError(
             f"{folder}: the ONNX model is not as {DESCRIPTION} says: {problem}; export "
@@ -101,7 +101,12 @@ def load(folder: pathlib.Path) -> Artefact:
     return made
 
 
-def _description(folder: pathlib.Path) -> tuple[dict, tuple[Input, ...]]:
+def description(folder: pathlib.Path) -> tuple[dict, tuple[Input, ...]]:
+    """Return the export.json of a folder, and the inputs of its ONNX model.
+
+    Raises:
+        GpuzooError: it cannot be read, is damaged, or names no ONNX model.
+    """
     file = folder / DESCRIPTION
     try:
         about = parse_json(read_inside(folder, DESCRIPTION).decode())
@@ -141,27 +146,31 @@ def _input(one: dict, classes: int) -> Input:
     return Input(name, dtype, shape, meaning, limits)
 
 
-def _content(folder: pathlib.Path, about: dict) -> bytes:
-    """Return the content of the ONNX file, which must have the recorded digest."""
+def content(folder: pathlib.Path, about: dict) -> bytes:
+    """Return the content of the ONNX file.
+
+    Raises:
+        GpuzooError: it cannot be read, or does not have the recorded digest.
+    """
     try:
         entry = about["formats"]["onnx"]
         name, digest = entry["file"], entry["sha256"]
-        content = read_inside(folder, name)
+        found = read_inside(folder, name)
     except OSError as error:
         raise GpuzooError(
             f"{folder}: the ONNX model cannot be read ({error.strerror or error})"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise GpuzooError(f"{folder / DESCRIPTION} is damaged; export again") from None
-    if hashlib.sha256(content).hexdigest() != digest:
+    if hashlib.sha256(found).hexdigest() != digest:
         raise GpuzooError(
             f"{folder / name} does not have the sha256 of {DESCRIPTION}: it was "
             "changed or damaged; export again"
         )
-    return content
+    return found
 
 
-def _session(folder: pathlib.Path, content: bytes):
+def _session(folder: pathlib.Path, model: bytes):
     # Before the import: ONNX Runtime 1.29 and later send usage data unless told not to.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
@@ -174,7 +183,7 @@ def _session(folder: pathlib.Path, content: bytes):
     options.log_severity_level = 4  # errors are raised, too
     try:
         return onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
+            model, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # ONNX Runtime raises many types
         raise GpuzooError(

@@ -1,5 +1,6 @@
 """What a client sends: JSON or an image, checked and turned into examples."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -12,6 +13,9 @@ from gpuzoo.files import parse_json
 # sensible here.
 IMAGE_TYPES = {"image/png": b"\x89PNG\r\n\x1a\n", "image/jpeg": b"\xff\xd8\xff"}
 _one_image = threading.Lock()  # a large one takes much memory
+# Types of JSON -> how they are called there.
+_NAMES = {list: "a list", dict: "an object", str: "a string", bool: "true or false",
+          type(None): "null", int: "a number", float: "a number"}  # fmt: skip
 
 
 class Refused(Exception):
@@ -45,8 +49,7 @@ def from_json(body: bytes, artefact: Artefact, most: int) -> dict[str, np.ndarra
             `most`, or values that are not numbers, not finite or out of range.
     """
     try:
-        text = body.decode()
-        found = parse_json(text)
+        found = parse_json(body.decode())
     except ValueError:
         raise Refused(400, "the body is not valid JSON in UTF-8") from None
     if not isinstance(found, dict) or set(found) != {"inputs"}:
@@ -65,23 +68,16 @@ def from_json(body: bytes, artefact: Artefact, most: int) -> dict[str, np.ndarra
                 422, f"each example must be an object with {', '.join(names)}"
             )
         columns = {name: [example[name] for example in examples] for name in names}
-    if "true" in text or "false" in text:  # they would count as 1 and 0
-        raise Refused(422, "the values of inputs must be numbers")
     return {one.name: _array(columns[one.name], one) for one in artefact.inputs}
 
 
 def _array(examples: list, one: Input) -> np.ndarray:
-    shape = list(one.shape)
+    numbers = _numbers(examples, one)
     try:
-        values = np.asarray(examples)
-    except ValueError:  # lists of several lengths
-        raise Refused(422, f"{one.name}: an example has the shape {shape}") from None
-    if shape and shape[-1] == 1 and list(values.shape[1:]) == shape[:-1]:
-        values = values[..., None]
-    if (given := list(values.shape[1:])) != shape:
-        raise Refused(422, f"{one.name}: an example has the shape {shape}, not {given}")
-    if values.dtype.kind not in "iuf":
-        raise Refused(422, f"{one.name}: the values must be numbers of 64 bits")
+        # Exact for the whole numbers of every type of input.
+        values = np.array(numbers, np.float64).reshape(len(examples), *one.shape)
+    except OverflowError:  # a whole number beyond 1.8e308
+        raise Refused(422, f"{one.name}: the values must be finite") from None
     with np.errstate(over="ignore"):
         cast = values.astype(np.float32) if one.dtype == "float32" else values
     if not np.isfinite(cast).all():
@@ -93,6 +89,40 @@ def _array(examples: list, one: Input) -> np.ndarray:
     if one.dtype != "float32" and (cast != np.floor(cast)).any():
         raise Refused(422, f"{one.name}: the values must be whole numbers")
     return cast.astype(one.dtype)
+
+
+def _numbers(examples: list, one: Input) -> list:
+    """Return the numbers of all examples in a row.
+
+    They are checked before NumPy sees them: of a list with a string it makes an array
+    in which every value takes the space of the longest string.
+
+    Raises:
+        Refused: the lists do not have the shape of the input, or hold other values than
+            numbers. The last axis may be missing if it is 1.
+    """
+    shape, level = list(one.shape), examples
+    where = f"{one.name}: an example has the shape {shape}"
+    for axis, length in enumerate(shape):
+        last = axis == len(shape) - 1
+        if last and length == 1 and all(type(part) is not list for part in level):
+            break
+        for part in level:
+            if type(part) is not list or len(part) != length:
+                given = f"a list of {len(part)}" if type(part) is list else _name(part)
+                raise Refused(422, f"{where}: expected a list of {length}, got {given}")
+        level = list(itertools.chain.from_iterable(level))
+    if not set(map(type, level)) <= {int, float}:
+        other = next(part for part in level if type(part) not in (int, float))
+        if type(other) is list:
+            raise Refused(422, f"{where}: expected a number, got a list")
+        given = _name(other)
+        raise Refused(422, f"{one.name}: the values must be numbers, not {given}")
+    return level
+
+
+def _name(value) -> str:
+    return _NAMES[type(value)]
 
 
 def from_image(body: bytes, kind: str, artefact: Artefact) -> dict[str, np.ndarray]:

@@ -13,9 +13,17 @@ from gpuzoo.deploy.serve import artefact as artefacts
 from gpuzoo.deploy.serve.guard import HEADERS, Limits, error_body
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import open_regular
+from gpuzoo.runtime.environment import is_installed
 
 _STOP_SECONDS = 30  # for the requests that are being answered
 _SHORTEST_TOKEN = 16
+
+
+def check_installed() -> None:
+    """Raise GpuzooError unless the packages of the extra `serve` are installed."""
+    for name in ("starlette", "uvicorn", "onnxruntime"):
+        if not is_installed(name):
+            raise artefacts.missing(name)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
