@@ -178,7 +178,7 @@ def _places() -> Iterator[Finding]:
 def probe(backend: str) -> dict | str:
     """Return what a backend says of its GPUs in a process of its own, or why it does
     not start."""
-    done = _run([sys.executable, "-c", _PROBES[backend]])
+    done = _run([sys.executable, "-P", "-c", _PROBES[backend]])
     if done.returncode:
         return (done.stderr.strip().splitlines() or ["killed"])[-1][:200]
     return json.loads(done.stdout.splitlines()[-1])
@@ -265,9 +265,9 @@ def _repeats(backend: str) -> Iterator[Finding]:
         for name in ("one", "two"):
             done = _run(
                 [
-                    sys.executable, "-m", "gpuzoo", "train", "mnist", "--data",
-                    "digits", "--epochs", "2", "--quiet", "--backend", backend,
-                    "--out", str(expand(folder) / name),
+                    sys.executable, "-P", "-m", "gpuzoo", "train", "mnist",
+                    "--data", "digits", "--epochs", "2", "--quiet",
+                    "--backend", backend, "--out", str(expand(folder) / name),
                 ]
             )  # fmt: skip
             if done.returncode:

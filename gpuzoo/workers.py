@@ -1,4 +1,4 @@
-"""Worker processes: `python -m MODULE` with a JSON line as request, and as answer."""
+"""Worker processes: `python -P -m MODULE` with JSON lines as request and answer."""
 
 import json
 import os
@@ -42,8 +42,12 @@ def one_line(error: Exception) -> str:
 
 
 def command(module: str) -> list[str]:
-    """Return the command that starts a worker."""
-    return [sys.executable, "-m", module]
+    """Return the command that starts a worker.
+
+    With -P, as Python would import any file of the current folder before a library of
+    that name. The folder of a user's model is added when the model is loaded.
+    """
+    return [sys.executable, "-P", "-m", module]
 
 
 def ask(

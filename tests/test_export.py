@@ -84,6 +84,7 @@ def test_the_record_says_what_the_files_are(home, exported):
             named.add(name)
         found = entry["parity"]
         assert found["examples"] == 40 and found["latency_us"]["batch_1"] > 0
+        assert found["compared_with"] == "run"
         assert found["largest_difference"] < 1e-5 and found["changed_from_float32"] == 0
         assert found["metric"]["artefact"] == pytest.approx(
             run["metrics"]["test_accuracy"], abs=0.026
@@ -233,10 +234,67 @@ def test_detections_are_matched_in_any_order():
     assert not parity._changed(unsure, one, 0).any()
 
 
+PLAIN = {"backend": "tensorflow", "device": "cpu", "precision": "float32", "xla": False}
+
+
+@pytest.mark.parametrize("formats, changes, missing, other, found", [
+    (("onnx",), {}, False, False, "run"),
+    (("stablehlo", "litert"), {}, False, False, "run"),
+    (("stablehlo",), {}, False, True, "run"),  # float32.npz is JAX's
+    (("onnx",), {"backend": "jax"}, False, True, "run"),
+    (("onnx",), {"precision": "mixed_bfloat16"}, False, True, "run"),
+    (("onnx",), {"xla": True}, True, False, "float32"),
+    (("stablehlo",), {}, True, False, "float32"),
+])  # fmt: skip
+def test_whose_predictions_are_compared(
+    formats, changes, missing, other, found, tmp_path, monkeypatch
+):
+    """Those of float32 are the run's only if the run's backend made them."""
+
+    def ask(request):
+        if missing:
+            raise GpuzooError("it is not installed")
+        assert request["backend"] == "" and request["predictions"] == "run"
+        (tmp_path / "run.npz").write_bytes(b"the run's")
+
+    monkeypatch.setattr(exports, "_ask", ask)
+    (tmp_path / "float32.npz").write_bytes(b"float32")
+    job, record = {"arrays": str(tmp_path)}, {"runtime": {**PLAIN, **changes}}
+    done = exports._predict_as_the_run(job, record, formats, lambda line: None)
+    assert done == found
+    content = (tmp_path / "run.npz").read_bytes()
+    assert content == (b"the run's" if other else b"float32")
+
+
+def test_a_replaced_run_has_the_tolerance_of_float32(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(exports, "_ask", lambda job, _: seen.append(job) or {"n": 1})
+    made = {"outputs": [{"dtype": "float32"}], "batch": 8}
+    record = {"runtime": {**PLAIN, "precision": "float16"}}
+    for whose, tolerance in (("run", 0.05), ("float32", 1e-3)):
+        found = exports._check(
+            "onnx", tmp_path, str(tmp_path), made, exports.Bounds(), record, whose
+        )
+        assert found == {"n": 1, "tolerance": 1e-3, "compared_with": whose}
+        assert seen[-1]["run_tolerance"] == tolerance
+    parity = {"largest_difference": 0, "changed_predictions": 9, "examples": 10}
+    for whose, told in (
+        ("run", "not the run's"),
+        ("float32", "not Keras's in float32"),
+    ):
+        entry = {"quantized": None, "parity": {**found, **parity}}
+        entry["parity"]["compared_with"] = whose
+        about = {"formats": {"onnx": entry}, "generates": False,
+                 "trained_with": {"precision": "float16"}}  # fmt: skip
+        (line,) = exports._faults("onnx", about, exports.Bounds())
+        assert f"9 of 10 predictions are {told}, above" in line
+
+
 def test_a_loss_above_the_limit_fails():
     def faults(run, now, name="accuracy", **entry):
         metric = {"name": name, "run": run, "artefact": now}
-        entry = {"quantized": "int8", "parity": {"metric": metric}, **entry}
+        parity = {"metric": metric, "compared_with": "run"}
+        entry = {"quantized": "int8", "parity": parity, **entry}
         return exports._faults("onnx", {"formats": {"onnx": entry}}, exports.Bounds())
 
     assert not faults(0.99, 0.981) and not faults(0.99, 0.995)

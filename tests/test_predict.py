@@ -19,7 +19,9 @@ from conftest import ROOT, environment
 from scipy.special import softmax
 
 import gpuzoo
-from gpuzoo.cli.predict import Predict
+from gpuzoo.cli.parsing import Output
+from gpuzoo.cli.predict import Predict, _print_table
+from gpuzoo.cli.tables import show, table
 from gpuzoo.data import npy
 from gpuzoo.deploy import inputs
 from gpuzoo.report import progress
@@ -256,13 +258,23 @@ def test_unreadable_files_are_named_and_the_others_predicted(classifier, predict
         (["a.png"], {"out": "new"}, "a classifier writes rows"),
         (["a.png"], {"out": "there.jsonl"}, "there.jsonl exists"),
         (["a.png"], {"out": "no/x.jsonl"}, "there is no folder no"),
+        (["a.png"], {"out": "x.jsonl", "json_lines": True}, "leave one of the two"),
+        (["a.png"], {"out": "x.png"}, "or a new folder without the suffix .png"),
+        (["a.png"], {"out": "x.JPG"}, "or a new folder without the suffix .jpg"),
+        (["a.png"], {"out": "x.csv"}, "or a new folder without the suffix .csv"),
+        (["a.png"], {"score": 0.5}, "--score is for detectors; leave it out"),
+        ([], {"samples": 4097, "out": "x.png"}, "a sheet holds up to 4096"),
+        ([], {"samples": 4, "out": "x.npy", "top": 2}, "--top is for files"),
+        ([], {"samples": 4, "out": "x.npy", "score": 0.2}, "--score is for files"),
+        ([], {"samples": 4, "out": "x.npy", "invert": True}, "--invert is for files"),
+        ([], {"samples": 4, "out": "x.npy", "json_lines": True}, "--json-lines is for"),
     ],
 )
-def test_wrong_use_is_refused(files, options, fault, classifier, predict, here):
+def test_wrong_use_is_refused(files, options, fault, classifier, here):
     (here / "there.jsonl").write_text("mine"), (here / "empty").mkdir()
     picture().save("a.png")
     with pytest.raises(gpuzoo.GpuzooError, match=fault):
-        predict(classifier, *files, **options)
+        Predict(classifier, tuple(files), **options)()
     assert (here / "there.jsonl").read_text() == "mine"
     assert {path.name for path in here.iterdir()} <= {
         "a.png",
@@ -270,6 +282,41 @@ def test_wrong_use_is_refused(files, options, fault, classifier, predict, here):
         "empty",
         "cache",
     }
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_images_that_are_nearly_black_are_named(invert, here):
+    """Of 0 and 1: black and white as floats, nearly black as whole numbers."""
+    image = np.zeros((9, 9, 3))
+    image[2:5, 3:7] = 1
+    dark = np.uint8(image)
+    np.save("whole.npy", np.int64(image)), np.save("float.npy", np.float32(image))
+    np.save("some.npy", np.stack([dark * 31, dark * 32]))
+    PIL.Image.fromarray(dark * 2).save("dark.png")
+    PIL.Image.fromarray(dark * 99).save("light.png")
+    trained, said = fuzz().trained("image"), {}
+    for name in ("whole.npy", "float.npy", "some.npy", "dark.png", "light.png"):
+        found = list(inputs.read(inputs.Source(name, here / name), trained, invert))
+        said[name] = [example.changes for example in found]
+    end = ("inverted",) * invert
+    line = "the brightest pixel is {} of 255"
+    assert said == {
+        "whole.npy": [(line.format(1), *end)], "float.npy": [end],
+        "some.npy": [(line.format(31), *end), end],
+        "dark.png": [(line.format(2), *end)], "light.png": [end],
+    }  # fmt: skip
+
+
+def test_names_of_classes_do_not_control_the_terminal(capsys):
+    evil = "\x1b[31mcat\r\n\x9b1A"
+    row = {"file": "a\x1b.png", "predictions": [{"class": evil, "probability": 0.5}]}
+    _print_table("classes", [row])
+    show(f"best: {evil}", table("head\nof two lines", "\x1b[2J"))
+    Output().note(f"class {evil} has no examples")
+    said = capsys.readouterr()
+    assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
+    assert said.out.count(r"\x1b[31mcat\r\n\x9b1A") == 2 and r"\x1b[2J" in said.out
+    assert r"a\x1b.png" in said.out and r"\x1b[31mcat" in said.err
 
 
 def piped(monkeypatch, content: bytes) -> None:

@@ -1,9 +1,11 @@
 """Disturbed images, attacks and calibration of a trained classifier."""
 
 import base64
+import importlib.metadata
 import io
 import json
 import re
+import types
 
 import numpy as np
 import PIL.Image
@@ -343,6 +345,48 @@ def test_other_data(trained, tmp_path):
     assert part["confidence"]["auroc"] == pytest.approx(wanted, abs=1e-3)
     with pytest.raises(gpuzoo.GpuzooError, match="are the data of the run"):
         gpuzoo.robustness(trained / "plain", ood="digits")
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 3), (12, 18, 1)])
+def test_other_images_of_several_sizes(shape, tmp_path):
+    for number in range(20):
+        image = texture(1, 9 + number, 15, 3)[0]
+        path = tmp_path / "photos" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(image).save(path)
+    run = types.SimpleNamespace(
+        input_shape=shape, record={"data": {"fingerprint": "another"}}
+    )
+    name = str(tmp_path / "photos")
+    _, images = robustness._other(name, None, run, None, 0, lambda line: None)
+    assert images.shape[1:] == shape and images.dtype == np.uint8
+    assert images.std() > 10
+
+
+def test_a_folder_named_like_a_dataset(tmp_path, monkeypatch):
+    """It is not the dataset, which needs no size."""
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = types.SimpleNamespace(
+        input_shape=(8, 8, 1), record={"data": {"fingerprint": "another"}}
+    )
+    _, images = robustness._other("digits", None, run, 9, 0, lambda line: None)
+    assert images.shape == (9, 8, 8, 1)
+
+
+def test_packages_under_other_names_have_no_version(monkeypatch):
+    """As of keras-nightly, pillow-simd, and gpuzoo in a checkout."""
+    version = importlib.metadata.version
+
+    def missing(name):
+        if name in ("gpuzoo", "keras", "pillow"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    found = robustness._versions()
+    assert found["gpuzoo"] == gpuzoo.__version__ and found["numpy"] == np.__version__
+    assert not {"keras", "pillow"} & set(found)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from gpuzoo import workers
+from gpuzoo import doctor, workers
+from gpuzoo.runtime import bootstrap
 
 JOB = """
 import os, signal, time
@@ -82,6 +83,31 @@ def test_answers_up_to_the_end_of_the_process(answers, do, parts, end):
 
 def test_a_worker_that_takes_too_long_is_ended(ask):
     assert ask("sleep", seconds=2) == {"error": "the process took longer than 2 s"}
+
+
+def test_files_of_the_current_folder_are_no_libraries(ask, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    for name in ("json.py", "tempfile.py", "typeguard.py"):
+        (tmp_path / "here" / name).write_text("raise SystemExit('it is executed')")
+    monkeypatch.chdir(tmp_path / "here")
+    assert ask("answer") == {"got": "answer", "hash": "7"}
+    probe = "import json, typeguard; print(json.dumps({'gpus': []}))"
+    monkeypatch.setitem(doctor._PROBES, "jax", probe)
+    assert doctor.probe("jax") == {"gpus": []}
+
+
+@pytest.mark.parametrize("head", [["-m", "gpuzoo"], ["-P", "-m", "gpuzoo"]])
+def test_a_training_starts_again_with_the_same_options(head, monkeypatch):
+    """As `doctor` starts it: with -P, and a fixed PYTHONHASHSEED."""
+    started = []
+    monkeypatch.setattr(bootstrap, "ours", False)
+    monkeypatch.setattr(os, "execv", lambda path, words: started.append(words))
+    monkeypatch.setattr(sys, "argv", ["gpuzoo/__main__.py", "train", "mnist"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", *head, "train", "mnist"])
+    monkeypatch.setenv("PYTHONHASHSEED", "random")
+    bootstrap.start(["train", "mnist"])
+    assert started == [[sys.executable, *head, "train", "mnist"]]
+    assert os.environ["PYTHONHASHSEED"] == "0"
 
 
 def test_a_module_that_is_missing():

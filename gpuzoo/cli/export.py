@@ -56,9 +56,10 @@ class Export:
 def _print(found: dict) -> None:
     heads = ("size", "largest\ndifference", "changed\npredictions", "run", "file",
              "latency")  # fmt: skip
-    name = next(iter(found["formats"].values()))["parity"]["metric"]
-    what = name["name"] if name else ""
-    made = table("format", *heads[:3], f"{what}\nof the run", f"{what}\nof the file",
+    first = next(iter(found["formats"].values()))["parity"]
+    what = first["metric"]["name"] if first["metric"] else ""
+    run = "of the run" if first["compared_with"] == "run" else "in float32"
+    made = table("format", *heads[:3], f"{what}\n{run}", f"{what}\nof the file",
                  "one\nexample", right=heads)  # fmt: skip
     for column in made.columns[1:]:
         column.justify = "right"

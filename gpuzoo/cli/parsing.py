@@ -30,7 +30,7 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line of progress to stderr."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def last_line(self, summary: dict) -> None:
         last_line(summary, self.json)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -15,6 +16,7 @@ from gpuzoo.errors import ExitCode, GpuzooError
 
 _ROWS = 1_000  # of a table that is printed at once
 _LISTED = 100  # unreadable files in the JSON line
+_NO_FOLDERS = (".npy", ".npz", ".csv", ".json", ".jsonl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Predict:
 
     def _check(self) -> None:
         """Refuse options that contradict each other, before anything is loaded."""
-        from gpuzoo.deploy.predict import check_new
+        from gpuzoo.deploy.predict import MOST_ON_SHEET
 
         if bool(self.files) == bool(self.samples):
             raise GpuzooError(
@@ -78,7 +80,14 @@ class Predict:
             raise GpuzooError(
                 f"--samples needs --out NAME.png (a sheet) or NAME.npy: {self.out}"
             )
-        if not self.samples and (self.seed, self.label) != (None, None):
+        if self.samples > MOST_ON_SHEET and self.out.endswith(".png"):
+            raise GpuzooError(
+                f"--samples {self.samples}: a sheet holds up to {MOST_ON_SHEET}; use "
+                "--out NAME.npy"
+            )
+        if self.samples:
+            self.refuse("files", "top", "score", "invert", "json_lines")
+        elif (self.seed, self.label) != (None, None):
             raise GpuzooError("--seed and --class are for --samples")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise GpuzooError(f"--seed must be in 0..{2**63 - 1}: {self.seed}")
@@ -87,9 +96,33 @@ class Predict:
         if not 0 <= self.score <= 1:
             raise GpuzooError(f"--score must be in 0..1: {self.score:g}")
         if self.out is not None:
-            check_new(
-                self.out, folder=not self.out.endswith((".jsonl", ".png", ".npy"))
+            self._check_out()
+
+    def _check_out(self) -> None:
+        from gpuzoo.data.folders import IMAGE_SUFFIXES
+        from gpuzoo.deploy.predict import check_new
+
+        is_file = bool(self.samples) or self.out.endswith(".jsonl")
+        suffix = pathlib.PurePath(self.out).suffix.lower()
+        if not is_file and suffix in (*IMAGE_SUFFIXES, *_NO_FOLDERS):
+            raise GpuzooError(
+                f"--out {self.out}: of files expected FILE.jsonl, or a new folder "
+                f"without the suffix {suffix}"
             )
+        if self.json_lines and is_file:
+            raise GpuzooError(
+                f"--json-lines prints the rows that --out {self.out} writes; leave one "
+                "of the two out"
+            )
+        check_new(self.out, folder=not is_file)
+
+    def refuse(self, kind: str, *names: str) -> None:
+        """Raise if an option has another value than its default, but is only for files
+        of a kind."""
+        for name in names:
+            if getattr(self, name) != getattr(Predict, name):
+                option = name.replace("_", "-")
+                raise GpuzooError(f"--{option} is for {kind}; leave it out")
 
     def _load(self):
         from gpuzoo.deploy.trained import load
@@ -131,7 +164,7 @@ class _Session:
         from gpuzoo.deploy import inputs, predict
 
         self.command, self.trained = command, trained
-        self.note = lambda text: command.output.note(printable(text))
+        self.note = command.output.note
         self.kind = predict.kind_of(trained)
         self.out, self.pictures = command.out or "", None
         if not trained.takes:
@@ -139,6 +172,13 @@ class _Session:
                 f"{command.run} generates images and takes no files; use --samples N "
                 "--out NAME.png"
             )
+        for name, fits, kind in (
+            ("top", self.kind == "classes", "classifiers"),
+            ("score", self.kind == "boxes", "detectors"),
+            ("invert", trained.takes == "image", "models that take images"),
+        ):
+            if not fits:
+                command.refuse(kind, name)
         if self.out and not self.out.endswith(".jsonl"):
             if self.kind == "classes":
                 raise GpuzooError(
@@ -214,9 +254,9 @@ class _Session:
         self.unreadable += 1
         if len(self.failed) < _LISTED:
             self.failed.append({"file": source.name, "reason": reason})
-        name = printable(source.name)
         if len(self.sources) > 1:  # a single one is the error of the command
-            print(f"{name}: cannot be read: {reason}", file=sys.stderr, flush=True)
+            line = printable(f"{source.name}: cannot be read: {reason}")
+            print(line, file=sys.stderr, flush=True)
 
     def _hint(self, example) -> None:
         from gpuzoo.deploy.inputs import looks_inverted
@@ -262,7 +302,7 @@ def _print_table(kind: str, rows: list[dict]) -> None:
     right = [] if kind in ("classes", "frames") else heads
     made = table("file", *heads, right=right)
     for row in rows:
-        name = printable(row["file"])
+        name = row["file"]
         if "index" in row:
             name += f" [{row['index']}]"
         for cells in _CELLS[kind](row):

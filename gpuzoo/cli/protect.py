@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from gpuzoo.cli.parsing import Common, Flag, Output, Word, printable
+from gpuzoo.cli.parsing import Common, Flag, Output, Word
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
@@ -102,7 +102,7 @@ class CheckSignature:
             f"{found['files']} files unchanged"
         )
         if found["unsigned"]:
-            note(printable(f"not signed: {', '.join(found['unsigned'])}"))
+            note(f"not signed: {', '.join(found['unsigned'])}")
         self.output.last_line(found)
         return 0
 

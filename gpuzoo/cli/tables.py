@@ -1,11 +1,14 @@
 """Tables on stdout, rendered by rich to the width of the terminal. In a pipe or a file
-lines are not wrapped unless COLUMNS is set."""
+lines are not wrapped unless COLUMNS is set. Control characters are escaped, as names of
+classes and files may come from anybody."""
 
 import shutil
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from gpuzoo.cli.parsing import printable
 
 
 def width() -> int:
@@ -19,7 +22,7 @@ def table(*heads: str, right=(), whole=(), **options) -> Table:
     made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, **options)
     for head in heads:
         made.add_column(
-            Text(head),
+            Text("\n".join(map(printable, head.split("\n")))),
             justify="right" if head in right else "left",
             overflow="fold",
             no_wrap=head in whole,
@@ -29,7 +32,7 @@ def table(*heads: str, right=(), whole=(), **options) -> Table:
 
 def add_row(made: Table, *cells) -> None:
     """Add a row of any values, printed literally: `[...]` is not parsed as markup."""
-    made.add_row(*(Text(str(cell)) for cell in cells))
+    made.add_row(*(Text(printable(str(cell))) for cell in cells))
 
 
 def show(*things) -> None:
@@ -37,6 +40,6 @@ def show(*things) -> None:
     console = Console(width=width(), highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         for thing in things:
-            console.print(thing)
+            console.print(printable(thing) if isinstance(thing, str) else thing)
     for line in captured.get().splitlines():
         print(line.rstrip())

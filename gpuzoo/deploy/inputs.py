@@ -155,6 +155,7 @@ def _image(name: str, file, trained: "Trained", invert: bool) -> Iterator[Exampl
     if picture.channels != shape[2]:
         changes.append("converted to " + ("grey" if shape[2] == 1 else "colour"))
     pixels = picture.pixels
+    changes += _darkness(pixels)
     if invert:
         pixels = 255 - pixels
         changes.append("inverted")
@@ -209,12 +210,20 @@ def _array(name: str, file, trained: "Trained", invert: bool) -> Iterator[Exampl
         clean = values.reshape(-1, *trained.input_shape)
     else:
         clean = trained.preprocess(values)
-    if invert and trained.takes == "image":
-        clean = (255 if clean.dtype == np.uint8 else np.float32(1)) - clean
-    changes = ("inverted",) if invert and trained.takes == "image" else ()
-    several = len(clean) > 1
+    several, is_image = len(clean) > 1, trained.takes == "image"
     for index, one in enumerate(clean):
-        yield Example(name, index if several else None, one, None, changes)
+        changes = _darkness(one) if is_image else []
+        if invert and is_image:
+            one = (255 if one.dtype == np.uint8 else np.float32(1)) - one
+            changes.append("inverted")
+        yield Example(name, index if several else None, one, None, tuple(changes))
+
+
+def _darkness(pixels: np.ndarray) -> list[str]:
+    """Return a line on an image that is nearly black, as one of pixels 0 and 1 is."""
+    if pixels.dtype != np.uint8 or (brightest := pixels.max()) >= 32:
+        return []
+    return [f"the brightest pixel is {brightest} of 255"]
 
 
 def batches(

@@ -16,7 +16,7 @@ from gpuzoo.files import Folder, expand
 
 LEAST_SIDE = 320  # pixels of the shorter side of a picture
 _ACROSS = 8  # generated images in a row
-_MOST_ON_SHEET = 4096
+MOST_ON_SHEET = 4096  # generated images
 
 
 def kind_of(trained: Trained) -> str:
@@ -204,16 +204,7 @@ _FILES: dict[str, Callable[..., dict[str, bytes]]] = {
 
 
 def sheet(images: np.ndarray) -> bytes:
-    """Return generated images, pixel for pixel or magnified, as one PNG.
-
-    Raises:
-        GpuzooError: too many.
-    """
-    if len(images) > _MOST_ON_SHEET:
-        raise GpuzooError(
-            f"--samples {len(images)}: a sheet holds up to {_MOST_ON_SHEET}; use --out "
-            "NAME.npy"
-        )
+    """Return generated images, pixel for pixel or magnified, as one PNG."""
     count, height, width, channels = images.shape
     across = min(_ACROSS if count <= 64 else 2 * _ACROSS, count)
     rows = -(-count // across)

@@ -6,7 +6,6 @@ of another dataset. Everything is a function of the run, the data and the seed.
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -16,8 +15,8 @@ import PIL.Image
 from scipy import optimize, special
 from sklearn import metrics
 
-from gpuzoo import randomness
-from gpuzoo.data.sources import load_data
+from gpuzoo import __version__, randomness
+from gpuzoo.data.sources import is_folder, load_data
 from gpuzoo.deploy import corruptions
 from gpuzoo.deploy.evaluate import check_new
 from gpuzoo.deploy.trained import Trained, load
@@ -26,6 +25,7 @@ from gpuzoo.files import expand, write_atomically
 from gpuzoo.runs import drift
 from gpuzoo.runs.record import read_run
 from gpuzoo.runs.teacher import CLASSIFIERS
+from gpuzoo.runtime.environment import version_of
 
 PARTS = ("corruptions", "attacks", "calibration")
 BINS = 15
@@ -33,7 +33,7 @@ BINS = 15
 _MOST, _LEAST, _PIXELS = 2_000, 200, 4_000_000
 _FITTED = 5_000  # training examples for the temperature
 _TEMPERATURES = (0.05, 20.0)
-_VERSIONS = ("gpuzoo", "keras", "numpy", "scipy", "scikit-learn", "pillow")
+_VERSIONS = ("keras", "numpy", "scipy", "scikit-learn", "pillow")
 
 
 def robustness(
@@ -101,7 +101,7 @@ def robustness(
     if "corruptions" in only:
         corruptions.check(shape)
     other = _other(ood, ood_data_dir, trained, examples, seed, note) if ood else None
-    done = {}
+    head, done = _head(subject), {}
     if "corruptions" in only:
         done["corruptions"] = _corruptions(subject, progress)
     if "attacks" in only:
@@ -110,7 +110,7 @@ def robustness(
         done["calibration"] = _calibration(subject, note, progress)
     if other:
         done["ood"] = _out_of_distribution(subject, *other, progress)
-    found = {**_head(subject), **done}
+    found = {**head, **done}
     if out is not None:
         _write(expand(out), found, _examples(subject, found))
     return found
@@ -203,8 +203,6 @@ def _chosen(count: int, shape, examples: int | None, seed: int, what: str):
 def _head(subject: Subject) -> dict:
     """Return what was measured, and the figures of the unchanged images."""
     trained, record = subject.trained, subject.trained.record
-    installed = {name: importlib.metadata.version(name) for name in _VERSIONS}
-    installed["libjpeg-turbo"] = PIL.features.version("libjpeg_turbo")
     return {
         "schema": 1,
         "run": trained.path.name,
@@ -219,12 +217,19 @@ def _head(subject: Subject) -> dict:
         "seed": subject.seed,
         "examples": len(subject.images),
         "test_examples": record["data"]["test_examples"],
-        "versions": installed,
+        "versions": _versions(),
         "clean": {
             "accuracy": float(np.mean(subject.right)),
             "log_loss": _log_loss(subject.clean["logits"], subject.labels, 1.0),
         },
     }
+
+
+def _versions() -> dict:
+    """Return the versions of what is installed under its usual name."""
+    found = {name: version for name in _VERSIONS if (version := version_of(name))}
+    jpeg = PIL.features.version("libjpeg_turbo")
+    return {"gpuzoo": __version__, **found, "libjpeg-turbo": jpeg}
 
 
 def _corruptions(subject: Subject, progress) -> dict:
@@ -391,7 +396,10 @@ def _reliability(logits, labels, temperature: float) -> dict:
 
 def _other(name, data_dir, trained: Trained, examples, seed: int, note) -> tuple:
     """Return images of another dataset in the shape of the run's, and its name."""
-    data = load_data(name, data_dir=data_dir, note=note)
+    # Images of several sizes must be brought to one before they are an array.
+    folder = is_folder(name, by_name=data_dir is not None)
+    size = max(trained.input_shape[:2]) if folder else 0
+    data = load_data(name, data_dir=data_dir, image_size=size, note=note)
     if data.field != "image" or len(data.input_shape) != 3:
         raise GpuzooError(f"ood {name!r}: has no images")
     if data.fingerprint == trained.record["data"]["fingerprint"]:

@@ -27,7 +27,7 @@ def start(words: list[str] | None) -> None:
         return
     count = len(sys.argv) - 1
     head = sys.orig_argv[1 : len(sys.orig_argv) - count]
-    if head in ([sys.argv[0]], ["-m", "gpuzoo"]):
+    if head in ([sys.argv[0]], ["-m", "gpuzoo"], ["-P", "-m", "gpuzoo"]):
         os.environ["PYTHONHASHSEED"] = _order_of(words or [])
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
