@@ -9,12 +9,14 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 from conftest import ROOT, environment, skip_without
 from small import two_classes
 
 import gpuzoo
 from gpuzoo.catalogue.architecture import Architecture
+from gpuzoo.data import images
 from gpuzoo.deploy import evaluate as evaluation
 from gpuzoo.runs.record import read_run, seal
 
@@ -113,7 +115,7 @@ def test_an_unknown_option(trained):
 @pytest.mark.parametrize("state", ["running", "failed", "diverged"])
 def test_a_run_that_has_not_ended(copy, state):
     edit(copy, state=state)
-    with pytest.raises(gpuzoo.GpuzooError, match=f"is {state}"):
+    with pytest.raises(gpuzoo.GpuzooError, match=f"has not finished .{state}"):
         gpuzoo.load(copy)
 
 
@@ -351,3 +353,34 @@ def test_a_folder_of_the_name_of_a_dataset(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(gpuzoo.GpuzooError, match="takes .14, 14, 1."):
         gpuzoo.evaluate(trained, data="digits")
+
+
+def test_colour_images_for_a_model_of_grey_ones(trained, tmp_path):
+    """They are converted, as Pillow does it but for rounding, and that is said."""
+    arrays, lines = two_classes(), []
+    rng = np.random.default_rng(1)
+    colour = rng.integers(0, 256, (40, 14, 14, 3)).astype(np.uint8)
+    np.savez(tmp_path / "colour.npz", x=colour, y=arrays["y_test"])
+    found = gpuzoo.evaluate(
+        trained, data=str(tmp_path / "colour.npz"), note=lines.append
+    )
+    assert found["examples"] == 40 and any("converted to grey" in x for x in lines)
+    grey = [PIL.Image.fromarray(image).convert("L") for image in colour]
+    ours = images.with_channels(colour, 1)[..., 0].astype(int)
+    assert np.abs(ours - np.stack(grey).astype(int)).max() <= 1
+    assert images.with_channels(ours[..., None], 3).shape == colour.shape
+
+
+def test_generators_and_others_are_evaluated(tmp_path, runtime):
+    """Whatever the task, the metrics are those of the run."""
+    changes = {
+        "mnist_gan": {"model_options": ("filters=8,16",)},
+        "mnist_autoencoder": {}, "forecast": {"model_options": ("units=4",)},
+    }  # fmt: skip
+    for name, more in changes.items():
+        data = {} if name == "forecast" else {"data": "digits"}
+        gpuzoo.train(name, fast_dev_run=True, quiet=True, out=str(tmp_path / name),
+                     **data, **more, **HOW)  # fmt: skip
+        found = gpuzoo.evaluate(tmp_path / name)
+        assert found["identical"] and "per_class" not in found
+        assert repr(gpuzoo.load(tmp_path / name)).startswith(f"<Trained {name}: ")

@@ -108,4 +108,8 @@ def _shape(one: dict) -> str:
 
 
 def _names(found: dict) -> list[str]:
-    return [entry["file"] for entry in found["formats"].values()]
+    """Return the files, of a folder its name."""
+    files = []
+    for entry in found["formats"].values():
+        files += entry["files"] if len(entry["files"]) <= 2 else [entry["file"]]
+    return files

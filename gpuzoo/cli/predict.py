@@ -71,14 +71,17 @@ class Predict:
         """Refuse options that contradict each other, before anything is loaded."""
         from gpuzoo.deploy.predict import MOST_ON_SHEET
 
-        if bool(self.files) == bool(self.samples):
+        if self.files and self.samples:
+            raise GpuzooError("files are for predictions, --samples for a generator")
+        if not self.files and not self.samples:
             raise GpuzooError(
-                "give files to predict, or --samples N to generate images: gpuzoo "
-                f"predict {self.run} FILE ..."
+                f"no files: gpuzoo predict {self.run} FILE ..., or of a generator: "
+                f"gpuzoo predict {self.run} --samples 64 --out sheet.png"
             )
         if self.samples and not (self.out or "").endswith((".png", ".npy")):
             raise GpuzooError(
-                f"--samples needs --out NAME.png (a sheet) or NAME.npy: {self.out}"
+                "--samples needs --out NAME.png (a sheet) or NAME.npy"
+                + f", not {self.out}" * bool(self.out)
             )
         if self.samples > MOST_ON_SHEET and self.out.endswith(".png"):
             raise GpuzooError(

@@ -195,3 +195,13 @@ def _picture(image, size, channels: int, several: bool) -> Picture:
     said = ((TURNED, turned in range(2, 9)), (ON_WHITE, transparent), (FIRST, several))
     changes = tuple(change for change, done in said if done)
     return Picture(pixels, shape, 1 if mode == "L" else 3, changes)
+
+
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Return images (n, height, width, 1 or 3), uint8 or floats in [0, 1], in grey or
+    in colour, with the weights that files are converted by (ITU-R 601)."""
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    grey = images @ np.array([0.299, 0.587, 0.114])
+    whole = images.dtype == np.uint8
+    return (np.round(grey) if whole else grey).astype(images.dtype)[..., None]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.data import arrays as npz
-from gpuzoo.data import audio, folders
+from gpuzoo.data import audio, folders, images
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.sources import GENERATED, is_folder, load_data
 from gpuzoo.deploy.trained import Trained, load
@@ -90,7 +90,7 @@ def evaluate(
         found["differences"] = list(map(str, changes))
         if not found["identical"] and not changes:
             found["exit_code"] = ExitCode.FAILED
-    if "predicted" in outputs and "label" in dataset.test:
+    if _classifies(outputs, dataset):
         found |= classification(outputs, dataset)
     return {**found, "outputs": outputs, "dataset": dataset}
 
@@ -142,7 +142,7 @@ def _evaluate(trained: Trained, dataset: Dataset) -> tuple[dict, dict]:
     task.begin([], dataset)
     test = {name: dataset.test[name] for name in task.fields}
     count = dataset.count("test")
-    if trained.record["fast_dev_run"]:
+    if trained.record["fast_dev_run"]:  # so was the run evaluated
         count = min(count, 2 * trained.batch)
     call = Evaluation(
         task.evaluate, test, min(trained.batch, count), backend, trained.runtime,
@@ -155,11 +155,17 @@ def _evaluate(trained: Trained, dataset: Dataset) -> tuple[dict, dict]:
     return outputs, task.summarise(outputs, {k: a[:count] for k, a in test.items()})
 
 
+def _classifies(outputs: dict, dataset: Dataset) -> bool:
+    """Whether outputs are those of a classifier; the classes that a generator was asked
+    for are not."""
+    return {"predicted", "logits"} <= set(outputs) and "label" in dataset.test
+
+
 def _interval(outputs: dict, dataset: Dataset) -> dict:
     """Return the 95 % interval of the accuracy (Wilson), or of the mean loss."""
     from scipy import stats
 
-    if "predicted" in outputs and "label" in dataset.test and "logits" in outputs:
+    if _classifies(outputs, dataset):
         labels = dataset.test["label"][: len(outputs["predicted"])]
         right = int((outputs["predicted"] == labels).sum())
         found = stats.binomtest(right, len(labels)).proportion_ci(
@@ -217,6 +223,8 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
             f"{what} are {dataset.field}s, and {trained.path.name} was trained on "
             f"{trained.dataset.field}s"
         )
+    if dataset.field == "image":
+        dataset = _with_channels(dataset, trained.dataset.input_shape[-1], what, note)
     if dataset.input_shape != trained.dataset.input_shape:
         raise GpuzooError(
             f"{what} have examples of {dataset.input_shape}, and {trained.path.name} "
@@ -237,6 +245,21 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         classes=trained.classes, scale=trained.dataset.scale,
         name=dataset.name or recipe.data,
     )  # fmt: skip
+
+
+def _with_channels(dataset: Dataset, channels: int, what: str, note) -> Dataset:
+    """Return images with one or three channels, converted as by `predict`."""
+    there = dataset.input_shape[-1]
+    if {there, channels} != {1, 3}:
+        return dataset
+    note(f"{what}: converted to " + ("grey" if channels == 1 else "colour"))
+    return dataclasses.replace(
+        dataset,
+        splits={
+            name: {**part, "image": images.with_channels(part["image"], channels)}
+            for name, part in dataset.splits.items()
+        },
+    )
 
 
 def _rescaled(trained: Trained, dataset: Dataset, part: Arrays) -> Arrays:
@@ -267,7 +290,7 @@ def _labels(trained: Trained, what: str, dataset: Dataset, test: dict) -> np.nda
     if unknown:
         raise GpuzooError(
             f"{what}: class {unknown[0]!r} is not a class of {trained.path.name}: "
-            f"{', '.join(trained.classes)[:200]}"
+            f"{', '.join(trained.classes)[:200]}; rename it"
         )
     places = np.array([trained.classes.index(name) for name in dataset.classes])
     return places[test["label"]].astype(np.int32)

@@ -264,6 +264,11 @@ def read_secret(path: str, argument: str) -> bytes:
 
     def check(status: os.stat_result) -> None:
         mode = stat.S_IMODE(status.st_mode)
+        if path.endswith(".pub"):
+            raise GpuzooError(
+                f"{argument} {path!r} is a public key, expected the private one, "
+                f"{path.removesuffix('.pub')}"
+            )
         if os.name == "posix" and mode & 0o177:
             raise GpuzooError(
                 f"{argument} {path!r} has mode {mode:04o}, expected 0600, as other "

@@ -39,7 +39,7 @@ _VERSIONS = ("keras", "numpy", "scipy", "scikit-learn", "pillow")
 def robustness(
     run: str | pathlib.Path,
     *,
-    only: Sequence[str] = PARTS,
+    only: str | Sequence[str] = PARTS,
     examples: int | None = None,
     seed: int = 0,
     epsilons: Sequence[float] = (),
@@ -82,6 +82,7 @@ def robustness(
         GpuzooError: the run cannot be loaded or is not a classifier of images, its data
             have changed, or an argument is out of range.
     """
+    only = (only,) if isinstance(only, str) else only
     _check(only, examples, seed, epsilons, pgd_steps)
     if ood_data_dir and not ood:
         raise GpuzooError("ood_data_dir is for ood, which names no dataset")
@@ -137,7 +138,7 @@ class Subject:
 
 
 def _check(only, examples, seed, epsilons, pgd_steps) -> None:
-    if isinstance(only, str) or not only or not set(only) <= set(PARTS):
+    if not only or not set(only) <= set(PARTS):
         raise GpuzooError(
             f"only must name some of {', '.join(PARTS)}: {only!r}".replace("\n", " ")
         )

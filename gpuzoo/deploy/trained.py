@@ -54,6 +54,10 @@ class Trained:
     dataset: Dataset
     task: "tasks.base.Task"
 
+    def __repr__(self) -> str:
+        data = self.dataset.name
+        return f"<Trained {self.path.name}: {self.recipe.model_name} on {data}>"
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the model's outputs."""
@@ -240,7 +244,8 @@ def load(
             (path.py:function). Review it first if the run is not your own.
         note: called with lines for the user, for example of a differing precision.
         **options: runtime options other than those of the run, such as `device="cpu"`;
-            default: those in use in this process, else those of the run.
+            default: those in use in this process, else those of the run. A process has
+            one set of them: name them with its first load.
 
     Raises:
         GpuzooError: the run has not ended, its files are missing, damaged or changed,
@@ -250,8 +255,9 @@ def load(
     record = read_run(path)
     if record["state"] not in ("finished", "stopped"):
         raise GpuzooError(
-            f"{path} is {record['state']}: it has no trained weights; finish it with: "
-            f"gpuzoo resume {path}"
+            f"{path} has not finished ({record['state']}): it has no trained weights"
+            + f"; finish it with: gpuzoo resume {path}"
+            * (record["state"] != "diverged")
         )
     room = _bytes_of_weights(path) + _SLACK_BYTES
     file = user_files.file_of(record["recipe"]["model"])
