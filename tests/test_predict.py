@@ -358,7 +358,8 @@ def test_dark_on_light_is_not_inverted_silently(classifier, predict, here):
     assert other["predictions"][0]["class"] == row["predictions"][0]["class"]
 
 
-def test_rows_in_a_file(classifier, here, capsys):
+def test_rows_in_a_file(classifier, here, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     np.save("x.npy", gpuzoo.load_data("digits").test["image"][:7])
     assert Predict(classifier, ("x.npy",), out="rows.jsonl", top=1)() == 0
     rows = [json.loads(line) for line in (here / "rows.jsonl").read_text().splitlines()]

@@ -277,9 +277,10 @@ def test_commands_and_exit_codes(signed, run, cli, tmp_path):
     )
     one_line(cli("sign", run, "--key", signed / "eve"), 2, "another signature")
     one_line(cli("sign", tmp_path, "--key", signed / "alice"), 2, "no run.json")
-    one_line(
-        cli("sign", run, "--key", signed / "alice.pub"), 2, "mode 0644, expected 0600"
-    )
+    one_line(cli("sign", run, "--key", signed / "alice.pub"), 2, "is a public key")
+    (tmp_path / "open").write_bytes((signed / "alice").read_bytes())
+    (tmp_path / "open").chmod(0o644)
+    one_line(cli("sign", run, "--key", "open"), 2, "mode 0644, expected 0600")
     program = WITHOUT_LIBRARY
     words = (("sign", run, "--key", "k"), ("encrypt", run, "--out", "e"),
              ("decrypt", run, "--out", "e"), ("new-key", "k"))  # fmt: skip
