@@ -656,6 +656,7 @@ def test_a_full_disk_or_a_signal_leaves_nothing(folder, cli, tmp_path):
     decrypts = "decrypt", "enc", "--out", "out", "--key", "key"
     kills = (
         "import os, signal, sys\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup ignores it
         "from gpuzoo.cli.app import main\n"
         "from gpuzoo.deploy import contents, encryption\n"
         "def kill(*_): os.kill(os.getpid(), getattr(signal, os.environ['KILL']))\n"

@@ -106,7 +106,7 @@ def test_a_few_steps_on_both_backends_stay_close(cli, tmp_path):
         assert np.allclose(one, weights[1][name], atol=2e-4), name
 
 
-OBJECTS = " or ".join([  # of test_model_objects.py
+OBJECTS = " or ".join([  # of these two files
     "begins_with_the_weights", "fresh_draws", "(done_again and True)", "scales",
     "(do_what_keras and Huber)", "OwnLoss", "AUC", "goes_before",
     "(puts_out and softmax-mse)", "(puts_out and binary)", "(parted and sigmoid)",
@@ -119,7 +119,7 @@ def test_model_objects_are_trained_as_on_tensorflow(tmp_path):
     are compiled with, how they end, and a weight without a name."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "-k", OBJECTS,
-         "tests/test_model_objects.py"],
+         "tests/test_model_objects.py", "tests/test_compile_config.py"],
         cwd=ROOT, env={**environment(tmp_path), "KERAS_BACKEND": "jax"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
