@@ -8,7 +8,7 @@ import pytest
 from small import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.engine import backends, batches
+from gpuzoo.engine import backends, evaluation
 from gpuzoo.report import plots
 from gpuzoo.tasks import load
 from gpuzoo.tasks.autoencode import Task, cross_entropy
@@ -134,7 +134,7 @@ def test_codes_are_drawn_anew_at_every_step(dataset, runtime):
 
 def test_evaluation_does_not_depend_on_its_batches(runs, dataset, runtime, monkeypatch):
     whole, _ = trained(runs, VAE, dataset, runtime)
-    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    monkeypatch.setattr(evaluation, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
     parts, _ = train(VAE, dataset, runtime)
     for name in ("error", "kl"):
         assert np.allclose(whole.outputs[name], parts.outputs[name], rtol=1e-4)

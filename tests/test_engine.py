@@ -10,7 +10,14 @@ from small import RECIPE, same, train
 
 import gpuzoo
 from gpuzoo import randomness
-from gpuzoo.engine import backends, batches, checkpoint, initializers, optim, plan
+from gpuzoo.engine import (
+    backends,
+    checkpoint,
+    evaluation,
+    initializers,
+    optim,
+    plan,
+)
 
 # Numbers at three addresses, as they were when the streams were first defined.
 RAW = [9929397452073648219, 15761814226355704753]
@@ -229,7 +236,7 @@ def test_warming_up_leaves_nothing(dataset, runtime, monkeypatch):
 def test_evaluation_covers_every_example_once(dataset, runtime, monkeypatch):
     whole, _ = train(RECIPE, dataset, runtime)
     assert whole.outputs["predicted"].shape == (40,)
-    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    monkeypatch.setattr(evaluation, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
     parts, _ = train(RECIPE, dataset, runtime)
     assert parts.outputs["predicted"].shape == (40,)
     assert np.array_equal(whole.outputs["predicted"], parts.outputs["predicted"])

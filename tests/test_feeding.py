@@ -5,7 +5,7 @@ import pytest
 from small import RECIPE, same, train
 
 from gpuzoo.data import cache
-from gpuzoo.engine import backends, batches
+from gpuzoo.engine import backends, batches, evaluation
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_streamed_and_resident_are_one(dataset, runtime, calls, monkeypatch):
     resident, events = train(RECIPE, dataset, runtime)
     assert not [feed for feed in calls if "row/image" in feed]
     example = dataset.train["image"][:1].nbytes + dataset.train["label"][:1].nbytes
-    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
+    monkeypatch.setattr(evaluation, "_PIXELS", 14 * 14 * 7)  # 6 batches, the last 5
     few, _ = train(RECIPE, dataset, runtime)
     calls.clear()
     monkeypatch.setattr(batches, "_CALL_BYTES", 2 * RECIPE.batch_size * example)

@@ -6,7 +6,7 @@ import pytest
 from small import RECIPE, same, train
 
 import gpuzoo
-from gpuzoo.engine import batches, checkpoint
+from gpuzoo.engine import checkpoint, evaluation
 from gpuzoo.report import plots
 from gpuzoo.tasks import load, video_prediction
 
@@ -61,7 +61,7 @@ def test_a_run_learns_repeats_and_resumes(dataset, runtime, tmp_path, monkeypatc
     for name, other in (("error", "forecast"), ("copied", "last")):
         wanted = np.square(shown["next"] - shown[other]).mean(axis=(1, 2, 3))
         assert np.allclose(one.outputs[name], wanted, atol=2e-3)
-    monkeypatch.setattr(batches, "_PIXELS", 14 * 14 * video_prediction.FRAMES * 7)
+    monkeypatch.setattr(evaluation, "_PIXELS", 14 * 14 * video_prediction.FRAMES * 7)
     parts, _ = train(FILM, dataset, runtime)  # in batches of seven: other companions
     assert same(one, parts)
     lines = [{"split": e, **row} for e, row in rows if e in ("train", "test")]
