@@ -30,7 +30,7 @@ class Output:
     def note(self, text: str) -> None:
         """Print a line of progress to stderr."""
         if not self.quiet:
-            print(printable(text), file=sys.stderr, flush=True)
+            print(printable_lines(text), file=sys.stderr, flush=True)
 
     def last_line(self, summary: dict) -> None:
         last_line(summary, self.json)
@@ -69,6 +69,11 @@ def last_line(summary: dict, on_terminal: bool = False) -> int:
 def printable(text: str) -> str:
     """Escape characters that would control the terminal: a file may have any name."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """Do the same, but for the ends of lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def without_1(call):

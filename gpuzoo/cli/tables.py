@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gpuzoo.cli.parsing import printable
+from gpuzoo.cli.parsing import printable, printable_lines
 
 
 def width() -> int:
@@ -22,7 +22,7 @@ def table(*heads: str, right=(), whole=(), **options) -> Table:
     made = Table(box=None, padding=(0, gap, 0, 0), pad_edge=False, **options)
     for head in heads:
         made.add_column(
-            Text("\n".join(map(printable, head.split("\n")))),
+            Text(printable_lines(head)),
             justify="right" if head in right else "left",
             overflow="fold",
             no_wrap=head in whole,
@@ -40,6 +40,6 @@ def show(*things) -> None:
     console = Console(width=width(), highlight=False, markup=False, emoji=False)
     with console.capture() as captured:
         for thing in things:
-            console.print(printable(thing) if isinstance(thing, str) else thing)
+            console.print(printable_lines(thing) if isinstance(thing, str) else thing)
     for line in captured.get().splitlines():
         print(line.rstrip())
