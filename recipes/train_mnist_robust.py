@@ -7,7 +7,7 @@
 The network is that of recipes/train_mnist.py. Each step trains on images that are
 attacked first, by up to 0.3 of the range of a pixel (gpuzoo/tasks/classify_robust.py).
 The settings were chosen on 10,000 of the training images. What it costs: some accuracy
-on unchanged images, and two to three times the time for each step.
+on unchanged images, and a second gradient in each step.
 """
 
 from gpuzoo import Recipe
