@@ -86,6 +86,7 @@ def test_the_record_says_what_the_files_are(home, exported):
         found = entry["parity"]
         assert found["examples"] == 40 and found["latency_us"]["batch_1"] > 0
         assert found["compared_with"] == "run"
+        assert found["bounds"] == {"max_difference": 1e-3, "max_changed": 0.02}
         assert found["largest_difference"] < 1e-5 and found["changed_from_float32"] == 0
         assert found["metric"]["artefact"] == pytest.approx(
             run["metrics"]["test_accuracy"], abs=0.026
@@ -140,6 +141,7 @@ def test_int8(home, exported):
     plain = json.loads((exported[0] / "export.json").read_text())["formats"]
     for name, entry in done.json["formats"].items():
         assert entry["quantized"] == "int8"
+        assert entry["parity"]["bounds"] == {"max_loss": 1.0}
         assert entry["sha256"] != plain[name]["sha256"]
         assert entry["parity"]["largest_difference"] > 1e-5  # it is no float32
         metric = entry["parity"]["metric"]

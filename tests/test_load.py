@@ -18,6 +18,8 @@ import gpuzoo
 from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.data import images
 from gpuzoo.deploy import evaluate as evaluation
+from gpuzoo.deploy import signing
+from gpuzoo.deploy.serve.export import folder_of
 from gpuzoo.runs.record import read_run, seal
 
 PROGRAM = ROOT / "tests" / "programs" / "predicts.py"
@@ -137,8 +139,31 @@ def test_weights_that_are_not_those_of_the_run(copy, damage):
         os.mkfifo(file)
     elif damage != "missing":
         file.write_bytes(content)
-    with pytest.raises(gpuzoo.GpuzooError, match="weights"):
+    with pytest.raises(gpuzoo.GpuzooError, match="weights.*; restore it from a copy"):
         gpuzoo.load(copy)
+
+
+def test_a_path_without_a_run_names_the_runs_near_it(copy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/mnist-001", "runs/tones-002", "other"):
+        shutil.copytree(copy, name)
+    os.mkdir("runs/empty")
+    near = {
+        "runs/mnist-01": "there is no such folder; nearest: runs/mnist-001, ",
+        "rums/mnist-001": "there is no such folder; nearest: runs/mnist-001, ",
+        "runs": "it has no run.json; nearest: runs/",
+        "runs/empty": "it has no run.json; nearest: runs/",
+        "othr": "there is no such folder; nearest: other, ",
+        "other/run.json": "it is a file; name other",
+    }
+    for path, text in near.items():
+        with pytest.raises(gpuzoo.GpuzooError) as caught:
+            gpuzoo.load(path)
+        assert f"{path} is not a run folder: {text}" in str(caught.value)
+    with pytest.raises(gpuzoo.GpuzooError, match="other2 is not .* nearest: other, "):
+        signing._open(pathlib.Path("other2"))
+    with pytest.raises(gpuzoo.GpuzooError, match="neither a run folder nor .* other, "):
+        folder_of("othr")
 
 
 def test_a_model_larger_than_its_weights_is_not_allocated(copy):

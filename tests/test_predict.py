@@ -234,7 +234,7 @@ def test_unreadable_files_are_named_and_the_others_predicted(classifier, predict
         assert re.search(reason, failed[name]), (name, failed[name])
     assert rows[1]["changes"] == ["resized from 90x60 to 28x28", "converted to grey"]
     assert "good.png: resized from 90x60 to 28x28" in notes
-    assert "1 files are ignored by suffix: .txt" in notes
+    assert "1 file is ignored by suffix: .txt" in notes
     assert r"no\x1b[31m\n.png: cannot be read" in notes and "\x1b" not in notes
     (here / "in/deep").symlink_to("../away")
     with pytest.raises(gpuzoo.GpuzooError, match="deep is a link to a folder"):
@@ -369,7 +369,7 @@ def test_rows_in_a_file(classifier, here, capsys, monkeypatch):
     capsys.readouterr()
     assert Predict(classifier, ("x.npy",), top=2)() == 0
     head, *lines, last = capsys.readouterr().out.splitlines()
-    assert head.split() == ["file", "1", "2"] and len(lines) == 7
+    assert head.split() == ["file", "most", "probable", "2nd"] and len(lines) == 7
     assert re.match(r"x.npy \[0\]  +\d  \d+\.\d%  \d  \d+\.\d%", lines[0])
 
 
@@ -396,6 +396,15 @@ def test_a_forecast_in_the_units_of_the_file(runs, predict, here, monkeypatch):
     wanted = trained.unscale(trained.predict(values[-64:, None])["forecast"][0])
     code, rows, last, notes = predict(run, "s.csv", "s.npy", out="out")
     assert code == 0 and len(rows) == 2
+    PIL.Image.new("L", (9, 9)).save("photo.csv", "png")
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="photo.csv: .*image file; the model ta"
+    ):
+        predict(run, "photo.csv")
+    (here / "bmi.csv").write_text(
+        "BMI\n" + "".join(f"{v!r}\n" for v in values.tolist())
+    )
+    assert predict(run, "bmi.csv")[1][0]["forecast"] == wanted.tolist()
     for row in rows:
         assert row["forecast"] == wanted.tolist() and len(wanted) == 16
     assert "column 'v'" in notes and "the last 64 of 200 values" in notes

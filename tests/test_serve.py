@@ -24,7 +24,9 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import ROOT, environment, skip_without
+from small import two_classes
 
+import gpuzoo
 from gpuzoo.cli.serve import Serve
 from gpuzoo.data.images import read_image
 from gpuzoo.deploy.serve import export, inputs, sandbox, server
@@ -39,6 +41,17 @@ for name in ("starlette", "uvicorn", "onnxruntime", "onnx"):
 
 TOKEN = "a-token-of-the-tests-0123456789"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+OWN = """
+import keras
+import gpuzoo
+
+@gpuzoo.register(task="classify", reference="none")
+def net(*, input_shape: tuple[int, ...] = (14, 14, 1), num_classes: int = 2):
+    x = keras.Input(input_shape)
+    return keras.Model(x, keras.layers.Dense(num_classes)(keras.layers.Flatten()(x)))
+"""
 
 
 def write_artefact(folder, *, classes=tuple("0123456789"), channels=1, side=28, seed=0):
@@ -340,13 +353,20 @@ def test_damaged_images_are_refused(service):
     for body in bodies:
         status, text = service.error(body=body, kind="image/png")
         assert status == 400 and str(ROOT) not in text, body[:20]
-    assert service.error(body=good, kind="image/jpeg")[0] == 400
+    found = service.error(body=good, kind="image/jpeg")
+    assert found[0] == 400 and "send it with Content-Type: image/png" in found[1]
 
 
 def test_other_requests_are_refused(service):
     good = {"inputs": images(1).tolist()}
-    for kind in ("text/plain", "multipart/form-data; boundary=x", "image/gif", ""):
-        assert service.error(body=good, kind=kind)[0] == 415
+    for kind, fix in (
+        ("text/plain", "got text/plain; with curl: -H 'Content-Type: image/png'"),
+        ("multipart/form-data; boundary=x", "--data-binary @FILE"),
+        ("image/gif", "save the image as PNG or JPEG"), ("", "got none"),
+    ):  # fmt: skip
+        status, text = service.error(body=good, kind=kind)
+        assert status == 415 and fix in text
+        assert text.startswith("expected Content-Type application/json or image/png or")
     assert service.error(body=good, content_encoding="gzip")[0] == 415
     assert service.ask(body=good, kind="Application/JSON; charset=utf-8")[0] == 200
     assert service.error("/predict")[0] == 405
@@ -883,6 +903,22 @@ def test_a_person_draws_and_sees_the_answer(browser, service, matrix, tmp_path):
         expected(matrix, images(1))[0].argmax()
     )
     assert problems == []
+    # A dark stroke on light paper: said, and exchanged if the person wants it.
+    paper = np.full((56, 56), 230, np.uint8)
+    paper[10:46, 24:30] = 20
+    (tmp_path / "paper.png").write_bytes(png(paper))
+    page.set_input_files("#file", tmp_path / "paper.png")
+    page.wait_for_selector("#hint:not(:empty)")
+    assert "light on dark" in page.locator("#hint").inner_text()
+    with page.expect_response("**/predict") as answer:
+        page.check("#invert")
+    dark = read_image(png(255 - paper), (28, 28), 1).pixels
+    np.testing.assert_allclose(
+        answer.value.json()["predictions"][0]["probabilities"],
+        expected(matrix, dark[None])[0], atol=1e-5,
+    )  # fmt: skip
+    page.wait_for_function("!document.getElementById('hint').textContent")
+    page.uncheck("#invert")
     (tmp_path / "broken.png").write_bytes(b"no image")
     page.set_input_files("#file", tmp_path / "broken.png")
     page.wait_for_selector("#problem:not(:empty)")
@@ -1005,7 +1041,7 @@ def test_an_export_executes_nothing_of_the_current_folder(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     for name in ("typeguard", "tyro", "numpy", "gpuzoo"):
         pathlib.Path(f"{name}.py").write_text("open('executed', 'w')")
-    with pytest.raises(GpuzooError, match=r"run\.json"):
+    with pytest.raises(GpuzooError, match="is not a run folder"):
         export._export(pathlib.Path("-missing"), tmp_path / "to")
     assert not pathlib.Path("executed").exists()
 
@@ -1016,6 +1052,26 @@ def test_a_crash_of_an_export_is_told_by_its_last_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(GpuzooError, match="failed: RuntimeError: a broken library"):
         export._export(tmp_path / "run", tmp_path / "to")
+
+
+def test_a_run_of_a_users_model_is_exported_if_its_code_is_trusted(
+    tmp_path, runtime, monkeypatch
+):
+    """`serve` takes the option that the refusal names."""
+    monkeypatch.setenv("GPUZOO_CACHE", str(tmp_path / "cache"))
+    pytest.importorskip("tf2onnx", reason="needs the extra export")
+    (tmp_path / "own.py").write_text(OWN)
+    np.savez(tmp_path / "tiny.npz", **two_classes())
+    gpuzoo.train(
+        "mnist", model=f"{tmp_path}/own.py:net", data=str(tmp_path / "tiny.npz"),
+        epochs=1, batch_size=16, augment=(), quiet=True, out=str(tmp_path / "run"),
+    )  # fmt: skip
+    served = []
+    monkeypatch.setattr(server, "run", lambda folder, *_: served.append(folder) or {})
+    with pytest.raises(GpuzooError, match="then add --trust-code"):
+        Serve(str(tmp_path / "run"), port=0)()
+    assert Serve(str(tmp_path / "run"), port=0, trust_code=True)() == 0
+    assert (served[0] / "model.onnx").is_file()
 
 
 def test_packages_are_looked_for_before_the_run(tmp_path, monkeypatch):

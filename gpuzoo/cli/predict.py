@@ -217,7 +217,8 @@ class _Session:
                 self.pictures.close()
         self.changes.report()
         if self.out:
-            self.note(f"{self.out}: {self.examples} examples")
+            s = "s" * (self.examples != 1)
+            self.note(f"{self.out}: {self.examples} example{s}")
         self.command.output.last_line({
             "run": self.command.run, "task": self.trained.recipe.task,
             "files": len(self.sources), "examples": self.examples,
@@ -295,13 +296,21 @@ class _Session:
 
 def _print_table(kind: str, rows: list[dict]) -> None:
     from gpuzoo.cli.tables import add_row, show, table
+    from gpuzoo.deploy import predict
 
     several = max(len(row.get("predictions", ())) for row in rows)
     heads = {
-        "classes": [str(place + 1) for place in range(several)],
-        "boxes": ["class", "score", "top", "left", "bottom", "right"],
-        "values": ["step", "forecast"], "images": ["error"], "frames": ["out"],
-    }[kind]  # fmt: skip
+        "classes": [
+            "most probable",
+            "2nd",
+            "3rd",
+            *(f"{n}th" for n in range(4, several + 1)),
+        ][:several],
+        "boxes": ["class", "score", *(f"{side}\n(pixels)" for side in predict.SIDES)],
+        "values": ["step\nahead", "forecast\n(unit of the file)"],
+        "images": ["mean squared error\n(pixels 0 to 1)"],
+        "frames": ["picture of the last and the next frame"],
+    }[kind]
     right = [] if kind in ("classes", "frames") else heads
     made = table("file", *heads, right=right)
     for row in rows:

@@ -98,13 +98,18 @@ def _print(found: dict) -> None:
             cells = [f"{value:.1%}" for value in (*row, sum(row) / len(row))]
             add_row(made, kind, *cells)
         show("", "Accuracy by severity, after ImageNet-C:", made,
-             f"mean corruption accuracy {part['mean_accuracy']:.2%}")  # fmt: skip
+             f"mean corruption accuracy {part['mean_accuracy']:.2%}: the mean of all "
+             "kinds and severities")  # fmt: skip
     if part := found.get("attacks"):
         heads = [f"{epsilon:.4g}" for epsilon in part["epsilons"]]
         made = table("attack", *heads, right=heads)
         for name, text in (("fgsm", "FGSM"), ("pgd", f"PGD-{part['pgd_steps']}")):
             add_row(made, text, *(f"{value:.1%}" for value in part[name]))
-        show("", "Accuracy under attack, by the largest change of a pixel:", made)
+        show(
+            "", "Accuracy under attack, by the largest change of a pixel (of 0 to 1):",
+            made, "FGSM: one step along the sign of the gradient of the loss; PGD-N: N "
+            "smaller ones from a random start",
+        )  # fmt: skip
     if part := found.get("calibration"):
         heads = ("calibration error", "log loss")
         made = table("calibration", *heads, right=heads)
@@ -114,7 +119,12 @@ def _print(found: dict) -> None:
         ):
             one = part[name]
             add_row(made, text, f"{one['ece']:.4f}", f"{one['log_loss']:.4f}")
-        show("", f"{part['bins']} bins; temperature of {part['fitted_on']}:", made)
+        show(
+            "", f"{part['bins']} bins; temperature of {part['fitted_on']}:", made,
+            "calibration error (ECE): mean distance of confidence and accuracy, 0 is "
+            "best; log loss: mean of -log(probability of the true class); the logits "
+            "are divided by the temperature",
+        )  # fmt: skip
     if part := found.get("ood"):
         heads = ("AUROC", "others passed at 95 %")
         made = table(f"other data: {part['data']}", *heads, right=heads)
@@ -122,4 +132,9 @@ def _print(found: dict) -> None:
             one = part[name]
             passed = f"{one['false_positives_at_95']:.1%}"
             add_row(made, name, f"{one['auroc']:.4f}", passed)
-        show("", made)
+        show(
+            "", made, "AUROC: how often an image of the run's data scores above one of "
+            "the other data (0.5: by chance, 1: always); others passed at 95 %: other "
+            "images above the score that 95 % of the run's images reach; confidence: "
+            "largest probability, energy: log of the summed exponentials of the logits",
+        )  # fmt: skip

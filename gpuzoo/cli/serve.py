@@ -45,6 +45,11 @@ class Serve:
     """Seconds for receiving the header of a request, and its body."""
     threads: int = 2
     """Threads that compute predictions."""
+    allow_drift: Flag = False
+    """Export the run although the code of its model has changed."""
+    trust_code: Flag = False
+    """Execute the run's own code to export it, if its model is defined in a user's
+    file."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -64,7 +69,12 @@ class Serve:
                     f"--host {self.host} can be reached from other machines and needs "
                     "a token: --token-file FILE or GPUZOO_SERVE_TOKEN"
                 )
-            folder = export.folder_of(self.run, self.output.note)
+            permitted = {
+                "--allow-drift": self.allow_drift,
+                "--trust-code": self.trust_code,
+            }
+            options = tuple(name for name, on in permitted.items() if on)
+            folder = export.folder_of(self.run, self.output.note, options)
             url = server.url_of(sock)
 
             def started(*_) -> None:

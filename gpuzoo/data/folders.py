@@ -81,17 +81,22 @@ def is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
 
 
-def content_of(file: pathlib.Path) -> str:
-    """Return "image", "sound" or "" by the first bytes of a file."""
-    if file.suffix.lower() in _UNFINISHED or file.suffix.lower() in _FOREIGN:
+def content_of(file: pathlib.Path | bytes) -> str:
+    """Return "image", "sound" or "" by the first bytes of a file, or of its content."""
+    if isinstance(file, bytes):
+        head = file[:16]
+    elif file.suffix.lower() in _UNFINISHED or file.suffix.lower() in _FOREIGN:
         return ""
-    try:
-        with open(open_regular(file), "rb") as opened:  # pipes would block
-            head = opened.read(16)
-    except OSError:
-        return ""
+    else:
+        try:
+            with open(open_regular(file), "rb") as opened:  # pipes would block
+                head = opened.read(16)
+        except OSError:
+            return ""
     if head[:4] == b"RIFF":
         return {b"WAVE": "sound", b"WEBP": "image"}.get(head[8:12], "")
+    if head[:1] < b"\x80" and min(head, default=0) >= ord("\t"):
+        return ""  # text, as a table whose first column is called BMI
     if head[:2] == b"BM" and len(head) < 16:
         return ""
     return next((kind for magic, kind in _MAGIC if head.startswith(magic)), "")

@@ -112,6 +112,7 @@ def export(
         for name in formats:
             note(f"{name}: comparing its predictions")
             parity = _check(name, staging, arrays, made, bounds, record, compared_with)
+            parity["bounds"] = _bounds(bounds, parity, int8)
             entries[name] = {
                 **_files(staging, name), **made["formats"][name],
                 "quantized": "int8" if int8 else None, "parity": parity,
@@ -294,6 +295,16 @@ def _check(
             f"nothing was written: {name} does not run: {error}"
         ) from error
     return {**parity, "tolerance": tolerance, "compared_with": compared_with}
+
+
+def _bounds(bounds: Bounds, parity: dict, int8: bool) -> dict:
+    """Return the bounds that decide whether the export fails; of int8 `max_loss`, in
+    points of accuracy or percent of an error, the tolerance only counts changes."""
+    if int8:
+        return {"max_loss": bounds.max_loss}
+    return {
+        "max_difference": parity["tolerance"], "max_changed": bounds.max_changed,
+    }  # fmt: skip
 
 
 def _files(staging: pathlib.Path, name: str) -> dict:

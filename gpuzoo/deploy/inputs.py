@@ -87,7 +87,8 @@ def find(
             )
         if left := len(inside) - len(mine):
             kinds = sorted({f.suffix.lower() for f in set(inside) - set(mine)})
-            note(f"{word}: {left} files are ignored by suffix: {', '.join(kinds)}")
+            are = "file is" if left == 1 else "files are"
+            note(f"{word}: {left} {are} ignored by suffix: {', '.join(kinds)}")
         found += [Source(str(file), file) for file in mine]
     return found
 
@@ -111,6 +112,7 @@ def read(source: Source, trained: "Trained", invert: bool = False) -> Iterator[E
     """
     try:
         file = _from_stdin() if source.path is None else source.path
+        _check_kind(file, trained.takes)
         is_array = (
             file[:6] == npy.NPY or file[:4] == npy.ZIP
             if isinstance(file, bytes)
@@ -126,6 +128,17 @@ def read(source: Source, trained: "Trained", invert: bool = False) -> Iterator[E
         if source.path and _is_pipe(source.path):
             text = "it is a pipe; use standard input: COMMAND | gpuzoo predict RUN -"
         raise Unreadable(text) from error
+
+
+def _check_kind(file, takes: str) -> None:
+    """Refuse an image for a model of sounds, and so on, by its first bytes: what the
+    decoder of the other kind says of them helps nobody."""
+    kind = folders.content_of(file)
+    wanted = {"image": "image", "audio": "sound", "series": ""}[takes]
+    if kind and kind != wanted:
+        taken = {"image": "images", "audio": "sounds", "series": "a series of numbers"}
+        forms = ", ".join(sorted(_SUFFIXES[takes] | _ARRAYS))
+        raise ValueError(f"{kind} file; the model takes {taken[takes]} ({forms})")
 
 
 def _from_stdin() -> bytes:
@@ -276,7 +289,7 @@ class Changes:
         """Report how often each was done, if more than once."""
         for kind, count in self.counts.items():
             if count > 1:
-                self.note(f"{count} in all: {kind}")
+                self.note(f"{kind}: {count} examples in all")
 
 
 def looks_inverted(example: Example, trained: "Trained") -> bool:

@@ -86,11 +86,11 @@ def _boxes(trained: Trained, example: Example, arrays: dict, top, score) -> dict
         if value >= score:
             sides = (box.astype(np.float64) * scale).round(2).tolist()
             row = {"class": trained.classes[label], "score": float(value)}
-            found.append(row | dict(zip(_SIDES, sides, strict=True)))
+            found.append(row | dict(zip(SIDES, sides, strict=True)))
     return {"boxes": found}
 
 
-_SIDES = ("top", "left", "bottom", "right")
+SIDES = ("top", "left", "bottom", "right")
 
 
 def _values(trained: Trained, example, arrays: dict, top, score) -> dict:
@@ -164,7 +164,7 @@ def _boxes_drawn(trained: Trained, example: Example, row: dict, arrays: dict) ->
     shape = example.shape or (height, width)
     ratio = np.array(2 * [height / shape[0], width / shape[1]]) * scale
     for box in row["boxes"]:
-        top, left, bottom, right = np.array([box[side] for side in _SIDES]) * ratio
+        top, left, bottom, right = np.array([box[side] for side in SIDES]) * ratio
         draw.rectangle((left, top, right, bottom), outline="#c8553d", width=2)
         text = f"{box['class']} {box['score']:.0%}"
         draw.text((left + 3, max(top - 12, 0)), text, fill="#c8553d")

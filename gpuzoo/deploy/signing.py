@@ -11,7 +11,7 @@ import pathlib
 from gpuzoo.deploy import keys
 from gpuzoo.errors import CheckFailed, GpuzooError
 from gpuzoo.files import Folder, expand, open_inside, redact
-from gpuzoo.runs.record import checked, seal
+from gpuzoo.runs.record import checked, no_run, seal
 
 SIGNATURE = "run.json.sig"
 _SIZE = 64
@@ -115,6 +115,8 @@ def check_signature(
 def _open(path: pathlib.Path) -> Folder:
     try:
         return Folder(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise no_run(path) from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise GpuzooError(f"{path} is not a run folder: {why}") from None
@@ -126,9 +128,7 @@ def _read_record(folder: Folder) -> bytes:
         with open(folder.open_file("run.json"), "rb") as file:
             content = file.read(_LARGEST_RECORD + 1)
     except FileNotFoundError:
-        raise GpuzooError(
-            f"{folder.path} is not a run folder: it has no run.json"
-        ) from None
+        raise no_run(folder.path) from None
     except OSError as error:
         raise GpuzooError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(content) > _LARGEST_RECORD:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -16,7 +17,13 @@ from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import LARGEST_JSON, expand, open_inside, read_inside
 from gpuzoo.runs import code
-from gpuzoo.runs.record import architecture_of, options_of, read_run, recipe_of
+from gpuzoo.runs.record import (
+    RESTORE,
+    architecture_of,
+    options_of,
+    read_run,
+    recipe_of,
+)
 from gpuzoo.runtime import configure
 from gpuzoo.runtime.options import Options, Runtime
 from gpuzoo.training import failures
@@ -259,7 +266,7 @@ def load(
             + f"; finish it with: gpuzoo resume {path}"
             * (record["state"] != "diverged")
         )
-    room = _bytes_of_weights(path) + _SLACK_BYTES
+    room = _checked_bytes(path, record["weights_sha256"]) + _SLACK_BYTES
     file = user_files.file_of(record["recipe"]["model"])
     check_trust(path, [record["recipe"]["model"]] if file else [], trust_code, note)
     runtime = _configure(record, options, note)
@@ -302,17 +309,24 @@ def _configure(record: dict, options: dict, note) -> Runtime:
     return runtime
 
 
-def _bytes_of_weights(path: pathlib.Path) -> int:
+def _checked_bytes(path: pathlib.Path, sha256: str) -> int:
+    """Return the size of the weights; a damaged file is named before anything else,
+    as the model is built with no more memory than this."""
     try:
-        descriptor = open_inside(path, WEIGHTS)
+        with open(open_inside(path, WEIGHTS), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
+        why = error.strerror or error
         raise GpuzooError(
-            f"{path / WEIGHTS} cannot be read: {error.strerror or error}"
+            f"{path / WEIGHTS} cannot be read: {why}; {RESTORE}"
         ) from None
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
+    if found != sha256:
+        raise GpuzooError(
+            f"{path / WEIGHTS} has been changed since the run finished (sha256 "
+            f"{found[:16]}, recorded {sha256[:16]}); {RESTORE}"
+        )
+    return size
 
 
 def _without_examples(record: dict) -> Dataset:

@@ -1,10 +1,12 @@
 """The record of a run, run.json: read, validate, seal; folder.py writes it."""
 
+import contextlib
 import dataclasses
 import datetime
 import functools
 import hashlib
 import importlib.resources
+import itertools
 import json
 import pathlib
 import secrets
@@ -12,7 +14,7 @@ import secrets
 from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.errors import GpuzooError
+from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import (
     LARGEST_JSON,
     expand,
@@ -25,6 +27,7 @@ from gpuzoo.runtime.environment import without_values
 from gpuzoo.runtime.options import Options
 
 SCHEMA_VERSION = 2
+RESTORE = "restore it from a copy, or train again with another --out"
 
 
 def private(value):
@@ -83,10 +86,10 @@ def architecture_of(record: dict, path: pathlib.Path, read) -> Architecture | No
     except OSError as error:
         raise GpuzooError(
             f"{file} cannot be read: {error.strerror or error}; without it the model "
-            "of the run cannot be built"
+            f"of the run cannot be built: {RESTORE}"
         ) from None
     if hashlib.sha256(text).hexdigest() != record.get("architecture_sha256"):
-        raise GpuzooError(f"{file} has been changed since the run began")
+        raise GpuzooError(f"{file} has been changed since the run began; {RESTORE}")
     return Architecture(text.decode())
 
 
@@ -107,18 +110,48 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
         check_record(record)
         found = seal(record)
     except (FileNotFoundError, NotADirectoryError):
-        raise GpuzooError(f"{path} is not a run folder: it has no run.json") from None
+        raise no_run(path) from None
     except OSError as error:
         raise GpuzooError(f"{file} cannot be read: {error.strerror or error}") from None
     except RecursionError:
-        raise GpuzooError(f"{file} is damaged: it is nested too deeply") from None
+        raise GpuzooError(
+            f"{file} is damaged: it is nested too deeply; {RESTORE}"
+        ) from None
     except GpuzooError:
         raise
     except ValueError as error:
-        raise GpuzooError(f"{file} is damaged: {error}") from None
+        raise GpuzooError(f"{file} is damaged: {error}; {RESTORE}") from None
     if sealed and record["seal"] != found:
-        raise GpuzooError(f"{file} has been changed since gpuzoo wrote it")
+        raise GpuzooError(f"{file} has been changed since gpuzoo wrote it; {RESTORE}")
     return record
+
+
+def no_run(path: pathlib.Path, what: str = "not a run folder") -> GpuzooError:
+    """Return the error about a path without a run, which names the runs near it."""
+    if path.is_file():
+        why, place = "it is a file", path.parent
+        if (place / "run.json").is_file():
+            return GpuzooError(f"{path} is {what}: {why}; name {place}")
+    elif path.is_dir():
+        why, place = "it has no run.json", path
+    else:
+        why, place = "there is no such folder", path
+        while not place.is_dir():
+            place = place.parent
+    runs = _runs_in(place) or _runs_in(path.parent)
+    near = nearest(str(path), runs) if runs else "name the folder of a training (--out)"
+    return GpuzooError(f"{path} is {what}: {why}; {near}")
+
+
+def _runs_in(place: pathlib.Path) -> list[str]:
+    """Return the run folders in a folder and one level deeper, of the first thousands
+    of entries: a home folder has many."""
+    found: list[str] = []
+    for pattern in ("*/run.json", "*/*/run.json"):
+        with contextlib.suppress(OSError):
+            files = itertools.islice(place.glob(pattern), 1000)
+            found += [str(file.parent) for file in files]
+    return sorted(found)
 
 
 def _check_version(record, file: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ from gpuzoo import tasks
 from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs.folder import TRAIL, RunFolder, redact, write_weights
-from gpuzoo.runs.record import private, recipe_of
+from gpuzoo.runs.record import RESTORE, private, recipe_of
 from gpuzoo.training.failures import NO_ROOM
 
 
@@ -80,10 +80,7 @@ def check_results(folder: RunFolder) -> None:
             fault = "has been changed since the run finished"
             if found == folder.record["files"][name]:
                 continue
-        raise GpuzooError(
-            f"{folder.path / name} {fault}; restore it, or train again with another "
-            "--out"
-        )
+        raise GpuzooError(f"{folder.path / name} {fault}; {RESTORE}")
 
 
 def remove_checkpoints(folder: RunFolder) -> None:

@@ -42,10 +42,9 @@ def make_app(artefact: Artefact, limits: Limits, token: str, local: bool, quiet:
     async def predict(request):
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in pages.kinds(artefact):
-            taken = ", ".join(pages.kinds(artefact))
-            raise Refused(415, f"the content type must be one of: {taken}")
+            raise Refused(415, _expected(artefact, kind))
         if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refused(415, "compressed bodies are not accepted")
+            raise Refused(415, "compressed bodies are not accepted; send it as it is")
         try:
             body = await read_body(request, limits, metrics)
         except ClientDisconnect:
@@ -91,6 +90,17 @@ def make_app(artefact: Artefact, limits: Limits, token: str, local: bool, quiet:
         await response(scope, receive, send)
 
     return Guard(app, limits, metrics, token, local, quiet)
+
+
+def _expected(artefact: Artefact, kind: str) -> str:
+    """Return the error about another content type than those of a model."""
+    taken = pages.kinds(artefact)
+    text = f"expected Content-Type {' or '.join(taken)}, got {kind[:80] or 'none'}"
+    if kind.startswith("multipart/"):
+        return f"{text}; send the file alone as the body (curl --data-binary @FILE)"
+    if kind.startswith("image/") and len(taken) > 1:
+        return f"{text}; save the image as PNG or JPEG"
+    return f"{text}; with curl: -H 'Content-Type: {taken[min(1, len(taken) - 1)]}'"
 
 
 def answer(

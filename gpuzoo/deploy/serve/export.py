@@ -11,15 +11,20 @@ from gpuzoo.deploy.export import GENERATORS
 from gpuzoo.deploy.serve.artefact import DESCRIPTION, content, description
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, root
-from gpuzoo.runs.record import read_run
+from gpuzoo.runs.record import no_run, read_run
 from gpuzoo.workers import how_it_ended
 
 
-def folder_of(path: str, note=lambda text: None) -> pathlib.Path:
+def folder_of(
+    path: str, note=lambda text: None, options: tuple[str, ...] = ()
+) -> pathlib.Path:
     """Return the export folder of a run folder, or the path if it is one.
 
     A run is exported by `gpuzoo export` in a process of its own, into gpuzoo's cache,
     unless an export of the same weights is there or beside the run.
+
+    Args:
+        options: of `gpuzoo export`, such as --trust-code.
 
     Raises:
         GpuzooError: it is neither, or the run cannot be exported.
@@ -28,9 +33,7 @@ def folder_of(path: str, note=lambda text: None) -> pathlib.Path:
     if (folder / DESCRIPTION).is_file():
         return folder
     if not (folder / "run.json").is_file():
-        raise GpuzooError(
-            f"{path} is neither a run folder nor a folder that `gpuzoo export` wrote"
-        )
+        raise no_run(folder, "neither a run folder nor one of gpuzoo export")
     record = read_run(folder)
     if record["state"] not in ("finished", "stopped"):
         raise GpuzooError(
@@ -43,7 +46,7 @@ def folder_of(path: str, note=lambda text: None) -> pathlib.Path:
         return made
     note(f"Exporting {path} to ONNX, checked on the whole test set ...")
     made.parent.mkdir(parents=True, exist_ok=True)
-    _export(folder, made)
+    _export(folder, made, options)
     return made
 
 
@@ -78,8 +81,8 @@ def _holds(folder: pathlib.Path, record: dict) -> bool:
     return same and not about["formats"]["onnx"].get("quantized")
 
 
-def _export(run: pathlib.Path, to: pathlib.Path) -> None:
-    words = ["export", os.path.abspath(run), "--to", "onnx", "--out", str(to)]
+def _export(run: pathlib.Path, to: pathlib.Path, options: tuple[str, ...] = ()) -> None:
+    words = ["export", os.path.abspath(run), "--to", "onnx", "--out", str(to), *options]
     done = subprocess.run(
         # -P: no module is imported from the current folder.
         [sys.executable, "-P", "-m", "gpuzoo", *words], check=False,

@@ -136,7 +136,11 @@ def from_image(body: bytes, kind: str, artefact: Artefact) -> dict[str, np.ndarr
 
     (one,) = artefact.inputs
     if not body.startswith(IMAGE_TYPES[kind]):
-        raise Refused(400, f"the body is not an image of type {kind}")
+        real = [name for name, magic in IMAGE_TYPES.items() if body.startswith(magic)]
+        fix = f"send it with Content-Type: {real[0]}" if real else (
+            "with curl: --data-binary @FILE (-d @FILE leaves bytes out)"
+        )  # fmt: skip
+        raise Refused(400, f"the body is not an image of type {kind}; {fix}")
     try:
         with _one_image:
             pixels = images.read_image(body, one.shape[:2], one.shape[2]).pixels
