@@ -17,6 +17,9 @@ import gpuzoo
 from gpuzoo.runtime import environment as machine
 from gpuzoo.runtime.options import BACKENDS
 
+# Their fixtures are of the session: a service is started once for all modules.
+pytest_plugins = ("serving",)
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A prepared TFDS folder with the real MNIST. Without it those tests are skipped.
 REAL_DATA = os.environ.get("GPUZOO_TEST_DATA")

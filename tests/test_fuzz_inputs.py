@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_predict import fuzz
+from predicting import fuzz
 
 import gpuzoo
 from gpuzoo.deploy.trained import load

@@ -1,86 +1,30 @@
 """`gpuzoo predict`: what is read of files, what is said, what is refused."""
 
-import contextlib
-import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import warnings
-import zipfile
 
 import numpy as np
 import PIL.Image
+import predicting
 import pytest
 import soundfile
 from conftest import ROOT, environment
+from predicting import fuzz, picture, piped
 from scipy.special import softmax
 
 import gpuzoo
 from gpuzoo.cli.parsing import Output
 from gpuzoo.cli.predict import Predict, _print_table
 from gpuzoo.cli.tables import show, table
-from gpuzoo.data import npy
 from gpuzoo.deploy import inputs
 from gpuzoo.report import progress
 
-SMALL = {"fast_dev_run": True, "quiet": True}
-
-
-@pytest.fixture(autouse=True)
-def quick():
-    """Hanging, as before a pipe, is failing."""
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
-    signal.alarm(250)
-    yield
-    signal.alarm(0)
-
-
-@pytest.fixture(scope="module")
-def runs(runtime, tmp_path_factory):
-    """Recipe -> folder of a short run of it."""
-    top = tmp_path_factory.mktemp("runs")
-    made = {}
-
-    def run(recipe: str, **changes) -> str:
-        if recipe not in made:
-            made[recipe] = str(top / recipe)
-            gpuzoo.train(recipe, out=made[recipe], **SMALL, **changes)
-        return made[recipe]
-
-    return run
-
-
-@pytest.fixture
-def classifier(runs):
-    return runs("mnist", data="digits", model="mlp")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch, own_cache):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def predict(capsys):
-    """Call the command in this process: its code, rows, last line and notes."""
-
-    def call(run, *files, **options):
-        code = Predict(run, files, json_lines=True, **options)()
-        said = capsys.readouterr()
-        *rows, last = map(json.loads, said.out.splitlines())
-        return code, rows, last, said.err
-
-    return call
-
-
-def picture(size=(28, 28), mode="L", seed=0, **exif):
-    rng = np.random.default_rng(seed)
-    shape = (*size[::-1], 3) if mode == "RGB" else size[::-1]
-    return PIL.Image.fromarray(rng.integers(0, 255, shape).astype(np.uint8))
+quick, here, runs = predicting.quick, predicting.here, predicting.runs
+predict, classifier = predicting.predict, predicting.classifier
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 # --- one code path with training ----------------------------------------------------
@@ -325,10 +269,6 @@ def test_names_of_classes_do_not_control_the_terminal(capsys):
     assert r"a\x1b.png" in said.out and r"\x1b[31mcat" in said.err
 
 
-def piped(monkeypatch, content: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-
-
 def test_standard_input(classifier, predict, here, monkeypatch):
     picture((50, 40)).save("x.png")
     (
@@ -381,276 +321,6 @@ def test_rows_for_a_file_do_not_go_to_the_bar(capsys, monkeypatch):
         advance()
     said = capsys.readouterr()
     assert said.out == "a row\n" and "files" in said.err
-
-
-# --- other tasks --------------------------------------------------------------------
-
-
-def test_a_forecast_in_the_units_of_the_file(runs, predict, here, monkeypatch):
-    run = runs("forecast", batch_size=16)
-    values = 100 + 3 * np.sin(np.arange(200) / 9)
-    (here / "s.csv").write_text("t,v\n" + "".join(f"{n},{v!r}\n" for n, v in
-                                                enumerate(values.tolist())))  # fmt: skip
-    np.save("s.npy", values)
-    trained = gpuzoo.load(run)
-    wanted = trained.unscale(trained.predict(values[-64:, None])["forecast"][0])
-    code, rows, last, notes = predict(run, "s.csv", "s.npy", out="out")
-    assert code == 0 and len(rows) == 2
-    PIL.Image.new("L", (9, 9)).save("photo.csv", "png")
-    with pytest.raises(
-        gpuzoo.GpuzooError, match="photo.csv: .*image file; the model ta"
-    ):
-        predict(run, "photo.csv")
-    (here / "bmi.csv").write_text(
-        "BMI\n" + "".join(f"{v!r}\n" for v in values.tolist())
-    )
-    assert predict(run, "bmi.csv")[1][0]["forecast"] == wanted.tolist()
-    for row in rows:
-        assert row["forecast"] == wanted.tolist() and len(wanted) == 16
-    assert "column 'v'" in notes and "the last 64 of 200 values" in notes
-    lines = (here / "out" / "00001-s.csv").read_text().splitlines()
-    assert lines[0] == "step,forecast" and lines[1] == f"1,{wanted.tolist()[0]!r}"
-    with PIL.Image.open(here / "out" / rows[1]["out"][1]) as drawn:
-        assert drawn.size[0] > 500
-    piped(monkeypatch, (here / "s.csv").read_bytes())
-    assert predict(run, "-")[1][0]["forecast"] == wanted.tolist()
-    (here / "short.csv").write_text("\n".join(map(str, range(10, 70, 2))))
-    with pytest.raises(
-        gpuzoo.GpuzooError, match="30 values; the model takes the last 64"
-    ):
-        predict(run, "short.csv")
-    with pytest.raises(gpuzoo.GpuzooError, match="out exists"):
-        predict(run, "s.csv", out="out")
-
-
-def test_boxes_are_in_the_pixels_of_the_file(runs, predict, here):
-    run = runs("digit_detection", data="digits", batch_size=8)
-    side = gpuzoo.load(run).input_shape[0]
-    small = picture((side, side))
-    small.save("small.png")
-    small.resize((3 * side, 2 * side), PIL.Image.Resampling.NEAREST).save("large.png")
-    np.save("small.npy", np.asarray(small))
-    _, rows, last, _ = predict(run, "small.png", "small.npy", score=0.0, out="boxes")
-    assert len(rows[0]["boxes"]) == 20 and rows[0]["boxes"] == rows[1]["boxes"]
-    _, (large,), *_ = predict(run, "large.png", score=0.0)
-    assert large["changes"] == [f"resized from {3 * side}x{2 * side} to {side}x{side}"]
-    heights = [box["bottom"] for box in large["boxes"]]
-    assert side < max(heights) <= 2.2 * side
-    assert predict(run, "small.png", score=1.0)[1][0]["boxes"] == []
-    with PIL.Image.open(here / "boxes" / rows[0]["out"][0]) as drawn:
-        colours = np.asarray(drawn).reshape(-1, 3)
-    assert (colours == (0xC8, 0x55, 0x3D)).all(axis=1).any()
-
-
-def test_generated_images(runs, here):
-    run = runs("mnist_conditional_gan", data="digits", batch_size=8)
-    made = []
-    for name, words in (
-        ("a.npy", {"seed": 3}),
-        ("b.npy", {"seed": 3}),
-        ("c.npy", {"seed": 4}),
-        ("d.npy", {"seed": 3, "label": "7"}),
-    ):
-        assert Predict(run, (), samples=5, out=name, **words)() == 0
-        made.append(np.load(name))
-    a, b, c, d = made
-    assert a.shape == (5, 28, 28, 1) and a.dtype == np.uint8
-    assert np.array_equal(a, b) and not np.array_equal(a, c)
-    assert not np.array_equal(a, d)
-    assert Predict(run, (), samples=5, seed=3, out="a.png")() == 0
-    with PIL.Image.open("a.png") as sheet:
-        pixels = np.asarray(sheet)
-    factor = pixels.shape[0] // 30
-    pixels = pixels[::factor, ::factor]
-    assert np.array_equal(pixels[1:29, 31:59], a[1, ..., 0])
-    for words, fault in (
-        ({"label": "x"}, "no class named 'x'"), ({"seed": -1}, "--seed must be in"),
-        ({"out": "a.png"}, "a.png exists"),
-    ):  # fmt: skip
-        with pytest.raises(gpuzoo.GpuzooError, match=fault):
-            Predict(run, (), samples=5, **{"out": "new.png", **words})()
-    with pytest.raises(gpuzoo.GpuzooError, match="takes no files"):
-        Predict(run, ("a.png",))()
-
-
-def test_reconstructions(runs, predict, here):
-    run = runs("mnist_autoencoder", data="digits", batch_size=8)
-    picture().save("x.png")
-    _, (row,), *_ = predict(run, "x.png", out="made")
-    image = np.asarray(picture())
-    again = gpuzoo.load(run).predict(image)["reconstruction"][0]
-    error = np.mean(np.square((image[..., None] - again.astype(float)) / 255))
-    assert row["error"] == pytest.approx(error, rel=1e-12)
-    with PIL.Image.open(here / "made" / row["out"][0]) as drawn:
-        pixels = np.asarray(drawn)
-    factor = pixels.shape[0] // 28
-    assert np.array_equal(pixels[::factor, ::factor][:, :28], image)
-    assert np.array_equal(pixels[::factor, ::factor][:, 28:], again[..., 0])
-
-
-# --- files made to do harm ----------------------------------------------------------
-
-
-def fuzz():
-    import importlib.util
-
-    path = ROOT / "benchmarks" / "repeatability" / "fuzz.py"
-    spec = importlib.util.spec_from_file_location("fuzz", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def reason(path) -> str:
-    """Why predict does not read a file."""
-    takes = "audio" if path.suffix in (".flac", ".wav") else "image"
-    with pytest.raises(inputs.Unreadable) as caught:
-        list(inputs.read(inputs.Source(str(path), path), fuzz().trained(takes)))
-    return str(caught.value)
-
-
-@contextlib.contextmanager
-def little_memory(extra=400_000_000):
-    """Only so many bytes more than now."""
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (now + extra, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def bomb(path, side) -> None:
-    """A valid PNG of so many pixels, all black, in a file of a few kilobytes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        PIL.Image.new("1", (side, side)).save(path)
-
-
-@pytest.mark.parametrize("side", [10_000, 20_000])
-def test_images_of_too_many_pixels(side, here):
-    for name in ("ab/a", "ab/b"):
-        (here / name).mkdir(parents=True)
-        picture().save(here / name / "1.png")
-    bomb(here / "ab/a/x.png", side)
-    assert (here / "ab/a/x.png").stat().st_size < 200_000
-    with little_memory():
-        told = reason(here / "ab/a/x.png")
-        wanted = f"it has {side * side:,} pixels, and at most 89,478,485 are read"
-        assert wanted in told
-        with pytest.raises(gpuzoo.GpuzooError, match=f"a/x.png.*{wanted}"):
-            gpuzoo.load_data("ab/", image_size=28)
-
-
-def test_arrays_that_announce_more_than_they_hold(here, monkeypatch):
-    head = io.BytesIO()
-    shape = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 9, 9)}
-    np.lib.format.write_array_header_1_0(head, shape)
-    (here / "x.npy").write_bytes(head.getvalue() + bytes(100))
-    with zipfile.ZipFile("x.npz", "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("x.npy", head.getvalue() + bytes(100))
-    np.savez_compressed("bomb.npz", x=np.zeros((9_000, 9, 9, 3), np.uint8))
-    assert (here / "bomb.npz").stat().st_size < 1 << 14
-    monkeypatch.setattr(npy, "_MOST_IN_ZIP", 1 << 20)
-    with little_memory():
-        assert "announces 81,000,000,000,000 bytes" in reason(here / "x.npy")
-        assert "at most" in reason(here / "x.npz")
-        assert "and at most 1,048,576 are read" in reason(here / "bomb.npz")
-    with pytest.raises(gpuzoo.GpuzooError, match="too large for memory"):
-        gpuzoo.load_data("x.npz")
-    np.save("evil.npy", np.array([Harm()], object), allow_pickle=True)
-    np.savez("evil.npz", x=np.load("evil.npy", allow_pickle=True))
-    (here / "done").rmdir()  # made by the line above
-    for name in ("evil.npy", "evil.npz"):
-        assert "Python objects" in reason(here / name)
-    assert not (here / "done").exists()
-
-
-class Harm:
-    def __reduce__(self):
-        return os.mkdir, ("done",)
-
-
-@pytest.mark.parametrize("name", ["run.json", "x.png", "x.wav", "x.csv"])
-def test_files_larger_than_any(name, here):
-    """Of which nothing is read: they have no content, only a length."""
-    with open(name, "wb") as file:
-        file.truncate(1 << 36)
-    with little_memory(), pytest.raises(ValueError, match="68,719,476,736 bytes, and"):
-        if name == "run.json":
-            gpuzoo.load(here)
-        takes = {"x.wav": "audio", "x.csv": "series"}.get(name, "image")
-        list(inputs.read(inputs.Source(name, here / name), fuzz().trained(takes)))
-
-
-def test_large_arrays_are_mapped(here, monkeypatch):
-    images = np.random.default_rng(0).integers(0, 255, (20, 9, 9, 3)).astype(np.uint8)
-    np.save("x.npy", images), np.save("f.npy", np.asfortranarray(images))
-    monkeypatch.setattr(npy, "_MAPPED", 100)
-    for name in ("x.npy", "f.npy"):
-        found = npy.read_array(here / name)
-        assert isinstance(found, np.memmap) and np.array_equal(found, images)
-
-
-def test_sounds_that_are_not_what_their_header_says(here):
-    sound = np.random.default_rng(0).normal(0, 0.1, 2_000)
-    for subtype in ("PCM_S8", "PCM_16", "PCM_24"):
-        for rate in (16_000, 12_345):
-            soundfile.write("x.flac", np.stack([sound] * 2, 1), rate, subtype=subtype)
-            list(
-                inputs.read(
-                    inputs.Source("x", here / "x.flac"), fuzz().trained("audio")
-                )
-            )
-    soundfile.write("x.flac", sound[:800], 16_000)
-    whole = (here / "x.flac").read_bytes()
-    for place, value, fault in (
-        (19, 0xFF, "its header says .* its audio 16,000"), (25, 1, "digest"),
-        (30, whole[30] ^ 1, "digest"),
-    ):  # fmt: skip
-        damaged = bytearray(whole)
-        damaged[place] = value
-        (here / "x.flac").write_bytes(damaged)
-        assert re.search(fault, reason(here / "x.flac")), place
-    # Two hours of silence in a small file: only what the model takes is decoded.
-    with soundfile.SoundFile("long.flac", "w", 48_000, 8) as file:
-        for _ in range(120):
-            file.write(np.zeros((480_000, 8), np.int16))
-    with little_memory(200_000_000):
-        (example,) = inputs.read(
-            inputs.Source("long", here / "long.flac"), fuzz().trained("audio")
-        )
-    assert "cut from 1200 s to 0.05 s" in example.changes
-
-
-def test_a_damaged_png_is_refused(here):
-    """Whose pixels Pillow decodes without comparing checksums."""
-    picture((9, 9), "RGB").save("x.png")
-    whole = (here / "x.png").read_bytes()
-    damaged = bytearray(whole[:-17])
-    damaged[100] ^= 1
-    (here / "x.png").write_bytes(damaged)
-    with PIL.Image.open("x.png") as image:
-        image.load()
-    assert reason(here / "x.png")
-
-
-def test_folders_with_pipes_are_trained_without_waiting(here):
-    for name in "ab":
-        (here / "data" / name).mkdir(parents=True)
-        for number in range(6):
-            picture(seed=number + 9 * ord(name)).save(f"data/{name}/{number}.png")
-    os.mkfifo("data/a/pipe")  # without a suffix: known by its first bytes
-    notes = []
-    assert gpuzoo.load_data("data/", note=notes.append).count("train") == 10
-    assert "1 files in data/ are ignored" in notes[0]
-    os.mkfifo("data/a/pipe.png")
-    with pytest.raises(gpuzoo.GpuzooError, match="pipe.png.*not a regular file"):
-        gpuzoo.load_data("data/", note=notes.append)
 
 
 # --- the command line ---------------------------------------------------------------

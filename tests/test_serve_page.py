@@ -1,0 +1,152 @@
+"""`gpuzoo serve`: the page on which a person draws, in a real Chromium."""
+
+import base64
+import shutil
+
+import numpy as np
+import pytest
+import serving
+from serving import (
+    TOKEN,
+    Service,
+    expected,
+    images,
+    png,
+    write_artefact,
+)
+
+from gpuzoo.data.images import read_image
+
+serving.skip_without_extra()
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="needs the extra test")
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield made
+        made.close()
+
+
+def open_page(browser, service):
+    """The page, and what went wrong or elsewhere on it."""
+    page, problems = browser.new_page(), []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "console",
+        lambda message: (
+            problems.append(message.text) if message.type == "error" else None
+        ),
+    )
+    home = f"http://{service.host}:{service.port}/"
+    page.on(
+        "request",
+        lambda one: (
+            None
+            if one.url.startswith((home, "blob:", "data:"))
+            else problems.append(one.url)
+        ),
+    )
+    page.goto(home)
+    return page, problems
+
+
+def draw(page, *points):
+    box = page.locator("#canvas").bounding_box()
+    for number, (x, y) in enumerate(points):
+        page.mouse.move(box["x"] + x, box["y"] + y, steps=4)
+        if not number:
+            page.mouse.down()
+    page.mouse.up()
+
+
+def test_a_person_draws_and_sees_the_answer(browser, service, matrix, tmp_path):
+    page, problems = open_page(browser, service)
+    assert page.title() == "linear" and not page.locator("#label").inner_text()
+    draw(page, (140, 40), (140, 240))
+    page.wait_for_selector("#label:not(:empty)")
+    sent = page.evaluate("centred().toDataURL()").partition(",")[2]
+    pixels = read_image(base64.b64decode(sent), (28, 28), 1).pixels
+    wanted = expected(matrix, pixels[None])[0]
+    assert page.locator("#label").inner_text() == str(wanted.argmax())
+    assert page.locator("#sure").inner_text() == f"{100 * wanted.max():.1f} %"
+    # The drawing is in the middle: 20 of 28 pixels high.
+    light = np.argwhere(pixels[..., 0] > 100)
+    assert light.min(0)[0] in (3, 4, 5) and light.max(0)[0] in (22, 23, 24)
+    assert len(page.locator("#bars progress").all()) == 5
+    page.click("#clear")
+    assert not page.locator("#label").inner_text()
+    # A file, and one that is no image.
+    (tmp_path / "picture.png").write_bytes(png(images(1)[0]))
+    page.set_input_files("#file", tmp_path / "picture.png")
+    page.wait_for_selector("#label:not(:empty)")
+    assert page.locator("#label").inner_text() == str(
+        expected(matrix, images(1))[0].argmax()
+    )
+    assert problems == []
+    # A dark stroke on light paper: said, and exchanged if the person wants it.
+    paper = np.full((56, 56), 230, np.uint8)
+    paper[10:46, 24:30] = 20
+    (tmp_path / "paper.png").write_bytes(png(paper))
+    page.set_input_files("#file", tmp_path / "paper.png")
+    page.wait_for_selector("#hint:not(:empty)")
+    assert "light on dark" in page.locator("#hint").inner_text()
+    with page.expect_response("**/predict") as answer:
+        page.check("#invert")
+    dark = read_image(png(255 - paper), (28, 28), 1).pixels
+    np.testing.assert_allclose(
+        answer.value.json()["predictions"][0]["probabilities"],
+        expected(matrix, dark[None])[0], atol=1e-5,
+    )  # fmt: skip
+    page.wait_for_function("!document.getElementById('hint').textContent")
+    page.uncheck("#invert")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    page.set_input_files("#file", tmp_path / "broken.png")
+    page.wait_for_selector("#problem:not(:empty)")
+    assert "image" in page.locator("#problem").inner_text()
+    assert page.goto(page.url + "docs").ok and "POST /predict" in page.inner_text(
+        "body"
+    )
+    page.close()
+
+
+def test_names_of_classes_are_not_executed(browser, place):
+    names = [
+        "</script><script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "ABOUT",
+        "NONCE",
+        "\u2028",
+    ]
+    write_artefact(place / "hostile", classes=names, side=8)
+    (place / "hostile-log").mkdir()
+    service = Service(place / "hostile", place / "hostile-log", "--rate", "0")
+    try:
+        page, problems = open_page(browser, service)
+        draw(page, (100, 100), (150, 180))
+        page.wait_for_selector("#label:not(:empty)")
+        assert page.locator("#label").text_content() in names
+        assert set(page.locator("#bars span").all_text_contents()) >= set(names)
+        page.goto(page.url + "docs")
+        assert problems == []
+        page.close()
+    finally:
+        service.stop()
+
+
+def test_the_page_asks_for_the_token(browser, closed):
+    page, _ = open_page(browser, closed)
+    draw(page, (140, 40), (140, 240))
+    page.wait_for_selector("#problem:not(:empty)")
+    assert "token" in page.locator("#problem").inner_text()
+    page.fill("#token", TOKEN)
+    draw(page, (140, 40), (140, 240))
+    page.wait_for_selector("#label:not(:empty)")
+    page.close()
