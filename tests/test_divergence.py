@@ -273,12 +273,12 @@ def test_the_replay_begins_at_the_last_good_state(dataset, runtime):
     [(MemoryError(), "out of memory"), (KeyError("odd"), "KeyError: 'odd'")],
 )
 def test_a_replay_that_fails_hides_nothing(problem, why, dataset, runtime, monkeypatch):
-    from gpuzoo.training import diagnosis
+    from gpuzoo.training import replay
 
     def fails(*_, **__):
         raise problem
 
-    monkeypatch.setattr(diagnosis, "Observer", fails)
+    monkeypatch.setattr(replay, "Observer", fails)
     recipe = RECIPE.override(learning_rate=1e30, optimizer="sgd")
     error, found = diagnosed(recipe, dataset, runtime)
     error.diagnosis = found
@@ -289,12 +289,12 @@ def test_a_replay_that_fails_hides_nothing(problem, why, dataset, runtime, monke
 def test_a_replay_ends_when_it_is_interrupted_or_takes_too_long(
     dataset, runtime, monkeypatch
 ):
-    from gpuzoo.training import diagnosis
+    from gpuzoo.training import replay
 
     recipe = RECIPE.override(learning_rate=1e30, optimizer="sgd")
     _, found = diagnosed(recipe, dataset, runtime, stop=lambda: True)
     assert found["failed"] == "interrupted" and found["cause"] is None
-    monkeypatch.setattr(diagnosis, "SECONDS", 0.0)
+    monkeypatch.setattr(replay, "SECONDS", 0.0)
     _, found = diagnosed(recipe, dataset, runtime)
     assert "took longer than 0 s" in found["text"]
     assert np.isfinite(found["seconds"])

@@ -1,37 +1,22 @@
-"""Say where and why a training diverged: its last steps are replayed and looked at.
+"""Say where and why a training diverged, from a replay of its steps (replay.py)."""
 
-The steps after the last good state are done again, one by one, until a variable or a
-result is not finite. That step is done once more with a look at every operation
-(gpuzoo/engine/nonfinite.py), in the run's precision and in float32.
-"""
-
-import collections
 import contextlib
 import dataclasses
 import re
-import time
 from collections.abc import Callable
 
 import numpy as np
 
 from gpuzoo.catalogue.recipes import list_recipes, load_recipe
 from gpuzoo.catalogue.user_files import file_of
-from gpuzoo.data.dataset import Arrays
 from gpuzoo.engine import model_objects
-from gpuzoo.engine.nonfinite import Look, Observer, Origin
-from gpuzoo.engine.plan import segments
+from gpuzoo.engine.nonfinite import Look, Origin
 from gpuzoo.engine.program import Program
-from gpuzoo.engine.state import variables_of
 from gpuzoo.errors import Diverged, GpuzooError
-from gpuzoo.runtime.keras_state import in_float32
-from gpuzoo.training import build, failures
+from gpuzoo.training import failures
+from gpuzoo.training.replay import Clock, Replay, float32_looks, float32_text, replayed
 from gpuzoo.workers import one_line
 
-SECONDS = 120.0
-"""No part of a diagnosis begins later than this."""
-_ONE_BY_ONE = 8  # of the last steps, at first
-_BEFORE = 3  # steps looked at before the one that went wrong
-_ON = 8  # steps in float32 after it
 _GREW = 10.0
 """Growth of a weight above 1, or of the loss, that no healthy training shows."""
 _HUGE = 1e6
@@ -42,26 +27,6 @@ _EXTREME = 1000.0
 _DOMAIN = re.compile(
     r"log|sqrt|div|reciprocal|pow|inv|acos|asin|atanh|xdivy|lgamma", re.IGNORECASE
 )
-
-
-class _GaveUp(GpuzooError):
-    """The replay cannot go on; the message says why."""
-
-
-@dataclasses.dataclass
-class _Replay:
-    """What the replay in the run's precision has found."""
-
-    step: int
-    """Steps done before the one that went wrong."""
-    before: Arrays
-    """All variables then."""
-    after: Arrays
-    """All variables after it; of a GAN some may have changed and be finite."""
-    losses: list[float]
-    norms: list[float]
-    """Of the gradients of the same steps."""
-    origin: Origin | None
 
 
 def diagnose(
@@ -82,7 +47,7 @@ def diagnose(
         `phase`, `layer`, `operation`, `cause` (data, precision, learning rate, model)
         and `remedy`; None where they are not known, and `failed`, why not, or None.
     """
-    clock = _Clock(stop)
+    clock = Clock(stop)
     found = dict.fromkeys((
         "step", "phase", "layer", "layer_type", "operation", "place", "cause", "remedy",
         "float32", "failed",
@@ -102,176 +67,18 @@ def diagnose(
     return found
 
 
-class _Clock:
-    def __init__(self, stop: Callable[[], bool]):
-        self._begun, self._stop = time.perf_counter(), stop
-
-    def seconds(self) -> float:
-        return time.perf_counter() - self._begun
-
-    def check(self) -> None:
-        if self._stop():
-            raise _GaveUp("interrupted")
-        if self.seconds() > SECONDS:
-            raise _GaveUp(f"the replay took longer than {SECONDS:g} s")
-
-
-def _diagnose(program: Program, error: Diverged, rows, clock: _Clock, found) -> None:
-    replay = _replayed(program, error, clock)
+def _diagnose(program: Program, error: Diverged, rows, clock: Clock, found) -> None:
+    replay = replayed(program, error, clock)
     found["step"] = replay.step + 1
     if replay.origin:
         found |= _where(program, replay.origin)
-    looks, why = _float32_looks(program, replay, clock)
-    found["float32"] = why or _float32_text(looks, replay.step)
+    looks, why = float32_looks(program, replay, clock)
+    found["float32"] = why or float32_text(looks, replay.step)
     facts = _facts(program, replay, rows)
     cause = _cause(program, replay, looks, facts)
     found |= {"cause": cause, "remedy": _remedy(program, cause, replay, facts)}
     found["lines"] = _lines(program, replay, facts, found["float32"])
     found["text"] = _text(replay, found, facts)
-
-
-# --- the replay -----------------------------------------------------------------------
-
-
-def _replayed(program: Program, error: Diverged, clock: _Clock) -> _Replay:
-    """Find the step that went wrong, and look at it."""
-    plan, state = program.plan, program.state
-    if error.step == error.at:
-        # The weights are finite: gradients are skipped, or the evaluation is not.
-        step, values = error.step, error.state
-        if any(values[name] < 1 for name in state.scales):
-            step = min(step, plan.steps - 1)
-            # So small a scale would make gradients zero.
-            values = values | {n: np.ones_like(values[n]) for n in state.scales}
-        return _looked_at(program, [(step, values)], clock)
-    first = max(error.step, error.at - _ONE_BY_ONE)
-    passed = _steps(program, error, first, clock)
-    if passed is None:  # it began earlier
-        passed = _steps(program, error, error.step, clock)
-    if passed is None:
-        raise _GaveUp(
-            f"replayed from step {error.step}, everything is finite up to step "
-            f"{error.at}: the run is not repeatable"
-        )
-    return _looked_at(program, passed, clock)
-
-
-def _steps(program: Program, error: Diverged, first: int, clock: _Clock):
-    """Replay up to step `first`, then one by one until something is not finite; return
-    (step, variables before it) of the last steps, None if that is not seen."""
-    state = program.state
-    state.write(error.state)
-    recipe, most = program.session.recipe, program.most_steps
-    for start, end in segments(program.plan, recipe, error.step, first, most):
-        if start >= first:
-            break
-        clock.check()
-        program.train(start, end)
-    before = state.read(state.all)
-    known = _bad(before) - _bad(error.state)
-    if known:
-        return None
-    kept = collections.deque(maxlen=_BEFORE + 1)
-    for step in range(first, error.at):
-        clock.check()
-        kept.append((step, before))
-        results = program.train(step, step + 1)
-        after = state.read(state.all)
-        if _bad(results) or _bad(after) - _bad(before):
-            return list(kept)
-        before = after
-    return None
-
-
-def _bad(arrays: Arrays) -> set[str]:
-    """Return the names of arrays that are not finite."""
-    return {name for name, array in arrays.items() if not np.isfinite(array).all()}
-
-
-def _looked_at(program: Program, passed: list, clock: _Clock) -> _Replay:
-    """Do the last steps once more with a look at every operation."""
-    step, before = passed[-1]
-    clock.check()
-    whole = step == program.plan.steps
-    observer = Observer(program, evaluation=whole)
-    if whole:
-        return _Replay(
-            step, before, before, [], [], _evaluated(program, observer, clock)
-        )
-    program.state.write(passed[0][1])
-    looks: list[Look] = []
-    for number, _ in passed:
-        clock.check()
-        looks.append(observer.look(number))
-    losses = [one.results.get("loss", np.nan) for one in looks]
-    norms, after = [one.norm for one in looks], program.state.read(program.state.all)
-    return _Replay(step, before, after, losses, norms, looks[-1].origin)
-
-
-def _evaluated(program: Program, observer: Observer, clock: _Clock) -> Origin | None:
-    with program.state.averaged():
-        for look in observer.evaluate():
-            if look.origin:
-                return look.origin
-            clock.check()
-    return None
-
-
-# --- in float32 -----------------------------------------------------------------------
-
-
-def _float32_looks(program: Program, replay: _Replay, clock: _Clock):
-    """Do the step, and some after it, in float32 from the same state; return what was
-    seen, or nothing and why."""
-    if program.session.runtime.precision == "float32":
-        return [], "the run is in float32"
-    if replay.step == program.plan.steps:
-        return [], "only the evaluation is concerned"
-    looks: list[Look] = []
-    try:
-        clock.check()
-        other = _in_float32(program, replay.before)
-        with in_float32():
-            observer = Observer(other)
-            last = min(replay.step + 1 + _ON, program.plan.steps)
-            for step in range(replay.step, last):
-                clock.check()
-                looks.append(observer.look(step))
-                if looks[-1].origin:
-                    break
-    except Exception as problem:
-        if not looks:
-            why = failures.out_of_memory(problem) or one_line(problem)
-            return [], f"float32 was not tried: {why}"
-    return looks, ""
-
-
-def _in_float32(program: Program, values: Arrays) -> Program:
-    """Return the program in float32, with the same values of the variables."""
-    session = program.session
-    described = session.given.architecture
-    if described:
-        described = described.with_policy(session.runtime.precision, "float32")
-    with in_float32():
-        model = build.build_model(session.recipe, session.dataset, described)
-        runtime = dataclasses.replace(session.runtime, precision="float32")
-        changed = dataclasses.replace(session, model=model, runtime=runtime)
-        other = Program(changed, like=program)
-    theirs = {id(v): name for name, v in program.state.all.items()}
-    pairs = list(zip(program.model.weights, model.weights, strict=True))
-    for one, two in zip(program.task.optimizers, other.task.optimizers, strict=True):
-        inner = [variables_of(getattr(o, "inner_optimizer", o)) for o in (one, two)]
-        pairs += zip(*inner, strict=True)
-    for one, two in pairs:
-        two.assign(values[theirs[id(one)]].astype(two.dtype))
-    return other
-
-
-def _float32_text(looks: list[Look], step: int) -> str:
-    last = step + len(looks)
-    if not looks[-1].origin:
-        return f"finite up to step {last}"
-    return f"not finite either, in step {last}"
 
 
 # --- the cause ------------------------------------------------------------------------
@@ -302,7 +109,7 @@ class _Facts:
         return abs(self.losses[-1]) > _GREW * max(abs(self.losses[0]), 1.0)
 
 
-def _facts(program: Program, replay: _Replay, rows: list[dict]) -> _Facts:
+def _facts(program: Program, replay: Replay, rows: list[dict]) -> _Facts:
     weight, largest = _growth(program, replay)
     losses = [row["loss"] for row in rows if row.get("split") == "train"][:1]
     losses += [loss for loss in replay.losses if np.isfinite(loss)]
@@ -319,7 +126,7 @@ def _facts(program: Program, replay: _Replay, rows: list[dict]) -> _Facts:
     )
 
 
-def _growth(program: Program, replay: _Replay) -> tuple[str, tuple[float, float]]:
+def _growth(program: Program, replay: Replay) -> tuple[str, tuple[float, float]]:
     """Return the trained weight that has grown most since the beginning, and its
     largest absolute value then and now."""
     session, state = program.session, program.state
@@ -360,7 +167,7 @@ def _extreme(program: Program, indices: np.ndarray):
     return None
 
 
-def _cause(program: Program, replay: _Replay, looks: list[Look], facts) -> str | None:
+def _cause(program: Program, replay: Replay, looks: list[Look], facts) -> str | None:
     origin = replay.origin
     if origin is None:
         return None
@@ -423,7 +230,7 @@ def _place(program: Program, origin: Origin) -> str:
     return ""
 
 
-def _text(replay: _Replay, found: dict, facts: _Facts) -> str:
+def _text(replay: Replay, found: dict, facts: _Facts) -> str:
     """Return the finding as the rest of the error message."""
     if replay.origin is None:
         return (
@@ -446,7 +253,7 @@ def _text(replay: _Replay, found: dict, facts: _Facts) -> str:
     )
 
 
-def _because(replay: _Replay, found: dict, facts: _Facts) -> str:
+def _because(replay: Replay, found: dict, facts: _Facts) -> str:
     origin = replay.origin
     cause, before, now = found["cause"], *facts.largest
     if cause == "learning rate":
@@ -487,7 +294,7 @@ def _largest_of(dtype: str) -> float:
     return {"float16": 65504.0, "bfloat16": 3.39e38}.get(dtype, 3.403e38)
 
 
-def _remedy(program: Program, cause: str | None, replay: _Replay, facts) -> str:
+def _remedy(program: Program, cause: str | None, replay: Replay, facts) -> str:
     recipe, origin = program.session.recipe, replay.origin
     smaller = f"use --learning-rate {_smaller(recipe):g}"
     if cause == "learning rate":
@@ -522,7 +329,7 @@ def _smaller(recipe) -> float:
     return recipe.learning_rate / 10
 
 
-def _lines(program: Program, replay: _Replay, facts: _Facts, float32: str) -> list[str]:
+def _lines(program: Program, replay: Replay, facts: _Facts, float32: str) -> list[str]:
     """Return the last steps and the growth, for the screen."""
     if not replay.losses:
         return []
