@@ -16,7 +16,8 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
-from gpuzoo.files import expand, redact
+from gpuzoo.files import expand
+from gpuzoo.home import redact
 from gpuzoo.runtime import environment, xla_probe
 from gpuzoo.runtime.environment import is_installed, version_of
 from gpuzoo.runtime.options import BACKENDS

@@ -89,6 +89,12 @@ def under_xla(runtime):
     return dataclasses.replace(runtime, xla=True)
 
 
+def last_line(stdout: str) -> dict | None:
+    """What a command has printed as JSON."""
+    lines = stdout.splitlines()
+    return json.loads(lines[-1]) if lines and lines[-1].startswith("{") else None
+
+
 @pytest.fixture
 def cli(tmp_path):
     """Run the command line in a fresh process, with a home and a cache of its own."""
@@ -105,9 +111,30 @@ def cli(tmp_path):
             env={**environment(tmp_path), **(env or {})}, check=False,
             preexec_fn=limit if file_bytes else None,  # JAX warns of forks
         )  # fmt: skip
-        lines = done.stdout.splitlines()
-        told = lines and lines[-1].startswith("{")
-        done.json = json.loads(lines[-1]) if told else None
+        done.json = last_line(done.stdout)
+        return done
+
+    return run
+
+
+@pytest.fixture
+def cli_here(runtime, tmp_path, monkeypatch, capfd):
+    """Run the command line in this process, which has a runtime, so that only what a
+    fresh process does differently needs `cli`: a start costs as much as a small run."""
+    from gpuzoo.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GPUZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["gpuzoo", *map(str, words)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            app.main(sys.argv[1:])
+        stdout, stderr = capfd.readouterr()
+        done = subprocess.CompletedProcess(words, ended.value.code, stdout, stderr)
+        done.json = last_line(stdout)
         return done
 
     return run

@@ -101,6 +101,16 @@ def net(*layers, units=2, **named):
     return Sequential([Input((14, 14, 1)), *layers, *ends], **named)
 
 
+def backbone():
+    import keras
+    from keras import layers as L
+
+    image = keras.Input((14, 14, 1))
+    x = L.BatchNormalization()(L.Conv2D(4, 3, activation="relu")(image))
+    x = L.BatchNormalization()(L.Conv2D(4, 3)(x))
+    return keras.Model(image, L.GlobalAveragePooling2D()(x))
+
+
 def arrays(model):
     return [np.array(weight) for weight in model.weights]
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from reference import known_digest
 
 import gpuzoo
 from gpuzoo.catalogue import recipes
+from gpuzoo.cli import app
 from gpuzoo.runs.record import read_run
+from gpuzoo.runtime import bootstrap
 
 KEYS = {
     "recipe", "model", "data", "backend", "device", "precision", "xla", "deterministic",
@@ -23,7 +26,6 @@ KEYS = {
 }  # fmt: skip
 FILES = {
     "run.json", "metrics.jsonl", "digests.jsonl", "weights.safetensors", "curves.png",
-    "report.html",
 }  # fmt: skip
 DRAWN = {"samples.png", "samples"}
 PICTURES = {
@@ -46,46 +48,115 @@ def script_of(name: str):
     return named if named.exists() else ROOT / "recipes" / f"train_{name}.py"
 
 
-@pytest.mark.parametrize("name", gpuzoo.list_recipes())
-def test_recipe_runs_both_ways(name, cli, tmp_path):
-    """`gpuzoo train X` and `python recipes/train_X.py` are one program."""
+FRESH = ("mnist", "mnist_gan")
+TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
+# Runs scripts one after the other in one process, which starts TensorFlow once.
+SEVERAL = """
+import contextlib, io, json, runpy, sys
+
+for words in json.loads(sys.argv[1]):
+    sys.argv, stdout = words, io.StringIO()
+    with contextlib.redirect_stdout(stdout):
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as ended:
+            if ended.code:
+                sys.exit(f"{words}: {ended.code}")
+    print(stdout.getvalue().splitlines()[-1])
+"""
+
+
+def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
-    words += [] if name in ("forecast", "tones") else ["--data", "digits"]
-    if name == "distill_cifar10":  # its teacher is a run of the user's
-        assert cli("train", "mnist", *words, "--out", "taught").returncode == 0
-        words += ["--teacher", "taught"]
-    done = [cli(*words, program=(script_of(name),))]
-    if name in ("mnist", "mnist_gan"):
-        done.append(cli("train", name, *words))
-    for one in done:
-        assert one.returncode == 0, one.stderr
-        run = tmp_path / one.json["run_dir"]
-        wanted = FILES | PICTURES.get(name, CLASSIFIED)
-        assert {path.name for path in run.iterdir()} == wanted
-        record = read_run(run)
-        assert record["state"] == "finished" and record["steps"] == 2
-        assert record["weights_sha256"] == one.json["weights_sha256"]
-        assert KEYS - {"test_accuracy"} <= set(one.json)
-        assert bool(record["recipe"]["teacher"]) == name.startswith("distill")
+    return words + ([] if name in ("forecast", "tones") else ["--data", "digits"])
+
+
+def check_recipe(name: str, told: dict, folder: pathlib.Path) -> None:
+    run = folder / told["run_dir"]
+    wanted = FILES | PICTURES.get(name, CLASSIFIED)
+    assert {path.name for path in run.iterdir()} == wanted, name
+    record = read_run(run)
+    assert record["state"] == "finished" and record["steps"] == 2, name
+    assert record["weights_sha256"] == told["weights_sha256"]
+    assert KEYS - {"test_accuracy"} <= set(told), name
+    assert bool(record["recipe"]["teacher"]) == name.startswith("distill")
+    assert record["recipe"]["name"] == name
     runtime, found = record["runtime"], record["weights_sha256"][:16]
     keys = ("first steps of recipes", runtime["precision"], name)
     if known := known_digest(found, runtime["threads"], *keys):
-        assert known == found
-    assert len({one.json["run_dir"] for one in done}) == len(done)
-    assert len({one.json["weights_sha256"] for one in done}) == 1
+        assert known == found, name
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_recipe_runs_both_ways(name, cli, tmp_path):
+    """`gpuzoo train X` and `python recipes/train_X.py` are one program."""
+    script = cli(*words_of(name), program=(script_of(name),))
+    named = cli("train", name, *words_of(name))
+    for done in (script, named):
+        assert done.returncode == 0, done.stderr
+        check_recipe(name, done.json, tmp_path)
+    assert script.json["run_dir"] != named.json["run_dir"]
+    assert script.json["weights_sha256"] == named.json["weights_sha256"]
+
+
+@pytest.mark.parametrize("names", [TOGETHER[part::4] for part in range(4)], ids="abcd")
+def test_every_other_recipe_runs(names, cli, tmp_path):
+    """Its file, as a script."""
+    commands = [[str(script_of(name)), *words_of(name)] for name in names]
+    if "distill_cifar10" in names:  # its teacher is a run of the user's
+        place = names.index("distill_cifar10")
+        commands[place] += ["--teacher", "taught"]
+        teacher = [str(script_of("mnist")), *words_of("mnist"), "--out", "taught"]
+        commands.append(commands[place])
+        names = [*names[:place], "mnist", *names[place + 1 :], "distill_cifar10"]
+        commands[place] = teacher
+    done = cli(
+        json.dumps(commands),
+        program=("-c", SEVERAL),
+        env={"PYTHONHASHSEED": "0"},
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = list(map(json.loads, done.stdout.splitlines()))
+    for name, told in zip(names, rows, strict=True):
+        check_recipe(name, told, tmp_path)
 
 
 @pytest.mark.parametrize("name", gpuzoo.list_recipes())
-def test_help_shows_every_field_and_its_meaning(name, cli):
-    named = cli("train", name, "--help")
-    script = cli("--help", program=(script_of(name),))
-    for done in (named, script):
-        assert done.returncode == 0
+def test_help_shows_every_field_and_its_meaning(name, cli, help_here):
+    if name in FRESH:
+        named = cli("train", name, "--help")
+        script = cli("--help", program=(script_of(name),))
+        assert named.returncode == script.returncode == 0
+        named, script = named.stdout, script.stdout
+    else:
+        named, script = help_here("train", name), help_here(script_of(name))
+    for text in (named, script):
         words = "model-options label-smoothing precision out threads"
         for field in words.split():
-            assert f"--{field}" in done.stdout
-        assert "Fraction of the target spread evenly over all classes" in done.stdout
-    assert named.stdout.splitlines()[2:] == script.stdout.splitlines()[2:]
+            assert f"--{field}" in text
+        assert "Fraction of the target spread evenly over all classes" in text
+    assert named.splitlines()[2:] == script.splitlines()[2:]
+
+
+@pytest.fixture
+def help_here(monkeypatch, capsys):
+    """The help of a verb or of a script, made in this process."""
+    monkeypatch.setattr(bootstrap, "ours", bootstrap.ours)  # to be restored
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def text(*words) -> str:
+        script = words[0] != "train"
+        monkeypatch.setattr(sys, "argv", [*map(str, words), "--help"])
+        with pytest.raises(SystemExit) as ended:
+            if script:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            else:
+                app.main(sys.argv)
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    return text
 
 
 def test_without_network_and_data_the_digits_are_learned(cli, no_network, tmp_path):
@@ -137,7 +208,8 @@ def test_fresh_processes_give_the_same_bits(cli, tmp_path):
 def test_xla_and_determinism_at_once(precision, cli, tmp_path):
     """What stock Keras turns off: both in force, and equal bits in fresh processes."""
     words = ["train", "mnist", "--data", "digits", "--epochs", "1", "--xla", "on",
-             "--precision", precision, "--device", "cpu"]  # fmt: skip
+             "--precision", precision, "--device", "cpu", "--model-options",
+             "filters=(2,4)", "kernel_sizes=(3,3)", "dense=16"]  # fmt: skip
     first, second = cli(*words), cli(*words)
     assert first.returncode == 0, first.stderr
     assert first.json["xla"] is True and first.json["deterministic"] is True
@@ -239,8 +311,7 @@ def test_no_words_print_the_help(cli):
     assert asked.returncode == 0 and asked.stdout == done.stdout
     lines = [line for line in done.stdout.splitlines() if "•" in line]
     assert [line.split()[2] for line in lines] == [
-        "list", "info", "train", "resume", "verify", "report", "diff", "evaluate",
-        "predict", "export",
+        "list", "info", "train", "resume", "verify", "diff", "evaluate", "predict", "export",
         "robustness", "serve", "bench", "compile", "doctor", "new-key", "sign",
         "check-signature", "encrypt", "decrypt",
     ]  # fmt: skip
@@ -310,7 +381,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half(limit, cli, tmp_path):
 
 @pytest.mark.parametrize("where", ["2>&1 | head -1", "2>/dev/full", "2>&-", "| true"])
 def test_a_terminal_that_goes_away_stops_no_run(where, cli, tmp_path):
-    command = f"{sys.executable} -m gpuzoo train mnist --data digits --epochs 2 {where}"
+    words = "train mnist --model mlp --data digits --epochs 2"
+    command = f"{sys.executable} -m gpuzoo {words} {where}"
     subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, check=False
     )

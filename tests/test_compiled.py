@@ -19,17 +19,18 @@ def programs(tmp_path):
 
 
 def test_a_second_process_compiles_nothing_and_ends_with_the_same_bits(cli, tmp_path):
-    first = cli(*BASE, "--out", "first")
+    base = [*BASE, "--model", "mlp", "--model-options", "units=(16,)"]
+    first = cli(*base, "--out", "first")
     assert first.returncode == 0 and SAID not in first.stderr, first.stderr
     kept = {path: path.stat().st_mtime_ns for path in programs(tmp_path)}
     assert kept
-    second = cli(*BASE, "--out", "second")
+    second = cli(*base, "--out", "second")
     assert SAID in second.stderr
     assert {path: path.stat().st_mtime_ns for path in programs(tmp_path)} == kept
     # Compiled anew, and compared.
     verified = cli("verify", "second")
     assert verified.returncode == 0 and SAID not in verified.stderr, verified.stderr
-    other = cli(*BASE, "--out", "other", "--model-options", "dropout=0.1")
+    other = cli(*base, "dropout=0.1", "--out", "other")
     assert SAID not in other.stderr
     # One bit is turned, one file is cut, and a killed process has left half a folder.
     whole = programs(tmp_path)
@@ -47,7 +48,7 @@ def test_a_second_process_compiles_nothing_and_ends_with_the_same_bits(cli, tmp_
         path.touch()
     for path in (left, file, users):
         os.utime(path, (time.time() - 90_000,) * 2)
-    third = cli(*BASE, "--out", "third")
+    third = cli(*base, "--out", "third")
     assert third.returncode == 0 and SAID not in third.stderr, third.stderr
     assert f"Compiled anew: {len(kept)} of the programs" in third.stderr  # of its place
     assert not list((tmp_path / "cache/compiled").glob(".*"))

@@ -1,11 +1,13 @@
 """A student and its teacher."""
 
 import pathlib
+import shutil
 
 import keras
 import numpy as np
 import pytest
-from small import RECIPE, same, train, unreadable
+from small import RECIPE, same, train, two_classes, unreadable
+from test_resume import start
 
 import gpuzoo
 from gpuzoo.engine import checkpoint
@@ -17,13 +19,24 @@ DISTILL = RECIPE.override(
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory) -> pathlib.Path:
+    """A run that knows the two classes of the tests."""
+    folder = tmp_path_factory.mktemp("taught")
+    np.savez(folder / "tiny.npz", **two_classes())
+    process = start(
+        ["train", "mnist", "--data", "tiny.npz", "--epochs", 8, "--batch-size", 16,
+         "--out", "teacher", "--model-options", "dense=16"], folder,
+    )  # fmt: skip
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    return folder / "teacher"
+
+
 @pytest.fixture
-def teacher(cli, npz) -> str:
-    """The folder of a run that knows the two classes of the tests."""
-    done = cli("train", "mnist", "--data", npz, "--epochs", 8, "--batch-size", 16,
-               "--out", "teacher", "--model-options", "dense=16")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return str(npz.parent / "teacher")
+def teacher(taught, tmp_path) -> str:
+    """A copy of its folder."""
+    return str(shutil.copytree(taught, tmp_path / "teacher"))
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
@@ -76,7 +89,7 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
     weights = pathlib.Path(teacher) / "weights.safetensors"
     for name, words in (
         ("", "teacher must be named"),
-        (str(tmp_path), "is not a run folder: it has no run.json; name the folder"),
+        (str(tmp_path), r"is not a run folder: it has no run.json; .*name the folder"),
     ):
         with pytest.raises(gpuzoo.GpuzooError, match=words):
             distill.settle(DISTILL.override(teacher=name))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small import two_classes
 
-from gpuzoo import files
+from gpuzoo.home import redact, unredact, without_home
 from gpuzoo.runs.record import private
 from gpuzoo.runtime import environment
 
@@ -115,10 +115,8 @@ def test_every_name_of_the_home(home, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     theirs = pwd.getpwuid(os.getuid()).pw_dir
     for path in (home, home.resolve(), theirs):
-        assert files.redact(f"{path}/x.npz") == "~/x.npz"
-        assert files.redact(f"both=('{path}/a','{path}/b')") == "both=('~/a','~/b')"
-        assert files.without_home(f"cannot open {path}/x: no") == "cannot open ~/x: no"
-        assert (
-            files.without_home(f"{path}y and /mnt{path}") == f"{path}y and /mnt{path}"
-        )
-    assert files.unredact("~/x.npz") == f"{home}/x.npz"
+        assert redact(f"{path}/x.npz") == "~/x.npz"
+        assert redact(f"both=('{path}/a','{path}/b')") == "both=('~/a','~/b')"
+        assert without_home(f"cannot open {path}/x: no") == "cannot open ~/x: no"
+        assert without_home(f"{path}y and /mnt{path}") == f"{path}y and /mnt{path}"
+    assert unredact("~/x.npz") == f"{home}/x.npz"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from small import two_classes
 from test_resume import start
-from test_verify import edit_record
+from test_verify import edit_record, leave_order_out
 
 import gpuzoo
 from gpuzoo import files
+from gpuzoo.home import redact, unredact
 from gpuzoo.runs import divergence
 from gpuzoo.runs.record import read_run, seal
 
@@ -88,8 +89,8 @@ def place(original, tmp_path):
 )
 def test_the_home_is_left_out_where_a_path_begins_with_it(path, told, monkeypatch):
     monkeypatch.setenv("HOME", "/home/jane")
-    assert files.redact(path) == (told or path)
-    assert files.unredact(files.redact(path)) == path
+    assert redact(path) == (told or path)
+    assert unredact(redact(path)) == path
 
 
 @pytest.mark.parametrize(
@@ -116,10 +117,10 @@ def test_a_relative_path_through_the_home(folder, path, told, tmp_path, monkeypa
     (home / "work").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path / folder)
-    assert files.redact(path) == (told or path)
+    assert redact(path) == (told or path)
     if told:  # and is found again from anywhere
         monkeypatch.chdir("/")
-        assert files.unredact(told) == told.replace("~", str(home))
+        assert unredact(told) == told.replace("~", str(home))
 
 
 def test_a_run_started_beside_the_home(cli, tmp_path):
@@ -146,7 +147,7 @@ def test_without_a_home_nothing_is_left_out(monkeypatch):
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     for path in ("/root/x.npz", "~/x.npz"):
-        assert files.redact(path) == files.unredact(path) == path
+        assert redact(path) == unredact(path) == path
     with pytest.raises(gpuzoo.GpuzooError, match="no home folder for that user"):
         files.expand("~/x.npz")
 
@@ -179,13 +180,15 @@ def test_a_run_whose_paths_have_the_home_in_them(cli, tmp_path):
 # --- doing it again -----------------------------------------------------------------
 
 
-def test_a_run_that_diverges_when_done_again_differs(place, cli):
+def test_a_run_that_diverges_when_done_again_differs(place, cli_here):
+    leave_order_out(place / "run")
+    assert cli_here("verify", "run", "--trust-code").returncode == 0
     (place / "scale.txt").write_text("1e38")
     for words in (["--quick"], ["--steps", "3"], []):
-        done = cli("verify", "run", "--trust-code", *words)
+        done = cli_here("verify", "run", "--trust-code", *words)
         assert done.returncode == 2
         assert done.json["environment"] == ["inputs.scale.txt: input changed"]
-        done = cli("verify", "run", "--trust-code", "--allow-drift", *words)
+        done = cli_here("verify", "run", "--trust-code", "--allow-drift", *words)
         assert done.returncode == 1 and done.json["verdict"] == "differs", done.stderr
         assert done.json["first_difference"]["step"] == 1
         assert done.json["weights"] == {}

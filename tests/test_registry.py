@@ -13,7 +13,7 @@ from conftest import ROOT, environment, needs_tensorflow
 
 import gpuzoo
 from gpuzoo.catalogue import architecture, keras_applications
-from gpuzoo.files import redact
+from gpuzoo.home import redact
 from gpuzoo.weights import weights_bytes
 
 MODELS = gpuzoo.list_models()

@@ -65,10 +65,10 @@ def whole(request, tmp_path_factory):
 
 
 in_both = pytest.mark.parametrize(
-    "whole", [("float32", "60"), ("mixed_float16", "40")], indirect=True
+    "whole", [("float32", "30"), ("mixed_float16", "20")], indirect=True
 )
 # What the file system and the signals do is the same in both.
-in_one = pytest.mark.parametrize("whole", [("float32", "60")], indirect=True)
+in_one = pytest.mark.parametrize("whole", [("float32", "30")], indirect=True)
 
 
 @in_both

@@ -62,25 +62,34 @@ def edit_record(run, **fields):
     path.write_text(json.dumps(record))
 
 
+def leave_order_out(run) -> None:
+    """Take the order of sets out of the record of a run."""
+    runtime = json.loads((run / "run.json").read_text())["runtime"]
+    runtime["variables"].pop("PYTHONHASHSEED", None)
+    edit_record(run, runtime=runtime)
+
+
 def test_an_honest_run_is_identical(run, cli):
     done = cli("verify", run)
     assert done.returncode == 0, done.stderr
     assert done.json["verdict"] == "identical" and done.json["steps"] == 120
-    done = cli("verify", run, "--quick")
-    assert done.returncode == 0 and done.json["steps"] == 20
-    done = cli("verify", run, "--steps", "33")
-    assert done.returncode == 0 and done.json["steps"] == 33
 
 
-def test_one_ulp_in_one_weight_is_named(run, cli):
-    path = run / "weights.safetensors"
+def test_the_first_steps_of_an_honest_run_are_identical(here, cli_here):
+    for words, steps in ((["--quick"], 20), (["--steps", "33"], 33)):
+        done = cli_here("verify", here, *words)
+        assert done.returncode == 0 and done.json["steps"] == steps, done.stderr
+
+
+def test_one_ulp_in_one_weight_is_named(here, cli_here):
+    path = here / "weights.safetensors"
     weights = safetensors.numpy.load_file(path)
     kernel = weights["conv_2/kernel"].reshape(-1)
     kernel[17] = np.nextafter(kernel[17], np.float32(9))
     path.write_bytes(safetensors.numpy.save(weights))
-    plain = cli("verify", run)
-    edit_record(run)
-    forged = cli("verify", run)
+    plain = cli_here("verify", here)
+    edit_record(here)
+    forged = cli_here("verify", here)
     assert plain.returncode == forged.returncode == 1
     assert plain.json["changed_files"] == ["weights.safetensors"]
     assert forged.json["changed_files"] == []
@@ -90,14 +99,14 @@ def test_one_ulp_in_one_weight_is_named(run, cli):
     assert "conv_2/kernel differs by 1 ulp" in forged.stderr
 
 
-def test_one_bit_in_one_loss_is_named_by_its_step(run, cli):
-    rows = divergence.read_digests(run)
+def test_one_bit_in_one_loss_is_named_by_its_step(here, cli_here):
+    rows = divergence.read_digests(here)
     losses = rows[2]["losses"]
     bit = f"{int(losses[8 * 4 : 8 * 4 + 2], 16) ^ 1:02x}"
     rows[2]["losses"] = losses[: 8 * 4] + bit + losses[8 * 4 + 2 :]
-    (run / "digests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    edit_record(run)
-    done = cli("verify", run)
+    (here / "digests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    edit_record(here)
+    done = cli_here("verify", here)
     assert done.returncode == 1
     assert done.json["first_difference"]["step"] == 45
     assert done.json["first_difference"]["what"] == "loss"
@@ -107,37 +116,37 @@ def test_one_bit_in_one_loss_is_named_by_its_step(run, cli):
 @pytest.mark.parametrize(
     "name", ["metrics.jsonl", "digests.jsonl", "curves.png", "confusion.png"]
 )
-def test_a_changed_file_is_named(name, run, cli):
-    path = run / name
+def test_a_changed_file_is_named(name, here, cli_here):
+    path = here / name
     path.write_bytes(path.read_bytes() + b"\n")
-    done = cli("verify", run)
+    done = cli_here("verify", here)
     assert done.returncode == 1 and done.json["changed_files"] == [name]
     assert done.json["causes"][0].endswith(name)
 
 
-def test_a_changed_record_is_named(run, cli):
-    path = run / "run.json"
+def test_a_changed_record_is_named(here, cli_here):
+    path = here / "run.json"
     path.write_text(
         path.read_text().replace('"test_accuracy": 1.0', '"test_accuracy": 0.5')
     )
-    done = cli("verify", run)
+    done = cli_here("verify", here)
     assert done.returncode == 1 and done.json["changed_files"] == ["run.json"]
     path.unlink()
-    done = cli("verify", run)
+    done = cli_here("verify", here)
     assert done.returncode == 2 and "is not a run folder" in done.stderr
 
 
-def test_one_pixel_is_named(run, cli, npz, arrays):
+def test_one_pixel_is_named(here, cli_here, npz, arrays):
     arrays["x_train"][5, 3, 3, 0] ^= 1
     np.savez(npz, **arrays)
-    done = cli("verify", run)
+    done = cli_here("verify", here)
     assert done.returncode == 2 and done.json["verdict"] == "cannot compare"
     assert [field.partition(":")[0] for field in done.json["environment"]] == [
         "data.fingerprint"
     ]
-    again = cli("train", "mnist", "--data", npz, *WORDS, "--out", "other")
+    again = cli_here("train", "mnist", "--data", npz, *WORDS, "--out", "other")
     assert again.returncode == 0
-    found = cli("diff", run, "other").json
+    found = cli_here("diff", here, "other").json
     assert [row[0] for row in found["data"]] == ["data.fingerprint"]
     assert found["verdict"] == "differs" and found["settings"] == []
 
@@ -210,20 +219,18 @@ def test_a_run_that_never_ended_cannot_be_verified(run, cli):
     assert done.returncode == 2 and "gpuzoo resume finishes it" in done.stderr
 
 
-def test_a_stopped_run_is_verified_as_far_as_it_went(cli, npz, tmp_path, monkeypatch):
-    import gpuzoo  # noqa: F401 - the fixtures' process is not the one that runs
+def test_a_stopped_run_is_verified_as_far_as_it_went(cli_here, npz, monkeypatch):
+    from gpuzoo.engine import loop
 
-    script = (
-        "import gpuzoo as t; calls = iter([False] * 3 + [True] * 9);"
-        "from gpuzoo.engine import loop; real = loop.run;"
-        "loop.run = lambda *a, **k: real(*a, **{**k, 'stop': lambda: next(calls)});"
-        f"t.train('mnist', data={str(npz)!r}, epochs=12, batch_size=8, digest_every=20,"
-        " log_every=7, device='cpu', threads=2, out='stopped')"
-    )
-    done = cli(program=("-c", "import gpuzoo as r; r.configure(device='cpu',"
-                        " threads=2);" + script))  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    found = cli("verify", "stopped")
+    calls, real = iter([False] * 3 + [True] * 9), loop.run
+    with monkeypatch.context() as patch:
+        stop = {"stop": lambda: next(calls)}
+        patch.setattr(loop, "run", lambda *a, **k: real(*a, **{**k, **stop}))
+        gpuzoo.train(
+            "mnist", data=str(npz), epochs=12, batch_size=8, digest_every=20,
+            log_every=7, out="stopped",
+        )  # fmt: skip
+    found = cli_here("verify", "stopped")
     assert found.returncode == 0, found.stderr
     assert 0 < found.json["steps"] < 120
 
@@ -236,18 +243,18 @@ def test_ulp_distance():
     assert divergence.ulp_distance(tiny[:1], tiny[1:]) == 2
 
 
-def test_what_follows_from_the_run_is_computed_again(run, cli):
+def test_what_follows_from_the_run_is_computed_again(here, cli_here):
     """A row of an earlier epoch, fields of the record, a note in the weights' file."""
-    rows = divergence.read_metrics(run)
+    rows = divergence.read_metrics(here)
     number = next(i for i, row in enumerate(rows) if row["split"] == "test")
     rows[number]["loss"] += 1e-9
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    (run / "metrics.jsonl").write_text(text)
-    path = run / "weights.safetensors"
+    (here / "metrics.jsonl").write_text(text)
+    path = here / "weights.safetensors"
     weights = safetensors.numpy.load_file(path)
     path.write_bytes(safetensors.numpy.save(weights, metadata={"note": "mine"}))
-    edit_record(run, epochs=11, parameters=7)
-    done = cli("verify", run)
+    edit_record(here, epochs=11, parameters=7)
+    done = cli_here("verify", here)
     assert done.returncode == 1 and done.json["changed_files"] == []
     assert done.json["weights"] == {} and done.json["first_difference"] is None
     (row,) = done.json["rows"]
@@ -325,11 +332,11 @@ def net(*, input_shape: tuple = (14, 14, 1), num_classes: int = 2):
 """
 
 
-def test_a_model_that_draws_at_random_is_named(cli, npz, tmp_path):
+def test_a_model_that_draws_at_random_is_named(cli_here, npz, tmp_path):
     (tmp_path / "own.py").write_text(DRAWS)
     words = ["train", "mnist", "--data", npz, *WORDS, "--model", "own.py:net"]
-    assert cli(*words, "--epochs", "1", "--out", "run").returncode == 0
-    done = cli("verify", "run", "--trust-code")
+    assert cli_here(*words, "--epochs", "1", "--out", "run").returncode == 0
+    done = cli_here("verify", "run", "--trust-code")
     assert done.returncode == 1
     cause = done.json["causes"][0]
     assert "does not return the same model twice: odd differs" in cause
@@ -342,9 +349,7 @@ def test_a_model_that_draws_at_random_is_named(cli, npz, tmp_path):
 @pytest.fixture
 def here(run, runtime, npz, monkeypatch):
     """The run, to be verified in this process, whose order of sets is another."""
-    runtime = json.loads((run / "run.json").read_text())["runtime"]
-    runtime["variables"].pop("PYTHONHASHSEED", None)
-    edit_record(run, runtime=runtime)
+    leave_order_out(run)
     return run
 
 

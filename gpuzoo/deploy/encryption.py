@@ -23,7 +23,8 @@ from collections.abc import Iterable, Iterator
 from gpuzoo.deploy import contents
 from gpuzoo.deploy.keys import Secret, check_installed
 from gpuzoo.errors import CheckFailed, GpuzooError
-from gpuzoo.files import expand, new_file, open_regular, redact
+from gpuzoo.files import expand, new_file, open_regular
+from gpuzoo.home import redact
 
 MAGIC = b"gpuzoo-encrypted"
 CHUNK = 1 << 20

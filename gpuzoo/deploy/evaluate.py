@@ -17,7 +17,8 @@ from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.sources import GENERATED, is_folder, load_data
 from gpuzoo.deploy.trained import Trained, load
 from gpuzoo.errors import ExitCode, GpuzooError, remedy_of
-from gpuzoo.files import expand, redact, write_atomically
+from gpuzoo.files import expand, write_atomically
+from gpuzoo.home import redact
 from gpuzoo.runs import drift
 from gpuzoo.runtime.environment import environment
 from gpuzoo.training import failures

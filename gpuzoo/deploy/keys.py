@@ -12,7 +12,8 @@ import unicodedata
 import warnings
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand, new_file, open_regular, redact
+from gpuzoo.files import expand, new_file, open_regular
+from gpuzoo.home import redact
 
 SIGNING, ENCRYPTION = "signing", "encryption"
 _LARGEST = 10_000  # bytes of a key or a passphrase file

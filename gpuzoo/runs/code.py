@@ -20,7 +20,8 @@ from typing import Any
 from gpuzoo.catalogue import imports, user_code, user_reads
 from gpuzoo.catalogue.user_files import file_of
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand, redact, unredact
+from gpuzoo.files import expand
+from gpuzoo.home import redact, unredact
 from gpuzoo.runs.teacher import model_of_teacher
 
 MISSING = "missing"

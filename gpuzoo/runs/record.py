@@ -15,14 +15,8 @@ from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.errors import GpuzooError, nearest
-from gpuzoo.files import (
-    LARGEST_JSON,
-    expand,
-    parse_json,
-    read_inside,
-    unredact,
-    without_home,
-)
+from gpuzoo.files import LARGEST_JSON, expand, parse_json, read_inside
+from gpuzoo.home import unredact, without_home
 from gpuzoo.runtime.environment import without_values
 from gpuzoo.runtime.options import Options
 

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 
-from gpuzoo.files import read_inside, root, without_home, write_atomically
+from gpuzoo.files import read_inside, root, write_atomically
+from gpuzoo.home import without_home
 from gpuzoo.runtime.environment import (
     LOAD_TUNING_FLAG,
     WHOLE_TUNING_FLAG,

@@ -7,7 +7,8 @@ import keras
 from gpuzoo.catalogue.recipe import parse_options
 from gpuzoo.catalogue.registry import build, model_info
 from gpuzoo.errors import GpuzooError
-from gpuzoo.files import expand, read_inside, unredact
+from gpuzoo.files import expand, read_inside
+from gpuzoo.home import unredact
 from gpuzoo.runs import code
 from gpuzoo.runs.record import architecture_of
 from gpuzoo.runs.teacher import SHIPPED, record_of

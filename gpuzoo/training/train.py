@@ -13,10 +13,9 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.catalogue.registry import in_no_file, model_info
 from gpuzoo.errors import Diverged, GpuzooError, nearest
-from gpuzoo.files import redact
+from gpuzoo.home import redact
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
-from gpuzoo.runs.derived import REPORT
 from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
@@ -161,8 +160,6 @@ def resume(
         if recorded["state"] == "finished":
             finish.check_results(folder)
             finish.remove_checkpoints(folder)  # killed before it did
-            if not folder.find(REPORT):
-                finish.write_report(folder, folder.say)
             return finish.summary_of(folder)
         if recorded["state"] == "diverged":
             raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
@@ -293,10 +290,8 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         begun = begun or isinstance(error, Diverged)
         if begun:
             record_failure(job.folder, error)
-            if isinstance(error, Diverged):
-                if program:
-                    _diagnose(job, error, program, interrupts)
-                finish.write_report(job.folder, job.screen.say)
+            if isinstance(error, Diverged) and program:
+                _diagnose(job, error, program, interrupts)
         else:  # nothing to resume: leave the folder as it was
             job.folder.discard()
         raise_readably(job.folder, error, begun=begun)
