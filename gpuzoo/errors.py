@@ -127,6 +127,7 @@ _SAME = {
     "warmup_fraction": "warmup warmup_steps warmup_epochs warmup_ratio "
     "num_warmup_steps pct_start",
     "label_smoothing": "smoothing smooth",
+    "sparsity": "prune pruning sparse final_sparsity target_sparsity amount",
     "augment": "augmentation augmentations transform transforms aug mixup cutmix "
     "random_crop random_flip flip data_augmentation",
     "tta": "test_time_augmentation",
@@ -154,6 +155,8 @@ _SAME = {
     "teacher": "teacher_model",
     "distill_alpha": "alpha kd_alpha distillation_alpha",
     "temperature": "temp",
+    "init": "warm_start init_from finetune_from load_from initial_weights "
+    "pretrained_model_name_or_path",
     "fast_dev_run": "dry_run smoke_test",
 }
 # Why there is no such field -> names of it in other libraries.
@@ -176,6 +179,6 @@ _NONE = {
     "accumulate_grad_batches accumulation_steps",
     "all examples have the same weight": "class_weight sample_weight class_weights",
     "gpuzoo resume RUN continues a run": "resume resume_from_checkpoint ckpt_path "
-    "initial_epoch checkpoint warm_start",
+    "initial_epoch checkpoint",
     "keras/<name> takes weights from a file as a model option": "pretrained weights",
 }

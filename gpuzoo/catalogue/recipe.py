@@ -33,6 +33,7 @@ _RULES = {
     "distill_alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "temperature": ("a positive number", lambda v: 0 < v < math.inf),
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
+    "sparsity": ("in [0, 1)", lambda v: 0 <= v < 1),
     "warmup_fraction": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
     "audio_seconds": ("in 0..30", lambda v: 0 <= v <= 30),
@@ -124,6 +125,10 @@ class Recipe:
     evaluated and saved instead of them; 0: no EMA."""
     label_smoothing: float = 0.0
     """Fraction of the target spread evenly over all classes."""
+    sparsity: float = 0.0
+    """Fraction of the weights of each kernel that are set to zero, those of the
+    smallest magnitude; the fraction rises over the first three quarters of the steps,
+    and the rest is fine-tuned. 0: no pruning."""
     augment: tuple[str, ...] = ()
     """Data augmentation of training images as name:amount, e.g. translate:2 flip."""
 

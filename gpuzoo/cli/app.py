@@ -190,6 +190,11 @@ def _overridden(command, recipe: "Recipe", words: list[str]):
         for field in dataclasses.fields(recipe)
         if any(_names(word, field.name) for word in words)
     }
+    run = getattr(command, "init", None)
+    if run is not None and not {"model", "model_options"} & changes.keys():
+        from gpuzoo.training import initial
+
+        recipe = initial.with_model_of(run, recipe)
     return dataclasses.replace(command, recipe=recipe.override(**changes))
 
 

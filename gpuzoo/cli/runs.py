@@ -30,6 +30,9 @@ class Train:
 
     recipe: tyro.conf.OmitArgPrefixes[Recipe]
     runtime: tyro.conf.OmitArgPrefixes[Options] = Options()
+    init: str | None = None
+    """Run folder whose weights the training starts from; the model is that of the run,
+    unless --model names another with the same weights."""
     out: str | None = None
     """Run folder; default: the next free runs/<recipe>-<data>-<number>."""
     fast_dev_run: Flag = False
@@ -41,7 +44,7 @@ class Train:
 
         with _summary_of_diverged(self.output):
             summary = train(
-                self.recipe, options=self.runtime, out=self.out,
+                self.recipe, init=self.init, options=self.runtime, out=self.out,
                 fast_dev_run=self.fast_dev_run, quiet=self.output.quiet,
             )  # fmt: skip
         self.output.last_line(summary)

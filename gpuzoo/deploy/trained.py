@@ -24,7 +24,7 @@ from gpuzoo.runs.record import (
     read_run,
     recipe_of,
 )
-from gpuzoo.runtime import configure
+from gpuzoo.runtime import configure, keras_state
 from gpuzoo.runtime.options import Options, Runtime
 from gpuzoo.training import failures
 from gpuzoo.training.session import check_trust, set_onednn
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from gpuzoo import tasks
 
 WEIGHTS = "weights.safetensors"
-# Seeds of random layers and other small variables that the file of weights lacks.
-_SLACK_BYTES = 1_000_000
 
 
 @dataclasses.dataclass
@@ -266,7 +264,7 @@ def load(
             + f"; finish it with: gpuzoo resume {path}"
             * (record["state"] != "diverged")
         )
-    room = _checked_bytes(path, record["weights_sha256"]) + _SLACK_BYTES
+    room = _checked_bytes(path, record["weights_sha256"]) + keras_state.SLACK_BYTES
     file = user_files.file_of(record["recipe"]["model"])
     check_trust(path, [record["recipe"]["model"]] if file else [], trust_code, note)
     runtime = _configure(record, options, note)
@@ -347,7 +345,6 @@ def _without_examples(record: dict) -> Dataset:
 
 
 def _build(path, record: dict, recipe, dataset, runtime, room: int, allow_drift: bool):
-    from gpuzoo.runtime.keras_state import at_most
     from gpuzoo.training import build
 
     described = architecture_of(
@@ -357,7 +354,9 @@ def _build(path, record: dict, recipe, dataset, runtime, room: int, allow_drift:
         recorded = record["runtime"]["precision"]
         described = described.with_policy(recorded, runtime.precision)
     make = functools.partial(build.build_for_shape, recipe, dataset, described)
-    with at_most(room, f"the model of {path.name} does not fit its {WEIGHTS}"):
+    with keras_state.at_most(
+        room, f"the model of {path.name} does not fit its {WEIGHTS}"
+    ):
         model, modules, files = code.watched(make, recipe.model)
     if not allow_drift:
         if changed := code.changed_of_model(record, modules, files):

@@ -34,6 +34,8 @@ class Result:
     """The task's outputs of each test example in the last evaluation."""
     weights: Arrays
     """Name -> final value of every weight of the model."""
+    sparsity: dict | None
+    """Zeros in the kernels (`Pruning.measure`), if the recipe prunes them."""
     parameters: int
     seconds: dict[str, float]
     """setup, compile, train, evaluate."""
@@ -101,13 +103,15 @@ def run(
     # --------------------------------------------------------------------------- result
     if good.step != step:
         raise good.diverged(f"a weight is no longer finite at step {step}", step)
+    weights = program.weights()
     return Result(
         state="stopped" if stopped else "finished",
         steps=step,
         epochs=step // plan.steps_per_epoch,
         metrics={f"test_{name}": value for name, value in metrics.items()},
         outputs=outputs,
-        weights=program.weights(),
+        weights=weights,
+        sparsity=program.pruning.measure(weights),
         parameters=program.model.count_params(),
         seconds=clock.rounded(),
         device_bytes=program.backend.peak_device_bytes(),

@@ -1,4 +1,4 @@
-"""Model objects: their initial and trained weights, and their record."""
+"""Model objects and other given weights: initial, trained, and in the record."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ _AS_GIVEN = "as given"
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a model object adds to its recipe."""
+    """What a model object, or the run to start from, adds to a recipe."""
 
     architecture: Architecture | None = None
     """Its layers; None: the recipe names the model."""
@@ -42,6 +42,10 @@ class Given:
     loss: dict | None = None
     """The loss, likewise."""
     findings: tuple[str, ...] = ()
+    init: dict | None = None
+    """The run that the weights are from: `run` (its name), `id`, `weights_sha256`."""
+    most: int | None = None
+    """Bytes that the weights of the model may have, checked as it is built."""
 
     def with_findings(self, findings) -> "Given":
         """Return a copy with additional findings."""
@@ -55,6 +59,7 @@ class Given:
             **({"architecture_sha256": digest} if described else {}),
             "weights": "drawn for the seed" if self.fresh else _AS_GIVEN,
             "initial_weights_sha256": content and hashlib.sha256(content).hexdigest(),
+            **({"init": self.init} if self.init else {}),
             "compiled": {"optimizer": self.optimizer, "loss": self.loss},
             "findings": list(self.findings),
         }
@@ -134,6 +139,7 @@ def recorded(folder: pathlib.Path, record: dict) -> Given:
         compiled.get("optimizer"),
         compiled.get("loss"),
         tuple(record.get("findings", ())),
+        record.get("init"),
     )
 
 
@@ -142,16 +148,32 @@ def begin(model: keras.Model, recipe: Recipe, dataset: Dataset, given: Given) ->
     if given.content is None:
         initializers.initialise(model, recipe.seed)
     else:
-        put_back(model, given.content)
+        put_back(model, given)
     if given.fresh:
         initializers.whiten(model, dataset.train[dataset.field])
 
 
-def put_back(model: keras.Model, content: bytes) -> None:
-    """Set the weights of a model from the content of a file of initial weights."""
-    weights, variables = read(content), by_name(model.weights)
-    if weights.keys() != variables.keys():
-        raise GpuzooError(f"{FILE} holds the weights of another model")
+def put_back(model: keras.Model, given: Given) -> None:
+    """Set the weights of a model from the content of a file of initial weights.
+
+    Raises:
+        GpuzooError: they differ from the model's in a name, a shape or a dtype; names
+            the first.
+    """
+    weights, variables = read(given.content), by_name(model.weights)
+    forms = {n: f"{a.dtype} {a.shape}" for n, a in weights.items()}
+    wanted = {n: f"{v.dtype} {tuple(v.shape)}" for n, v in variables.items()}
+    for name in (*wanted, *forms):
+        here, there = wanted.get(name, "missing"), forms.get(name, "missing")
+        if here != there:
+            where, remedy = FILE, ""
+            if given.init:
+                where = f"init {given.init['run']}"
+                remedy = "; name the model and options of the run"
+            raise GpuzooError(
+                f"{where} holds the weights of another model: {name!r} is {there} "
+                f"there, and {here} in the model{remedy}"
+            )
     assign(model, [weights[name] for name in variables])
 
 
@@ -190,6 +212,9 @@ def line(given: Given, recipe: Recipe) -> str:
     begins = "drawn from the seed"
     if not given.fresh:
         begins = "as given (fresh=True draws them from the seed)"
+    if given.init:
+        begins = f"those of run {given.init['run']}, "
+        begins += f"sha256 {given.init['weights_sha256'][:16]}"
     if given.optimizer:
         how = f"{_text(given.optimizer)}, as compiled"
     else:

@@ -10,6 +10,7 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays
+from gpuzoo.engine import pruning
 from gpuzoo.errors import GpuzooError
 from gpuzoo.tasks import augment
 
@@ -31,6 +32,8 @@ class Plan:
     lasting: tuple[int, ...] = ()
     """Columns of them that belong to the example: the same in every epoch, plus 1/2
     (modulo 1) from epoch to epoch."""
+    prunings: tuple[int, ...] = ()
+    """Numbers of steps after which kernels are pruned."""
 
     @property
     def steps(self) -> int:
@@ -86,8 +89,9 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
         )
     lasting = tuple(augment.alternating(recipe.augment))
     return Plan(
-        examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws, lasting
-    )
+        examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws, lasting,
+        pruning.steps_of(per_epoch * epochs) if recipe.sparsity else (),
+    )  # fmt: skip
 
 
 def segments(
@@ -105,6 +109,7 @@ def segments(
     while step < plan.steps:
         end = min(step + mark - step % mark for mark in marks)
         end = min(end, plan.steps, step + (most or plan.steps))
+        end = min([end, *(one for one in plan.prunings if one > step)])
         if until is not None and step < until:
             end = min(end, until)
         yield step, end

@@ -19,6 +19,7 @@ from gpuzoo.engine import (
 from gpuzoo.engine.backends.determinism import no_draws
 from gpuzoo.engine.evaluation import Evaluation, batch_size
 from gpuzoo.engine.plan import make_plan
+from gpuzoo.engine.pruning import Pruning
 from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
 from gpuzoo.errors import GpuzooError
@@ -61,7 +62,7 @@ class Program:
             nothing is compiled then.
 
     Attributes:
-        session, model, task, plan, backend.
+        session, model, task, plan, backend, pruning.
         state: every variable that a step reads or writes (`gpuzoo.engine.state`).
         clock: seconds by phase: setup, compile, train, evaluate, and the loop's own.
         step_metrics, metrics: names of what a step and an evaluation return.
@@ -98,6 +99,9 @@ class Program:
         ]
         for optimizer, variables in zip(optimizers, kind.groups(model), strict=True):
             optim.build_state(optimizer, variables, given.optimizer)
+        self.pruning = Pruning(
+            recipe, self.plan.prunings, model, optimizers, self.backend
+        )
         self.task = kind(
             model=model, recipe=recipe, dataset=dataset, runtime=self.session.runtime
         )
@@ -160,7 +164,7 @@ class Program:
             counter = feed["step"] * DRAWS_PER_STEP
             generator.assign(backend.seed_state(key, counter))
         batch = self._train_examples.take(feed)
-        with no_draws(self.session.runtime):
+        with no_draws(self.session.runtime), self.pruning.zeros_kept(feed["step"]):
             return self.task.step(batch, feed["draws"], backend)
 
     @property
@@ -176,10 +180,12 @@ class Program:
 
     def train_parts(self, parts: Iterable[tuple[int, int]]) -> Iterator[tuple]:
         """Train one part after another; yield (first, last, metrics) of each. The
-        examples of a part are prepared while the previous one runs."""
+        examples of a part are prepared while the previous one runs. If kernels are to
+        be pruned after a step, a part must end there, as those of `segments` do."""
         for (first, last), feed in batches.ahead(iter(parts), self.feed):
             with self.clock.phase("train"):
                 results = self._train_steps(feed())
+                self.pruning.after(last)
             yield first, last, results
 
     def evaluate(self) -> tuple[Arrays, dict[str, float]]:

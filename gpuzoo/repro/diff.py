@@ -114,7 +114,7 @@ def _rows(differences: list[drift.Difference]) -> list[list]:
 
 
 def _settings(one: dict, other: dict) -> list[list]:
-    begun = ("weights", "initial_weights_sha256", "compiled")
+    begun = ("weights", "initial_weights_sha256", "init", "compiled")
     sides = [
         {**run["recipe"], **run["options"], **{name: run.get(name) for name in begun}}
         for run in (one, other)

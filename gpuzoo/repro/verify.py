@@ -152,6 +152,7 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
         before[f"data/{name}"] = recorded["data"][name]
         here[f"data/{name}"] = data[name]
     before["error"], here["error"] = recorded["error"], None
+    before["sparsity"], here["sparsity"] = recorded.get("sparsity"), result.sparsity
     for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]
         mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]
@@ -184,7 +185,7 @@ def _other_start(recorded: dict, opened) -> list[str]:
 def _of_compile(recorded: dict, opened) -> list[str]:
     """Return the findings on the compile() of a model object: those before the others,
     which the re-run finds again."""
-    if opened.session.given.content is None:
+    if opened.session.given.architecture is None:
         return []
     found = recorded.get("findings", [])
     return found[: max(0, len(found) - len(opened.findings))]

@@ -15,6 +15,10 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.errors import GpuzooError
 
+SLACK_BYTES = 1_000_000
+"""For `at_most`: seeds of random layers and other small variables that a file of
+weights lacks."""
+
 
 @contextlib.contextmanager
 def replaced(owner, **attributes):

@@ -57,6 +57,15 @@ class Task(base.Task):
         codes = self._codes(len(dataset.test["image"]), recipe.seed)
         self.fixed = keras.ops.convert_to_tensor(codes)
 
+    @classmethod
+    def check_recipe(cls, recipe) -> None:
+        super().check_recipe(recipe)
+        if recipe.sparsity:
+            raise GpuzooError(
+                "sparsity cannot be combined with the task adversarial: a pruned "
+                "discriminator would change what the generator learns; leave it out"
+            )
+
     @staticmethod
     def count_draws(recipe, model: keras.Model) -> int:
         """Return the uniform numbers per example of a step: two codes, a place between

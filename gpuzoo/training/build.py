@@ -1,5 +1,6 @@
 """Build the model of a recipe and its data, and record the code that it uses."""
 
+import contextlib
 import functools
 
 import keras
@@ -34,6 +35,7 @@ def build_and_note(
     backend: str,
     note=lambda line: None,
     described: Architecture | None = None,
+    room=None,
 ) -> tuple[keras.Model, dict[str, str], dict[str, str]]:
     """Build the model of a recipe; return also its code and inputs.
 
@@ -41,6 +43,7 @@ def build_and_note(
         backend: tensorflow or jax.
         note: called with lines for the user.
         described: the architecture of a model object.
+        room: a context to build the model in, if its size is limited.
 
     Returns:
         The model; name of a module, or of the file that defines the model -> digest;
@@ -56,7 +59,8 @@ def build_and_note(
         roots.add("gpuzoo.engine.backends.jax")
     modules, inputs = kind.code_and_inputs(recipe, dataset, note)
     make = functools.partial(build_model, recipe, dataset, described)
-    model, own, own_inputs = code.watched(make, recipe.model, roots, note)
+    with room or contextlib.nullcontext():
+        model, own, own_inputs = code.watched(make, recipe.model, roots, note)
     if backend == "jax":
         from gpuzoo.engine.backends.jax import refuse_float64
 

@@ -53,6 +53,7 @@ def finish(job, result) -> None:
         steps=result.steps,
         epochs=result.epochs,
         parameters=result.parameters,
+        **({"sparsity": result.sparsity} if result.sparsity else {}),
         metrics=result.metrics,
         seconds={**result.seconds, "wall": wall},
         peak_memory_bytes=peak_memory_bytes(),
@@ -105,6 +106,7 @@ def summary_of(folder: RunFolder) -> dict:
         "epochs": record["epochs"],
         "steps": record["steps"],
         **{key: round(value, 6) for key, value in record["metrics"].items()},
+        **({"sparsity": record["sparsity"]["total"]} if "sparsity" in record else {}),
         **{
             f"{phase}_seconds": round(record["seconds"][phase], 3)
             for phase in ("compile", "train", "wall")
@@ -147,6 +149,12 @@ def say_end(job, summary: dict) -> None:
         f"{summary['wall_seconds']:.1f} s total, {memory}",
         "bold",
     )
+    if found := job.folder.record.get("sparsity"):
+        zeros, size = map(sum, zip(*found["kernels"].values(), strict=True))
+        screen.say(
+            f"sparsity {found['total']:.1%}: {zeros:,} of {size:,} weights in "
+            f"{len(found['kernels'])} kernels are zero"
+        )
     files = job.folder.record["files"]
     pictures = [n for n in files if n.endswith((".png", ".gif")) and "/" not in n]
     screen.say(

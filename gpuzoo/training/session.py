@@ -44,7 +44,7 @@ def open_session(
 
     Args:
         note: called with lines for the user.
-        given: what a model object adds to its recipe, if the model is one.
+        given: what a model object, or the run to start from, adds to the recipe.
 
     Raises:
         GpuzooError: what is wrong with the recipe, the machine, the data or the model.
@@ -61,6 +61,7 @@ def make_session(
     from gpuzoo.engine import compile_config, model_objects
     from gpuzoo.engine.plan import make_plan
     from gpuzoo.engine.program import Session
+    from gpuzoo.runtime.keras_state import SLACK_BYTES, at_most
     from gpuzoo.tasks import augment
     from gpuzoo.training import build
 
@@ -71,9 +72,13 @@ def make_session(
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
     given = given or model_objects.Given()
+    room = None
+    if given.most is not None:
+        fault = f"init {given.init['run']}: the model does not fit its weights"
+        room = at_most(given.most + SLACK_BYTES, fault)
     with failures.readable(recipe):
         model, modules, inputs = build.build_and_note(
-            recipe, dataset, runtime.backend, note, given.architecture
+            recipe, dataset, runtime.backend, note, given.architecture, room
         )
     if given.architecture:
         architecture.check_precision(model, runtime.precision)
@@ -150,10 +155,10 @@ def findings_of(model, recipe: Recipe, dataset, given) -> tuple[str, ...]:
     from gpuzoo.engine import model_objects, scaling
 
     found = ()
-    if given.content is None:
+    if given.architecture is None:
         found = model_objects.not_used(model, recipe)
-    else:  # the statistics of a Normalization are weights
-        model_objects.put_back(model, given.content)
+    if given.content is not None:  # the statistics of a Normalization are weights
+        model_objects.put_back(model, given)
     return (*found, *scaling.findings(model, dataset))
 
 

@@ -20,7 +20,7 @@ from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
-from gpuzoo.training import autotune
+from gpuzoo.training import autotune, initial
 from gpuzoo.training.failures import NO_ROOM, raise_readably, record_failure
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.session import open_recorded, open_session, own_files
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 def train(
     recipe: "Recipe | str | keras.Model",
     *,
+    init: str | pathlib.Path | None = None,
     out: str | None = None,
     options: Options | None = None,
     fast_dev_run: bool = False,
@@ -51,6 +52,9 @@ def train(
             compiled, its optimizer and loss are used; they must be Keras's own. Fields
             named in `changes` take precedence. The state of an optimizer that has
             trained before is not carried over.
+        init: folder of a finished or stopped run whose weights the training starts
+            from. The model is that of the run, unless `recipe` is a Recipe or `changes`
+            name a model: then the weights must match it by name, shape and dtype.
         out: the run folder; default: the next free runs/<recipe>-<data>-<number>.
         options: runtime options; its fields may also be named. Default: those of
             `gpuzoo.configure`.
@@ -81,10 +85,24 @@ def train(
                 f"train() got a model object and model={changes['model']!r:.60}; leave "
                 "one out"
             )
+        if init is not None:
+            raise GpuzooError(
+                "train() got a model object, which starts from its own weights, and "
+                f"init={str(init)!r}; leave one out"
+            )
         recipe, described = architecture.recipe_for(model)
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe)
+        if init is not None and not {"model", "model_options"} & changes.keys():
+            recipe = initial.with_model_of(init, recipe)
     recipe, options = _resolve(recipe, options, changes)
     model_info(recipe.model)
     brought = None
+    if init is not None:
+        if fresh:
+            raise GpuzooError("train() got fresh=True and init; leave one out")
+        options, brought = initial.given_by(init, recipe, options)
+        described = brought.architecture
     if model is not None:
         from gpuzoo.engine import model_objects
 
@@ -114,6 +132,10 @@ def train(
                 folder.update(**_of_session(session))
                 interrupts.end_if_asked()
                 _say_start(screen, session)
+                changed = () if init is None else initial.changed_code(init, session)
+                for name in changed:
+                    screen.say(f"Note: {name} has changed since {init} was trained.",
+                               "yellow")  # fmt: skip
                 if in_no_file(recipe.model):
                     screen.say(
                         f"Note: model {recipe.model} is defined in this session, "
@@ -336,8 +358,6 @@ def _name(recipe: Recipe) -> str:
 
 def _resolve(recipe, options, changes):
     """Return the recipe and the options, with the changes applied."""
-    if isinstance(recipe, str):
-        recipe = load_recipe(recipe)
     options = options or runtimes.options_in_force() or Options()
     runtime_fields = {field.name for field in dataclasses.fields(options)}
     recipe_fields = {field.name for field in dataclasses.fields(recipe)}
