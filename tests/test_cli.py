@@ -26,6 +26,7 @@ KEYS = {
 }  # fmt: skip
 FILES = {
     "run.json", "metrics.jsonl", "digests.jsonl", "weights.safetensors", "curves.png",
+    "report.html",
 }  # fmt: skip
 DRAWN = {"samples.png", "samples"}
 PICTURES = {
@@ -311,7 +312,8 @@ def test_no_words_print_the_help(cli):
     assert asked.returncode == 0 and asked.stdout == done.stdout
     lines = [line for line in done.stdout.splitlines() if "•" in line]
     assert [line.split()[2] for line in lines] == [
-        "list", "info", "train", "resume", "verify", "diff", "evaluate", "predict", "export",
+        "list", "info", "train", "resume", "verify", "report", "diff", "evaluate",
+        "predict", "export",
         "robustness", "serve", "bench", "compile", "doctor", "new-key", "sign",
         "check-signature", "encrypt", "decrypt",
     ]  # fmt: skip

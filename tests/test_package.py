@@ -163,7 +163,8 @@ def test_the_wheel_holds_every_module_and_no_other_name(tmp_path):
         if not inside.startswith("gpuzoo"):
             inside = f"gpuzoo/{inside}"
         assert inside in names
-    assert {"gpuzoo/py.typed", "gpuzoo/runs/run.schema.json"} <= names
+    pages = {f"gpuzoo/report/{name}.html" for name in ("base", "parts", "run")}
+    assert {"gpuzoo/py.typed", "gpuzoo/runs/run.schema.json", *pages} <= names
 
 
 def test_a_folder_called_gpuzoo_does_not_hide_an_editable_install(tmp_path):

@@ -14,7 +14,9 @@ from test_resume import start
 
 from gpuzoo.deploy import keys, signing
 from gpuzoo.errors import CheckFailed, GpuzooError
-from gpuzoo.runs.record import seal
+from gpuzoo.report import page
+from gpuzoo.runs import derived
+from gpuzoo.runs.record import read_run, seal
 
 WORDS = [
     "train", "mnist", "--data", "digits", "--model", "mlp", "--model-options",
@@ -56,6 +58,7 @@ def sign_again(run, signed, **fields) -> None:
     """Change the record, renew digests and seal, and sign it as alice would."""
     path = run / "run.json"
     record = json.loads(path.read_text())
+    (run / "report.html").unlink(missing_ok=True)  # it follows from the record
     files = sorted(p for p in run.rglob("*") if p.is_file())
     record["files"] = {
         file.relative_to(run).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
@@ -436,3 +439,34 @@ def test_a_key_of_openssl_with_a_passphrase(signed, run, tmp_path):
     assert check(run, signed)
     with pytest.raises(GpuzooError, match="has no passphrase"):
         signing.sign(run, str(signed / "alice"), str(tmp_path / "word"))
+
+
+def test_the_report_of_a_signed_run_is_that_of_its_record(signed, run):
+    """A page that says something else is refused, though it holds its own digest."""
+    record = read_run(run)
+    report = run / "report.html"
+    honest, end = report.read_bytes(), b"<!-- gpuzoo: report of run"
+    body = honest[: honest.rindex(end)]
+    forged = derived.stamp(
+        body.replace(b"test accuracy", b"best accuracy"), record["id"]
+    )
+    assert forged != honest and derived.is_own(report.name, forged, record["id"])
+    report.write_bytes(forged)
+    with pytest.raises(
+        CheckFailed, match=r"report\.html is not of this record; gpuzoo"
+    ):
+        check(run, signed)
+    assert check(run, signed, allow_unsigned=True)["unsigned"] == ["report.html"]
+    page.report(run)
+    assert report.read_bytes() == honest and check(run, signed)["unsigned"] == []
+    # A verdict, which nobody has signed, and the page that shows it.
+    found = {"verdict": "identical", "steps": record["steps"], "first_difference": None,
+             "causes": [], "changed_files": [], "rows": [], "figures": []}  # fmt: skip
+    (run / "verify.json").write_bytes(derived.verdict_file(found, record, "1"))
+    with pytest.raises(CheckFailed, match=r"report\.html is not of this record"):
+        check(run, signed)
+    page.report(run)
+    assert check(run, signed)["unsigned"] == ["verify.json"]
+    flip(run / "verify.json", 5)
+    with pytest.raises(CheckFailed, match=r"verify\.json is not of this record"):
+        check(run, signed)

@@ -127,6 +127,29 @@ class Verify:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write report.html of a run again: result, curves, pictures, the last verify, the
+    whole record. The page loads nothing from elsewhere.
+    """
+
+    run: Word
+    """The run folder."""
+    out: str | None = None
+    """Write the page into this new file instead, for a run folder that cannot be
+    written."""
+    output: Common = Output()
+
+    def __call__(self) -> int:
+        from gpuzoo.home import redact, without_home
+        from gpuzoo.report import page
+
+        goal = page.report(self.run, self.out, self.output.note)
+        self.output.note(f"report: {without_home(str(goal))}")
+        self.output.last_line({"report": redact(str(goal))})
+        return ExitCode.DONE
+
+
+@dataclasses.dataclass(frozen=True)
 class Diff:
     """Show where two runs diverge: settings, environment, data, the first step.
 

@@ -4,14 +4,16 @@
 digest of every file of the run.
 """
 
+import functools
 import hashlib
 import os
 import pathlib
 
 from gpuzoo.deploy import keys
 from gpuzoo.errors import CheckFailed, GpuzooError
-from gpuzoo.files import Folder, expand, open_inside
+from gpuzoo.files import Folder, expand, open_inside, read_inside
 from gpuzoo.home import redact
+from gpuzoo.runs import derived
 from gpuzoo.runs.record import checked, no_run, seal
 
 SIGNATURE = "run.json.sig"
@@ -172,15 +174,41 @@ def _check_content(
         if fault := _fault(path, name, sha256):
             faults.append(f"{name} {fault}")
     unsigned = sorted(_names(path) - {*record["files"], "run.json", SIGNATURE})
+    wrong = {name: _unlisted_fault(path, name, record, faults) for name in unsigned}
     faults += [
-        f"{name} is not in the record of the run"
+        f"{name} {wrong[name]}"
         for name in unsigned
-        if not allow_unsigned or _is_read(name)
+        if wrong[name] and (not allow_unsigned or _is_read(name))
     ]
+    if not wrong.get(derived.REPORT):  # it follows from what is signed
+        unsigned = [name for name in unsigned if name != derived.REPORT]
     if faults:
         more = f"; and {len(faults) - 3} more" * (len(faults) > 3)
         raise CheckFailed(f"{path}: {'; '.join(faults[:3])}{more}")
     return len(record["files"]), unsigned
+
+
+def _unlisted_fault(path: pathlib.Path, name: str, record: dict, faults: list) -> str:
+    """Return what is wrong with a file that run.json does not list: the report must be
+    the one of this record, the verdict of the last verify one on this record. Where
+    there are `faults` already, they are the reason if it is not."""
+    if name not in derived.DERIVED:
+        return "is not in the record of the run"
+    if faults:
+        return ""
+    from gpuzoo.report import page
+
+    read = functools.partial(read_inside, path)
+    try:
+        content = read(name)
+        if name == derived.VERDICT:
+            fine = derived.verdict_of(content, record) is not None
+        else:
+            fine = content == page.render(path, read)
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    again = "verify" if name == derived.VERDICT else "report"
+    return "" if fine else f"is not of this record; gpuzoo {again} writes it again"
 
 
 def _fault(path: pathlib.Path, name: str, sha256: str) -> str:

@@ -28,6 +28,7 @@ if _backend:
         matplotlib.rcParams["backend"] = _backend  # as matplotlib itself does
 
 MISTAKES = 24  # shown at most
+NAME = 24  # characters of the name of a class
 ACROSS = 12  # images in a row of a sheet
 SAMPLES = 60  # generated images on a sheet
 TALLEST = 36  # inches; matplotlib draws at most 2**16 pixels
@@ -126,7 +127,7 @@ def curves(title: str, rows: list[dict], trained_with: str = "") -> Figure:
 def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
     """Plot the confusion matrix: true classes down, predicted across. The diagonal has
     no colour, so that the mistakes can be seen."""
-    classes, predicted = dataset.classes, outputs["predicted"]
+    classes, predicted = _short(dataset.classes), outputs["predicted"]
     labels, count = dataset.test["label"][: len(predicted)], len(dataset.classes)
     matrix = np.bincount(labels * count + predicted, minlength=count**2)
     matrix = matrix.reshape(count, count)
@@ -162,7 +163,7 @@ def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
 
 def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     """Plot the mistakes of highest confidence; None if there are none."""
-    images, classes = dataset.test["image"], dataset.classes
+    images, classes = dataset.test["image"], _short(dataset.classes)
     labels = dataset.test["label"][: len(outputs["predicted"])]
     wrong = np.flatnonzero(outputs["predicted"] != labels)
     if not len(wrong):
@@ -195,6 +196,13 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     text = "true class, not predicted class (confidence)"
     figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
     return figure
+
+
+def _short(classes: Sequence[str]) -> list[str]:
+    """Return the names of classes with at most NAME characters: longer ones leave no
+    room for the plot."""
+    cut = NAME - 1
+    return [one if len(one) <= NAME else f"{one[:cut]}\u2026" for one in classes]
 
 
 def reconstructions(title: str, dataset: Dataset, outputs: dict) -> Figure:

@@ -10,8 +10,10 @@ from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
 from gpuzoo.repro import causes, rerun
+from gpuzoo.runs import derived
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
+from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import read_run, run_id, seal
 from gpuzoo.training.session import check_trust, open_recorded, own_files
 
@@ -31,7 +33,8 @@ def verify(
     trust_code: bool = False,
     note=lambda text: None,
 ) -> dict:
-    """Re-run a run and compare it, loss by loss and digest by digest.
+    """Re-run a run and compare it, loss by loss and digest by digest. The verdict is
+    recorded in verify.json of the run folder, and report.html shows it.
 
     Args:
         run: the folder of a finished or stopped run.
@@ -58,6 +61,38 @@ def verify(
         raise GpuzooError(f"steps must be 0, for all, or more: {steps}")
     path = expand(run)
     recorded = read_run(path, sealed=False)
+    verdict = _compare(path, recorded, steps, allow_drift, trust_code, note)
+    _record(path, verdict, recorded, note)
+    return verdict
+
+
+def _record(path: pathlib.Path, verdict: dict, recorded: dict, note) -> None:
+    """Write the verdict into the run folder, and the report with it; say so if that
+    cannot be done: the verdict holds all the same."""
+    from gpuzoo import __version__
+    from gpuzoo.report import page
+
+    try:
+        with RunFolder.open(path, sealed=False) as folder:
+            folder.say = note
+            if folder.record["seal"] == recorded["seal"]:
+                content = derived.verdict_file(verdict, recorded, __version__)
+                folder.write_file(derived.VERDICT, content)
+                page.write(folder)
+    except (GpuzooError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        note(f"{derived.VERDICT} and {derived.REPORT} were not written: {reason}")
+
+
+def _compare(
+    path: pathlib.Path,
+    recorded: dict,
+    steps: int,
+    allow_drift: bool,
+    trust_code: bool,
+    note,
+) -> dict:
+    """Return the verdict, as `verify` does."""
     if recorded["state"] not in ("finished", "stopped"):
         raise GpuzooError(
             f"{path} is {recorded['state']}: only a finished or stopped run can be "

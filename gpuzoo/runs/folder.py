@@ -17,6 +17,7 @@ import sys
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import Folder, expand, is_temporary, temporary_name
 from gpuzoo.home import redact
+from gpuzoo.runs import derived
 from gpuzoo.runs.record import (
     SCHEMA_VERSION,
     change_texts,
@@ -149,8 +150,12 @@ class RunFolder(Folder):
         self.write()
 
     @classmethod
-    def open(cls, path: str | pathlib.Path) -> "RunFolder":
-        """Open the folder of an existing run, to continue it.
+    def open(cls, path: str | pathlib.Path, *, sealed: bool = True) -> "RunFolder":
+        """Open the folder of an existing run, to continue it, or to write what follows
+        from it (derived.py).
+
+        Args:
+            sealed: refuse an edited record.
 
         Raises:
             GpuzooError: it is not a run folder, or is locked by another process.
@@ -163,7 +168,7 @@ class RunFolder(Folder):
             raise
         try:
             folder.lock()
-            folder.record = checked(path, folder.read_file)
+            folder.record = checked(path, folder.read_file, sealed=sealed)
             folder.remove_temporary()
             folder.sub("samples").remove_temporary()
         except BaseException:
@@ -197,8 +202,8 @@ class RunFolder(Folder):
         """Write a file of the run. An existing file that is not known to be the run's
         own is renamed.
 
-        Known are files of the same content, and those whose digest the record or this
-        process has.
+        Known are files of the same content, those whose digest the record or this
+        process has, and those that name the run themselves (derived.py).
         """
         if name != "run.json":
             self.check()
@@ -226,7 +231,11 @@ class RunFolder(Folder):
         except OSError:
             return False
         known = self.record.get("files", {}).get(name), self._written.get(name)
-        return there == content or hashlib.sha256(there).hexdigest() in known
+        return (
+            there == content
+            or hashlib.sha256(there).hexdigest() in known
+            or derived.is_own(name, there, self.record.get("id", ""))
+        )
 
     def _set_aside(self, name: str) -> None:
         new = self.set_aside(name)

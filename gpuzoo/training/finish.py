@@ -9,6 +9,7 @@ from gpuzoo import tasks
 from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.home import redact
+from gpuzoo.runs.derived import DERIVED, REPORT
 from gpuzoo.runs.folder import TRAIL, RunFolder, write_weights
 from gpuzoo.runs.record import RESTORE, private, recipe_of
 from gpuzoo.training.failures import NO_ROOM
@@ -65,6 +66,18 @@ def finish(job, result) -> None:
     if result.state == "finished":
         # Last: a kill before the record is written must not cost all steps.
         remove_checkpoints(job.folder)
+    write_report(folder, job.screen.say)
+
+
+def write_report(folder: RunFolder, say) -> None:
+    """Write report.html; if it cannot be written, say so: the run is complete."""
+    from gpuzoo.report import page
+
+    try:
+        page.write(folder)
+    except Exception as error:
+        what = private(f"{type(error).__name__}: {error}")
+        say(f"{REPORT} could not be written: {what}; gpuzoo report RUN does it later")
 
 
 def check_results(folder: RunFolder) -> None:
@@ -161,11 +174,13 @@ def say_end(job, summary: dict) -> None:
         f"weights {summary['weights_sha256'][:16]} · {summary['run_dir']}/ "
         f"(run.json, weights.safetensors, {', '.join(pictures)})"
     )
+    if job.folder.find(REPORT):
+        screen.say(f"report: {summary['run_dir']}/{REPORT}")
 
 
 def _hash_files(folder: RunFolder) -> dict[str, str]:
     """Return file -> sha256 of a run; without links, pipes and temporary files."""
-    names = [name for name in folder.names() if name != "run.json"]
+    names = [name for name in folder.names() if name not in ("run.json", *DERIVED)]
     with contextlib.suppress(OSError), folder.sub("samples").opened() as samples:
         names += [f"samples/{name}" for name in samples.names()]
     found = {}

@@ -16,6 +16,7 @@ from gpuzoo.errors import Diverged, GpuzooError, nearest
 from gpuzoo.home import redact
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
+from gpuzoo.runs.derived import REPORT
 from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
@@ -182,6 +183,8 @@ def resume(
         if recorded["state"] == "finished":
             finish.check_results(folder)
             finish.remove_checkpoints(folder)  # killed before it did
+            if not folder.find(REPORT):
+                finish.write_report(folder, folder.say)
             return finish.summary_of(folder)
         if recorded["state"] == "diverged":
             raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
@@ -312,8 +315,10 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         begun = begun or isinstance(error, Diverged)
         if begun:
             record_failure(job.folder, error)
-            if isinstance(error, Diverged) and program:
-                _diagnose(job, error, program, interrupts)
+            if isinstance(error, Diverged):
+                if program:
+                    _diagnose(job, error, program, interrupts)
+                finish.write_report(job.folder, job.screen.say)
         else:  # nothing to resume: leave the folder as it was
             job.folder.discard()
         raise_readably(job.folder, error, begun=begun)
