@@ -99,8 +99,11 @@ RATE = ["rate", "mnist", {**DIGITS, "model": "mlp", "optimizer": "sgd",
                           "learning_rate": 1e30}]  # fmt: skip
 GAN = ["gan", "mnist_gan", {"data": "digits", "epochs": 1, "learning_rate": 1e30,
                             "model_options": ("filters=(4,8)",)}]  # fmt: skip
+WGAN = ["wgan", "mnist_wgan", {
+    **GAN[2], "model_options": ("filters=(4,8)", "critic_steps=2"),
+}]  # fmt: skip
 OF = {
-    "float32": [RATE, GAN, *(
+    "float32": [RATE, GAN, WGAN, *(
         [name, "mnist", {**DIGITS, "model": f"own.py:{name}"}]
         for name in ("logarithm", "norm", "masked", "half")
     )],
@@ -217,6 +220,55 @@ def test_two_optimizers(backend, diverged):
     assert found["cause"] == "learning rate" and found["failed"] is None
     assert found["layer"].startswith(("discriminator/", "generator/")), found
     assert "use --learning-rate" in text
+
+
+@BACKENDS
+def test_several_updates_of_a_critic_in_a_step(backend, diverged):
+    """The first one makes the weights extreme, the second is not finite: neither the
+    weights before the step nor those after it show why."""
+    text, found = diverged(backend, "float32")[0]["wgan"]
+    assert found["cause"] == "learning rate" and found["failed"] is None
+    assert found["layer"].startswith("discriminator/") and found["step"] == 1
+    assert "after an earlier update of the same step, its inputs are up to" in text
+    assert 1e20 < found["largest_input"] < 1e35
+
+
+def test_operations_by_numpy_are_those_of_jax():
+    """NumPy computes what JAX compiles for seconds, to the finite and infinite values."""
+    skip_without("jax")
+    import jax
+    import jax.numpy as jnp
+    import ml_dtypes
+
+    from gpuzoo.engine.backends import operations
+
+    values = np.array([[0.0, -2.5, 3e-39, 6e4], [np.inf, np.nan, -1e-30, 1e38]])
+    for dtype in (np.float32, np.float16, ml_dtypes.bfloat16):
+        with np.errstate(over="ignore"):
+            one = values.astype(dtype)
+        other = one[::-1]
+        for step in (
+            *(lambda a, b, f=f: f(a, b) for f in (
+                jnp.add, jnp.subtract, jnp.multiply, jnp.divide, jnp.maximum, jnp.minimum,
+            )),
+            *(lambda a, b, f=f: f(a) for f in (jnp.negative, jnp.abs, jnp.sqrt)),
+            lambda a, b: jnp.square(a) + 1.5,
+            lambda a, b: jnp.transpose(a).reshape(2, 2, 2)[::-1] * jnp.ones((3, 1, 1, 1), a.dtype),
+            lambda a, b: jnp.squeeze(jnp.broadcast_to(a[None, :1], (5, 1, 4)), 1),
+        ):  # fmt: skip
+            closed = jax.make_jaxpr(step)(one, other)
+            wanted = np.asarray(jax.jit(step)(one, other))
+            walk = operations._Walk(batch=2)
+            given = [jnp.asarray(one), jnp.asarray(other)]
+            (found,), _ = walk.through(
+                closed.jaxpr, closed.consts, given, [None, None], "", None
+            )
+            found = np.asarray(found)
+            assert found.dtype == wanted.dtype and found.shape == wanted.shape
+            np.testing.assert_allclose(
+                found.astype("f4"), wanted.astype("f4"), rtol=1e-2, atol=2e-38,
+                err_msg=str(closed),
+            )  # fmt: skip
 
 
 # --- in this process -------------------------------------------------------------------

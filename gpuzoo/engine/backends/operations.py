@@ -15,6 +15,14 @@ import numpy as np
 # Parameters of JAX's primitives that hold a function which is called once.
 _INLINED = {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call",
             "custom_vjp_call", "remat", "checkpoint"}  # fmt: skip
+# Operations that JAX compiles for every shape, 50 ms each, and that take most of the
+# time of a GAN's step if they are not done by NumPy.
+_BY_NUMPY = {
+    "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply,
+    "div": np.divide, "neg": np.negative, "abs": np.abs, "square": np.square,
+    "sqrt": np.sqrt, "max": np.maximum, "min": np.minimum,
+}  # fmt: skip
+_SMALLEST = 1.1754944e-38  # normal number of float32 and bfloat16
 _WRITES = ("Assign", "ResourceApply", "ResourceScatter")
 
 
@@ -165,9 +173,10 @@ def _on_jax(backend, body, feed, variables, batch: int):
         given = jax.tree.leaves(([variable.value for variable in variables], entry))
         given = jax.device_put(given, backend.device)
         sources = [walk.add("", "", x, (), list) for x in given]
-        found, places = walk.through(
-            closed.jaxpr, closed.consts, given, sources, "", None
-        )
+        with jax.default_device(backend.device):  # of what NumPy has computed
+            found, places = walk.through(
+                closed.jaxpr, closed.consts, given, sources, "", None
+            )
         values, results = jax.tree.unflatten(jax.tree.structure(form), found)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
@@ -199,7 +208,8 @@ class _Walk:
         if not good and array.shape[:1] == (self.batch,):
             bad = ~finite.reshape(self.batch, -1).all(axis=1)
             rows = tuple(np.flatnonzero(bad).tolist())
-        largest = np.max(np.abs(array), initial=0)  # NaN if there is one
+        with np.errstate(invalid="ignore"):  # NumPy warns of NaN in 16 bits
+            largest = np.max(np.abs(array), initial=0)  # NaN if there is one
         self.tensors.append(Tensor(
             operation, scope, str(array.dtype), array.shape, inputs, frames, array.size,
             int(array.size - finite.sum()), float(largest), rows,
@@ -260,12 +270,47 @@ class _Walk:
 
 def _done(equation, inputs: list) -> list:
     """Do one operation of JAX."""
+    name, (result, *_) = equation.primitive.name, equation.outvars
+    if name in _MOVES:
+        return [_MOVES[name](np.asarray(inputs[0]), equation.params)]
+    if name in _BY_NUMPY and keras.backend.is_float_dtype(str(result.aval.dtype)):
+        return [_by_numpy(_BY_NUMPY[name], inputs, result.aval.dtype)]
     options = equation.primitive.get_bind_params(equation.params)
     if isinstance(options, tuple):  # JAX before 0.10
         functions, options = options
         inputs = [*functions, *inputs]
     found = equation.primitive.bind(*inputs, **options)
     return found if equation.primitive.multiple_results else [found]
+
+
+def _broadcast(x: np.ndarray, how: dict) -> np.ndarray:
+    axes = [1] * len(how["shape"])
+    for axis, length in zip(how["broadcast_dimensions"], x.shape, strict=True):
+        axes[axis] = length
+    return np.broadcast_to(x.reshape(axes), how["shape"])
+
+
+# Operations that only move values.
+_MOVES = {
+    "broadcast_in_dim": _broadcast,
+    "reshape": lambda x, how: x.reshape(how["new_sizes"]),
+    "rev": lambda x, how: np.flip(x, how["dimensions"]),
+    "squeeze": lambda x, how: np.squeeze(x, tuple(how["dimensions"])),
+    "transpose": lambda x, how: x.transpose(how["permutation"]),
+}
+
+
+def _by_numpy(function, inputs: list, dtype) -> np.ndarray:
+    """Do an operation on each element, with denormal numbers as zero, as XLA does."""
+
+    def flushed(x) -> np.ndarray:
+        x = np.asarray(x, dtype)
+        if str(dtype) not in ("float32", "bfloat16"):  # of float16 they are kept
+            return x
+        return np.where(np.abs(x) < _SMALLEST, x * 0, x)
+
+    with np.errstate(all="ignore"):
+        return flushed(function(*map(flushed, inputs)))
 
 
 def _frames(trace) -> Callable:
