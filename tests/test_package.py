@@ -163,7 +163,9 @@ def test_the_wheel_holds_every_module_and_no_other_name(tmp_path):
         if not inside.startswith("gpuzoo"):
             inside = f"gpuzoo/{inside}"
         assert inside in names
-    pages = {f"gpuzoo/report/{name}.html" for name in ("base", "parts", "run")}
+    pages = {
+        f"gpuzoo/report/{name}.html" for name in ("base", "compare", "parts", "run")
+    }
     assert {"gpuzoo/py.typed", "gpuzoo/runs/run.schema.json", *pages} <= names
 
 

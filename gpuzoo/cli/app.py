@@ -29,6 +29,7 @@ _VERBS = {
     "resume": ("runs", "Continue a run that was interrupted or killed."),
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
     "report": ("runs", "Write the report of a run, one HTML page, again."),
+    "compare": ("compare", "Compare runs: settings, metrics, common seeds."),
     "diff": ("runs", "Show where two runs diverge, and why."),
     "evaluate": ("evaluate", "Evaluate a trained run again, on its or other data."),
     "predict": ("predict", "Predict files with a trained run, or generate images."),
@@ -50,7 +51,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume
 - Repeatability: verify, diff
-- Reports: report
+- Reports: report, compare
 - After training: evaluate, predict, export, robustness, serve
 - This machine: bench, doctor
 - Other machines: compile

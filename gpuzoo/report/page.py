@@ -116,7 +116,7 @@ def report(
     return goal
 
 
-def write_new(goal: pathlib.Path, content: bytes) -> None:
+def write_new(goal: pathlib.Path, content: bytes, option: str = "--out") -> None:
     """Write a file that must not exist.
 
     Raises:
@@ -126,7 +126,7 @@ def write_new(goal: pathlib.Path, content: bytes) -> None:
         with new_file(goal) as file:
             file.write(content)
     except FileExistsError:
-        raise GpuzooError(f"--out {goal} exists; name a new file") from None
+        raise GpuzooError(f"{option} {goal} exists; name a new file") from None
 
 
 def write(folder: RunFolder) -> None:
@@ -158,13 +158,13 @@ def render(path: pathlib.Path, read: Callable[[str], bytes]) -> bytes:
 
 
 def _page(record: dict, read) -> bytes:
-    rows, notes = _rows(record, read)
+    rows, notes = read_rows(record, read)
     pictures, missing = _pictures(record, read)
     context = {
         "record": record,
         "title": _title(record),
         "main": main_metric(record),
-        "metrics": {k: number(v) for k, v in record["metrics"].items()},
+        "metrics": {k: number(float(v)) for k, v in record["metrics"].items()},
         "edited": record["seal"] != seal(record),
         "notes": [*_notes(record), *notes, *missing],
         "verdict": _verdict(record, read),
@@ -283,14 +283,14 @@ def _verdict(record: dict, read) -> dict | None:
     return derived.verdict_of(content, record)
 
 
-def _rows(record: dict, read) -> tuple[list[dict], list[str]]:
+def read_rows(record: dict, read) -> tuple[list[dict], list[str]]:
     """Return the rows of metrics.jsonl, and what is wrong with it."""
     try:
         content = read("metrics.jsonl")
         lines = content.decode().splitlines()
         rows = [parse_json(line) for line in lines]
-        if not all(isinstance(row["step"], int) for row in rows):
-            raise ValueError("a row has no step")
+        if not all(type(r["step"]) is int and type(r["split"]) is str for r in rows):
+            raise ValueError("a row has no step or no split")
     except FileNotFoundError:
         return [], []
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -303,14 +303,14 @@ def _rows(record: dict, read) -> tuple[list[dict], list[str]]:
 
 def charts(rows: list[dict]) -> list[Chart]:
     """Return a chart of each metric over the steps, the loss first."""
-    splits = dict.fromkeys(row.get("split", "") for row in rows)
+    splits = dict.fromkeys(row["split"] for row in rows)
     made = []
-    for key in sorted(_figures(rows), key=lambda key: (key != "loss", key)):
+    for key in sorted(figures(rows), key=lambda key: (key != "loss", key)):
         series = {
             split: [
                 (row["step"], row[key])
                 for row in rows
-                if row.get("split", "") == split and key in row
+                if row["split"] == split and key in row
             ]
             for split in splits
         }
@@ -320,18 +320,18 @@ def charts(rows: list[dict]) -> list[Chart]:
 
 def evaluations(rows: list[dict]) -> dict | None:
     """Return the table of the evaluations: at most ROWS of them, the last included."""
-    found = [row for row in rows if row.get("split") != "train"]
+    found = [row for row in rows if row["split"] != "train"]
     if not found:
         return None
     every = math.ceil(len(found) / ROWS)
     shown = [*found[:-1:every], found[-1]]
-    names = ["step", "epoch", "split", *_figures(shown)]
+    names = ["step", "epoch", "split", *figures(shown)]
     cells = [[row.get(name, "") for name in names] for row in shown]
     cells = [[number(c) if isinstance(c, float) else c for c in row] for row in cells]
     return {"names": names, "rows": cells, "all": len(found)}
 
 
-def _figures(rows: list[dict]) -> list[str]:
+def figures(rows: list[dict]) -> list[str]:
     """Return the names of the numbers in rows of metrics.jsonl."""
     names = dict.fromkeys(
         key for row in rows for key, v in row.items() if isinstance(v, int | float)

@@ -1,0 +1,274 @@
+"""`gpuzoo compare`: runs side by side, as numbers and as one HTML page."""
+
+import itertools
+import math
+import pathlib
+from collections.abc import Sequence
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand, read_inside
+from gpuzoo.home import redact
+from gpuzoo.report import page
+from gpuzoo.report.charts import Chart, chart, number
+from gpuzoo.runs.record import read_run
+
+LINES = 24  # of a chart at most
+# Fields of a recipe that do not change a result, or of which the data's digest tells.
+_NO_SETTING = {
+    "name", "seed", "log_every", "eval_every", "checkpoint_every", "digest_every",
+    "stream", "data", "data_dir", "fallback_data",
+}  # fmt: skip
+_RUNTIME = ("backend", "device", "precision", "xla", "tf32", "level")
+
+
+def compare(
+    runs: Sequence[str | pathlib.Path], metric: str = "", html: str | None = None
+) -> dict:
+    """Compare runs: settings, metrics, and differences over common seeds.
+
+    Runs with the same settings but for the seed, and the same data, form a group. Of
+    two groups the differences between runs of the same seed are averaged.
+
+    Args:
+        runs: two or more run folders.
+        metric: for the differences; "": the main metric of the first run.
+        html: a new file for a page with tables and curves.
+
+    Returns:
+        `metric`; `runs` (run, group, seed, state, epochs, steps, metrics, train
+        seconds); `settings` that differ (field, then a value for each run);
+        `differences` of two groups (groups, seeds, `mean` of the second minus the
+        first, `low` and `high`, the 95 % interval by Student's t, None for one common
+        seed) and `notes`.
+
+    Raises:
+        GpuzooError: a folder is not a run or was edited, or no run has the metric.
+    """
+    if len(runs) < 2:
+        raise GpuzooError("compare needs two or more run folders")
+    paths = [expand(run) for run in runs]
+    records = [read_run(path) for path in paths]
+    if metric:
+        metric = metric if metric.startswith("test_") else f"test_{metric}"
+    elif main := page.main_metric(records[0]):
+        metric = main[0].replace(" ", "_")
+    having = [metric in record["metrics"] for record in records]
+    if not any(having):
+        known = {name: 0 for record in records for name in record["metrics"]}
+        raise GpuzooError(
+            f"no run has the metric {metric!r}; known: {', '.join(known) or 'none'}"
+        )
+    labels = _labels(paths)
+    groups = _groups(records)
+    notes = [
+        f"{label} has no {metric} (it is {record['state']})"
+        for label, record, there in zip(labels, records, having, strict=True)
+        if not there
+    ]
+    if len({(one["data"] or {}).get("fingerprint") for one in records}) > 1:
+        notes.append("the runs have different data: their metrics are not comparable")
+    if tested := _shorter(labels, records):
+        notes.append(f"not trained to the end: {', '.join(tested)}")
+    differences = _differences(records, groups, metric, notes)
+    found = {
+        "metric": metric,
+        "runs": [
+            {
+                "run": label, "group": group, "seed": record["recipe"]["seed"],
+                "state": record["state"], "epochs": record.get("epochs"),
+                "steps": record.get("steps"), "metrics": record["metrics"],
+                "train_seconds": record.get("seconds", {}).get("train"),
+            }
+            for label, group, record in zip(labels, groups, records, strict=True)
+        ],
+        "settings": _settings(records),
+        "differences": differences,
+        "notes": notes,
+    }  # fmt: skip
+    if html:
+        _write(expand(html), found, paths, records)
+    return found
+
+
+def _labels(paths: list[pathlib.Path]) -> list[str]:
+    """Return a short name of each run: of its folder, or its path if that is taken."""
+    names = [path.resolve().name for path in paths]
+    return [
+        redact(str(path)) if names.count(name) > 1 else name
+        for path, name in zip(paths, names, strict=True)
+    ]
+
+
+def _shorter(labels: list[str], records: list[dict]) -> list[str]:
+    return [
+        label
+        for label, record in zip(labels, records, strict=True)
+        if record["state"] != "finished" or record["fast_dev_run"]
+    ]
+
+
+def _groups(records: list[dict]) -> list[str]:
+    """Return the group of each run: A, B, ..., Z, 27, ..."""
+    known: list = []
+    for record in records:
+        setting = _setting(record)
+        if setting not in known:
+            known.append(setting)
+    places = [known.index(_setting(record)) for record in records]
+    return [chr(ord("A") + n) if n < 26 else str(n + 1) for n in places]
+
+
+def _setting(record: dict) -> tuple:
+    """Return what the runs of a group have in common."""
+    recipe = {k: v for k, v in record["recipe"].items() if k not in _NO_SETTING}
+    runtime = record["runtime"] or {}
+    data = (record["data"] or {}).get("fingerprint", record["recipe"]["data"])
+    used = {name: runtime.get(name) for name in _RUNTIME}
+    return recipe, used, data, record["fast_dev_run"]
+
+
+def _settings(records: list[dict]) -> list[list]:
+    """Return the fields in which the runs differ, each with a value for every run."""
+    flat = [_flat(record) for record in records]
+    names = dict.fromkeys(name for one in flat for name in one)
+    rows = [[name, *(one.get(name) for one in flat)] for name in names]
+    return [row for row in rows if any(value != row[1] for value in row[2:])]
+
+
+def _flat(record: dict) -> dict:
+    left_out = ("reasons", "variables", "seed")
+    runtime = {k: v for k, v in (record["runtime"] or {}).items() if k not in left_out}
+    versions = record["environment"]["versions"]
+    return {
+        **record["recipe"],
+        **{f"runtime {name}": value for name, value in runtime.items()},
+        **{f"version of {name}": value for name, value in versions.items()},
+        "data digest": (record["data"] or {}).get("fingerprint", "none")[:16],
+    }
+
+
+def _differences(
+    records: list[dict], groups: list[str], metric: str, notes: list[str]
+) -> list[dict]:
+    """Return the paired differences of every two groups that have common seeds."""
+    values: dict[str, dict[int, float]] = {}
+    for record, group in zip(records, groups, strict=True):
+        of_group, seed = values.setdefault(group, {}), record["recipe"]["seed"]
+        if metric not in record["metrics"]:
+            continue
+        if seed in of_group:
+            notes.append(f"group {group} has seed {seed} twice; the first counts")
+        of_group.setdefault(seed, record["metrics"][metric])
+    found = []
+    for one, other in itertools.combinations(values, 2):
+        seeds = [seed for seed in values[one] if seed in values[other]]
+        if seeds:
+            pairs = [values[other][seed] - values[one][seed] for seed in seeds]
+            found.append({"groups": [one, other], "seeds": seeds, **_interval(pairs)})
+        else:
+            notes.append(f"groups {one} and {other} have no common seed")
+    return found
+
+
+def _interval(values: list[float]) -> dict:
+    """Return the mean and its 95 % interval by Student's t, None for one value."""
+    count, mean = len(values), math.fsum(values) / len(values)
+    if count == 1:
+        return {"mean": mean, "low": None, "high": None}
+    from scipy import special  # a quarter of a second
+
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    half = float(special.stdtrit(count - 1, 0.975)) * math.sqrt(variance / count)
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def in_words(found: dict) -> list[str]:
+    """Return a line for each difference of two groups."""
+    lines = []
+    for one in found["differences"]:
+        first, second = one["groups"]
+        seeds = ", ".join(map(str, one["seeds"]))
+        line = f"{second} minus {first}: {_signed(one['mean'])} {found['metric']}"
+        if one["low"] is None:
+            line += f", seed {seeds} alone: more common seeds give an interval"
+        else:
+            line += (
+                f", 95 % interval {_signed(one['low'])} to {_signed(one['high'])} "
+                f"(seeds {seeds})"
+            )
+            if one["low"] <= 0 <= one["high"]:
+                line += "; it contains 0, so these runs show no difference"
+        lines.append(line)
+    return lines
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + number(float(value))
+
+
+def runs_table(found: dict) -> tuple[list[str], list[list]]:
+    """Return heads and rows of the table of runs."""
+    names = dict.fromkeys(name for run in found["runs"] for name in run["metrics"])
+    first, last = ["run", "group", "seed"], ["state", "epochs", "steps"]
+    rows = []
+    for run in found["runs"]:
+        metrics = [run["metrics"].get(name) for name in names]
+        numbers = [
+            "" if value is None else number(float(value))
+            for value in (*metrics, run["train_seconds"])
+        ]
+        plain = ["" if run[key] is None else run[key] for key in (*first, *last)]
+        rows.append([*plain[:3], *numbers[:-1], *plain[3:], numbers[-1]])
+    return [*first, *names, *last, "train s"], rows
+
+
+def _charts(trails: dict[str, list[dict]]) -> list[Chart]:
+    """Return a chart of each metric of evaluations, with a line for each run."""
+    every = [row for rows in trails.values() for row in rows]
+    made = []
+    for split in sorted({row["split"] for row in every}):
+        names = page.figures([row for row in every if row["split"] == split])
+        for key in sorted(names, key=lambda key: (key != "loss", key)):
+            series = {
+                name: [
+                    (row["step"], row[key])
+                    for row in rows
+                    if row["split"] == split and key in row
+                ]
+                for name, rows in trails.items()
+            }
+            made.append(chart(f"{split} {key}", series))
+    return [one for one in made if one]
+
+
+def _write(goal: pathlib.Path, found: dict, paths: list, records: list[dict]) -> None:
+    """Write the page."""
+    trails: dict[str, list[dict]] = {}
+    notes = [*found["notes"]]
+    for run, path, record in list(zip(found["runs"], paths, records, strict=True)):
+        rows, wrong = page.read_rows(
+            record, lambda name, path=path: read_inside(path, name)
+        )
+        notes += [f"{run['run']}: {line}" for line in wrong]
+        if len(trails) < LINES:
+            name = f"{run['run']} ({run['group']}, seed {run['seed']})"
+            trails[name] = [row for row in rows if row["split"] != "train"]
+    if len(records) > LINES:
+        notes.append(f"the charts show the first {LINES} runs")
+    heads, rows = runs_table(found)
+    content = page.fill(
+        "compare.html",
+        found=found,
+        notes=notes,
+        heads=heads,
+        rows=rows,
+        lines=in_words(found),
+        labels=[run["run"] for run in found["runs"]],
+        charts=_charts(trails),
+    )
+    try:
+        page.write_new(goal, content, "--html")
+    except OSError as error:
+        raise GpuzooError(
+            f"--html {goal} cannot be written: {error.strerror or error}"
+        ) from None
