@@ -292,11 +292,15 @@ def test_it_is_the_training_of_a_model_with_those_weights(parent, npz, capsys):
     assert read_run(killed)["init"]["run"] == "parent"
 
 
-def test_a_named_recipe_takes_the_model_of_the_run(parent, npz, cli):
-    done = cli("train", "mnist", "--data", npz, "--epochs", 1, "--batch-size", 16,
-               "--precision", "float32", "--init", parent)  # fmt: skip
+def test_a_named_recipe_takes_the_model_of_the_run(parent, npz, cli_here):
+    words = ["train", "mnist", "--data", npz, "--batch-size", 16,
+             "--device", "cpu", "--threads", 2, "--precision", "float32"]  # fmt: skip
+    done = cli_here(*words, "--epochs", 1, "--init", parent)
     assert done.returncode == 0, done.stderr
     assert done.json["model"] == "mlp"
+    refused = cli_here(*words, "--model", "cnn", "--init", parent)
+    assert refused.returncode == 2
+    assert "init parent holds the weights of another model" in refused.stderr
     how = {"data": str(npz), "batch_size": 16, "init": parent, "quiet": True}
     for named, why in (
         ({"model": "cnn"}, "'conv_1/kernel' is missing there, and float32 "),

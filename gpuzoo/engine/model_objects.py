@@ -169,7 +169,7 @@ def put_back(model: keras.Model, given: Given) -> None:
             where, remedy = FILE, ""
             if given.init:
                 where = f"init {given.init['run']}"
-                remedy = "; name the model and options of the run"
+                remedy = "; model, options, shape and classes must be those of the run"
             raise GpuzooError(
                 f"{where} holds the weights of another model: {name!r} is {there} "
                 f"there, and {here} in the model{remedy}"

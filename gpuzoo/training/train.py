@@ -70,7 +70,8 @@ def train(
         What the command line prints as its last line: `state` (finished, stopped),
         `recipe`, `model`, `data`, `backend`, `device`, `precision`, `xla`,
         `deterministic`, `seed`, `epochs`, `steps`, the metrics of the last evaluation
-        (`test_loss`, `test_accuracy`, ... by the task), `compile_seconds`,
+        (`test_loss`, `test_accuracy`, ... by the task), `sparsity` (zeros of all
+        kernels, a fraction, if the recipe prunes them), `compile_seconds`,
         `train_seconds`, `wall_seconds`, `peak_memory_bytes`, `peak_device_bytes`
         (None on a CPU), `weights_sha256` and `run_dir`, the run folder.
 
