@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.catalogue.registry import register as register
     from gpuzoo.data.dataset import Dataset as Dataset
     from gpuzoo.data.sources import load_data as load_data
+    from gpuzoo.deploy.compress import compress as compress
     from gpuzoo.deploy.evaluate import evaluate as evaluate
     from gpuzoo.deploy.export import export as export
     from gpuzoo.deploy.robustness import robustness as robustness
@@ -57,6 +58,7 @@ _WHERE = {
         "catalogue.registry": "build list_models model_info register",
         "data.dataset": "Dataset",
         "data.sources": "load_data",
+        "deploy.compress": "compress",
         "deploy.evaluate": "evaluate",
         "deploy.export": "export",
         "deploy.robustness": "robustness",

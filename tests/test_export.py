@@ -261,7 +261,7 @@ def test_whose_predictions_are_compared(
         assert request["backend"] == "" and request["predictions"] == "run"
         (tmp_path / "run.npz").write_bytes(b"the run's")
 
-    monkeypatch.setattr(exports, "_ask", ask)
+    monkeypatch.setattr(exports, "ask", ask)
     (tmp_path / "float32.npz").write_bytes(b"float32")
     job, record = {"arrays": str(tmp_path)}, {"runtime": {**PLAIN, **changes}}
     done = exports._predict_as_the_run(job, record, formats, lambda line: None)
@@ -272,7 +272,7 @@ def test_whose_predictions_are_compared(
 
 def test_a_replaced_run_has_the_tolerance_of_float32(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(exports, "_ask", lambda job, _: seen.append(job) or {"n": 1})
+    monkeypatch.setattr(exports, "ask", lambda job, _: seen.append(job) or {"n": 1})
     made = {"outputs": [{"dtype": "float32"}], "batch": 8}
     record = {"runtime": {**PLAIN, "precision": "float16"}}
     for whose, tolerance in (("run", 0.05), ("float32", 1e-3)):

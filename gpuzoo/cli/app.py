@@ -34,6 +34,7 @@ _VERBS = {
     "evaluate": ("evaluate", "Evaluate a trained run again, on its or other data."),
     "predict": ("predict", "Predict files with a trained run, or generate images."),
     "export": ("export", "Write a trained run for other runtimes: ONNX, LiteRT, ..."),
+    "compress": ("compress", "Make smaller forms of a trained run, and compare them."),
     "robustness": ("robustness", "Test a trained classifier on disturbed images."),
     "serve": ("serve", "Serve a trained model by HTTP."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
@@ -52,7 +53,7 @@ _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Training: train, resume
 - Repeatability: verify, diff
 - Reports: report, compare
-- After training: evaluate, predict, export, robustness, serve
+- After training: evaluate, predict, export, compress, robustness, serve
 - This machine: bench, doctor
 - Other machines: compile
 - Protection: new-key, sign, check-signature, encrypt, decrypt

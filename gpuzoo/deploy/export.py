@@ -215,7 +215,7 @@ def _convert(job: dict, formats, note) -> dict:
             continue
         note(f"{', '.join(names)}: converting in float32 on the CPU")
         # Both predict the same up to rounding: the first one's are compared with.
-        answer = _ask(
+        answer = ask(
             {
                 **job, "backend": backend, "formats": names,
                 "predictions": "" if found else "float32",
@@ -252,7 +252,7 @@ def _predict_as_the_run(job: dict, record: dict, formats, note) -> str:
     note(f"predicting as the run did: {how}")
     request = {**job, "backend": "", "formats": [], "predictions": "run"}
     try:
-        _ask(request)
+        ask(request)
     except GpuzooError as error:
         note(f"the run's own predictions ({how}) are replaced by float32's: {error}")
         shutil.copyfile(arrays / "float32.npz", arrays / "run.npz")
@@ -260,7 +260,7 @@ def _predict_as_the_run(job: dict, record: dict, formats, note) -> str:
     return "run"
 
 
-def _ask(request: dict, module: str = "gpuzoo.deploy.export_worker") -> dict:
+def ask(request: dict, module: str = "gpuzoo.deploy.export_worker") -> dict:
     dropped = ("KERAS_BACKEND", "XLA_FLAGS")
     environment = {k: v for k, v in os.environ.items() if k not in dropped}
     environment |= {
@@ -289,7 +289,7 @@ def _check(
         "run_tolerance": max(tolerance, rounded * (10.0 if images else 0.05)),
     }  # fmt: skip
     try:
-        parity = _ask(request, "gpuzoo.deploy.parity")
+        parity = ask(request, "gpuzoo.deploy.parity")
     except GpuzooError as error:
         raise GpuzooError(
             f"nothing was written: {name} does not run: {error}"

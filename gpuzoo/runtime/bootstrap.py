@@ -9,7 +9,7 @@ import sys
 ours = False
 """Whether the process is a gpuzoo command, not a user's script or notebook."""
 
-_TRAINING = ("train", "resume", "verify")
+_TRAINING = ("train", "resume", "verify", "compress")
 
 
 def start(words: list[str] | None) -> None:
