@@ -152,6 +152,12 @@ _SAME = {
     "val_interval eval_freq",
     "checkpoint_every": "save_every save_interval save_steps save_freq ckpt_every",
     "backend": "framework engine",
+    "validation": "val_split validation_split validation_fraction val_size "
+    "validation_size val_fraction",
+    "early_stopping": "patience early_stop n_iter_no_change early_stopping_patience",
+    "keep": "restore_best_weights save_best_only load_best_model_at_end restore_best",
+    "monitor": "metric_for_best_model monitor_metric early_stopping_metric",
+    "min_delta": "early_stopping_threshold tol",
     "teacher": "teacher_model",
     "distill_alpha": "alpha kd_alpha distillation_alpha",
     "temperature": "temp",
@@ -161,10 +167,10 @@ _SAME = {
 }
 # Why there is no such field -> names of it in other libraries.
 _NONE = {
-    "put a test set into the data (x_test and y_test, or a folder test/)": "val_split "
-    "validation_split validation_data test_size val_data validation_fraction val_size",
-    "every run trains for all epochs and keeps the last weights": "patience "
-    "early_stopping early_stop n_iter_no_change restore_best_weights monitor min_delta",
+    "put a test set into the data (x_test and y_test, or a folder test/)": "test_size "
+    "test_split test_data",
+    "put a validation set into the data (x_val and y_val, or a folder val/), or use "
+    "--validation 0.1": "validation_data val_data",
     "a run always writes its curves, metrics.jsonl and checkpoints": "callbacks "
     "callback tensorboard wandb logger loggers tracker",
     "examples stay in device memory or are streamed (see stream)": "workers "

@@ -72,18 +72,18 @@ def test_known_splits(one, other, fill, tmp_path):
 def test_splits_without_the_other_are_refused(names, fill, tmp_path):
     for name in names:
         fill(tmp_path / name)
-    with pytest.raises(gpuzoo.GpuzooError, match=r"/ is alone; .*train/ and test/"):
+    with pytest.raises(gpuzoo.GpuzooError, match=r"/ (is|are) alone; .*train/ and"):
         gpuzoo.load_data(str(tmp_path))
 
 
 def test_what_is_left_out_is_told(tmp_path):
-    for name in ("train", "test", "val"):
+    for name in ("train", "test", "others"):
         pets(tmp_path / name, first=10 * len(name))
     (tmp_path / "train" / "cat" / "a.heic").write_bytes(b"photograph")
     (tmp_path / "train" / "cat" / "b.TXT").write_bytes(b"words")
     notes = []
     assert gpuzoo.load_data(str(tmp_path), note=notes.append).count("test") == 12
-    assert len(notes) == 2 and "train/ and test/ are read, val ignored" in notes[0]
+    assert len(notes) == 2 and "train/ and test/ are read, others ignored" in notes[0]
     assert "2 files in train/ are ignored by suffix: .heic, .txt" in notes[1]
 
 

@@ -35,6 +35,9 @@ _RULES = {
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "sparsity": ("in [0, 1)", lambda v: 0 <= v < 1),
     "warmup_fraction": ("in [0, 1]", lambda v: 0 <= v <= 1),
+    "validation": ("a fraction in [0, 1)", lambda v: 0 <= v < 1),
+    "early_stopping": ("0 or more evaluations", lambda v: v >= 0),
+    "min_delta": ("0 or more", lambda v: 0 <= v < math.inf),
     "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
     "audio_seconds": ("in 0..30", lambda v: 0 <= v <= 30),
     "name": (
@@ -90,6 +93,12 @@ class Recipe:
     audio_seconds: float = 0.0
     """Cut or pad audio files of a folder to this length; 0: that of the longest."""
 
+    validation: float = 0.0
+    """Fraction of the training examples to take for validation, of every class alike,
+    chosen by the seed; of a series its last part. 0: the data's own validation part, if
+    they have one. If there is one, it is evaluated in training, and the test examples
+    only at the end."""
+
     stream: Literal["auto", "on", "off"] = "auto"
     """Stream examples to the device instead of keeping the dataset in its memory; auto:
     if it fills more than half of it. Does not change results."""
@@ -132,6 +141,18 @@ class Recipe:
     augment: tuple[str, ...] = ()
     """Data augmentation of training images as name:amount, e.g. translate:2 flip."""
 
+    early_stopping: int = 0
+    """Stop after so many evaluations in a row without an improvement of `monitor` on
+    the validation examples (patience); 0: train for all epochs."""
+    min_delta: float = 0.0
+    """Smallest change of `monitor` that early_stopping takes for an improvement."""
+    keep: Literal["last", "best"] = "last"
+    """Weights to keep: those of the last step, or of the evaluation with the best
+    `monitor` on the validation examples."""
+    monitor: str = ""
+    """Validation metric for keep=best and early_stopping, e.g. accuracy; empty: the
+    task's first, which is the loss."""
+
     tta: Literal["none", "flip", "flip_translate"] = "none"
     """Test-time augmentation of a classifier: average the logits over the image and its
     mirror image, with flip_translate also over both translated by one pixel."""
@@ -141,7 +162,8 @@ class Recipe:
     log_every: int = 50
     """Steps between log entries of the training loss."""
     eval_every: int = 1
-    """Epochs between evaluations on the test set; there is always a final one."""
+    """Epochs between evaluations on the validation set, or without one on the test set;
+    there is always a final one."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: only when stopped."""
     digest_every: int = 100
@@ -219,6 +241,26 @@ class Recipe:
                     f"{field.name} is used by {', '.join(users)}, not by the optimizer "
                     f"{self.optimizer}: leave it at {field.default}"
                 )
+
+    @property
+    def chooses(self) -> str:
+        """The settings that choose by validation metrics, for messages; "" if none."""
+        stops = f"early_stopping={self.early_stopping}" if self.early_stopping else ""
+        best = "keep=best" if self.keep == "best" else ""
+        return " and ".join(filter(None, (best, stops)))
+
+    def check_choice(self) -> None:
+        """Raise GpuzooError if a setting is given that nothing uses."""
+        if self.monitor and not self.chooses:
+            raise GpuzooError(
+                f"monitor={self.monitor} is for keep=best and early_stopping: set one "
+                "of them, or leave it out"
+            )
+        if self.min_delta and not self.early_stopping:
+            raise GpuzooError(
+                f"min_delta={self.min_delta:g} is for early_stopping: set it, or leave "
+                "min_delta out"
+            )
 
     @property
     def model_name(self) -> str:

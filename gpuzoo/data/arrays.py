@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gpuzoo.data.dataset import ORDER
 from gpuzoo.data.npy import check_members, memory
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import open_regular
@@ -16,7 +17,10 @@ _FIELDS = {
     "image": ("x", "image", "images", "img", "imgs", "data", "features", "inputs"),
     "label": ("y", "label", "labels", "target", "targets"),
 }
-WANTED = "x_train, y_train, x_test, y_test (or only x, y; without labels x alone)"
+WANTED = (
+    "x_train, y_train, x_test, y_test, for validation x_val, y_val (or only x, y; "
+    "without labels x alone)"
+)
 
 
 def read(
@@ -90,7 +94,7 @@ def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
     places = {place: names[0] for place, names in found.items()}
     splits = {split for split, field in places if field == "image"}
     if {"train", "test"} <= splits:
-        used = {"train": "train", "test": "test"}
+        used = {name: name for name in ORDER if name in splits}
     elif {"train", "val"} <= splits:
         used = {"train": "train", "val": "test"}
     elif splits == {""} and {split for split, _ in places} == {""}:
@@ -105,6 +109,8 @@ def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
         )
     if left := sorted(places[p] for p in places if p[0] == "val" and "val" not in used):
         note(f"{what}: train and test are read, {', '.join(left)} ignored")
+    if used.get("val") == "test":
+        note(f"{what}: no test arrays, so {places['val', 'image']} is used for testing")
     return {(used[s], field): name for (s, field), name in places.items() if s in used}
 
 

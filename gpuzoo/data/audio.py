@@ -248,11 +248,12 @@ def clean(what: str, sounds: np.ndarray) -> np.ndarray:
 
 
 def check_lengths(what: str, splits: dict) -> None:
-    """Check that training and test examples have the same length."""
+    """Check that the examples of all splits have the same length."""
     lengths = {split: arrays["audio"].shape[1] for split, arrays in splits.items()}
-    if lengths["train"] != lengths["test"]:
-        seconds = {split: length / RATE for split, length in lengths.items()}
-        raise GpuzooError(
-            f"{what}: the longest sound has {seconds['train']:g} seconds in train and "
-            f"{seconds['test']:g} in test; set one length, e.g. --audio-seconds 1"
-        )
+    for split, length in lengths.items():
+        if length != lengths["train"]:
+            raise GpuzooError(
+                f"{what}: the longest sound has {lengths['train'] / RATE:g} seconds in "
+                f"train and {length / RATE:g} in {split}; set one length, e.g. "
+                "--audio-seconds 1"
+            )

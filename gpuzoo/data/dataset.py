@@ -8,11 +8,15 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 FIELDS = ("image", "audio", "series")
+ORDER = ("train", "val", "test")
+"""The splits, of which every dataset has the first and the last."""
+LONG = {"train": "training", "val": "validation", "test": "test"}
+"""The splits in messages."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Training and test examples.
+    """Training and test examples, and validation examples if there are any.
 
     Each split of an image dataset holds `image`, (examples, height, width, channels),
     uint8 or float32 in [0, 1], and `label`, (examples,), int32 in [0, len(classes));
@@ -26,7 +30,8 @@ class Dataset:
     splits: dict[str, Arrays]
     classes: tuple[str, ...]
     fingerprint: str
-    """sha256 over names, dtypes, shapes and bytes of all arrays, and the classes."""
+    """sha256 over names, dtypes, shapes and bytes of all arrays, and classes; before
+    `with_validation` takes a part of them."""
     findings: tuple[str, ...] = ()
     """Warnings about the data, for the user."""
     scale: tuple[float, float] | None = None
@@ -39,6 +44,11 @@ class Dataset:
     @property
     def test(self) -> Arrays:
         return self.splits["test"]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Split -> examples: train, val if there is one, test."""
+        return {name: self.count(name) for name in ORDER if name in self.splits}
 
     @property
     def field(self) -> str:
@@ -61,8 +71,7 @@ class Dataset:
             "fingerprint": self.fingerprint,
             "classes": list(self.classes),
             "input_shape": list(self.input_shape),
-            "train_examples": self.count("train"),
-            "test_examples": self.count("test"),
+            **{f"{name}_examples": count for name, count in self.counts.items()},
             "findings": list(self.findings),
             **({"scale": list(self.scale)} if self.scale else {}),
         }

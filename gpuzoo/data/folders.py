@@ -32,7 +32,8 @@ _MAGIC = (
 )  # fmt: skip
 
 _TRAIN = ("train", "training")
-_TEST = ("test", "testing", "val", "valid", "validation")  # the first that exists
+_TEST = ("test", "testing")
+_VAL = ("val", "valid", "validation")
 
 
 def is_folder(path: pathlib.Path) -> bool:
@@ -46,25 +47,33 @@ def is_folder(path: pathlib.Path) -> bool:
 def find_splits(
     what: str, path: pathlib.Path, note: Callable[[str], None]
 ) -> dict[str, pathlib.Path]:
-    """Return the folders of the training and test classes; {} if there are no splits.
+    """Return the folders of the splits; {} if there are none.
+
+    Validation examples are for testing if there are no others.
 
     Raises:
-        GpuzooError: one of the two is missing.
+        GpuzooError: the folder for training or testing is missing.
     """
     names = sub_folders(what, path)
     lower = {name.lower(): name for name in names}
-    first = [next((n for n in part if n in lower), None) for part in (_TRAIN, _TEST)]
-    if None not in first:
-        taken = [lower[name] for name in first]
-        if left := sorted(set(names) - set(taken)):
-            note(f"{what}: {'/ and '.join(taken)}/ are read, {', '.join(left)} ignored")
-        return dict(zip(("train", "test"), (path / n for n in taken), strict=True))
-    if alone := first[0] or first[1]:
+    known = {"train": _TRAIN, "val": _VAL, "test": _TEST}
+    found = {s: next((lower[n] for n in known[s] if n in lower), "") for s in known}
+    found = {split: name for split, name in found.items() if name}
+    if len(found) == 1 or ("train" not in found and found):
+        alone = "/ and ".join(found.values()) + ("/ is" if len(found) == 1 else "/ are")
         raise GpuzooError(
-            f"{what}: {lower[alone]}/ is alone; needs train/ and test/ (or val/), with "
-            "one sub-folder per class in each; rename it if it is a class"
+            f"{what}: {alone} alone; needs train/ and test/ (and val/ for validation), "
+            "with one sub-folder per class in each; rename it if it is a class"
         )
-    return {}
+    if not found:
+        return {}
+    taken = list(found.values())
+    if left := sorted(set(names) - set(taken)):
+        note(f"{what}: {'/ and '.join(taken)}/ are read, {', '.join(left)} ignored")
+    if "test" not in found:
+        note(f"{what}: no test/, so {found['val']}/ is used for testing")
+        found["test"] = found.pop("val")
+    return {split: path / name for split, name in found.items()}
 
 
 def sub_folders(what: str, folder: pathlib.Path) -> list[str]:

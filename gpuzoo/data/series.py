@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from gpuzoo.data import table
-from gpuzoo.data.dataset import Dataset, fingerprint
+from gpuzoo.data.dataset import Arrays, Dataset, fingerprint
 from gpuzoo.errors import GpuzooError
 
 WINDOW = 64  # input values of a model
@@ -46,6 +46,53 @@ def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
             f"{name}: {values[index]} at place {index}; every value must be finite"
         )
     border = round(len(values) * (1 - HELD_OUT))
+    scaled, scale = _standardize(name, values, border)
+    splits = {"train": _windows(scaled[:border]), "test": _windows(scaled[border:])}
+    return Dataset(name, source, splits, (), fingerprint(splits), scale=scale)
+
+
+def with_validation(dataset: Dataset, fraction: float) -> Dataset:
+    """Return a series with the last part of its training values for validation,
+    standardized anew, by the others.
+
+    Raises:
+        GpuzooError: too few values in one of the parts, or all the same.
+    """
+    mean, deviation = dataset.scale or (0.0, 1.0)
+    parts = [_values(part) * deviation + mean for part in (dataset.train, dataset.test)]
+    count, least = len(parts[0]), WINDOW + HORIZON
+    border = count - round(fraction * count)
+    if min(border, count - border) < least:
+        raise GpuzooError(
+            f"validation={fraction:g} of {count} training values leaves {border} for "
+            f"training and {count - border} for validation; at least {least} are needed"
+        )
+    scaled, scale = _standardize(dataset.name, np.concatenate(parts), border)
+    cut = {
+        "train": scaled[:border], "val": scaled[border:count], "test": scaled[count:],
+    }  # fmt: skip
+    splits = {split: _windows(part) for split, part in cut.items()}
+    return dataclasses.replace(dataset, splits=splits, scale=scale)
+
+
+def _values(arrays: Arrays) -> np.ndarray:
+    """Return the values that windows were cut from."""
+    series, target = arrays["series"][:, :, 0], arrays["target"]
+    found = np.concatenate([series[:, 0], series[-1, 1:], target[-1]])
+    return found.astype(np.float64)
+
+
+def _windows(part: np.ndarray) -> Arrays:
+    windows = np.lib.stride_tricks.sliding_window_view(part, WINDOW + HORIZON)
+    return {
+        "series": np.ascontiguousarray(windows[:, :WINDOW, None]),
+        "target": np.ascontiguousarray(windows[:, WINDOW:]),
+    }
+
+
+def _standardize(name: str, values: np.ndarray, border: int) -> tuple:
+    """Return values as float32 and mean and deviation of those before the border, by
+    which they were standardized."""
     with np.errstate(over="ignore"):
         mean, deviation = values[:border].mean(), values[:border].std()
     if not np.isfinite(deviation):
@@ -62,15 +109,7 @@ def make_series(name: str, source: str, values: np.ndarray) -> Dataset:
             f"{name}: {values[index]:g} at place {index} is too far from the training "
             f"values, {mean:g} with a deviation of {deviation:g}"
         )
-    splits = {}
-    for split, part in (("train", scaled[:border]), ("test", scaled[border:])):
-        windows = np.lib.stride_tricks.sliding_window_view(part, WINDOW + HORIZON)
-        splits[split] = {
-            "series": np.ascontiguousarray(windows[:, :WINDOW, None]),
-            "target": np.ascontiguousarray(windows[:, WINDOW:]),
-        }
-    scale = float(mean), float(deviation)
-    return Dataset(name, source, splits, (), fingerprint(splits), scale=scale)
+    return scaled, (float(mean), float(deviation))
 
 
 def standardized(what: str, values: np.ndarray, scale) -> np.ndarray:

@@ -18,6 +18,7 @@ from gpuzoo.data.validate import (
     make_dataset,
     squeeze_labels,
 )
+from gpuzoo.data.validation import with_validation
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
@@ -32,6 +33,8 @@ def load_data(
     fallback_data: str = "",
     image_size: int = 0,
     audio_seconds: float = 0.0,
+    validation: float = 0.0,
+    seed: int = 0,
     fingerprint: str | None = None,
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Dataset:
@@ -39,16 +42,18 @@ def load_data(
 
     Args:
         name: a TFDS image dataset (mnist, cifar10, ...), `digits`, a .npz file with
-            x_train, y_train, x_test, y_test (or x, y), or a folder with one sub-folder
-            of images or audio files per class (or such folders under train/ and test/
-            or val/); generated audio, `tones`; for forecasts `mackey_glass` or a .csv
-            file.
+            x_train, y_train, x_test, y_test, for validation x_val, y_val (or x, y), or
+            a folder with one sub-folder of images or audio files per class (or such
+            folders under train/, val/ and test/); generated audio, `tones`; for
+            forecasts `mackey_glass` or a .csv file.
         data_dir: prepared TFDS folder; nothing is downloaded then.
         fallback_data: name of the dataset to load if `name` is unavailable.
         image_size: side in pixels to which images of a folder are resized; 0: no
             resizing.
         audio_seconds: length to which audio files are cut or padded; 0: that of the
             longest.
+        validation: fraction of the training examples to take for validation, chosen by
+            the seed (gpuzoo/data/validation.py).
         fingerprint: of a TFDS dataset to load from the cache if it is there; ignored
             with `data_dir`.
         note: called with messages for the user.
@@ -56,6 +61,17 @@ def load_data(
     Raises:
         GpuzooError: the data are unavailable, damaged or not suited for training.
     """
+    dataset = _load(
+        name, data_dir, fallback_data, image_size, audio_seconds, fingerprint, note
+    )
+    return with_validation(dataset, validation, seed)
+
+
+def _load(
+    name: str, data_dir: str | None, fallback_data: str, image_size: int,
+    audio_seconds: float, fingerprint: str | None, note: Callable[[str], None],
+) -> Dataset:  # fmt: skip
+    """Load the dataset with the splits that it has."""
     if not name.strip():
         raise GpuzooError(
             "data: the name is empty; expected a dataset's name (mnist, digits, ...), "
@@ -172,11 +188,13 @@ def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset
         return images.read_folder(what, folder, found, size, note)
 
     if parts:
-        extra = set(folders.sub_folders(what, parts["test"])) - set(classes)
-        if extra and not whole:
-            raise GpuzooError(
-                f"{what}: test has a class that is missing in train: {min(extra)}"
-            )
+        for split, folder in parts.items():
+            extra = set(folders.sub_folders(what, folder)) - set(classes)
+            if extra and not whole:
+                raise GpuzooError(
+                    f"{what}: {split} has a class that is missing in train: "
+                    f"{min(extra)}"
+                )
         splits = {split: read(folder) for split, folder in parts.items()}
     else:
         splits = read(path)

@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data.dataset import Arrays, Dataset, fingerprint
+from gpuzoo.data.dataset import LONG, ORDER, Arrays, Dataset, fingerprint
 from gpuzoo.errors import GpuzooError
 
 
@@ -27,7 +27,7 @@ def make_dataset(
     Raises:
         GpuzooError: the fault, the array, and the remedy.
     """
-    if set(splits) != {"train", "test"}:
+    if set(splits) - {"val"} != {"train", "test"}:
         raise GpuzooError(
             f"{name}: needs train and test examples, has {sorted(splits)}"
         )
@@ -35,20 +35,22 @@ def make_dataset(
         split: clean_images(f"{name}, {split} images", arrays["image"])
         for split, arrays in splits.items()
     }
-    if images["train"].shape[1:] != images["test"].shape[1:]:
-        raise GpuzooError(
-            f"{name}: train images are {images['train'].shape[1:]} but test images are "
-            f"{images['test'].shape[1:]} (height, width, channels); make them equal"
-        )
-    if images["train"].dtype != images["test"].dtype:
-        raise GpuzooError(
-            f"{name}: train images are {images['train'].dtype} but test images are "
-            f"{images['test'].dtype}; make them equal"
-        )
+    train = images["train"]
+    for split, array in images.items():
+        if train.shape[1:] != array.shape[1:]:
+            raise GpuzooError(
+                f"{name}: train images are {train.shape[1:]} but {split} images are "
+                f"{array.shape[1:]} (height, width, channels); make them equal"
+            )
+        if train.dtype != array.dtype:
+            raise GpuzooError(
+                f"{name}: train images are {train.dtype} but {split} images are "
+                f"{array.dtype}; make them equal"
+            )
     clean = {s: {**splits[s], "image": images[s]} for s in splits}
     dataset = label_examples(name, source, clean, classes)
-    brightest = images["train"].max()
-    if images["train"].dtype == np.uint8 and brightest < 32:
+    brightest = train.max()
+    if train.dtype == np.uint8 and brightest < 32:
         dark = f"the brightest training pixel is {brightest} of 255"
         dataset = dataclasses.replace(dataset, findings=(dark, *dataset.findings))
     return dataset
@@ -259,7 +261,7 @@ def _alike(classes: tuple[str, ...]) -> list[str]:
 
 def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
     found = []
-    for split in ("train", "test"):
+    for split in (name for name in ORDER if name in labels):
         counts = np.bincount(labels[split], minlength=len(classes))
         empty = [classes[i] for i in np.flatnonzero(counts == 0)]
         if len(empty) > 5:
@@ -271,20 +273,22 @@ def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
 
 
 def _duplicates(field: str, examples: Arrays) -> list[str]:
-    """Report test examples that are, byte for byte, also training examples."""
+    """Report examples that are, byte for byte, in two splits."""
 
     def digests(split: str) -> list[bytes]:
         flat = examples[split].reshape(len(examples[split]), -1)
         return [hashlib.blake2b(row.data, digest_size=16).digest() for row in flat]
 
-    seen = set(digests("train"))
-    count = sum(digest in seen for digest in digests("test"))
-    if not count:
-        return []
-    verb = (
-        f"is also a training {field}" if count == 1 else f"are also training {field}s"
-    )
-    return [f"{count} of {len(examples['test'])} test {field}s {verb}"]
+    found, known = [], {"train": digests("train")}
+    for split in [name for name in ("val", "test") if name in examples]:
+        mine = digests(split)
+        for other, theirs in known.items():
+            seen, kind = set(theirs), f"{LONG[other]} {field}"
+            if count := sum(digest in seen for digest in mine):
+                also = f"is also a {kind}" if count == 1 else f"are also {kind}s"
+                found.append(f"{count} of {len(mine)} {LONG[split]} {field}s {also}")
+        known[split] = mine
+    return found
 
 
 # Test fraction for sources without a test split.

@@ -33,13 +33,15 @@ class Checkpoint:
     step: int
     """Steps done."""
     arrays: dict[str, np.ndarray]
-    """state/<variable> and journal/<results>."""
+    """state/<variable>, journal/<results> and best/<weight>."""
     history: list
     """[event, row] of all that was logged so far."""
     seconds: dict[str, float]
     """Phase -> seconds so far."""
     run: str = ""
     """The id of the run; no other run may resume from it."""
+    choice: dict = dataclasses.field(default_factory=dict)
+    """Which evaluation was the best so far (gpuzoo/engine/choice.py)."""
 
 
 def save(folder: pathlib.Path | SubFolder, checkpoint: Checkpoint) -> None:
@@ -53,6 +55,7 @@ def save(folder: pathlib.Path | SubFolder, checkpoint: Checkpoint) -> None:
         "history": checkpoint.history,
         "seconds": checkpoint.seconds,
         "run": checkpoint.run,
+        "choice": checkpoint.choice,
     }
     # Not as metadata: safetensors allows 100 MB, and long runs have more.
     text = zlib.compress(json.dumps(facts).encode(), 1)

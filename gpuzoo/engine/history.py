@@ -9,7 +9,7 @@ from gpuzoo.weights import digest, digest_all
 
 # A callback that gets (event, row). It may print and write but not change the run.
 # Events: "start", "progress", "samples", "stopping", and those of the history, "train",
-# "test", "digest".
+# "val", "test", "digest".
 Watcher = Callable[[str, dict], None]
 
 
@@ -57,9 +57,9 @@ class Journal:
             },
         )
 
-    def test(self, epoch: int, step: int, metrics: dict) -> None:
-        """Emit a row of the metrics of an evaluation."""
-        self._emit("test", {"epoch": epoch, "step": step, **metrics})
+    def evaluation(self, split: str, epoch: int, step: int, metrics: dict) -> None:
+        """Emit a row of the metrics of an evaluation, of split val or test."""
+        self._emit(split, {"epoch": epoch, "step": step, **metrics})
 
     def pending(self) -> Arrays:
         """Return what is collected but not emitted yet, for a checkpoint."""

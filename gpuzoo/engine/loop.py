@@ -9,6 +9,7 @@ import numpy as np
 from gpuzoo.data.dataset import Arrays
 from gpuzoo.engine import checkpoint
 from gpuzoo.engine.checkpoint import Checkpoint
+from gpuzoo.engine.choice import Choice
 from gpuzoo.engine.history import Journal, Watcher
 from gpuzoo.engine.plan import Plan, segments
 from gpuzoo.engine.program import Program
@@ -24,18 +25,21 @@ class Result:
     """The result of a training."""
 
     state: str
-    """finished, or stopped (by the user)."""
+    """finished, early or not, or stopped (by the user)."""
     steps: int
     epochs: int
     """Whole epochs done."""
     metrics: dict[str, float]
-    """The last evaluation: test_loss, ..."""
+    """The evaluation of `weights`: test_loss, ..., of validation data val_loss, ..."""
     outputs: Arrays
-    """The task's outputs of each test example in the last evaluation."""
+    """The task's outputs of each test example in that evaluation."""
     weights: Arrays
-    """Name -> final value of every weight of the model."""
+    """Name -> value of every weight of the model, as kept: the last or the best."""
     sparsity: dict | None
     """Zeros in the kernels (`Pruning.measure`), if the recipe prunes them."""
+    best: dict | None
+    """Of a recipe that chooses: epoch, step, monitor and metrics of the best evaluation
+    on validation data; `kept`, whether its weights are kept; `stopped_early`."""
     parameters: int
     seconds: dict[str, float]
     """setup, compile, train, evaluate."""
@@ -68,23 +72,27 @@ def run(
     session, plan, state = program.session, program.plan, program.state
     recipe, clock = session.recipe, program.clock
     journal, step, stopped = Journal(watch), 0, False
+    choice = Choice(recipe, program.monitor)
     if resume:
         step = resume.step
         state.write(_strip("state/", resume.arrays))
         journal.restore(resume.history, resume.arrays)
+        choice.restore(resume.choice, resume.arrays)
         clock.seconds.update(resume.seconds)
     good = _Good(step, state.read(state.all), set(state.weights))
-    outputs, metrics = {}, {}
 
     # ------------------------------------------------------------------------- training
     watch("start", {
         "steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
         "parameters": program.model.count_params(), "step": step,
-        "figures": {"train": program.step_metrics, "test": program.metrics},
+        "figures": {"train": program.step_metrics, program.watched: program.metrics},
     })  # fmt: skip
+    outputs, metrics = {}, {}
     if resume:  # a checkpoint is saved before logging and evaluation
-        outputs, metrics = _look(program, journal, good, step) or (outputs, metrics)
+        outputs, metrics = _look(program, journal, choice, good, step)
     parts = segments(plan, recipe, step, until, program.most_steps)
+    if choice.over:  # killed just before it ended
+        parts = iter(())
     for first, step, results in program.train_parts(parts):
         _check_finite(results["loss"], first, plan, good)
         journal.add(results)
@@ -92,73 +100,105 @@ def run(
         stopped = step < plan.steps and (step == until or stop())
         due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
         if folder and step < plan.steps and (due or stopped):
-            _save(program, journal, good, step, folder, run_id)
+            _save(program, journal, choice, good, step, folder, run_id)
         if stopped:
             watch("stopping", {"step": step})
-        if seen := _look(program, journal, good, step, stopped):
-            outputs, metrics = seen
-        if stopped:
+        outputs, metrics = _look(program, journal, choice, good, step, stopped)
+        if stopped or choice.over:
             break
 
     # --------------------------------------------------------------------------- result
+    stopped = stopped and not choice.over
+    if journal.losses:  # it has stopped early
+        _digest(program, journal, good, step)
     if good.step != step:
         raise good.diverged(f"a weight is no longer finite at step {step}", step)
-    weights = program.weights()
+    if choice.weights:
+        metrics = choice.best["metrics"]
+    found = {f"{program.watched}_{name}": value for name, value in metrics.items()}
+    if program.watched == "val":
+        outputs, metrics = program.evaluate("test", choice.weights)
+        _log_evaluation(journal, good, "test", plan, step, metrics, end=not stopped)
+        found |= {f"test_{name}": value for name, value in metrics.items()}
+    weights = choice.weights or program.weights()
     return Result(
         state="stopped" if stopped else "finished",
         steps=step,
         epochs=step // plan.steps_per_epoch,
-        metrics={f"test_{name}": value for name, value in metrics.items()},
+        metrics=found,
         outputs=outputs,
         weights=weights,
         sparsity=program.pruning.measure(weights),
+        best=choice.as_record(stopped_early=choice.over and step < plan.steps),
         parameters=program.model.count_params(),
         seconds=clock.rounded(),
         device_bytes=program.backend.peak_device_bytes(),
     )
 
 
-def _save(program, journal, good, step: int, folder: pathlib.Path, run_id: str) -> None:
+def _save(
+    program, journal, choice, good, step: int, folder: pathlib.Path, run_id: str
+) -> None:
     """Write a checkpoint after `step`."""
     state, clock = program.state, program.clock
     values = state.read(state.all)
     # As a run resumed from here would have it, should it diverge.
     good.follow(step, values)
-    arrays = {f"state/{name}": a for name, a in values.items()} | journal.pending()
+    arrays = {f"state/{name}": a for name, a in values.items()}
+    arrays |= journal.pending() | choice.arrays()
     with clock.phase("checkpoint"):
         content = step, arrays, journal.history, clock.rounded(), run_id
-        checkpoint.save(folder, Checkpoint(*content))
+        checkpoint.save(folder, Checkpoint(*content, choice.facts()))
 
 
-def _look(program, journal, good, step: int, stopped: bool = False) -> tuple | None:
-    """Log, digest and evaluate where due after `step`; changes no result.
+def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:
+    """Log, digest and evaluate where due after `step`; changes no later step.
 
     Returns:
-        Outputs and metrics of the evaluation, if there was one.
+        Outputs and metrics of the evaluation, empty if none was due.
     """
-    recipe, plan, state = program.session.recipe, program.plan, program.state
+    recipe, plan = program.session.recipe, program.plan
     epoch, in_epoch = divmod(step - 1, plan.steps_per_epoch)
     epoch, ends_epoch = epoch + 1, in_epoch + 1 == plan.steps_per_epoch
     last = stopped or step == plan.steps
     if step % recipe.log_every == 0 or ends_epoch or last:
         journal.log(epoch, step)
     if step % recipe.digest_every == 0 or last:
-        with program.clock.phase("digest"):
-            weights, others = state.read(state.weights), state.read(state.others)
-            good.follow(step, {**weights, **others})
-            journal.digest(step, weights, others)
-        _check_scale(state, others, step, good)
-    if not (last or (ends_epoch and epoch % recipe.eval_every == 0)):
-        return None
-    outputs, metrics = program.evaluate()
-    wild = [name for name, value in metrics.items() if not np.isfinite(value)]
-    if wild and step == plan.steps:
-        what = f"test_{wild[0]} is {metrics[wild[0]]} at the end"
-        raise good.diverged(what, step)
-    journal.test(epoch, step, metrics)
+        _digest(program, journal, good, step)
+    due = (ends_epoch and epoch % recipe.eval_every == 0) or step == plan.steps
+    if not (due or stopped):
+        return {}, {}
+    outputs, metrics = program.evaluate(program.watched)
+    pruned = step >= max(plan.prunings, default=0)
+    if due and pruned:  # a resumed run has no evaluation where it was stopped
+        choice.see(epoch, step, metrics, program.weights)
+    end = (step == plan.steps or choice.over) and choice.weights is None
+    _log_evaluation(journal, good, program.watched, plan, step, metrics, end=end)
     if "samples" in outputs:
         journal.watch("samples", {"epoch": epoch, "images": outputs["samples"]})
     return outputs, metrics
+
+
+def _digest(program, journal, good, step: int) -> None:
+    """Log digests of all variables after `step`."""
+    state = program.state
+    with program.clock.phase("digest"):
+        weights, others = state.read(state.weights), state.read(state.others)
+        good.follow(step, {**weights, **others})
+        journal.digest(step, weights, others)
+    _check_scale(state, others, step, good)
+
+
+def _log_evaluation(
+    journal, good, split: str, plan: Plan, step: int, metrics: dict, *, end: bool
+) -> None:
+    """Log an evaluation after `step`; raise Diverged if the run is to `end` with a
+    metric that is not finite."""
+    wild = [name for name, value in metrics.items() if not np.isfinite(value)]
+    if wild and end:
+        what = f"{split}_{wild[0]} is {metrics[wild[0]]} at the end"
+        raise good.diverged(what, step)
+    journal.evaluation(split, (step - 1) // plan.steps_per_epoch + 1, step, metrics)
 
 
 @dataclasses.dataclass

@@ -60,7 +60,7 @@ class Observer:
         def body(feed):
             recorder.begin()
             if evaluation:
-                results = program.evaluation.step(feed)
+                results = program.evaluations[program.watched].step(feed)
             else:
                 results = program.step(feed, recorder)
             return {**results, **recorder.ends}

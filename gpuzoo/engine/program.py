@@ -11,6 +11,7 @@ from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import (
     backends,
     batches,
+    choice,
     compile_config,
     initializers,
     model_objects,
@@ -66,6 +67,8 @@ class Program:
         state: every variable that a step reads or writes (`gpuzoo.engine.state`).
         clock: seconds by phase: setup, compile, train, evaluate, and the loop's own.
         step_metrics, metrics: names of what a step and an evaluation return.
+        watched: the split that is evaluated in training: val, or test without one.
+        monitor: the metric that chooses by the split val; None if nothing does.
 
     Raises:
         GpuzooError: the model or one of its operations cannot be trained repeatably.
@@ -109,7 +112,11 @@ class Program:
         if loss := compile_config.loss_of(given.loss, recipe, model):
             self.task.compiled = loss
         self.step_metrics = tuple(metric.name for metric in self.task.step_metrics)
-        self.metrics = tuple(metric.name for metric in self.task.metrics)
+        self.watched = "val" if "val" in dataset.splits else "test"
+        judge = self.task if self.watched == "test" else self._judge()
+        self.judges = {"test": self.task, self.watched: judge}
+        self.metrics = tuple(metric.name for metric in judge.metrics)
+        self.monitor = choice.monitor_of(recipe, judge.metrics)
         self.state = State(model, optimizers, self._generators, self.backend)
         fields = self.task.fields
         self._train_examples: batches.Examples
@@ -135,27 +142,49 @@ class Program:
                 again = self.backend.compile_steps(self.step, example, variables)
                 self._try_again(again, once, before)
             self._try_again(self._train_steps, once, before)
-        self.evaluation = self._compile_evaluation(variables)
+        self.evaluations = {
+            split: self._compile_evaluation(split, variables) for split in self.judges
+        }
         state.write(before)
 
-    def _compile_evaluation(self, variables: list) -> Evaluation:
-        session, fast = self.session, self.session.fast
-        dataset, count = session.dataset, session.dataset.count("test")
-        batch = batch_size(dataset.input_shape, count, self.task.expansion, fast)
-        self._evaluated = min(count, 2 * batch) if fast else count
-        test = {name: dataset.test[name] for name in self.task.fields}
+    def _judge(self) -> "tasks.base.Task":
+        """Return the task for evaluations of the validation examples: to it they are
+        the test examples, of which it may make its own codes or statistics."""
+        dataset, task = self.session.dataset, self.task
+        splits = {"train": dataset.train, "test": dataset.splits["val"]}
+        dataset = dataclasses.replace(dataset, splits=splits)
+        judge = type(task)(
+            model=self.model, recipe=self.session.recipe, dataset=dataset,
+            runtime=self.session.runtime,
+        )  # fmt: skip
+        judge.begin([], dataset)
+        judge.compiled = task.compiled
+        return judge
+
+    def _compile_evaluation(self, split: str, variables: list) -> Evaluation:
+        session, task = self.session, self.judges[split]
+        dataset, count = session.dataset, session.dataset.count(split)
+        batch = batch_size(dataset.input_shape, count, task.expansion, session.fast)
+        examples = {name: dataset.splits[split][name] for name in task.fields}
         return Evaluation(
-            self.task.evaluate, test, batch, self.backend, session.runtime, variables,
+            task.evaluate, examples, batch, self.backend, session.runtime, variables,
             streamed=self._streamed,
         )  # fmt: skip
+
+    def _evaluated(self, split: str) -> int:
+        """Return how many examples of a split are evaluated."""
+        count = self.session.dataset.count(split)
+        batch = self.evaluations[split].batch
+        return min(count, 2 * batch) if self.session.fast else count
 
     def feed(self, first: int, last: int) -> Arrays:
         """Return the feed of steps first..last-1, all of one epoch."""
         return self._train_examples.send(self.plan.feed(first, last))
 
     def evaluation_feeds(self) -> Iterator[Arrays]:
-        """Yield the feed of each batch of the evaluation."""
-        return self.evaluation.feeds(self._evaluated)
+        """Yield the feed of each batch of the evaluation in training."""
+        split = self.watched
+        return self.evaluations[split].feeds(self._evaluated(split))
 
     def step(self, feed: dict, backend=None) -> dict:
         """Do one step, to be traced: one entry of a feed -> its metrics."""
@@ -188,14 +217,25 @@ class Program:
                 self.pruning.after(last)
             yield first, last, results
 
-    def evaluate(self) -> tuple[Arrays, dict[str, float]]:
-        """Evaluate all test examples, with the averaged weights if the recipe has an
-        `ema_decay`; return (outputs, one row per example; metric -> value)."""
-        with self.clock.phase("evaluate"), self.state.averaged():
-            outputs = self.evaluation(self._evaluated)
-            test = self.session.dataset.test
-            seen = {name: test[name][: self._evaluated] for name in self.task.fields}
-            return outputs, self.task.summarise(outputs, seen)
+    def evaluate(
+        self, split: str = "test", weights: Arrays | None = None
+    ) -> tuple[Arrays, dict[str, float]]:
+        """Evaluate all examples of a split, test or val.
+
+        Args:
+            weights: as `weights()` has returned them; default: the weights as they are,
+                averaged if the recipe has an `ema_decay`.
+
+        Returns:
+            Outputs, one row per example, and metric -> value.
+        """
+        state, task, count = self.state, self.judges[split], self._evaluated(split)
+        held = state.averaged() if weights is None else state.holding(weights)
+        with self.clock.phase("evaluate"), held:
+            outputs = self.evaluations[split](count)
+            examples = self.session.dataset.splits[split]
+            seen = {name: examples[name][:count] for name in task.fields}
+            return outputs, task.summarise(outputs, seen)
 
     def weights(self) -> Arrays:
         """Return name -> value of every weight; the averages if the run keeps them."""

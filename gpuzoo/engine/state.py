@@ -36,11 +36,19 @@ class State:
     @contextlib.contextmanager
     def averaged(self):
         """Replace the weights by their running averages, if any, within the block."""
-        weights = [weight for weight, _ in self._averages]
-        before = self.backend.read(weights)
         # Copied through the host: JAX donates the buffers of a step's arguments, so two
         # variables must not share one.
         values = self.backend.read([average for _, average in self._averages])
+        with self._replaced([weight for weight, _ in self._averages], values):
+            yield
+
+    def holding(self, values: dict[str, np.ndarray]):
+        """Replace the weights by other values, name -> array, within the block."""
+        return self._replaced([self.weights[name] for name in values], values.values())
+
+    @contextlib.contextmanager
+    def _replaced(self, weights: list[keras.Variable], values):
+        before = self.backend.read(weights)
         for weight, value in zip(weights, values, strict=True):
             weight.assign(value)
         try:

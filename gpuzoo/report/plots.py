@@ -34,6 +34,7 @@ SAMPLES = 60  # generated images on a sheet
 TALLEST = 36  # inches; matplotlib draws at most 2**16 pixels
 _GREY = "#5b6075"
 _INK, _MUTED, _TRAIN, _TEST = "#1a1a2e", "#8a8fa3", "#7aa6d8", "#c8553d"
+_VAL = "#d9a441"
 
 
 def draw_all(
@@ -97,7 +98,7 @@ def curves(title: str, rows: list[dict], trained_with: str = "") -> Figure:
     for axes, key in zip(
         figure.subplots(1, len(keys), squeeze=False)[0], keys, strict=True
     ):
-        for split, colour in (("train", _TRAIN), ("test", _TEST)):
+        for split, colour in (("train", _TRAIN), ("val", _VAL), ("test", _TEST)):
             points = [
                 (r["step"], r[key]) for r in rows if r["split"] == split and key in r
             ]

@@ -37,6 +37,7 @@ class Screen:
         self.quiet = quiet
         self.batch, self.speed, self.row = 0, 0.0, {}
         self.figures: dict[str, tuple[str, ...]] = {}
+        self.watched = "test"
         self.width = _WIDTH
         self.steps, self.printed = 0, {}
 
@@ -72,7 +73,7 @@ class Screen:
             if self.row and self._is_due("train", self.row["step"]):
                 self._print_row()
             self.row = row
-        elif event == "test":
+        elif event == self.watched:
             if self._is_due("test", row["step"]):
                 self._print_row(row)
             else:
@@ -97,6 +98,7 @@ class Screen:
 
     def _start(self, row: dict) -> None:
         self.batch, self.figures = row["batch"], row["figures"]
+        *_, self.watched = self.figures  # val or test
         self.steps = row["steps"]
         self.say(
             f"{row['parameters']:,} parameters, {row['epochs']} epoch"
@@ -105,7 +107,7 @@ class Screen:
         short = {"accuracy": "acc", "discriminator": "discr."}
         heads = [
             f"{split} {short.get(name, name)}"
-            for split in ("train", "test")
+            for split in self.figures
             for name in self.figures[split]
         ]
         heads = ["epoch", "step", *heads, "img/s"]
@@ -125,7 +127,7 @@ class Screen:
             str(train["epoch"]),
             str(train["step"]),
             *(f"{train[name]:.4f}" for name in self.figures["train"]),
-            *(f"{test[name]:.4f}" if test else "" for name in self.figures["test"]),
+            *(f"{test[n]:.4f}" if test else "" for n in self.figures[self.watched]),
             f"{self.speed:,.0f}" if self.speed else "-",  # not measured yet
         ]
         line = "".join(cell.rjust(self.width) for cell in cells)

@@ -93,7 +93,7 @@ def diff(
 
 def _same_rows(one: dict, other: dict) -> bool:
     """Return whether two runs write rows at the same steps, with the same metrics."""
-    names = ("log_every", "eval_every", "digest_every", "tta", "task")
+    names = ("log_every", "eval_every", "digest_every", "tta", "task", "validation")
     return all(one["recipe"].get(name) == other["recipe"].get(name) for name in names)
 
 

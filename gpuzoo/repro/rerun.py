@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gpuzoo.data.dataset import ORDER
 from gpuzoo.errors import Diverged
 from gpuzoo.training.session import Recorded
 
@@ -34,7 +35,7 @@ def first_steps(recorded: Recorded, until: int) -> Done:
     def watch(event: str, row: dict) -> None:
         if event == "digest":
             digests.append(row)
-        elif event in ("train", "test"):
+        elif event in ORDER:
             metrics.append({"split": event, **row})
 
     try:

@@ -176,16 +176,16 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
     here = dict(result.metrics)
     content = weights.weights_bytes(result.weights)
     here["weights_sha256"] = hashlib.sha256(content).hexdigest()
-    for name in ("state", "steps", "epochs", "parameters"):
+    for name in ("state", "steps", "epochs", "parameters", "best"):
         here[name] = getattr(result, name)
-    before |= {name: recorded[name] for name in here if name not in result.metrics}
+    before |= {name: recorded.get(name) for name in here if name not in result.metrics}
     data = session.dataset.as_record()
     for name in (
-        "source", "classes", "input_shape", "train_examples", "test_examples",
-        "findings",
+        "source", "classes", "input_shape", "train_examples", "val_examples",
+        "test_examples", "findings",
     ):  # fmt: skip
-        before[f"data/{name}"] = recorded["data"][name]
-        here[f"data/{name}"] = data[name]
+        before[f"data/{name}"] = recorded["data"].get(name)
+        here[f"data/{name}"] = data.get(name)
     before["error"], here["error"] = recorded["error"], None
     before["sparsity"], here["sparsity"] = recorded.get("sparsity"), result.sparsity
     for mine, record in ((before, recorded), (here, _record_again(opened))):

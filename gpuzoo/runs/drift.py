@@ -97,11 +97,14 @@ def data_differences(record: dict, other: dict) -> list[Difference]:
     if record["classes"] != other["classes"]:
         sides = record["classes"], other["classes"]
         found.append(Difference("data.classes", *sides, _changed_classes(*sides)))
-    names = ("name", "fingerprint", "train_examples", "test_examples", "input_shape")
+    names = (
+        "name", "fingerprint", "train_examples", "val_examples", "test_examples",
+        "input_shape",
+    )  # fmt: skip
     return found + [
-        Difference(f"data.{name}", record[name], other[name])
+        Difference(f"data.{name}", record.get(name), other.get(name))
         for name in names
-        if record[name] != other[name]
+        if record.get(name) != other.get(name)
     ]
 
 

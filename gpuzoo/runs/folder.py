@@ -14,6 +14,7 @@ import re
 import stat
 import sys
 
+from gpuzoo.data.dataset import ORDER
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import Folder, expand, is_temporary, temporary_name
 from gpuzoo.home import redact
@@ -35,7 +36,7 @@ from gpuzoo.weights import weights_bytes
 TRAIL = ("metrics.jsonl", "digests.jsonl")
 # The first characters of their rows.
 _HEADS = {
-    "metrics.jsonl": ('{"split": "train", "epoch": ', '{"split": "test", "epoch": '),
+    "metrics.jsonl": tuple(f'{{"split": "{name}", "epoch": ' for name in ORDER),
     "digests.jsonl": ('{"step": ',),
 }
 
@@ -269,7 +270,8 @@ class RunFolder(Folder):
         drawn again, to the same bytes; but not the one that a stop has drawn."""
         self.check()
         self._end_trail()
-        self._remove_sheets({row["epoch"] for event, row in history if event == "test"})
+        watched = [row["epoch"] for event, row in history if event in ("val", "test")]
+        self._remove_sheets(set(watched))
         rows: dict[str, list[str]] = {name: [] for name in TRAIL}
         for event, row in history:
             name, line = _line(event, row)
@@ -314,7 +316,7 @@ class RunFolder(Folder):
             for line in self.read_file("metrics.jsonl").decode().splitlines():
                 with contextlib.suppress(ValueError):  # a half row: power cut
                     row = json.loads(line)
-                    if isinstance(row, dict) and row.get("split") == "test":
+                    if isinstance(row, dict) and row.get("split") in ("val", "test"):
                         if isinstance(row.get("epoch"), int):
                             found.append(row)
         return found
@@ -343,8 +345,8 @@ class RunFolder(Folder):
         self.write_file("run.json", text.encode())
 
     def watch(self, event: str, row: dict) -> None:
-        """Watch the loop: append one line for each log entry, test and digest."""
-        if event in ("train", "test", "digest"):
+        """Watch the loop: append one line for each log entry, evaluation, digest."""
+        if event in (*ORDER, "digest"):
             self._append(*_line(event, row))
 
     def close(self) -> None:

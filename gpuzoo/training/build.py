@@ -152,6 +152,7 @@ def build_for_shape(
 def check_recipe(recipe: Recipe) -> None:
     """Raise GpuzooError for all that is wrong without looking at the data."""
     recipe.check_optimizer()
+    recipe.check_choice()
     tasks.load(recipe.task).check_recipe(recipe)
     options = parse_options(recipe.model_options)
     for name in ("input_shape", "num_classes", "horizon"):
@@ -173,6 +174,8 @@ def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Datase
         fallback_data=recipe.fallback_data,
         image_size=recipe.image_size,
         audio_seconds=recipe.audio_seconds,
+        validation=recipe.validation,
+        seed=recipe.seed,
         fingerprint=fingerprint,
         note=note,
     )

@@ -56,6 +56,7 @@ def finish(job, result) -> None:
         parameters=result.parameters,
         **({"sparsity": result.sparsity} if result.sparsity else {}),
         metrics=result.metrics,
+        best=result.best,
         seconds={**result.seconds, "wall": wall},
         peak_memory_bytes=peak_memory_bytes(),
         peak_device_bytes=result.device_bytes,
@@ -124,6 +125,7 @@ def summary_of(folder: RunFolder) -> dict:
             f"{phase}_seconds": round(record["seconds"][phase], 3)
             for phase in ("compile", "train", "wall")
         },
+        **({"best": record["best"]} if record.get("best") else {}),
         "peak_memory_bytes": record["peak_memory_bytes"],
         "peak_device_bytes": record["peak_device_bytes"],
         "weights_sha256": record["weights_sha256"],
@@ -155,6 +157,13 @@ def say_end(job, summary: dict) -> None:
             "yellow",
         )
         headline = kind.metrics[0]  # the loss
+    if best := summary.get("best"):
+        kept = "kept the weights" if best["kept"] else "kept the last weights; best"
+        early = "Stopped early, " if best["stopped_early"] else ""
+        screen.say(
+            f"{early}{kept} of epoch {best['epoch']}: {best['monitor']} "
+            f"{best['value']:.4f}"
+        )
     figure = headline.text(summary[f"test_{headline.name}"])
     screen.say(
         f"test {headline.name} {figure} on {data} · "

@@ -58,7 +58,7 @@ def make_session(
 ) -> "Session":
     """Do the same in a configured process."""
     from gpuzoo import tasks
-    from gpuzoo.engine import compile_config, model_objects
+    from gpuzoo.engine import choice, compile_config, model_objects
     from gpuzoo.engine.plan import make_plan
     from gpuzoo.engine.program import Session
     from gpuzoo.runtime.keras_state import SLACK_BYTES, at_most
@@ -68,6 +68,7 @@ def make_session(
     build.check_recipe(recipe)
     recipe = tasks.load(recipe.task).settle(recipe)
     dataset = build.load_data_of(recipe, note)
+    choice.check_data(recipe, dataset)
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)

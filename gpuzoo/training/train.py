@@ -69,9 +69,12 @@ def train(
     Returns:
         What the command line prints as its last line: `state` (finished, stopped),
         `recipe`, `model`, `data`, `backend`, `device`, `precision`, `xla`,
-        `deterministic`, `seed`, `epochs`, `steps`, the metrics of the last evaluation
-        (`test_loss`, `test_accuracy`, ... by the task), `sparsity` (zeros of all
-        kernels, a fraction, if the recipe prunes them), `compile_seconds`,
+        `deterministic`, `seed`, `epochs`, `steps`, the metrics of the weights kept
+        (`test_loss`, `test_accuracy`, ... by the task, `val_loss`, ... if there are
+        validation data), `best` (with early_stopping or keep=best: `epoch`, `step`,
+        `monitor` and `value` of the best evaluation, `kept`, whether its weights are
+        kept, `stopped_early`), `sparsity` (zeros of all kernels, a fraction, if the
+        recipe prunes them), `compile_seconds`,
         `train_seconds`, `wall_seconds`, `peak_memory_bytes`, `peak_device_bytes`
         (None on a CPU), `weights_sha256` and `run_dir`, the run folder.
 
@@ -129,7 +132,7 @@ def train(
                     recipe, options, lambda text: screen.say(text, "yellow"),
                     given=brought, fast=fast_dev_run,
                 )  # fmt: skip
-                _check_room(folder, session.model)
+                _check_room(folder, session)
                 folder.clear_trail()
                 folder.update(**_of_session(session))
                 interrupts.end_if_asked()
@@ -376,11 +379,12 @@ def _resolve(recipe, options, changes):
     return recipe.override(**rest), dataclasses.replace(options, **runtime)
 
 
-def _check_room(folder, model) -> None:
+def _check_room(folder, session) -> None:
     """Raise GpuzooError if the disk has no room for a run: two checkpoints with up to
-    three numbers per weight and one being written, the weights, the record, the trail
-    and the plots."""
-    needed = 12 * 4 * model.count_params() + 4_000_000
+    three numbers per weight (four with the best weights) and one being written, the
+    weights, the record, the trail and the plots."""
+    numbers = 15 if session.recipe.keep == "best" else 12
+    needed = numbers * 4 * session.model.count_params() + 4_000_000
     free = shutil.disk_usage(folder.locate()).free
     if free < needed:
         raise GpuzooError(
@@ -406,9 +410,11 @@ def _say_start(screen, session) -> None:
     from gpuzoo.engine import model_objects
 
     dataset, given = session.dataset, session.given
+    uses = {"train": "train", "val": "validate", "test": "test"}
+    counts = [f"{count:,} to {uses[name]}" for name, count in dataset.counts.items()]
     screen.say(
         f"{session.runtime.line()} · data {dataset.name} ({dataset.source}; "
-        f"{dataset.count('train'):,} to train, {dataset.count('test'):,} to test)",
+        f"{', '.join(counts)})",
         "bold",
     )
     for finding in dataset.findings:
