@@ -367,6 +367,37 @@ def test_killed_after_any_step(programs, tmp_path):
         assert in_files(before + told) == in_files(rows)
 
 
+def test_stopped_between_two_evaluations(programs, tmp_path):
+    """The evaluation that a stop adds does not count, even if it would be the best one,
+    or the last of the patience; until there is another, the last weights are kept."""
+    changes = {"early_stopping": 2, "epochs": 30}
+    whole, rows = rows_of(programs("val", **changes))
+    for at in (1, 2, 4, whole.best["step"] + 1, whole.steps - 1):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        options = {"until": at, "folder": folder / "checkpoints", "run_id": "x"}
+        made = programs("val", **changes)
+        stopped, _ = rows_of(made, **options)
+        assert stopped.state == "stopped" and stopped.steps == at
+        assert (stopped.best is None) == (at < 3)
+        if at < 3:
+            last = made.weights()
+            assert all(np.array_equal(last[k], a) for k, a in stopped.weights.items())
+        start, _ = checkpoint.load(folder / "checkpoints", "x")
+        resumed, told = rows_of(programs("val", **changes), start)
+        assert same(whole, resumed) and resumed.best == whole.best
+        before = [tuple(row) for row in start.history]
+        assert in_files(before + told) == in_files(rows)
+
+
+def test_a_program_that_chooses_needs_validation_data(dataset, runtime):
+    """Or it would choose by the test examples."""
+    with pytest.raises(
+        GpuzooError, match="keep=best and early_stopping=30 needs a val"
+    ):
+        program(KEEPS, dataset, runtime)
+
+
 WORDS = ["train", "mnist", "--data", "digits", "--model", "mlp", "--device", "cpu",
          "--threads", "2", "--validation", "0.15", "--keep", "best", "--monitor",
          "val_accuracy", "--early-stopping", "4", "--epochs", "40", "--schedule",

@@ -112,6 +112,7 @@ class Program:
         if loss := compile_config.loss_of(given.loss, recipe, model):
             self.task.compiled = loss
         self.step_metrics = tuple(metric.name for metric in self.task.step_metrics)
+        choice.check_data(recipe, dataset)
         self.watched = "val" if "val" in dataset.splits else "test"
         judge = self.task if self.watched == "test" else self._judge()
         self.judges = {"test": self.task, self.watched: judge}
