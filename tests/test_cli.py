@@ -313,8 +313,7 @@ def test_no_words_print_the_help(cli):
     lines = [line for line in done.stdout.splitlines() if "•" in line]
     assert [line.split()[2] for line in lines] == [
         "list", "info", "train", "resume", "verify", "report", "compare", "diff",
-        "evaluate",
-        "predict", "export",
+        "evaluate", "predict", "export", "compress",
         "robustness", "serve", "bench", "compile", "doctor", "new-key", "sign",
         "check-signature", "encrypt", "decrypt",
     ]  # fmt: skip

@@ -310,7 +310,7 @@ def test_rows_in_a_file(classifier, here, capsys, monkeypatch):
     assert Predict(classifier, ("x.npy",), top=2)() == 0
     head, *lines, last = capsys.readouterr().out.splitlines()
     assert head.split() == ["file", "most", "probable", "2nd"] and len(lines) == 7
-    assert re.match(r"x.npy \[0\]  +\d  \d+\.\d%  \d  \d+\.\d%", lines[0])
+    assert re.match(r"x.npy \[0\]  +\d  \d+\.\d% +\d  \d+\.\d%", lines[0])
 
 
 def test_rows_for_a_file_do_not_go_to_the_bar(capsys, monkeypatch):
