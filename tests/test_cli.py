@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import runpy
 import signal
 import subprocess
@@ -79,6 +80,10 @@ def check_recipe(name: str, told: dict, folder: pathlib.Path) -> None:
     record = read_run(run)
     assert record["state"] == "finished" and record["steps"] == 2, name
     assert record["weights_sha256"] == told["weights_sha256"]
+    report = (run / "report.html").read_bytes()
+    shown = {one for one in record["files"] if re.fullmatch(r"\w+\.(png|gif)", one)}
+    assert report.count(b"<img ") == len(shown - {"curves.png"}), name
+    assert report.count(b"<polyline ") >= 2, name
     assert KEYS - {"test_accuracy"} <= set(told), name
     assert bool(record["recipe"]["teacher"]) == name.startswith("distill")
     assert record["recipe"]["name"] == name

@@ -187,7 +187,6 @@ def test_the_page_of_every_task(task, run):
     )
     content = written(run)
     assert content.count(b'src="data:image/png') == len(kind.pictures) > 0
-    assert content.count(b'<img alt="The picture ') == 0  # each has a text of its own
 
 
 def test_what_the_page_says_of_a_verdict(run):
@@ -339,6 +338,15 @@ def test_a_chart_holds_its_points_and_round_ticks(values):
         assert charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM
     assert 2 <= len(made.up) <= 8 and len({text for _, text in made.up}) == len(made.up)
     assert len(made.lines[0].points) == sum(map(np.isfinite, values))
+
+
+def test_a_split_has_one_colour_in_all_charts():
+    rows = [
+        {"split": "train", "step": 1, "epoch": 1, "loss": 1.0},
+        {"split": "test", "step": 1, "epoch": 1, "loss": 1.0, "map50": 0.5},
+    ]
+    tones = [{one.name: one.tone for one in made.lines} for made in page.charts(rows)]
+    assert tones == [{"train": 0, "test": 1}, {"test": 1}]
 
 
 def test_long_and_empty_charts():

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 WIDTH, HEIGHT = 400, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 18, 10, 40
 _MOST = 300  # points of a line: more cannot be seen
 _LARGEST = 1e300  # of a value; NaN and infinity are left out, too
 _DOTS = 30  # lines of fewer points have dots
@@ -18,6 +18,8 @@ class Line:
     """One line of a chart, in pixels."""
 
     name: str
+    tone: int
+    """Its colour and dashes: the place of its series, empty ones included."""
     points: list[Point]
     dots: bool
     last: str
@@ -62,8 +64,8 @@ def chart(title: str, series: dict[str, Sequence[Point]]) -> Chart | None:
 
     lines = [
         Line(
-            name, [place(one) for one in _thin(points)], len(points) < _DOTS,
-            number(points[-1][1]),
+            name, [*series].index(name), [place(one) for one in _thin(points)],
+            len(points) < _DOTS, number(points[-1][1]),
         )
         for name, points in finite.items()
     ]  # fmt: skip

@@ -34,6 +34,7 @@ _MAIN = {
     "autoencode": ("loss", "nats per image"), "detect": ("map50", ""),
     "forecast": ("loss", ""), "video_prediction": ("error", ""),
 }  # fmt: skip
+# All but curves.png, which is drawn here as SVG.
 _PICTURES = {
     "confusion.png": (
         "Confusion matrix",
@@ -71,7 +72,6 @@ _PICTURES = {
         "An animation: images from the same codes after each evaluation.",
     ),
 }
-_LEFT_OUT = ("curves.png",)  # drawn here as SVG
 _GROUPS = {
     "recipe": "Settings of the recipe", "options": "Runtime options that were given",
     "runtime": "Runtime that was used", "environment": "Environment and versions",
@@ -163,6 +163,7 @@ def _page(record: dict, read) -> bytes:
     context = {
         "record": record,
         "title": _title(record),
+        "model": _model(record),
         "main": main_metric(record),
         "metrics": {k: number(float(v)) for k, v in record["metrics"].items()},
         "edited": record["seal"] != seal(record),
@@ -224,8 +225,12 @@ def _cell(value) -> str:
 
 def _title(record: dict) -> str:
     recipe, data = record["recipe"], record["data"] or {}
-    model = "own model" if recipe["model"] == ARCHITECTURE else recipe["model"]
-    return f"{recipe['name']}: {model} on {data.get('name', recipe['data'])}"
+    return f"{recipe['name']}: {_model(record)} on {data.get('name', recipe['data'])}"
+
+
+def _model(record: dict) -> str:
+    model = record["recipe"]["model"]
+    return "own model" if model == ARCHITECTURE else model
 
 
 def main_metric(record: dict) -> tuple[str, str] | None:
@@ -342,26 +347,20 @@ def figures(rows: list[dict]) -> list[str]:
 def _pictures(record: dict, read) -> tuple[list[dict], list[str]]:
     """Return the pictures of a run for the page, and which ones are left out."""
     found, left_out = [], []
-    names = [
-        name
-        for name in record.get("files", {})
-        if name.endswith((".png", ".gif")) and "/" not in name
-    ]
-    order = [*_PICTURES, *names]
-    for name in sorted(set(names) - {*_LEFT_OUT}, key=order.index):
-        if ".kept-" in name:  # not of the run
+    files = record.get("files", {})
+    for name, (title, text) in _PICTURES.items():
+        if name not in files:
             continue
         try:
             content = read(name)
         except OSError as error:
             left_out.append(f"{name} cannot be read: {error.strerror or error}.")
             continue
-        if hashlib.sha256(content).hexdigest() != record["files"][name]:
+        if hashlib.sha256(content).hexdigest() != files[name]:
             left_out.append(f"{name} has been changed since the run ended.")
         elif len(content) > _LARGEST:
             left_out.append(f"{name} is too large for this page; see the run folder.")
         else:
-            title, text = _PICTURES.get(name, (name, f"The picture {name} of the run."))
             kind = name.rpartition(".")[2]
             data = base64.b64encode(content).decode()
             found.append({"title": title, "text": text, "kind": kind, "data": data})
@@ -371,12 +370,12 @@ def _pictures(record: dict, read) -> tuple[list[dict], list[str]]:
 def command_of(record: dict) -> str:
     """Return the command line that began a run; "" if it was begun in Python."""
     program, *words = record["command"] or [""]
-    name = program.rpartition("/")[2]
+    name, recipe = program.rpartition("/")[2], record["recipe"]["name"]
     if name == "gpuzoo":
         start = ["gpuzoo"]
     elif program.endswith("gpuzoo/__main__.py"):
         start = ["python", "-m", "gpuzoo"]
-    elif name == f"{record['recipe']['name']}.py" or name.startswith("train_"):
+    elif program.endswith((f"recipes/{recipe}.py", f"recipes/train_{recipe}.py")):
         start = ["python", f"recipes/{name}"]
     else:
         return ""
