@@ -217,6 +217,24 @@ def test_what_the_page_says_of_a_verdict(run):
     )
 
 
+def test_which_weights_were_kept(run):
+    """Those of the best validation, and not of the last step."""
+    record = read_run(run)
+    best = {"epoch": 2, "step": 8, "monitor": "val_loss", "value": 0.25, "kept": True,
+            "stopped_early": False}  # fmt: skip
+    metrics = {"val_loss": 0.25, **record["metrics"]}
+    data = {**record["data"], "val_examples": 1234}
+    change(run, best=best, metrics=metrics, data=data)
+    rows = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(rows.replace('"test"', '"val"'))
+    content = written(run)
+    text = " ".join(text_of(content).split())
+    kept = "those of step 8, where val_loss was best (0.25, 1,234 validation examples)"
+    assert kept in text and "val loss0.2500" in text and "val, last" in text
+    change(run, best={**best, "kept": False})
+    assert "where val_loss was best" not in text_of(written(run))
+
+
 def test_changed_and_missing_files_are_named(run):
     (run / "confusion.png").write_bytes(b"<svg onload=alert(1)>")
     (run / "metrics.jsonl").write_text('{"split": "test"}\n')
