@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.repro.verify import verify as verify
     from gpuzoo.runtime.configure import configure as configure
     from gpuzoo.runtime.options import Runtime as Runtime
+    from gpuzoo.training.sweep import sweep as sweep
     from gpuzoo.training.train import resume as resume
     from gpuzoo.training.train import train as train
     from gpuzoo.weights import load_weights as load_weights
@@ -68,6 +69,7 @@ _WHERE = {
         "repro.verify": "verify",
         "runtime.configure": "configure",
         "runtime.options": "Runtime",
+        "training.sweep": "sweep",
         "training.train": "resume train",
         "weights": "load_weights",
     }.items()

@@ -60,17 +60,30 @@ def test_the_pages_on_a_trained_run(cli, tmp_path):
     page = (ROOT / "docs" / "howto" / "protect.md").read_text()
     blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
     assert [name for name, _ in blocks] == ["sign", "openssl", "encrypt"]
-    place = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for name, commands in blocks:
-        if name == "openssl" and not shutil.which("openssl"):
-            continue
-        done = subprocess.run(
-            ["bash", "-euc", commands], cwd=tmp_path, capture_output=True, text=True,
-            env={**environment(tmp_path), "PATH": place}, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        if name != "openssl" or shutil.which("openssl"):
+            run_bash(commands, tmp_path)
     for file in (tmp_path / "runs" / "mnist-001").iterdir():
         assert (tmp_path / "restored" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_page_on_many_runs(tmp_path):
+    page = (ROOT / "docs" / "howto" / "many-runs.md").read_text()
+    blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert [name for name, _ in blocks] == ["seeds", "sweep", "runs"]
+    run_bash("".join(commands for _, commands in blocks), tmp_path)
+    assert not list((tmp_path / "runs/grid").glob("*seed*"))
+    assert len(list((tmp_path / "runs/digits").glob("*seed*"))) == 3
+    run_python(python_blocks("howto/many-runs.md"), tmp_path)
+
+
+def run_bash(commands: str, tmp_path) -> None:
+    place = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euc", commands], cwd=tmp_path, capture_output=True, text=True,
+        env={**environment(tmp_path), "PATH": place}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def run_python(blocks: list[str], tmp_path) -> None:

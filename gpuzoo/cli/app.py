@@ -27,6 +27,8 @@ _VERBS = {
     "info": ("listing", "Show a model: options, reference, layers."),
     "train": ("runs", "Train a recipe."),
     "resume": ("runs", "Continue a run that was interrupted or killed."),
+    "sweep": ("many", "Train a recipe with several settings and seeds."),
+    "runs": ("many", "List, filter, sort and remove runs."),
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
     "report": ("runs", "Write the report of a run, one HTML page, again."),
     "compare": ("compare", "Compare runs: settings, metrics, common seeds."),
@@ -47,10 +49,10 @@ _VERBS = {
     "decrypt": ("protect", "Decrypt a file of gpuzoo encrypt."),
 }  # fmt: skip
 _HELP = ("-h", "--help")
-_WITH_RECIPE = ("train", "bench", "compile")  # followed by the name of a recipe
+_WITH_RECIPE = ("train", "sweep", "bench", "compile")
 _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
-- Training: train, resume
+- Training: train, resume, sweep, runs
 - Repeatability: verify, diff
 - Reports: report, compare
 - After training: evaluate, predict, export, compress, robustness, serve

@@ -119,7 +119,12 @@ def parse(command, words: list[str], **options):
         text = " ".join(line for line in lines if not line.startswith("╭"))
         text = re.sub(r"[╭╮╰╯│─]+", " ", text)
         text = re.sub(r"\s+", " ", text).replace(" (required)", "").strip()
-        with_recipe = "default" in options or words[0] in ("train", "bench", "compile")
+        with_recipe = "default" in options or words[0] in (
+            "train",
+            "sweep",
+            "bench",
+            "compile",
+        )
         for word in re.findall(r"--[\w-]+", text.partition(". ")[0]):
             if with_recipe and (hint := meant(word)):
                 if hint.startswith("nearest: "):

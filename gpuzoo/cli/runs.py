@@ -6,8 +6,9 @@ import dataclasses
 import tyro
 
 from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.cli.many import Sweep
 from gpuzoo.cli.parsing import Common, Flag, Output, Word, without_1
-from gpuzoo.errors import Diverged, ExitCode
+from gpuzoo.errors import Diverged, ExitCode, GpuzooError
 from gpuzoo.runtime.options import Options
 
 
@@ -35,11 +36,23 @@ class Train:
     unless --model names another with the same weights."""
     out: str | None = None
     """Run folder; default: the next free runs/<recipe>-<data>-<number>."""
+    seeds: int = 1
+    """Train with so many seeds, from --seed on, and show mean, deviation and interval;
+    --out: the folder of the runs."""
     fast_dev_run: Flag = False
     """Run two training steps and a full evaluation, to test that everything works."""
     output: Common = Output()
 
     def __call__(self) -> int:
+        if self.seeds != 1:
+            if self.fast_dev_run:
+                raise GpuzooError(
+                    "--fast-dev-run tests one training: leave --seeds out"
+                )
+            return Sweep(
+                recipe=self.recipe, seeds=self.seeds, runtime=self.runtime,
+                init=self.init, out=self.out, output=self.output,
+            )()  # fmt: skip
         from gpuzoo.training.train import train
 
         with _summary_of_diverged(self.output):

@@ -164,22 +164,24 @@ def _differences(
         seeds = [seed for seed in values[one] if seed in values[other]]
         if seeds:
             pairs = [values[other][seed] - values[one][seed] for seed in seeds]
-            found.append({"groups": [one, other], "seeds": seeds, **_interval(pairs)})
+            found.append({"groups": [one, other], "seeds": seeds, **statistics(pairs)})
         else:
             notes.append(f"groups {one} and {other} have no common seed")
     return found
 
 
-def _interval(values: list[float]) -> dict:
-    """Return the mean and its 95 % interval by Student's t, None for one value."""
+def statistics(values: list[float]) -> dict:
+    """Return `mean`, sample standard deviation `sd`, and `low` and `high` of the 95 %
+    interval of the mean by Student's t; all but the mean are None for one value."""
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
-        return {"mean": mean, "low": None, "high": None}
+        return {"mean": mean, "sd": None, "low": None, "high": None}
     from scipy import special  # a quarter of a second
 
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = float(special.stdtrit(count - 1, 0.975)) * math.sqrt(variance / count)
-    return {"mean": mean, "low": mean - half, "high": mean + half}
+    sd = math.sqrt(variance)
+    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
 
 def in_words(found: dict) -> list[str]:

@@ -370,6 +370,30 @@ class RunFolder(Folder):
             self._remove_folders()
         self.close()
 
+    def remove_outputs(self) -> list[str]:
+        """Remove the files that the run wrote, and the folder if nothing else is in it.
+
+        Returns:
+            The names of what stays: files that were changed after the run ended, or
+            that are not the run's.
+        """
+        self.check()
+        given = ("architecture_sha256", "initial_weights_sha256")
+        known = {self.record.get(name) for name in given}
+        for name in set(self.names()) - {"run.json"}:
+            own = self._is_own_trail(name, "") if name in TRAIL else self._is_own(name)
+            with contextlib.suppress(OSError):  # a folder, a link
+                found = hashlib.sha256(self.read_file(name)).hexdigest()
+                if own or found in known:
+                    self.remove_file(name)
+        self._remove_sheets(set())
+        self.sub("samples").remove_if_empty()
+        self.remove_file("run.json")
+        left = self.names()
+        if not left:
+            self.locate().rmdir()
+        return left
+
     def _remove_folders(self) -> None:
         """Remove the folders that it created, innermost first, if empty."""
         if self.descriptor is None or not self._made:

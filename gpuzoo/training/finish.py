@@ -104,6 +104,21 @@ def remove_checkpoints(folder: RunFolder) -> None:
     checkpoint.remove(folder.sub("checkpoints"), folder.record.get("id", ""))
 
 
+def remove_run(path: str | pathlib.Path) -> list[str]:
+    """Remove a run: its checkpoints, the files that it wrote, and its folder if nothing
+    else is in it.
+
+    Returns:
+        The names of what stays: files that were changed, or that the run did not write.
+
+    Raises:
+        GpuzooError: it is not a run folder, or another process is training in it.
+    """
+    with RunFolder.open(path) as folder:
+        remove_checkpoints(folder)
+        return folder.remove_outputs()
+
+
 def summary_of(folder: RunFolder) -> dict:
     """Return the summary of a record, the last line on stdout."""
     record = folder.record

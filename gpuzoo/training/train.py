@@ -100,7 +100,7 @@ def train(
         recipe = load_recipe(recipe)
         if init is not None and not {"model", "model_options"} & changes.keys():
             recipe = initial.with_model_of(init, recipe)
-    recipe, options = _resolve(recipe, options, changes)
+    recipe, options = resolve(recipe, options, changes)
     model_info(recipe.model)
     brought = None
     if init is not None:
@@ -365,7 +365,7 @@ def _name(recipe: Recipe) -> str:
     return recipe.name if named else f"{recipe.name}-{data}"
 
 
-def _resolve(recipe, options, changes):
+def resolve(recipe, options, changes):
     """Return the recipe and the options, with the changes applied."""
     options = options or runtimes.options_in_force() or Options()
     runtime_fields = {field.name for field in dataclasses.fields(options)}

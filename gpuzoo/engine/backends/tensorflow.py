@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import re
 from collections.abc import Callable
 
@@ -112,6 +113,8 @@ class TensorFlowBackend:
             name: tf.TensorSpec(spec.shape[1:], spec.dtype)
             for name, spec in signature.items()
         }
+        # Several trainings in one process are no reason for a warning.
+        tf.get_logger().addFilter(_not_of_retracing)
         step = tf.function(
             body, input_signature=[entry], jit_compile=self.xla, autograph=False
         )
@@ -230,3 +233,9 @@ def _readable(xla: bool):
         raise GpuzooError(
             f"XLA cannot compile this model: {first}; use --xla off"
         ) from error
+
+
+def _not_of_retracing(record: logging.LogRecord) -> bool:
+    """Whether a record of TensorFlow's log is not about tracing `compile_steps`."""
+    text = record.getMessage()
+    return not ("tf.function retracing" in text and "compile_steps" in text)

@@ -1,0 +1,233 @@
+"""Several trainings of one recipe: with several seeds, over a grid of settings."""
+
+import dataclasses
+import itertools
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+
+from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.catalogue.recipes import load_recipe
+from gpuzoo.errors import Diverged, GpuzooError
+from gpuzoo.files import (
+    LARGEST_JSON,
+    expand,
+    parse_json,
+    read_inside,
+    redact,
+    write_atomically,
+)
+from gpuzoo.report.compare import statistics
+from gpuzoo.runs.record import change_texts, read_run, recipe_of
+from gpuzoo.runtime.options import Options
+from gpuzoo.training import initial
+from gpuzoo.training.train import resolve, resume, train
+
+FILE = "sweep.json"
+_MOST = 10_000  # trainings; a larger grid is a mistake
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One training of a sweep; `name` is that of its run folder."""
+
+    name: str
+    settings: dict
+    seed: int
+    recipe: Recipe
+
+
+def sweep(
+    recipe: Recipe | str,
+    grid: Mapping[str, Iterable] | None = None,
+    *,
+    init: str | pathlib.Path | None = None,
+    seeds: int | Iterable[int] = 1,
+    out: str | None = None,
+    options: Options | None = None,
+    quiet: bool = False,
+    **changes,
+) -> dict:
+    """Train a recipe with every combination of settings and seeds.
+
+    Each training is an ordinary run folder. A sweep that was interrupted or killed goes
+    on if the same call is made again with the same `out`: finished trainings are kept,
+    and the one that was interrupted is resumed to the same bits.
+
+    Args:
+        recipe: a Recipe or the name of one.
+        grid: field of the recipe -> values to try, e.g.
+            `{"learning_rate": [0.001, 0.003]}`; None: the recipe's own.
+        seeds: the seeds to train each combination with; of a number, so many from the
+            recipe's seed on.
+        init: a run folder whose weights all trainings start from.
+        out: the folder of the sweep; default: the next free runs/<recipe>-sweep-<n>.
+        options, quiet, **changes: as for `gpuzoo.train`.
+
+    Returns:
+        `state` (finished, stopped), `run_dir`, `trials` (each with `run`, `settings`,
+        `seed`, `state`, `error`, `metrics` and `weights_sha256`), `groups` (for each
+        combination its `settings`, the `seeds` that finished, and for each metric
+        `mean`, sample standard deviation `sd`, and the limits `low` and `high` of the
+        95 % confidence interval of the mean by Student's t; None for a single seed).
+
+    Raises:
+        GpuzooError: a setting is not valid, `out` holds something else, or all
+            trainings failed.
+    """
+    if isinstance(recipe, str):
+        recipe = load_recipe(recipe)
+        if init is not None and not {"model", "model_options"} & changes.keys():
+            recipe = initial.with_model_of(init, recipe)
+    recipe, options = resolve(recipe, options, changes)
+    trials = plan(recipe, grid or {}, seeds)
+    wanted = {
+        "recipe": change_texts(redact, recipe.as_record()),
+        "options": change_texts(redact, dataclasses.asdict(options)),
+        "init": init and redact(str(init)),
+        "trials": [
+            {"run": t.name, "seed": t.seed, **change_texts(redact, t.settings)}
+            for t in trials
+        ],
+    }
+    folder = _folder(out, recipe.name, wanted)
+    rows, stopped = [], False
+    for trial in trials:
+        row = _train(trial, folder / trial.name, init, options, quiet)
+        rows.append(row)
+        if row["state"] == "stopped":
+            stopped = True
+            break
+    failed = [row for row in rows if row["error"]]
+    if rows and len(failed) == len(trials):
+        raise GpuzooError(f"all trainings of {folder} failed: {failed[0]['error']}")
+    return {
+        "state": "stopped" if stopped else "finished",
+        "run_dir": str(folder),
+        "trials": rows,
+        "groups": summarise(rows),
+    }
+
+
+def plan(recipe: Recipe, grid: Mapping[str, Iterable], seeds) -> list[Trial]:
+    """Return the trainings of a sweep; every setting is checked."""
+    if isinstance(seeds, int):
+        if seeds < 1:
+            raise GpuzooError(f"seeds must be at least 1: {seeds}")
+        seeds = range(recipe.seed, recipe.seed + seeds)
+    axes = {name: list(values) for name, values in grid.items()}
+    seeds = list(seeds)
+    for name, values in {**axes, "seeds": seeds}.items():
+        if not values or len(set(map(repr, values))) < len(values):
+            raise GpuzooError(f"{name}: needs at least one value, and none twice")
+    if "seed" in axes:
+        raise GpuzooError("the grid has no seed; pass seeds=N (--seeds N)")
+    if (count := math.prod(map(len, [*axes.values(), seeds]))) > _MOST:
+        raise GpuzooError(f"the grid has {count:,} trainings; at most {_MOST:,}")
+    trials = []
+    for values in itertools.product(*axes.values(), seeds):
+        *values, seed = values
+        settings = dict(zip(axes, values, strict=True))
+        text = "-".join(f"{k}={v}" for k, v in {**settings, "seed": seed}.items())
+        text = re.sub(r"[^A-Za-z0-9_.=]+", "-", text)[:80]
+        changed = recipe.override(**settings, seed=seed)
+        settings = {name: changed.as_record()[name] for name in settings}
+        trials.append(Trial(f"{len(trials) + 1:03d}-{text}", settings, seed, changed))
+    return trials
+
+
+def summarise(rows: list[dict]) -> list[dict]:
+    """Return the statistics of the finished trainings of each combination."""
+    groups = []
+    for settings, members in itertools.groupby(rows, lambda row: row["settings"]):
+        done = [row for row in members if row["state"] == "finished"]
+        names = dict.fromkeys(name for row in done for name in row["metrics"])
+        figures = {
+            name: statistics([row["metrics"][name] for row in done])
+            for name in names
+            if all(name in row["metrics"] for row in done)
+        }
+        seeds = [row["seed"] for row in done]
+        groups.append({"settings": settings, "seeds": seeds, "metrics": figures})
+    return groups
+
+
+def _folder(out: str | None, name: str, wanted: dict) -> pathlib.Path:
+    """Return the folder of a sweep, created with its file, or of the same sweep that
+    was begun before."""
+    names = (f"{name}-sweep-{number:03d}" for number in itertools.count(1))
+    free = (
+        path for path in map(pathlib.Path("runs").joinpath, names) if not path.exists()
+    )
+    path = expand(out) if out else next(free)
+    try:
+        path.mkdir(parents=True, exist_ok=bool(out))
+        if not (path / FILE).exists():
+            if any(path.iterdir()):
+                raise GpuzooError(
+                    f"--out {path} exists and holds no sweep; name another folder"
+                )
+            text = json.dumps({"schema": 1, **wanted}, indent=1) + "\n"
+            write_atomically(path / FILE, text.encode(), replace=False)
+        found = parse_json(read_inside(path, FILE, LARGEST_JSON).decode())
+    except OSError as error:
+        raise GpuzooError(
+            f"output folder {path} cannot be written: {error.strerror or error}; name "
+            "another with --out"
+        ) from None
+    except ValueError as error:
+        raise GpuzooError(f"{path / FILE} is damaged: {error}") from None
+    for part, value in json.loads(json.dumps(wanted)).items():
+        old = found.get(part) if isinstance(found, dict) else None
+        if old != value:
+            both = isinstance(old, dict) and isinstance(value, dict)
+            names = [k for k in value if both and old.get(k) != value[k]]
+            raise GpuzooError(
+                f"{path} holds a sweep with other settings "
+                f"({', '.join(names) or part}); repeat its command to go on with it, "
+                "or name another with --out"
+            )
+    return path
+
+
+def _train(trial: Trial, path: pathlib.Path, init, options, quiet: bool) -> dict:
+    """Train, resume or read one run; return its row."""
+    row = {"run": path.name, "settings": trial.settings, "seed": trial.seed}
+    error = None
+    try:
+        if not path.exists():
+            train(trial.recipe, init=init, options=options, out=str(path), quiet=quiet)
+        elif (record := _recorded(path, trial))["state"] != "diverged":
+            resume(path, quiet=quiet or record["state"] == "finished")
+    except Diverged as problem:
+        error = str(problem)
+    except GpuzooError as problem:
+        return {**row, "state": "failed", "error": str(problem), "metrics": {},
+                "weights_sha256": None}  # fmt: skip
+    record = read_run(path)
+    return {
+        **row,
+        "state": record["state"],
+        "error": error or record["error"],
+        "metrics": record["metrics"],
+        "weights_sha256": record.get("weights_sha256"),
+    }
+
+
+def _recorded(path: pathlib.Path, trial: Trial) -> dict:
+    """Return the record of a run that was begun before.
+
+    Raises:
+        GpuzooError: it is of another training.
+    """
+    record = read_run(path)
+    found = recipe_of(record).as_record()
+    for name, value in {**trial.settings, "seed": trial.seed}.items():
+        if found[name] != value:
+            raise GpuzooError(
+                f"{path} is another training: its {name} is {found[name]!r}, not "
+                f"{value!r}"
+            )
+    return record
