@@ -90,13 +90,14 @@ def work(job: dict) -> None:
         """A small classifier with one kind of layer."""
         return layer_table.build(layer, arrangement, input_shape, num_classes)
 
+    probe = gpuzoo.load_recipe("mnist").override(model="layer_probe")
     dataset = gpuzoo.load_data(job["data"])
     told = {"device": runtime.device_name, "threads": runtime.threads}
     for name, arrangement in job["models"]:
         row = {"model": [name, arrangement], **told}
         gpuzoo.configure(**job["runtime"], quiet=True)  # seeds Keras, as train() does
         try:
-            with failures.readable("layer_probe"):
+            with failures.readable(probe):
                 program = made(name, arrangement, dataset, runtime)
                 row["digests"] = list(trained(program, job["trainings"], job["busy"]))
         except gpuzoo.GpuzooError as error:
