@@ -16,9 +16,9 @@ from gpuzoo.files import (
     expand,
     parse_json,
     read_inside,
-    redact,
     write_atomically,
 )
+from gpuzoo.home import redact
 from gpuzoo.report.compare import statistics
 from gpuzoo.runs.record import change_texts, read_run, recipe_of
 from gpuzoo.runtime.options import Options
