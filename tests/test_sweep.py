@@ -17,7 +17,7 @@ from gpuzoo.report.compare import statistics
 from gpuzoo.runs import listing
 from gpuzoo.runs.record import read_run
 from gpuzoo.training.finish import remove_run
-from gpuzoo.training.sweep import FILE, plan
+from gpuzoo.training.sweep import FILE, best_of, plan
 
 MODEL = ["--model", "mlp", "--model-options", "units=(8,)"]
 WORDS = [
@@ -75,6 +75,28 @@ def test_statistics_are_those_of_the_textbook(swept):
     assert s["high"] - 3 == pytest.approx(2.7764 * (2.5 / 5) ** 0.5, rel=1e-4)
     assert 3 - s["low"] == pytest.approx(s["high"] - 3)
     assert statistics([2.0]) == {"mean": 2.0, "sd": None, "low": None, "high": None}
+
+
+def test_only_validation_examples_choose(swept, tmp_path):
+    _, found = swept
+    assert found["best"] is None
+    asked = {"data": str(swept[0].parent / "light.npz"), "model": "mlp", "epochs": 3,
+             "batch_size": 20, "model_options": ("units=(8,)",), "augment": ()}  # fmt: skip
+    found = gpuzoo.sweep(
+        "mnist", {"learning_rate": [1e-9, 0.02]}, out=str(tmp_path / "s"), quiet=True,
+        validation=0.25, **asked,
+    )  # fmt: skip
+    means = [g["metrics"]["val_accuracy"]["mean"] for g in found["groups"]]
+    assert means[0] != means[1] and found["best"] == int(np.argmax(means))
+    figures = [
+        {"val_accuracy": {"mean": m}, "test_accuracy": {"mean": 1 - m}} for m in means
+    ]
+    recipe = gpuzoo.load_recipe("mnist")
+    groups = [{"metrics": one} for one in figures]
+    assert best_of(recipe, groups) == found["best"]
+    losses = [{"metrics": {"val_loss": {"mean": m}}} for m in (0.3, 0.1, 0.2)]
+    chosen = recipe.override(validation=0.1, keep="best", monitor="loss")
+    assert best_of(chosen, losses) == 1
 
 
 def test_a_sweep_that_was_done_is_read_not_trained(swept):

@@ -93,7 +93,22 @@ def print_sweep(found: dict) -> None:
             figures = (_number(s["mean"]), _number(s["sd"]), limits)
             add_row(summary, *group["settings"].values(), count, name, *figures)
     failed = [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
-    show(trials, "", summary, *failed, f"{len(rows)} trainings in {found['run_dir']}/")
+    last = f"{len(rows)} trainings in {found['run_dir']}/"
+    show(trials, "", summary, *failed, *_choice(found), last)
+
+
+def _choice(found: dict) -> list[str]:
+    """Return a line that names the best settings, or why none are chosen."""
+    if len(found["groups"]) < 2 or found["state"] == "stopped":
+        return []
+    if found["best"] is None:
+        return [
+            "No settings are chosen: that takes validation examples (--validation 0.1); "
+            "a setting chosen by the test set looks better there than it is."
+        ]
+    group = found["groups"][found["best"]]
+    settings = ", ".join(f"{k}={v}" for k, v in group["settings"].items())
+    return [f"Best on the validation examples: {settings}"]
 
 
 def _number(value: float | None) -> str:

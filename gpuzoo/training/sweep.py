@@ -71,7 +71,10 @@ def sweep(
         `seed`, `state`, `error`, `metrics` and `weights_sha256`), `groups` (for each
         combination its `settings`, the `seeds` that finished, and for each metric
         `mean`, sample standard deviation `sd`, and the limits `low` and `high` of the
-        95 % confidence interval of the mean by Student's t; None for a single seed).
+        95 % confidence interval of the mean by Student's t; None for a single seed),
+        `best` (the number in `groups` of the best mean on the validation examples, of
+        the recipe's `monitor` or the main metric of its task; None without validation
+        examples or if there is nothing to choose).
 
     Raises:
         GpuzooError: a setting is not valid, `out` holds something else, or all
@@ -103,11 +106,13 @@ def sweep(
     failed = [row for row in rows if row["error"]]
     if rows and len(failed) == len(trials):
         raise GpuzooError(f"all trainings of {folder} failed: {failed[0]['error']}")
+    groups = summarise(rows)
     return {
         "state": "stopped" if stopped else "finished",
-        "run_dir": str(folder),
+        "run_dir": redact(str(folder)),
         "trials": rows,
-        "groups": summarise(rows),
+        "groups": groups,
+        "best": None if stopped else best_of(recipe, groups),
     }
 
 
@@ -152,6 +157,23 @@ def summarise(rows: list[dict]) -> list[dict]:
         seeds = [row["seed"] for row in done]
         groups.append({"settings": settings, "seeds": seeds, "metrics": figures})
     return groups
+
+
+def best_of(recipe: Recipe, groups: list[dict]) -> int | None:
+    """Return the number of the group with the best mean on the validation examples."""
+    from gpuzoo import tasks  # imports Keras
+
+    kind = tasks.load(recipe.task)
+    known = {metric.name: metric for metric in (*kind.metrics, kind.headline)}
+    metric = known.get(recipe.monitor, kind.headline)
+    means = {
+        number: group["metrics"][name]["mean"]
+        for number, group in enumerate(groups)
+        if (name := f"val_{metric.name}") in group["metrics"]
+    }
+    if len(means) < 2:
+        return None
+    return (max if metric.greater_is_better else min)(means, key=lambda n: means[n])
 
 
 def _folder(out: str | None, name: str, wanted: dict) -> pathlib.Path:
