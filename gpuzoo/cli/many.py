@@ -103,8 +103,8 @@ def _choice(found: dict) -> list[str]:
         return []
     if found["best"] is None:
         return [
-            "No settings are chosen: that takes validation examples (--validation 0.1); "
-            "a setting chosen by the test set looks better there than it is."
+            "No settings are chosen: that takes validation examples (--validation "
+            "0.1); a setting chosen by the test set looks better there than it is."
         ]
     group = found["groups"][found["best"]]
     settings = ", ".join(f"{k}={v}" for k, v in group["settings"].items())
