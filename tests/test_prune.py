@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import skip_without
+from conftest import needs_jax, skip_without
 from small import RECIPE, net, program, same
 from small import run as train_in_memory
 from test_resume import assert_same, die_at
@@ -313,6 +313,18 @@ def test_a_named_recipe_takes_the_model_of_the_run(parent, npz, cli_here):
         with pytest.raises(gpuzoo.GpuzooError, match=why):
             gpuzoo.train("mnist", **how, **named, out=npz.parent / "none")
         assert not (npz.parent / "none").exists()
+
+
+@needs_jax
+def test_the_backend_is_chosen_before_one_is_imported(parent, npz, cli):
+    """A run of one backend gives its weights to a training on the other."""
+    script = (
+        f"import sys, gpuzoo; done = gpuzoo.train('mnist', init={str(parent)!r}, "
+        f"data={str(npz)!r}, batch_size=16, epochs=1, backend='jax', quiet=True); "
+        "print(done['backend'], done['model'], 'tensorflow' in sys.modules)"
+    )
+    done = cli(program=("-c", script))
+    assert done.stdout.strip() == "jax mlp False", done.stderr
 
 
 def test_the_run_of_a_model_object_gives_its_layers(train, npz):

@@ -1,6 +1,5 @@
 """Model objects and other given weights: initial, trained, and in the record."""
 
-import dataclasses
 import hashlib
 import pathlib
 
@@ -11,65 +10,16 @@ import safetensors.numpy
 
 from gpuzoo import tasks
 from gpuzoo.catalogue.architecture import Architecture
-from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import compile_config, initializers
+from gpuzoo.engine.given import AS_GIVEN, FILE, Given
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import read_inside
 from gpuzoo.keras_layers import layers_of
 from gpuzoo.runs.record import architecture_of
 from gpuzoo.runtime import keras_state
 from gpuzoo.weights import assign, by_name, load_weights, weights_bytes
-
-FILE = "initial_weights.safetensors"
-"""The initial weights of a model object in its run folder, for resume and verify."""
-_AS_GIVEN = "as given"
-
-
-@dataclasses.dataclass(frozen=True)
-class Given:
-    """What a model object, or the run to start from, adds to a recipe."""
-
-    architecture: Architecture | None = None
-    """Its layers; None: the recipe names the model."""
-    content: bytes | None = None
-    """The file of the initial weights; None: they are drawn from the seed."""
-    fresh: bool = True
-    """Drawn from the seed, except layers that keep their weights."""
-    optimizer: dict | None = None
-    """The compiled optimizer, as Keras serializes it."""
-    loss: dict | None = None
-    """The loss, likewise."""
-    findings: tuple[str, ...] = ()
-    init: dict | None = None
-    """The run that the weights are from: `run` (its name), `id`, `weights_sha256`."""
-    most: int | None = None
-    """Bytes that the weights of the model may have, checked as it is built."""
-
-    def with_findings(self, findings) -> "Given":
-        """Return a copy with additional findings."""
-        return dataclasses.replace(self, findings=(*self.findings, *findings))
-
-    def as_record(self) -> dict:
-        """Return the fields of run.json."""
-        content, described = self.content, self.architecture
-        digest = described and hashlib.sha256(described.text.encode()).hexdigest()
-        return {
-            **({"architecture_sha256": digest} if described else {}),
-            "weights": "drawn for the seed" if self.fresh else _AS_GIVEN,
-            "initial_weights_sha256": content and hashlib.sha256(content).hexdigest(),
-            **({"init": self.init} if self.init else {}),
-            "compiled": {"optimizer": self.optimizer, "loss": self.loss},
-            "findings": list(self.findings),
-        }
-
-    def files(self) -> dict[str, bytes]:
-        """Return the files for the run folder, name -> content."""
-        files = {} if self.content is None else {FILE: self.content}
-        if self.architecture:
-            files[ARCHITECTURE] = self.architecture.text.encode()
-        return files
 
 
 def take(
@@ -135,7 +85,7 @@ def recorded(folder: pathlib.Path, record: dict) -> Given:
     return Given(
         architecture_of(record, folder, lambda name: read_inside(folder, name)),
         content,
-        record.get("weights") != _AS_GIVEN,
+        record.get("weights") != AS_GIVEN,
         compiled.get("optimizer"),
         compiled.get("loss"),
         tuple(record.get("findings", ())),

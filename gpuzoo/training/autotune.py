@@ -14,6 +14,7 @@ import tempfile
 from gpuzoo import workers
 from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.engine.given import Given
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, write_atomically
 from gpuzoo.runtime import configure as runtimes
@@ -72,8 +73,6 @@ def _first_step(spec: dict):
     # So that pooling takes the same form as in the run (engine/backends/pooling.py).
     runtime = dataclasses.replace(runtime, deterministic=True)
     runtimes._in_force = (options, runtime)
-    from gpuzoo.engine.model_objects import Given
-
     text = spec["architecture"]
     given = Given(Architecture(text)) if text else None
     session = make_session(recipe, runtime, lambda line: None, given=given)

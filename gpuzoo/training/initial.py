@@ -7,6 +7,7 @@ import pathlib
 from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.user_files import file_of
+from gpuzoo.engine.given import Given
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import LARGEST_JSON, expand, read_inside
 from gpuzoo.runs import code
@@ -32,15 +33,15 @@ def with_model_of(run: str | pathlib.Path, recipe: Recipe) -> Recipe:
     return recipe.override(model=theirs.model, model_options=theirs.model_options)
 
 
-def given_by(run: str | pathlib.Path, recipe: Recipe, options: Options):
+def given_by(
+    run: str | pathlib.Path, recipe: Recipe, options: Options
+) -> tuple[Options, Given]:
     """Return the runtime options and what a run gives to a training: its weights, and
     its layers if it has trained a model object.
 
     Raises:
         GpuzooError: the run has not ended, or its files are missing or changed.
     """
-    from gpuzoo.engine.model_objects import Given
-
     path, record = expand(run), _ended(run)
     try:
         content = read_inside(path, WEIGHTS)
