@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import safetensors.numpy
-from conftest import environment, needs_tensorflow
+from conftest import ROOT, environment, needs_tensorflow
 from small import two_classes
 
 import gpuzoo
@@ -480,3 +481,17 @@ def test_what_a_model_does_not_have_is_left_out_unless_it_was_named(home, tmp_pa
     job.record["recipe"]["task"] = "forecast"
     with pytest.raises(GpuzooError, match="student needs a run that classifies images"):
         forms._check(job, forms._planned(forms.Forms(student="mlp")), 1.0)
+
+
+def test_the_page_states_what_the_record_holds():
+    file = ROOT / "benchmarks" / "deploy" / "compress.py"
+    spec = importlib.util.spec_from_file_location("compress_benchmark", file)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    record = json.loads(benchmark.RECORD.read_text())
+    assert benchmark.table(record) in benchmark.PAGE.read_text()
+    assert benchmark.broken(record["found"]) == []
+    rows = {row["name"]: row for row in record["found"]["forms"]}
+    rows["int8"]["times_smaller"], rows["width-0.25"]["lost"] = 3.4, 0.6
+    faults = [line.split(":")[0] for line in benchmark.broken(record["found"])]
+    assert faults == ["int8", "width-0.25"]

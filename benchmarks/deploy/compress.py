@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -48,15 +49,16 @@ def table(record: dict) -> str:
 
     found = record["found"]
     rows = [
-        ["form", "file", "times smaller", "in gzip", "times smaller", "latency",
-         "times faster", "accuracy", "points lost"],
+        ["form", "file", "times smaller", "file in gzip", "times smaller in gzip",
+         "latency", "times faster", "accuracy", "points lost"],
         ["---"] + ["--:"] * 8,
         *(cells(row, found["metric"]) for row in found["forms"]),
     ]  # fmt: skip
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     trained = found["forms"][0]
     return (
-        f"`gpuzoo train mnist`, then `gpuzoo compress mnist {' '.join(WORDS)}`:\n\n"
+        f"```\ngpuzoo compress mnist {shlex.join(WORDS[:6])} \\\n    "
+        f"{shlex.join(WORDS[6:])}\n```\n\n"
         f"{lines}\n\n"
         f"Seed 0, {found['examples']} test images, {found['runtime']} "
         f"{found['libraries']['ai-edge-litert']}, {record['environment']['cpu']}, "
