@@ -417,6 +417,18 @@ def test_latencies_are_measured_in_turns(monkeypatch):
     assert found["latency_us"] == pytest.approx(100, rel=0.1)
 
 
+def test_a_sparse_form_keeps_its_last_weights(home, tmp_path):
+    job = job_of(home, tmp_path)
+    choice = {"keep": "best", "early_stopping": 2, "validation": 0.25, "min_delta": 0.1}
+    job.record["recipe"] |= choice
+    changes = forms._changes(job, forms._Form("sparsity-0.8", "sparsity", 0.8))
+    made = job.recipe.override(**changes)
+    assert made.chooses == "" and made.validation == 0.25 and made.sparsity == 0.8
+    made.check_choice()
+    narrow = forms._changes(job, forms._Form("width-0.5", "width", 0.5))
+    assert narrow["keep"] == "best" and narrow["early_stopping"] == 2
+
+
 # --- refusals -----------------------------------------------------------------------
 
 

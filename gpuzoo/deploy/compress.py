@@ -346,7 +346,11 @@ def _changes(job: _Job, form: _Form) -> dict:
         "epochs": _epochs(job, form), "min_steps": 0, "learning_rate": rate,
     }  # fmt: skip
     if form.kind == "sparsity":
-        fields["sparsity"] = form.value
+        # Weights of an earlier step would have fewer zeros.
+        fields |= {
+            "sparsity": form.value, "early_stopping": 0, "keep": "last", "monitor": "",
+            "min_delta": 0.0,
+        }  # fmt: skip
     if form.kind == "student":
         fields |= {
             "task": "distill", "model": form.value, "teacher_sha256": "",
