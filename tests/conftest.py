@@ -117,6 +117,45 @@ def cli(tmp_path):
     return run
 
 
+# Runs command lines one after the other, as `gpuzoo ...` or as `python script.py ...`.
+SEVERAL = """
+import contextlib, io, json, runpy, sys
+from gpuzoo.cli import app
+
+for words in json.loads(sys.argv[1]):
+    script = words[0].endswith(".py")
+    sys.argv = words if script else ["gpuzoo", *words]
+    told, code = [io.StringIO(), io.StringIO()], None
+    with contextlib.redirect_stdout(told[0]), contextlib.redirect_stderr(told[1]):
+        try:
+            runpy.run_path(words[0], run_name="__main__") if script else app.main(words)
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, *(text.getvalue() for text in told)]))
+"""
+
+
+@pytest.fixture
+def cli_several(cli):
+    """Run command lines with the same runtime in one fresh process, which starts the
+    backend once."""
+
+    def run(*commands, timeout=900):
+        lines = json.dumps([list(map(str, words)) for words in commands])
+        done = cli(
+            lines, program=("-c", SEVERAL), env={"PYTHONHASHSEED": "0"}, timeout=timeout
+        )
+        assert done.returncode == 0, done.stderr
+        results = []
+        for line in done.stdout.splitlines():
+            one = subprocess.CompletedProcess("gpuzoo", *json.loads(line))
+            one.json = last_line(one.stdout)
+            results.append(one)
+        return results
+
+    return run
+
+
 @pytest.fixture
 def cli_here(runtime, tmp_path, monkeypatch, capfd):
     """Run the command line in this process, which has a runtime, so that only what a

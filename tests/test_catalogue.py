@@ -99,28 +99,28 @@ def broken(*, num_classes: int = 2):
 """
 
 
-@pytest.mark.parametrize(
-    ("model", "told"),
-    [
-        ("cnn", ["Differences from the references", "dense: int = 128", "gpuzoo train mnist: test accuracy",
-                 "conv_1 (Conv2D)", "(None, 24, 24, 16)", "logits",
-                 "parameters: 108,874"]),
-        ("gan", ['"generator"', '"discriminator"', "score", "parameters: 463,141"]),
-        ("diffusion", ["denoiser", "time_dense"]),
-        ("vae", ['"vae"', "mean", "Connected to", "decoder (Functional)",
-                 "log_variance", "decoder_dense_1"]),
-        ("keras/mobilenet_v3_small", ["expanded_conv", "logits", "parameters: 9"]),
-        ("keras/hub", ["no summary: preset of keras/hub must be a folder"]),
-        ("own.py:net", ["Mine.", "mine (Dense)", "parameters: 74"]),
-    ],
-)  # fmt: skip
-def test_info_shows_the_card_and_the_layers(model, told, cli, tmp_path):
+CARDS = {
+    "cnn": ["Differences from the references", "dense: int = 128", "gpuzoo train mnist: test accuracy",
+        "conv_1 (Conv2D)", "(None, 24, 24, 16)", "logits",
+        "parameters: 108,874"],
+    "gan": ['"generator"', '"discriminator"', "score", "parameters: 463,141"],
+    "diffusion": ["denoiser", "time_dense"],
+    "vae": ['"vae"', "mean", "Connected to", "decoder (Functional)",
+        "log_variance", "decoder_dense_1"],
+    "keras/mobilenet_v3_small": ["expanded_conv", "logits", "parameters: 9"],
+    "keras/hub": ["no summary: preset of keras/hub must be a folder"],
+    "own.py:net": ["Mine.", "mine (Dense)", "parameters: 74"],
+}  # fmt: skip
+
+
+def test_info_shows_the_card_and_the_layers(cli_several, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    card = cli("info", model)
-    assert card.returncode == 0, card.stderr
-    assert all(text in card.stdout for text in told), card.stdout
-    counted = f"parameters: {card.json['parameters'] or 0:,}"
-    assert (counted in card.stdout) == (model != "keras/hub")
+    cards = cli_several(*(["info", model] for model in CARDS))
+    for (model, told), card in zip(CARDS.items(), cards, strict=True):
+        assert card.returncode == 0, (model, card.stderr)
+        assert all(text in card.stdout for text in told), card.stdout
+        counted = f"parameters: {card.json['parameters'] or 0:,}"
+        assert (counted in card.stdout) == (model != "keras/hub")
 
 
 def test_info_of_a_model_that_cannot_be_built(cli, tmp_path):

@@ -52,20 +52,6 @@ def script_of(name: str):
 
 FRESH = ("mnist", "mnist_gan")
 TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
-# Runs scripts one after the other in one process, which starts TensorFlow once.
-SEVERAL = """
-import contextlib, io, json, runpy, sys
-
-for words in json.loads(sys.argv[1]):
-    sys.argv, stdout = words, io.StringIO()
-    with contextlib.redirect_stdout(stdout):
-        try:
-            runpy.run_path(words[0], run_name="__main__")
-        except SystemExit as ended:
-            if ended.code:
-                sys.exit(f"{words}: {ended.code}")
-    print(stdout.getvalue().splitlines()[-1])
-"""
 
 
 def words_of(name: str) -> list[str]:
@@ -106,26 +92,17 @@ def test_recipe_runs_both_ways(name, cli, tmp_path):
 
 
 @pytest.mark.parametrize("names", [TOGETHER[part::4] for part in range(4)], ids="abcd")
-def test_every_other_recipe_runs(names, cli, tmp_path):
+def test_every_other_recipe_runs(names, cli_several, tmp_path):
     """Its file, as a script."""
-    commands = [[str(script_of(name)), *words_of(name)] for name in names]
+    commands = [[script_of(name), *words_of(name)] for name in names]
     if "distill_cifar10" in names:  # its teacher is a run of the user's
-        place = names.index("distill_cifar10")
-        commands[place] += ["--teacher", "taught"]
-        teacher = [str(script_of("mnist")), *words_of("mnist"), "--out", "taught"]
-        commands.append(commands[place])
-        names = [*names[:place], "mnist", *names[place + 1 :], "distill_cifar10"]
-        commands[place] = teacher
-    done = cli(
-        json.dumps(commands),
-        program=("-c", SEVERAL),
-        env={"PYTHONHASHSEED": "0"},
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    rows = list(map(json.loads, done.stdout.splitlines()))
-    for name, told in zip(names, rows, strict=True):
-        check_recipe(name, told, tmp_path)
+        commands[names.index("distill_cifar10")] += ["--teacher", "taught"]
+        teacher = [script_of("mnist"), *words_of("mnist"), "--out", "taught"]
+        commands, names = [teacher, *commands], ["mnist", *names]
+    results = cli_several(*commands)
+    for name, done in zip(names, results, strict=True):
+        assert done.returncode == 0, (name, done.stderr)
+        check_recipe(name, done.json, tmp_path)
 
 
 @pytest.mark.parametrize("name", gpuzoo.list_recipes())
@@ -195,7 +172,7 @@ def test_real_mnist_to_99_percent(cli):
 
 def test_fresh_processes_give_the_same_bits(cli, tmp_path):
     """Whatever is watched and however it is shown; another seed is the control."""
-    base = ["train", "mnist", "--data", "digits", "--epochs", "8", "--device", "cpu",
+    base = ["train", "mnist", "--data", "digits", "--epochs", "4", "--device", "cpu",
             "--threads", "2", "--augment", "translate:1",
             "--model-options", "dropout=0.3"]  # fmt: skip
     plain = cli(*base)

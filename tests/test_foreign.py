@@ -68,7 +68,7 @@ def test_keras_settings_file_moves_no_bit(tmp_path, cli):
 
 def test_the_order_of_sets_is_that_of_the_run(tmp_path, cli):
     (tmp_path / "mine.py").write_text(SET)
-    words = [*TRAIN, "--model", "mine.py:net", "--epochs", "400"]
+    words = [*TRAIN, "--model", "mine.py:net", "--epochs", "150"]
     odd = {"PYTHONHASHSEED": "3"}
     whole = cli(*words, "--out", "whole", env=odd)
     assert whole.returncode == 0, whole.stderr

@@ -233,7 +233,7 @@ def test_pictures_never_stand_in_the_way_of_the_end(tmp_path, cli):
              "--checkpoint-every", "4", "--device", "cpu", "--quiet"]  # fmt: skip
     run = tmp_path / "run"
     process = start([*words, "--out", "run"], tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (run / "samples").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()

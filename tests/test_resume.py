@@ -38,7 +38,7 @@ def start(words, tmp_path, env=None):
 
 def finish(run, tmp_path) -> dict:
     process = start(["resume", run, "--quiet"], tmp_path)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 0, stderr
     return json.loads(stdout.splitlines()[-1])
 
@@ -59,7 +59,7 @@ def whole(request, tmp_path_factory):
     size = [] if precision == "float32" else SMALL
     words = [*WORDS, *size, "--precision", precision, "--epochs", epochs]
     process = start([*words, "--out", "run"], folder)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 0, stderr
     return folder / "run", words, json.loads(stdout.splitlines()[-1])
 
@@ -79,7 +79,7 @@ def test_killed_at_random_instants(whole, tmp_path):
     chance = random.Random(summary["precision"])
     process = start([*words, "--out", run], tmp_path)
     for _ in range(3):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not run.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(chance.uniform(0.2, summary["wall_seconds"] * 0.8))
@@ -87,7 +87,7 @@ def test_killed_at_random_instants(whole, tmp_path):
         kills += process.wait() == -signal.SIGKILL
         process.communicate()
         process = start(["resume", run, "--quiet"], tmp_path)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 0, stderr
     assert kills >= 1
     assert (
@@ -237,11 +237,11 @@ def test_stopped_and_resumed(whole, tmp_path):
     unbroken, words, summary = whole
     run = tmp_path / "run"
     process = start([*words, "--out", run], tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=900)
     assert process.returncode == 130, stderr
     assert read_run(run)["state"] == "stopped"
     assert finish(run, tmp_path)["weights_sha256"] == summary["weights_sha256"]
@@ -251,11 +251,11 @@ def test_stopped_and_resumed(whole, tmp_path):
 
 def test_a_run_in_the_hands_of_another_process_is_left_alone(tmp_path):
     process = start([*WORDS, "--epochs", "5000", "--out", "run"], tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / "run/checkpoints").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     second = start(["resume", "run"], tmp_path)
-    _, stderr = second.communicate(timeout=120)
+    _, stderr = second.communicate(timeout=900)
     assert second.returncode == 2 and "is locked by another process" in stderr
     assert process.poll() is None
     process.send_signal(signal.SIGKILL)
@@ -264,7 +264,7 @@ def test_a_run_in_the_hands_of_another_process_is_left_alone(tmp_path):
     while "resumed" not in read_run(tmp_path / "run") and time.monotonic() < deadline:
         time.sleep(0.1)
     third.send_signal(signal.SIGINT)
-    _, stderr = third.communicate(timeout=120)
+    _, stderr = third.communicate(timeout=900)
     assert third.returncode == 130, stderr
 
 
@@ -308,7 +308,7 @@ def test_an_interrupt_that_a_library_swallows_is_not_forgotten():
 
 def killed_after_a_checkpoint(words, tmp_path, env=None) -> None:
     process = start([*words, "--out", "run"], tmp_path, env)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     saved = tmp_path / "run" / "checkpoints"
     while not list(saved.glob("step-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -320,15 +320,15 @@ def test_a_changed_environment_is_refused_by_name(tmp_path):
     killed_after_a_checkpoint([*WORDS, "--epochs", "5000"], tmp_path)
     other = {"TF_ENABLE_ONEDNN_OPTS": "0"}
     refused = start(["resume", "run"], tmp_path, env=other)
-    _, stderr = refused.communicate(timeout=120)
+    _, stderr = refused.communicate(timeout=900)
     assert refused.returncode == 2
     assert "variables.TF_ENABLE_ONEDNN_OPTS: None in the run, '0' here" in stderr
     allowed = start(["resume", "run", "--allow-drift"], tmp_path, env=other)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "resumed" not in read_run(tmp_path / "run") and time.monotonic() < deadline:
         time.sleep(0.1)
     allowed.send_signal(signal.SIGINT)
-    _, stderr = allowed.communicate(timeout=120)
+    _, stderr = allowed.communicate(timeout=900)
     assert allowed.returncode == 130, stderr
     (resumed,) = read_run(tmp_path / "run")["resumed"]
     assert resumed["step"] > 0 and "TF_ENABLE_ONEDNN_OPTS" in resumed["drift"][0]
@@ -348,7 +348,7 @@ def test_an_attempt_that_fails_loses_nothing(tmp_path, cli):
     """Only what has diverged has ended."""
     words = ["train", "mnist", "--data", "digits", "--epochs", "2", "--model", "mlp"]
     assert cli(*words, "--out", "teacher").returncode == 0
-    words = ["train", "distill_mnist", "--data", "digits", "--epochs", "60",
+    words = ["train", "distill_mnist", "--data", "digits", "--epochs", "30",
              "--teacher", "teacher", "--checkpoint-every", "20"]  # fmt: skip
     killed_after_a_checkpoint(words, tmp_path)
     (tmp_path / "teacher").rename(tmp_path / "away")
@@ -384,7 +384,7 @@ def test_nohup_is_respected(tmp_path):
     process = subprocess.Popen(["nohup", *words], cwd=tmp_path,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                env=environment(tmp_path))  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not (tmp_path / "run/checkpoints").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGHUP)

@@ -161,12 +161,15 @@ def test_keras_counts_its_layers_on_after_a_training(own, dataset, runtime):
     assert before.layers[-1].name != after.layers[-1].name
 
 
-def test_a_weight_that_is_trained_and_written_is_refused_on_jax(cli, tmp_path):
+def test_a_weight_that_is_trained_and_written_is_refused_on_jax(
+    cli, cli_here, tmp_path
+):
     layer = "x = keras.layers.SpectralNormalization(keras.layers.Dense(8))(x)"
     (tmp_path / "mine.py").write_text(source("plain").replace(REST["plain"], layer))
     words = ["train", "mnist", "--data", "digits", "--epochs", "1", "--model",
              "mine.py:plain"]  # fmt: skip
-    assert cli(*words).returncode == 0
+    here = ["--device", "cpu", "--precision", "float32", "--threads", "2"]
+    assert cli_here(*words, *here).returncode == 0
     done = cli(*words, "--backend", "jax")
     assert done.returncode == 2 and "which JAX would drop; use --back" in done.stderr
 
@@ -305,7 +308,9 @@ def test_a_helper_module_may_be_edited_between_two_trainings(cli, tmp_path):
         ("build", "fails at own.py, line 15: ZeroDivisionError: division by zero"),
     ],
 )
-def test_what_fails_in_a_users_own_file_is_told_by_its_line(where, told, cli, tmp_path):
+def test_what_fails_in_a_users_own_file_is_told_by_its_line(
+    where, told, cli, cli_here, tmp_path
+):
     (tmp_path / "own.py").write_text(f"""
 import keras
 from gpuzoo import register
@@ -333,7 +338,8 @@ def net(*, input_shape: tuple = (8, 8, 1), num_classes: int = 10):
         "--out",
         "x",
     ]
-    done = cli(*words, "--fast-dev-run")
+    here = ["--device", "cpu", "--precision", "float32", "--threads", "2"]
+    done = cli_here(*words, "--fast-dev-run", *here)
     assert done.returncode == 2 and told in done.stderr.splitlines()[-1], done.stderr
     assert "Traceback" not in done.stderr and "\x1b" not in done.stderr
     assert not (tmp_path / "x").exists()  # no step was done
