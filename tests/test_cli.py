@@ -294,15 +294,15 @@ def test_no_words_print_the_help(cli):
     assert asked.returncode == 0 and asked.stdout == done.stdout
     lines = [line for line in done.stdout.splitlines() if "•" in line]
     assert [line.split()[2] for line in lines] == [
-        "list", "info", "train", "resume", "verify", "report", "compare", "diff",
-        "evaluate", "predict", "export", "compress",
+        "list", "info", "train", "resume", "sweep", "runs", "verify", "report",
+        "compare", "diff", "evaluate", "predict", "export", "compress",
         "robustness", "serve", "bench", "compile", "doctor", "new-key", "sign",
         "check-signature", "encrypt", "decrypt",
     ]  # fmt: skip
     assert all(len(line.split()) > 5 for line in lines)  # each with its meaning
 
 
-@pytest.mark.parametrize("verb", ["train", "bench"])
+@pytest.mark.parametrize("verb", ["train", "sweep", "bench"])
 def test_help_of_a_command_shows_every_recipe_and_what_it_is(verb, cli):
     done = cli(verb, "--help")
     assert done.returncode == 0 and cli(verb).returncode == 2

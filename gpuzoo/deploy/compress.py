@@ -15,6 +15,7 @@ import re
 import shutil
 import statistics
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
@@ -60,7 +61,7 @@ DEFAULT = Forms(int8=True, width=(0.5,), sparsity=(0.8,))
 class _Form:
     name: str
     kind: str = ""  # width, sparsity or student, if it is trained
-    value: object = None
+    value: Any = None  # the fraction, or the name of the student
     base: str = ""  # of a quantized one: the form that it is made of
     int8: bool = False
 
