@@ -64,7 +64,7 @@ def sweep(
             recipe's seed on.
         init: a run folder whose weights all trainings start from.
         out: the folder of the sweep; default: the next free runs/<recipe>-sweep-<n>.
-        options, quiet, **changes: as for `gpuzoo.train`.
+        options, quiet, changes: as for `gpuzoo.train`.
 
     Returns:
         `state` (finished, stopped), `run_dir`, `trials` (each with `run`, `settings`,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import shutil
@@ -12,6 +13,7 @@ from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.catalogue.registry import in_no_file, model_info
+from gpuzoo.data import from_python
 from gpuzoo.errors import Diverged, GpuzooError, nearest
 from gpuzoo.home import redact
 from gpuzoo.report.progress import Screen
@@ -64,7 +66,11 @@ def train(
             recipe's model always are.
         quiet: print nothing.
         **changes: other values for fields of the recipe or of the options, for example
-            `epochs=3, precision="float32"`.
+            `epochs=3, precision="float32"`. `data` may also be arrays, `(x, y)`, or an
+            iterable of bounded size of such pairs (tf.data.Dataset, DataLoader); then
+            `validation=(x, y)` and `test=(x, y)` may be, too. They are written to a
+            .npz file, for `verify`, `resume` and all other commands: `keep_data` names
+            it, by default it is in the cache.
 
     Returns:
         What the command line prints as its last line: `state` (finished, stopped),
@@ -367,6 +373,7 @@ def _name(recipe: Recipe) -> str:
 
 def resolve(recipe, options, changes):
     """Return the recipe and the options, with the changes applied."""
+    changes = _with_arrays(changes)
     options = options or runtimes.options_in_force() or Options()
     runtime_fields = {field.name for field in dataclasses.fields(options)}
     recipe_fields = {field.name for field in dataclasses.fields(recipe)}
@@ -377,6 +384,25 @@ def resolve(recipe, options, changes):
     runtime = {k: v for k, v in changes.items() if k in runtime_fields}
     rest = {k: v for k, v in changes.items() if k not in runtime_fields}
     return recipe.override(**rest), dataclasses.replace(options, **runtime)
+
+
+def _with_arrays(changes: dict) -> dict:
+    """Return the changes with the path of a file in place of arrays."""
+    changes = dict(changes)
+    test, keep = changes.pop("test", None), changes.pop("keep_data", None)
+    held, data = changes.get("validation"), changes.get("data")
+    if held is not None and not isinstance(held, int | float):
+        del changes["validation"]
+    else:
+        held = None
+    if data is None or isinstance(data, str | os.PathLike):
+        if held is not None or test is not None or keep is not None:
+            raise GpuzooError(
+                "validation=(x, y), test=(x, y) and keep_data belong to arrays as "
+                f"data=(x, y), and data is {data!r}; leave them out"
+            )
+        return changes
+    return {**changes, "data": str(from_python.as_file(data, held, test, keep))}
 
 
 def _check_room(folder, session) -> None:
@@ -417,6 +443,11 @@ def _say_start(screen, session) -> None:
         f"{', '.join(counts)})",
         "bold",
     )
+    if from_python.is_kept(session.recipe.data):
+        screen.say(
+            f"The arrays are in {redact(session.recipe.data)}, for verify and resume; "
+            "gpuzoo does not remove it."
+        )
     for finding in dataset.findings:
         screen.say(f"Note: {finding}.", "yellow")
     screen.say(model_objects.line(given, session.recipe))

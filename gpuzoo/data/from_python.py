@@ -1,0 +1,157 @@
+"""Arrays from Python as data: they become a .npz file, which every command can read."""
+
+import hashlib
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand, new_file, root
+
+MOST_BYTES = 8 << 30
+"""Of an iterable, which may have no end."""
+_WANTED = (
+    "(x, y), x alone, or an iterable of (x, y), as arrays of NumPy or tensors of "
+    "TensorFlow, JAX or PyTorch"
+)
+
+
+def as_file(
+    data, validation=None, test=None, keep: str | pathlib.Path | None = None
+) -> pathlib.Path:
+    """Write examples to a .npz file, unless it is there already, and return its path.
+
+    Args:
+        data: the training examples: (x, y), x alone, or an iterable of bounded size of
+            (x, y), such as a tf.data.Dataset or a DataLoader of PyTorch: single
+            examples or batches.
+        validation, test: likewise. Without `test` a part of `data` is held out, as of a
+            .npz file with x and y.
+        keep: the file; default: a name made of the digest of the arrays in the folder
+            `arrays` of the cache.
+
+    Raises:
+        GpuzooError: something is not an array, or `keep` holds something else.
+    """
+    given = {"train": data, "val": validation, "test": test}
+    arrays = {}
+    for split, examples in given.items():
+        if examples is not None:
+            what = {"train": "data", "val": "validation"}.get(split, split)
+            ending = f"_{split}" if test is not None or validation is not None else ""
+            for name, array in _pair(what, examples).items():
+                arrays[name + ending] = array
+    if validation is not None and test is None:
+        raise GpuzooError(
+            "validation: arrays need test=(x, y), too; or name a fraction"
+        )
+    path = expand(str(keep)) if keep else root() / "arrays" / f"{_digest(arrays)}.npz"
+    if path.suffix != ".npz":
+        raise GpuzooError(f"keep_data must end in .npz: {path}")
+    try:
+        if path.exists():
+            _check_same(path, arrays)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(path) as file:
+                np.savez(file, **arrays)
+    except OSError as error:
+        raise GpuzooError(
+            f"the arrays cannot be written to {path}: {error.strerror or error}; name "
+            "another file with keep_data"
+        ) from None
+    return path
+
+
+def is_kept(data: str) -> bool:
+    """Whether `as_file` has chosen this path."""
+    return expand(data).parent == root() / "arrays"
+
+
+def _pair(what: str, examples) -> dict[str, np.ndarray]:
+    if isinstance(examples, tuple | list):
+        if len(examples) != 2:
+            raise GpuzooError(f"{what} must be {_WANTED}; got {len(examples)} parts")
+        x, y = (_array(f"{what}, {n}", a) for n, a in zip("xy", examples, strict=True))
+        return {"x": x, "y": y}
+    if hasattr(examples, "__array__") or hasattr(examples, "__dlpack__"):
+        return {"x": _array(f"{what}, x", examples)}
+    if not isinstance(examples, Iterable) or isinstance(examples, str | bytes | dict):
+        raise GpuzooError(f"{what} must be {_WANTED}; got {type(examples).__name__}")
+    return _gather(what, examples)
+
+
+def _gather(what: str, examples: Iterable) -> dict[str, np.ndarray]:
+    """Return the examples of an iterable, single ones or batches, in their order."""
+    parts: dict[str, list] = {"x": [], "y": []}
+    size, batches = 0, set()
+    for example in examples:
+        if not isinstance(example, tuple | list) or len(example) != 2:
+            raise GpuzooError(f"{what}: an iterable must give pairs (x, y)")
+        x, y = (np.asarray(_array(what, one)) for one in example)
+        batches.add(batch := y.ndim > 0)
+        if batch and (x.ndim == 0 or len(x) != len(y)):
+            raise GpuzooError(
+                f"{what}: an iterable must give single examples, with a number as "
+                f"label, or batches; got shapes {x.shape} and {y.shape}"
+            )
+        size += x.nbytes + y.nbytes
+        if len(batches) > 1:
+            raise GpuzooError(f"{what}: single examples and batches are mixed")
+        if size > MOST_BYTES:
+            raise GpuzooError(
+                f"{what}: more than {MOST_BYTES >> 30} GB, or without an end; save the "
+                "examples to a folder or a .npz file"
+            )
+        for name, part in (("x", x), ("y", y)):
+            parts[name].append(part)
+    if not size:
+        raise GpuzooError(f"{what}: the iterable gave no examples; is it used up?")
+    join = np.concatenate if batches == {True} else np.stack
+    try:
+        return {name: join(values) for name, values in parts.items()}
+    except ValueError as error:
+        raise GpuzooError(
+            f"{what}: the examples have different shapes: {error}"
+        ) from None
+
+
+def _array(what: str, value) -> np.ndarray:
+    try:
+        found = np.asarray(value)
+    except Exception as error:  # of another library
+        raise GpuzooError(
+            f"{what}: {type(value).__name__} cannot be read as an array: {error}; pass "
+            "an array in main memory, of PyTorch x.detach().cpu().numpy()"
+        ) from None
+    if found.dtype == object and found.ndim == 1:  # of a column of texts
+        kinds = {type(one) for one in found.tolist()}
+        found = found.astype(str) if kinds == {str} else found
+    if found.dtype == object:
+        raise GpuzooError(
+            f"{what}: {type(value).__name__} holds Python objects or rows of different "
+            "lengths; pass arrays of numbers"
+        )
+    return found
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return f"arrays-{digest.hexdigest()[:16]}"
+
+
+def _check_same(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            there = {name: file[name] for name in file.files}
+    except Exception:  # of zipfile, zlib and NumPy
+        there = {}
+    if _digest(there) != _digest(arrays):
+        raise GpuzooError(
+            f"{path} exists and holds other data; remove it, or name another file with "
+            "keep_data"
+        )
