@@ -127,6 +127,9 @@ _SAME = {
     "warmup_fraction": "warmup warmup_steps warmup_epochs warmup_ratio "
     "num_warmup_steps pct_start",
     "label_smoothing": "smoothing smooth",
+    "clip_norm": "global_clipnorm clipnorm gradient_clip_val max_grad_norm grad_clip "
+    "clip clip_grad_norm",
+    "clip_value": "clipvalue clip_grad_value",
     "sparsity": "prune pruning sparse final_sparsity target_sparsity amount",
     "augment": "augmentation augmentations transform transforms aug mixup cutmix "
     "random_crop random_flip flip data_augmentation",
@@ -179,9 +182,7 @@ _NONE = {
     "buffer_size",
     "the recipe's task sets the loss": "loss criterion loss_fn loss_function objective",
     "the recipe's task sets the metrics": "metrics metric scoring",
-    "gradients are neither clipped nor accumulated": "clipnorm clipvalue "
-    "gradient_clip_val clip "
-    "grad_clip max_grad_norm global_clipnorm gradient_accumulation_steps "
+    "gradients are not accumulated": "gradient_accumulation_steps "
     "accumulate_grad_batches accumulation_steps",
     "all examples have the same weight": "class_weight sample_weight class_weights",
     "gpuzoo resume RUN continues a run": "resume resume_from_checkpoint ckpt_path "

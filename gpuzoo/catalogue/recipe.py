@@ -29,6 +29,8 @@ _RULES = {
     "beta_1": ("in [0, 1)", lambda v: 0 <= v < 1),
     "beta_2": ("in [0, 1)", lambda v: 0 <= v < 1),
     "weight_decay": ("0 or more", lambda v: 0 <= v < math.inf),
+    "clip_norm": ("0 or more", lambda v: 0 <= v < math.inf),
+    "clip_value": ("0 or more", lambda v: 0 <= v < math.inf),
     "ema_decay": ("in [0, 1)", lambda v: 0 <= v < 1),
     "distill_alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "temperature": ("a positive number", lambda v: 0 < v < math.inf),
@@ -124,6 +126,11 @@ class Recipe:
     """Decay rate of adam's second moment."""
     weight_decay: float = 0.0
     """Decoupled weight decay, multiplied by the learning rate in each step."""
+    clip_norm: float = 0.0
+    """Largest norm of all gradients of an update together; larger ones are scaled down
+    to it. 0: off."""
+    clip_value: float = 0.0
+    """Largest magnitude of each value of a gradient; larger ones are cut. 0: off."""
     schedule: Literal["constant", "cosine", "linear", "one_cycle"] = "constant"
     """Learning rate schedule after the warmup: constant, or decay to 0; warmup is
     linear, with one_cycle a cosine."""

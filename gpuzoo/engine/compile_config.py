@@ -16,7 +16,7 @@ from gpuzoo.tasks import ends
 # Fields of a recipe that a compiled optimizer replaces.
 _OPTIMIZER_FIELDS = (
     "learning_rate", "momentum", "beta_1", "beta_2", "weight_decay",
-    "schedule", "warmup_fraction", "ema_decay",
+    "schedule", "warmup_fraction", "ema_decay", "clip_norm", "clip_value",
 )  # fmt: skip
 # These take integer labels; all others one-hot labels.
 _SPARSE = ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy")

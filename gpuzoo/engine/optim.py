@@ -67,7 +67,14 @@ def build_optimizer(
     if compiled:
         return _scaled(_compiled(compiled, backend), backend)
     schedule = Table(learning_rates(recipe, steps), moves)
-    common = {"weight_decay": recipe.weight_decay or None}
+    common: dict = {"weight_decay": recipe.weight_decay or None}
+    if recipe.clip_norm and recipe.clip_value:
+        raise GpuzooError(
+            f"clip_norm {recipe.clip_norm:g} and clip_value {recipe.clip_value:g}: set "
+            "only one of them"
+        )
+    common["global_clipnorm"] = recipe.clip_norm or None
+    common["clipvalue"] = recipe.clip_value or None
     if recipe.ema_decay:
         common |= {"use_ema": True, "ema_momentum": recipe.ema_decay}
     if recipe.optimizer == "sgd":
