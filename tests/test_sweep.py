@@ -92,11 +92,13 @@ def test_only_validation_examples_choose(swept, tmp_path):
         {"val_accuracy": {"mean": m}, "test_accuracy": {"mean": 1 - m}} for m in means
     ]
     recipe = gpuzoo.load_recipe("mnist")
-    groups = [{"metrics": one} for one in figures]
-    assert best_of(recipe, groups) == found["best"]
-    losses = [{"metrics": {"val_loss": {"mean": m}}} for m in (0.3, 0.1, 0.2)]
+    groups = [{"metrics": one, "seeds": [0]} for one in figures]
+    assert best_of(recipe, groups, 1) == found["best"]
+    losses = [
+        {"metrics": {"val_loss": {"mean": m}}, "seeds": [0]} for m in (0.3, 0.1, 0.2)
+    ]
     chosen = recipe.override(validation=0.1, keep="best", monitor="loss")
-    assert best_of(chosen, losses) == 1
+    assert best_of(chosen, losses, 1) == 1
 
 
 def test_a_sweep_that_was_done_is_read_not_trained(swept):

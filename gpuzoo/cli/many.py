@@ -160,7 +160,7 @@ class Runs:
         names = list(dict.fromkeys((*asked, *metrics)))
         shown = table(*_COLUMNS, *names, right=names)
         for row in rows:
-            cells = [row.get("name" if c == "recipe" else c, "") for c in _COLUMNS]
+            cells = [row.get(c, "") for c in _COLUMNS]
             figures = [row.get(name) for name in names]
             add_row(shown, *cells, *(
                 f"{v:.5g}" if isinstance(v, float) else "" if v is None else v

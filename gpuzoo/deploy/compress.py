@@ -8,7 +8,9 @@ interrupted continues when it is called again.
 import contextlib
 import dataclasses
 import gzip
+import hashlib
 import json
+import math
 import os
 import pathlib
 import re
@@ -149,11 +151,17 @@ def compress(
         forms.student_options, {"allow_drift": allow_drift, "trust_code": trust_code},
         quiet, note,
     )  # fmt: skip
+    without = {}
+    if not named and (job.runtime == "openvino" or (audio and job.runtime == "litert")):
+        forms = dataclasses.replace(forms, int8=False)
+        without = {"int8": f"{job.runtime} has no int8 form of this run"}
     planned = _planned(forms)
     _check(job, planned, max_loss)
     planned, about, left_out = _feasible(job, planned, named)
+    left_out = without | left_out
     _announce(job, planned, left_out)
     with _folder(job) as folder:
+        _export(job, planned[0])  # first: it refuses data that have changed
         for form in planned:
             if form.kind and not form.int8:
                 _train(job, form)
@@ -218,8 +226,8 @@ def _check(job: _Job, forms: list[_Form], max_loss: float) -> None:
         raise GpuzooError(f"epochs must be at least 1: {job.epochs}")
     if job.learning_rate is not None and not job.learning_rate > 0:
         raise GpuzooError(f"learning_rate must be above 0: {job.learning_rate}")
-    if not max_loss >= 0:
-        raise GpuzooError(f"max_loss must be 0 or more: {max_loss}")
+    if not 0 <= max_loss < math.inf:
+        raise GpuzooError(f"max_loss must be 0 or more, and finite: {max_loss}")
 
 
 def _feasible(job: _Job, forms: list[_Form], named: bool):
@@ -375,6 +383,11 @@ def _start(job: _Job, form: _Form, note=lambda text: None):
             "the run was trained with the optimizer and the loss of a compiled model, "
             "which its forms would not be trained with; only int8 needs no training"
         )
+    if job.recipe.task == "detect":
+        raise GpuzooError(
+            "an exported detector is compared with the run that it is made of, so that "
+            "nothing would say what a trained form loses; only int8 is for detectors"
+        )
     model = load(job.run, note=note, **job.load).model
     if form.kind != "width":
         return None, {}
@@ -413,6 +426,14 @@ def _train(job: _Job, form: _Form) -> None:
     if summary["state"] != "finished":
         job.note("stopped; the same command goes on from here")
         raise KeyboardInterrupt
+    if different := _other_data(job, read_run(path)):
+        raise GpuzooError(f"{path}: {different}; restore the data of the run")
+
+
+def _other_data(job: _Job, record: dict) -> str:
+    """Return a fault if a form was trained on other data than the run, or ""."""
+    same = record["data"]["fingerprint"] == job.record["data"]["fingerprint"]
+    return "" if same else f"its data are not those of {job.run.name}"
 
 
 def _check_same(job: _Job, form: _Form, start, changes: dict) -> None:
@@ -442,6 +463,8 @@ def _check_same(job: _Job, form: _Form, start, changes: dict) -> None:
     init = (record.get("init") or {}).get("weights_sha256")
     if form.kind == "sparsity" and init != weights:
         different.append("other initial weights")
+    if record["data"] and (other := _other_data(job, record)):
+        different.append(other)
     if different:
         raise GpuzooError(
             f"{path} holds another training ({'; '.join(different)[:300]}); remove it, "
@@ -462,12 +485,16 @@ def _export(job: _Job, form: _Form) -> dict:
             entry = found["formats"][job.runtime]
             same = found["weights_sha256"] == record["weights_sha256"]
             same &= entry["quantized"] == ("int8" if form.int8 else None)
-        except (OSError, ValueError, LookupError, TypeError):
+            same &= all(
+                hashlib.sha256((out / name).read_bytes()).hexdigest() == sha256
+                for name, sha256 in entry["files"].items()
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             same = False
         if not same:
             raise GpuzooError(
-                f"{out} holds something else than this form; remove it, or name "
-                "another folder with --out"
+                f"{out} holds something else than this form, or was changed; remove "
+                "it, or name another folder with --out"
             )
         return found
     job.note(f"{form.name}: exporting")
@@ -508,8 +535,9 @@ def _found(job: _Job, forms: list[_Form], entries: dict, max_loss: float) -> dic
         "examples": first["formats"][job.runtime]["parity"]["examples"],
         "max_loss": max_loss,
         "latency": {
-            "of": "one example on one thread, without the transfer to Python; median "
-            "of turns of all files in one process",
+            "of": "one example on one thread, "
+            + "without the transfer to Python; " * (job.runtime != "openvino")
+            + "median of turns of all files in one process",
             "turns": len(times[0]), "cpu": cpu_model(),
         },
         "forms": rows,
@@ -578,7 +606,7 @@ def _packed(folder: pathlib.Path, entry: dict) -> int:
 def _frontier(rows: list[dict], key: str, metric: str) -> list[str]:
     """Return the names of the rows that no other one beats: none is at least as good
     in both the value and the key, and better in one."""
-    sign = -1 if metric == "accuracy" else 1
+    sign = 1 if metric == "error" else -1
     points = [(sign * row["value"], row[key]) for row in rows]
     return [
         row["name"]

@@ -372,6 +372,12 @@ def _fault(node: dict, inbound, given: list[_Tensor]) -> str:
     if not given or (len(given) < 2 if several else len(given) > 1):
         return f"{kind} of {len(given)} tensors"
     rank = len(given[0].shape)
+    if kind == "Reshape" and "target_shape" not in config:
+        return "it is keras.ops.reshape"
+    if kind in _TOGETHER and "axis" in config:
+        return f"it is keras.ops.{kind.lower()}"
+    if kind == "Pad" and not _is_by_axis(config["pad_width"]):
+        return "its padding is one for all axes"
     last = (-1, rank - 1)
     faults = {
         "the channels are the first axis": config.get("data_format")
@@ -396,6 +402,12 @@ def _fault(node: dict, inbound, given: list[_Tensor]) -> str:
     return next((why for why, there in faults.items() if there), "")
 
 
+def _is_by_axis(width) -> bool:
+    """Whether a padding, as in a config, has a pair of numbers for each axis."""
+    pairs = isinstance(width, list | tuple) and len(width) > 0
+    return pairs and isinstance(width[-1], list | tuple)
+
+
 def _by_channel(activation) -> bool:
     """Whether an activation, as in a config, computes each channel by itself."""
     return isinstance(activation, str) and activation in _ACTIVATIONS
@@ -405,7 +417,7 @@ def _flattens(node: dict) -> bool:
     """Whether a layer makes one axis of all."""
     kind = node["class_name"]
     return kind == "Flatten" or (
-        kind == "Reshape" and len(node["config"]["target_shape"]) == 1
+        kind == "Reshape" and len(node["config"].get("target_shape", ())) == 1
     )
 
 

@@ -1,6 +1,7 @@
 """`gpuzoo compare`: runs side by side, as numbers and as one HTML page."""
 
 import itertools
+import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -121,10 +122,26 @@ def _groups(records: list[dict]) -> list[str]:
 def _setting(record: dict) -> tuple:
     """Return what the runs of a group have in common."""
     recipe = {k: v for k, v in record["recipe"].items() if k not in _NO_SETTING}
+    if recipe.get("keep") == "best" or recipe.get("early_stopping"):
+        recipe["eval_every"] = record["recipe"]["eval_every"]
     runtime = record["runtime"] or {}
     data = (record["data"] or {}).get("fingerprint", record["recipe"]["data"])
     used = {name: runtime.get(name) for name in _RUNTIME}
-    return recipe, used, data, record["fast_dev_run"]
+    return recipe, used, data, record["fast_dev_run"], _start(record)
+
+
+def _start(record: dict) -> dict:
+    """Return what a training starts from, besides its recipe."""
+    init = record.get("init") or {}
+    given = record.get("weights") == "as given" and not init
+    return {
+        "init": init.get("weights_sha256", "")[:16] or None,
+        "architecture digest": (record.get("architecture_sha256") or "")[:16] or None,
+        "initial weights digest": (record["initial_weights_sha256"] or "")[:16]
+        if given
+        else None,
+        "compiled": json.dumps(record.get("compiled"), sort_keys=True),
+    }
 
 
 def _settings(records: list[dict]) -> list[list]:
@@ -141,6 +158,7 @@ def _flat(record: dict) -> dict:
     versions = record["environment"]["versions"]
     return {
         **record["recipe"],
+        **_start(record),
         **{f"runtime {name}": value for name, value in runtime.items()},
         **{f"version of {name}": value for name, value in versions.items()},
         "data digest": (record["data"] or {}).get("fingerprint", "none")[:16],
@@ -172,7 +190,8 @@ def _differences(
 
 def statistics(values: list[float]) -> dict:
     """Return `mean`, sample standard deviation `sd`, and `low` and `high` of the 95 %
-    interval of the mean by Student's t; all but the mean are None for one value."""
+    interval of the mean by Student's t; all but the mean are None for one value, the
+    limits for equal values."""
     count, mean = len(values), math.fsum(values) / len(values)
     if count == 1:
         return {"mean": mean, "sd": None, "low": None, "high": None}
@@ -181,6 +200,8 @@ def statistics(values: list[float]) -> dict:
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = float(special.stdtrit(count - 1, 0.975)) * math.sqrt(variance / count)
     sd = math.sqrt(variance)
+    if sd == 0:  # equal values of few examples: no estimate of the deviation
+        return {"mean": mean, "sd": 0.0, "low": None, "high": None}
     return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half}
 
 
@@ -192,7 +213,9 @@ def in_words(found: dict) -> list[str]:
         seeds = ", ".join(map(str, one["seeds"]))
         line = f"{second} minus {first}: {_signed(one['mean'])} {found['metric']}"
         if one["low"] is None:
-            line += f", seed {seeds} alone: more common seeds give an interval"
+            alone = len(one["seeds"]) == 1
+            line += ", seed" if alone else ", the same difference for seeds"
+            line += f" {seeds}{' alone' * alone}: more common seeds give an interval"
         else:
             line += (
                 f", 95 % interval {_signed(one['low'])} to {_signed(one['high'])} "

@@ -35,7 +35,7 @@ def frontier(found: dict) -> bytes:
         panels[0].set_ylabel(found["metric"])
         if found["metric"] == "accuracy":
             panels[0].yaxis.set_major_formatter(lambda value, _: f"{100 * value:.2f} %")
-        else:
+        elif found["metric"] == "error":
             panels[0].invert_yaxis()
         names = [
             Line2D([], [], ls="", label=row["name"], **styles[row["name"]])

@@ -150,11 +150,14 @@ def render(path: pathlib.Path, read: Callable[[str], bytes]) -> bytes:
         GpuzooError: run.json is missing or damaged.
     """
     record = checked(path, read, sealed=False)
+    run_id = record.get("id", "")
+    if run_id and not (run_id.isascii() and run_id.isalnum()):  # it is in a comment
+        raise GpuzooError(f"{path / 'run.json'} is not valid: id {run_id!r:.60}")
     try:
         page = _page(record, read)
     except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError) as error:
         raise GpuzooError(f"{path / 'run.json'} is not valid: {error!r}") from error
-    return derived.stamp(page, record.get("id", ""))
+    return derived.stamp(page, run_id)
 
 
 def _page(record: dict, read) -> bytes:
@@ -299,7 +302,8 @@ def read_rows(record: dict, read) -> tuple[list[dict], list[str]]:
     except FileNotFoundError:
         return [], []
     except (OSError, ValueError, TypeError, KeyError) as error:
-        return [], [f"metrics.jsonl cannot be read, there are no curves: {error}"]
+        reason = getattr(error, "strerror", None) or error
+        return [], [f"metrics.jsonl cannot be read, there are no curves: {reason}"]
     wanted = record.get("files", {}).get("metrics.jsonl")
     if wanted and hashlib.sha256(content).hexdigest() != wanted:
         return rows, ["metrics.jsonl has been changed since the run ended."]

@@ -27,8 +27,9 @@ def find(folder: str | pathlib.Path) -> tuple[list[dict], list[str]]:
     top = expand(folder)
     if not top.is_dir():
         raise GpuzooError(f"folder {top} does not exist; name the folder of the runs")
-    rows, faults = [], []
-    for path in _folders(top, 0):
+    rows: list[dict] = []
+    faults: list[str] = []
+    for path in _folders(top, 0, faults):
         try:
             rows.append(_row(path, read_run(path)))
         except GpuzooError as error:
@@ -72,14 +73,19 @@ def ordered(rows: list[dict], by: str, descending: bool = False) -> list[dict]:
     return sorted(have, key=key, reverse=descending) + rest
 
 
-def _folders(path: pathlib.Path, depth: int):
+def _folders(path: pathlib.Path, depth: int, faults: list[str]):
     if (path / "run.json").is_file():
         yield path
     elif depth < _DEEPEST:
-        for below in sorted(path.iterdir()):
+        try:
+            names = sorted(path.iterdir())
+        except OSError as error:
+            faults.append(f"{path}: {error.strerror or error}")
+            return
+        for below in names:
             # Not through links: a run would be listed, and removed, by two names.
             if below.is_dir() and not (below.is_symlink() or below.name[0] == "."):
-                yield from _folders(below, depth + 1)
+                yield from _folders(below, depth + 1, faults)
 
 
 def _row(path: pathlib.Path, record: dict) -> dict:
@@ -90,6 +96,7 @@ def _row(path: pathlib.Path, record: dict) -> dict:
         "seconds": (record.get("seconds") or {}).get("wall"),
         **record["options"],
         **record["recipe"],
+        "recipe": record["recipe"]["name"],
         **({"data": record["data"]["name"]} if record["data"] else {}),
         **record["metrics"],
         "weights_sha256": record.get("weights_sha256"),

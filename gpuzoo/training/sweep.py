@@ -103,16 +103,15 @@ def sweep(
         if row["state"] == "stopped":
             stopped = True
             break
-    failed = [row for row in rows if row["error"]]
-    if rows and len(failed) == len(trials):
-        raise GpuzooError(f"all trainings of {folder} failed: {failed[0]['error']}")
-    groups = summarise(rows)
+    if len(rows) == len(trials) and all(row["state"] == "failed" for row in rows):
+        raise GpuzooError(f"all trainings of {folder} failed: {rows[0]['error']}")
+    groups, count = summarise(rows), len({trial.seed for trial in trials})
     return {
         "state": "stopped" if stopped else "finished",
         "run_dir": redact(str(folder)),
         "trials": rows,
         "groups": groups,
-        "best": None if stopped else best_of(recipe, groups),
+        "best": None if stopped else best_of(recipe, groups, count),
     }
 
 
@@ -159,8 +158,9 @@ def summarise(rows: list[dict]) -> list[dict]:
     return groups
 
 
-def best_of(recipe: Recipe, groups: list[dict]) -> int | None:
-    """Return the number of the group with the best mean on the validation examples."""
+def best_of(recipe: Recipe, groups: list[dict], seeds: int) -> int | None:
+    """Return the number of the group with the best mean on the validation examples,
+    among those in which the trainings of all `seeds` finished."""
     from gpuzoo import tasks  # imports Keras
 
     kind = tasks.load(recipe.task)
@@ -170,6 +170,7 @@ def best_of(recipe: Recipe, groups: list[dict]) -> int | None:
         number: group["metrics"][name]["mean"]
         for number, group in enumerate(groups)
         if (name := f"val_{metric.name}") in group["metrics"]
+        and len(group["seeds"]) == seeds  # not the luckiest seed of one that diverges
     }
     if len(means) < 2:
         return None
