@@ -1,5 +1,6 @@
 """Several trainings of one recipe, and the list of runs."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import gpuzoo
 from gpuzoo.cli.many import parse_axis
 from gpuzoo.report.compare import statistics
 from gpuzoo.runs import listing
-from gpuzoo.runs.record import read_run
+from gpuzoo.runs.record import read_run, seal
 from gpuzoo.training.finish import remove_run
 from gpuzoo.training.sweep import FILE, best_of, plan
 
@@ -149,6 +150,33 @@ def test_ctrl_c_ends_the_sweep_and_not_only_one_training(tmp_path, cli):
     assert last["state"] == "stopped" and last["trials"][0]["state"] == "stopped"
 
 
+def test_data_that_change_in_between_are_noticed(tmp_path, runtime):
+    arrays = two_classes()
+    asked = {"data": str(tmp_path / "d.npz"), "model": "mlp", "epochs": 1, "quiet": True,
+             "batch_size": 20, "model_options": ("units=(8,)",), "augment": (),
+             "out": str(tmp_path / "s")}  # fmt: skip
+    np.savez(tmp_path / "d.npz", **arrays)
+    found = gpuzoo.sweep("mnist", seeds=2, **asked)
+    second = tmp_path / "s" / found["trials"][1]["run"]
+    assert not remove_run(second)  # as if it had not been reached
+    np.savez(tmp_path / "d.npz", **{**arrays, "y_train": 1 - arrays["y_train"]})
+    with pytest.raises(gpuzoo.GpuzooError, match="different data, which changed"):
+        gpuzoo.sweep("mnist", seeds=2, **asked)
+
+
+def test_names_of_folders_do_not_name_the_home():
+    recipe = gpuzoo.load_recipe("mnist")
+    (one,) = plan(recipe, {"data": ["/home/somebody/secret/mine.npz"]}, 1)
+    assert one.name == "001-data=mine.npz-seed=0"
+
+
+def test_a_diverged_run_is_removed_with_its_weights(tmp_path, cli):
+    words = ["train", *WORDS, "--optimizer", "sgd", "--learning-rate", "1e20"]
+    assert cli(*words, "--out", "run").returncode == 1
+    assert (tmp_path / "run" / "weights.safetensors").exists()
+    assert not remove_run(tmp_path / "run") and not (tmp_path / "run").exists()
+
+
 def test_one_training_that_fails_is_not_the_end(tmp_path, cli):
     words = ["sweep", *WORDS, "--epochs", "2", "--optimizer", "sgd", "--grid",
              "learning_rate=1e20,0.01", "--out", "some", "--quiet"]  # fmt: skip
@@ -173,6 +201,7 @@ def test_one_training_that_fails_is_not_the_end(tmp_path, cli):
         ({"learning_rates": [1.0]}, 1, "no 'learning_rates'; nearest: learning_rate"),
         ({"learning_rate": []}, 1, "at least one value"),
         ({"learning_rate": [1.0, 1.0]}, 1, "none twice"),
+        ({"learning_rate": [1, 1.0]}, 1, "none twice"),
         ({"learning_rate": [-1.0]}, 1, "positive"),
         ({"epochs": ["two"]}, 1, "epochs"),
         ({"seed": [1, 2]}, 1, "seeds=N"),
@@ -260,6 +289,12 @@ def test_only_what_a_run_wrote_is_removed(swept, tmp_path, cli):
     copy = tmp_path / "runs"
     shutil.copytree(folder, copy)
     (copy / names[0] / "notes.txt").write_text("mine")
+    listed = json.loads((copy / names[0] / "run.json").read_text())
+    # As if it had been there when the run ended: all files are listed then.
+    mine = hashlib.sha256(b"mine").hexdigest()
+    listed["files"]["notes.txt"] = mine
+    listed["seal"] = seal(listed)
+    (copy / names[0] / "run.json").write_text(json.dumps(listed))
     (copy / names[1] / "curves.png").write_bytes(b"drawn by me")
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -267,8 +302,9 @@ def test_only_what_a_run_wrote_is_removed(swept, tmp_path, cli):
     os.symlink(outside, copy / names[2] / "samples")
     os.symlink(folder / names[3], copy / "link")
     assert remove_run(copy / names[0]) == ["notes.txt"]
-    assert remove_run(copy / names[1]) == ["curves.png"]
-    assert remove_run(copy / names[2]) == ["samples"]
+    # The record stays as long as one of the outputs does.
+    assert sorted(remove_run(copy / names[1])) == ["curves.png", "run.json"]
+    assert sorted(remove_run(copy / names[2])) == ["run.json", "samples"]
     assert (outside / "epoch-001.png").exists()
     asks = cli("runs", "runs", "--remove", "--where", "learning_rate=0.02")
     assert asks.returncode == 2 and "--yes" in asks.stderr

@@ -7,6 +7,7 @@ import numpy as np
 from gpuzoo import randomness
 from gpuzoo.data import series
 from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.data.npy import memory
 from gpuzoo.errors import GpuzooError
 
 
@@ -46,6 +47,19 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     chosen = np.zeros(count, bool)
     for label, number in enumerate(shares(labels[order], wanted)):
         chosen[order[labels[order] == label][:number]] = True
+    if not chosen.any():
+        raise GpuzooError(
+            f"validation={fraction:g}: no class has a second example, and each keeps "
+            "one for training"
+        )
+    size = sum(array.nbytes for array in dataset.train.values())
+    mapped = any(isinstance(array, np.memmap) for array in dataset.train.values())
+    if mapped and size > memory() // 2:  # the parts are copies
+        raise GpuzooError(
+            f"validation={fraction:g}: the {size / 1e9:.0f} GB of training examples "
+            "are split in memory, which has not enough; put a validation part into "
+            "the data"
+        )
     parts = {"train": ~chosen, "val": chosen}
     splits: dict[str, Arrays] = {
         split: {name: array[rows] for name, array in dataset.train.items()}

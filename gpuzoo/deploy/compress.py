@@ -30,6 +30,7 @@ from gpuzoo.home import redact
 from gpuzoo.runs.record import private, read_run, recipe_of
 from gpuzoo.runs.teacher import CLASSIFIERS
 from gpuzoo.runtime.environment import cpu_model
+from gpuzoo.training.interrupts import Interrupts
 
 SCHEMA = 1
 RECORD, PICTURE = "compress.json", "frontier.png"
@@ -423,7 +424,7 @@ def _train(job: _Job, form: _Form) -> None:
         else:
             init = str(job.run) if form.kind == "sparsity" else None
             summary = train(job.recipe.override(**changes), init=init, **how)
-    if summary["state"] != "finished":
+    if summary["state"] != "finished" or Interrupts.late:
         job.note("stopped; the same command goes on from here")
         raise KeyboardInterrupt
     if different := _other_data(job, read_run(path)):

@@ -36,6 +36,7 @@ def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
     before = state.read(state.all)
     call = backend.compile_steps(body, feed, list(state.all.values()))
     found = call(feed)
+    program.pruning.after(step + 1)
     after = state.read(state.all)
     found = {name[6:]: found[name][0] for name in sorted(found)}
     gradients = [name for name in found if name.startswith("gradient of")]

@@ -182,11 +182,14 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
     data = session.dataset.as_record()
     for name in (
         "source", "classes", "input_shape", "train_examples", "val_examples",
-        "test_examples", "findings",
+        "test_examples", "findings", "scale",
     ):  # fmt: skip
         before[f"data/{name}"] = recorded["data"].get(name)
         here[f"data/{name}"] = data.get(name)
     before["error"], here["error"] = recorded["error"], None
+    if "init" in recorded:
+        before["init"] = recorded["init"]["weights_sha256"]
+        here["init"] = recorded.get("initial_weights_sha256")
     before["sparsity"], here["sparsity"] = recorded.get("sparsity"), result.sparsity
     for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]

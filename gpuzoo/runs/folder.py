@@ -34,6 +34,14 @@ from gpuzoo.runtime.environment import environment
 from gpuzoo.weights import weights_bytes
 
 TRAIL = ("metrics.jsonl", "digests.jsonl")
+_PLOTS = (
+    "curves", "confusion", "mistakes", "reconstructions", "samples", "detections",
+    "forecasts", "frames",
+)  # fmt: skip
+_OUTPUTS = {
+    "weights.safetensors", "initial_weights.safetensors", "architecture.json",
+    "samples.gif", *derived.DERIVED, *(f"{name}.png" for name in _PLOTS),
+}  # fmt: skip
 # The first characters of their rows.
 _HEADS = {
     "metrics.jsonl": tuple(f'{{"split": "{name}", "epoch": ' for name in ORDER),
@@ -375,20 +383,23 @@ class RunFolder(Folder):
 
         Returns:
             The names of what stays: files that were changed after the run ended, or
-            that are not the run's.
+            that are not the run's; and run.json, while one of its outputs stays.
         """
         self.check()
-        given = ("architecture_sha256", "initial_weights_sha256")
+        self._remove_sheets(set())
+        self.sub("samples").remove_if_empty()
+        given = ("architecture_sha256", "initial_weights_sha256", "weights_sha256")
         known = {self.record.get(name) for name in given}
-        for name in set(self.names()) - {"run.json"}:
+        # Only names of outputs: the digests in run.json are those of all files that
+        # were in the folder at the end, also of the user's.
+        for name in {*_OUTPUTS, *TRAIL} & set(self.names()):
             own = self._is_own_trail(name, "") if name in TRAIL else self._is_own(name)
             with contextlib.suppress(OSError):  # a folder, a link
                 found = hashlib.sha256(self.read_file(name)).hexdigest()
                 if own or found in known:
                     self.remove_file(name)
-        self._remove_sheets(set())
-        self.sub("samples").remove_if_empty()
-        self.remove_file("run.json")
+        if not {*_OUTPUTS, "samples", "checkpoints"} & set(self.names()):
+            self.remove_file("run.json")
         left = self.names()
         if not left:
             self.locate().rmdir()

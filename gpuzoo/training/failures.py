@@ -193,8 +193,9 @@ def record_failure(folder: RunFolder, error: BaseException) -> None:
         if isinstance(error, OSError):
             return
         if isinstance(error, Diverged):
-            write_weights(folder, error.weights)
-            folder.update(state="diverged", error=text)
+            digest = write_weights(folder, error.weights)
+            files = {**folder.record.get("files", {}), "weights.safetensors": digest}
+            folder.update(state="diverged", error=text, files=files)
         else:
             folder.update(state="failed", error=text)
 

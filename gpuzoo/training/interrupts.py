@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import ClassVar
 
 
 class Interrupts:
@@ -12,6 +13,10 @@ class Interrupts:
     swallowed the exception, once it is set up. While it trains, the first signal asks
     the loop to stop, and a second one kills the process.
     """
+
+    late: ClassVar[bool] = False
+    """Whether a signal came too late to stop the last run: whoever trains several ends
+    now."""
 
     def __init__(self):
         self.training = False
@@ -29,6 +34,7 @@ class Interrupts:
         return self
 
     def __exit__(self, *_) -> None:
+        Interrupts.late = self.training and self.asked()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -14,6 +14,7 @@ from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.files import (
     LARGEST_JSON,
     expand,
+    is_temporary,
     parse_json,
     read_inside,
     write_atomically,
@@ -23,9 +24,15 @@ from gpuzoo.report.compare import statistics
 from gpuzoo.runs.record import change_texts, read_run, recipe_of
 from gpuzoo.runtime.options import Options
 from gpuzoo.training import initial
+from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.train import resolve, resume, train
 
 FILE = "sweep.json"
+# Settings that name files or code.
+_SOURCES = {
+    "data", "data_dir", "fallback_data", "image_size", "audio_seconds", "task",
+    "model", "model_options", "teacher", "distill_alpha",
+}  # fmt: skip
 _MOST = 10_000  # trainings; a larger grid is a mistake
 
 
@@ -96,12 +103,14 @@ def sweep(
         ],
     }
     folder = _folder(out, recipe.name, wanted)
-    rows, stopped = [], False
+    rows, stopped, seen = [], False, {}
     for trial in trials:
         row = _train(trial, folder / trial.name, init, options, quiet)
         rows.append(row)
-        if row["state"] == "stopped":
-            stopped = True
+        if row["state"] != "failed":
+            _check_alike(folder / trial.name, trial, seen)
+        late = Interrupts.late and len(rows) < len(trials)
+        if stopped := row["state"] == "stopped" or late:
             break
     if len(rows) == len(trials) and all(row["state"] == "failed" for row in rows):
         raise GpuzooError(f"all trainings of {folder} failed: {rows[0]['error']}")
@@ -124,7 +133,11 @@ def plan(recipe: Recipe, grid: Mapping[str, Iterable], seeds) -> list[Trial]:
     axes = {name: list(values) for name, values in grid.items()}
     seeds = list(seeds)
     for name, values in {**axes, "seeds": seeds}.items():
-        if not values or len(set(map(repr, values))) < len(values):
+        fields = [
+            one if name == "seeds" else recipe.override(**{name: one}).as_record()[name]
+            for one in values
+        ]
+        if not values or len(set(map(repr, fields))) < len(values):
             raise GpuzooError(f"{name}: needs at least one value, and none twice")
     if "seed" in axes:
         raise GpuzooError("the grid has no seed; pass seeds=N (--seeds N)")
@@ -134,7 +147,11 @@ def plan(recipe: Recipe, grid: Mapping[str, Iterable], seeds) -> list[Trial]:
     for values in itertools.product(*axes.values(), seeds):
         *values, seed = values
         settings = dict(zip(axes, values, strict=True))
-        text = "-".join(f"{k}={v}" for k, v in {**settings, "seed": seed}.items())
+        named = {
+            k: pathlib.PurePath(v).name if isinstance(v, str) else v  # not the home
+            for k, v in {**settings, "seed": seed}.items()
+        }
+        text = "-".join(f"{name}={value}" for name, value in named.items())
         text = re.sub(r"[^A-Za-z0-9_.=]+", "-", text)[:80]
         changed = recipe.override(**settings, seed=seed)
         settings = {name: changed.as_record()[name] for name in settings}
@@ -162,10 +179,12 @@ def best_of(recipe: Recipe, groups: list[dict], seeds: int) -> int | None:
     """Return the number of the group with the best mean on the validation examples,
     among those in which the trainings of all `seeds` finished."""
     from gpuzoo import tasks  # imports Keras
+    from gpuzoo.tasks.base import ACCURACY
 
     kind = tasks.load(recipe.task)
-    known = {metric.name: metric for metric in (*kind.metrics, kind.headline)}
-    metric = known.get(recipe.monitor, kind.headline)
+    # The accuracy of generated digits is a metric of some instances only.
+    known = {one.name: one for one in (ACCURACY, *kind.metrics, kind.headline)}
+    metric = known.get(recipe.monitor.removeprefix("val_"), kind.headline)
     means = {
         number: group["metrics"][name]["mean"]
         for number, group in enumerate(groups)
@@ -188,13 +207,15 @@ def _folder(out: str | None, name: str, wanted: dict) -> pathlib.Path:
     try:
         path.mkdir(parents=True, exist_ok=bool(out))
         if not (path / FILE).exists():
-            if any(path.iterdir()):
+            if not all(is_temporary(one.name) for one in path.iterdir()):
                 raise GpuzooError(
                     f"--out {path} exists and holds no sweep; name another folder"
                 )
             text = json.dumps({"schema": 1, **wanted}, indent=1) + "\n"
             write_atomically(path / FILE, text.encode(), replace=False)
         found = parse_json(read_inside(path, FILE, LARGEST_JSON).decode())
+    except GpuzooError:
+        raise
     except OSError as error:
         raise GpuzooError(
             f"output folder {path} cannot be written: {error.strerror or error}; name "
@@ -237,6 +258,28 @@ def _train(trial: Trial, path: pathlib.Path, init, options, quiet: bool) -> dict
         "metrics": record["metrics"],
         "weights_sha256": record.get("weights_sha256"),
     }
+
+
+def _check_alike(path: pathlib.Path, trial: Trial, seen: dict) -> None:
+    """Raise GpuzooError if a run had other data, code or weights to start from than an
+    earlier one with the same settings for them, kept in `seen`."""
+    record = read_run(path)
+    if record["data"] is None:
+        return
+    facts = {
+        "data": record["data"]["fingerprint"],
+        "init": (record.get("init") or {}).get("weights_sha256"),
+        "teacher": record["recipe"].get("teacher_sha256"),
+        **(record["code"] or {}),
+        **record["inputs"],
+    }
+    key = repr({k: v for k, v in trial.settings.items() if k in _SOURCES})
+    first, theirs = seen.setdefault(key, (path.name, facts))
+    if changed := [n for n in facts if n in theirs and facts[n] != theirs[n]]:
+        raise GpuzooError(
+            f"{path} and {first} were trained with different {', '.join(changed[:3])}, "
+            "which changed in between; restore it, or name another folder with --out"
+        )
 
 
 def _recorded(path: pathlib.Path, trial: Trial) -> dict:

@@ -242,6 +242,8 @@ def resume(
             folder.update(
                 state="running",
                 error=None,
+                metrics={},  # those of a stop
+                best=None,
                 **{k: v for k, v in _of_session(session).items() if k not in known},
                 resumed=[
                     *recorded.get("resumed", []),
