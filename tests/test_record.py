@@ -314,10 +314,11 @@ DRAWING = [
 
 
 def contents(run) -> dict:
+    """The files of a run, but the record and the report, which shows it."""
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in run.rglob("*")
-        if path.is_file() and path.name != "run.json"
+        if path.is_file() and path.name not in ("run.json", "report.html")
     }
 
 
