@@ -38,7 +38,9 @@ def test_a_typo_in_an_option_is_a_type_error(name):
      ("random_state", "seed"), ("beta1", "beta_1"), ("ema", "ema_decay"),
      ("arch", "model"), ("dataset", "data"), ("optim", "optimizer"), ("amp", "precision"),
      ("jit_compile", "xla"), ("deterministic", "level"), ("n_jobs", "threads"),
-     ("save_dir", "out"), ("verbose", "quiet"), ("gpus", "device")],
+     ("save_dir", "out"), ("verbose", "quiet"), ("gpus", "device"),
+     ("validation_split", "validation"), ("patience", "early_stopping"),
+     ("max_grad_norm", "clip_norm"), ("warm_start", "init")],
 )  # fmt: skip
 def test_words_of_other_libraries(word, field):
     with pytest.raises(gpuzoo.GpuzooError, match=f"nearest: {field}$"):
@@ -47,8 +49,9 @@ def test_words_of_other_libraries(word, field):
 
 @pytest.mark.parametrize(
     ("word", "why"),
-    [("validation_split", "test set"), ("callbacks", "curves"), ("patience", "epochs"),
-     ("num_workers", "memory"), ("class_weight", "same weight"), ("loss", "task")],
+    [("test_split", "test set"), ("callbacks", "curves"), ("num_workers", "memory"),
+     ("accumulation_steps", "accumulated"), ("class_weight", "same weight"),
+     ("loss", "task")],
 )  # fmt: skip
 def test_what_there_is_not(word, why):
     with pytest.raises(gpuzoo.GpuzooError, match=f"there is none: .*{why}"):
@@ -72,7 +75,7 @@ def test_every_word_leads_to_a_field_and_is_none_itself():
     from gpuzoo.runtime.options import Options
 
     fields = {f.name for kind in (Recipe, Options) for f in dataclasses.fields(kind)}
-    fields |= {"out", "quiet", "fast_dev_run"}  # of train() itself
+    fields |= {"out", "quiet", "fast_dev_run", "init"}  # of train() itself
     led = {field for fields in errors._SAME for field in fields.split(", ")}
     assert led <= fields
     words = " ".join([*errors._SAME.values(), *errors._NONE.values()]).split()

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -65,8 +66,8 @@ def as_file(
 
 
 def is_kept(data: str) -> bool:
-    """Whether `as_file` has chosen this path."""
-    return expand(data).parent == root() / "arrays"
+    """Whether a path looks like one that `as_file` has chosen."""
+    return re.search(r"/arrays/arrays-[0-9a-f]{16}\.npz$", data) is not None
 
 
 def _pair(what: str, examples) -> dict[str, np.ndarray]:
