@@ -334,6 +334,8 @@ def test_a_full_disk_or_a_signal_leaves_nothing(folder, cli, tmp_path):
     kills = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup ignores it
+        # and a shell ignores it for what it starts in the background
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from gpuzoo.cli.app import main\n"
         "from gpuzoo.deploy import contents, encryption\n"
         "def kill(*_): os.kill(os.getpid(), getattr(signal, os.environ['KILL']))\n"
