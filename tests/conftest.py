@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import traceback
@@ -24,6 +25,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A prepared TFDS folder with the real MNIST. Without it those tests are skipped.
 REAL_DATA = os.environ.get("GPUZOO_TEST_DATA")
 
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 # One of the two backends is enough: what needs the other one is skipped.
 needs_tensorflow, needs_jax = (
@@ -177,6 +180,20 @@ def cli_here(runtime, tmp_path, monkeypatch, capfd):
         return done
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real Chromium, for the pages that gpuzoo writes and serves."""
+    api = pytest.importorskip("playwright.sync_api", reason="needs the extra test")
+    if not CHROMIUM:
+        pytest.skip("Chromium is not installed")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with api.sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield made
+        made.close()
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from gpuzoo.runs import derived
 from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import read_run, seal
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = [
     "<script>alert(1)<", "<img src=x onerror=alert(1)>", "\"' onload='alert(1)",
     "&lt;b&gt; {{ 7 * 7 }} {% raw %}", "\u202eright-to-left \u05d0\u05d1",
@@ -376,19 +375,6 @@ def test_long_and_empty_charts():
 
 
 # --- in a browser -------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the extra test")
-    if not CHROMIUM:
-        pytest.skip("Chromium is not installed")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
-    with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield made
-        made.close()
 
 
 def opened(browser, path, **options):

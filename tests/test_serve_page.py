@@ -1,10 +1,8 @@
 """`gpuzoo serve`: the page on which a person draws, in a real Chromium."""
 
 import base64
-import shutil
 
 import numpy as np
-import pytest
 import serving
 from serving import (
     TOKEN,
@@ -18,21 +16,6 @@ from serving import (
 from gpuzoo.data.images import read_image
 
 serving.skip_without_extra()
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="needs the extra test")
-    if not CHROMIUM:
-        pytest.skip("Chromium is not installed")
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync"]  # fmt: skip
-    with api.sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield made
-        made.close()
 
 
 def open_page(browser, service):
