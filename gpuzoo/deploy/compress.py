@@ -499,7 +499,7 @@ def _export(job: _Job, form: _Form) -> dict:
             )
         return found
     job.note(f"{form.name}: exporting")
-    bounds = exports.Bounds(max_loss=1e6)  # any: it is judged with all forms
+    bounds = exports.Bounds(max_loss=math.inf)  # it is judged with all forms
     found = exports.export(
         path, (job.runtime,), out=out, int8=form.int8, bounds=bounds, **job.load
     )

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -301,7 +302,8 @@ def _bounds(bounds: Bounds, parity: dict, int8: bool) -> dict:
     """Return the bounds that decide whether the export fails; of int8 `max_loss`, in
     points of accuracy or percent of an error, the tolerance only counts changes."""
     if int8:
-        return {"max_loss": bounds.max_loss}
+        bounded = bounds.max_loss < math.inf  # JSON has no infinity
+        return {"max_loss": bounds.max_loss if bounded else None}
     return {
         "max_difference": parity["tolerance"], "max_changed": bounds.max_changed,
     }  # fmt: skip
