@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from small import two_classes
-from test_report import CONTRAST, browser, opened, text_of  # noqa: F401 - a fixture
+from test_report import CONTRAST, opened, text_of
 
 import gpuzoo
 from gpuzoo.report.compare import compare, in_words
