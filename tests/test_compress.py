@@ -22,8 +22,8 @@ from small import two_classes
 
 import gpuzoo
 from gpuzoo.cli import compress as verb
-from gpuzoo.deploy import compress as forms
-from gpuzoo.deploy import latency
+from gpuzoo.deploy import compress as compression
+from gpuzoo.deploy import form_figures, forms, latency
 from gpuzoo.errors import GpuzooError
 
 pytestmark = needs_tensorflow
@@ -273,7 +273,7 @@ def job_of(home, out, record=None, **options):
     """What a call of the verb works on."""
     record = record or json.loads((home / "run" / "run.json").read_text())
     fields = {"epochs": 6, "learning_rate": None, "student_options": (), **options}
-    return forms._Job(
+    return forms.Job(
         run=home / "run", record=record, out=out, runtime="litert", quiet=True,
         load={"allow_drift": False, "trust_code": False}, note=lambda line: None,
         **fields,
@@ -285,7 +285,7 @@ def test_killed_and_called_again_it_ends_with_the_same_digests(home, compressed)
     out = home / "whole"
     out.mkdir()
     with contextlib.chdir(home):  # where the data of the run are
-        forms._train(job_of(home, out), forms._Form("width-0.5", "width", 0.5))
+        forms.train_form(job_of(home, out), forms.Form("width-0.5", "width", 0.5))
     there = digests(home / "run-compressed")
     assert digests(out) == {
         k: v for k, v in there.items() if k.startswith("width-0.5/")
@@ -302,14 +302,14 @@ def test_sparse_and_distilled_forms_are_runs_of_the_engine(home, compressed):
     out = home / "others"
     out.mkdir()
     job = job_of(home, out, student_options=("filters=(2,4)", "dense=8"))
-    sparse = forms._Form("sparsity-0.75", "sparsity", 0.75)
-    student = forms._Form("student-cnn", "student", "cnn")
+    sparse = forms.Form("sparsity-0.75", "sparsity", 0.75)
+    student = forms.Form("student-cnn", "student", "cnn")
     with contextlib.chdir(home):
         for form in (sparse, student):
-            forms._train(job, form)
-            forms._train(job, form)  # it has finished, and is kept
+            forms.train_form(job, form)
+            forms.train_form(job, form)  # it has finished, and is kept
         with pytest.raises(GpuzooError, match=r"another training \(sparsity 0.75"):
-            forms._train(job, dataclasses.replace(sparse, value=0.5))
+            forms.train_form(job, dataclasses.replace(sparse, value=0.5))
     weights = safetensors.numpy.load_file(out / "sparsity-0.75/weights.safetensors")
     for name, values in weights.items():
         if "kernel" in name:
@@ -370,7 +370,7 @@ def test_a_narrow_run_is_a_run(home, compressed):
 def test_a_form_that_loses_too_much_is_refused():
     def row(name, value, run=0.9):
         metric = {"name": "accuracy", "run": run, "artefact": value}
-        return forms._verdict(name, metric, 1.0)
+        return form_figures._verdict(name, metric, 1.0)
 
     assert row("width-0.5", 0.895) == (pytest.approx(0.5), "")
     lost, why = row("width-0.5", 0.85)
@@ -387,8 +387,8 @@ def test_the_frontier():
         {"name": "d", "bytes": 60, "value": 0.95},
         {"name": "e", "bytes": 20, "value": 0.4},
     ]
-    assert forms._frontier(rows, "bytes", "accuracy") == ["b", "c", "d"]
-    assert forms._frontier(rows, "bytes", "error") == ["e"]
+    assert form_figures._frontier(rows, "bytes", "accuracy") == ["b", "c", "d"]
+    assert form_figures._frontier(rows, "bytes", "error") == ["e"]
 
 
 def test_latencies_are_measured_in_turns(monkeypatch):
@@ -412,7 +412,7 @@ def test_latencies_are_measured_in_turns(monkeypatch):
     request = {"format": "onnx", "paths": ["slow", "fast"], "inputs": inputs}
     slow, fast = next(latency.measure(request))["seconds"]
     assert len(slow) == len(fast) == 200
-    found = forms._latency(slow, fast)
+    found = form_figures._latency(slow, fast)
     assert found["times_faster"] == pytest.approx(3, rel=0.1)
     assert found["latency_us"] == pytest.approx(100, rel=0.1)
 
@@ -421,11 +421,11 @@ def test_a_sparse_form_keeps_its_last_weights(home, tmp_path):
     job = job_of(home, tmp_path)
     choice = {"keep": "best", "early_stopping": 2, "validation": 0.25, "min_delta": 0.1}
     job.record["recipe"] |= choice
-    changes = forms._changes(job, forms._Form("sparsity-0.8", "sparsity", 0.8))
+    changes = forms._changes(job, forms.Form("sparsity-0.8", "sparsity", 0.8))
     made = job.recipe.override(**changes)
     assert made.chooses == "" and made.validation == 0.25 and made.sparsity == 0.8
     made.check_choice()
-    narrow = forms._changes(job, forms._Form("width-0.5", "width", 0.5))
+    narrow = forms._changes(job, forms.Form("width-0.5", "width", 0.5))
     assert narrow["keep"] == "best" and narrow["early_stopping"] == 2
 
 
@@ -472,7 +472,7 @@ def test_other_wrong_use_is_refused(home, tmp_path):
 def test_what_a_model_does_not_have_is_left_out_unless_it_was_named(home, tmp_path):
     """A run with the wrong task, and one whose channels cannot be removed."""
     job = job_of(home, tmp_path)
-    planned = forms._planned(forms.DEFAULT)
+    planned = forms.planned_forms(forms.DEFAULT)
 
     def start(job, form, note):
         if form.kind == "width":
@@ -480,19 +480,19 @@ def test_what_a_model_does_not_have_is_left_out_unless_it_was_named(home, tmp_pa
         return None, {}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forms, "_start", start)
-        left, _, faults = forms._feasible(job, planned, False)
+        patch.setattr(compression, "start_of", start)
+        left, _, faults = compression._feasible(job, planned, False)
         assert faults == {"width-0.5": "nothing can be removed"}
         names = [form.name for form in left]
         assert names == ["original", "sparsity-0.8", "int8", "sparsity-0.8-int8"]
         with pytest.raises(GpuzooError, match=r"width-0.5: nothing can be removed"):
-            forms._feasible(job, planned, True)
+            compression._feasible(job, planned, True)
     job.record["recipe"]["task"] = "diffusion"
     with pytest.raises(GpuzooError, match="compress is not for generators"):
-        forms._check(job, planned, 1.0)
+        compression._check(job, planned, 1.0)
     job.record["recipe"]["task"] = "forecast"
     with pytest.raises(GpuzooError, match="student needs a run that classifies images"):
-        forms._check(job, forms._planned(forms.Forms(student="mlp")), 1.0)
+        compression._check(job, forms.planned_forms(forms.Forms(student="mlp")), 1.0)
 
 
 def test_the_page_states_what_the_record_holds():
