@@ -99,71 +99,74 @@ def read_sound(file: pathlib.Path | bytes, seconds: float) -> Sound:
     Raises:
         Exception: it cannot be read; `folders.reason` returns the reason.
     """
-    import soundfile
-
     if isinstance(file, bytes):
         content, wav = file, file[8:12] == b"WAVE"
     else:
         content = read_regular(file, _MOST_BYTES)
         wav = file.suffix.lower() in (".wav", ".wave")
-    kind = "WAV file" if wav else "sound file"
     if len(content) > _MOST_BYTES:
         raise ValueError(too_large(len(content), _MOST_BYTES))
-    try:
-        opened = soundfile.SoundFile(io.BytesIO(_mended(content)))
-    except (RuntimeError, ValueError, TypeError) as error:
-        text = str(error).rpartition(": ")[2].rstrip(".") if content else "it is empty"
-        text = text.replace("SF_INFO struct incomplete", "its header is damaged")
-        raise ValueError(
-            f"not a readable {kind} ({text}); remove or replace it"
-        ) from None
-    with opened:
-        rate = opened.samplerate
-        if not LOWEST <= rate <= HIGHEST:
+
+    def unreadable(why) -> ValueError:
+        kind = "WAV file" if wav else "sound file"
+        return ValueError(f"not a readable {kind} ({why}); remove or replace it")
+
+    with _opened(content, unreadable) as opened:
+        rate, frames, channels = opened.samplerate, opened.frames, opened.channels
+        _check_header(rate, channels, unreadable)
+        if not seconds and not 0 < frames <= LONGEST * rate:
+            raise ValueError(f"{frames / rate:g} seconds; {_LONG}")
+        most = math.ceil(seconds * rate) if seconds else frames
+        expected = min(most, frames)
+        if expected * channels > _MOST_VALUES:
             raise ValueError(
-                f"not a readable {kind} (its header says {rate:,} samples per second, "
-                f"not {LOWEST} to {HIGHEST:,}); remove or replace it"
-            )
-        if opened.channels > CHANNELS:
-            raise ValueError(
-                f"not a readable {kind} (its header says {opened.channels} channels, "
-                f"not up to {CHANNELS}); remove or replace it"
-            )
-        long = f"they must be more than none and at most {LONGEST:g}; --audio-seconds"
-        most = math.ceil(seconds * rate) if seconds else opened.frames
-        if not seconds and not 0 < opened.frames <= LONGEST * rate:
-            raise ValueError(
-                f"{opened.frames / rate:g} seconds; {long} 1 cuts all to one"
-            )
-        if min(most, opened.frames) * opened.channels > _MOST_VALUES:
-            raise ValueError(
-                f"{opened.channels} channels of {opened.frames:,} samples, and at most "
+                f"{channels} channels of {frames:,} samples, and at most "
                 f"{_MOST_VALUES:,} values are read"
             )
         try:
             sound = _floats(opened, most)
             if opened.format == "FLAC":
-                flac.check(content, most >= opened.frames)
+                flac.check(content, most >= frames)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"not a readable {kind} ({error}); remove or replace it"
-            ) from None
-        expected, stated = min(most, opened.frames), opened.frames / rate
-        channels = opened.channels
+            raise unreadable(error) from None
         # Lossy formats do not store the exact number of samples.
         if len(sound) < expected and opened.format in ("WAV", "FLAC", "AIFF", "WAVEX"):
-            raise ValueError(
-                f"not a readable {kind} (it is cut short: {len(sound):,} of "
-                f"{expected:,} samples); remove or replace it"
-            )
+            raise unreadable(f"it is cut short: {len(sound):,} of {expected:,} samples")
     if not len(sound):
-        raise ValueError(f"0 seconds; {long} 1 cuts all to one")
+        raise ValueError(f"0 seconds; {_LONG}")
     if rate != RATE:
         from scipy.signal import resample_poly
 
         common = math.gcd(rate, RATE)
         sound = resample_poly(sound, RATE // common, rate // common)
-    return Sound(whole(sound), stated, rate, channels)
+    return Sound(whole(sound), frames / rate, rate, channels)
+
+
+_LONG = (
+    f"they must be more than none and at most {LONGEST:g}; --audio-seconds 1 cuts all "
+    "to one"
+)
+
+
+def _opened(content: bytes, unreadable):
+    """Open a sound with libsndfile."""
+    import soundfile
+
+    try:
+        return soundfile.SoundFile(io.BytesIO(_mended(content)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        text = str(error).rpartition(": ")[2].rstrip(".") if content else "it is empty"
+        text = text.replace("SF_INFO struct incomplete", "its header is damaged")
+        raise unreadable(text) from None
+
+
+def _check_header(rate: int, channels: int, unreadable) -> None:
+    if not LOWEST <= rate <= HIGHEST:
+        raise unreadable(
+            f"its header says {rate:,} samples per second, not {LOWEST} to {HIGHEST:,}"
+        )
+    if channels > CHANNELS:
+        raise unreadable(f"its header says {channels} channels, not up to {CHANNELS}")
 
 
 def _floats(opened, most: int) -> np.ndarray:

@@ -41,49 +41,21 @@ def start_tensorflow(
         from tensorflow.python.util import _pywrap_util_port
 
         gpus = tf.config.list_physical_devices("GPU")
-    reasons = {}
+    reasons: dict[str, str] = {}
     device, reasons["device"] = choose_device(
         options.device, bool(gpus), "TensorFlow", "tensorflow[and-cuda]"
     )
     threads, reasons["threads"] = choose_threads(options)
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(threads)
-        if device == "cpu":
-            tf.config.set_visible_devices([], "GPU")
-        else:
-            tf.config.set_visible_devices(gpus[:1], "GPU")
-            tf.config.experimental.set_memory_growth(gpus[0], True)
-    except RuntimeError as error:
-        raise GpuzooError(
-            f"too late to configure TensorFlow ({error}); {LATE}"
-        ) from None
-
-    capability, name = (0, 0), cpu_model()
-    if device == "gpu":
-        details = tf.config.experimental.get_device_details(gpus[0])
-        capability = details.get("compute_capability", (0, 0))
-        name = details.get("device_name", "unknown GPU")
+    _set_devices(tf, gpus if device == "gpu" else [], threads)
+    capability, name = _device_facts(tf, gpus if device == "gpu" else [])
     precision, reasons["precision"] = choose_precision(
         options.precision, device, capability
     )
     set_keras(precision)
-
-    deterministic = options.level != "fast"
+    _set_determinism(tf, options.level)
     reasons["deterministic"] = f"level {options.level}"
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
-        # Grappler would merge chains of additions into AddN, whose order depends on
-        # thread timing (see engine/backends/tensorflow.py).
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
-    elif is_op_determinism_enabled():
-        raise GpuzooError(
-            "level fast was requested, but op determinism is already enabled in this "
-            "process; start a new one"
-        )
-    tf32 = options.tf32 != "off"
     reasons["tf32"] = "requested" if options.tf32 != "auto" else "the default"
-    tf.config.experimental.enable_tensor_float_32_execution(tf32)
+    tf.config.experimental.enable_tensor_float_32_execution(options.tf32 != "off")
     probe = functools.partial(xla_probe.known_failure, name, capability)
     xla, reasons["xla"] = choose_xla(
         options.xla, name, probe if device == "gpu" else None
@@ -110,6 +82,55 @@ def start_tensorflow(
         seed=seed,
         reasons=reasons,
     )
+
+
+def _set_devices(tf, gpus: list, threads: int) -> None:
+    """Let TensorFlow use the first of these GPUs, or only the CPU.
+
+    Raises:
+        GpuzooError: it has computed something already, so that this is fixed.
+    """
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+        tf.config.set_visible_devices(gpus[:1], "GPU")
+        if gpus:
+            tf.config.experimental.set_memory_growth(gpus[0], True)
+    except RuntimeError as error:
+        raise GpuzooError(
+            f"too late to configure TensorFlow ({error}); {LATE}"
+        ) from None
+
+
+def _device_facts(tf, gpus: list) -> tuple[tuple[int, int], str]:
+    """Return the compute capability of the GPU, (0, 0) of a CPU, and the name."""
+    if not gpus:
+        return (0, 0), cpu_model()
+    details = tf.config.experimental.get_device_details(gpus[0])
+    return (
+        details.get("compute_capability", (0, 0)),
+        details.get("device_name", "unknown GPU"),
+    )
+
+
+def _set_determinism(tf, level: str) -> None:
+    """Make operations repeatable, unless the level is fast.
+
+    Raises:
+        GpuzooError: it is fast, and the process is set to repeatable operations.
+    """
+    from tensorflow.python.framework.config import is_op_determinism_enabled
+
+    if level != "fast":
+        tf.config.experimental.enable_op_determinism()
+        # Grappler would merge chains of additions into AddN, whose order depends on
+        # thread timing (see engine/backends/tensorflow.py).
+        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+    elif is_op_determinism_enabled():
+        raise GpuzooError(
+            "level fast was requested, but op determinism is already enabled in this "
+            "process; start a new one"
+        )
 
 
 def file_openers() -> list[tuple]:
