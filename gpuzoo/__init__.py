@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.deploy.robustness import robustness as robustness
     from gpuzoo.deploy.trained import Trained as Trained
     from gpuzoo.deploy.trained import load as load
+    from gpuzoo.engine.fit import repeatable as repeatable
     from gpuzoo.errors import Diverged as Diverged
     from gpuzoo.errors import GpuzooError as GpuzooError
     from gpuzoo.repro.diff import diff as diff
@@ -64,6 +65,7 @@ _WHERE = {
         "deploy.export": "export",
         "deploy.robustness": "robustness",
         "deploy.trained": "Trained load",
+        "engine.fit": "repeatable",
         "errors": "Diverged GpuzooError",
         "repro.diff": "diff",
         "repro.verify": "verify",

@@ -47,6 +47,11 @@ def test_python_of_a_models_page(tmp_path):
     run_python(python_blocks("howto/own-model.md"), tmp_path)
 
 
+def test_python_of_the_page_on_fit(tmp_path):
+    run_python(python_blocks("howto/keras-fit.md"), tmp_path)
+    assert (tmp_path / "fits/a/fit.json").is_file()
+
+
 def test_the_pages_on_a_trained_run(cli, tmp_path):
     """Its predictions and metrics, then signatures and encryption."""
     done = cli("train", "mnist", "--data", "digits", "--model", "mlp", "--epochs", "1",

@@ -22,7 +22,7 @@ SOURCES = [
 ]
 # From the left to the right: a folder may import what stands to its right, and itself.
 ORDER = [
-    ["__init__", "__main__", "recipes"],
+    ["__init__", "__main__", "callbacks", "recipes"],
     ["cli"],
     ["deploy"],
     ["repro", "bench", "gpus"],

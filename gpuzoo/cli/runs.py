@@ -170,9 +170,9 @@ class Diff:
     """
 
     run_a: Word
-    """A run folder."""
+    """A run folder, or a folder of gpuzoo.callbacks.Trail."""
     run_b: Word
-    """Another run folder."""
+    """Another one."""
     replay: Flag = False
     """Re-run both around the first difference and name the layer it starts in."""
     trust_code: Flag = False
@@ -219,9 +219,10 @@ def _first_difference(found: dict) -> list[str]:
     lines = []
     if first := found["first_difference"]:
         names = ", ".join(first["variables"]) or "no weight at the next digest"
-        lines.append(
-            f"first difference: {first['what']} of step {first['step']}; {names}"
-        )
+        where = f"{first['what']} of step {first['step']}"
+        if first["step"] == 0:  # of an ordinary fit
+            where = f"{first['what']} before the first step"
+        lines.append(f"first difference: {where}; {names}")
     for name, ulp in found["weights"].items():
         size = "has another shape or dtype" if ulp is None else f"differs by {ulp} ulp"
         lines.append(f"final weights: {name} {size}")

@@ -2,10 +2,11 @@
 
 import pathlib
 
-from gpuzoo.errors import ExitCode
+from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.files import expand
 from gpuzoo.repro.verify import DIFFERS, EXIT_CODES, IDENTICAL, changed_files
 from gpuzoo.runs import divergence, drift
+from gpuzoo.runs.fit import is_fit, read_fit
 from gpuzoo.runs.record import read_run
 from gpuzoo.training.session import check_trust, own_files
 
@@ -23,7 +24,7 @@ def diff(
     """Compare the records, the trails and the weights of two runs.
 
     Args:
-        one, other: two run folders.
+        one, other: two run folders, or two folders of `gpuzoo.callbacks.Trail`.
         replay: re-run both around the first difference and find the first tensor that
             differs (`gpuzoo.repro.replay.replay`).
         trust_code: let a replay execute user code, if a model is defined in a user
@@ -44,7 +45,13 @@ def diff(
             execute user code and trust_code is False.
     """
     paths = [expand(run) for run in (one, other)]
-    records = [read_run(path, sealed=False) for path in paths]
+    written = _records(paths, replay)
+    # The settings of a fit, and nothing about the data, which it does not show.
+    records = [
+        run if "recipe" in run
+        else {"recipe": run["settings"], "options": {}, "data": None, **run}
+        for run in written
+    ]  # fmt: skip
     for path, run in zip(paths, records, strict=True) if replay else ():
         check_trust(path, own_files(run), trust_code, note)
     trails = [divergence.read_digests(path) for path in paths]
@@ -85,10 +92,31 @@ def diff(
         "rows": rows,
         "changed_files": [
             changed_files(path, run) if "files" in run else []
-            for path, run in zip(paths, records, strict=True)
+            for path, run in zip(paths, written, strict=True)
         ],
         "replay": replayed,
     }
+
+
+def _records(paths: list[pathlib.Path], replay: bool) -> list[dict]:
+    """Return the records of two runs, or of two trails of an ordinary fit."""
+    fits = [is_fit(path) for path in paths]
+    if not any(fits):
+        return [read_run(path, sealed=False) for path in paths]
+    if not all(fits):
+        for path, fit in zip(paths, fits, strict=True):
+            if not fit:
+                read_run(path, sealed=False)  # or raises what is wrong with it
+        raise GpuzooError(
+            f"{paths[fits.index(True)]} holds the trail of an ordinary Keras fit and "
+            f"{paths[fits.index(False)]} a run of gpuzoo; compare two of a kind"
+        )
+    if replay:
+        raise GpuzooError(
+            "--replay re-runs two runs of gpuzoo; the trail of an ordinary Keras fit "
+            "cannot be re-run: leave it out"
+        )
+    return [read_fit(path) for path in paths]
 
 
 def _same_rows(one: dict, other: dict) -> bool:

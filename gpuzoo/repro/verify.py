@@ -14,7 +14,7 @@ from gpuzoo.runs import derived
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
 from gpuzoo.runs.folder import RunFolder
-from gpuzoo.runs.record import read_run, run_id, seal
+from gpuzoo.runs.record import FIT, read_run, run_id, seal
 from gpuzoo.training.session import check_trust, open_recorded, own_files
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
@@ -276,7 +276,8 @@ def changed_files(path: pathlib.Path, recorded: dict) -> list[str]:
     Links, pipes, devices and paths outside the folder are not read and count as
     changed; so do files that are missing or cannot be read.
     """
-    changed = [] if recorded["seal"] == seal(recorded) else ["run.json"]
+    own = FIT if "settings" in recorded else "run.json"
+    changed = [] if recorded["seal"] == seal(recorded) else [own]
     for name, sha256 in recorded["files"].items():
         if _digest(path, name) != sha256:
             changed.append(name)

@@ -21,6 +21,8 @@ from gpuzoo.runtime.environment import without_values
 from gpuzoo.runtime.options import Options
 
 SCHEMA_VERSION = 2
+FIT = "fit.json"
+"""The record of an ordinary Keras fit (fit.py)."""
 RESTORE = "restore it from a copy, or train again with another --out"
 
 
@@ -123,6 +125,12 @@ def checked(path: pathlib.Path, read, *, sealed: bool = True) -> dict:
 
 def no_run(path: pathlib.Path, what: str = "not a run folder") -> GpuzooError:
     """Return the error about a path without a run, which names the runs near it."""
+    if (path / FIT).is_file():
+        return GpuzooError(
+            f"{path} is {what}: it holds the trail of an ordinary Keras fit, whose "
+            "data and code gpuzoo does not have, so it cannot be re-run or loaded; "
+            "gpuzoo diff compares it with another trail"
+        )
     if path.is_file():
         why, place = "it is a file", path.parent
         if (place / "run.json").is_file():

@@ -9,6 +9,7 @@ Keras changes one.
 import contextlib
 import math
 import random
+import sys
 
 import numpy as np
 
@@ -126,14 +127,30 @@ def fresh_names():
     """Number layers without a name from one inside the block, so that names of weights
     are those of a new process; afterwards Keras's counters are restored."""
     from keras.src.backend.common import global_state
-    from keras.src.utils import naming
 
     counted = global_state.get_global_attribute("object_name_uids")
-    naming.reset_uids()
+    name_afresh()
     try:
         yield
     finally:
         global_state.set_global_attribute("object_name_uids", counted)
+
+
+def named_so_far() -> list[str]:
+    """Return the kinds of layers and other objects that Keras has named, as `dense`:
+    their initial weights are drawn, or the seeds of these."""
+    if "keras" not in sys.modules:
+        return []
+    from keras.src.backend.common import global_state
+
+    return list(global_state.get_global_attribute("object_name_uids") or ())
+
+
+def name_afresh() -> None:
+    """Number layers without a name from one again."""
+    from keras.src.utils import naming
+
+    naming.reset_uids()
 
 
 @contextlib.contextmanager

@@ -205,6 +205,12 @@ class JaxBackend:
         return stats["bytes_limit"] if stats else environment.memory_bytes()
 
 
+def in_fit(runtime: Runtime):
+    """Return a block in which what an ordinary Keras `fit` would compute in an order
+    that varies is replaced."""
+    return pooling.repeatable(runtime)
+
+
 def refuse_float64(model: keras.Model, name: str) -> None:
     """Raise GpuzooError if a layer has dtype float64, which JAX computes in float32."""
     if jax.config.jax_enable_x64:

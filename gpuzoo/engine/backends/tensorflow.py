@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
+from keras.src.trainers import trainer
 
 from gpuzoo.engine.backends import (
     bias_gradients,
@@ -18,6 +19,7 @@ from gpuzoo.engine.backends import (
 )
 from gpuzoo.engine.backends.determinism import check_tensorflow, check_written
 from gpuzoo.errors import GpuzooError
+from gpuzoo.keras_layers import layers_of
 from gpuzoo.runtime import environment
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
@@ -144,13 +146,10 @@ class TensorFlowBackend:
     @contextlib.contextmanager
     def replacements(self):
         """Trace a step in the block with gpuzoo's replacements of operations."""
-        merges = self.runtime.device == "cpu" and not self.xla
-        apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
-        pools = pooling.repeatable(self.runtime)
-        resizes = resizing.repeatable(self.runtime)
+        kept = repeatable_operations(self.runtime)
         rnns = rnn.gates_together(), rnn.split_over(self.parts)
         kernels = missing_kernels.for_runtime(self.runtime)
-        with apart, pools, resizes, kernels, rnns[0], rnns[1]:
+        with kept, kernels, rnns[0], rnns[1]:
             yield
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
@@ -191,6 +190,37 @@ class TensorFlowBackend:
             return environment.memory_bytes()
         found = {one.name: one.memory_limit for one in device_lib.list_local_devices()}
         return found["/device:GPU:0"]
+
+
+@contextlib.contextmanager
+def repeatable_operations(runtime: Runtime):
+    """Replace within the block what would not repeat: bias gradients that oneDNN may
+    confuse, and gradients that XLA or a GPU has only in an order that varies."""
+    merges = runtime.device == "cpu" and not runtime.xla
+    apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
+    with apart, pooling.repeatable(runtime), resizing.repeatable(runtime):
+        yield
+
+
+@contextlib.contextmanager
+def in_fit(runtime: Runtime):
+    """Replace within the block what an ordinary Keras `fit` would compute in an order
+    that varies, and let it compile with XLA, or not, as the runtime says."""
+
+    def resolved(self) -> bool:
+        return runtime.xla and trainer.model_supports_jit(self)
+
+    def supports_jit(model) -> bool:
+        # Keras refuses XLA with deterministic operations, as XLA lacks the gradients
+        # that are replaced here.
+        return all(layer.supports_jit for layer in layers_of(model))
+
+    kept, pairs = repeatable_operations(runtime), _added_in_pairs()
+    auto = replaced(trainer.Trainer, _resolve_auto_jit_compile=resolved)
+    with kept, pairs, auto, contextlib.ExitStack() as stack:
+        if runtime.xla:
+            stack.enter_context(replaced(trainer, model_supports_jit=supports_jit))
+        yield
 
 
 @contextlib.contextmanager
