@@ -194,6 +194,13 @@ def in_float32():
         keras.config.set_dtype_policy(policy)
 
 
+def backend_of_keras() -> str:
+    """Return the backend of Keras, for a process whose runtime gpuzoo has not set up."""
+    import keras
+
+    return keras.config.backend()
+
+
 def layers_policy():
     """Return the dtype policy of new layers: the run's precision, or float32 inside
     `in_float32`."""

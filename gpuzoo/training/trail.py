@@ -139,7 +139,7 @@ class Trail(keras.callbacks.Callback):
         """Return what is known about the model, its compile() and the fit."""
         model = self.model
         return {
-            "backend": keras.backend.backend(),
+            "backend": keras_state.backend_of_keras(),
             "precision": keras_state.layers_policy().name,
             "model": type(model).__name__,
             "parameters": model.count_params(),
