@@ -195,7 +195,7 @@ def in_float32():
 
 
 def backend_of_keras() -> str:
-    """Return the backend of Keras, for a process whose runtime gpuzoo has not set up."""
+    """Return the backend of Keras, in a process that gpuzoo has not set up, too."""
     import keras
 
     return keras.config.backend()
