@@ -261,8 +261,14 @@ def refused(name: str):
         ("Heir", "train_step of its own"),
         ("Measuring", "compute_metrics of its own"),
         ("patched", "compute_loss of its own"),
-        ("Calling", "is a sub-classed keras.Model .Calling.*keras.Model.inputs, outp"),
-        ("built", "is a sub-classed keras.Model .Calling.*keras.Model.inputs, outp"),
+        (
+            "Calling",
+            "is a sub-classed keras.Model .Calling.*put a function that returns it into",
+        ),
+        (
+            "built",
+            "is a sub-classed keras.Model .Calling.*put a function that returns it into",
+        ),
     ],
 )
 def test_what_gpuzoo_would_not_call_is_refused_whichever_way_it_comes(
@@ -279,6 +285,9 @@ def test_what_gpuzoo_would_not_call_is_refused_whichever_way_it_comes(
     file.write_text(FILE.format(tests=str(ROOT / "tests"), name=name))
     data = make_dataset("tiny", "made up", splits(np.load(npz)))
     recipe = gpuzoo.Recipe(name="own", model=f"{file}:net", data="tiny")
+    if "sub-classed" in words:  # a function in a file, whose code is recorded, may be
+        assert len(build_model(recipe, data).layers) == 2
+        return
     with pytest.raises(gpuzoo.GpuzooError, match=words) as again:
         build_model(recipe, data)
     for error in (told, again):

@@ -74,7 +74,13 @@ def describe(model: "keras.Model") -> str:
             "train() takes a Recipe, the name of one, or a keras.Model, not "
             f"{type(model).__name__}"
         )
-    check_form(model, f"model {model.name!r}")
+    called = f"model {model.name!r}"
+    check_form(model, called)
+    if not isinstance(model, keras.Function | keras.Sequential):
+        raise GpuzooError(
+            f"{called} is a sub-classed keras.Model ({type(model).__name__}), whose "
+            f"layers only its code connects; {REMEDY}"
+        )
     if not model.built:
         raise GpuzooError(
             f"model {model.name!r} is not built yet; start it with keras.Input(shape)"
@@ -193,30 +199,20 @@ def recipe_for(model: "keras.Model") -> "tuple[Recipe, Architecture]":
 
 
 def check_form(model, called: str) -> None:
-    """Check that a keras.Model is a graph of layers without custom training methods.
+    """Check that a keras.Model has no custom training methods.
 
     Args:
         called: its name in error messages.
 
     Raises:
-        GpuzooError: it is a sub-classed model, or overrides a training method that
-            gpuzoo would not call.
+        GpuzooError: it overrides a training method that gpuzoo would not call.
     """
-    import keras
-
-    own, known = [], False
+    own = []
     for kind in type(model).__mro__:
         top = kind.__module__.partition(".")[0]
         if top in ("keras", "gpuzoo"):
-            known = top == "gpuzoo"  # GANs and diffusion models are trained by tasks
-            break
+            break  # gpuzoo's: GANs and diffusion models are trained by tasks
         own.append(kind)
-    if not known and not isinstance(model, keras.Function | keras.Sequential):
-        raise GpuzooError(
-            f"{called} is a sub-classed keras.Model ({type(model).__name__}), and "
-            "gpuzoo trains functional and Sequential models: let a function return "
-            "keras.Model(inputs, outputs); it may contain custom layers"
-        )
     found = {name for kind in own for name in vars(kind)} | set(vars(model))
     if names := [name for name in _TRAINING if name in found]:
         raise GpuzooError(

@@ -19,6 +19,7 @@ from gpuzoo.files import read_inside
 from gpuzoo.keras_layers import layers_of
 from gpuzoo.runs.record import architecture_of
 from gpuzoo.runtime import keras_state
+from gpuzoo.tasks.subclassed import is_subclassed
 from gpuzoo.weights import assign, by_name, load_weights, weights_bytes
 
 
@@ -147,6 +148,8 @@ def give_back(
 
 def not_used(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
     """Return warnings about a compiled model that a function has returned."""
+    # Of a sub-classed model the one layer is the user's.
+    model = next(filter(is_subclassed, model.layers), model)
     if not model.compiled:
         return ()
     kind = type(model.optimizer).__name__

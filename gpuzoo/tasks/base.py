@@ -276,10 +276,15 @@ class Task:
         output = ends.output_of(model) if output is None else output
         end = ends.find(output, model)
         if not end.kind:
+            if ends.in_unit_range(end, model):
+                return (
+                    f"puts out values between 0 and 1, from {end.operation.name!r}; "
+                    "let it put out the logits"
+                )
             fault = ends.scaled(output, model)
             return fault and f"{fault}; let it put out the logits"
         if end.kind == "sigmoid" and end.only_moved(picked=True):
-            if end.used_once(model):
+            if end.used_once(model) and ends.skips_only(end, model):
                 return None
         return f"ends in a {end.kind}{end.reason(model)}; let it put out the logits"
 

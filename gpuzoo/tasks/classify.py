@@ -201,6 +201,12 @@ def _no_logits(model: keras.Model, dataset) -> str | None:
         )
     exact = end.kind in ("softmax", "sigmoid") and end.only_moved()
     if exact and end.used_once(model):
+        if not ends.skips_only(end, model):
+            return (
+                f"ends in a {end.kind} whose inputs the call of "
+                f"{type(end.inside).__name__} uses in another way, too; end it in "
+                f"{wanted}"
+            )
         shape = end.tensor.shape
         if end.kind == "sigmoid" or shape[end.axis] == math.prod(shape[1:]):
             return None

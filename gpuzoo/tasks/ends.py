@@ -16,6 +16,7 @@ import keras
 import numpy as np
 
 from gpuzoo.runtime.keras_state import graph_of, nodes_of, origin_of
+from gpuzoo.tasks.subclassed import graph_of_call, is_subclassed
 
 layers, activations = keras.layers, keras.activations
 
@@ -52,6 +53,8 @@ class End:
     """The operations after it, the last one first."""
     scaled: "End | None" = None
     """Without a kind: an activation that is followed by arithmetic."""
+    inside: Any = None
+    """The sub-classed model whose call applies the activation."""
 
     @property
     def axis(self) -> int:
@@ -75,13 +78,23 @@ class End:
         """Return whether leaving out its activation changes nothing else."""
         regular = getattr(self.operation, "activity_regularizer", None)
         once = _uses(network)[id(self.called)] == 1 and regular is None
-        return once and _is_keras(self.operation)
+        return once and _is_keras(self.operation) and not self._is_function_of_call()
+
+    def _is_function_of_call(self) -> bool:
+        """Whether it is a function in a sub-classed model's call, not a layer, which
+        alone can be skipped."""
+        return self.inside is not None and not isinstance(self.operation, layers.Layer)
 
     def reason(self, network) -> str:
         """Say why the activation cannot be left out, as the rest of a sentence."""
         if self.after and not self.only_moved(picked=True):
             names = ", ".join(one.name for one in reversed(self.after))
             return f" that is followed by {names}"
+        if self._is_function_of_call():
+            return (
+                f" that the call of {type(self.inside).__name__} computes by a "
+                "function, not a layer"
+            )
         if not _is_keras(self.operation):
             return f" in {self.operation.name!r}, a custom layer"
         if getattr(self.operation, "activity_regularizer", None):
@@ -167,6 +180,11 @@ def _find(tensor, outer: tuple, after: tuple) -> End:
     if isinstance(operation, keras.Function | keras.Sequential):
         inside = (*outer, (operation, node))
         return _find(operation.outputs[place], inside, after)
+    if is_subclassed(operation):
+        graph = graph_of_call(operation, node.input_tensors[0])
+        if graph is not None and len(node.input_tensors) == 1:
+            found = _find(graph.outputs[place], (*outer, (graph, node)), after)
+            return dataclasses.replace(found, inside=operation)
     inner = operation
     while isinstance(inner, layers.Wrapper):
         inner = inner.layer
@@ -203,6 +221,28 @@ def scaled(tensor, model: keras.Model) -> str | None:
     ):
         return None
     return f"ends in a {end.kind}{end.reason(model)}"
+
+
+def skips_only(end: End, model: keras.Model) -> bool:
+    """Return whether the outputs of a model for noise are its activation, applied to
+    those without it: its call may use what it computes in other ways."""
+    if end.inside is None:
+        return True
+    shape = [size or 32 for size in model.inputs[0].shape[1:]]
+    noise = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
+    whole = model(noise, training=False)
+    with end.left_out():
+        bare = model(noise, training=False)
+    own = {"axis": end.axis} if end.kind == "softmax" else {}
+    sides = whole, activations.get(end.kind)(bare, **own)
+    rows = [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in sides]
+    return np.allclose(*rows, atol=0.01)
+
+
+def in_unit_range(end: End, model: keras.Model) -> bool:
+    """Return whether a custom layer or a sub-classed model at the end puts out values
+    between 0 and 1 only."""
+    return end.kind == "" and end.operation is not None and _bounded(model)
 
 
 def _bounded(model: keras.Model) -> bool:
@@ -307,8 +347,11 @@ def _uses(model, uses: collections.Counter | None = None) -> collections.Counter
     uses = collections.Counter() if uses is None else uses
     for node in nodes_of(graph_of(model)):
         uses[id(node.operation)] += 1
-        if isinstance(node.operation, keras.Function | keras.Sequential):
-            _uses(node.operation, uses)
+        inner = node.operation
+        if is_subclassed(inner):
+            inner = graph_of_call(inner, node.input_tensors[0])
+        if isinstance(inner, keras.Function | keras.Sequential):
+            _uses(inner, uses)
     return uses
 
 

@@ -18,6 +18,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code
 from gpuzoo.runtime.keras_state import drawn_by_numpy, fresh_names
 from gpuzoo.runtime.options import Runtime
+from gpuzoo.tasks.subclassed import in_graph, is_subclassed
 from gpuzoo.training import failures
 
 # Modules that every run uses.
@@ -140,6 +141,9 @@ def build_for_shape(
         raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
     if isinstance(model, keras.Model):
         architecture.check_form(model, f"model {called!r}")
+    if is_subclassed(model):
+        with fresh_names(), drawn_by_numpy(), missing_kernels.replaced():
+            model = in_graph(model, kind.taken_shape(dataset), f"model {called!r}")
     if not isinstance(model, keras.Model) or not model.built:
         raise GpuzooError(
             f"model {called!r} must return a built keras.Model, not {model!r}"

@@ -1,0 +1,71 @@
+"""Sub-classed models: as the layer of a functional one, and the graph of their call."""
+
+import inspect
+import re
+import warnings
+import weakref
+
+import keras
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.keras_state import fresh_names
+
+_graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+"""Sub-classed model -> the graph of its call, or None."""
+
+
+def is_subclassed(model) -> bool:
+    """Whether it is a user's keras.Model whose layers only its call connects. gpuzoo's
+    own, as GANs, are trained by their tasks."""
+    graph = keras.Function | keras.Sequential
+    if not isinstance(model, keras.Model) or isinstance(model, graph):
+        return False
+    tops = [kind.__module__.partition(".")[0] for kind in type(model).__mro__]
+    return next(top for top in tops if top in ("keras", "gpuzoo")) == "keras"
+
+
+def in_graph(model: keras.Model, shape: tuple[int, ...], called: str) -> keras.Model:
+    """Return a functional model with a sub-classed one as its only layer.
+
+    Args:
+        shape: of an example.
+        called: the model, in messages.
+
+    Raises:
+        GpuzooError: its call fails for examples of this shape.
+    """
+    inputs = keras.Input(shape)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*unbuilt state", UserWarning)
+            return keras.Model(inputs, model(inputs), name=model.name)
+    except Exception as error:  # of the user's code
+        # Of what Keras adds, and colours, the user's part.
+        text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        text = text.rpartition("Error encountered:")[2].partition("Arguments rec")[0]
+        line = " ".join(text.split())[:300]
+        raise GpuzooError(
+            f"{called} ({type(model).__name__}) fails when it is called with one input "
+            f"of shape {(None, *shape)}: {type(error).__name__}: {line}"
+        ) from error
+
+
+def graph_of_call(model: keras.Model, tensor) -> keras.Model | None:
+    """Return the layers and operations that the call of a sub-classed model applies to
+    a tensor, as a functional model that shares its layers; None if the call needs
+    values, or functions of TensorFlow or JAX."""
+    if model not in _graphs:
+        _graphs[model] = None
+        inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
+        training = inspect.signature(model.call).parameters.get("training")
+        named = {}
+        if training is not None and training.default is inspect.Parameter.empty:
+            named["training"] = False
+        try:
+            # Losses that layers add for a symbolic tensor go nowhere.
+            with fresh_names(), keras.StatelessScope(collect_losses=True):
+                outputs = model.call(inputs, **named)
+                _graphs[model] = keras.Model(inputs, outputs)
+        except Exception:  # of the user's code, which is made for tensors
+            return None
+    return _graphs[model]
