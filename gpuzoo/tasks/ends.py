@@ -235,8 +235,9 @@ def skips_only(end: End, model: keras.Model) -> bool:
         bare = model(noise, training=False)
     own = {"axis": end.axis} if end.kind == "softmax" else {}
     sides = whole, activations.get(end.kind)(bare, **own)
-    rows = [keras.ops.convert_to_numpy(keras.ops.cast(x, "float32")) for x in sides]
-    return np.allclose(*rows, atol=0.01)
+    read = keras.ops.convert_to_numpy
+    one, other = (read(keras.ops.cast(x, "float32")) for x in sides)
+    return np.allclose(one, other, atol=0.01)
 
 
 def in_unit_range(end: End, model: keras.Model) -> bool:
