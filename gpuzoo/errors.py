@@ -53,7 +53,9 @@ class Diverged(GpuzooError):
     Attributes:
         what: what is not finite, and where.
         at: the step (1: the first) after which it was found.
-        weights, step: the last weights that were all finite, and the steps done then.
+        split: what the evaluation used that gave it, test or val; train: none did.
+        weights, step: the last weights that were all finite, and the steps done then;
+            of an evaluation those that it used.
         state: all variables after `step` steps, to replay from; empty if not kept.
         diagnosis: what `gpuzoo.train` found by replaying the last steps, as in
             `run.json` (gpuzoo/training/diagnosis.py); None elsewhere.
@@ -62,9 +64,12 @@ class Diverged(GpuzooError):
 
     exit_code = ExitCode.FAILED
 
-    def __init__(self, what: str, *, step: int, weights: dict, at: int, state: dict):
+    def __init__(
+        self, what: str, *, step: int, weights: dict, at: int, state: dict,
+        split: str = "train",
+    ):  # fmt: skip
         self.what, self.at, self.step, self.weights = what, at, step, weights
-        self.state = state
+        self.state, self.split = state, split
         self.diagnosis: dict | None = None
         self.run_dir: str | None = None
         super().__init__()

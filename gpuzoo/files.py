@@ -86,15 +86,31 @@ class Folder:
         Raises:
             GpuzooError: another process holds it.
         """
+        # `is_locked` of another process holds a lock for an instant: try again.
+        for wait in (0.1, 0.2, 0):
+            if self._flock("LOCK_EX"):
+                return
+            time.sleep(wait)
+        raise GpuzooError(
+            f"{self.path} is locked by another process; wait for it or end it"
+        )
+
+    def is_locked(self) -> bool:
+        """Whether another process holds the folder."""
+        free = self._flock("LOCK_SH")
+        if free and fcntl and self.descriptor is not None:
+            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
+        return not free
+
+    def _flock(self, kind: str) -> bool:
+        """Lock the folder, if no other process has locked it; return whether."""
         if not fcntl or self.descriptor is None:
-            return
+            return True
         try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, getattr(fcntl, kind) | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise GpuzooError(
-                    f"{self.path} is locked by another process; wait for it or end it"
-                ) from None
+            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+        return True
 
     def locate(self) -> pathlib.Path:
         """Return the current path, also after a rename."""

@@ -86,12 +86,31 @@ def test_what_makes_a_comparison_doubtful_is_noted(runs, tmp_path):
         spoil(slow, tmp_path / "no", metrics={"test_loss": 1.0}),
     ]
     found = compare([slow, *others], metric="accuracy")
+    assert [one["groups"] for one in found["differences"]] == [["A", "C"]]
     notes = "\n".join(found["notes"])
     assert "no has no test_accuracy" in notes
     assert "the runs have different data: their metrics are not comparable" in notes
     assert "not trained to the end: stopped, trial" in notes
     assert "group A has seed 0 twice; the first counts" in notes
     assert [run["group"] for run in found["runs"]] == ["A", "A", "B", "C", "A"]
+
+
+def test_a_folder_of_a_sweep_stands_for_its_runs(runs, tmp_path):
+    for seed in SEEDS[:2]:
+        (path,) = paths(runs, "slow", (seed,))
+        shutil.copytree(path, tmp_path / "sweep" / f"00{seed}")
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    for given in ([tmp_path / "sweep"], sorted((tmp_path / "sweep").iterdir())):
+        assert [run["run"] for run in compare(given)["runs"]] == ["000", "001"]
+
+
+def test_runs_without_metrics(runs, tmp_path):
+    """Of a run that is training, and of two."""
+    (slow,) = paths(runs, "slow", (0,))
+    early = spoil(slow, tmp_path / "early", state="running", metrics={})
+    assert compare([early, slow])["metric"] == "test_accuracy"
+    with pytest.raises(gpuzoo.GpuzooError, match="has been evaluated yet"):
+        compare([early, early])
 
 
 def test_wrong_use_is_one_line(runs, tmp_path):

@@ -1,6 +1,7 @@
 """A training that diverges says where the first value that is not finite was made, and
 why: by precision, learning rate, data or the model."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -306,10 +307,27 @@ def test_an_example_that_the_model_cannot_take(own, runtime):
     assert "only for training example 33)" in found["text"]
 
 
-def test_the_evaluation_alone(own, runtime):
-    error, found = diagnosed(own("brightness"), black("test", 7), runtime)
-    assert error.what.startswith("test_loss is ")
+@pytest.mark.parametrize("ends", ["at the last step", "early", "with the best"])
+def test_the_evaluation_alone(ends, own, runtime):
+    """At the end, and when early stopping ends it, of the weights that are kept."""
+    how = {
+        "at the last step": {},
+        "early": {"early_stopping": 1, "monitor": "accuracy", "min_delta": 0.99},
+        "with the best": {"keep": "best", "ema_decay": 0.9},
+    }[ends]
+    data = black("test", 7)
+    if how:  # the validation examples are all good
+        rows = {name: rows[:20] for name, rows in data.train.items()}
+        data = dataclasses.replace(data, splits={**data.splits, "val": rows})
+    recipe = own("brightness").override(epochs=3, digest_every=10**6, **how)
+    error, found = diagnosed(recipe, data, runtime)
+    assert error.what.startswith("test_loss is ") and error.split == "test"
     assert (found["layer"], found["phase"]) == ("brightness", "evaluation")
+    assert "in the evaluation of test data, in layer 'brightness'" in found["text"]
+    assert found["step"] == error.step <= error.at
+    if ends == "early":
+        assert error.at < 3 * (len(data.train["label"]) // recipe.batch_size)
+    assert all(np.isfinite(one).all() for one in error.weights.values())
 
 
 def test_the_replay_begins_at_the_last_good_state(dataset, runtime):

@@ -1,5 +1,6 @@
 """The site: it builds without a warning, its links lead somewhere, its code runs."""
 
+import json
 import os
 import pathlib
 import re
@@ -7,6 +8,8 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+import PIL.Image
 import pytest
 from conftest import ROOT, environment
 
@@ -80,6 +83,40 @@ def test_the_page_on_many_runs(tmp_path):
     assert not list((tmp_path / "runs/grid").glob("*seed*"))
     assert len(list((tmp_path / "runs/digits").glob("*seed*"))) == 3
     run_python(python_blocks("howto/many-runs.md"), tmp_path)
+
+
+JOBS = sorted((ROOT / "docs" / "jobs").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """A folder with what the pages of docs/jobs/ take for granted."""
+    place = tmp_path_factory.mktemp("desk")
+    rng = np.random.default_rng(0)
+    for shade, kind in ((60, "cat"), (190, "dog")):
+        (place / "photos" / kind).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(shade - 50, shade + 50, (40, 40, 3), np.uint8)
+            PIL.Image.fromarray(pixels).save(place / f"photos/{kind}/{number}.png")
+    values = np.sin(np.arange(400) / 7) + rng.normal(0, 0.05, 400)
+    rows = "".join(f"{day},{value:.4f}\n" for day, value in enumerate(values))
+    (place / "sales.csv").write_text(f"day,sold\n{rows}")
+    return place
+
+
+@pytest.mark.parametrize("page", JOBS, ids=lambda page: page.stem)
+def test_an_everyday_job(page, desk, tmp_path):
+    """Its commands or its code, of at most ten lines."""
+    ((kind, code),) = re.findall(r"```(bash|python)\n(.*?)```", page.read_text(), re.S)
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert 1 <= len(lines) <= 10 and not list(tmp_path.iterdir())
+    shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
+    if kind == "bash":
+        run_bash(code, tmp_path)
+    else:
+        run_python([code], tmp_path)
+    records = [json.loads(file.read_text()) for file in tmp_path.rglob("run.json")]
+    assert records and all(record["state"] == "finished" for record in records)
 
 
 def run_bash(commands: str, tmp_path) -> None:

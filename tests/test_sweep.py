@@ -18,7 +18,7 @@ from gpuzoo.report.compare import statistics
 from gpuzoo.runs import listing
 from gpuzoo.runs.record import read_run, seal
 from gpuzoo.training.finish import remove_run
-from gpuzoo.training.sweep import FILE, best_of, plan
+from gpuzoo.training.sweep import best_of, plan
 
 MODEL = ["--model", "mlp", "--model-options", "units=(8,)"]
 WORDS = [
@@ -239,7 +239,7 @@ def test_another_run_in_the_place_of_one(swept, tmp_path):
     names = [row["run"] for row in found["trials"]]
     shutil.rmtree(copy / names[0])
     (copy / names[1]).rename(copy / names[0])
-    record = json.loads((copy / FILE).read_text())
+    record = json.loads((copy / listing.SWEEP).read_text())
     recipe = gpuzoo.Recipe(**record["recipe"])
     data = str(folder.parent / "light.npz")
     again = gpuzoo.sweep(
@@ -278,7 +278,9 @@ def test_the_list_of_the_command_line(swept, cli):
     done = cli("runs", folder, "--where", "learning-rate=0.02", "--sort", "test_loss")
     shutil.rmtree(folder / "damaged")
     assert done.returncode == 0, done.stderr
-    assert len(done.json["runs"]) == 2 and "2 runs" in done.stdout
+    lines = done.stdout.splitlines()
+    assert len(done.json["runs"]) == 2 and len(lines) <= 2 + 2 + 2  # one for each run
+    assert lines[-2].startswith("2 runs: recipe mnist, model mlp, data light, epochs 2")
     assert "damaged" in done.stderr and len(done.json["unreadable"]) == 1
     assert cli("runs", folder / "none").returncode == 2
 
@@ -306,6 +308,13 @@ def test_only_what_a_run_wrote_is_removed(swept, tmp_path, cli):
     assert sorted(remove_run(copy / names[1])) == ["curves.png", "run.json"]
     assert sorted(remove_run(copy / names[2])) == ["run.json", "samples"]
     assert (outside / "epoch-001.png").exists()
+    signed = copy / names[3] / "run.json.sig"
+    signed.write_bytes(bytes(64))
+    whole = sorted(signed.parent.iterdir())
+    done = cli("runs", "runs", "--remove", "--yes", "--where", "learning_rate=0.02")
+    assert done.returncode == 1 and "is signed: remove run.json.sig" in done.stderr
+    assert sorted(signed.parent.iterdir()) == whole
+    signed.unlink()
     asks = cli("runs", "runs", "--remove", "--where", "learning_rate=0.02")
     assert asks.returncode == 2 and "--yes" in asks.stderr
     done = cli("runs", "runs", "--remove", "--yes", "--where", "learning_rate=0.02")
@@ -324,8 +333,9 @@ def test_a_killed_run_can_be_removed_and_a_running_one_not(tmp_path, cli):
         time.sleep(0.01)
     done = cli("runs", "--remove", "--yes")
     assert "locked by another process" in done.stderr and not done.json["removed"]
+    assert done.returncode == 1 and done.json["runs"][0]["state"] == "running"
     process.kill()
     process.communicate()
-    done = cli("runs", "--remove", "--yes", "--where", "state=running")
+    done = cli("runs", "--remove", "--yes", "--where", "state=killed")
     assert done.json["removed"] == ["runs/one"], done.stderr
     assert not run.exists()

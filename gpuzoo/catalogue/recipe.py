@@ -193,6 +193,8 @@ class Recipe:
                 typeguard.check_type(value, hints[field.name])
             except typeguard.TypeCheckError as error:
                 what = str(error).partition("\n")[0][:200]
+                if "union" in what:
+                    what = f"must be {hints[field.name]}"
                 raise GpuzooError(
                     f"{field.name} of recipe {self.name!r}: {what}; got "
                     f"{reprlib.repr(value)}".replace("\n", " ")

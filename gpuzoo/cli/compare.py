@@ -17,7 +17,7 @@ class Compare:
     """
 
     runs: tyro.conf.Positional[tuple[str, ...]]
-    """Two or more run folders."""
+    """Two or more run folders, or folders of a sweep."""
     metric: str = ""
     """The metric of the differences, for example test_loss; default: the main one."""
     html: str | None = None

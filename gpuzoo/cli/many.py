@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 import sys
 import typing
 
@@ -79,11 +80,12 @@ def print_sweep(found: dict) -> None:
     rows, groups = found["trials"], found["groups"]
     axes = list(rows[0]["settings"])
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"]))
-    trials = table("run", *axes, "seed", "state", *names, right=names)
+    heads = [name.replace("_", "\n", 1) for name in names]
+    trials = table("run", *axes, "seed", "state", *heads, right=heads, whole=heads)
     for row in rows:
         figures = [_number(row["metrics"].get(name)) for name in names]
-        values = row["settings"].values()
-        add_row(trials, row["run"], *values, row["seed"], row["state"], *figures)
+        values, number = row["settings"].values(), row["run"].partition("-")[0]
+        add_row(trials, f"{number}-...", *values, row["seed"], row["state"], *figures)
     heads = [*axes, "seeds", "metric", "mean", "sd", "95 % interval of the mean"]
     summary = table(*heads, right=["seeds", "mean", "sd"])
     for group in groups:
@@ -94,6 +96,8 @@ def print_sweep(found: dict) -> None:
             add_row(summary, *group["settings"].values(), count, name, *figures)
     failed = [f"{row['run']}: {row['error']}" for row in rows if row["error"]]
     last = f"{len(rows)} trainings in {found['run_dir']}/"
+    if any(len(group["seeds"]) == 2 for group in groups):
+        last += "; the interval of two seeds is very wide: train more"
     show(trials, "", summary, *failed, *_choice(found), last)
 
 
@@ -115,19 +119,23 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 
-# Columns of `gpuzoo runs`, besides the metrics and the fields of the conditions.
-_COLUMNS = ("run", "state", "started", "recipe", "model", "data", "seed", "epochs")
+# Columns of `gpuzoo runs` if the runs differ in them.
+_SETTINGS = ("recipe", "model", "data", "epochs", "seed")
 
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """List the runs in a folder: gpuzoo runs [FOLDER] --where test_accuracy>0.99."""
+    """List the runs in a folder: gpuzoo runs [FOLDER] --where "test_accuracy>0.99".
+
+    A run that was killed is listed as killed; gpuzoo resume finishes it.
+    """
 
     folder: Word = "runs"
     """The folder; runs in its sub-folders (sweeps) are listed, too."""
     where: tuple[str, ...] = ()
-    """Only runs that meet all of these: FIELD=VALUE, also != < <= > >=. Fields: state,
-    those of the recipe and the options, test_accuracy and other metrics."""
+    """Only runs that meet all of these: FIELD=VALUE, also != < <= > >= (in quotes).
+    Fields: state, those of the recipe and the options, test_accuracy and other
+    metrics."""
     sort: str = "started"
     """Field to sort by, e.g. test_accuracy."""
     descending: Flag = False
@@ -148,44 +156,62 @@ class Runs:
             self._print(rows)
         for fault in faults:
             self.output.note(f"Left out: {fault}")
-        last = {"runs": rows, "unreadable": faults}
+        last, failed = {"runs": rows, "unreadable": faults}, False
         if self.remove:
-            last["removed"] = self._remove([row["run"] for row in rows])
+            last["removed"], failed = self._remove([row["run"] for row in rows])
         self.output.last_line(last)
-        return ExitCode.DONE
+        return ExitCode.FAILED if failed else ExitCode.DONE
 
     def _print(self, rows: list[dict]) -> None:
-        metrics = [n for row in rows for n in row if n.startswith(("test_", "val_"))]
-        asked = [name for name in (self.sort,) if name not in _COLUMNS]
-        names = list(dict.fromkeys((*asked, *metrics)))
-        shown = table(*_COLUMNS, *names, right=names)
+        """Print a line for each run: what differs between them, and the metrics."""
+        metrics = [n for row in rows for n in row if n.startswith("test_")]
+        asked = re.findall(r"^\s*(\w[\w-]*)", "\n".join(self.where), re.M)
+        asked = [name.replace("-", "_") for name in (*asked, self.sort)]
+        values = {name: {str(row.get(name, "")) for row in rows} for name in _SETTINGS}
+        differ = [name for name in _SETTINGS if len(values[name]) > 1]
+        first = ["run", "state", "started", *differ]
+        names = list(dict.fromkeys(n for n in (*asked, *metrics) if n not in first))
+        heads = [name.replace("_", "\n", 1) for name in names]
+        whole = [head for head in (*first, *heads) if head not in ("run", "model")]
+        shown = table(*first, *heads, right=heads, whole=whole)
         for row in rows:
-            cells = [row.get(c, "") for c in _COLUMNS]
-            figures = [row.get(name) for name in names]
-            add_row(shown, *cells, *(
-                f"{v:.5g}" if isinstance(v, float) else "" if v is None else v
-                for v in figures
-            ))  # fmt: skip
-        show(shown, f"{len(rows)} runs")
+            started = row["started"][5:16].replace("T", " ")
+            cells = [row["run"], row["state"], started, *map(row.get, differ)]
+            add_row(shown, *(_cell(v) for v in (*cells, *map(row.get, names))))
+        count = f"{len(rows)} run{'s' * (len(rows) != 1)}"
+        alike = [
+            f"{name} {next(iter(values[name]))}"
+            for name in _SETTINGS
+            if rows and name not in (*differ, *names)
+        ]
+        show(shown, f"{count}: {', '.join(alike)}" if alike else count)
 
-    def _remove(self, runs: list[str]) -> list[str]:
-        """Remove runs; return those whose folder is gone."""
+    def _remove(self, runs: list[str]) -> tuple[list[str], bool]:
+        """Remove runs; return those whose folder is gone, and whether one could not be
+        removed."""
         from gpuzoo.training.finish import remove_run
 
         if runs and not self.yes:
             if not sys.stdin.isatty():
                 raise GpuzooError("--remove asks first; without a terminal add --yes")
             if input(f"Remove these {len(runs)} runs? [y/N] ").strip().lower() != "y":
-                return []
-        removed = []
+                return [], False
+        removed, failed = [], False
         for run in runs:
             try:
                 left = remove_run(run)
             except GpuzooError as error:
                 self.output.note(f"not removed: {error}")
+                failed = True
                 continue
             if left:
                 self.output.note(f"{run}: kept {', '.join(left)}, not of the run")
             else:
                 removed.append(run)
-        return removed
+        return removed, failed
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return "" if value is None else str(value)

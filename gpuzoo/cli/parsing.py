@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import os
 import re
@@ -133,6 +134,28 @@ def parse(command, words: list[str], **options):
                     )
                     hint = "nearest: " + ", ".join(f"--{field}" for field in fields)
                 raise GpuzooError(f"unknown option {word}; {hint}") from None
-        raise GpuzooError(text or "wrong use") from None
+        raise GpuzooError(_plain(text, words, options.get("prog", ""))) from None
     finally:
         sys.stderr = stderr
+
+
+# Of tyro and of Python's constructors -> what users read.
+_WORDS = (
+    (r"Error parsing \S*__tyro\S*: ", ""),  # an error of a recipe says which field
+    (r"Error parsing (\S+): ", r"\1: "),
+    (r"\s*Argument helptext:.*", ""),
+    (r"invalid literal for int\(\) with base 10: ", "must be a whole number: "),
+    (r"could not convert string to float: ", "must be a number: "),
+    (r"Unrecognized options?: ", "unknown: "),
+)
+
+
+def _plain(text: str, words: list[str], prog: str) -> str:
+    """Return an error of tyro as one sentence, with the command that shows the help."""
+    text = re.sub(r"\s*For full helptext, (?:see|run):? .*", "", text)
+    for pattern, plain in _WORDS:
+        text = re.sub(pattern, plain, text)
+    known = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    shown = known[: 2 if known and known[0] in ("train", "sweep", "bench") else 1]
+    text = text.strip().rstrip(".;") or "wrong use"
+    return f"{text}; see {' '.join([prog, *shown]).strip()} --help"

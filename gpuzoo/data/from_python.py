@@ -65,9 +65,9 @@ def as_file(
     return path
 
 
-def is_kept(data: str) -> bool:
+def is_kept(data: str | pathlib.Path) -> bool:
     """Whether a path looks like one that `as_file` has chosen."""
-    return re.search(r"/arrays/arrays-[0-9a-f]{16}\.npz$", data) is not None
+    return re.search(r"/arrays/arrays-[0-9a-f]{16}\.npz$", str(data)) is not None
 
 
 def _pair(what: str, examples) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpuzoo.data import arrays, audio, folders, images, series
+from gpuzoo.data import arrays, audio, folders, from_python, images, series
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.synthetic import digits, mackey_glass, tones
 from gpuzoo.data.tfds import DatasetUnavailable, from_tfds
@@ -141,7 +141,8 @@ def _refuse_sizes(what: str, image_size: int, audio_seconds: float) -> None:
 
 
 def _from_npz(path: pathlib.Path, note) -> Dataset:
-    what = f"data {path.name!r}"
+    name = "arrays" if from_python.is_kept(path) else path.stem
+    what = f"data {path.name!r}" if name == path.stem else "data from Python"
     splits = arrays.read(path, note)
     if whole := splits.get(""):
         # Checked before they are shuffled, so that an error names the right example.
@@ -149,7 +150,7 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
         if "label" in whole:
             squeeze_labels(f"{what}, y", whole["label"])
         splits = hold_out(what, whole)
-    return make_dataset(path.stem, "npz file", splits)
+    return make_dataset(name, "npz file", splits)
 
 
 def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset:

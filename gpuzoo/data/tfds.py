@@ -65,7 +65,7 @@ def _is_prepared(name: str, folder: str) -> bool:
 
 
 def _prepared_folder(name: str, folder: pathlib.Path) -> pathlib.Path:
-    what = f"--data-dir {folder.name!r}"
+    what = f"--data-dir {str(folder)!r}"
     if not folder.is_dir():
         raise GpuzooError(f"{what}: there is no such folder; check the path")
     if not any(folder.iterdir()):
@@ -129,6 +129,11 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
         except Exception as error:  # names and damaged metadata raise many types
             if prepared:
                 raise _unreadable(name, error) from error
+            if expand(name).is_file():
+                raise GpuzooError(
+                    f"data {name!r}: it is a file; expected a .npz or .csv file, or a "
+                    "folder of images or sounds"
+                ) from None
             raise DatasetUnavailable(
                 f"no dataset named {name!r}: TFDS does not have it; for your own files "
                 "pass a path (data.npz, or folder/)"

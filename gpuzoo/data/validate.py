@@ -51,7 +51,8 @@ def make_dataset(
     dataset = label_examples(name, source, clean, classes)
     brightest = train.max()
     if train.dtype == np.uint8 and brightest < 32:
-        dark = f"the brightest training pixel is {brightest} of 255"
+        dark = f"the brightest training pixel is {brightest} of 255: scale the "
+        dark += "images to 0 to 255, or as floats to 0 to 1"
         dataset = dataclasses.replace(dataset, findings=(dark, *dataset.findings))
     return dataset
 
@@ -264,11 +265,13 @@ def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
     for split in (name for name in ORDER if name in labels):
         counts = np.bincount(labels[split], minlength=len(classes))
         empty = [classes[i] for i in np.flatnonzero(counts == 0)]
-        if len(empty) > 5:
-            first = f"{len(empty)} classes, {empty[0]!r} to {empty[-1]!r}, have"
-            found.append(f"{first} no {split} example")
-        else:
-            found += [f"class {name!r} has no {split} example" for name in empty]
+        if len(empty) > 1:
+            names = f"{empty[0]!r} to {empty[-1]!r}"
+            if len(empty) <= 5:
+                names = f"{', '.join(map(repr, empty[:-1]))} and {empty[-1]!r}"
+            found.append(f"{len(empty)} classes, {names}, have no {split} example")
+        elif empty:
+            found.append(f"class {empty[0]!r} has no {split} example")
     return found
 
 

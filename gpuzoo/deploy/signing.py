@@ -14,9 +14,9 @@ from gpuzoo.errors import CheckFailed, GpuzooError
 from gpuzoo.files import Folder, expand, open_inside, read_inside
 from gpuzoo.home import redact
 from gpuzoo.runs import derived
+from gpuzoo.runs.folder import SIGNATURE
 from gpuzoo.runs.record import checked, no_run, seal
 
-SIGNATURE = "run.json.sig"
 _SIZE = 64
 _LARGEST_RECORD = 100_000_000
 # What gpuzoo itself reads from a run folder: a file of these names is never ignored.

@@ -118,7 +118,7 @@ def run(
     found = {f"{program.watched}_{name}": value for name, value in metrics.items()}
     if program.watched == "val":
         outputs, metrics = program.evaluate("test", choice.weights)
-        _log_evaluation(journal, good, "test", plan, step, metrics, end=not stopped)
+        _log_evaluation(program, journal, choice, "test", step, metrics, not stopped)
         found |= {f"test_{name}": value for name, value in metrics.items()}
     weights = choice.weights or program.weights()
     return Result(
@@ -173,9 +173,7 @@ def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:
     if due and pruned:  # a resumed run has no evaluation where it was stopped
         choice.see(epoch, step, metrics, program.weights)
     end = (step == plan.steps or choice.over) and choice.weights is None
-    if end and journal.losses:  # what is kept if a metric is not finite
-        _digest(program, journal, good, step)
-    _log_evaluation(journal, good, program.watched, plan, step, metrics, end=end)
+    _log_evaluation(program, journal, choice, program.watched, step, metrics, end)
     if "samples" in outputs:
         journal.watch("samples", {"epoch": epoch, "images": outputs["samples"]})
     return outputs, metrics
@@ -192,15 +190,21 @@ def _digest(program, journal, good, step: int) -> None:
 
 
 def _log_evaluation(
-    journal, good, split: str, plan: Plan, step: int, metrics: dict, *, end: bool
+    program, journal, choice, split: str, step: int, metrics: dict, end: bool
 ) -> None:
     """Log an evaluation after `step`; raise Diverged if the run is to `end` with a
-    metric that is not finite."""
+    metric that is not finite, although the weights are."""
     wild = [name for name, value in metrics.items() if not np.isfinite(value)]
     if wild and end:
-        what = f"{split}_{wild[0]} is {metrics[wild[0]]} at the end"
-        raise good.diverged(what, step)
-    journal.evaluation(split, (step - 1) // plan.steps_per_epoch + 1, step, metrics)
+        weights = choice.weights or program.weights()
+        if all(np.isfinite(array).all() for array in weights.values()):
+            raise Diverged(
+                f"{split}_{wild[0]} is {metrics[wild[0]]} at the end",
+                step=choice.best["step"] if choice.weights else step, weights=weights,
+                at=step, state=program.state.read(program.state.all), split=split,
+            )  # fmt: skip
+    epoch = (step - 1) // program.plan.steps_per_epoch + 1
+    journal.evaluation(split, epoch, step, metrics)
 
 
 @dataclasses.dataclass

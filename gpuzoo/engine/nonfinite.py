@@ -50,24 +50,25 @@ class Look:
 
 
 class Observer:
-    """A step of a program, or its evaluation, compiled to look at every operation."""
+    """A step of a program, or its evaluation of a split, compiled to look at every
+    operation."""
 
-    def __init__(self, program: Program, evaluation: bool = False):
-        self.program, self.evaluation = program, evaluation
+    def __init__(self, program: Program, split: str = "train"):
+        self.program, self.split = program, split
         self._layers = dict(enumerate(_inside(program.model, "")))
         self._recorder = recorder = _Recorder(program.backend)
 
         def body(feed):
             recorder.begin()
-            if evaluation:
-                results = program.evaluations[program.watched].step(feed)
+            if split != "train":
+                results = program.evaluations[split].step(feed)
             else:
                 results = program.step(feed, recorder)
             return {**results, **recorder.ends}
 
         self._variables = list(program.state.all.values())
-        if evaluation:
-            feed, batch = next(program.evaluation_feeds()), 0
+        if split != "train":
+            feed, batch = next(program.evaluation_feeds(split)), 0
         else:
             feed, batch = program.feed(0, 1), program.plan.batch
         with self._marked():
@@ -81,7 +82,7 @@ class Observer:
 
     def evaluate(self) -> Iterator[Look]:
         """Do the batches of the evaluation, one by one."""
-        return map(self._look, self.program.evaluation_feeds())
+        return map(self._look, self.program.evaluation_feeds(self.split))
 
     def _look(self, feed: dict) -> Look:
         program = self.program
@@ -121,7 +122,7 @@ class Observer:
             phase = "gradient"
         elif end.startswith("new value of"):
             phase = "update"
-        if self.evaluation:
+        if self.split != "train":
             phase = "evaluation"
         layer = self._layer_of(tensors, place, phase)
         path, kind = "", ""

@@ -182,9 +182,8 @@ class Program:
         """Return the feed of steps first..last-1, all of one epoch."""
         return self._train_examples.send(self.plan.feed(first, last))
 
-    def evaluation_feeds(self) -> Iterator[Arrays]:
-        """Yield the feed of each batch of the evaluation in training."""
-        split = self.watched
+    def evaluation_feeds(self, split: str) -> Iterator[Arrays]:
+        """Yield the feed of each batch of the evaluation of a split."""
         return self.evaluations[split].feeds(self._evaluated(split))
 
     def step(self, feed: dict, backend=None) -> dict:

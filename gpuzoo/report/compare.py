@@ -11,6 +11,7 @@ from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
 from gpuzoo.report import page
 from gpuzoo.report.charts import Chart, chart, number
+from gpuzoo.runs.listing import SWEEP
 from gpuzoo.runs.record import read_run
 
 LINES = 24  # of a chart at most
@@ -31,8 +32,8 @@ def compare(
     two groups the differences between runs of the same seed are averaged.
 
     Args:
-        runs: two or more run folders.
-        metric: for the differences; "": the main metric of the first run.
+        runs: two or more run folders, or folders of runs, as of a sweep.
+        metric: for the differences; "": the main metric of the first run with one.
         html: a new file for a page with tables and curves.
 
     Returns:
@@ -45,14 +46,17 @@ def compare(
     Raises:
         GpuzooError: a folder is not a run or was edited, or no run has the metric.
     """
-    if len(runs) < 2:
+    paths = [path for run in runs for path in _run_folders(expand(run))]
+    if len(paths) < 2:
         raise GpuzooError("compare needs two or more run folders")
-    paths = [expand(run) for run in runs]
     records = [read_run(path) for path in paths]
+    mains = [main[0] for record in records if (main := page.main_metric(record))]
     if metric:
         metric = metric if metric.startswith("test_") else f"test_{metric}"
-    elif main := page.main_metric(records[0]):
-        metric = main[0].replace(" ", "_")
+    elif mains:
+        metric = mains[0].replace(" ", "_")
+    else:
+        raise GpuzooError("none of the runs has been evaluated yet: nothing to compare")
     having = [metric in record["metrics"] for record in records]
     if not any(having):
         known = {name: 0 for record in records for name in record["metrics"]}
@@ -66,7 +70,7 @@ def compare(
         for label, record, there in zip(labels, records, having, strict=True)
         if not there
     ]
-    if len({(one["data"] or {}).get("fingerprint") for one in records}) > 1:
+    if len({_data_of(one) for one in records}) > 1:
         notes.append("the runs have different data: their metrics are not comparable")
     if tested := _shorter(labels, records):
         notes.append(f"not trained to the end: {', '.join(tested)}")
@@ -89,6 +93,21 @@ def compare(
     if html:
         _write(expand(html), found, paths, records)
     return found
+
+
+def _data_of(record: dict) -> str | None:
+    """Return the digest of a run's data."""
+    return (record["data"] or {}).get("fingerprint")
+
+
+def _run_folders(path: pathlib.Path) -> list[pathlib.Path]:
+    """Return the run folders that a path stands for: itself, or those of a sweep; none
+    for the file of a sweep, as `sweep/*` names it."""
+    if path.name == SWEEP and path.is_file():
+        return []
+    if (path / SWEEP).is_file():
+        return [one.parent for one in sorted(path.glob("*/run.json"))]
+    return [path]
 
 
 def _labels(paths: list[pathlib.Path]) -> list[str]:
@@ -170,6 +189,7 @@ def _differences(
 ) -> list[dict]:
     """Return the paired differences of every two groups that have common seeds."""
     values: dict[str, dict[int, float]] = {}
+    data = dict(zip(groups, map(_data_of, records), strict=True))
     for record, group in zip(records, groups, strict=True):
         of_group, seed = values.setdefault(group, {}), record["recipe"]["seed"]
         if metric not in record["metrics"]:
@@ -179,6 +199,8 @@ def _differences(
         of_group.setdefault(seed, record["metrics"][metric])
     found = []
     for one, other in itertools.combinations(values, 2):
+        if data[one] != data[other]:
+            continue  # a note says so
         seeds = [seed for seed in values[one] if seed in values[other]]
         if seeds:
             pairs = [values[other][seed] - values[one][seed] for seed in seeds]

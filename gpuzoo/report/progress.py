@@ -42,9 +42,12 @@ class Screen:
         self.steps, self.printed = 0, {}
 
     def say(self, text: str, style: str | None = None) -> None:
-        """Print one line."""
+        """Print one line, on a terminal wrapped between words."""
         with self._unless_gone():
-            self.console.print(text, style=style, markup=False)
+            self.console.print(
+                text, style=style, markup=False,
+                soft_wrap=not self.console.is_terminal,
+            )  # fmt: skip
 
     def watch(self, event: str, row: dict) -> None:
         with self._unless_gone():

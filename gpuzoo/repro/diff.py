@@ -141,12 +141,23 @@ def _rows(differences: list[drift.Difference]) -> list[list]:
     return [[d.field, d.recorded, d.here] for d in differences]
 
 
+def _start(init: dict | None) -> str | None:
+    """Describe the run whose weights a training starts from."""
+    if not init:
+        return None
+    return f"{init.get('run')} (weights {init['weights_sha256'][:16]})"
+
+
 def _settings(one: dict, other: dict) -> list[list]:
-    begun = ("weights", "initial_weights_sha256", "init", "compiled")
+    begun = ("weights", "initial_weights_sha256", "compiled")
     sides = [
-        {**run["recipe"], **run["options"], **{name: run.get(name) for name in begun}}
+        {
+            **run["recipe"], **run["options"],
+            **{name: run.get(name) for name in begun},
+            "init": _start(run.get("init")),
+        }
         for run in (one, other)
-    ]
+    ]  # fmt: skip
     return [
         [name, sides[0].get(name), sides[1].get(name)]
         for name in sorted({*sides[0], *sides[1]})

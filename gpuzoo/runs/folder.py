@@ -34,6 +34,8 @@ from gpuzoo.runtime.environment import environment
 from gpuzoo.weights import weights_bytes
 
 TRAIL = ("metrics.jsonl", "digests.jsonl")
+SIGNATURE = "run.json.sig"
+"""By `gpuzoo sign`, of the bytes of run.json."""
 _PLOTS = (
     "curves", "confusion", "mistakes", "reconstructions", "samples", "detections",
     "forecasts", "frames",
@@ -384,6 +386,9 @@ class RunFolder(Folder):
         Returns:
             The names of what stays: files that were changed after the run ended, or
             that are not the run's; and run.json, while one of its outputs stays.
+
+        Raises:
+            OSError: the folder cannot be written.
         """
         self.check()
         self._remove_sheets(set())
@@ -394,10 +399,12 @@ class RunFolder(Folder):
         # were in the folder at the end, also of the user's.
         for name in {*_OUTPUTS, *TRAIL} & set(self.names()):
             own = self._is_own_trail(name, "") if name in TRAIL else self._is_own(name)
-            with contextlib.suppress(OSError):  # a folder, a link
+            try:
                 found = hashlib.sha256(self.read_file(name)).hexdigest()
-                if own or found in known:
-                    self.remove_file(name)
+            except OSError:  # a folder, a link
+                continue
+            if own or found in known:
+                self.remove_file(name)
         if not {*_OUTPUTS, "samples", "checkpoints"} & set(self.names()):
             self.remove_file("run.json")
         left = self.names()

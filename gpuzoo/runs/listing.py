@@ -6,9 +6,11 @@ import pathlib
 import re
 
 from gpuzoo.errors import GpuzooError, nearest
-from gpuzoo.files import expand
+from gpuzoo.files import Folder, expand
 from gpuzoo.runs.record import read_run
 
+SWEEP = "sweep.json"
+"""The file of a sweep, beside its runs."""
 _OPERATORS = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le,
     ">": operator.gt, ">=": operator.ge,
@@ -20,7 +22,8 @@ def find(folder: str | pathlib.Path) -> tuple[list[dict], list[str]]:
     """Return the runs in a folder and its sub-folders, oldest first.
 
     Returns:
-        Rows: `run` (the path), `state`, `started`, `seconds` (of the whole training),
+        Rows: `run` (the path), `state` (of a run that no process holds any more, and
+        that has not ended: killed), `started`, `seconds` (of the whole training),
         the fields of the recipe and the options, the data that were used, the metrics,
         `weights_sha256`. And a line for each run whose record cannot be read.
     """
@@ -91,7 +94,7 @@ def _folders(path: pathlib.Path, depth: int, faults: list[str]):
 def _row(path: pathlib.Path, record: dict) -> dict:
     return {
         "run": str(path),
-        "state": record["state"],
+        "state": _state(path, record),
         "started": record["started"],
         "seconds": (record.get("seconds") or {}).get("wall"),
         **record["options"],
@@ -101,6 +104,19 @@ def _row(path: pathlib.Path, record: dict) -> dict:
         **record["metrics"],
         "weights_sha256": record.get("weights_sha256"),
     }
+
+
+def _state(path: pathlib.Path, record: dict) -> str:
+    if record["state"] != "running":
+        return record["state"]
+    try:
+        folder = Folder(path)
+    except OSError:
+        return record["state"]
+    try:
+        return "running" if folder.is_locked() else "killed"
+    finally:
+        folder.close()
 
 
 def _meets(value, compare, text: str) -> bool:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from gpuzoo.runtime.environment import available_cores
+
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 
 
@@ -77,13 +79,19 @@ class Runtime:
             f"XLA {'on' if self.xla else 'off'}",
             "repeatable to the bit" if self.deterministic else "not repeatable "
             f"({self.reasons['deterministic']})",
-            f"{self.threads} thread{'s' * (self.threads != 1)}",
+            self._threads(),
         ]  # fmt: skip
         if self.device == "gpu" and not self.xla and self.reasons["xla"] != "requested":
             parts.append(self.reasons["xla"])
         if self.device == "cpu" and self.onednn is False:
             parts.append(f"slow without oneDNN: {self.reasons['onednn']}")
         return " · ".join(parts)
+
+    def _threads(self) -> str:
+        text = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        cores = available_cores()
+        few = f" (slow: {cores} core{'s' * (cores != 1)} available)"
+        return text + few * (self.threads > cores)
 
     def as_record(self) -> dict:
         return dataclasses.asdict(self)

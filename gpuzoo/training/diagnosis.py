@@ -69,7 +69,7 @@ def diagnose(
 
 def _diagnose(program: Program, error: Diverged, rows, clock: Clock, found) -> None:
     replay = replayed(program, error, clock)
-    found["step"] = replay.step + 1
+    found["step"] = replay.step + (replay.split == "train")
     if replay.origin:
         found |= _where(program, replay.origin)
     looks, why = float32_looks(program, replay, clock)
@@ -95,7 +95,6 @@ class _Facts:
     """Places of examples for which the operation is not finite, if not for all."""
     extreme: tuple[int, float, float] | None
     """An example with extreme values: place, its largest value, the median."""
-    split: str = "training"
 
     @property
     def weights_grew(self) -> bool:
@@ -113,17 +112,14 @@ def _facts(program: Program, replay: Replay, rows: list[dict]) -> _Facts:
     weight, largest = _growth(program, replay)
     losses = [row["loss"] for row in rows if row.get("split") == "train"][:1]
     losses += [loss for loss in replay.losses if np.isfinite(loss)]
-    evaluated = replay.step == program.plan.steps
     examples, extreme = (), None
-    if not evaluated:
+    if replay.split == "train":
         (indices,) = program.plan.feed(replay.step, replay.step + 1)["indices"]
         bad = replay.origin.tensor.rows if replay.origin else ()
         if 0 < len(bad) <= max(1, len(indices) // 8):
             examples = tuple(int(indices[row]) for row in bad)
         extreme = _extreme(program, indices)
-    return _Facts(
-        losses, weight, largest, examples, extreme, "test" if evaluated else "training"
-    )
+    return _Facts(losses, weight, largest, examples, extreme)
 
 
 def _growth(program: Program, replay: Replay) -> tuple[str, tuple[float, float]]:
@@ -233,16 +229,20 @@ def _place(program: Program, origin: Origin) -> str:
 def _text(replay: Replay, found: dict, facts: _Facts) -> str:
     """Return the finding as the rest of the error message."""
     if replay.origin is None:
+        what = "the evaluation" if replay.split != "train" else f"step {found['step']}"
         return (
-            f"replayed with a look at every operation, step {replay.step + 1} is "
-            f"finite, so that its origin is not known; {found['remedy']}"
+            f"replayed with a look at every operation, {what} is finite, so that its "
+            f"origin is not known; {found['remedy']}"
         )
     where = f"layer {found['layer']!r} ({found['layer_type']})" if found["layer"] else (
         {"update": "the optimizer"}.get(found["phase"], "the loss")
     )  # fmt: skip
     if found["phase"] == "gradient":
         where = f"the gradient of {where}"
-    when = f"step {found['step']}" if facts.split == "training" else "the evaluation"
+    when = {
+        "train": f"step {found['step']}", "val": "the evaluation of validation data",
+        "test": "the evaluation of test data",
+    }[replay.split]  # fmt: skip
     kind = "NaN or infinite" if np.isnan(replay.origin.tensor.largest) else "infinite"
     place = f" at {found['place']}" if found["place"] else ""
     return (

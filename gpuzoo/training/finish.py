@@ -10,7 +10,7 @@ from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.home import redact
 from gpuzoo.runs.derived import DERIVED, REPORT
-from gpuzoo.runs.folder import TRAIL, RunFolder, write_weights
+from gpuzoo.runs.folder import SIGNATURE, TRAIL, RunFolder, write_weights
 from gpuzoo.runs.record import RESTORE, private, recipe_of
 from gpuzoo.training.failures import NO_ROOM
 
@@ -112,11 +112,21 @@ def remove_run(path: str | pathlib.Path) -> list[str]:
         The names of what stays: files that were changed, or that the run did not write.
 
     Raises:
-        GpuzooError: it is not a run folder, or another process is training in it.
+        GpuzooError: it is not a run folder, it is signed, it cannot be written, or
+            another process is training in it.
     """
     with RunFolder.open(path) as folder:
-        remove_checkpoints(folder)
-        return folder.remove_outputs()
+        if folder.find(SIGNATURE):
+            raise GpuzooError(
+                f"{path} is signed: remove {SIGNATURE} first, if it is to go"
+            )
+        try:
+            remove_checkpoints(folder)
+            return folder.remove_outputs()
+        except OSError as error:
+            raise GpuzooError(
+                f"{path} cannot be removed: {error.strerror or error}"
+            ) from None
 
 
 def summary_of(folder: RunFolder) -> dict:

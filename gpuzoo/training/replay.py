@@ -38,7 +38,9 @@ class Replay:
     """What the replay in the run's precision has found."""
 
     step: int
-    """Steps done before the one that went wrong."""
+    """Steps done before the one, or the evaluation, that went wrong."""
+    split: str
+    """What the evaluation used that went wrong, test or val; train: a step did."""
     before: Arrays
     """All variables then."""
     after: Arrays
@@ -66,8 +68,9 @@ class Clock:
 def replayed(program: Program, error: Diverged, clock: Clock) -> Replay:
     """Find the step that went wrong, and look at it."""
     plan, state = program.plan, program.state
-    if error.step == error.at:
-        # The weights are finite: gradients are skipped, or the evaluation is not.
+    if error.split != "train":
+        return _evaluated(program, error, clock)
+    if error.step == error.at:  # the weights are finite: updates are skipped
         step, values = error.step, error.state
         if any(values[name] < 1 for name in state.scales):
             step = min(step, plan.steps - 1)
@@ -122,12 +125,7 @@ def _looked_at(program: Program, passed: list, clock: Clock) -> Replay:
     """Do the last steps once more with a look at every operation."""
     step, before = passed[-1]
     clock.check()
-    whole = step == program.plan.steps
-    observer = Observer(program, evaluation=whole)
-    if whole:
-        return Replay(
-            step, before, before, [], [], _evaluated(program, observer, clock)
-        )
+    observer = Observer(program)
     program.state.write(passed[0][1])
     looks: list[Look] = []
     for number, _ in passed:
@@ -135,16 +133,21 @@ def _looked_at(program: Program, passed: list, clock: Clock) -> Replay:
         looks.append(observer.look(number))
     losses = [one.results.get("loss", np.nan) for one in looks]
     norms, after = [one.norm for one in looks], program.state.read(program.state.all)
-    return Replay(step, before, after, losses, norms, looks[-1].origin)
+    return Replay(step, "train", before, after, losses, norms, looks[-1].origin)
 
 
-def _evaluated(program: Program, observer: Observer, clock: Clock) -> Origin | None:
-    with program.state.averaged():
+def _evaluated(program: Program, error: Diverged, clock: Clock) -> Replay:
+    """Evaluate once more, with a look at every operation."""
+    before = error.state | error.weights
+    found = Replay(error.step, error.split, before, before, [], [], None)
+    observer = Observer(program, error.split)
+    with program.state.holding(error.weights):
         for look in observer.evaluate():
             if look.origin:
-                return look.origin
+                found.origin = look.origin
+                break
             clock.check()
-    return None
+    return found
 
 
 def float32_looks(program: Program, replay: Replay, clock: Clock):
@@ -152,7 +155,7 @@ def float32_looks(program: Program, replay: Replay, clock: Clock):
     seen, or nothing and why."""
     if program.session.runtime.precision == "float32":
         return [], "the run is in float32"
-    if replay.step == program.plan.steps:
+    if replay.split != "train":
         return [], "only the evaluation is concerned"
     looks: list[Look] = []
     try:

@@ -21,13 +21,15 @@ from gpuzoo.files import (
 )
 from gpuzoo.home import redact
 from gpuzoo.report.compare import statistics
+from gpuzoo.report.progress import Screen
+from gpuzoo.runs.listing import SWEEP
 from gpuzoo.runs.record import change_texts, read_run, recipe_of
 from gpuzoo.runtime.options import Options
+from gpuzoo.runtime.startup import quiet_start
 from gpuzoo.training import initial
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.train import resolve, resume, train
 
-FILE = "sweep.json"
 # Settings that name files or code.
 _SOURCES = {
     "data", "data_dir", "fallback_data", "image_size", "audio_seconds", "task",
@@ -104,7 +106,9 @@ def sweep(
     }
     folder = _folder(out, recipe.name, wanted)
     rows, stopped, seen = [], False, {}
-    for trial in trials:
+    screen = Screen(quiet)
+    for number, trial in enumerate(trials, start=1):
+        screen.say(f"Training {number} of {len(trials)}: {trial.name}", "bold")
         row = _train(trial, folder / trial.name, init, options, quiet)
         rows.append(row)
         if row["state"] != "failed":
@@ -178,8 +182,12 @@ def summarise(rows: list[dict]) -> list[dict]:
 def best_of(recipe: Recipe, groups: list[dict], seeds: int) -> int | None:
     """Return the number of the group with the best mean on the validation examples,
     among those in which the trainings of all `seeds` finished."""
-    from gpuzoo import tasks  # imports Keras
-    from gpuzoo.tasks.base import ACCURACY
+    metrics = {name for group in groups for name in group["metrics"]}
+    if not any(name.startswith("val_") for name in metrics):
+        return None
+    with quiet_start():  # all trainings may have finished before
+        from gpuzoo import tasks  # imports Keras
+        from gpuzoo.tasks.base import ACCURACY
 
     kind = tasks.load(recipe.task)
     # The accuracy of generated digits is a metric of some instances only.
@@ -206,14 +214,14 @@ def _folder(out: str | None, name: str, wanted: dict) -> pathlib.Path:
     path = expand(out) if out else next(free)
     try:
         path.mkdir(parents=True, exist_ok=bool(out))
-        if not (path / FILE).exists():
+        if not (path / SWEEP).exists():
             if not all(is_temporary(one.name) for one in path.iterdir()):
                 raise GpuzooError(
                     f"--out {path} exists and holds no sweep; name another folder"
                 )
             text = json.dumps({"schema": 1, **wanted}, indent=1) + "\n"
-            write_atomically(path / FILE, text.encode(), replace=False)
-        found = parse_json(read_inside(path, FILE, LARGEST_JSON).decode())
+            write_atomically(path / SWEEP, text.encode(), replace=False)
+        found = parse_json(read_inside(path, SWEEP, LARGEST_JSON).decode())
     except GpuzooError:
         raise
     except OSError as error:
@@ -222,7 +230,7 @@ def _folder(out: str | None, name: str, wanted: dict) -> pathlib.Path:
             "another with --out"
         ) from None
     except ValueError as error:
-        raise GpuzooError(f"{path / FILE} is damaged: {error}") from None
+        raise GpuzooError(f"{path / SWEEP} is damaged: {error}") from None
     for part, value in json.loads(json.dumps(wanted)).items():
         old = found.get(part) if isinstance(found, dict) else None
         if old != value:

@@ -195,6 +195,7 @@ def resume(
             finish.remove_checkpoints(folder)  # killed before it did
             if not folder.find(REPORT):
                 finish.write_report(folder, folder.say)
+            screen.say(f"{folder.path} has finished: nothing is left to train.")
             return finish.summary_of(folder)
         if recorded["state"] == "diverged":
             raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
@@ -367,7 +368,8 @@ def _record_traced(job: _Job, modules: dict, inputs: dict) -> None:
 
 def _name(recipe: Recipe) -> str:
     """Return the name of a run folder: the recipe, and data if not its default."""
-    data = pathlib.PurePath(recipe.data).stem
+    kept = from_python.is_kept(recipe.data)
+    data = "arrays" if kept else pathlib.PurePath(recipe.data).stem
     data = re.sub(r"[^A-Za-z0-9_-]+", "-", data).strip("-")[:40]
     named = not data or data in recipe.name
     return recipe.name if named else f"{recipe.name}-{data}"
