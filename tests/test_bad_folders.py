@@ -131,8 +131,8 @@ def test_names_of_classes(tmp_path):
     for told in (
         "the classes 'Cat' and 'cat' have similar names",
         "class 'empty' has no train example",
-        "5 classes, 'B\\xe4r', 'B\\xfcr', 'Cat', 'caf\u00e9 \u732b' and 'empty', have no test example",
-    ):  # fmt: skip
+        f"5 classes, {str(names[:4])[1:-1]} and 'empty', have no test example",
+    ):
         assert told in data.findings
 
 
