@@ -1,5 +1,7 @@
 """What a person sees of a run: rows in the terminal, pictures, the folder's name."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from small import splits
@@ -47,6 +49,22 @@ def test_every_number_of_the_confusions_can_be_read(most):
         ink = luminance(text.get_color())
         contrast = (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05)
         assert contrast > 3, (text.get_text(), contrast)
+
+
+@pytest.mark.parametrize("names", ["ab", ["W" * 30, "M" * 30]])
+def test_the_titles_of_the_confusions_are_whole(names):
+    """Two classes, with short and with very long names, and many examples."""
+    labels = np.arange(2_000) % 2
+    predicted = labels.copy()
+    predicted[:1_234] = 1 - predicted[:1_234]
+    dataset = dataclasses.replace(digits(labels, 2), classes=tuple(names))
+    figure = plots.confusion("a long title " * 12, dataset, outputs(predicted))
+    figure.canvas.draw()
+    title, box = figure.get_suptitle(), figure._suptitle.get_window_extent()
+    width, height = figure.get_size_inches() * figure.dpi
+    assert "1234 mistakes in 2000 (38.30% correct); coloured: mistakes" in title
+    assert title.split().count("title") == 12
+    assert 0 <= box.x0 and box.x1 <= width and 0 <= box.y0 and box.y1 <= height
 
 
 def test_no_sheet_of_mistakes_where_there_are_none(tmp_path):

@@ -255,6 +255,29 @@ def test_images_that_are_nearly_black_are_named(invert, here):
     }  # fmt: skip
 
 
+def test_a_narrow_table_breaks_no_name(capsys, monkeypatch):
+    """Many classes, and names too long for the terminal: a line for each class."""
+    monkeypatch.setenv("COLUMNS", "80")
+    path, long = "/a/folder/" * 9 + "photo.jpg", "yellow-crowned night heron " * 2
+    few = [{"class": f"{n}", "probability": 0.1} for n in range(3)]
+    many = [{"class": f"class {n}", "probability": 0.05} for n in range(20)]
+    box = {"class": long, "score": 0.5, "top": 1, "left": 2, "bottom": 3, "right": 4}
+    for kind, row in (
+        ("classes", {"file": "a.png", "index": 7, "predictions": many}),
+        ("classes", {"file": path, "predictions": few}),
+        ("classes", {"file": "a.png", "predictions": [{**few[0], "class": long}] * 2}),
+        ("boxes", {"file": path, "boxes": [box] * 2}),
+    ):
+        _print_table(kind, [row, row])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines.count(row["file"] + " [7]" * ("index" in row)) == 2
+        words = " ".join(lines).split()
+        for one in row.get("predictions", row.get("boxes")):
+            assert words.count(one["class"].split()[-1]) >= 2
+    _print_table("classes", [{"file": "a.png", "predictions": few}])
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
 def test_names_of_classes_do_not_control_the_terminal(capsys):
     evil = "\x1b[31mcat\r\n\x9b1A"
     row = {"file": "a\x1b.png", "predictions": [{"class": evil, "probability": 0.5}]}

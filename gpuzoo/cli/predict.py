@@ -295,32 +295,43 @@ class _Session:
 
 
 def _print_table(kind: str, rows: list[dict]) -> None:
-    from gpuzoo.cli.tables import add_row, show, table
+    from rich.console import Console
+
+    from gpuzoo.cli.tables import add_row, show, table, width
     from gpuzoo.deploy import predict
 
     several = max(len(row.get("predictions", ())) for row in rows)
     heads = {
-        "classes": [
-            "most probable",
-            "2nd",
-            "3rd",
-            *(f"{n}th" for n in range(4, several + 1)),
-        ][:several],
+        "classes": ["most probable", "2nd", "3rd", "4th", "5th"][:several],
         "boxes": ["class", "score", *(f"{side}\n(pixels)" for side in predict.SIDES)],
         "values": ["step\nahead", "forecast\n(unit of the file)"],
         "images": ["mean squared error\n(pixels 0 to 1)"],
         "frames": ["picture of the last and the next frame"],
     }[kind]
     right = [] if kind in ("classes", "frames") else heads
-    made = table("file", *heads, right=right)
-    for row in rows:
-        name = row["file"]
-        if "index" in row:
-            name += f" [{row['index']}]"
+    made, natural = table("file", *heads, right=right), Console(width=100_000)
+    if several <= len(heads):
+        for row in rows:
+            for number, cells in enumerate(_CELLS[kind](row)):
+                add_row(made, _name(row) * (number == 0), *cells)
+        if natural.measure(made).maximum <= width():
+            show(made)
+            return
+    for row in rows:  # one below the other: a file's name is never broken
+        print(printable(_name(row)))
+        if kind == "classes":
+            for each in row["predictions"]:
+                line = f"  {each['probability']:6.1%}  {each['class']}"
+                print(printable(line))
+            continue
+        made = table(*heads, right=right)
         for cells in _CELLS[kind](row):
-            add_row(made, name, *cells)
-            name = ""
-    show(made)
+            add_row(made, *cells)
+        show(made)
+
+
+def _name(row: dict) -> str:
+    return row["file"] + (f" [{row['index']}]" if "index" in row else "")
 
 
 _CELLS = {

@@ -73,16 +73,21 @@ class Robustness:
 def _bar(quiet: bool):
     """Yield a function that moves a progress bar, shown in a terminal only."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
     console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn()
+    columns = TextColumn("{task.description}"), BarColumn(40)
     shown = not quiet and console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task("loading", total=None)
-        yield lambda what, done, of: bar.update(
-            task, description=what, completed=done, total=of
-        )
+        task = bar.add_task("loading the run", total=None)
+
+        def progress(what: str, done: int, of: int) -> None:
+            counted = f" {done}/{of}" if of else ""
+            bar.update(
+                task, description=what + counted, completed=done, total=of or None
+            )
+
+        yield progress
 
 
 def _print(found: dict) -> None:

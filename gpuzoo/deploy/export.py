@@ -7,6 +7,7 @@ Keras, on the whole test set. All formats are written, or none.
 
 import contextlib
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -23,6 +24,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import MARKER, expand, make_temporary_folder, write_atomically
 from gpuzoo.runs.record import private, read_run, recipe_of
 from gpuzoo.runtime.environment import available_cores, is_installed, version_of
+from gpuzoo.runtime.options import COMPARED
 from gpuzoo.training.interrupts import Interrupts
 
 SCHEMA = 1
@@ -39,6 +41,15 @@ _NEEDS = {
     "litert": ("tensorflow", "ai_edge_litert"),
     "openvino": ("tensorflow", "tf2onnx", "onnx", "openvino"),
     "stablehlo": ("jax",),
+}
+
+# Other names of the formats.
+_SAME = {
+    "tflite": "litert (the new name of TensorFlow Lite)",
+    "tensorflow_lite": "litert (the new name of TensorFlow Lite)",
+    **dict.fromkeys(("pb", "savedmodel", "tf", "tensorflow"), "saved_model"),
+    **dict.fromkeys(("ir", "xml", "bin"), "openvino (its files are .xml and .bin)"),
+    **dict.fromkeys(("hlo", "mlir", "jax"), "stablehlo"),
 }
 
 
@@ -134,7 +145,9 @@ def check_options(record, formats, generate, int8, calibration, bounds) -> None:
         raise GpuzooError(f"to must name formats, each once: {known}")
     for name in formats:
         if name not in FORMATS:
-            raise GpuzooError(f"to must be some of {known}: {name!r}")
+            close = _SAME.get(name.lower().strip("."), "")
+            close = close or difflib.get_close_matches(name, FORMATS, 1, 0)[0]
+            raise GpuzooError(f"to must be some of {known}: {name!r}; nearest: {close}")
         if int8 and name not in INT8:
             raise GpuzooError(
                 f"--int8 is for {' and '.join(INT8)}, not for {name}; leave one out"
@@ -223,7 +236,8 @@ def _convert(job: dict, formats, note) -> dict:
             }
         )  # fmt: skip
         for line in answer.pop("notes"):
-            if not line.startswith(("backend is", "precision is", "xla is")):
+            # The conversion's own settings: _predict_as_the_run has the run's.
+            if not line.startswith(tuple(f"{name} is " for name in COMPARED)):
                 note(line)
         if answer["failures"]:
             lines = "; ".join(f"{k}: {why}" for k, why in answer["failures"].items())

@@ -73,7 +73,8 @@ def robustness(
         out: a new folder for robustness.json, pictures and robustness.html.
         allow_drift, trust_code, options: see `gpuzoo.load`.
         note: called with lines for the user.
-        progress: called with what is done, the steps done and all of them.
+        progress: called with what is being done, the steps done and all of them; 0 of
+            0 if they are not counted.
 
     Returns:
         The results, as in robustness.json (docs/howto/robustness.md).
@@ -97,6 +98,7 @@ def robustness(
     trained = load(
         run, allow_drift=allow_drift, trust_code=trust_code, note=note, **options
     )
+    progress("predicting the test images", 0, 0)
     subject = _subject(trained, data_dir, examples, seed, note)
     shape = subject.images.shape[1:]
     if "corruptions" in only:
@@ -113,6 +115,7 @@ def robustness(
         done["ood"] = _out_of_distribution(subject, *other, progress)
     found = {**head, **done}
     if out is not None:
+        progress("drawing pictures", 0, 0)
         _write(expand(out), found, _examples(subject, found))
     return found
 
@@ -332,7 +335,7 @@ def _masked(epsilons, rows: dict, flat: int, count: int) -> list[str]:
 def _calibration(subject: Subject, note, progress) -> dict:
     """Return the expected calibration error before and after one temperature, fitted
     on training examples."""
-    progress("calibration", 0, 1)
+    progress("calibration: predicting training examples", 0, 0)
     train, labels = subject.train, subject.labels
     rows = randomness.permutation(
         len(train["label"]), subject.seed, "robustness", "temperature"
@@ -362,7 +365,6 @@ def _calibration(subject: Subject, note, progress) -> dict:
         )
     for line in found["findings"]:
         note(line)
-    progress("calibration", 1, 1)
     return found
 
 
@@ -432,7 +434,7 @@ def _out_of_distribution(subject: Subject, name: str, images, progress) -> dict:
     """Return how well two scores tell the images of another dataset from the run's: the
     largest probability (Hendrycks and Gimpel, arXiv 1610.02136) and the energy (Liu et
     al., arXiv 2010.03759)."""
-    progress("ood", 0, 1)
+    progress(f"predicting images of {name}", 0, 0)
     theirs = subject.trained.predict(images)["logits"].astype(np.float64)
     ours = subject.clean["logits"].astype(np.float64)
     known = np.repeat([1, 0], [len(ours), len(theirs)])
@@ -448,7 +450,6 @@ def _out_of_distribution(subject: Subject, name: str, images, progress) -> dict:
             # Of the others, those that pass where 95 % of the run's images do.
             "false_positives_at_95": float(false[np.argmax(true >= 0.95)]),
         }
-    progress("ood", 1, 1)
     return found
 
 

@@ -25,7 +25,7 @@ from gpuzoo.runs.record import (
     recipe_of,
 )
 from gpuzoo.runtime import configure, keras_state
-from gpuzoo.runtime.options import Options, Runtime
+from gpuzoo.runtime.options import COMPARED, Options, Runtime
 from gpuzoo.training import failures
 from gpuzoo.training.session import check_trust, set_onednn
 from gpuzoo.weights import load_weights
@@ -298,8 +298,9 @@ def _configure(record: dict, options: dict, note) -> Runtime:
     recorded = record["runtime"]
     set_onednn(record)
     runtime = configure.configure(wanted, seed=record["recipe"]["seed"], quiet=True)
-    for name in ("backend", "precision", "xla", "threads", "device", "onednn"):
-        if (here := getattr(runtime, name)) != recorded[name]:
+    for name in COMPARED:
+        here, there = getattr(runtime, name), recorded[name]
+        if here != there and not (name == "onednn" and None in (here, there)):  # JAX
             note(
                 f"{name} is {here}, and was {recorded[name]} in the run: results may "
                 "differ from the run's in their last bits"

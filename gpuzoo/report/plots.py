@@ -8,6 +8,7 @@ import io
 import os
 import pathlib
 import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 
@@ -133,7 +134,7 @@ def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
     matrix = np.bincount(labels * count + predicted, minlength=count**2)
     matrix = matrix.reshape(count, count)
     wrong = matrix * (1 - np.eye(count, dtype=int))
-    side = float(np.clip(0.5 * count + 1.5, 4.5, 16))
+    side = float(np.clip(0.5 * count + 1.5, 5.5, 16))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(1, wrong.max()))
@@ -154,11 +155,13 @@ def confusion(title: str, dataset: Dataset, outputs: dict) -> Figure:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     right, total = np.trace(matrix), matrix.sum()
-    axes.set_title(
-        f"{total - right} mistakes in {total} ({right / total:.2%} correct)",
-        loc="left", color=_INK,
-    )  # fmt: skip
-    figure.suptitle(title, color=_MUTED, fontsize=9)
+    lines = [
+        f"{total - right} mistakes in {total} ({right / total:.2%} correct); "
+        "coloured: mistakes",
+        *textwrap.wrap(title, int(13 * side)),
+    ]
+    # Over the whole figure: with few classes the axes are narrower than a title.
+    figure.suptitle("\n".join(lines), color=_INK, fontsize=9)
     return figure
 
 

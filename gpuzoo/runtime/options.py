@@ -40,6 +40,10 @@ class Options:
     created by a training, by tuning once, if it does not exist."""
 
 
+# Settings on which the last bits of a prediction depend.
+COMPARED = ("backend", "precision", "xla", "threads", "device", "onednn")
+
+
 @dataclasses.dataclass(frozen=True)
 class Runtime:
     """The settings in use, read back from the backend."""
