@@ -66,7 +66,8 @@ def write(folder, model, inputs, outputs, classes=()):
     (folder / "model.onnx").write_bytes(content)
     about = {
         "schema": 1, "gpuzoo": "0.1.0", "run_id": "1", "weights_sha256": "0" * 64,
-        "recipe": "mnist", "task": "classify", "model": "linear", "classes": list(classes),
+        "recipe": "mnist", "task": "classify", "model": "linear", "data": "mnist",
+        "classes": list(classes),
         "generates": False, "input": inputs[0], "inputs": inputs, "outputs": outputs,
         "formats": {"onnx": {"file": "model.onnx", "sha256": hashlib.sha256(content).hexdigest()}},
     }  # fmt: skip

@@ -37,14 +37,38 @@ def test_json_and_images_give_what_the_model_gives(service, matrix):
         [row["probabilities"] for row in rows], wanted, atol=1e-6
     )
     assert [row["index"] for row in rows] == wanted.argmax(1).tolist()
-    assert [row["label"] for row in rows] == [str(i) for i in wanted.argmax(1)]
-    assert rows[0]["confidence"] == max(rows[0]["probabilities"])
+    assert [row["class"] for row in rows] == [str(i) for i in wanted.argmax(1)]
+    assert rows[0]["probability"] == max(rows[0]["probabilities"])
     # With an axis for the channel, and as a file: the same numbers.
     again = service.ask(body={"inputs": given[..., None].tolist()})[2]
     assert again == body
     for row, image in zip(rows, given, strict=True):
         found = json.loads(service.ask(body=png(image), kind="image/png")[2])
         assert found["predictions"] == [row]
+
+
+def test_a_dark_digit_on_light_paper(service, matrix):
+    """It is said, as `gpuzoo predict` does, and exchanged by ?invert=true."""
+    paper = np.full((28, 28), 240, np.uint8)
+    paper[6:22, 12:16] = 10
+    body = {"inputs": [np.zeros_like(paper).tolist(), paper.tolist()]}
+    bodies = {"application/json": body, "image/png": png(paper)}
+    for number, (kind, body) in enumerate(bodies.items()):
+        found = json.loads(service.ask(body=body, kind=kind)[2])
+        (line,) = found["warnings"]
+        assert f"inputs[{1 - number}] is light at its border" in line
+        if number:
+            again = json.loads(service.ask("/predict?invert=true", body, kind)[2])
+            assert list(again) == ["predictions"]
+            np.testing.assert_allclose(
+                again["predictions"][-1]["probabilities"],
+                expected(matrix, 255 - paper[None])[0], atol=1e-6,
+            )  # fmt: skip
+    body = {"inputs": [(255 - paper).tolist()]}
+    assert list(json.loads(service.ask(body=body)[2])) == ["predictions"]
+    for query in ("invert=1", "invert", "inverted=true", "invert=true&top=3"):
+        status, text = service.error(f"/predict?{query}", body=body)
+        assert status == 422 and "invert" in text
 
 
 def test_large_and_colored_pictures_are_read_as_for_training(service, matrix, tmp_path):
@@ -181,7 +205,8 @@ def test_damaged_images_are_refused(service):
 def test_other_requests_are_refused(service):
     good = {"inputs": images(1).tolist()}
     for kind, fix in (
-        ("text/plain", "got text/plain; with curl: -H 'Content-Type: image/png'"),
+        ("text/plain", "got text/plain; with curl: -H 'Content-Type: application/json' "
+         "for JSON, -H 'Content-Type: image/png' for a PNG file"),
         ("multipart/form-data; boundary=x", "--data-binary @FILE"),
         ("image/gif", "save the image as PNG or JPEG"), ("", "got none"),
     ):  # fmt: skip

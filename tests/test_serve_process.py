@@ -175,7 +175,7 @@ def test_a_run_is_exported_once_and_served(cli, tmp_path):
         ]
         assert [row["index"] for row in rows] == predicted
         np.testing.assert_allclose(
-            [row["confidence"] for row in rows], confidence, atol=1e-5
+            [row["probability"] for row in rows], confidence, atol=1e-5
         )
         assert service.stop()["predictions"] == 1
     (tmp_path / "run" / "weights.safetensors").write_bytes(b"damaged")

@@ -17,6 +17,7 @@ from gpuzoo.files import read_regular, too_large
 # Formats that Pillow may decode: others run programs (EPS) or are not images.
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF",
             "WEBP")  # fmt: skip
+_LIGHT_ON_DARK = {"digits", "emnist", "fashion_mnist", "kmnist", "mnist"}
 _MOST_BYTES = 1 << 29
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 TURNED, ON_WHITE, FIRST = (
@@ -205,3 +206,18 @@ def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
     grey = images @ np.array([0.299, 0.587, 0.114])
     whole = images.dtype == np.uint8
     return (np.round(grey) if whole else grey).astype(images.dtype)[..., None]
+
+
+def looks_inverted(pixels: np.ndarray, white: float, data: str) -> bool:
+    """Whether an image is dark on light and those of a dataset are known to be light
+    on dark: whether most pixels of its border are light.
+
+    Args:
+        pixels: (height, width, channels), from 0 to `white`.
+        data: the name of the dataset.
+    """
+    if data not in _LIGHT_ON_DARK:
+        return False
+    grey = pixels.mean(axis=-1)
+    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+    return bool(np.median(border) > white / 2)

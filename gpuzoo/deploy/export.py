@@ -361,7 +361,8 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
     return private({
         "schema": SCHEMA, "gpuzoo": __version__, "run_id": record["id"],
         "weights_sha256": record["weights_sha256"], "recipe": recipe.name,
-        "task": recipe.task, "model": recipe.model_name, "classes": data["classes"],
+        "task": recipe.task, "model": recipe.model_name, "data": data["name"],
+        "classes": data["classes"],
         "scale": data.get("scale"),
         "generates": made["outputs"][0]["name"] == "samples",
         "input": made["inputs"][0], "inputs": made["inputs"],

@@ -23,7 +23,6 @@ _ARRAYS = {".npy", ".npz"}
 _SUFFIXES = {
     "image": images.IMAGE_SUFFIXES, "audio": folders.SOUND_SUFFIXES, "series": {".csv"},
 }  # fmt: skip
-_LIGHT_ON_DARK = {"digits", "emnist", "fashion_mnist", "kmnist", "mnist"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,12 +296,8 @@ def looks_inverted(example: Example, trained: "Trained") -> bool:
     on dark: whether most pixels of its border are light."""
     if trained.takes != "image" or len(trained.input_shape) != 3:
         return False
-    if trained.record["data"]["name"] not in _LIGHT_ON_DARK:
-        return False
-    grey = example.values.mean(axis=-1)
-    light = 127.5 if example.values.dtype == np.uint8 else 0.5
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    return bool(np.median(border) > light)
+    white = 255 if example.values.dtype == np.uint8 else 1
+    return images.looks_inverted(example.values, white, trained.record["data"]["name"])
 
 
 def _is_pipe(path: pathlib.Path) -> bool:

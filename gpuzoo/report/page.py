@@ -11,10 +11,12 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 import shlex
 from collections.abc import Callable
 
 import jinja2
+import markupsafe
 
 from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.errors import GpuzooError
@@ -198,7 +200,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"digest": _digest, "cell": _cell}
+    made.filters |= {"digest": _digest, "cell": _cell, "name": _name}
     made.globals["size"] = {
         "width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT,
         "top": TOP,
@@ -209,6 +211,13 @@ def _templates() -> jinja2.Environment:
 def _digest(text: str) -> str:
     """Return the hash of an inline script or style, as its policy takes it."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _name(text: str) -> markupsafe.Markup:
+    """Return the name of a field, that may be broken between its words."""
+    return markupsafe.Markup(
+        re.sub("([_./])", r"\1<wbr>", str(markupsafe.escape(text)))
+    )
 
 
 def _cell(value) -> str:
@@ -390,10 +399,11 @@ def _groups(record: dict) -> list[dict]:
     """Return the whole record as tables, (field, value) in rows."""
     rest = {k: v for k, v in record.items() if k not in _GROUPS}
     rest["command"] = shlex.join(record["command"])
-    found = [{"title": "Run", "rows": _flat(rest)}]
+    found = [{"title": "Run", "rows": _flat(rest), "digests": False}]
     for name, title in _GROUPS.items():
         if value := record.get(name):
-            found.append({"title": title, "rows": _flat(value)})
+            digests = name in ("files", "code", "inputs")
+            found.append({"title": title, "rows": _flat(value), "digests": digests})
     return found
 
 

@@ -40,6 +40,7 @@ def make_app(artefact: Artefact, limits: Limits, token: str, local: bool, quiet:
         return Response(make(nonce), media_type="text/html", headers=headers)
 
     async def predict(request):
+        invert = _inverts(request.query_params.multi_items(), artefact)
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in pages.kinds(artefact):
             raise Refused(415, _expected(artefact, kind))
@@ -51,7 +52,7 @@ def make_app(artefact: Artefact, limits: Limits, token: str, local: bool, quiet:
             raise Refused(400, "the body ended early") from None
         loop = asyncio.get_running_loop()
         count, text = await loop.run_in_executor(
-            pool, answer, artefact, limits, kind, body
+            pool, answer, artefact, limits, kind, body, invert
         )
         metrics.examples += count
         return Response(text, media_type="application/json")
@@ -100,13 +101,32 @@ def _expected(artefact: Artefact, kind: str) -> str:
         return f"{text}; send the file alone as the body (curl --data-binary @FILE)"
     if kind.startswith("image/") and len(taken) > 1:
         return f"{text}; save the image as PNG or JPEG"
-    return f"{text}; with curl: -H 'Content-Type: {taken[min(1, len(taken) - 1)]}'"
+    header = f"with curl: -H 'Content-Type: {taken[0]}'"
+    if len(taken) > 1:
+        header += f" for JSON, -H 'Content-Type: {taken[1]}' for a PNG file"
+    return f"{text}; {header}"
+
+
+def _inverts(query: list[tuple[str, str]], artefact: Artefact) -> bool:
+    """Return whether dark and light are to be exchanged, by the query of a URL."""
+    if not query:
+        return False
+    if not artefact.takes_images:
+        raise Refused(422, "the URL takes no query for this model")
+    if [name for name, _ in query] != ["invert"]:
+        raise Refused(422, "the URL takes the query ?invert=true and no other")
+    if (value := query[0][1]) not in ("true", "false"):
+        raise Refused(422, f"invert must be true or false, not {value[:20]!r}")
+    return value == "true"
 
 
 def answer(
-    artefact: Artefact, limits: Limits, kind: str, body: bytes
+    artefact: Artefact, limits: Limits, kind: str, body: bytes, invert: bool = False
 ) -> tuple[int, str]:
     """Return the number of examples in a body and the answer as JSON.
+
+    Args:
+        invert: exchange dark and light in images.
 
     Raises:
         Refused: see `inputs`.
@@ -115,13 +135,17 @@ def answer(
         examples = inputs.from_json(body, artefact, limits.examples)
     else:
         examples = inputs.from_image(body, kind, artefact)
+    if invert:
+        examples = inputs.inverted(examples, artefact)
     found = artefact.predict(examples)
     count = len(next(iter(examples.values())))
     rows = [
         _row(artefact, {name: values[i] for name, values in found.items()})
         for i in range(count)
     ]
-    return count, json.dumps({"predictions": rows}, allow_nan=False) + "\n"
+    said = inputs.warnings(examples, artefact)
+    text = json.dumps({"predictions": rows, **said}, allow_nan=False)
+    return count, text + "\n"
 
 
 def _row(artefact: Artefact, outputs: dict[str, np.ndarray]) -> dict:
@@ -130,8 +154,8 @@ def _row(artefact: Artefact, outputs: dict[str, np.ndarray]) -> dict:
         probabilities = outputs["probabilities"]
         best = int(probabilities.argmax())
         row = {
-            "label": artefact.classes[best],
+            "class": artefact.classes[best],
             "index": best,
-            "confidence": float(probabilities[best]),
+            "probability": float(probabilities[best]),
         }
     return row | {name: values.tolist() for name, values in outputs.items()}

@@ -153,3 +153,27 @@ def from_image(body: bytes, kind: str, artefact: Artefact) -> dict[str, np.ndarr
     if one.dtype == "float32" and one.range == (0, 1):
         pixels = pixels / np.float32(255)
     return {one.name: pixels[None].astype(one.dtype)}
+
+
+def inverted(
+    examples: dict[str, np.ndarray], artefact: Artefact
+) -> dict[str, np.ndarray]:
+    """Return images with dark and light exchanged."""
+    (one,) = artefact.inputs
+    return {one.name: one.range[1] - examples[one.name]}
+
+
+def warnings(examples: dict[str, np.ndarray], artefact: Artefact) -> dict:
+    """Return `warnings`, a list of one line, if an image is dark on light and those of
+    the training are known to be light on dark; else nothing."""
+    if not artefact.takes_images:
+        return {}
+    (one,), data = artefact.inputs, artefact.about.get("data", "")
+    for number, values in enumerate(examples[one.name]):
+        if images.looks_inverted(values, one.range[1], data):
+            line = (
+                f"inputs[{number}] is light at its border, and the images of {data} "
+                "are light on dark: POST /predict?invert=true exchanges dark and light"
+            )
+            return {"warnings": [line]}
+    return {}

@@ -75,6 +75,11 @@ def openapi(artefact: Artefact, limits: Limits, token: bool) -> dict:
             {"application/json": {"schema": _predictions(artefact)}}, *_ERRORS
         ),
     }
+    if artefact.takes_images:
+        predict["parameters"] = [{
+            "name": "invert", "in": "query", "schema": {"type": "boolean"},
+            "description": "Exchange dark and light, for a dark digit on white paper.",
+        }]  # fmt: skip
     pages = {
         "/health": (
             "Whether the service answers, and what it serves",
@@ -143,18 +148,20 @@ def _predictions(artefact: Artefact) -> dict:
     row: dict = {one["name"]: _output(one) for one in artefact.about["outputs"]}
     if artefact.labels:
         row = {
-            "label": {"type": "string", "enum": list(artefact.classes)},
+            "class": {"type": "string", "enum": list(artefact.classes)},
             "index": {"type": "integer"},
-            "confidence": {"type": "number"},
+            "probability": {"type": "number"},
             **row,
         }
     return {
         "type": "object",
+        "required": ["predictions"],
         "properties": {
             "predictions": {
                 "type": "array",
                 "items": {"type": "object", "properties": row},
-            }
+            },
+            "warnings": {"type": "array", "items": {"type": "string"}},
         },
     }
 
