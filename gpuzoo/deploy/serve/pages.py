@@ -65,7 +65,7 @@ def openapi(artefact: Artefact, limits: Limits, token: bool) -> dict:
     bodies: dict = {"application/json": {"schema": _inputs(artefact, limits)}}
     for kind in kinds(artefact)[1:]:
         bodies[kind] = {"schema": {"type": "string", "format": "binary"}}
-    predict = {
+    predict: dict = {
         "summary": "Predict",
         "description": "; ".join(
             f"{one.name} {list(one.shape)}: {one.meaning}" for one in artefact.inputs
