@@ -297,7 +297,7 @@ def test_no_words_print_the_help(cli):
     assert [line.split()[2] for line in lines] == [
         "list", "info", "train", "resume", "sweep", "runs", "verify", "report",
         "compare", "diff", "evaluate", "predict", "export", "compress",
-        "robustness", "serve", "bench", "compile", "doctor", "new-key", "sign",
+        "robustness", "serve", "check", "bench", "compile", "doctor", "new-key", "sign",
         "check-signature", "encrypt", "decrypt",
     ]  # fmt: skip
     assert all(len(line.split()) > 5 for line in lines)  # each with its meaning

@@ -52,6 +52,7 @@ WORDS = {
     "bench": ("mnist", *DIGITS[:4], "--precisions", "float32", "--backends", "tensorflow",
               "--xla", "off", "--rounds", "2", "--seconds", "0.05", "--batch-size", "8",
               "--out", "bench"),
+    "check": ("mlp", "--backends", "tensorflow"),
     "compile": ("mnist", *DIGITS[:4], "--for", "t4"),
     "doctor": ("--quick",),
     "new-key": ("other",),

@@ -39,6 +39,7 @@ _VERBS = {
     "compress": ("compress", "Make smaller forms of a trained run, and compare them."),
     "robustness": ("robustness", "Test a trained classifier on disturbed images."),
     "serve": ("serve", "Serve a trained model by HTTP."),
+    "check": ("checking", "Check a model before training: repeatable, compiles, slow."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
     "compile": ("compiling", "Compile a recipe for GPUs that this machine lacks."),
     "doctor": ("machine", "Check the installation and this machine."),
@@ -53,7 +54,7 @@ _WITH_RECIPE = ("train", "sweep", "bench", "compile")
 _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume, sweep, runs
-- Repeatability: verify, diff
+- Repeatability: verify, diff, check
 - Reports: report, compare
 - After training: evaluate, predict, export, compress, robustness, serve
 - This machine: bench, doctor

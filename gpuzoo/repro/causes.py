@@ -42,7 +42,7 @@ def of_the_model(session) -> list[str]:
     file = file_of(session.recipe.model)
     if file is None:
         return []
-    places = _draws(file)
+    places = draws_of(file)
     where = f" ({', '.join(places)})" if places else ""
     if what := _differs_when_built_again(session):
         return [
@@ -93,7 +93,7 @@ def _config_of(layer) -> str:
         return ""
 
 
-def _draws(file: pathlib.Path) -> list[str]:
+def draws_of(file: pathlib.Path) -> list[str]:
     """Return calls in a file that no seed fixes: own.py, line 3: np.random."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))

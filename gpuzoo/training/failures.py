@@ -37,7 +37,7 @@ _SIXTEEN_BITS = re.compile(
 # What JAX and TensorFlow say of a value that is known only when the step runs.
 _TRACED = re.compile(
     r"Tracer\w*Error|Concretization|NonConcrete|traced array|must be static"
-    r"|InGraphError|symbolic `?tf\.Tensor|symbolic Tensor"
+    r"|InGraphError|SymbolicTensor|symbolic `?tf\.Tensor|symbolic Tensor"
 )
 
 

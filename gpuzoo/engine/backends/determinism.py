@@ -77,15 +77,25 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
     here = {"any", "xla" if runtime.xla else "graph"}
     if runtime.device == "gpu":
         here.add("gpu")
+    for layer, operation, why, remedy in faults(graph, here):
+        raise GpuzooError(
+            f"layer {layer!r} is not repeatable with these settings: its operation "
+            f"{operation}: {why}; {remedy}"
+        )
+
+
+def faults(graph, places: set[str]):
+    """Yield layer, type, reason and remedy of each such operation of a graph.
+
+    Args:
+        places: where it would run: any, xla or graph, gpu.
+    """
     for operation in _operations(graph):
         where, why, remedy = _TENSORFLOW.get(operation.type, ("", "", ""))
         if operation.type == "AddN" and len(operation.inputs) < 3:
             continue
-        if here & set(where.split()):
-            raise GpuzooError(
-                f"layer {_layer(operation.name)!r} is not repeatable with these "
-                f"settings: its operation {operation.type}: {why}; {remedy}"
-            )
+        if places & set(where.split()):
+            yield _layer(operation.name), operation.type, why, remedy
 
 
 def check_written(graph, variables: list) -> None:

@@ -141,6 +141,7 @@ class TensorFlowBackend:
                 outputs = many({name: tf.constant(a) for name, a in feed.items()})
             return {name: tensor.numpy() for name, tensor in outputs.items()}
 
+        call.graph = traced.graph  # type: ignore[attr-defined]
         return call
 
     @contextlib.contextmanager
