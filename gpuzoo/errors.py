@@ -56,7 +56,8 @@ class Diverged(GpuzooError):
         split: what the evaluation used that gave it, test or val; train: none did.
         weights, step: the last weights that were all finite, and the steps done then;
             of an evaluation those that it used.
-        state: all variables after `step` steps, to replay from; empty if not kept.
+        state: all variables, to replay from: after `step` steps, or of an evaluation
+            after `at` steps; empty if not kept.
         diagnosis: what `gpuzoo.train` found by replaying the last steps, as in
             `run.json` (gpuzoo/training/diagnosis.py); None elsewhere.
         run_dir: the run folder; None outside of `gpuzoo.train`.

@@ -88,28 +88,30 @@ class Folder:
         """
         # `is_locked` of another process holds a lock for an instant: try again.
         for wait in (0.1, 0.2, 0):
-            if self._flock("LOCK_EX"):
+            if self._flock("LOCK_EX") is not False:
                 return
             time.sleep(wait)
         raise GpuzooError(
             f"{self.path} is locked by another process; wait for it or end it"
         )
 
-    def is_locked(self) -> bool:
-        """Whether another process holds the folder."""
+    def is_locked(self) -> bool | None:
+        """Whether another process holds the folder; None: it cannot be known."""
         free = self._flock("LOCK_SH")
-        if free and fcntl and self.descriptor is not None:
+        if free:
             fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-        return not free
+        return None if free is None else not free
 
-    def _flock(self, kind: str) -> bool:
-        """Lock the folder, if no other process has locked it; return whether."""
+    def _flock(self, kind: str) -> bool | None:
+        """Lock the folder, if no other process has locked it; return whether, or None
+        without support of locks."""
         if not fcntl or self.descriptor is None:
-            return True
+            return None
         try:
             fcntl.flock(self.descriptor, getattr(fcntl, kind) | fcntl.LOCK_NB)
         except OSError as error:
-            return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+            busy = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+            return False if busy else None
         return True
 
     def locate(self) -> pathlib.Path:

@@ -307,25 +307,35 @@ def test_an_example_that_the_model_cannot_take(own, runtime):
     assert "only for training example 33)" in found["text"]
 
 
-@pytest.mark.parametrize("ends", ["at the last step", "early", "with the best"])
+@pytest.mark.parametrize(
+    "ends", ["at the last step", "early", "early, of val", "with the best"]
+)
 def test_the_evaluation_alone(ends, own, runtime):
     """At the end, and when early stopping ends it, of the weights that are kept."""
     how = {
         "at the last step": {},
         "early": {"early_stopping": 1, "monitor": "accuracy", "min_delta": 0.99},
+        "early, of val": {
+            "early_stopping": 1,
+            "monitor": "accuracy",
+            "min_delta": 0.99,
+        },
         "with the best": {"keep": "best", "ema_decay": 0.9},
     }[ends]
     data = black("test", 7)
-    if how:  # the validation examples are all good
-        rows = {name: rows[:20] for name, rows in data.train.items()}
+    if how:
+        good = data.test if ends == "early, of val" else data.train
+        rows = {name: rows[:20] for name, rows in good.items()}
         data = dataclasses.replace(data, splits={**data.splits, "val": rows})
     recipe = own("brightness").override(epochs=3, digest_every=10**6, **how)
     error, found = diagnosed(recipe, data, runtime)
-    assert error.what.startswith("test_loss is ") and error.split == "test"
+    split = "val" if ends == "early, of val" else "test"
+    assert error.what.startswith(f"{split}_loss is ") and error.split == split
     assert (found["layer"], found["phase"]) == ("brightness", "evaluation")
-    assert "in the evaluation of test data, in layer 'brightness'" in found["text"]
+    named = {"val": "validation", "test": "test"}[split]
+    assert f"in the evaluation of {named} data, in layer 'brightness'" in found["text"]
     assert found["step"] == error.step <= error.at
-    if ends == "early":
+    if ends.startswith("early"):
         assert error.at < 3 * (len(data.train["label"]) // recipe.batch_size)
     assert all(np.isfinite(one).all() for one in error.weights.values())
 

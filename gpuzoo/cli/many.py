@@ -158,7 +158,7 @@ class Runs:
             self.output.note(f"Left out: {fault}")
         last, failed = {"runs": rows, "unreadable": faults}, False
         if self.remove:
-            last["removed"], failed = self._remove([row["run"] for row in rows])
+            last["removed"], failed = self._remove(rows)
         self.output.last_line(last)
         return ExitCode.FAILED if failed else ExitCode.DONE
 
@@ -186,20 +186,21 @@ class Runs:
         ]
         show(shown, f"{count}: {', '.join(alike)}" if alike else count)
 
-    def _remove(self, runs: list[str]) -> tuple[list[str], bool]:
+    def _remove(self, rows: list[dict]) -> tuple[list[str], bool]:
         """Remove runs; return those whose folder is gone, and whether one could not be
         removed."""
         from gpuzoo.training.finish import remove_run
 
-        if runs and not self.yes:
+        if rows and not self.yes:
             if not sys.stdin.isatty():
                 raise GpuzooError("--remove asks first; without a terminal add --yes")
-            if input(f"Remove these {len(runs)} runs? [y/N] ").strip().lower() != "y":
+            if input(f"Remove these {len(rows)} runs? [y/N] ").strip().lower() != "y":
                 return [], False
         removed, failed = [], False
-        for run in runs:
+        for row in rows:
+            run = row["run"]
             try:
-                left = remove_run(run)
+                left = remove_run(run, row["state"])
             except GpuzooError as error:
                 self.output.note(f"not removed: {error}")
                 failed = True

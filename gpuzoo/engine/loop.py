@@ -173,6 +173,8 @@ def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:
     if due and pruned:  # a resumed run has no evaluation where it was stopped
         choice.see(epoch, step, metrics, program.weights)
     end = (step == plan.steps or choice.over) and choice.weights is None
+    if end and journal.losses:  # what is kept if a metric is not finite
+        _digest(program, journal, good, step)
     _log_evaluation(program, journal, choice, program.watched, step, metrics, end)
     if "samples" in outputs:
         journal.watch("samples", {"epoch": epoch, "images": outputs["samples"]})

@@ -114,7 +114,11 @@ def _state(path: pathlib.Path, record: dict) -> str:
     except OSError:
         return record["state"]
     try:
-        return "running" if folder.is_locked() else "killed"
+        if folder.is_locked() is not False:
+            return "running"
+        # It may have ended after its record was read.
+        state = read_run(path)["state"]
+        return "killed" if state == "running" else state
     finally:
         folder.close()
 

@@ -104,9 +104,13 @@ def remove_checkpoints(folder: RunFolder) -> None:
     checkpoint.remove(folder.sub("checkpoints"), folder.record.get("id", ""))
 
 
-def remove_run(path: str | pathlib.Path) -> list[str]:
+def remove_run(path: str | pathlib.Path, state: str = "") -> list[str]:
     """Remove a run: its checkpoints, the files that it wrote, and its folder if nothing
     else is in it.
+
+    Args:
+        state: in which it was selected, as `gpuzoo runs` lists it: if it has another
+            one by now, it is not removed.
 
     Returns:
         The names of what stays: files that were changed, or that the run did not write.
@@ -116,6 +120,9 @@ def remove_run(path: str | pathlib.Path) -> list[str]:
             another process is training in it.
     """
     with RunFolder.open(path) as folder:
+        now = folder.record["state"].replace("running", "killed")  # it is locked by us
+        if state and now != state.replace("running", "killed"):
+            raise GpuzooError(f"{path} is {now} by now, and was {state} before")
         if folder.find(SIGNATURE):
             raise GpuzooError(
                 f"{path} is signed: remove {SIGNATURE} first, if it is to go"
