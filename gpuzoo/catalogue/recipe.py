@@ -157,8 +157,8 @@ class Recipe:
     """Weights to keep: those of the last step, or of the evaluation with the best
     `monitor` on the validation examples."""
     monitor: str = ""
-    """Validation metric for keep=best and early_stopping, e.g. accuracy; empty: the
-    task's first, which is the loss."""
+    """Validation metric for keep=best and early_stopping, e.g. accuracy, macro_f1, auc
+    or rmse; empty: the task's first, which is the loss."""
 
     tta: Literal["none", "flip", "flip_translate"] = "none"
     """Test-time augmentation of a classifier: average the logits over the image and its

@@ -6,6 +6,12 @@ from typing import Literal
 from gpuzoo.cli.parsing import Common, Flag, Output, Word, chosen, without_1
 from gpuzoo.runtime.options import Precision
 
+# What `evaluate` returns besides the figures of the task.
+_OTHERS = (
+    "run_dir", "data", "examples", "metrics", "identical", "differences", "exit_code",
+    "pictures", "interval",
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
@@ -58,18 +64,24 @@ class Evaluate:
 
     def _print(self, found: dict) -> None:
         from gpuzoo.cli.tables import add_row, show, table
+        from gpuzoo.runs import evaluation
 
-        heads = ("class", "examples", "precision", "recall", "F1")
+        rows = found.get("per_class", [])
+        parts = [name for name in (rows or [{}])[0] if name not in ("name", "examples")]
+        heads = ("class", "examples", *(name.replace("_", " ") for name in parts))
         made = table(*heads, right=heads[1:])
-        classes = found.get("per_class", [])
-        for row in classes[:30]:
-            parts = (f"{row[x]:.4f}" for x in ("precision", "recall", "f1"))
-            add_row(made, row["name"], row["examples"], *parts)
-        for mean in ("macro", "weighted"):
-            if mean in found:
-                parts = (f"{found[mean][x]:.4f}" for x in ("precision", "recall", "f1"))
-                add_row(made, f"{mean} mean", found["examples"], *parts)
-        lines = [f"{len(classes) - 30} more classes (--json)"] * (len(classes) > 30)
+        means = {n: found[n] for n in evaluation.AVERAGES if n in found}
+        every = {f"{name} mean": {"examples": "", **of} for name, of in means.items()}
+        for name, row in [*((row["name"], row) for row in rows[:30]), *every.items()]:
+            cells = [_text(row.get(part, "")) for part in parts]
+            add_row(made, name, row["examples"], *cells)
+        lines = [f"{len(rows) - 30} more classes (--json)"] * (len(rows) > 30)
+        if "undefined" in found:
+            own = {k: v for k, v in found.items() if k not in _OTHERS}
+            single = {k: v for k, v in own.items() if not isinstance(v, dict | list)}
+            lines += [f"{name} {_text(value)}" for name, value in single.items()]
+        for name, why in found.get("undefined", {}).items():
+            lines.append(f"{name} is not defined: {why}")
         for name, value in found["metrics"].items():
             lines.append(f"{name} {value:.6g}")
         if within := found["interval"]:
@@ -83,4 +95,11 @@ class Evaluate:
         elif found["identical"] is not None:
             why = "; ".join(found["differences"]) or "and nothing has changed"
             lines.append(f"not identical to the run's own evaluation: {why}")
-        show(*([made] if classes else []), *lines)
+        show(*([made] if rows else []), *lines)
+
+
+def _text(value) -> str:
+    """Return a figure as text; whole numbers count examples."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

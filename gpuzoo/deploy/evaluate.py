@@ -19,7 +19,7 @@ from gpuzoo.deploy.trained import Trained, load
 from gpuzoo.errors import ExitCode, GpuzooError, remedy_of
 from gpuzoo.files import expand, write_atomically
 from gpuzoo.home import redact
-from gpuzoo.runs import drift
+from gpuzoo.runs import drift, evaluation
 from gpuzoo.runtime.environment import environment
 from gpuzoo.training import failures
 
@@ -51,10 +51,10 @@ def evaluate(
         `run_dir`, `data`, `examples`, `metrics` (name -> value, as in run.json),
         `interval` of the mean loss or of the accuracy (95 %), `identical` (whether the
         metrics are those of the run to the bit; None for other data), `differences` of
-        the environment, `exit_code` (1 if nothing has changed and they differ); for
-        classifiers also `log_loss`, `per_class` (a dict for each class: name, examples,
-        precision, recall, f1), `macro`, `weighted` and `confusion`, the matrix (true
-        classes down). `outputs` and `dataset` hold the arrays.
+        the environment, `exit_code` (1 if nothing has changed and they differ), and the
+        figures of the task: for classifiers those of
+        `gpuzoo.tasks.scores.classification`, for forecasts those of `regression`.
+        `outputs` and `dataset` hold the arrays.
 
     Raises:
         GpuzooError: see `gpuzoo.load`; the data are unavailable, have changed, or do
@@ -69,7 +69,7 @@ def evaluate(
     else:
         dataset = _own_data(trained, data_dir, note)
     with failures.readable(trained.recipe):
-        outputs, metrics = _evaluate(trained, dataset)
+        outputs, metrics, figures = _evaluate(trained, dataset)
     found = {
         "run_dir": redact(str(trained.path)),
         "data": dataset.name,
@@ -83,7 +83,8 @@ def evaluate(
     }
     if not data:
         tested = {k: v for k, v in record["metrics"].items() if k.startswith("test_")}
-        found["identical"] = found["metrics"] == tested
+        other = evaluation.differences(record, figures)
+        found["identical"] = found["metrics"] == tested and not other
         here = {
             "environment": environment(), "runtime": trained.runtime.as_record(),
             "code": None,
@@ -92,51 +93,12 @@ def evaluate(
         found["differences"] = list(map(str, changes))
         if not found["identical"] and not changes:
             found["exit_code"] = ExitCode.FAILED
-    if _classifies(outputs, dataset):
-        found |= classification(outputs, dataset)
-    return {**found, "outputs": outputs, "dataset": dataset}
+    return {**found, **figures, "outputs": outputs, "dataset": dataset}
 
 
-def classification(outputs: dict, dataset: Dataset) -> dict:
-    """Return the metrics of a classifier, by scikit-learn.
-
-    Args:
-        outputs: `predicted` (examples,) and `logits` (examples, classes).
-        dataset: its test examples are those evaluated.
-    """
-    from scipy.special import log_softmax
-    from sklearn import metrics
-
-    labels = dataset.test["label"][: len(outputs["predicted"])]
-    every = list(range(len(dataset.classes)))
-    how = {"labels": every, "zero_division": 0.0}
-    parts = metrics.precision_recall_fscore_support(labels, outputs["predicted"], **how)
-    likely = log_softmax(outputs["logits"].astype(np.float64), axis=1)
-    found: dict = {
-        "log_loss": float(-likely[np.arange(len(labels)), labels].mean()),
-        "per_class": [
-            {
-                "name": name, "examples": int(count), "precision": float(precision),
-                "recall": float(recall), "f1": float(f1),
-            }
-            for name, precision, recall, f1, count in zip(
-                dataset.classes, *parts, strict=True
-            )
-        ],
-        "confusion": metrics.confusion_matrix(
-            labels, outputs["predicted"], labels=every
-        ).tolist(),
-    }  # fmt: skip
-    for mean in ("macro", "weighted"):
-        values = metrics.precision_recall_fscore_support(
-            labels, outputs["predicted"], average=mean, **how
-        )
-        found[mean] = dict(zip(("precision", "recall", "f1"), values[:3], strict=True))
-    return found
-
-
-def _evaluate(trained: Trained, dataset: Dataset) -> tuple[dict, dict]:
-    """Return the outputs, one row per example, and the metrics, as a training does."""
+def _evaluate(trained: Trained, dataset: Dataset) -> tuple[dict, dict, dict]:
+    """Return the outputs, one row per example, the metrics, and the figures of
+    `Task.scores`, as a training does."""
     from gpuzoo.engine import backends, batches
     from gpuzoo.engine.evaluation import Evaluation
 
@@ -154,7 +116,8 @@ def _evaluate(trained: Trained, dataset: Dataset) -> tuple[dict, dict]:
         ),
     )  # fmt: skip
     outputs = call(count)
-    return outputs, task.summarise(outputs, {k: a[:count] for k, a in test.items()})
+    seen = {name: array[:count] for name, array in test.items()}
+    return outputs, task.summarise(outputs, seen), task.scores(outputs, seen)
 
 
 def _classifies(outputs: dict, dataset: Dataset) -> bool:

@@ -26,9 +26,9 @@ from gpuzoo.runs import drift
 from gpuzoo.runs.record import read_run
 from gpuzoo.runs.teacher import CLASSIFIERS
 from gpuzoo.runtime.environment import version_of
+from gpuzoo.tasks import scores
 
 PARTS = ("corruptions", "attacks", "calibration")
-BINS = 15
 # Examples, unless named: MNIST and CIFAR-10 get the first number, photographs fewer.
 _MOST, _LEAST, _PIXELS = 2_000, 200, 4_000_000
 _FITTED = 5_000  # training examples for the temperature
@@ -352,7 +352,7 @@ def _calibration(subject: Subject, note, progress) -> dict:
     found: dict = {
         "temperature": temperature,
         "fitted_on": f"{len(rows)} training examples",
-        "bins": BINS,
+        "bins": scores.BINS,
         "before": _reliability(logits, labels, 1.0),
         "after": _reliability(logits, labels, temperature),
         "findings": [],
@@ -378,22 +378,12 @@ def _log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> flo
 
 
 def _reliability(logits, labels, temperature: float) -> dict:
-    """Return log loss, the expected calibration error (Guo et al., arXiv 1706.04599),
-    and of each bin of the confidence its examples, mean confidence and accuracy."""
+    """Return the log loss and what `scores.reliability` does."""
     chances = _probabilities(logits, temperature)
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
-    places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    counts = np.bincount(places, minlength=BINS)
-    sure, known = (
-        np.bincount(places, weights=values, minlength=BINS) / np.maximum(counts, 1)
-        for values in (confidence, right)
-    )
     return {
         "log_loss": _log_loss(logits, labels, temperature),
-        "ece": float(np.sum(counts * np.abs(sure - known)) / len(labels)),
-        "examples": counts.tolist(),
-        "confidence": sure.tolist(),
-        "accuracy": known.tolist(),
+        **scores.reliability(confidence, right),
     }
 
 

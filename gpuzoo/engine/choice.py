@@ -7,6 +7,8 @@ import numpy as np
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runs.evaluation import flat
+from gpuzoo.tasks import scores
 from gpuzoo.tasks.base import Metric
 
 
@@ -20,15 +22,18 @@ def check_data(recipe: Recipe, dataset: Dataset) -> None:
         )
 
 
-def monitor_of(recipe: Recipe, metrics: tuple[Metric, ...]) -> Metric | None:
+def monitor_of(
+    recipe: Recipe, metrics: tuple[Metric, ...], measured: tuple[Metric, ...] = ()
+) -> Metric | None:
     """Return the metric that a recipe chooses by; None if it does not choose.
 
     Args:
         metrics: of an evaluation on the validation data.
+        measured: others that the task can compute of it.
     """
     if not recipe.chooses:
         return None
-    known = {metric.name: metric for metric in metrics}
+    known = {metric.name: metric for metric in (*metrics, *measured)}
     name = recipe.monitor.removeprefix("val_") or metrics[0].name
     if name not in known:
         raise GpuzooError(
@@ -36,6 +41,24 @@ def monitor_of(recipe: Recipe, metrics: tuple[Metric, ...]) -> Metric | None:
             f"on these data; use one of {', '.join(known)}"
         )
     return known[name]
+
+
+def value_of(name: str, found: dict) -> float:
+    """Return a figure by its name; NaN if an output of the model is not finite.
+
+    Args:
+        found: as `Task.scores` returns it.
+
+    Raises:
+        GpuzooError: it is not defined for these examples, whatever the model puts out.
+    """
+    value, why = flat(found)[name], found["undefined"].get(name, "")
+    if value is None and why != scores.NOT_FINITE:
+        raise GpuzooError(
+            f"monitor={name} is not defined for the validation examples: {why}; name "
+            "another metric"
+        )
+    return np.nan if value is None else value
 
 
 class Choice:

@@ -33,6 +33,8 @@ class Result:
     """The evaluation of `weights`: test_loss, ..., of validation data val_loss, ..."""
     outputs: Arrays
     """The task's outputs of each test example in that evaluation."""
+    evaluation: dict
+    """Its figures by `Task.scores`: F1, AUC, R2, ...; {} if the task has none."""
     weights: Arrays
     """Name -> value of every weight of the model, as kept: the last or the best."""
     sparsity: dict | None
@@ -127,6 +129,7 @@ def run(
         epochs=step // plan.steps_per_epoch,
         metrics=found,
         outputs=outputs,
+        evaluation=program.scores(outputs),
         weights=weights,
         sparsity=program.pruning.measure(weights),
         best=choice.as_record(stopped_early=choice.over and step < plan.steps),

@@ -116,8 +116,10 @@ class Program:
         self.watched = "val" if "val" in dataset.splits else "test"
         judge = self.task if self.watched == "test" else self._judge()
         self.judges = {"test": self.task, self.watched: judge}
-        self.metrics = tuple(metric.name for metric in judge.metrics)
-        self.monitor = choice.monitor_of(recipe, judge.metrics)
+        self.monitor = choice.monitor_of(recipe, judge.metrics, judge.measured)
+        names = [metric.name for metric in judge.metrics]
+        names += [self.monitor.name] if self.monitor else []
+        self.metrics = tuple(dict.fromkeys(names))
         self.state = State(model, optimizers, self._generators, self.backend)
         fields = self.task.fields
         self._train_examples: batches.Examples
@@ -228,14 +230,29 @@ class Program:
 
         Returns:
             Outputs, one row per example, and metric -> value.
+
+        Raises:
+            GpuzooError: the metric that chooses is not defined for the examples.
         """
         state, task, count = self.state, self.judges[split], self._evaluated(split)
         held = state.averaged() if weights is None else state.holding(weights)
         with self.clock.phase("evaluate"), held:
             outputs = self.evaluations[split](count)
-            examples = self.session.dataset.splits[split]
-            seen = {name: examples[name][:count] for name in task.fields}
-            return outputs, task.summarise(outputs, seen)
+            metrics = task.summarise(outputs, self._seen(split))
+        name = self.monitor.name if self.monitor and split == self.watched else None
+        if name and name not in metrics:
+            metrics[name] = choice.value_of(name, self.scores(outputs, split))
+        return outputs, metrics
+
+    def scores(self, outputs: Arrays, split: str = "test") -> dict:
+        """Return the figures of a final evaluation; `outputs`: those of `evaluate`."""
+        with self.clock.phase("evaluate"):
+            return self.judges[split].scores(outputs, self._seen(split))
+
+    def _seen(self, split: str) -> Arrays:
+        """Return the examples of a split that are evaluated."""
+        count, examples = self._evaluated(split), self.session.dataset.splits[split]
+        return {name: examples[name][:count] for name in self.judges[split].fields}
 
     def weights(self) -> Arrays:
         """Return name -> value of every weight; the averages if the run keeps them."""

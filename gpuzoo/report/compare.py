@@ -11,6 +11,7 @@ from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
 from gpuzoo.report import page
 from gpuzoo.report.charts import Chart, chart, number
+from gpuzoo.runs import evaluation
 from gpuzoo.runs.listing import SWEEP
 from gpuzoo.runs.record import read_run
 
@@ -57,9 +58,10 @@ def compare(
         metric = mains[0].replace(" ", "_")
     else:
         raise GpuzooError("none of the runs has been evaluated yet: nothing to compare")
-    having = [metric in record["metrics"] for record in records]
+    every = [_figures(record) for record in records]
+    having = [metric in one for one in every]
     if not any(having):
-        known = {name: 0 for record in records for name in record["metrics"]}
+        known = dict.fromkeys(name for one in every for name in one)
         raise GpuzooError(
             f"no run has the metric {metric!r}; known: {', '.join(known) or 'none'}"
         )
@@ -74,17 +76,21 @@ def compare(
         notes.append("the runs have different data: their metrics are not comparable")
     if tested := _shorter(labels, records):
         notes.append(f"not trained to the end: {', '.join(tested)}")
-    differences = _differences(records, groups, metric, notes)
+    values = [one.get(metric) for one in every]
+    differences = _differences(records, groups, values, notes)
     found = {
         "metric": metric,
         "runs": [
             {
                 "run": label, "group": group, "seed": record["recipe"]["seed"],
                 "state": record["state"], "epochs": record.get("epochs"),
-                "steps": record.get("steps"), "metrics": record["metrics"],
+                "steps": record.get("steps"),
+                "metrics": record["metrics"] | ({metric: value} if there else {}),
                 "train_seconds": record.get("seconds", {}).get("train"),
             }
-            for label, group, record in zip(labels, groups, records, strict=True)
+            for label, group, record, there, value in zip(
+                labels, groups, records, having, values, strict=True
+            )
         ],
         "settings": _settings(records),
         "differences": differences,
@@ -108,6 +114,13 @@ def _run_folders(path: pathlib.Path) -> list[pathlib.Path]:
     if (path / SWEEP).is_file():
         return [one.parent for one in sorted(path.glob("*/run.json"))]
     return [path]
+
+
+def _figures(record: dict) -> dict[str, float]:
+    """Return the metrics of a run, and the figures of its final evaluation."""
+    found = evaluation.flat(record.get("evaluation", {}))
+    more = {f"test_{k}": value for k, value in found.items() if value is not None}
+    return {**record["metrics"], **more}
 
 
 def _labels(paths: list[pathlib.Path]) -> list[str]:
@@ -185,18 +198,19 @@ def _flat(record: dict) -> dict:
 
 
 def _differences(
-    records: list[dict], groups: list[str], metric: str, notes: list[str]
+    records: list[dict], groups: list[str], figures: list, notes: list[str]
 ) -> list[dict]:
-    """Return the paired differences of every two groups that have common seeds."""
+    """Return the paired differences of every two groups that have common seeds;
+    `figures`: that of each run, or None."""
     values: dict[str, dict[int, float]] = {}
     data = dict(zip(groups, map(_data_of, records), strict=True))
-    for record, group in zip(records, groups, strict=True):
+    for record, group, figure in zip(records, groups, figures, strict=True):
         of_group, seed = values.setdefault(group, {}), record["recipe"]["seed"]
-        if metric not in record["metrics"]:
+        if figure is None:
             continue
         if seed in of_group:
             notes.append(f"group {group} has seed {seed} twice; the first counts")
-        of_group.setdefault(seed, record["metrics"][metric])
+        of_group.setdefault(seed, figure)
     found = []
     for one, other in itertools.combinations(values, 2):
         if data[one] != data[other]:

@@ -22,12 +22,13 @@ from gpuzoo.catalogue.model_info import ARCHITECTURE
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, new_file, parse_json, read_inside
 from gpuzoo.report.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, chart, number
-from gpuzoo.runs import derived
+from gpuzoo.runs import derived, evaluation
 from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import checked, read_run, seal
 
 ROWS = 200
 """Rows of a table of evaluations at most."""
+_MATRIX = 100  # classes whose confusion matrix is a table at most
 _LARGEST = 8_000_000  # bytes of a picture in the page
 # Task -> its main metric and the unit of that. All others: accuracy, else the loss.
 # gpuzoo.tasks says the same, but imports Keras.
@@ -78,7 +79,8 @@ _GROUPS = {
     "recipe": "Settings of the recipe", "options": "Runtime options that were given",
     "runtime": "Runtime that was used", "environment": "Environment and versions",
     "data": "Data", "compiled": "Compiled settings of the model object",
-    "metrics": "Metrics", "seconds": "Seconds", "files": "Files and their sha256",
+    "metrics": "Metrics", "evaluation": "Figures of the test examples",
+    "seconds": "Seconds", "files": "Files and their sha256",
     "code": "Modules of the training and the digests of their code",
     "inputs": "Inputs of user code", "resumed": "Resumptions",
     "diagnosis": "Diagnosis",
@@ -165,6 +167,7 @@ def render(path: pathlib.Path, read: Callable[[str], bytes]) -> bytes:
 def _page(record: dict, read) -> bytes:
     rows, notes = read_rows(record, read)
     pictures, missing = _pictures(record, read)
+    figures, unread = _figures(record, read)
     context = {
         "record": record,
         "title": _title(record),
@@ -172,11 +175,12 @@ def _page(record: dict, read) -> bytes:
         "main": main_metric(record),
         "metrics": {k: number(float(v)) for k, v in record["metrics"].items()},
         "edited": record["seal"] != seal(record),
-        "notes": [*_notes(record), *notes, *missing],
+        "notes": [*_notes(record), *notes, *missing, *unread],
         "verdict": _verdict(record, read),
         "charts": charts(rows),
         "only_in_training": only_in_training(record["recipe"]),
         "evaluations": evaluations(rows),
+        "figures": figures,
         "pictures": pictures,
         "command": command_of(record),
         "groups": _groups(record),
@@ -355,6 +359,46 @@ def figures(rows: list[dict]) -> list[str]:
         key for row in rows for key, v in row.items() if isinstance(v, int | float)
     )
     return [name for name in names if name not in ("step", "epoch")]
+
+
+def _figures(record: dict, read) -> tuple[dict | None, list[str]]:
+    """Return the final evaluation as rows of tables, and what is wrong with it."""
+    try:
+        found = evaluation.whole(record, read)
+    except (OSError, ValueError, GpuzooError) as error:
+        reason = getattr(error, "strerror", None) or error
+        return None, [f"{evaluation.FILE} cannot be read: {reason}."]
+    if not found:
+        return None, []
+    single = {k: v for k, v in found.items() if not isinstance(v, dict | list)}
+    classes = found.get("per_class", [])
+    heads = list(classes[0]) if classes else []
+    means = {k: v for k, v in found.items() if isinstance(v, dict) and k != "undefined"}
+    rows = [*classes, *({"name": f"{k} mean", **v} for k, v in means.items())]
+    names = [row["name"] for row in classes]
+    matrix = found.get("confusion", []) if len(names) <= _MATRIX else []
+    return {
+        "single": [(_spoken(name), _number(value)) for name, value in single.items()],
+        "heads": ["class", *map(_spoken, heads[1:])],
+        "rows": [[_number(row.get(name, "")) for name in heads] for row in rows],
+        "undefined": [(_spoken(k), why) for k, why in found["undefined"].items()],
+        "confusion": [
+            [name, *counts] for name, counts in zip(names, matrix, strict=False)
+        ],
+        "names": ["true class", *names],
+    }, []
+
+
+def _number(value) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _spoken(name: str) -> str:
+    """Return the name of a figure as the page writes it."""
+    short = {"auc": "AUC", "ece": "ECE", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
+    return short.get(name, name.replace("_", " ").replace("f1", "F1"))
 
 
 def _pictures(record: dict, read) -> tuple[list[dict], list[str]]:

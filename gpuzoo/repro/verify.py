@@ -10,7 +10,7 @@ from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
 from gpuzoo.repro import causes, rerun
-from gpuzoo.runs import derived
+from gpuzoo.runs import derived, evaluation
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
 from gpuzoo.runs.folder import RunFolder
@@ -199,6 +199,8 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
         mine["weights"] = record.get("weights")
         mine["findings"] = record.get("findings", [])
     before["findings"] = before["findings"][len(_of_compile(recorded, opened)) :]
+    for name, pair in evaluation.differences(recorded, result.evaluation).items():
+        before[name], here[name] = pair
     return [
         f"{name}: {before.get(name)} in the run, {here.get(name)} again"
         for name in sorted({*before, *here})

@@ -42,7 +42,8 @@ _PLOTS = (
 )  # fmt: skip
 _OUTPUTS = {
     "weights.safetensors", "initial_weights.safetensors", "architecture.json",
-    "samples.gif", *derived.DERIVED, *(f"{name}.png" for name in _PLOTS),
+    "evaluation.json", "samples.gif", *derived.DERIVED,
+    *(f"{name}.png" for name in _PLOTS),
 }  # fmt: skip
 # The first characters of their rows.
 _HEADS = {

@@ -57,6 +57,8 @@ class Task:
     step_metrics: tuple[Metric, ...] = (LOSS,)
     metrics: tuple[Metric, ...] = (LOSS,)
     """What a step and an evaluation return."""
+    measured: tuple[Metric, ...] = ()
+    """Figures of `scores` that are single numbers, which a training may choose by."""
     headline = LOSS
     """The main metric of a run; the loss if an evaluation lacks it."""
     pictures: tuple[str, ...] = ()
@@ -244,6 +246,15 @@ class Task:
             arrays: name in `fields` -> the same examples.
         """
         raise NotImplementedError
+
+    def scores(self, outputs: dict, arrays: dict) -> dict:
+        """Return the figures of the final evaluation (gpuzoo/tasks/scores.py), {} if
+        the task has none. It runs on the host.
+
+        Args:
+            outputs, arrays: as for `summarise`.
+        """
+        return {}
 
     @staticmethod
     def misfit(

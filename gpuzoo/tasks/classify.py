@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from gpuzoo.tasks import augment, base, ends
+from gpuzoo.tasks import augment, base, ends, scores
 
 
 class Task(base.Task):
@@ -31,7 +31,9 @@ class Task(base.Task):
     def __init__(self, *, recipe, dataset, **parts):
         super().__init__(recipe=recipe, dataset=dataset, **parts)
         self.takes = self.field
-        self.classes = len(dataset.classes)
+        self.classes, self.names = len(dataset.classes), dataset.classes
+        several = self.classes > scores.TOP
+        self.measured = scores.CLASSIFIER if several else scores.FEW_CLASSES
         self.network = Logits(self.model, dataset.input_shape)
         self.smoothing = recipe.label_smoothing
         self.views = recipe.tta
@@ -148,6 +150,12 @@ class Task(base.Task):
             "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
             "accuracy": float(np.mean(outputs["predicted"] == arrays["label"])),
         }
+
+    def scores(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """Return the figures of the final evaluation."""
+        return scores.classification(
+            arrays["label"], outputs["predicted"], outputs["logits"], self.names
+        )
 
     def _apart(self, logits):
         """Return logits with threshold 0, of one unit that a compiled loss such as

@@ -5,7 +5,7 @@ import numpy as np
 import threadpoolctl
 
 from gpuzoo.data.series import HORIZON, WINDOW
-from gpuzoo.tasks import base, ends
+from gpuzoo.tasks import base, ends, scores
 
 
 class Task(base.Task):
@@ -26,6 +26,7 @@ class Task(base.Task):
     fields = ("series", "target")
     loss_name = "mean squared error"
     metrics = (base.LOSS, base.Metric("seasonal"), base.Metric("linear"))
+    measured = scores.FORECAST
     pictures = ("forecasts",)
     uses = frozenset()
     keras_loss = "MeanSquaredError"
@@ -86,6 +87,10 @@ class Task(base.Task):
             "seasonal": float(np.mean(np.square(season - target), dtype=np.float64)),
             "linear": float(np.mean(np.square(straight - target), dtype=np.float64)),
         }
+
+    def scores(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
+        """Return MAE, RMSE and R2 of the final evaluation, over all HORIZON values."""
+        return scores.regression(arrays["target"], outputs["forecast"])
 
 
 def _errors(outputs, target):

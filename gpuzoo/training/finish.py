@@ -9,6 +9,7 @@ from gpuzoo import tasks
 from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.home import redact
+from gpuzoo.runs import evaluation
 from gpuzoo.runs.derived import DERIVED, REPORT
 from gpuzoo.runs.folder import SIGNATURE, TRAIL, RunFolder, write_weights
 from gpuzoo.runs.record import RESTORE, private, recipe_of
@@ -48,6 +49,9 @@ def finish(job, result) -> None:
         not_drawn = private(f"{type(error).__name__}: {error}")
     if not_drawn:
         job.screen.say(f"The plots could not be drawn: {not_drawn}", "yellow")
+    figures, more = evaluation.parts(result.evaluation)
+    if more:
+        folder.write_file(evaluation.FILE, more)
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
         state=result.state,
@@ -56,6 +60,7 @@ def finish(job, result) -> None:
         parameters=result.parameters,
         **({"sparsity": result.sparsity} if result.sparsity else {}),
         metrics=result.metrics,
+        **({"evaluation": figures} if figures else {}),
         best=result.best,
         seconds={**result.seconds, "wall": wall},
         peak_memory_bytes=peak_memory_bytes(),
@@ -152,6 +157,7 @@ def summary_of(folder: RunFolder) -> dict:
         "epochs": record["epochs"],
         "steps": record["steps"],
         **{key: round(value, 6) for key, value in record["metrics"].items()},
+        **_figures(record),
         **({"sparsity": record["sparsity"]["total"]} if "sparsity" in record else {}),
         **{
             f"{phase}_seconds": round(record["seconds"][phase], 3)
@@ -164,6 +170,13 @@ def summary_of(folder: RunFolder) -> dict:
         "findings": [*record["data"]["findings"], *record.get("findings", [])],
         "run_dir": redact(str(folder.locate())),
     }
+
+
+def _figures(record: dict) -> dict:
+    """Return those of the final evaluation that are single numbers, for the summary."""
+    found = evaluation.flat(record.get("evaluation", {}))
+    rounded = {k: v if v is None else round(v, 6) for k, v in found.items()}
+    return {"evaluation": rounded} if rounded else {}
 
 
 def say_end(job, summary: dict) -> None:

@@ -187,11 +187,14 @@ def best_of(recipe: Recipe, groups: list[dict], seeds: int) -> int | None:
         return None
     with quiet_start():  # all trainings may have finished before
         from gpuzoo import tasks  # imports Keras
+        from gpuzoo.tasks import scores
         from gpuzoo.tasks.base import ACCURACY
 
     kind = tasks.load(recipe.task)
     # The accuracy of generated digits is a metric of some instances only.
-    known = {one.name: one for one in (ACCURACY, *kind.metrics, kind.headline)}
+    measured = (*scores.CLASSIFIER, *kind.measured)
+    every = (*measured, ACCURACY, *kind.metrics, kind.headline)
+    known = {one.name: one for one in every}
     metric = known.get(recipe.monitor.removeprefix("val_"), kind.headline)
     means = {
         number: group["metrics"][name]["mean"]

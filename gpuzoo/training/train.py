@@ -77,12 +77,14 @@ def train(
         `recipe`, `model`, `data`, `backend`, `device`, `precision`, `xla`,
         `deterministic`, `seed`, `epochs`, `steps`, the metrics of the weights kept
         (`test_loss`, `test_accuracy`, ... by the task, `val_loss`, ... if there are
-        validation data), `best` (with early_stopping or keep=best: `epoch`, `step`,
-        `monitor` and `value` of the best evaluation, `kept`, whether its weights are
-        kept, `stopped_early`), `sparsity` (zeros of all kernels, a fraction, if the
-        recipe prunes them), `compile_seconds`,
-        `train_seconds`, `wall_seconds`, `peak_memory_bytes`, `peak_device_bytes`
-        (None on a CPU), `weights_sha256` and `run_dir`, the run folder.
+        validation data), `evaluation` (further figures of the test examples: `auc`,
+        `macro_f1`, `r2`, ... by the task, None where one is not defined), `best` (with
+        early_stopping or keep=best: `epoch`, `step`, `monitor` and `value` of the best
+        evaluation, `kept`, whether its weights are kept, `stopped_early`), `sparsity`
+        (zeros of all kernels, a fraction, if the recipe prunes them),
+        `compile_seconds`, `train_seconds`, `wall_seconds`, `peak_memory_bytes`,
+        `peak_device_bytes` (None on a CPU), `weights_sha256` and `run_dir`, the run
+        folder.
 
     Raises:
         GpuzooError: names what is wrong and the remedy; nothing half-written is left.
@@ -244,6 +246,7 @@ def resume(
                 state="running",
                 error=None,
                 metrics={},  # those of a stop
+                **({"evaluation": {}} if "evaluation" in recorded else {}),
                 best=None,
                 **{k: v for k, v in _of_session(session).items() if k not in known},
                 resumed=[
