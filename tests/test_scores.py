@@ -110,7 +110,9 @@ def test_what_is_not_defined_says_why():
     assert rows[4]["recall"] is None is rows[4]["auc"]
     assert rows[5]["f1"] is None and rows[4]["f1"] == 0.0
     assert found["undefined"]["precision"] == "never predicted: 'class 3', 'class 5'"
-    assert found["undefined"]["auc"].startswith("no test example: 'class 4'")
+    assert found["undefined"]["auc"].startswith(
+        "all or none of the test examples: 'class 4'"
+    )
     theirs = metrics.precision_recall_fscore_support(
         labels, logits.argmax(axis=1), labels=range(4), average="macro", zero_division=0
     )
@@ -118,7 +120,7 @@ def test_what_is_not_defined_says_why():
     json.dumps(found, allow_nan=False)
     alone = figures(np.zeros_like(labels), logits)
     assert alone["auc"] is None
-    assert alone["undefined"]["auc"] == "all test examples are of one class"
+    assert alone["undefined"]["auc"] == "all or none of the test examples"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -277,6 +279,6 @@ def test_a_monitor_that_is_not_defined(runtime):
     data.splits["val"] = light
     made = program(RECIPE.override(keep="best", monitor="auc"), data, runtime)
     with pytest.raises(
-        gpuzoo.GpuzooError, match="monitor=auc is not defined .* one class"
+        gpuzoo.GpuzooError, match="monitor=auc is not defined .*: all or none"
     ):
         loop.run(made)

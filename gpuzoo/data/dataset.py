@@ -20,6 +20,7 @@ class Dataset:
 
     Each split of an image dataset holds `image`, (examples, height, width, channels),
     uint8 or float32 in [0, 1], and `label`, (examples,), int32 in [0, len(classes));
+    with several labels per example `labels`, (examples, len(classes)), uint8, 0 or 1;
     of audio `audio`, (examples, samples), int16, and `label`; of a time series
     `series` and `target` (gpuzoo/data/series.py).
     """

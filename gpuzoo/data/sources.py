@@ -17,6 +17,7 @@ from gpuzoo.data.validate import (
     hold_out,
     label_examples,
     make_dataset,
+    several_labels,
     squeeze_labels,
 )
 from gpuzoo.data.validation import with_validation
@@ -147,7 +148,7 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
     if whole := splits.get(""):
         # Checked before they are shuffled, so that an error names the right example.
         clean_images(f"{what}, x", whole["image"])
-        if "label" in whole:
+        if "label" in whole and not several_labels(splits):
             squeeze_labels(f"{what}, y", whole["label"])
         splits = hold_out(what, whole)
     return make_dataset(name, "npz file", splits)

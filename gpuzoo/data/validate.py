@@ -64,6 +64,8 @@ def label_examples(
     classes: tuple[str, ...] | None = None,
 ) -> Dataset:
     """Build a Dataset from checked examples, and labels unless all are of one class."""
+    if several_labels(splits):
+        return _with_several(name, source, splits, classes)
     splits, lone = _without_lone_class(name, splits, classes)
     if not all("label" in arrays for arrays in splits.values()):
         dataset = Dataset(name, source, splits, (), fingerprint(splits))
@@ -86,6 +88,51 @@ def label_examples(
         *_duplicates(dataset.field, examples),
     )
     return dataclasses.replace(dataset, findings=findings)
+
+
+def several_labels(splits: dict[str, Arrays]) -> bool:
+    """Whether the labels are rows of 0 and 1, (examples, labels), of which at least one
+    has not exactly one 1: otherwise they are one-hot rows of classes."""
+    found = [np.asarray(arrays.get("label", 0)) for arrays in splits.values()]
+    for array in found:
+        if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
+            return False
+        if not ((array == 0) | (array == 1)).all():
+            return False
+    return any((array.sum(axis=1) != 1).any() for array in found)
+
+
+def _with_several(name: str, source: str, splits: dict, classes) -> Dataset:
+    """Build a Dataset with `labels`, (examples, labels), uint8."""
+    shapes = {split: arrays["label"].shape for split, arrays in splits.items()}
+    if len({columns for _, columns in shapes.values()}) > 1:
+        raise GpuzooError(
+            f"{name}: the splits have labels of {shapes} (examples, labels); give all "
+            "of them the same columns"
+        )
+    clean = {}
+    for split, arrays in splits.items():
+        rest = {field: array for field, array in arrays.items() if field != "label"}
+        field, count = next((field, len(array)) for field, array in rest.items())
+        if count != len(arrays["label"]):
+            raise GpuzooError(
+                f"{name}: {count} {split} {field}s but {len(arrays['label'])} {split} "
+                "labels"
+            )
+        clean[split] = {**rest, "labels": arrays["label"].astype(np.uint8)}
+    classes = classes or tuple(map(str, range(shapes["train"][1])))
+    if not clean["train"]["labels"].any():
+        raise GpuzooError(f"{name}: no training example has a label")
+    dataset = Dataset(name, source, clean, classes, fingerprint(clean, classes))
+    examples = {split: arrays[dataset.field] for split, arrays in clean.items()}
+    findings = [*_alike(classes), *_duplicates(dataset.field, examples)]
+    for split in (one for one in ORDER if one in clean):
+        empty = np.flatnonzero(~clean[split]["labels"].any(axis=0))
+        names = ", ".join(repr(classes[label]) for label in empty[:5])
+        if names:
+            dots = ", ..." * (len(empty) > 5)
+            findings.append(f"no {split} example has the label {names}{dots}")
+    return dataclasses.replace(dataset, findings=tuple(findings))
 
 
 def _without_lone_class(name: str, splits: dict, classes) -> tuple[dict, list[str]]:
@@ -226,8 +273,9 @@ def squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
             return labels.argmax(axis=1)
     if labels.ndim != 1:
         raise GpuzooError(
-            f"{what}: the shape must be (examples,), (examples, 1) or "
-            f"one-hot (examples, classes): {labels.shape}"
+            f"{what}: the shape must be (examples,), (examples, 1), one-hot (examples, "
+            "classes) or, for several labels per example, (examples, labels) of 0 and "
+            f"1: {labels.shape}"
         )
     if labels.dtype.kind == "U":
         _check_text(what, labels)
@@ -309,7 +357,7 @@ def hold_out(what: str, whole: dict) -> dict:
         raise GpuzooError(f"{what}: {count} examples; at least 10 are needed")
     order = randomness.permutation(count, 0, "hold out")
     test, train = np.split(order, [round(count * HELD_OUT)])
-    if "label" in whole:
+    if "label" in whole and not several_labels({"": whole}):
         train, test = _of_every_class(whole["label"], order, train, test)
         if not len(test):
             raise GpuzooError(

@@ -119,6 +119,11 @@ def _check(job: Job, forms: list[Form], max_loss: float) -> None:
             f"compress is not for generators (task {recipe.task}): generated images "
             "have no target, so that nothing would say how much quality is lost"
         )
+    if recipe.task == "multilabel":
+        raise GpuzooError(
+            "compress is not for the task multilabel; gpuzoo export --int8 makes a "
+            "smaller file of it"
+        )
     if job.record["state"] not in ("finished", "stopped"):
         raise GpuzooError(
             f"{job.run} has not finished ({job.record['state']}): it has no trained "

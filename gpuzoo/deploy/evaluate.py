@@ -205,6 +205,10 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         note(f"{what}: no test part, all {len(test[dataset.field])} examples are used")
     if "label" in trained.task.fields:
         test["label"] = _labels(trained, what, dataset, test)
+    if "labels" in trained.task.fields:
+        for part in (train, test):
+            part["labels"] = _rows_of_labels(trained, what, part)
+            part.pop("label", None)
     return dataclasses.replace(
         dataset, splits={"train": train, "test": test},
         classes=trained.classes, scale=trained.dataset.scale,
@@ -261,6 +265,19 @@ def _labels(trained: Trained, what: str, dataset: Dataset, test: dict) -> np.nda
     return places[test["label"]].astype(np.int32)
 
 
+def _rows_of_labels(trained: Trained, what: str, part: dict) -> np.ndarray:
+    """Return the labels of other data of a run with several labels per example."""
+    count = len(trained.classes)
+    if "label" in part and part["label"].max() < count:  # one each
+        return np.eye(count, dtype=np.uint8)[part["label"]]
+    if "labels" not in part or part["labels"].shape[1] != count:
+        raise GpuzooError(
+            f"{what} have no labels of 0 and 1, (examples, {count}), as the data of "
+            f"{trained.path.name}; gpuzoo predict needs none"
+        )
+    return part["labels"]
+
+
 def summary_of(found: dict) -> dict:
     """Return what `evaluate` has found without the arrays."""
     return {k: v for k, v in found.items() if k not in ("outputs", "dataset")}
@@ -284,6 +301,7 @@ def write(out: str, found: dict) -> None:
         files["per_class.csv"] = _csv(
             list(found["per_class"][0]), [r.values() for r in found["per_class"]]
         )
+    if "confusion" in found:
         rows = zip(dataset.classes, found["confusion"], strict=True)
         files["confusion.csv"] = _csv(
             ["true class", *dataset.classes], [[name, *row] for name, row in rows]

@@ -355,6 +355,7 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
             ("samples as numbers in [-1, 1)", made["inputs"][0]["dtype"] == "int16"),
             (f"test-time augmentation: {recipe.tta}", recipe.tta != "none"),
             ("softmax", made["outputs"][0]["name"] == "probabilities"),
+            ("sigmoid", made["outputs"][0]["name"] == "label_probabilities"),
         )
         if there
     ]

@@ -102,6 +102,10 @@ def _changed(found: Arrays, wanted: Arrays, tolerance: float) -> np.ndarray:
         one, other = found["probabilities"], wanted["probabilities"]
         broken = ~np.isfinite(one).all(axis=-1)
         return broken | (one.argmax(axis=-1) != other.argmax(axis=-1))
+    if "label_probabilities" in wanted:
+        one, other = found["label_probabilities"], wanted["label_probabilities"]
+        broken = ~np.isfinite(one).all(axis=-1)
+        return broken | ((one > 0.5) != (other > 0.5)).any(axis=-1)
     if "score" in wanted:
         return np.array([
             _kept(found, wanted, at) < 1 or _kept(wanted, found, at) < 1
@@ -142,6 +146,11 @@ def _metric(run: Arrays, targets: Arrays):
         label = targets["label"]
         return "accuracy", lambda one: float(
             np.mean(one["probabilities"].argmax(axis=-1) == label)
+        )
+    if "label_probabilities" in run:
+        labels = targets["labels"] > 0
+        return "accuracy", lambda one: float(
+            np.mean((one["label_probabilities"] > 0.5) == labels)
         )
     if "score" in run:
         count = len(run["score"])

@@ -63,9 +63,10 @@ def predict(
 
 
 def _classes(trained: Trained, example, arrays: dict, top: int, score) -> dict:
-    from scipy.special import softmax
+    from scipy.special import expit, softmax
 
-    probability = softmax(arrays["logits"].astype(np.float64))
+    kind = expit if trained.task.target == "labels" else softmax
+    probability = kind(arrays["logits"].astype(np.float64))
     order = np.argsort(-probability, kind="stable")[:top]
     return {
         "predictions": [

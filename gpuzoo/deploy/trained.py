@@ -335,7 +335,9 @@ def _without_examples(record: dict) -> Dataset:
         record["recipe"]["task"], "image"
     )
     empty: Arrays = {field: np.zeros((0, *data["input_shape"]), np.uint8)}
-    if data["classes"]:
+    if record["recipe"]["task"] == "multilabel":
+        empty["labels"] = np.zeros((0, len(data["classes"])), np.uint8)
+    elif data["classes"]:
         empty["label"] = np.zeros(0, np.int32)
     if field == "series":
         empty["target"] = np.zeros(0, np.float32)

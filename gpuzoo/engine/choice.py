@@ -52,7 +52,7 @@ def value_of(name: str, found: dict) -> float:
     Raises:
         GpuzooError: it is not defined for these examples, whatever the model puts out.
     """
-    value, why = flat(found)[name], found["undefined"].get(name, "")
+    value, why = flat(found)[name], found["undefined"].get(name, "no example")
     if value is None and why != scores.NOT_FINITE:
         raise GpuzooError(
             f"monitor={name} is not defined for the validation examples: {why}; name "

@@ -20,6 +20,8 @@ _OPTIMIZER_FIELDS = (
 )  # fmt: skip
 # These take integer labels; all others one-hot labels.
 _SPARSE = ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy")
+_OF_LABELS = ("BinaryCrossentropy", "BinaryFocalCrossentropy")
+"""Losses of several labels per example."""
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 _AROUND_0 = ("Hinge", "SquaredHinge", "CategoricalHinge")
 """Losses of one unit without from_logits whose threshold between the classes is 0; for
@@ -88,14 +90,22 @@ def loss_of(config: dict | None, recipe: Recipe, model: keras.Model):
             f"compiled loss {name} has ignore_class={ignored}, which is not supported; "
             "remove the examples of that class from the data"
         )
-    return _Loss(loss, model)
+    several = kind.target == "labels"
+    if several and name not in _OF_LABELS:
+        raise GpuzooError(
+            f"compiled loss {name} is not for several labels per example; compile the "
+            f"model with {' or '.join(_OF_LABELS)}"
+        )
+    return _Loss(loss, model, several)
 
 
 class _Loss:
     """A compiled loss: labels (batch,) and logits (batch, classes) to the loss of each
-    example, as Keras computes it from the outputs of the model."""
+    example, as Keras computes it from the outputs of the model; `several`: labels of 0
+    and 1, (batch, classes)."""
 
-    def __init__(self, loss: keras.losses.Loss, model: keras.Model):
+    def __init__(self, loss: keras.losses.Loss, model: keras.Model, several=False):
+        self.several = several
         name, config = type(loss).__name__, loss.get_config()
         self.loss, self.reduction = loss, loss.reduction
         self.sparse = name in _SPARSE
@@ -124,7 +134,8 @@ class _Loss:
                 f"compiled loss {name} takes {takes}, and the model {puts}; compile it "
                 f"with {name}(from_logits={not self.end})"
             )
-        exact = of_classes or (name == "BinaryCrossentropy" and self.units == 1)
+        of_units = self.units == 1 or several
+        exact = of_classes or (name == "BinaryCrossentropy" and of_units)
         if self.end and exact:  # the same function of the logits: no rounding to 0
             self.end = ""
             self.loss = type(loss).from_config({**config, "from_logits": True})
@@ -134,6 +145,8 @@ class _Loss:
         """Raise GpuzooError unless each example has a loss that depends on it alone."""
         classes = max(self.units, 2)
         labels = (np.arange(4) % classes).astype("int32")
+        if self.several:
+            labels = np.eye(classes, dtype="int32")[labels]
         logits = np.linspace(-2, 2, 4 * classes, dtype="float32").reshape(4, classes)
         why = "does not give one number for each example"
         try:
@@ -153,6 +166,9 @@ class _Loss:
         )
 
     def __call__(self, labels, logits):
+        if self.several:
+            outputs = keras.ops.sigmoid(logits) if self.end else logits
+            return self.loss.call(keras.ops.cast(labels, "float32"), outputs)
         if self.units == 1:
             logits, labels = logits[:, 1:], keras.ops.cast(labels, "float32")[:, None]
             outputs = keras.ops.sigmoid(logits) if self.end else logits

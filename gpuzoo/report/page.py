@@ -378,9 +378,9 @@ def _figures(record: dict, read) -> tuple[dict | None, list[str]]:
     names = [row["name"] for row in classes]
     matrix = found.get("confusion", []) if len(names) <= _MATRIX else []
     return {
-        "single": [(_spoken(name), _number(value)) for name, value in single.items()],
+        "single": [(_spoken(k), _number(v) or "none") for k, v in single.items()],
         "heads": ["class", *map(_spoken, heads[1:])],
-        "rows": [[_number(row.get(name, "")) for name in heads] for row in rows],
+        "rows": [[_number(row.get(name)) for name in heads] for row in rows],
         "undefined": [(_spoken(k), why) for k, why in found["undefined"].items()],
         "confusion": [
             [name, *counts] for name, counts in zip(names, matrix, strict=False)
@@ -390,8 +390,9 @@ def _figures(record: dict, read) -> tuple[dict | None, list[str]]:
 
 
 def _number(value) -> str:
+    """Return a cell that sorts as a number; "" for a figure that is not defined."""
     if value is None:
-        return "\N{EN DASH}"
+        return ""
     return number(value) if isinstance(value, float) else str(value)
 
 

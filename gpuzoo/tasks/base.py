@@ -84,6 +84,8 @@ class Task:
     (gpuzoo/engine/compile_config.py); None: the task's own loss."""
     own_draws = 0
     """Uniform numbers per example of a step, before those of `augment`."""
+    target = ""
+    """The field of the labels, if a compiled loss is computed from them."""
     takes = "image"
     """The field that `infer` takes; "" if the task has no `infer`."""
     generates = False

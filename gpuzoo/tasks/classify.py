@@ -21,6 +21,8 @@ class Task(base.Task):
     fields = ("image", "label")
     field = "image"
     """The input of the model."""
+    target = "label"
+    """What it predicts."""
     loss_name = "cross-entropy"
     metrics = step_metrics = (base.LOSS, base.ACCURACY)
     headline = base.ACCURACY
@@ -85,15 +87,15 @@ class Task(base.Task):
         if self.own_draws:
             mine, rest = draws[:, : self.own_draws], draws[:, self.own_draws :]
         images, own = augment.apply(self.changes, batch[self.field], rest)
-        images = self.prepare(self.disturbed(images, batch["label"], mine, backend))
+        images = self.prepare(self.disturbed(images, batch[self.target], mine, backend))
 
         def loss():
             logits = self.network(images, training=True)
-            loss = self.loss(images, batch["label"], own, logits)
+            loss = self.loss(images, batch[self.target], own, logits)
             return loss, (loss, logits)
 
         loss, logits = self.minimise(loss, backend)
-        correct = keras.ops.equal(_predicted(self._apart(logits)), batch["label"])
+        correct = keras.ops.equal(self._decided(logits), batch[self.target])
         return {
             "loss": loss,
             "accuracy": keras.ops.mean(keras.ops.cast(correct, "float32")),
@@ -118,7 +120,7 @@ class Task(base.Task):
         """Return of each example the loss, the predicted class, its probability and the
         logits of all classes."""
         logits, outputs = self._infer(batch)
-        losses = self._losses(batch["label"], logits, smoothing=0.0)
+        losses = self._losses(batch[self.target], logits, smoothing=0.0)
         return {"loss": losses, **outputs}
 
     def infer(self, batch: dict) -> dict:
@@ -128,12 +130,7 @@ class Task(base.Task):
 
     def _infer(self, batch: dict) -> tuple:
         """Return the logits of the network, and the outputs of `infer`."""
-        images = self.rounded_once(batch[self.field])
-        each = [
-            (weight, self.network(view, training=False))
-            for weight, view in _views(images, self.views)
-        ]
-        logits = sum(weight * keras.ops.cast(one, "float32") for weight, one in each)
+        logits, each = self._logits(batch)
         decided = confident = self._apart(logits)
         if self.network.end.kind == "softmax" and len(each) == 1:
             # In the model's own precision, in which two classes may be equal.
@@ -144,11 +141,23 @@ class Task(base.Task):
             "logits": confident,
         }
 
+    def _logits(self, batch: dict) -> tuple:
+        """Return the logits, averaged over the views of test-time augmentation, and
+        weight and logits of each view."""
+        images = self.rounded_once(batch[self.field])
+        each = [
+            (weight, self.network(view, training=False))
+            for weight, view in _views(images, self.views)
+        ]
+        return sum(
+            weight * keras.ops.cast(one, "float32") for weight, one in each
+        ), each
+
     def summarise(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
         """Return the metrics of an evaluation; `arrays`: the examples evaluated."""
         return {
             "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
-            "accuracy": float(np.mean(outputs["predicted"] == arrays["label"])),
+            "accuracy": float(np.mean(outputs["predicted"] == arrays[self.target])),
         }
 
     def scores(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:
@@ -156,6 +165,10 @@ class Task(base.Task):
         return scores.classification(
             arrays["label"], outputs["predicted"], outputs["logits"], self.names
         )
+
+    def _decided(self, logits):
+        """Return the predictions of a step."""
+        return _predicted(self._apart(logits))
 
     def _apart(self, logits):
         """Return logits with threshold 0, of one unit that a compiled loss such as

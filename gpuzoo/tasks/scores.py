@@ -7,6 +7,7 @@ defined is None, and `undefined` says why.
 
 import numpy as np
 
+from gpuzoo.runs.evaluation import AVERAGES
 from gpuzoo.tasks.base import Metric
 
 BINS = 15
@@ -22,9 +23,21 @@ CLASSIFIER = tuple(
 )  # fmt: skip
 """Figures of `classification` that a training may choose by (recipe field monitor)."""
 FEW_CLASSES = tuple(one for one in CLASSIFIER if not one.name.startswith("top_"))
+LABELS = tuple(
+    Metric(name, greater_is_better=name != "log_loss")
+    for name in (
+        "log_loss", "exact_match", "auc", "mean_average_precision",
+        *(f"{mean}_{part}" for mean in AVERAGES for part in PARTS),
+    )
+)  # fmt: skip
 FORECAST = (Metric("mae"), Metric("rmse"), Metric("r2", greater_is_better=True))
 NOT_FINITE = "an output of the model is not finite"
-_NO_EXAMPLE, _NEVER = "no test example", "never predicted"
+_NONE, _ONE_KIND = "no test example", "all or none of the test examples"
+_REASONS = {
+    "precision": "never predicted", "recall": _NONE,
+    "f1": "no test example, and never predicted",
+    "auc": _ONE_KIND, "average_precision": _NONE, "mean_average_precision": _NONE,
+}  # fmt: skip
 
 
 def classification(
@@ -57,7 +70,7 @@ def classification(
     areas = [_auc(labels == n, order[:, n]) for n in range(count)]
     if count == 2:  # the same but for rounding
         areas[0] = areas[1]
-    sure, finite = probabilities.max(axis=1), np.isfinite(probabilities).all()
+    sure, finite = probabilities.max(axis=1), bool(np.isfinite(probabilities).all())
     found = {
         "log_loss": -float(np.mean(likely[np.arange(len(labels)), labels])),
         "ece": reliability(sure, predicted == labels)["ece"] if finite else np.nan,
@@ -70,7 +83,68 @@ def classification(
     )
     rows = _rows(names, *parts, areas)
     found |= _means(rows, "macro", "weighted")
-    return {**_defined(found, rows), "per_class": rows, "confusion": confusion.tolist()}
+    found = _defined(found, rows, finite)
+    return {**found, "per_class": rows, "confusion": confusion.tolist()}
+
+
+def multilabel(
+    labels: np.ndarray, predicted: np.ndarray, logits: np.ndarray, names
+) -> dict:
+    """Return the figures of a classifier with several labels per example.
+
+    Args:
+        labels, predicted: 0 or 1, (examples, labels).
+        logits: likewise; their sigmoid are the probabilities.
+        names: of the labels.
+
+    Returns:
+        `log_loss` (mean over the labels, in nats), `exact_match` (the fraction of
+        examples whose labels are all right), `auc` and `mean_average_precision` (means
+        over the labels), `macro`, `weighted` and `micro` means of `precision`, `recall`
+        and `f1`, as of `classification`; `per_class` (each label: `name`, `examples`
+        that have it, `precision`, `recall`, `f1`, `auc`, `average_precision`,
+        `true_positives`, ... `true_negatives`) and `undefined`.
+    """
+    from scipy import special
+    from sklearn import metrics
+
+    truth, told = labels.astype(bool), predicted.astype(bool)
+    sign = np.where(truth, 1.0, -1.0)
+    likely = special.log_expit(sign * logits.astype(np.float64)).astype(np.float32)
+    counts = metrics.multilabel_confusion_matrix(truth, told).reshape(-1, 4)
+    how = {"zero_division": np.nan}
+    parts = metrics.precision_recall_fscore_support(truth, told, **how)
+    areas = [_auc(t, z) for t, z in zip(truth.T, logits.T, strict=True)]
+    rows = _rows(names, *parts, areas)
+    for row, of, (tn, fp, fn, tp) in zip(rows, range(len(rows)), counts, strict=True):
+        row |= {
+            "average_precision": _average_precision(truth[:, of], logits[:, of]),
+            "true_positives": int(tp), "false_positives": int(fp),
+            "false_negatives": int(fn), "true_negatives": int(tn),
+        }  # fmt: skip
+    found = {
+        "log_loss": -float(np.mean(likely, dtype=np.float64)),
+        "exact_match": float(np.mean((truth == told).all(axis=1))),
+        "auc": _mean(areas),
+        "mean_average_precision": _mean([row["average_precision"] for row in rows]),
+        **_means(rows, "macro", "weighted"),
+    }
+    found["micro"] = dict.fromkeys(PARTS)
+    if truth.any():
+        every = metrics.precision_recall_fscore_support(
+            truth, told, average="micro", zero_division=0.0
+        )
+        found["micro"] = dict(zip(PARTS, map(float, every[:3]), strict=True))
+    finite = bool(np.isfinite(logits).all())
+    return {**_defined(found, rows, finite), "per_class": rows}
+
+
+def _average_precision(truth: np.ndarray, score: np.ndarray) -> float | None:
+    from sklearn import metrics
+
+    if not (truth.any() and np.isfinite(score).all()):
+        return None
+    return float(metrics.average_precision_score(truth, score))
 
 
 def regression(target: np.ndarray, forecast: np.ndarray) -> dict:
@@ -161,6 +235,8 @@ def _rows(names, precision, recall, f1, counts, areas) -> list[dict]:
 def _means(rows: list[dict], *kinds: str) -> dict:
     """Return means of precision, recall and F1 over the classes with examples."""
     there = [row for row in rows if row["examples"]]
+    if not there:
+        return {kind: dict.fromkeys(PARTS) for kind in kinds}
     counts = np.array([row["examples"] for row in there], np.float64)
     found = {}
     for kind in kinds:
@@ -177,21 +253,23 @@ def _mean(values: list) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _defined(found: dict, rows: list[dict]) -> dict:
-    """Return figures with None for those that are not finite, and `undefined`."""
+def _defined(found: dict, rows: list[dict], finite: bool = True) -> dict:
+    """Return figures with None for those that are not finite, and `undefined`.
+
+    Args:
+        finite: whether all outputs are; otherwise they have no order.
+    """
     why = {}
     for name, value in found.items():
-        if value is not None and not isinstance(value, dict) and not np.isfinite(value):
+        if value is None:  # the mean of no row
+            why[name] = _REASONS[name] if finite else NOT_FINITE
+        elif not isinstance(value, dict) and not np.isfinite(value):
             found[name], why[name] = None, NOT_FINITE
-    if "auc" in found and found["auc"] is None:
-        one = sum(row["examples"] > 0 for row in rows) < 2
-        text = "all test examples are of one class"
-        why["auc"] = text if one else NOT_FINITE
-    for part in (*PARTS, "auc"):
+    for part in (*PARTS, "auc", "average_precision"):
         empty = [r for r in rows if part in r and r[part] is None]
         if empty and part not in why:
+            ordered = finite or part in PARTS
+            text = _REASONS[part] if ordered else NOT_FINITE
             names = ", ".join(repr(row["name"]) for row in empty[:5])
-            dots = ", ..." * (len(empty) > 5)
-            text = _NEVER if part == "precision" else _NO_EXAMPLE
-            why[part] = f"{text}: {names}{dots}"
+            why[part] = f"{text}: {names}{', ...' * (len(empty) > 5)}"
     return {**found, "undefined": why}

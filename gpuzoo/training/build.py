@@ -99,7 +99,16 @@ def build_model(
     kind = tasks.load(recipe.task)
     if not set(kind.fields) <= set(dataset.train):
         remedy = ""
-        if "label" in kind.fields and "label" not in dataset.train:
+        if "labels" in dataset.train:
+            count = dataset.train["labels"].sum(axis=1)
+            row = int((count != 1).argmax())
+            remedy = (
+                f": each example has any number of labels (training example {row} has "
+                f"{count[row]} of {len(dataset.classes)}); use the task multilabel"
+            )
+        elif "labels" in kind.fields and "label" in dataset.train:
+            remedy = ": each example has one label; use the task classify"
+        elif "label" in kind.fields and "label" not in dataset.train:
             remedy = (
                 " alone, without two classes: give one sub-folder for each class, or "
                 "labels y in the .npz"

@@ -192,7 +192,7 @@ def best_of(recipe: Recipe, groups: list[dict], seeds: int) -> int | None:
 
     kind = tasks.load(recipe.task)
     # The accuracy of generated digits is a metric of some instances only.
-    measured = (*scores.CLASSIFIER, *kind.measured)
+    measured = (*scores.CLASSIFIER, *scores.LABELS, *kind.measured)
     every = (*measured, ACCURACY, *kind.metrics, kind.headline)
     known = {one.name: one for one in every}
     metric = known.get(recipe.monitor.removeprefix("val_"), kind.headline)

@@ -14,6 +14,7 @@ from gpuzoo.runtime.keras_state import replaced
 
 _OUTPUTS = {
     "probabilities": "probability of each class, in the order of `classes`",
+    "label_probabilities": "probability of each label, in the order of `classes`",
     "boxes": "top, left, bottom and right in pixels, of the best `score` first",
     "label": "index into `classes` of each box",
     "score": "confidence of each box, 0 to 1",
@@ -49,6 +50,8 @@ def describe(trained: Trained, arrays: Arrays, generate: bool) -> Exported:
 
     def finished(batch: dict) -> dict:
         outputs = call(batch)
+        if trained.task.target == "labels":
+            return {"label_probabilities": keras.ops.sigmoid(outputs["logits"])}
         if "logits" in outputs:
             return {"probabilities": keras.ops.softmax(outputs["logits"])}
         return {_DETECTIONS.get(name, name): one for name, one in outputs.items()}
@@ -101,7 +104,7 @@ def test_arrays(trained: Trained, dataset: Dataset, generate: bool) -> tuple:
         return task.codes(count, trained.recipe.seed), {}
     task.begin([], dataset)
     inputs = examples(trained, test)
-    targets = {k: test[k] for k in ("label", "target") if k in test}
+    targets = {k: test[k] for k in ("label", "labels", "target") if k in test}
     if "target" in inputs:
         targets["target"] = inputs.pop("target")
     if trained.recipe.task == "autoencode":
