@@ -37,6 +37,7 @@ _REASONS = {
     "precision": "never predicted", "recall": _NONE,
     "f1": "no test example, and never predicted",
     "auc": _ONE_KIND, "average_precision": _NONE, "mean_average_precision": _NONE,
+    "r2": "all target values are equal",
 }  # fmt: skip
 
 
@@ -158,10 +159,7 @@ def regression(target: np.ndarray, forecast: np.ndarray) -> dict:
         "rmse": float(np.sqrt(squares)),
         "r2": float(1 - squares / spread) if spread else None,
     }
-    defined = _defined(found, [])
-    if not spread:
-        defined["undefined"]["r2"] = "all target values are equal"
-    return defined
+    return _defined(found, [])
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> dict:
