@@ -21,7 +21,7 @@ from gpuzoo.weights import by_name, digest, digest_all
 _NEVER = (
     "the data and their order: fit does not show them to a callback",
     "code that is not in the script and the modules imported when fit began",
-    "a re-run by gpuzoo verify, and an exact resume",
+    "a re-run by gpuzoo verify",
 )
 
 
