@@ -240,10 +240,19 @@ class _Check:
         before = itertools.takewhile(
             lambda one: not one.weights, (one for one, _ in _layers_of_graph(model))
         )
-        prepares = {one.name for one in before}
+        # Not those that only move values: no more than a call's overhead.
+        plain = "keras.src.layers"
+        computes = f"{plain}.preprocessing"
+        kinds = {one.name: type(one).__module__ for one in before}
+        prepares = {
+            name
+            for name, kind in kinds.items()
+            if kind.startswith(computes) or not kind.startswith(plain)
+        }
         for row in rows:
             part = row["forward_backward_seconds"] / total
-            if part < 0.5 or row["layer"] not in prepares:
+            slow = part >= 0.5 and row["forward_backward_seconds"] >= 0.005
+            if not slow or row["layer"] not in prepares:
                 continue
             what = f"it prepares the inputs and takes {part:.0%} of the time of layers"
             name = f"{row['layer']} ({row['kind']})"
