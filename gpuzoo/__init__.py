@@ -12,6 +12,8 @@ import importlib.util
 import os
 from typing import TYPE_CHECKING
 
+from gpuzoo import events as events
+
 if TYPE_CHECKING:  # so that editors and type checkers know the names; tests compare
     from gpuzoo.catalogue.recipe import Recipe as Recipe
     from gpuzoo.catalogue.recipes import list_recipes as list_recipes

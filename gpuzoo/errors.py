@@ -173,6 +173,7 @@ _SAME = {
     "init": "warm_start init_from finetune_from load_from initial_weights "
     "pretrained_model_name_or_path",
     "fast_dev_run": "dry_run smoke_test",
+    "track": "tensorboard wandb logger loggers tracker trackers mlflow report_to",
 }
 # Why there is no such field -> names of it in other libraries.
 _NONE = {
@@ -180,8 +181,8 @@ _NONE = {
     "test_split test_data",
     "put a validation set into the data (x_val and y_val, or a folder val/), or use "
     "--validation 0.1": "validation_data val_data",
-    "a run always writes its curves, metrics.jsonl and checkpoints": "callbacks "
-    "callback tensorboard wandb logger loggers tracker",
+    "a run always writes its curves, metrics.jsonl and checkpoints; in Python "
+    "on_event=f calls a function": "callbacks callback hooks",
     "examples stay in device memory or are streamed (see stream)": "workers "
     "num_workers pin_memory prefetch persistent_workers use_multiprocessing cache",
     "examples are shuffled in every epoch, from the seed": "shuffle shuffle_buffer "

@@ -119,6 +119,11 @@ def test_an_everyday_job(page, desk, tmp_path):
     assert records and all(record["state"] == "finished" for record in records)
 
 
+def test_the_page_on_tracking(tmp_path):
+    run_python(python_blocks("howto/tracking.md"), tmp_path)
+    assert (tmp_path / "runs/mnist-digits-001/tracking/metrics.csv").is_file()
+
+
 def run_bash(commands: str, tmp_path) -> None:
     place = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

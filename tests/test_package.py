@@ -34,8 +34,9 @@ ORDER = [
     ["runs"],
     ["data", "catalogue"],
     ["runtime"],
-    ["errors", "files", "home", "keras_layers", "randomness", "weights", "workers"],
-]
+    ["errors", "events", "files", "home", "keras_layers", "randomness", "weights",
+     "workers"],
+]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 GROUND = set(ORDER[-1])
 

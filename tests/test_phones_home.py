@@ -19,6 +19,7 @@ import time
 import PIL.Image
 import pytest
 from conftest import environment, needs_tensorflow
+from test_tracking import INSTALLED
 
 from gpuzoo.cli.app import _VERBS
 
@@ -212,6 +213,15 @@ def test_a_verb_stays_on_this_machine(verb, home):
     # doctor and compile find faults of the machine and of the recipe.
     assert code == 0 or (code == 1 and verb in ("doctor", "compile")), told
     assert json.loads(last)
+    assert home.outside() == []
+
+
+def test_trackers_stay_on_this_machine(home):
+    """With their own defaults: those that are installed."""
+    words = (*WORDS["train"][:-1], "tracked", "--track", *INSTALLED)
+    code, last = home.run("train", *words)
+    assert code == 0 and json.loads(last)["run_dir"] == "tracked", home.stderr()
+    assert home.stderr().count("\ntracking: ") == len(INSTALLED), home.stderr()
     assert home.outside() == []
 
 

@@ -75,7 +75,7 @@ def test_every_word_leads_to_a_field_and_is_none_itself():
     from gpuzoo.runtime.options import Options
 
     fields = {f.name for kind in (Recipe, Options) for f in dataclasses.fields(kind)}
-    fields |= {"out", "quiet", "fast_dev_run", "init"}  # of train() itself
+    fields |= {"out", "quiet", "fast_dev_run", "init", "track"}  # of train() itself
     led = {field for fields in errors._SAME for field in fields.split(", ")}
     assert led <= fields
     words = " ".join([*errors._SAME.values(), *errors._NONE.values()]).split()

@@ -12,6 +12,7 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.cli.parsing import Common, Flag, Output, Word
 from gpuzoo.cli.tables import add_row, show, table
 from gpuzoo.errors import ExitCode, GpuzooError
+from gpuzoo.report import trackers
 from gpuzoo.runtime.options import Options
 
 
@@ -35,6 +36,8 @@ class Sweep:
     """Run folder whose weights all trainings start from; see `gpuzoo train`."""
     out: str | None = None
     """Folder of the runs; default: the next free runs/<recipe>-sweep-<number>."""
+    track: tuple[trackers.Name, ...] = ()
+    """Log every training to these trackers; see `gpuzoo train`."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -43,8 +46,7 @@ class Sweep:
         grid = dict(map(parse_axis, self.grid))
         found = sweep(
             self.recipe, grid, seeds=self.seeds, init=self.init, out=self.out,
-            options=self.runtime,
-            quiet=self.output.quiet,
+            options=self.runtime, track=self.track, quiet=self.output.quiet,
         )  # fmt: skip
         if not self.output.quiet:
             print_sweep(found)

@@ -9,6 +9,7 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.cli.many import Sweep
 from gpuzoo.cli.parsing import Common, Flag, Output, Word, without_1
 from gpuzoo.errors import Diverged, ExitCode, GpuzooError
+from gpuzoo.report import trackers
 from gpuzoo.runtime.options import Options
 
 
@@ -39,6 +40,9 @@ class Train:
     seeds: int = 1
     """Train with so many seeds, from --seed on, and show mean, deviation and interval;
     --out: the folder of the runs."""
+    track: tuple[trackers.Name, ...] = ()
+    """Log to these trackers, too; they stay on this machine unless their own settings
+    say otherwise."""
     fast_dev_run: Flag = False
     """Run two training steps and a full evaluation, to test that everything works."""
     output: Common = Output()
@@ -51,14 +55,15 @@ class Train:
                 )
             return Sweep(
                 recipe=self.recipe, seeds=self.seeds, runtime=self.runtime,
-                init=self.init, out=self.out, output=self.output,
+                init=self.init, out=self.out, track=self.track, output=self.output,
             )()  # fmt: skip
         from gpuzoo.training.train import train
 
         with _summary_of_diverged(self.output):
             summary = train(
                 self.recipe, init=self.init, options=self.runtime, out=self.out,
-                fast_dev_run=self.fast_dev_run, quiet=self.output.quiet,
+                fast_dev_run=self.fast_dev_run, track=self.track,
+                quiet=self.output.quiet,
             )  # fmt: skip
         self.output.last_line(summary)
         return _code_of(summary)
@@ -75,6 +80,8 @@ class Resume:
     """The run folder."""
     allow_drift: Flag = False
     """Continue although the environment has changed; the change is recorded."""
+    track: tuple[trackers.Name, ...] | None = None
+    """Log to these trackers instead of those of the run; without a name to none."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -82,8 +89,9 @@ class Resume:
 
         with _summary_of_diverged(self.output):
             summary = resume(
-                self.run, allow_drift=self.allow_drift, quiet=self.output.quiet
-            )
+                self.run, allow_drift=self.allow_drift, track=self.track,
+                quiet=self.output.quiet,
+            )  # fmt: skip
         self.output.last_line(summary)
         return _code_of(summary)
 

@@ -8,8 +8,8 @@ from gpuzoo.data.dataset import Arrays
 from gpuzoo.weights import digest, digest_all
 
 # A callback that gets (event, row). It may print and write but not change the run.
-# Events: "start", "progress", "samples", "stopping", and those of the history, "train",
-# "val", "test", "digest".
+# Events: "start", "progress", "checkpoint", "samples", "stopping", and those of the
+# history, "train", "val", "test", "digest".
 Watcher = Callable[[str, dict], None]
 
 

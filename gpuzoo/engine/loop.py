@@ -152,6 +152,7 @@ def _save(
     with clock.phase("checkpoint"):
         content = step, arrays, journal.history, clock.rounded(), run_id
         checkpoint.save(folder, Checkpoint(*content, choice.facts()))
+    journal.watch("checkpoint", {"step": step})
 
 
 def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:

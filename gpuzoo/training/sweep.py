@@ -20,6 +20,7 @@ from gpuzoo.files import (
     write_atomically,
 )
 from gpuzoo.home import redact
+from gpuzoo.report import trackers
 from gpuzoo.report.compare import statistics
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs.listing import SWEEP
@@ -29,6 +30,7 @@ from gpuzoo.runtime.startup import quiet_start
 from gpuzoo.training import initial
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.train import resolve, resume, train
+from gpuzoo.training.watching import OnEvent
 
 # Settings that name files or code.
 _SOURCES = {
@@ -56,6 +58,8 @@ def sweep(
     seeds: int | Iterable[int] = 1,
     out: str | None = None,
     options: Options | None = None,
+    on_event: OnEvent | None = None,
+    track: str | Iterable[str] = (),
     quiet: bool = False,
     **changes,
 ) -> dict:
@@ -73,7 +77,7 @@ def sweep(
             recipe's seed on.
         init: a run folder whose weights all trainings start from.
         out: the folder of the sweep; default: the next free runs/<recipe>-sweep-<n>.
-        options, quiet, changes: as for `gpuzoo.train`.
+        options, on_event, track, quiet, changes: as for `gpuzoo.train`.
 
     Returns:
         `state` (finished, stopped), `run_dir`, `trials` (each with `run`, `settings`,
@@ -95,6 +99,7 @@ def sweep(
             recipe = initial.with_model_of(init, recipe)
     recipe, options = resolve(recipe, options, changes)
     trials = plan(recipe, grid or {}, seeds)
+    how = {"on_event": on_event, "track": trackers.check(track)}
     wanted = {
         "recipe": change_texts(redact, recipe.as_record()),
         "options": change_texts(redact, dataclasses.asdict(options)),
@@ -109,7 +114,7 @@ def sweep(
     screen = Screen(quiet)
     for number, trial in enumerate(trials, start=1):
         screen.say(f"Training {number} of {len(trials)}: {trial.name}", "bold")
-        row = _train(trial, folder / trial.name, init, options, quiet)
+        row = _train(trial, folder / trial.name, init, options, quiet, how)
         rows.append(row)
         if row["state"] != "failed":
             _check_alike(folder / trial.name, trial, seen)
@@ -247,15 +252,20 @@ def _folder(out: str | None, name: str, wanted: dict) -> pathlib.Path:
     return path
 
 
-def _train(trial: Trial, path: pathlib.Path, init, options, quiet: bool) -> dict:
-    """Train, resume or read one run; return its row."""
+def _train(
+    trial: Trial, path: pathlib.Path, init, options, quiet: bool, how: dict
+) -> dict:
+    """Train, resume or read one run; return its row. `how`: who watches it."""
     row = {"run": path.name, "settings": trial.settings, "seed": trial.seed}
     error = None
     try:
         if not path.exists():
-            train(trial.recipe, init=init, options=options, out=str(path), quiet=quiet)
+            train(
+                trial.recipe, init=init, options=options, out=str(path), quiet=quiet,
+                **how,
+            )  # fmt: skip
         elif (record := _recorded(path, trial))["state"] != "diverged":
-            resume(path, quiet=quiet or record["state"] == "finished")
+            resume(path, quiet=quiet or record["state"] == "finished", **how)
     except Diverged as problem:
         error = str(problem)
     except GpuzooError as problem:

@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from gpuzoo.catalogue import architecture
@@ -16,6 +17,7 @@ from gpuzoo.catalogue.registry import in_no_file, model_info
 from gpuzoo.data import from_python
 from gpuzoo.errors import Diverged, GpuzooError, nearest
 from gpuzoo.home import redact
+from gpuzoo.report import trackers
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
 from gpuzoo.runs.derived import REPORT
@@ -24,9 +26,10 @@ from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
 from gpuzoo.training import autotune, initial
-from gpuzoo.training.failures import NO_ROOM, raise_readably, record_failure
+from gpuzoo.training.failures import raise_readably, record_failure
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.session import open_recorded, open_session, own_files
+from gpuzoo.training.watching import OnEvent, Watchers
 
 if TYPE_CHECKING:
     import keras
@@ -42,6 +45,8 @@ def train(
     options: Options | None = None,
     fast_dev_run: bool = False,
     fresh: bool = False,
+    on_event: OnEvent | None = None,
+    track: str | Iterable[str] = (),
     quiet: bool = False,
     **changes,
 ) -> dict:
@@ -64,6 +69,11 @@ def train(
         fast_dev_run: do two steps of everything, to see whether all of it works.
         fresh: initialise the weights of a model object from the seed, as those of a
             recipe's model always are.
+        on_event: called with each event of the training, see `gpuzoo.events`. If it
+            raises, the run stops as by Ctrl-C, with a checkpoint, and what it has
+            raised is raised again; `resume` continues the run.
+        track: csv, tensorboard, wandb, mlflow, trackio, or several of them; `resume`
+            goes on with them.
         quiet: print nothing.
         **changes: other values for fields of the recipe or of the options, for example
             `epochs=3, precision="float32"`. `data` may also be arrays, `(x, y)`, or an
@@ -120,6 +130,7 @@ def train(
         from gpuzoo.engine import model_objects
 
         brought = model_objects.take(model, described, recipe, changes, fresh)
+    track = trackers.check(track)
 
     screen = Screen(quiet)
     with Interrupts() as interrupts:
@@ -130,6 +141,7 @@ def train(
             recipe=recipe.as_record(),
             options=dataclasses.asdict(options),
             fast_dev_run=fast_dev_run,
+            **({"track": list(track)} if track else {}),
             **(brought.as_record() if brought else {}),
         )
         with folder:
@@ -158,7 +170,7 @@ def train(
             except BaseException as error:
                 folder.discard()
                 raise_readably(folder, error, begun=False)
-            job = _Job(session, folder, screen, begun)
+            job = _Job(session, folder, screen, begun, on_event)
             summary = _carry_out(job, interrupts, None)
     if model is not None:
         model_objects.give_back(model, folder.path, described)
@@ -166,13 +178,20 @@ def train(
 
 
 def resume(
-    run: str | pathlib.Path, *, allow_drift: bool = False, quiet: bool = False
+    run: str | pathlib.Path,
+    *,
+    allow_drift: bool = False,
+    on_event: OnEvent | None = None,
+    track: str | Iterable[str] | None = None,
+    quiet: bool = False,
 ) -> dict:
     """Finish a run that was stopped or killed, with the same results to the bit.
 
     Args:
         run: the run folder.
         allow_drift: continue although the environment has changed; that is recorded.
+        on_event: as for `train`.
+        track: other trackers than those of the run, () for none.
         quiet: print nothing.
 
     Returns:
@@ -199,6 +218,7 @@ def resume(
                 finish.write_report(folder, folder.say)
             screen.say(f"{folder.path} has finished: nothing is left to train.")
             return finish.summary_of(folder)
+        names = trackers.check(recorded.get("track", ()) if track is None else track)
         if recorded["state"] == "diverged":
             raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
         if allow_drift and options_of(recorded).level == "strict":
@@ -248,6 +268,7 @@ def resume(
                 metrics={},  # those of a stop
                 **({"evaluation": {}} if "evaluation" in recorded else {}),
                 best=None,
+                **({"track": list(names)} if names or "track" in recorded else {}),
                 **{k: v for k, v in _of_session(session).items() if k not in known},
                 resumed=[
                     *recorded.get("resumed", []),
@@ -259,7 +280,7 @@ def resume(
             raise_readably(folder, error)
         _say_start(screen, session)
         screen.say(f"Going on after step {step}.")
-        job = _Job(session, folder, screen, begun)
+        job = _Job(session, folder, screen, begun, on_event)
         return _carry_out(job, interrupts, start)
 
 
@@ -271,6 +292,7 @@ class _Job:
     folder: RunFolder
     screen: Screen
     begun: float
+    on_event: OnEvent | None = None
 
 
 def _carry_out(job: _Job, interrupts, start) -> dict:
@@ -282,31 +304,8 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
 
     programs = compile_cache.lend(job.folder.record, job.screen.say)
     begun = start is not None or "resumed" in job.folder.record
-
-    def watch(event: str, row: dict) -> None:
-        nonlocal begun
-        begun = begun or event == "progress"
-        if event == "start" and programs:
-            programs.keep()
-        if event == "stopping":
-            job.screen.say(
-                "Stopping after one more evaluation. Ctrl-C again exits at once; a "
-                "checkpoint is saved.", "yellow",
-            )  # fmt: skip
-        job.folder.watch(event, row)
-        if event == "samples":
-            from gpuzoo.report import plots  # matplotlib takes a second
-
-            try:
-                plots.save_sheet(job.folder, row)
-            except OSError as error:  # must not end the training
-                if error.errno in NO_ROOM or job.folder.is_gone():
-                    raise
-                job.screen.say(
-                    f"Cannot write {error.filename}: {error.strerror}.", "yellow"
-                )
-        job.screen.watch(event, row)
-
+    watchers = Watchers(job, programs, begun)
+    watchers.before(start.history if start else ())
     interrupts.training, program = True, None
     try:
         with whole_tracebacks():
@@ -316,8 +315,8 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
             _record_traced(job, modules, inputs)
             result = loop.run(
                 program,
-                watch=watch,
-                stop=interrupts.asked,
+                watch=watchers.watch,
+                stop=lambda: interrupts.asked() or watchers.asked(),
                 folder=job.folder.sub("checkpoints"),
                 resume=start,
                 run_id=job.folder.record.get("id", ""),
@@ -328,18 +327,20 @@ def _carry_out(job: _Job, interrupts, start) -> dict:
         if programs:
             programs.end()
         job.screen.stop()
-        begun = begun or isinstance(error, Diverged)
+        begun = watchers.begun or isinstance(error, Diverged)
         if begun:
             record_failure(job.folder, error)
             if isinstance(error, Diverged):
                 if program:
                     _diagnose(job, error, program, interrupts)
                 finish.write_report(job.folder, job.screen.say)
+            watchers.failed(error)
         else:  # nothing to resume: leave the folder as it was
             job.folder.discard()
         raise_readably(job.folder, error, begun=begun)
     summary = finish.summary_of(job.folder)
     finish.say_end(job, summary)
+    watchers.end(summary)
     return summary
 
 
