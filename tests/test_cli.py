@@ -27,7 +27,7 @@ KEYS = {
 }  # fmt: skip
 FILES = {
     "run.json", "metrics.jsonl", "digests.jsonl", "weights.safetensors", "curves.png",
-    "report.html",
+    "report.html", "state.safetensors",
 }  # fmt: skip
 DRAWN = {"samples.png", "samples"}
 PICTURES = {
@@ -434,7 +434,9 @@ def test_ctrl_c_ends_cleanly(tmp_path):
     summary = json.loads(stdout.splitlines()[-1])
     record = read_run(out)
     assert summary["state"] == record["state"] == "stopped"
-    assert {path.name for path in out.iterdir()} == FILES | CLASSIFIED | {"checkpoints"}
+    assert {path.name for path in out.iterdir()} == (
+        FILES | CLASSIFIED | {"checkpoints"}
+    ) - {"state.safetensors"}
 
 
 def test_train_takes_what_was_configured(cli, tmp_path):

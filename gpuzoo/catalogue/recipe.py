@@ -173,6 +173,9 @@ class Recipe:
     there is always a final one."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: only when stopped."""
+    keep_state: Literal["on", "off"] = "on"
+    """Keep the state of the optimizer when the run has finished, for `gpuzoo resume RUN
+    --epochs N`; mostly twice the size of the weights."""
     digest_every: int = 100
     """Steps between digests of the weights in digests.jsonl."""
 

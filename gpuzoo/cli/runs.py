@@ -73,11 +73,17 @@ class Train:
 class Resume:
     """Continue a run that was interrupted or killed: gpuzoo resume RUN.
 
-    The finished run has the same weights, bit for bit, as one that never stopped.
+    The finished run has the same weights, bit for bit, as one that never stopped. With
+    --epochs N a finished run goes on as a new one.
     """
 
     run: Word
     """The run folder."""
+    epochs: int | None = None
+    """Go on with a finished run for so many more epochs, as a new run."""
+    out: str | None = None
+    """With --epochs: the new run folder; default: the next free
+    runs/<recipe>-<data>-<number>."""
     allow_drift: Flag = False
     """Continue although the environment has changed; the change is recorded."""
     track: tuple[trackers.Name, ...] | None = None
@@ -89,7 +95,8 @@ class Resume:
 
         with _summary_of_diverged(self.output):
             summary = resume(
-                self.run, allow_drift=self.allow_drift, track=self.track,
+                self.run, epochs=self.epochs, out=self.out,
+                allow_drift=self.allow_drift, track=self.track,
                 quiet=self.output.quiet,
             )  # fmt: skip
         self.output.last_line(summary)

@@ -37,6 +37,8 @@ class Result:
     """Its figures by `Task.scores`: F1, AUC, R2, ...; {} if the task has none."""
     weights: Arrays
     """Name -> value of every weight of the model, as kept: the last or the best."""
+    state_arrays: Arrays
+    """Name -> value of every variable after the last step, the weights included."""
     sparsity: dict | None
     """Zeros in the kernels (`Pruning.measure`), if the recipe prunes them."""
     best: dict | None
@@ -73,7 +75,7 @@ def run(
     """
     session, plan, state = program.session, program.plan, program.state
     recipe, clock = session.recipe, program.clock
-    journal, step, stopped = Journal(watch), 0, False
+    journal, step, stopped = Journal(watch), program.first, False
     choice = Choice(recipe, program.monitor)
     if resume:
         step = resume.step
@@ -87,6 +89,7 @@ def run(
     watch("start", {
         "steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
         "parameters": program.model.count_params(), "step": step,
+        "first": program.first,
         "figures": {"train": program.step_metrics, program.watched: program.metrics},
     })  # fmt: skip
     outputs, metrics = {}, {}
@@ -131,6 +134,7 @@ def run(
         outputs=outputs,
         evaluation=program.scores(outputs),
         weights=weights,
+        state_arrays=good.values,
         sparsity=program.pruning.measure(weights),
         best=choice.as_record(stopped_early=choice.over and step < plan.steps),
         parameters=program.model.count_params(),

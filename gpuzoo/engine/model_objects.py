@@ -13,7 +13,7 @@ from gpuzoo.catalogue.architecture import Architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import compile_config, initializers
-from gpuzoo.engine.given import AS_GIVEN, FILE, Given
+from gpuzoo.engine.given import AS_GIVEN, FILE, STATE, Given
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import read_inside
 from gpuzoo.keras_layers import layers_of
@@ -71,27 +71,39 @@ def recorded(folder: pathlib.Path, record: dict) -> Given:
     Raises:
         GpuzooError: its architecture or initial weights are missing or damaged.
     """
-    wanted, content = record.get("initial_weights_sha256"), None
-    if wanted:
-        try:
-            content = read_inside(folder, FILE)
-        except OSError as error:
-            raise GpuzooError(
-                f"{folder / FILE} cannot be read: {error.strerror or error}; without "
-                "its initial weights the run cannot be repeated"
-            ) from None
-        if hashlib.sha256(content).hexdigest() != wanted:
-            raise GpuzooError(f"{folder / FILE} has been changed since the run began")
+    contents = {
+        name: _content(folder / name, wanted) if wanted else None
+        for name, wanted in (
+            (FILE, record.get("initial_weights_sha256")),
+            (STATE, record.get("initial_state_sha256")),
+        )
+    }
     compiled = record.get("compiled") or {}
     return Given(
         architecture_of(record, folder, lambda name: read_inside(folder, name)),
-        content,
+        contents[FILE],
         record.get("weights") != AS_GIVEN,
         compiled.get("optimizer"),
         compiled.get("loss"),
         tuple(record.get("findings", ())),
         record.get("init"),
+        record.get("parent"),
+        contents[STATE],
     )
+
+
+def _content(path: pathlib.Path, wanted: str) -> bytes:
+    """Return the content of a file of initial values with that digest."""
+    try:
+        content = read_inside(path.parent, path.name)
+    except OSError as error:
+        raise GpuzooError(
+            f"{path} cannot be read: {error.strerror or error}; without its initial "
+            "weights the run cannot be repeated"
+        ) from None
+    if hashlib.sha256(content).hexdigest() != wanted:
+        raise GpuzooError(f"{path} has been changed since the run began")
+    return content
 
 
 def begin(model: keras.Model, recipe: Recipe, dataset: Dataset, given: Given) -> None:
@@ -165,6 +177,8 @@ def line(given: Given, recipe: Recipe) -> str:
     begins = "drawn from the seed"
     if not given.fresh:
         begins = "as given (fresh=True draws them from the seed)"
+    if given.parent:
+        begins = f"those of run {given.parent['run']}"
     if given.init:
         begins = f"those of run {given.init['run']}, "
         begins += f"sha256 {given.init['weights_sha256'][:16]}"

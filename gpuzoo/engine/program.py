@@ -68,6 +68,7 @@ class Program:
         clock: seconds by phase: setup, compile, train, evaluate, and the loop's own.
         step_metrics, metrics: names of what a step and an evaluation return.
         watched: the split that is evaluated in training: val, or test without one.
+        first: the number of steps done before, by a run that this one goes on with.
         monitor: the metric that chooses by the split val; None if nothing does.
 
     Raises:
@@ -121,6 +122,10 @@ class Program:
         names += [self.monitor.name] if self.monitor else []
         self.metrics = tuple(dict.fromkeys(names))
         self.state = State(model, optimizers, self._generators, self.backend)
+        self.first = given.step
+        if given.state is not None:
+            weights = self.state.read(self.state.weights)
+            self.state.write({**weights, **model_objects.read(given.state)})
         fields = self.task.fields
         self._train_examples: batches.Examples
         if like:

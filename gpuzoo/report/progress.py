@@ -39,7 +39,7 @@ class Screen:
         self.figures: dict[str, tuple[str, ...]] = {}
         self.watched = "test"
         self.width = _WIDTH
-        self.steps, self.printed = 0, {}
+        self.steps, self.first, self.printed = 0, 0, {}
 
     def say(self, text: str, style: str | None = None) -> None:
         """Print one line, on a terminal wrapped between words."""
@@ -69,7 +69,8 @@ class Screen:
         if event == "start":
             self._start(row)
         elif event == "progress":
-            self.speed = row["step"] * self.batch / max(row["seconds"], 1e-9)
+            done = row["step"] - self.first
+            self.speed = done * self.batch / max(row["seconds"], 1e-9)
             if self.bar:
                 self.bar.update(self.task, completed=row["step"])
         elif event == "train":
@@ -102,7 +103,7 @@ class Screen:
     def _start(self, row: dict) -> None:
         self.batch, self.figures = row["batch"], row["figures"]
         *_, self.watched = self.figures  # val or test
-        self.steps = row["steps"]
+        self.steps, self.first = row["steps"], row["first"]
         self.say(
             f"{row['parameters']:,} parameters, {row['epochs']} epoch"
             f"{'s' * (row['epochs'] != 1)}, {row['steps']} steps of {row['batch']}"

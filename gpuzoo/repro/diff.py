@@ -154,7 +154,7 @@ def _settings(one: dict, other: dict) -> list[list]:
         {
             **run["recipe"], **run["options"],
             **{name: run.get(name) for name in begun},
-            "init": _start(run.get("init")),
+            "init": _start(run.get("init")), "parent": _start(run.get("parent")),
         }
         for run in (one, other)
     ]  # fmt: skip

@@ -55,7 +55,7 @@ def take_apart(recorded: Recorded, step: int) -> list[tuple[str, np.ndarray]]:
     from gpuzoo.repro import capture
 
     program = _program(recorded)
-    if step > 1:
+    if step - 1 > program.first:
         loop.run(program, until=step - 1)
     return capture.take_apart(program, step - 1)
 

@@ -15,6 +15,7 @@ from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
 from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import FIT, read_run, run_id, seal
+from gpuzoo.training import continuing
 from gpuzoo.training.session import check_trust, open_recorded, own_files
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
@@ -130,9 +131,10 @@ def _compare(
 
     # -------------------------------------------------------------------------- re-run
     verdict["figures"] = _other_start(recorded, opened)
-    until = min(steps or recorded["steps"], recorded["steps"])
+    before = session.given.step
+    until = min(before + steps if steps else recorded["steps"], recorded["steps"])
     done = rerun.first_steps(opened, until)
-    verdict["steps"] = until
+    verdict["steps"] = until - before
     divergence = trail.first_divergence(recorded_rows, done.digests, until)
     if done.diverged:
         divergence = divergence or trail.Divergence(until, "weights", ())
@@ -187,6 +189,9 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
         before[f"data/{name}"] = recorded["data"].get(name)
         here[f"data/{name}"] = data.get(name)
     before["error"], here["error"] = recorded["error"], None
+    if sha256 := recorded["files"].get(continuing.STATE):
+        again = hashlib.sha256(continuing.state_bytes(result)).hexdigest()
+        before[continuing.STATE], here[continuing.STATE] = sha256, again
     if "init" in recorded:
         before["init"] = recorded["init"]["weights_sha256"]
         here["init"] = recorded.get("initial_weights_sha256")

@@ -119,18 +119,27 @@ def first_divergence(
 
 
 def count_losses(rows: list[dict]) -> int:
-    """Return the number of steps whose loss a trail has."""
-    return len(_losses(rows))
+    """Return the last step whose loss a trail has: their number, if it begins with the
+    first step."""
+    before, losses = _losses(rows)
+    return before + len(losses)
 
 
-def _losses(rows: list[dict]) -> np.ndarray:
-    return np.frombuffer(bytes.fromhex("".join(row["losses"] for row in rows)), "<u4")
+def _losses(rows: list[dict]) -> tuple[int, np.ndarray]:
+    """Return the number of steps before a trail, and the loss of each step in it."""
+    texts = [bytes.fromhex(row["losses"]) for row in rows]
+    # A run that goes on with another begins after the last step of that.
+    before = max(0, rows[0]["step"] - len(texts[0]) // 4) if rows else 0
+    return before, np.frombuffer(b"".join(texts), "<u4")
 
 
-def _first_step_with_other_loss(one: np.ndarray, other: np.ndarray) -> int | None:
-    count = min(len(one), len(other))
-    odd = np.flatnonzero(one[:count] != other[:count])
-    return int(odd[0]) + 1 if odd.size else None
+def _first_step_with_other_loss(one: tuple, other: tuple) -> int | None:
+    """Return it of those that both have."""
+    before = max(one[0], other[0])
+    mine, theirs = (losses[before - first :] for first, losses in (one, other))
+    count = min(len(mine), len(theirs))
+    odd = np.flatnonzero(mine[:count] != theirs[:count])
+    return before + int(odd[0]) + 1 if odd.size else None
 
 
 def read_weights(

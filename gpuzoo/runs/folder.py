@@ -42,8 +42,8 @@ _PLOTS = (
 )  # fmt: skip
 _OUTPUTS = {
     "weights.safetensors", "initial_weights.safetensors", "architecture.json",
-    "evaluation.json", "samples.gif", *derived.DERIVED,
-    *(f"{name}.png" for name in _PLOTS),
+    "state.safetensors", "initial_state.safetensors", "evaluation.json", "samples.gif",
+    *derived.DERIVED, *(f"{name}.png" for name in _PLOTS),
 }  # fmt: skip
 # The first characters of their rows.
 _HEADS = {
@@ -394,7 +394,10 @@ class RunFolder(Folder):
         self.check()
         self._remove_sheets(set())
         self.sub("samples").remove_if_empty()
-        given = ("architecture_sha256", "initial_weights_sha256", "weights_sha256")
+        given = (
+            "architecture_sha256", "initial_weights_sha256", "initial_state_sha256",
+            "weights_sha256",
+        )  # fmt: skip
         known = {self.record.get(name) for name in given}
         # Only names of outputs: the digests in run.json are those of all files that
         # were in the folder at the end, also of the user's.

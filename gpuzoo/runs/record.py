@@ -60,7 +60,7 @@ def run_id(record: dict, findings: list[str], random: str = "") -> str:
         random, record["recipe"]["name"], findings,
         *(record[name] for name in ("started", "command", "options", "fast_dev_run")),
         *(compiled.get(name) for name in ("optimizer", "loss")),
-        *([record["init"]] if "init" in record else []),
+        *(record[name] for name in ("init", "parent") if name in record),
     ]  # fmt: skip
     text = json.dumps(started, sort_keys=True)
     return random + hashlib.sha256(text.encode()).hexdigest()[: len(random)]

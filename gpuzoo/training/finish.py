@@ -13,6 +13,7 @@ from gpuzoo.runs import evaluation
 from gpuzoo.runs.derived import DERIVED, REPORT
 from gpuzoo.runs.folder import SIGNATURE, TRAIL, RunFolder, write_weights
 from gpuzoo.runs.record import RESTORE, private, recipe_of
+from gpuzoo.training import continuing
 from gpuzoo.training.failures import NO_ROOM
 
 
@@ -25,6 +26,8 @@ def finish(job, result) -> None:
     kind = tasks.load(recipe.task)
     dataset = job.session.dataset
     weights_sha256 = write_weights(folder, result.weights)
+    if result.state == "finished" and recipe.keep_state == "on":
+        folder.write_file(continuing.STATE, continuing.state_bytes(result))
     folder.keep_trail()
     model = redact(recipe.model_name)
     title = f"{recipe.name}: {model} on {dataset.name}"

@@ -75,7 +75,8 @@ def make_session(
     given = given or model_objects.Given()
     room = None
     if given.most is not None:
-        fault = f"init {given.init['run']}: the model does not fit its weights"
+        source = given.init or given.parent
+        fault = f"run {source['run']}: the model does not fit its weights"
         room = at_most(given.most + SLACK_BYTES, fault)
     with failures.readable(recipe):
         model, modules, inputs = build.build_and_note(

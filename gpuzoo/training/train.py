@@ -1,6 +1,5 @@
 """Train and resume: set up, train, record, draw plots."""
 
-import contextlib
 import dataclasses
 import os
 import pathlib
@@ -15,7 +14,8 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.catalogue.registry import in_no_file, model_info
 from gpuzoo.data import from_python
-from gpuzoo.errors import Diverged, GpuzooError, nearest
+from gpuzoo.errors import GpuzooError, nearest
+from gpuzoo.files import expand
 from gpuzoo.home import redact
 from gpuzoo.report import trackers
 from gpuzoo.report.progress import Screen
@@ -25,16 +25,15 @@ from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
-from gpuzoo.training import autotune, initial
-from gpuzoo.training.failures import raise_readably, record_failure
+from gpuzoo.training import autotune, continuing, initial
+from gpuzoo.training.failures import raise_readably
 from gpuzoo.training.interrupts import Interrupts
+from gpuzoo.training.job import Job, carry_out
 from gpuzoo.training.session import open_recorded, open_session, own_files
-from gpuzoo.training.watching import OnEvent, Watchers
+from gpuzoo.training.watching import OnEvent
 
 if TYPE_CHECKING:
     import keras
-
-    from gpuzoo.engine.program import Session
 
 
 def train(
@@ -132,6 +131,28 @@ def train(
         brought = model_objects.take(model, described, recipe, changes, fresh)
     track = trackers.check(track)
 
+    summary = _train_new(
+        recipe, options, brought, begun, source=init, out=out, fast=fast_dev_run,
+        watched=(on_event, track), quiet=quiet,
+    )  # fmt: skip
+    if model is not None:
+        model_objects.give_back(model, expand(summary["run_dir"]), described)
+    return summary
+
+
+def _train_new(
+    recipe: Recipe, options: Options, brought, begun: float, *, source, out, fast=False,
+    watched: tuple, quiet: bool, first_lines=lambda session: (),
+) -> dict:  # fmt: skip
+    """Train into a new run folder.
+
+    Args:
+        brought: what the training starts with, besides the recipe (`Given`), or None.
+        source: the run that it is from.
+        watched: `on_event` and `track`.
+        first_lines: the session -> lines for the user.
+    """
+    described = brought.architecture if brought else None
     screen = Screen(quiet)
     with Interrupts() as interrupts:
         folder = RunFolder.create(
@@ -140,8 +161,8 @@ def train(
             brought.files() if brought else {},
             recipe=recipe.as_record(),
             options=dataclasses.asdict(options),
-            fast_dev_run=fast_dev_run,
-            **({"track": list(track)} if track else {}),
+            fast_dev_run=fast,
+            **({"track": list(watched[1])} if watched[1] else {}),
             **(brought.as_record() if brought else {}),
         )
         with folder:
@@ -150,16 +171,18 @@ def train(
                 autotune.tune(recipe, options, described, screen.say)
                 session = open_session(
                     recipe, options, lambda text: screen.say(text, "yellow"),
-                    given=brought, fast=fast_dev_run,
+                    given=brought, fast=fast,
                 )  # fmt: skip
                 _check_room(folder, session)
                 folder.clear_trail()
                 folder.update(**_of_session(session))
                 interrupts.end_if_asked()
                 _say_start(screen, session)
-                changed = () if init is None else initial.changed_code(init, session)
-                for name in changed:
-                    screen.say(f"Note: {name} has changed since {init} was trained.",
+                for line in first_lines(session):
+                    screen.say(line)
+                changed = source and initial.changed_code(source, session)
+                for name in changed or ():
+                    screen.say(f"Note: {name} has changed since {source} was trained.",
                                "yellow")  # fmt: skip
                 if in_no_file(recipe.model):
                     screen.say(
@@ -170,25 +193,30 @@ def train(
             except BaseException as error:
                 folder.discard()
                 raise_readably(folder, error, begun=False)
-            job = _Job(session, folder, screen, begun, on_event)
-            summary = _carry_out(job, interrupts, None)
-    if model is not None:
-        model_objects.give_back(model, folder.path, described)
-    return summary
+            job = Job(session, folder, screen, begun, watched[0])
+            return carry_out(job, interrupts, None)
 
 
 def resume(
     run: str | pathlib.Path,
     *,
+    epochs: int | None = None,
+    out: str | None = None,
     allow_drift: bool = False,
     on_event: OnEvent | None = None,
     track: str | Iterable[str] | None = None,
     quiet: bool = False,
 ) -> dict:
-    """Finish a run that was stopped or killed, with the same results to the bit.
+    """Finish a run that was stopped or killed, with the same results to the bit; or go
+    on with a finished run for more epochs, as a new run.
 
     Args:
         run: the run folder.
+        epochs: of a finished run: train so many more, from its final weights, state of
+            the optimizer and place in the order of examples. The learning rate is that
+            of the whole length: with a constant one, the new run ends with the weights
+            that the run would have with so many epochs.
+        out: with epochs: the new run folder; default: the next free one.
         allow_drift: continue although the environment has changed; that is recorded.
         on_event: as for `train`.
         track: other trackers than those of the run, () for none.
@@ -203,6 +231,19 @@ def resume(
             run have been changed.
     """
     begun = time.perf_counter()
+    if epochs is not None:
+        if allow_drift:
+            raise GpuzooError(
+                "allow_drift is for the rest of an interrupted run, and with epochs a "
+                "new one begins; leave it out"
+            )
+        watched = on_event, track
+        return _go_on(run, epochs, begun, out=out, watched=watched, quiet=quiet)
+    if out is not None:
+        raise GpuzooError(
+            f"out={out!r} is for the new run of resume with epochs; a run is resumed "
+            "in its own folder: leave it out"
+        )
     from gpuzoo.engine import checkpoint
     from gpuzoo.training import finish
 
@@ -256,7 +297,7 @@ def resume(
             what = "cannot be resumed, its model cannot be built"
             drift.refuse(differences, f"{folder.path} {what}")
         interrupts.end_if_asked()
-        step = start.step if start else 0
+        step = start.step if start else session.given.step
         try:
             known = {"recipe", "code", "inputs", *session.given.as_record()}
             if recorded["runtime"] is None:  # killed before they were known
@@ -280,94 +321,20 @@ def resume(
             raise_readably(folder, error)
         _say_start(screen, session)
         screen.say(f"Going on after step {step}.")
-        job = _Job(session, folder, screen, begun, on_event)
-        return _carry_out(job, interrupts, start)
+        job = Job(session, folder, screen, begun, on_event)
+        return carry_out(job, interrupts, start)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """A training: its session, folder and screen."""
-
-    session: "Session"
-    folder: RunFolder
-    screen: Screen
-    begun: float
-    on_event: OnEvent | None = None
-
-
-def _carry_out(job: _Job, interrupts, start) -> dict:
-    """Train, write the results, print the summary."""
-    from gpuzoo.engine import loop
-    from gpuzoo.engine.backends import compile_cache
-    from gpuzoo.runtime.keras_state import whole_tracebacks
-    from gpuzoo.training import build, finish
-
-    programs = compile_cache.lend(job.folder.record, job.screen.say)
-    begun = start is not None or "resumed" in job.folder.record
-    watchers = Watchers(job, programs, begun)
-    watchers.before(start.history if start else ())
-    interrupts.training, program = True, None
-    try:
-        with whole_tracebacks():
-            program, modules, inputs = build.trace_and_note(
-                job.session, lambda line: job.screen.say(line, "yellow")
-            )
-            _record_traced(job, modules, inputs)
-            result = loop.run(
-                program,
-                watch=watchers.watch,
-                stop=lambda: interrupts.asked() or watchers.asked(),
-                folder=job.folder.sub("checkpoints"),
-                resume=start,
-                run_id=job.folder.record.get("id", ""),
-            )
-        job.screen.stop()
-        finish.finish(job, result)
-    except BaseException as error:
-        if programs:
-            programs.end()
-        job.screen.stop()
-        begun = watchers.begun or isinstance(error, Diverged)
-        if begun:
-            record_failure(job.folder, error)
-            if isinstance(error, Diverged):
-                if program:
-                    _diagnose(job, error, program, interrupts)
-                finish.write_report(job.folder, job.screen.say)
-            watchers.failed(error)
-        else:  # nothing to resume: leave the folder as it was
-            job.folder.discard()
-        raise_readably(job.folder, error, begun=begun)
-    summary = finish.summary_of(job.folder)
-    finish.say_end(job, summary)
-    watchers.end(summary)
-    return summary
-
-
-def _diagnose(job: _Job, error: Diverged, program, interrupts) -> None:
-    """Find out why a training diverged; add it to the error and the record."""
-    from gpuzoo.training import diagnosis
-
-    job.screen.say(f"{error.what}; replaying the last steps to find out why.", "yellow")
-    rows = []
-    with contextlib.suppress(OSError):  # there are none before the first is logged
-        rows = job.folder.metrics()
-    found = diagnosis.diagnose(program, error, rows, interrupts.asked)
-    error.diagnosis, error.run_dir = found, redact(str(job.folder.locate()))
-    for line in found["lines"]:
-        job.screen.say(line)
-    with contextlib.suppress(OSError):
-        job.folder.update(error=str(error), diagnosis=found)
-
-
-def _record_traced(job: _Job, modules: dict, inputs: dict) -> None:
-    """Record imports and inputs that only tracing needed, before the first step counts.
-    What is recorded already stays: a run continues as it began."""
-    record = job.folder.record
-    modules = dict(sorted({**modules, **record["code"]}.items()))
-    inputs = dict(sorted({**inputs, **record["inputs"]}.items()))
-    if (modules, inputs) != (record["code"], record["inputs"]):
-        job.folder.update(code=modules, inputs=inputs)
+def _go_on(run, epochs: int, begun: float, *, watched, **how) -> dict:
+    """Go on with a finished run, as a new one."""
+    recipe, options, given, record = continuing.from_parent(run, epochs)
+    on_event, track = watched
+    track = trackers.check(record.get("track", ()) if track is None else track)
+    own = [f"Executing the run's own code: {file}." for file in own_files(record)]
+    return _train_new(
+        recipe, options, given, begun, source=run, watched=(on_event, track), **how,
+        first_lines=lambda session: own + continuing.check(record, session, run),
+    )  # fmt: skip
 
 
 def _name(recipe: Recipe) -> str:
