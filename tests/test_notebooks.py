@@ -37,3 +37,49 @@ def test_notebook_runs(script: pathlib.Path, tmp_path, no_network, monkeypatch):
     client.execute()
     text = str(notebook.cells)
     assert "'identical'" in text and "image/png" in text
+
+
+IN_A_KERNEL = [
+    """import os, signal
+import gpuzoo
+from gpuzoo import events
+how = {"data": "digits", "model": "mlp", "epochs": 3, "track": "csv"}
+run = gpuzoo.train("mnist", **how, out="one")""",
+    "run.show()\ngpuzoo.load('one').show()",
+    """def interrupt(event):
+    if isinstance(event, events.Evaluated) and event.epoch == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+stopped = gpuzoo.train("mnist", **how, out="two", on_event=interrupt)
+assert stopped["state"] == "stopped" and os.listdir("two/checkpoints")""",
+    """def twice(event):
+    if isinstance(event, events.Evaluated):
+        os.kill(os.getpid(), signal.SIGINT)
+try:
+    gpuzoo.resume("two", on_event=twice)
+except KeyboardInterrupt:
+    print("the kernel lives")
+again = gpuzoo.resume("two", quiet=True)
+assert again["weights_sha256"] == run["weights_sha256"]""",
+]
+
+
+def test_a_training_in_a_notebook(tmp_path, monkeypatch):
+    """Its progress is one output, an interrupt stops it cleanly, and show() shows it."""
+    nbformat = pytest.importorskip("nbformat")
+    monkeypatch.setenv("GPUZOO_CACHE", str(tmp_path))
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in IN_A_KERNEL]
+    )
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+    shown = [
+        [one.data for one in cell.outputs if one.output_type == "display_data"]
+        for cell in notebook.cells
+    ]
+    (trained,), pictures, (stopped,), (resumed,) = shown
+    assert "test accuracy" in trained["text/plain"] and "█" not in trained["text/plain"]
+    assert trained["text/html"].count("3     ") and "<span" in trained["text/html"]
+    assert len(pictures) == 6 and all("image/png" in one for one in pictures)
+    assert "to continue: gpuzoo resume two" in stopped["text/plain"]
+    assert "Going on after step" in resumed["text/plain"]
+    assert "the kernel lives" in str(notebook.cells[3].outputs)

@@ -16,6 +16,7 @@ from gpuzoo.data import audio, series, validate
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import LARGEST_JSON, expand, open_inside, read_inside
+from gpuzoo.report import notebook
 from gpuzoo.runs import code
 from gpuzoo.runs.record import (
     RESTORE,
@@ -183,6 +184,11 @@ class Trained:
         seed = self.recipe.seed if seed is None else seed
         codes = self.task.codes(count, seed, index)
         return self._in_batches(self.task.generate, codes, None)["samples"]
+
+    def show(self) -> None:
+        """Show the curves and pictures of the run in a notebook; elsewhere print the
+        names of their files."""
+        notebook.show(self.path)
 
     def class_index(self, label: str) -> int:
         """Return the index of a class name."""

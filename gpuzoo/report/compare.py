@@ -19,7 +19,7 @@ LINES = 24  # of a chart at most
 # Fields of a recipe that do not change a result, or of which the data's digest tells.
 _NO_SETTING = {
     "name", "seed", "log_every", "eval_every", "checkpoint_every", "digest_every",
-    "stream", "data", "data_dir", "fallback_data",
+    "keep_state", "stream", "data", "data_dir", "fallback_data",
 }  # fmt: skip
 _RUNTIME = ("backend", "device", "precision", "xla", "tf32", "level")
 
@@ -164,10 +164,11 @@ def _setting(record: dict) -> tuple:
 
 def _start(record: dict) -> dict:
     """Return what a training starts from, besides its recipe."""
-    init = record.get("init") or {}
-    given = record.get("weights") == "as given" and not init
+    init, parent = record.get("init") or {}, record.get("parent") or {}
+    given = record.get("weights") == "as given" and not init and not parent
     return {
         "init": init.get("weights_sha256", "")[:16] or None,
+        "goes on after step": parent.get("step"),
         "architecture digest": (record.get("architecture_sha256") or "")[:16] or None,
         "initial weights digest": (record["initial_weights_sha256"] or "")[:16]
         if given

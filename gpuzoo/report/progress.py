@@ -1,7 +1,7 @@
 """Progress of a run on the screen: a growing table and a progress bar below it.
 
-The bar is shown in a terminal only; elsewhere there are plain lines. Nothing here can
-change the run.
+The bar is shown in a terminal and in a notebook; elsewhere there are plain lines.
+Nothing here can change the run.
 """
 
 import contextlib
@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gpuzoo.report.notebook import Cell, in_notebook
+
 _WIDTH = 11
 _ROWS = 50  # per split, about at most: tiny data would give one row per step
 
@@ -27,12 +29,15 @@ class _Console(Console):
 
 
 class Screen:
-    """A watcher that prints to standard error; silent if `quiet`."""
+    """A watcher that prints to standard error, in a notebook to one output of the cell;
+    silent if `quiet`."""
 
     def __init__(self, quiet: bool = False):
-        self.console = _Console(
+        self.console: Console | Cell = _Console(
             stderr=True, quiet=quiet, soft_wrap=True, highlight=False
         )
+        if in_notebook() and not quiet:
+            self.console = Cell()
         self.bar: Progress | None = None
         self.quiet = quiet
         self.batch, self.speed, self.row = 0, 0.0, {}
@@ -73,6 +78,8 @@ class Screen:
             self.speed = done * self.batch / max(row["seconds"], 1e-9)
             if self.bar:
                 self.bar.update(self.task, completed=row["step"])
+            elif isinstance(self.console, Cell):
+                self.console.progress(row["step"], self.steps)
         elif event == "train":
             if self.row and self._is_due("train", self.row["step"]):
                 self._print_row()
@@ -98,6 +105,8 @@ class Screen:
                 self._print_row()
             if self.bar:
                 self.bar.stop()
+            elif isinstance(self.console, Cell):
+                self.console.progress(0, 0)
         self.bar = None
 
     def _start(self, row: dict) -> None:
@@ -117,7 +126,7 @@ class Screen:
         heads = ["epoch", "step", *heads, "img/s"]
         self.width = max(_WIDTH, *(len(head) + 1 for head in heads))
         self.say("".join(head.rjust(self.width) for head in heads), "bold")
-        if self.console.is_terminal:
+        if isinstance(self.console, Console) and self.console.is_terminal:
             self.bar = Progress(
                 TextColumn("{task.description}"), BarColumn(40), MofNCompleteColumn(),
                 TimeRemainingColumn(), console=self.console, transient=True,

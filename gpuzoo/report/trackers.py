@@ -344,7 +344,7 @@ def check(names: str | Iterable[str]) -> tuple[str, ...]:
                 why = f"cannot be imported ({type(error).__name__}: {error})"
             raise GpuzooError(
                 f"track {name}: the package {kind.module} {why}; run: pip install "
-                f"{kind.module}"
+                f"{kind.module}, or leave it out (resume: --track without a name)"
             ) from error
     return names
 

@@ -1,6 +1,7 @@
 """Go on with a finished run: `gpuzoo resume RUN --epochs N`, as a new run."""
 
 import hashlib
+import math
 import pathlib
 
 import safetensors.numpy
@@ -128,9 +129,10 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
         f"{recipe.epochs}, as a new run."
     ]
     if not session.given.optimizer:
-        total = step // epoch * recipe.epochs
-        here = optim.learning_rates(recipe, total)[step]
-        before = optim.learning_rates(recipe, step)[-1]
+        per_epoch, first = step // epoch, recipe_of(record)
+        planned = max(first.epochs, math.ceil(first.min_steps / per_epoch))
+        here = optim.learning_rates(recipe, per_epoch * recipe.epochs)[step]
+        before = optim.learning_rates(first, per_epoch * planned)[step - 1]
         lines.append(
             f"The schedule ({recipe.schedule}) is that of {recipe.epochs} epochs: the "
             f"learning rate goes on at {here:.3g}; at the end of the run it was "

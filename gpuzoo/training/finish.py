@@ -9,6 +9,7 @@ from gpuzoo import tasks
 from gpuzoo.engine import checkpoint
 from gpuzoo.errors import GpuzooError
 from gpuzoo.home import redact
+from gpuzoo.report.notebook import Run
 from gpuzoo.runs import evaluation
 from gpuzoo.runs.derived import DERIVED, REPORT
 from gpuzoo.runs.folder import SIGNATURE, TRAIL, RunFolder, write_weights
@@ -144,10 +145,10 @@ def remove_run(path: str | pathlib.Path, state: str = "") -> list[str]:
             ) from None
 
 
-def summary_of(folder: RunFolder) -> dict:
+def summary_of(folder: RunFolder) -> Run:
     """Return the summary of a record, the last line on stdout."""
     record = folder.record
-    return {
+    return Run({
         "state": record["state"],
         "recipe": record["recipe"]["name"],
         "model": redact(recipe_of(record).model_name),
@@ -172,7 +173,7 @@ def summary_of(folder: RunFolder) -> dict:
         "weights_sha256": record["weights_sha256"],
         "findings": [*record["data"]["findings"], *record.get("findings", [])],
         "run_dir": redact(str(folder.locate())),
-    }
+    })  # fmt: skip
 
 
 def _figures(record: dict) -> dict:

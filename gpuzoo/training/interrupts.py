@@ -5,13 +5,16 @@ import signal
 import threading
 from typing import ClassVar
 
+from gpuzoo.report.notebook import in_notebook
+
 
 class Interrupts:
     """Signal handlers for the time of a run.
 
     While a run is being set up a signal ends it at once or, if a library's callback has
     swallowed the exception, once it is set up. While it trains, the first signal asks
-    the loop to stop, and a second one kills the process.
+    the loop to stop, and a second one kills the process; in a notebook it raises
+    KeyboardInterrupt.
     """
 
     late: ClassVar[bool] = False
@@ -49,6 +52,8 @@ class Interrupts:
         if not self.training:
             self._asked.set()
             raise KeyboardInterrupt
+        if self._asked.is_set() and in_notebook():
+            raise KeyboardInterrupt  # the kernel has other things in its memory
         if self._asked.is_set():
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpuzoo.errors import Diverged
 from gpuzoo.home import redact
+from gpuzoo.report.notebook import Run
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs.folder import RunFolder
 from gpuzoo.training.failures import raise_readably, record_failure
@@ -26,7 +27,7 @@ class Job:
     on_event: OnEvent | None = None
 
 
-def carry_out(job: Job, interrupts, start) -> dict:
+def carry_out(job: Job, interrupts, start) -> Run:
     """Train, write the results, print the summary."""
     from gpuzoo.engine import loop
     from gpuzoo.engine.backends import compile_cache

@@ -20,14 +20,13 @@ from gpuzoo.files import (
     write_atomically,
 )
 from gpuzoo.home import redact
-from gpuzoo.report import trackers
 from gpuzoo.report.compare import statistics
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs.listing import SWEEP
 from gpuzoo.runs.record import change_texts, read_run, recipe_of
 from gpuzoo.runtime.options import Options
-from gpuzoo.runtime.startup import quiet_start
-from gpuzoo.training import initial
+from gpuzoo.report.compare import statistics
+from gpuzoo.report.progress import Screen
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.train import resolve, resume, train
 from gpuzoo.training.watching import OnEvent
@@ -99,7 +98,7 @@ def sweep(
             recipe = initial.with_model_of(init, recipe)
     recipe, options = resolve(recipe, options, changes)
     trials = plan(recipe, grid or {}, seeds)
-    how = {"on_event": on_event, "track": trackers.check(track)}
+    how = {"on_event": on_event, "track": watching.check(on_event, track)}
     wanted = {
         "recipe": change_texts(redact, recipe.as_record()),
         "options": change_texts(redact, dataclasses.asdict(options)),

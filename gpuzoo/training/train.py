@@ -17,7 +17,7 @@ from gpuzoo.data import from_python
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import expand
 from gpuzoo.home import redact
-from gpuzoo.report import trackers
+from gpuzoo.report.notebook import Run
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
 from gpuzoo.runs.derived import REPORT
@@ -25,7 +25,7 @@ from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
-from gpuzoo.training import autotune, continuing, initial
+from gpuzoo.training import autotune, continuing, initial, watching
 from gpuzoo.training.failures import raise_readably
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.job import Job, carry_out
@@ -48,7 +48,7 @@ def train(
     track: str | Iterable[str] = (),
     quiet: bool = False,
     **changes,
-) -> dict:
+) -> Run:
     """Train a recipe into a new run folder.
 
     Args:
@@ -93,7 +93,8 @@ def train(
         (zeros of all kernels, a fraction, if the recipe prunes them),
         `compile_seconds`, `train_seconds`, `wall_seconds`, `peak_memory_bytes`,
         `peak_device_bytes` (None on a CPU), `weights_sha256` and `run_dir`, the run
-        folder.
+        folder. It is a dict; its `show()` shows the curves and pictures of the run in
+        a notebook.
 
     Raises:
         GpuzooError: names what is wrong and the remedy; nothing half-written is left.
@@ -129,7 +130,7 @@ def train(
         from gpuzoo.engine import model_objects
 
         brought = model_objects.take(model, described, recipe, changes, fresh)
-    track = trackers.check(track)
+    track = watching.check(on_event, track)
 
     summary = _train_new(
         recipe, options, brought, begun, source=init, out=out, fast=fast_dev_run,
@@ -143,7 +144,7 @@ def train(
 def _train_new(
     recipe: Recipe, options: Options, brought, begun: float, *, source, out, fast=False,
     watched: tuple, quiet: bool, first_lines=lambda session: (),
-) -> dict:  # fmt: skip
+) -> Run:  # fmt: skip
     """Train into a new run folder.
 
     Args:
@@ -206,7 +207,7 @@ def resume(
     on_event: OnEvent | None = None,
     track: str | Iterable[str] | None = None,
     quiet: bool = False,
-) -> dict:
+) -> Run:
     """Finish a run that was stopped or killed, with the same results to the bit; or go
     on with a finished run for more epochs, as a new run.
 
@@ -253,13 +254,17 @@ def resume(
         described = architecture_of(recorded, folder.path, folder.read_file)
         folder.say = lambda text: screen.say(text, "yellow")
         if recorded["state"] == "finished":
+            if track:
+                screen.say(f"{run} has finished: there is nothing to track.", "yellow")
             finish.check_results(folder)
             finish.remove_checkpoints(folder)  # killed before it did
             if not folder.find(REPORT):
                 finish.write_report(folder, folder.say)
             screen.say(f"{folder.path} has finished: nothing is left to train.")
             return finish.summary_of(folder)
-        names = trackers.check(recorded.get("track", ()) if track is None else track)
+        names = watching.check(
+            on_event, recorded.get("track", ()) if track is None else track
+        )
         if recorded["state"] == "diverged":
             raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
         if allow_drift and options_of(recorded).level == "strict":
@@ -325,11 +330,13 @@ def resume(
         return carry_out(job, interrupts, start)
 
 
-def _go_on(run, epochs: int, begun: float, *, watched, **how) -> dict:
+def _go_on(run, epochs: int, begun: float, *, watched, **how) -> Run:
     """Go on with a finished run, as a new one."""
     recipe, options, given, record = continuing.from_parent(run, epochs)
     on_event, track = watched
-    track = trackers.check(record.get("track", ()) if track is None else track)
+    track = watching.check(
+        on_event, record.get("track", ()) if track is None else track
+    )
     own = [f"Executing the run's own code: {file}." for file in own_files(record)]
     return _train_new(
         recipe, options, given, begun, source=run, watched=(on_event, track), **how,

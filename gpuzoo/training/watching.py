@@ -4,11 +4,24 @@ from collections.abc import Callable, Iterable
 
 from gpuzoo import events
 from gpuzoo.data.dataset import ORDER
+from gpuzoo.errors import GpuzooError
 from gpuzoo.home import redact
-from gpuzoo.report.trackers import Trackers
+from gpuzoo.report import trackers
 from gpuzoo.training.failures import NO_ROOM
 
 OnEvent = Callable[[events.Event], object]
+
+
+def check(on_event: OnEvent | None, track: str | Iterable[str]) -> tuple[str, ...]:
+    """Return the names of the trackers, with their packages imported.
+
+    Raises:
+        GpuzooError: a name is unknown, a package is missing, or `on_event` is not a
+            function.
+    """
+    if on_event is not None and not callable(on_event):
+        raise GpuzooError(f"on_event must be a function of one event: {on_event!r:.60}")
+    return trackers.check(track)
 
 
 class Watchers:
@@ -26,7 +39,7 @@ class Watchers:
         self._job, self._programs, self.begun = job, programs, begun
         self._error: BaseException | None = None
         self._stopping = False
-        self._trackers = Trackers(
+        self._trackers = trackers.Trackers(
             tuple(job.folder.record.get("track", ())), job.folder.locate(),
             lambda text: job.screen.say(text),
         )  # fmt: skip
