@@ -124,12 +124,6 @@ def test_the_page_on_tracking(tmp_path):
     assert (tmp_path / "runs/mnist-digits-001/tracking/metrics.csv").is_file()
 
 
-def test_going_on_with_a_finished_run(tmp_path):
-    page = (ROOT / "docs" / "howto" / "training-options.md").read_text()
-    (commands,) = re.findall(r"<!-- continue -->\n```bash\n(.*?)```", page, re.S)
-    run_bash(commands, tmp_path)
-
-
 def run_bash(commands: str, tmp_path) -> None:
     place = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

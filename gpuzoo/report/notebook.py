@@ -27,6 +27,8 @@ def in_notebook() -> bool:
 class Cell:
     """Lines of text and a progress bar below them, as one output of a cell."""
 
+    is_terminal = False
+
     def __init__(self):
         self._lines: list[tuple[str, str | None]] = []
         self._bar, self._handle, self._shown = "", None, 0.0

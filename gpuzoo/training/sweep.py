@@ -25,8 +25,8 @@ from gpuzoo.report.progress import Screen
 from gpuzoo.runs.listing import SWEEP
 from gpuzoo.runs.record import change_texts, read_run, recipe_of
 from gpuzoo.runtime.options import Options
-from gpuzoo.report.compare import statistics
-from gpuzoo.report.progress import Screen
+from gpuzoo.runtime.startup import quiet_start
+from gpuzoo.training import initial, watching
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.train import resolve, resume, train
 from gpuzoo.training.watching import OnEvent
