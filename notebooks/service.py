@@ -76,27 +76,26 @@ sorted(path.name for path in pathlib.Path("exported").iterdir())
 # example as numbers, and the same as a picture.
 
 # %%
+import http.client
 import io
 import json
 import re
 import subprocess
 import sys
-import urllib.request
 
 import PIL.Image
 
 command = [sys.executable, "-m", "gpuzoo", "serve", "exported", "--port", "0"]
 server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 lines = iter(server.stderr.readline, "")
-url = next(found[1] for line in lines if (found := re.search(r"(http://\S+)", line)))
+found = (re.search(r"http://(\S+)", line) for line in lines)
+address = next(one[1] for one in found if one)
 
 
 def predicted(body: bytes, kind: str) -> dict:
-    request = urllib.request.Request(
-        f"{url}/predict", data=body, headers={"Content-Type": kind}
-    )
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
+    connection = http.client.HTTPConnection(address)
+    connection.request("POST", "/predict", body, {"Content-Type": kind})
+    return json.load(connection.getresponse())
 
 
 image = x[4]
