@@ -76,7 +76,7 @@ def test_masks_of_0_and_1_are_told(arrays, npz):
     for split in ("train", "test"):
         arrays[f"x_{split}"] = (arrays[f"x_{split}"] > 110).astype(np.uint8)
     data = gpuzoo.load_data(saved(npz, **arrays))
-    assert data.findings[0] == "the brightest training pixel is 1 of 255"
+    assert data.findings[0].startswith("the brightest training pixel is 1 of 255: ")
 
 
 def test_an_array_larger_than_the_memory(npz):
