@@ -329,15 +329,33 @@ def test_finished_forms_are_kept_and_a_bound_is_kept(home, compressed):
     folder = home / "run-compressed"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*")}
     found = json.loads((folder / "compress.json").read_text())
-    lost = next(row["lost"] for row in found["forms"] if row["name"] == "width-0.5")
-    done = compress_in(home, width=(0.5,), epochs=6, max_loss=max(0.0, lost))
+    lost, said = max(row["lost"] for row in found["forms"]), []
+    how = {"width": (0.5,), "epochs": 6, "note": said.append}
+    done = compress_in(home, max_loss=max(0.0, lost), **how)
     assert done["failures"] == []
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*")} == before
+    # The forms of the earlier call are in the record, too, and nothing is left to do.
+    assert json.loads((folder / "compress.json").read_text()) == done
+    kept = ("name", "value", "lost", "bytes", "sha256", "weights_sha256", "of")
+    assert [[row[key] for key in kept] for row in done["forms"]] == [
+        [row[key] for key in kept] for row in found["forms"]
+    ]
+    assert done["narrowed"] == found["narrowed"]
+    plan = "width-0.5 (kept), int8 (kept), width-0.5-int8 (kept); about 1 min"
+    assert any(plan in line for line in said), said
+    said.clear()
     with pytest.raises(GpuzooError, match=r"another training \(epochs 6, not 7"):
-        compress_in(home, width=(0.5,), epochs=7)
+        compress_in(home, **how | {"epochs": 7})
+    assert not any("about" in line for line in said)  # before the plan
     # An export of other weights is not taken for this form's.
     copy = home / "copy"
     shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "int8-litert")
+    rest = compress_in(home, **how, out=copy)
+    assert [row["name"] for row in rest["forms"]] == [
+        "original", "width-0.5", "width-0.5-int8"
+    ]  # fmt: skip
+    assert any("int8, made earlier, is left out" in line for line in said)
     path = copy / "width-0.5-litert" / "export.json"
     path.write_text(
         path.read_text().replace(_weights(home / "run-compressed"), "0" * 64)
@@ -440,6 +458,7 @@ def test_a_sparse_form_keeps_its_last_weights(home, tmp_path):
         ({"width": (0.5, 0.5)}, "each form must be named once"),
         ({"student_options": ("dense=3",)}, "student_options needs student"),
         ({"student": "nothing_of_that_name"}, "no model named"),
+        ({"student": "cnn", "student_options": ("filters=3",)}, r"filters=\(3,\)"),
     ],
 )  # fmt: skip
 def test_wrong_forms_are_refused_before_anything_is_made(how, fault, home, tmp_path):
@@ -467,6 +486,10 @@ def test_other_wrong_use_is_refused(home, tmp_path):
             )
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     assert (tmp_path / "mine" / "notes").read_text() == "mine"
+    with pytest.raises(RuntimeError), compression._folder(job_of(home, tmp_path / "x")):
+        assert (tmp_path / "x" / "compress.json").is_file()
+        raise RuntimeError  # nothing was made: nothing is left
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_what_a_model_does_not_have_is_left_out_unless_it_was_named(home, tmp_path):

@@ -5,6 +5,7 @@ The models that ship with gpuzoo are found by parsing their source for functions
 imports the one file that it needs.
 """
 
+import contextlib
 import fnmatch
 import functools
 import importlib
@@ -131,8 +132,12 @@ def check_options(name: str, options: dict) -> dict:
         try:
             typeguard.check_type(value, hints[key])
         except typeguard.TypeCheckError as error:
+            remedy = ""
+            with contextlib.suppress(typeguard.TypeCheckError):
+                typeguard.check_type((value,), hints[key])
+                remedy = f"; for one value write {key}=({value!r},)"
             raise TypeError(
-                f"option {key!r} of model {name!r}: {error}; got {value!r}"
+                f"option {key!r} of model {name!r}: {error}; got {value!r}{remedy}"
             ) from None
         checked[key] = value
     return checked

@@ -74,9 +74,13 @@ def _print(found: dict) -> None:
     show(made)
     for name, why in found["left_out"].items():
         show(f"left out: {name}: {why}")
+    run = (
+        "-" if found["value_of_run"] is None else _value(found["value_of_run"], metric)
+    )
     show(
         f"{metric}: of the file in {found['runtime']}, {found['examples']} test "
-        "examples; lost: of the run's",
+        f"examples; lost: of the run's {run} in {found['precision']} (files compute in "
+        "float32 or int8, so the original differs a little, too)",
         f"latency: of {found['latency']['of']}",
     )
     if any(row["kind"] == "sparsity" for row in found["forms"]):
@@ -95,6 +99,10 @@ def cells(row: dict, metric: str) -> list[str]:
         f"{row['bytes'] / 1e3:,.0f} kB", f"{row['times_smaller']:.2f}",
         f"{row['gzip_bytes'] / 1e3:,.0f} kB", f"{row['times_smaller_gzip']:.2f}",
         f"{row['latency_us']:,.1f} us", f"{row['times_faster']:.2f}",
-        f"{row['value']:.5g}" if metric == "error" else f"{row['value']:.2%}",
+        _value(row["value"], metric),
         f"{row['lost']:.2f}",
     ]  # fmt: skip
+
+
+def _value(value: float, metric: str) -> str:
+    return f"{value:.5g}" if metric == "error" else f"{value:.2%}"

@@ -9,19 +9,28 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 
 from gpuzoo.catalogue.registry import model_info
 from gpuzoo.deploy import export as exports
-from gpuzoo.deploy.form_figures import IDENTITY, SCHEMA, export_form, figures
+from gpuzoo.deploy.form_figures import (
+    IDENTITY,
+    SCHEMA,
+    export_form,
+    figures,
+    kept_export,
+)
 from gpuzoo.deploy.forms import (
     DEFAULT,
     Form,
     Forms,
     Job,
+    check_same,
     epochs_of,
+    is_finished,
     planned_forms,
     start_of,
     train_form,
@@ -56,7 +65,7 @@ def compress(
         forms: which ones; default: int8, half of the width and 80 % zeros, without
             those that the model does not have.
         out: folder for all of it; default: beside the run. One with forms of the same
-            run is continued.
+            run is continued, and its record goes on to hold its earlier forms.
         to: runtime: litert, onnx or openvino; default: litert, for sounds onnx.
         epochs: of the training of each form; default: half of the run's, at least 5; of
             a student twice as many as the run's, at least 8.
@@ -98,15 +107,17 @@ def compress(
     _check(job, planned, max_loss)
     planned, about, left_out = _feasible(job, planned, named)
     left_out = without | left_out
-    _announce(job, planned, left_out)
     with _folder(job) as folder:
-        export_form(job, planned[0])  # first: it refuses data that have changed
+        earlier, narrowed = _earlier(job, folder, planned)
+        every = sorted(planned + earlier, key=lambda form: form.int8)
+        _announce(job, every, left_out)
+        export_form(job, every[0])  # first: it refuses data that have changed
         for form in planned:
             if form.kind and not form.int8:
                 train_form(job, form)
-        entries = {form.name: export_form(job, form) for form in planned}
-        found = figures(job, planned, entries, max_loss)
-        found |= {"narrowed": about, "left_out": left_out}
+        entries = {form.name: export_form(job, form) for form in every}
+        found = figures(job, every, entries, max_loss)
+        found |= {"narrowed": narrowed | about, "left_out": left_out}
         _write(folder, found)
     return found
 
@@ -164,20 +175,52 @@ def _feasible(job: Job, forms: list[Form], named: bool):
     of narrower ones; name -> why not, of the others.
 
     Raises:
-        GpuzooError: one that was named is not among them.
+        GpuzooError: one that was named is not among them, or its folder holds something
+            else.
     """
     faults, about = {}, {}
     for form in forms:
         if form.kind and not form.int8:
             try:
-                _, facts = start_of(job, form, job.note)
+                start, facts = start_of(job, form, job.note)
                 about |= {form.name: facts} if facts else {}
             except GpuzooError as error:
                 if named:
                     raise GpuzooError(f"{form.name}: {error}") from None
                 faults[form.name] = str(error)
+            else:
+                check_same(job, form, start)
     left = [one for one in forms if not {one.name, one.base} & set(faults)]
+    for form in left:
+        if job.folder(form) == job.run or is_finished(job, form):
+            kept_export(job, form)
     return left, about, faults
+
+
+def _earlier(job: Job, folder: Folder, planned: list[Form]) -> tuple[list[Form], dict]:
+    """Return the forms of earlier calls that are still there, unchanged, and name ->
+    channels of the narrower ones. The others are named in a line."""
+    record = parse_json(folder.read_file(RECORD).decode())
+    found, narrowed, names = [], {}, {form.name for form in planned}
+    for row in record.get("forms") or ():
+        if (name := row["name"]) in names:
+            continue
+        base = "original" if name == "int8" else name.removesuffix("-int8")
+        form = Form(name, "" if name == "int8" else row["kind"], row["of"],
+                    base if row["int8"] else "", row["int8"])  # fmt: skip
+        try:
+            if record["runtime"] != job.runtime:
+                raise GpuzooError(f"its figures are of {record['runtime']}")
+            export = kept_export(job, form)
+            if not export or export["formats"][job.runtime]["sha256"] != row["sha256"]:
+                raise GpuzooError("its export is not there any more")
+        except GpuzooError as error:
+            job.note(f"{name}, made earlier, is left out of {RECORD}: {error}")
+        else:
+            found.append(form)
+            if name in record["narrowed"]:
+                narrowed[name] = record["narrowed"][name]
+    return found, narrowed
 
 
 def _announce(job: Job, forms: list[Form], left_out: dict) -> None:
@@ -188,13 +231,14 @@ def _announce(job: Job, forms: list[Form], left_out: dict) -> None:
     epoch = record["seconds"]["train"] / max(1, record["epochs"])
     lines, total = [], 0.0
     for form in forms:
-        if form.kind and not form.int8:
+        done = os.path.lexists(job.exported(form))
+        total += _EXPORT_SECONDS * (not done)
+        if form.kind and not form.int8 and not is_finished(job, form):
             epochs = epochs_of(job, form)
             total += epochs * epoch
             lines.append(f"{form.name} ({epochs} epochs)")
         elif form.name != "original":
-            lines.append(form.name)
-    total += _EXPORT_SECONDS * len(forms)
+            lines.append(form.name + " (kept)" * done)
     job.note(
         f"{job.run.name}: {', '.join(lines)}; about {max(1, round(total / 60))} min, "
         f"by the speed of the run, into {job.out}/"
@@ -210,6 +254,7 @@ def _folder(job: Job) -> Iterator[Folder]:
     """
     out, record = job.out, job.record
     mine = {name: record[key] for name, key in IDENTITY.items()}
+    new = not os.path.lexists(out)
     try:
         out.mkdir(exist_ok=True)
         folder = Folder(out)
@@ -231,6 +276,11 @@ def _folder(job: Job) -> Iterator[Folder]:
                 shutil.rmtree(left)
         folder.remove_temporary()
         yield folder
+    except BaseException:
+        if new and folder.names() == [RECORD]:  # nothing was made
+            folder.remove_file(RECORD)
+            out.rmdir()
+        raise
     finally:
         folder.close()
 

@@ -26,10 +26,14 @@ IDENTITY = {"run_id": "id", "weights_sha256": "weights_sha256"}
 _SIZES = ("bytes", "gzip_bytes", "latency_us")
 
 
-def export_form(job: Job, form: Form) -> dict:
-    """Export a form, unless that is done; return what export.json holds."""
-    path, out = job.folder(form), job.exported(form)
-    record = read_run(path)
+def kept_export(job: Job, form: Form) -> dict | None:
+    """Return what export.json of a finished form holds; None: it is not exported yet.
+
+    Raises:
+        GpuzooError: there is something else.
+    """
+    out = job.exported(form)
+    record = read_run(job.folder(form))
     if os.path.lexists(out):
         try:
             found = parse_json((out / exports.RECORD).read_text())
@@ -48,6 +52,14 @@ def export_form(job: Job, form: Form) -> dict:
                 "it, or name another folder with --out"
             )
         return found
+    return None
+
+
+def export_form(job: Job, form: Form) -> dict:
+    """Export a form, unless that is done; return what export.json holds."""
+    if found := kept_export(job, form):
+        return found
+    path, out = job.folder(form), job.exported(form)
     job.note(f"{form.name}: exporting")
     bounds = exports.Bounds(max_loss=math.inf)  # it is judged with all forms
     found = exports.export(
@@ -84,6 +96,7 @@ def figures(job: Job, forms: list[Form], entries: dict, max_loss: float) -> dict
         "data": job.record["data"]["name"], "task": job.recipe.task,
         "runtime": job.runtime, "metric": metric["name"],
         "examples": first["formats"][job.runtime]["parity"]["examples"],
+        "value_of_run": metric["run"], "precision": job.record["runtime"]["precision"],
         "max_loss": max_loss,
         "latency": {
             "of": "one example on one thread, "

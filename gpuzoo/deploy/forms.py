@@ -145,12 +145,17 @@ def start_of(job: Job, form: Form, note=lambda text: None):
             "an exported detector is compared with the run that it is made of, so that "
             "nothing would say what a trained form loses; only int8 is for detectors"
         )
-    model = load(job.run, note=note, **job.load).model
+    trained = load(job.run, note=note, **job.load)
+    if form.kind == "student":  # imports Keras, which `load` has configured
+        from gpuzoo.training import build
+
+        recipe = job.recipe.override(**_changes(job, form))
+        build.build_for_shape(recipe, trained.dataset)
     if form.kind != "width":
         return None, {}
-    from gpuzoo.deploy import narrow  # imports Keras, which `load` has configured
+    from gpuzoo.deploy import narrow
 
-    made = narrow.narrowed(model, form.value)
+    made = narrow.narrowed(trained.model, form.value)
     return made.model, {"kept": made.kept, "whole": made.whole}
 
 
@@ -165,14 +170,19 @@ def train_form(job: Job, form: Form) -> None:
     path, changes = job.folder(form), _changes(job, form)
     start, _ = start_of(job, form)
     if os.path.lexists(path):
-        _check_same(job, form, start, changes)
-        if read_run(path)["state"] == "finished":
+        check_same(job, form, start)
+        if is_finished(job, form):
             return
         job.note(f"{form.name}: going on with {path}")
         drift = job.load["allow_drift"]
         summary = resume(path, allow_drift=drift, quiet=job.quiet)
     else:
-        job.note(f"{form.name}: training")
+        begins = {
+            "width": f"from the weights of {job.run.name}, narrowed",
+            "sparsity": f"from the weights of {job.run.name}",
+            "student": f"from new weights, with {job.run.name} as its teacher",
+        }[form.kind]
+        job.note(f"{form.name}: training {begins}")
         how = {"out": str(path), "quiet": job.quiet}
         if form.kind == "width":
             del changes["model"], changes["model_options"]
@@ -193,9 +203,18 @@ def _other_data(job: Job, record: dict) -> str:
     return "" if same else f"its data are not those of {job.run.name}"
 
 
-def _check_same(job: Job, form: Form, start, changes: dict) -> None:
-    """Raise GpuzooError unless the run folder of a form holds just this form."""
+def is_finished(job: Job, form: Form) -> bool:
+    """Whether the run folder of a form is there and its training has ended."""
     path = job.folder(form)
+    return os.path.lexists(path) and read_run(path)["state"] == "finished"
+
+
+def check_same(job: Job, form: Form, start) -> None:
+    """Raise GpuzooError unless the run folder of a form, if any, holds just this form;
+    `start`: see `start_of`."""
+    path, changes = job.folder(form), _changes(job, form)
+    if not os.path.lexists(path):
+        return
     record = read_run(path)
     theirs, settled = recipe_of(record), ("teacher_sha256", "fallback_data")
     if form.kind == "width":

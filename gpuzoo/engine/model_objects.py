@@ -176,7 +176,7 @@ def line(given: Given, recipe: Recipe) -> str:
     """Describe initial weights, optimizer and loss, for the first lines of a run."""
     begins = "drawn from the seed"
     if not given.fresh:
-        begins = "as given (fresh=True draws them from the seed)"
+        begins = "as given"
     if given.parent:
         begins = f"those of run {given.parent['run']}"
     if given.init:
