@@ -123,7 +123,11 @@ _SAME = {
     "min_steps": "minimum_steps",
     "epochs, batch_size": "steps_per_epoch max_steps num_steps steps train_steps "
     "total_steps limit_train_batches",
-    "momentum": "nesterov mom",
+    "accumulate": "gradient_accumulation_steps accumulate_grad_batches "
+    "accumulation_steps grad_accum gradient_accumulation micro_batches",
+    "momentum": "mom",
+    "optimizer_options": "optimizer_kwargs optimizer_args optim_args opt_kwargs rho "
+    "epsilon eps amsgrad nesterov",
     "beta_1": "beta1 betas",
     "beta_2": "beta2",
     "ema_decay": "ema use_ema ema_momentum swa model_ema polyak averaging",
@@ -132,7 +136,11 @@ _SAME = {
     "lr_scheduler_type annealing cosine",
     "warmup_fraction": "warmup warmup_steps warmup_epochs warmup_ratio "
     "num_warmup_steps pct_start",
+    "restarts": "t_mul t_mult t_0 cycles num_cycles lr_cycle_limit",
+    "plateau_patience": "lr_patience reduce_lr_patience patience_epochs",
+    "plateau_factor": "factor lr_factor decay_rate reduce_lr_factor gamma",
     "label_smoothing": "smoothing smooth",
+    "class_weight": "class_weights weights_of_classes scale_pos_weight pos_weight",
     "clip_norm": "global_clipnorm clipnorm gradient_clip_val max_grad_norm grad_clip "
     "clip clip_grad_norm",
     "clip_value": "clipvalue clip_grad_value",
@@ -189,9 +197,8 @@ _NONE = {
     "buffer_size",
     "the recipe's task sets the loss": "loss criterion loss_fn loss_function objective",
     "the recipe's task sets the metrics": "metrics metric scoring",
-    "gradients are not accumulated": "gradient_accumulation_steps "
-    "accumulate_grad_batches accumulation_steps",
-    "all examples have the same weight": "class_weight sample_weight class_weights",
+    "all examples of a class have the same weight (see class_weight)": "sample_weight "
+    "sample_weights",
     "gpuzoo resume RUN continues a run": "resume resume_from_checkpoint ckpt_path "
     "initial_epoch checkpoint",
     "keras/<name> takes weights from a file as a model option": "pretrained weights",

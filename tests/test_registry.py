@@ -40,7 +40,8 @@ def test_a_typo_in_an_option_is_a_type_error(name):
      ("jit_compile", "xla"), ("deterministic", "level"), ("n_jobs", "threads"),
      ("save_dir", "out"), ("verbose", "quiet"), ("gpus", "device"),
      ("validation_split", "validation"), ("patience", "early_stopping"),
-     ("max_grad_norm", "clip_norm"), ("warm_start", "init")],
+     ("max_grad_norm", "clip_norm"), ("warm_start", "init"), ("eps", "optimizer_options"),
+     ("accumulation_steps", "accumulate"), ("class_weights", "class_weight")],
 )  # fmt: skip
 def test_words_of_other_libraries(word, field):
     with pytest.raises(gpuzoo.GpuzooError, match=f"nearest: {field}$"):
@@ -50,7 +51,7 @@ def test_words_of_other_libraries(word, field):
 @pytest.mark.parametrize(
     ("word", "why"),
     [("test_split", "test set"), ("callbacks", "curves"), ("num_workers", "memory"),
-     ("accumulation_steps", "accumulated"), ("class_weight", "same weight"),
+     ("sample_weight", "same weight"),
      ("loss", "task")],
 )  # fmt: skip
 def test_what_there_is_not(word, why):

@@ -24,6 +24,10 @@ _RULES = {
     "epochs": ("at least 1", lambda v: v >= 1),
     "min_steps": ("0 or more", lambda v: v >= 0),
     "batch_size": ("at least 1", lambda v: v >= 1),
+    "accumulate": ("at least 1", lambda v: v >= 1),
+    "restarts": ("0 or more", lambda v: v >= 0),
+    "plateau_patience": ("at least 1 evaluation", lambda v: v >= 1),
+    "plateau_factor": ("in (0, 1)", lambda v: 0 < v < 1),
     "learning_rate": ("a positive number", lambda v: 0 < v < math.inf),
     "momentum": ("in [0, 1)", lambda v: 0 <= v < 1),
     "beta_1": ("in [0, 1)", lambda v: 0 <= v < 1),
@@ -53,9 +57,16 @@ _RULES = {
     "digest_every": ("at least 1", lambda v: v >= 1),
 }
 
-# Fields that not every optimizer uses -> those that do.
+# Fields that not every optimizer uses -> those that do; the others take them, if at
+# all, as optimizer_options.
 _ADAMS = ("adam", "adamw", "muon")
 _USED_BY = {"momentum": ("sgd", "muon"), "beta_1": _ADAMS, "beta_2": _ADAMS}
+# Fields of one schedule.
+_OF_SCHEDULE = {
+    "restarts": "cosine",
+    "plateau_patience": "reduce_on_plateau",
+    "plateau_factor": "reduce_on_plateau",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,10 +123,20 @@ class Recipe:
     --epochs."""
     batch_size: int = 128
     """Examples per step; the last, incomplete batch of an epoch is dropped."""
+    accumulate: int = 1
+    """Parts (micro-batches) of a batch that are computed one after another, to need
+    less memory; their gradients are averaged for one update. Batch normalization sees
+    one part at a time, and mixup and cutmix mix within one."""
 
-    optimizer: Literal["adam", "adamw", "muon", "sgd"] = "adam"
-    """Optimizer; sgd uses Nesterov momentum; muon uses adam for the last kernel and for
-    weights that are not kernels."""
+    optimizer: Literal[
+        "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb",
+        "lion", "muon", "nadam", "rmsprop", "schedule_free_adamw", "sgd",
+    ] = "adam"  # fmt: skip
+    """Optimizer, by its name in keras.optimizers; sgd uses Nesterov momentum; muon uses
+    adam for the last kernel and for weights that are not kernels."""
+    optimizer_options: tuple[str, ...] = ()
+    """Options of the optimizer as key=value, e.g. rho=0.95 centered=True; those that
+    are not named are Keras's defaults."""
     learning_rate: float = 1e-3
     """Peak learning rate of the schedule."""
     momentum: float = 0.9
@@ -131,16 +152,31 @@ class Recipe:
     to it. 0: off."""
     clip_value: float = 0.0
     """Largest magnitude of each value of a gradient; larger ones are cut. 0: off."""
-    schedule: Literal["constant", "cosine", "linear", "one_cycle"] = "constant"
-    """Learning rate schedule after the warmup: constant, or decay to 0; warmup is
-    linear, with one_cycle a cosine."""
+    schedule: Literal[
+        "constant", "cosine", "linear", "one_cycle", "reduce_on_plateau"
+    ] = "constant"
+    """Learning rate schedule after the warmup: constant, decay to 0, or reduced when
+    `monitor` on the validation examples no longer improves; warmup is linear, with
+    one_cycle a cosine."""
     warmup_fraction: float = 0.0
     """Fraction of all steps in which the learning rate rises to its peak."""
+    restarts: int = 0
+    """Times that the schedule cosine starts again at its peak (SGDR); each period is
+    twice as long as the one before."""
+    plateau_patience: int = 3
+    """Evaluations in a row without an improvement after which reduce_on_plateau reduces
+    the learning rate."""
+    plateau_factor: float = 0.1
+    """Factor by which reduce_on_plateau reduces the learning rate."""
     ema_decay: float = 0.0
     """Decay per step of an exponential moving average (EMA) of the weights, which is
     evaluated and saved instead of them; 0: no EMA."""
     label_smoothing: float = 0.0
     """Fraction of the target spread evenly over all classes."""
+    class_weight: tuple[str, ...] = ()
+    """Weights of the classes in the training loss: balanced, which is inverse to their
+    numbers of training examples, or class:weight by name or index, e.g. cat:2 dog:0.5;
+    1 for the others. Validation and test metrics are not weighted."""
     sparsity: float = 0.0
     """Fraction of the weights of each kernel that are set to zero, those of the
     smallest magnitude; the fraction rises over the first three quarters of the steps,
@@ -152,13 +188,14 @@ class Recipe:
     """Stop after so many evaluations in a row without an improvement of `monitor` on
     the validation examples (patience); 0: train for all epochs."""
     min_delta: float = 0.0
-    """Smallest change of `monitor` that early_stopping takes for an improvement."""
+    """Smallest change of `monitor` that early_stopping and reduce_on_plateau take for
+    an improvement."""
     keep: Literal["last", "best"] = "last"
     """Weights to keep: those of the last step, or of the evaluation with the best
     `monitor` on the validation examples."""
     monitor: str = ""
-    """Validation metric for keep=best and early_stopping, e.g. accuracy, macro_f1, auc
-    or rmse; empty: the task's first, which is the loss."""
+    """Validation metric for keep=best, early_stopping and reduce_on_plateau, e.g.
+    accuracy, macro_f1, auc or rmse; empty: the task's first, which is the loss."""
 
     tta: Literal["none", "flip", "flip_translate"] = "none"
     """Test-time augmentation of a classifier: average the logits over the image and its
@@ -187,6 +224,8 @@ class Recipe:
                 value = tuple(value)
             if isinstance(value, os.PathLike):
                 value = os.fspath(value)
+            if field.name == "class_weight":
+                value = _as_texts(value)
             if hints[field.name] is float and type(value) is int:
                 value = float(value)
             object.__setattr__(self, field.name, value)
@@ -227,7 +266,7 @@ class Recipe:
     def override(self, **changes) -> "Recipe":
         """Return a copy with other values. Setting `data` clears `fallback_data`,
         setting `epochs` clears `min_steps`, another `model` clears `model_options`, and
-        another `optimizer` resets the fields that it does not use."""
+        another `optimizer` or `schedule` resets the fields that it does not use."""
         known = [field.name for field in dataclasses.fields(self)]
         for key in changes:
             if key not in known:
@@ -239,8 +278,14 @@ class Recipe:
         if changes.get("model", self.model) != self.model:
             changes.setdefault("model_options", ())
         optimizer = changes.get("optimizer", self.optimizer)
-        for field in dataclasses.fields(self) if optimizer != self.optimizer else ():
-            if optimizer not in _USED_BY.get(field.name, (optimizer,)):
+        if optimizer != self.optimizer:
+            changes.setdefault("optimizer_options", ())
+        schedule = changes.get("schedule", self.schedule)
+        for field in dataclasses.fields(self):
+            unused = optimizer not in _USED_BY.get(field.name, (optimizer,))
+            unused &= optimizer != self.optimizer
+            other = schedule != _OF_SCHEDULE.get(field.name, schedule)
+            if unused or (other and schedule != self.schedule):
                 changes.setdefault(field.name, field.default)
         return dataclasses.replace(self, **changes)
 
@@ -254,24 +299,40 @@ class Recipe:
                     f"{self.optimizer}: leave it at {field.default}"
                 )
 
+    def check_schedule(self) -> None:
+        """Raise GpuzooError if a field is set that the schedule does not use."""
+        for name, schedule in _OF_SCHEDULE.items():
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name]
+            if value != default.default and self.schedule != schedule:
+                raise GpuzooError(
+                    f"{name}={value:g} is for schedule={schedule}, and the schedule is "
+                    f"{self.schedule}: leave it out"
+                )
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the learning rate depends on validation metrics."""
+        return self.schedule == "reduce_on_plateau"
+
     @property
     def chooses(self) -> str:
         """The settings that choose by validation metrics, for messages; "" if none."""
         stops = f"early_stopping={self.early_stopping}" if self.early_stopping else ""
         best = "keep=best" if self.keep == "best" else ""
-        return " and ".join(filter(None, (best, stops)))
+        plateau = f"schedule={self.schedule}" if self.reduces else ""
+        return " and ".join(filter(None, (best, stops, plateau)))
 
     def check_choice(self) -> None:
         """Raise GpuzooError if a setting is given that nothing uses."""
         if self.monitor and not self.chooses:
             raise GpuzooError(
-                f"monitor={self.monitor} is for keep=best and early_stopping: set one "
-                "of them, or leave it out"
+                f"monitor={self.monitor} is for keep=best and early_stopping, and for "
+                "schedule=reduce_on_plateau: set one of them, or leave it out"
             )
-        if self.min_delta and not self.early_stopping:
+        if self.min_delta and not self.early_stopping and not self.reduces:
             raise GpuzooError(
-                f"min_delta={self.min_delta:g} is for early_stopping: set it, or leave "
-                "min_delta out"
+                f"min_delta={self.min_delta:g} is for early_stopping and for "
+                "schedule=reduce_on_plateau: set one of them, or leave min_delta out"
             )
 
     @property
@@ -314,13 +375,23 @@ class _WithFields:
 Recipe.__doc__ = _WithFields(Recipe.__doc__)
 
 
-def parse_options(texts: tuple[str, ...]) -> dict:
-    """Parse `("dense=128", "name=x")` to `{"dense": 128, "name": "x"}`."""
+def _as_texts(weights):
+    """Return class weights as texts, also of a string or a dict as Keras takes it."""
+    if isinstance(weights, str):
+        return tuple(weights.split())
+    if isinstance(weights, dict):
+        return tuple(f"{name}:{weight}" for name, weight in weights.items())
+    return weights
+
+
+def parse_options(texts: tuple[str, ...], field: str = "model_options") -> dict:
+    """Parse `("dense=128", "name=x")` to `{"dense": 128, "name": "x"}`; `field`: the
+    name of the field, for messages."""
     options = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
-            raise GpuzooError(f"model_options must look like key=value: {text!r}")
+            raise GpuzooError(f"{field} must look like key=value: {text!r}")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

@@ -1,5 +1,7 @@
-"""Early stopping and best weights: what an evaluation on validation data decides."""
+"""Early stopping, best weights and reductions of the learning rate: what an evaluation
+on validation data decides."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -69,6 +71,7 @@ class Choice:
             equal ones; None before the first, and if the recipe does not choose.
         weights: those of that evaluation; None unless the recipe keeps them.
         over: whether early stopping ends the training now.
+        reductions: epoch and step of each reduction of the learning rate.
     """
 
     def __init__(self, recipe: Recipe, monitor: Metric | None):
@@ -77,6 +80,8 @@ class Choice:
         self.weights: Arrays | None = None
         self._waited = 0  # evaluations since the last improvement
         self._reference: float | None = None  # the value of that
+        self._stale = 0  # evaluations since that, or since the last reduction
+        self.reductions: list[dict] = []
 
     @property
     def over(self) -> bool:
@@ -97,8 +102,18 @@ class Choice:
             if self.recipe.keep == "best":
                 self.weights = weights()
         self._waited += 1
+        self._stale += 1
         if self._improves(value, self._reference, self.recipe.min_delta):
-            self._waited, self._reference = 0, value
+            self._waited, self._stale, self._reference = 0, 0, value
+        if self.recipe.reduces and self._stale >= self.recipe.plateau_patience:
+            self._stale = 0
+            self.reductions.append({"epoch": epoch, "step": step})
+
+    def reduction_at(self, step: int) -> float | None:
+        """Return the factor of the learning rate, if it was reduced at that step."""
+        if not self.reductions or self.reductions[-1]["step"] != step:
+            return None
+        return math.prod([self.recipe.plateau_factor] * len(self.reductions))
 
     def _improves(self, value: float, on: float | None, delta: float = 0.0) -> bool:
         if not np.isfinite(value):
@@ -115,6 +130,7 @@ class Choice:
         """Return the rest."""
         return {
             "best": self.best, "waited": self._waited, "reference": self._reference,
+            "stale": self._stale, "reductions": self.reductions,
         }  # fmt: skip
 
     def as_record(self, *, stopped_early: bool) -> dict | None:
@@ -132,7 +148,8 @@ class Choice:
         """Continue from a checkpoint."""
         if facts:
             self.best, self._waited = facts["best"], facts["waited"]
-            self._reference = facts["reference"]
+            self._reference, self._stale = facts["reference"], facts["stale"]
+            self.reductions = list(facts["reductions"])
         kept = [name for name in arrays if name.startswith("best/")]
         if kept:
             self.weights = {k.removeprefix("best/"): arrays[k] for k in kept}

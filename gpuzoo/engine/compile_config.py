@@ -17,6 +17,7 @@ from gpuzoo.tasks import ends
 _OPTIMIZER_FIELDS = (
     "learning_rate", "momentum", "beta_1", "beta_2", "weight_decay",
     "schedule", "warmup_fraction", "ema_decay", "clip_norm", "clip_value",
+    "optimizer_options", "restarts", "plateau_patience", "plateau_factor",
 )  # fmt: skip
 # These take integer labels; all others one-hot labels.
 _SPARSE = ("SparseCategoricalCrossentropy", "CategoricalGeneralizedCrossEntropy")
@@ -83,6 +84,12 @@ def loss_of(config: dict | None, recipe: Recipe, model: keras.Model):
         raise GpuzooError(
             f"compiled loss {name} has reduction={loss.reduction!r}; training needs "
             "'sum_over_batch_size' or 'sum'"
+        )
+    if loss.reduction == "sum" and recipe.accumulate > 1:
+        raise GpuzooError(
+            f"compiled loss {name} has reduction='sum', and accumulate="
+            f"{recipe.accumulate} averages over the parts of a batch; compile it with "
+            "the default reduction, or leave accumulate out"
         )
     ignored = config["config"].get("ignore_class")
     if ignored is not None:

@@ -44,6 +44,8 @@ class Result:
     best: dict | None
     """Of a recipe that chooses: epoch, step, monitor and metrics of the best evaluation
     on validation data; `kept`, whether its weights are kept; `stopped_early`."""
+    reductions: list[dict]
+    """Epoch and step of each reduction of the learning rate on a plateau."""
     parameters: int
     seconds: dict[str, float]
     """setup, compile, train, evaluate."""
@@ -137,6 +139,7 @@ def run(
         state_arrays=good.values,
         sparsity=program.pruning.measure(weights),
         best=choice.as_record(stopped_early=choice.over and step < plan.steps),
+        reductions=choice.reductions,
         parameters=program.model.count_params(),
         seconds=clock.rounded(),
         device_bytes=program.backend.peak_device_bytes(),
@@ -180,6 +183,9 @@ def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:
     pruned = step >= max(plan.prunings, default=0)
     if due and pruned:  # a resumed run has no evaluation where it was stopped
         choice.see(epoch, step, metrics, program.weights)
+        if factor := choice.reduction_at(step):
+            program.state.reduce_learning_rate(factor)
+            good.follow(step, program.state.read(program.state.all))
     end = (step == plan.steps or choice.over) and choice.weights is None
     if end and journal.losses:  # what is kept if a metric is not finite
         _digest(program, journal, good, step)

@@ -14,7 +14,8 @@ from gpuzoo.engine import pruning
 from gpuzoo.errors import GpuzooError
 from gpuzoo.tasks import augment
 
-# So that a table of learning rates fits into memory, and 256 * step into 32 bits.
+# So that a table of learning rates fits into memory, and 256 * step into 32 bits (of
+# the parts of a step, too).
 MOST_STEPS = 8_000_000
 
 
@@ -78,14 +79,20 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
             f"batch_size {recipe.batch_size} is larger than the {examples} training "
             f"examples; use --batch-size {min(32, examples)}"
         )
+    if recipe.batch_size % recipe.accumulate:
+        raise GpuzooError(
+            f"batch_size {recipe.batch_size} must be a multiple of accumulate="
+            f"{recipe.accumulate}, the number of equal parts of a batch"
+        )
     per_epoch = examples // recipe.batch_size
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / per_epoch))
     if fast:
         per_epoch, epochs = min(per_epoch, 2), 1
-    if per_epoch * epochs > MOST_STEPS:
+    if per_epoch * epochs * recipe.accumulate > MOST_STEPS:
+        parts = f" of {recipe.accumulate} parts" if recipe.accumulate > 1 else ""
         raise GpuzooError(
-            f"epochs {epochs} of {per_epoch} steps are {epochs * per_epoch} steps; "
-            f"{MOST_STEPS} is the most"
+            f"epochs {epochs} of {per_epoch} steps are {epochs * per_epoch} steps"
+            f"{parts}; {MOST_STEPS // recipe.accumulate} is the most"
         )
     lasting = tuple(augment.alternating(recipe.augment))
     return Plan(

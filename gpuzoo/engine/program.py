@@ -9,6 +9,7 @@ from gpuzoo import tasks
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.engine import (
+    accumulation,
     backends,
     batches,
     choice,
@@ -195,13 +196,31 @@ class Program:
 
     def step(self, feed: dict, backend=None) -> dict:
         """Do one step, to be traced: one entry of a feed -> its metrics."""
-        backend = backend or self.backend
-        for generator, key in self._generators:
-            counter = feed["step"] * DRAWS_PER_STEP
-            generator.assign(backend.seed_state(key, counter))
+        backend, parts = backend or self.backend, self.session.recipe.accumulate
+        self._seed(feed["step"], backend)
         batch = self._train_examples.take(feed)
         with no_draws(self.session.runtime), self.pruning.zeros_kept(feed["step"]):
-            return self.task.step(batch, feed["draws"], backend)
+            if parts == 1:
+                return self.task.step(batch, feed["draws"], backend)
+            size = self.plan.batch // parts
+            summed = accumulation.Summed(backend, parts, size)
+            return self._in_parts(batch, feed, summed)
+
+    def _seed(self, place, backend) -> None:
+        """Let random layers draw what belongs to a step, or to a part of one."""
+        for generator, key in self._generators:
+            generator.assign(backend.seed_state(key, place * DRAWS_PER_STEP))
+
+    def _in_parts(self, batch: dict, feed: dict, backend) -> dict:
+        """Do one step, the parts of its batch one after another."""
+        parts, totals = backend.parts, {}
+        for part in range(parts):
+            arrays = backend.next_part({**batch, "": feed["draws"]})
+            draws = arrays.pop("")
+            self._seed(feed["step"] * parts + part, backend)
+            results = self.task.step(arrays, draws, backend)
+            totals = {k: totals[k] + v for k, v in results.items()} if part else results
+        return {name: total / parts for name, total in totals.items()}
 
     @property
     def most_steps(self) -> int | None:

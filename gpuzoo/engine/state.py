@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
-from gpuzoo.engine.optim import averages
+from gpuzoo.engine.optim import REDUCTION, averages
 from gpuzoo.errors import GpuzooError
 from gpuzoo.weights import by_name
 
@@ -26,7 +26,14 @@ class State:
         }
         self.all = {**self.weights, **self.others}
         self.scales = [n for n, v in self.others.items() if v.name == "dynamic_scale"]
+        self._reductions = [v for v in self.others.values() if v.name == REDUCTION]
         self._averages = [pair for one in optimizers for pair in averages(one)]
+
+    def reduce_learning_rate(self, factor: float) -> None:
+        """Set the factor of the learning rates of all optimizers, from the next step on
+        (schedule=reduce_on_plateau)."""
+        for variable in self._reductions:
+            variable.assign(factor)
 
     def read(self, part: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
         """Return copies of the values, on the host."""

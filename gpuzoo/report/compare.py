@@ -154,7 +154,8 @@ def _groups(records: list[dict]) -> list[str]:
 def _setting(record: dict) -> tuple:
     """Return what the runs of a group have in common."""
     recipe = {k: v for k, v in record["recipe"].items() if k not in _NO_SETTING}
-    if recipe.get("keep") == "best" or recipe.get("early_stopping"):
+    chooses = recipe.get("keep") == "best" or recipe.get("early_stopping")
+    if chooses or recipe.get("schedule") == "reduce_on_plateau":
         recipe["eval_every"] = record["recipe"]["eval_every"]
     runtime = record["runtime"] or {}
     data = (record["data"] or {}).get("fingerprint", record["recipe"]["data"])

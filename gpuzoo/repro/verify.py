@@ -6,6 +6,7 @@ import os
 import pathlib
 
 from gpuzoo import weights
+from gpuzoo.data import balance
 from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
@@ -196,6 +197,14 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
         before["init"] = recorded["init"]["weights_sha256"]
         here["init"] = recorded.get("initial_weights_sha256")
     before["sparsity"], here["sparsity"] = recorded.get("sparsity"), result.sparsity
+    before["reductions"], here["reductions"] = (
+        recorded.get("reductions", []), result.reductions,
+    )  # fmt: skip
+    weights_of_classes = balance.class_weights(
+        session.recipe.class_weight, session.dataset
+    )
+    before["class_weights"] = recorded.get("class_weights")
+    here["class_weights"] = weights_of_classes
     for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]
         mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]

@@ -65,6 +65,12 @@ class Task(base.Task):
                 "sparsity cannot be combined with the task adversarial: a pruned "
                 "discriminator would change what the generator learns; leave it out"
             )
+        if recipe.accumulate > 1:
+            raise GpuzooError(
+                f"accumulate={recipe.accumulate} cannot be combined with the task "
+                "adversarial: its two networks update in turn within a step; leave it "
+                "out, or set a smaller batch_size"
+            )
 
     @staticmethod
     def count_draws(recipe, model: keras.Model) -> int:

@@ -30,7 +30,7 @@ ACCURACY = Metric("accuracy", greater_is_better=True, format=".2%")
 _FOR = {
     "augment": "changes images", "mixup and cutmix": "are for labels",
     "label_smoothing": "is for labels", "tta": "is for classifying images",
-    "teacher": "is for the task distill",
+    "teacher": "is for the task distill", "class_weight": "weighs classes, one per example",
 }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ class Task:
         given = {
             "augment": changes, "mixup and cutmix": any(one.mixes for one in changes),
             "label_smoothing": recipe.label_smoothing, "tta": recipe.tta != "none",
-            "teacher": recipe.teacher,
+            "teacher": recipe.teacher, "class_weight": recipe.class_weight,
         }  # fmt: skip
         for name, value in given.items():
             if value and name not in cls.uses:
@@ -157,7 +157,8 @@ class Task:
     def only_in_training(recipe) -> str:
         """Return the terms of the training loss that the evaluation's lacks."""
         smoothing = recipe.label_smoothing
-        return f"label smoothing {smoothing:g}" if smoothing else ""
+        terms = [f"label smoothing {smoothing:g}"] if smoothing else []
+        return " and ".join([*terms, *["class weights"] * bool(recipe.class_weight)])
 
     @staticmethod
     def check_data(dataset) -> str | None:

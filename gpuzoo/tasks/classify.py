@@ -5,11 +5,15 @@ import math
 import keras
 import numpy as np
 
+from gpuzoo.data import balance
 from gpuzoo.tasks import augment, base, ends, scores
 
 
 class Task(base.Task):
-    """Minimise the cross-entropy of logits, with label smoothing.
+    """Minimise the cross-entropy of logits, with label smoothing and class weights.
+
+    With class weights the loss of each training example is multiplied by the weight of
+    its class, and the mean is over the examples of the batch, as in Keras's `fit`.
 
     Examples are images (batch, height, width, channels), uint8 or floats in [0, 1],
     with labels (batch,), int32. The model maps images in [0, 1], without a channel axis
@@ -27,7 +31,9 @@ class Task(base.Task):
     metrics = step_metrics = (base.LOSS, base.ACCURACY)
     headline = base.ACCURACY
     pictures = ("confusion", "mistakes")
-    uses = frozenset({"augment", "mixup and cutmix", "label_smoothing", "tta"})
+    uses = frozenset(
+        {"augment", "mixup and cutmix", "label_smoothing", "tta", "class_weight"}
+    )
     from_logits = takes_loss = True
 
     def __init__(self, *, recipe, dataset, **parts):
@@ -39,6 +45,14 @@ class Task(base.Task):
         self.network = Logits(self.model, dataset.input_shape)
         self.smoothing = recipe.label_smoothing
         self.views = recipe.tta
+
+    def begin(self, optimizers: list, dataset) -> None:
+        super().begin(optimizers, dataset)
+        self.class_weights = None
+        if optimizers and self.recipe.class_weight:
+            weights = balance.class_weights(self.recipe.class_weight, dataset)
+            weights = np.array(list(weights.values()), np.float32)
+            self.class_weights = keras.ops.convert_to_tensor(weights)
 
     @staticmethod
     def model_options(dataset) -> dict:
@@ -108,9 +122,9 @@ class Task(base.Task):
     def loss(self, images, labels, own, logits):
         """Return the mean loss of a batch; `own`: the fraction of each image that is
         its own (mixup, cutmix), or None."""
-        loss = self._losses(labels, logits, self.smoothing)
+        loss = self._weighted(labels, logits)
         if own is not None:
-            other = self._losses(keras.ops.flip(labels, axis=0), logits, self.smoothing)
+            other = self._weighted(keras.ops.flip(labels, axis=0), logits)
             loss = own * loss + (1 - own) * other
         if self.compiled and self.compiled.reduction == "sum":
             return keras.ops.sum(loss)
@@ -175,6 +189,13 @@ class Task(base.Task):
         MeanSquaredError trains to the labels 0 and 1 themselves."""
         threshold = self.compiled.threshold if self.compiled else 0.0
         return logits - np.float32([0, threshold]) if threshold else logits
+
+    def _weighted(self, labels, logits):
+        """Return the losses of training, each times the weight of its class."""
+        losses = self._losses(labels, logits, self.smoothing)
+        if self.class_weights is None:
+            return losses
+        return losses * keras.ops.take(self.class_weights, labels)
 
     def _losses(self, labels, logits, smoothing: float):
         """Return losses (batch,) of labels (batch,) and logits (batch, classes)."""

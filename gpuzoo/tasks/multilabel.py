@@ -20,6 +20,7 @@ class Task(classify.Task):
     target = "labels"
     loss_name = "binary cross-entropy of each label"
     models = "classify"
+    uses = classify.Task.uses - {"class_weight"}
     pictures = ()
 
     def __init__(self, **parts):

@@ -12,6 +12,7 @@ from gpuzoo.catalogue.recipe import Recipe, parse_options
 from gpuzoo.catalogue.registry import build, check_options, model_info
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.sources import load_data
+from gpuzoo.engine import optim
 from gpuzoo.engine.backends import missing_kernels
 from gpuzoo.engine.program import Program, Session
 from gpuzoo.errors import GpuzooError
@@ -165,7 +166,9 @@ def build_for_shape(
 def check_recipe(recipe: Recipe) -> None:
     """Raise GpuzooError for all that is wrong without looking at the data."""
     recipe.check_optimizer()
+    recipe.check_schedule()
     recipe.check_choice()
+    optim.chosen(recipe)
     tasks.load(recipe.task).check_recipe(recipe)
     options = parse_options(recipe.model_options)
     for name in ("input_shape", "num_classes", "horizon"):

@@ -63,6 +63,7 @@ def finish(job, result) -> None:
         epochs=result.epochs,
         parameters=result.parameters,
         **({"sparsity": result.sparsity} if result.sparsity else {}),
+        **({"reductions": result.reductions} if recipe.reduces else {}),
         metrics=result.metrics,
         **({"evaluation": figures} if figures else {}),
         best=result.best,
@@ -212,6 +213,12 @@ def say_end(job, summary: dict) -> None:
         screen.say(
             f"{early}{kept} of epoch {best['epoch']}: {best['monitor']} "
             f"{best['value']:.4f}"
+        )
+    if reductions := job.folder.record.get("reductions"):
+        epochs = ", ".join(str(one["epoch"]) for one in reductions)
+        screen.say(
+            f"Learning rate multiplied by {recipe.plateau_factor:g} after epoch "
+            f"{epochs}."
         )
     figure = headline.text(summary[f"test_{headline.name}"])
     screen.say(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
+from gpuzoo.data import balance
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code, drift
 from gpuzoo.runs.record import options_of, recipe_of
@@ -69,6 +70,7 @@ def make_session(
     recipe = tasks.load(recipe.task).settle(recipe)
     dataset = build.load_data_of(recipe, note)
     choice.check_data(recipe, dataset)
+    balance.class_weights(recipe.class_weight, dataset)
     make_plan(recipe, dataset.count("train"), 0, fast)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
@@ -153,7 +155,9 @@ def set_onednn(record: dict) -> None:
 
 
 def findings_of(model, recipe: Recipe, dataset, given) -> tuple[str, ...]:
-    """Return what a user should know of a model, just built, and of its inputs."""
+    """Return what a user should know of a model, just built, of its inputs and of the
+    classes."""
+    from gpuzoo import tasks
     from gpuzoo.engine import model_objects, scaling
 
     found = ()
@@ -161,7 +165,10 @@ def findings_of(model, recipe: Recipe, dataset, given) -> tuple[str, ...]:
         found = model_objects.not_used(model, recipe)
     if given.content is not None:  # the statistics of a Normalization are weights
         model_objects.put_back(model, given)
-    return (*found, *scaling.findings(model, dataset))
+    found = (*found, *scaling.findings(model, dataset))
+    if "class_weight" in tasks.load(recipe.task).uses and not recipe.class_weight:
+        found = (*found, *balance.findings(dataset))
+    return found
 
 
 def own_files(record: dict) -> list[str]:

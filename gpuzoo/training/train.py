@@ -13,7 +13,7 @@ from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.catalogue.registry import in_no_file, model_info
-from gpuzoo.data import from_python
+from gpuzoo.data import balance, from_python
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import expand
 from gpuzoo.home import redact
@@ -315,6 +315,7 @@ def resume(
                 **({"evaluation": {}} if "evaluation" in recorded else {}),
                 best=None,
                 **({"track": list(names)} if names or "track" in recorded else {}),
+                **({"reductions": []} if "reductions" in recorded else {}),
                 **{k: v for k, v in _of_session(session).items() if k not in known},
                 resumed=[
                     *recorded.get("resumed", []),
@@ -403,11 +404,13 @@ def _check_room(folder, session) -> None:
 
 def _of_session(session) -> dict:
     """Return the fields of a record that are known once a session is open."""
+    weights = balance.class_weights(session.recipe.class_weight, session.dataset)
     return {
         "recipe": session.recipe.as_record(),
         "data": session.dataset.as_record(),
         "runtime": session.runtime.as_record(),
         **session.given.as_record(),
+        **({"class_weights": weights} if weights else {}),
         "code": session.code,
         "inputs": session.inputs,
     }

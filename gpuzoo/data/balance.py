@@ -1,0 +1,90 @@
+"""Numbers of training examples by class: class weights, and whether they are uneven."""
+
+import math
+
+import numpy as np
+
+from gpuzoo.data.dataset import Dataset
+from gpuzoo.errors import GpuzooError, nearest
+
+BALANCED = "balanced"
+_UNEVEN = 5
+"""Ratio of the largest class to the smallest from which on classes are imbalanced."""
+
+
+def counts(dataset: Dataset) -> np.ndarray:
+    """Return the number of training examples of each class."""
+    return np.bincount(dataset.train["label"], minlength=len(dataset.classes))
+
+
+def class_weights(texts: tuple[str, ...], dataset: Dataset) -> dict[str, float] | None:
+    """Return class -> weight in the training loss; None if all classes are alike.
+
+    Args:
+        texts: the field `class_weight` of a recipe. `balanced` is the number of all
+            examples over that of the classes and of the examples of a class: the mean
+            weight of an example is 1.
+
+    Raises:
+        GpuzooError: a class is unknown or given twice, or a weight is not a number of 0
+            or more.
+    """
+    if not texts:
+        return None
+    if texts == (BALANCED,):
+        found = counts(dataset)
+        there = found[found > 0]
+        weights = there.sum() / (len(there) * np.maximum(found, 1))
+        weights = np.where(found > 0, weights, 1.0)
+        return dict(zip(dataset.classes, map(float, weights), strict=True))
+    given: dict[str, float] = {}
+    for text in texts:
+        name, weight = _parsed(text, dataset)
+        if name in given:
+            raise GpuzooError(f"class_weight has class {name!r} twice; give it once")
+        given[name] = weight
+    weights = {name: given.get(name, 1.0) for name in dataset.classes}
+    if not any(weights.values()):
+        raise GpuzooError("class_weight is 0 for all classes; give one of them more")
+    return weights
+
+
+def _parsed(text: str, dataset: Dataset) -> tuple[str, float]:
+    """Return the class and the weight of one `class:weight`."""
+    name, colon, number = text.rpartition(":")
+    classes = list(dataset.classes)
+    if not colon:
+        raise GpuzooError(
+            f"class_weight must be {BALANCED} alone, or class:weight for some classes, "
+            f"as {classes[0]}:2: {text!r}"
+        )
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise GpuzooError(
+            f"class_weight of {name} must be a finite number, 0 or more: {number!r}"
+        )
+    if name not in classes and name.isdecimal() and int(name) < len(classes):
+        name = classes[int(name)]
+    if name not in classes:
+        raise GpuzooError(
+            f"class_weight: data {dataset.name} have no class {name!r}; "
+            f"{nearest(name, classes)}"
+        )
+    return name, weight
+
+
+def findings(dataset: Dataset) -> list[str]:
+    """Return a warning if the classes of the training examples are imbalanced."""
+    found = counts(dataset)
+    most, least = int(found.argmax()), int(found.argmin())
+    if found[most] <= _UNEVEN * found[least]:
+        return []
+    names = dataset.classes
+    return [
+        f"the classes are imbalanced: {found[most]:,} training examples of "
+        f"{names[most]!r}, {found[least]:,} of {names[least]!r}; class_weight=balanced "
+        "weighs them alike, and the accuracy says little about the small ones"
+    ]
