@@ -205,6 +205,10 @@ def test_names_of_classes_go_before_numbers():
         ({"optimizer": "lamb", "optimizer_options": ("beta_1",)},
          "optimizer_options must look like key=value: 'beta_1'"),
         ({"optimizer": "nadam", "momentum": 0.5}, "momentum is used by sgd, muon, not"),
+        ({"optimizer": "lion", "optimizer_options": ("beta_2=0.9", "beta_2=0.8")},
+         "optimizer_options has beta_2 twice; give it once"),
+        ({"optimizer": "lion", "optimizer_options": ("name=x",)},
+         "lion: name has no effect: no name of it is recorded; leave it out"),
         ({"restarts": 2}, "restarts=2 is for schedule=cosine"),
         ({"schedule": "cosine", "restarts": 5}, "restarts=5 needs at least 63 steps"),
         ({"plateau_patience": 2}, "plateau_patience=2 is for schedule=reduce_on_pl"),
@@ -335,6 +339,10 @@ def test_restarts():
     recipe = recipe.override(restarts=0)
     other = recipe.override(schedule="linear")
     assert len(optim.learning_rates(recipe, 70)) == 70 and other.restarts == 0
+    assert (
+        len(optim.learning_rates(RECIPE.override(schedule="cosine", restarts=3), 2))
+        == 2
+    )
 
 
 def test_reductions_are_those_of_keras():

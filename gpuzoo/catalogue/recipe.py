@@ -392,6 +392,8 @@ def parse_options(texts: tuple[str, ...], field: str = "model_options") -> dict:
         key, equals, value = text.partition("=")
         if not equals or not key.isidentifier():
             raise GpuzooError(f"{field} must look like key=value: {text!r}")
+        if key in options:
+            raise GpuzooError(f"{field} has {key} twice; give it once")
         try:
             options[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

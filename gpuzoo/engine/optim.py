@@ -25,8 +25,7 @@ _FIELDS = {
     "learning_rate": "learning_rate", "weight_decay": "weight_decay",
     "clipnorm": "clip_norm", "global_clipnorm": "clip_norm", "clipvalue": "clip_value",
     "use_ema": "ema_decay", "ema_momentum": "ema_decay",
-    "gradient_accumulation_steps": "accumulate", "name": "name",
-    "loss_scale_factor": "precision",
+    "gradient_accumulation_steps": "accumulate",
 }  # fmt: skip
 _ADAM = {"beta_1": "beta_1", "beta_2": "beta_2"}
 _MUON = {
@@ -39,6 +38,8 @@ _FIELDS_OF = {
 # Arguments that have no effect here -> why.
 _NO_OPTION = {
     ("", "ema_overwrite_frequency"): "the average never replaces the trained weights",
+    ("", "loss_scale_factor"): "mixed_float16 scales the loss by itself",
+    ("", "name"): "no name of it is recorded",
     ("muon", "nesterov"): "muon always uses it",
     ("muon", "exclude_layers"): "muon moves all kernels but the last one",
     ("muon", "exclude_embeddings"): "muon moves all kernels but the last one",
@@ -51,9 +52,6 @@ def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
     Computed on the host in float64 and rounded once, so that every backend and every
     way of compiling sees the same bits. The warmup ends at `learning_rate` after
     `warmup_fraction * steps` steps; the decay reaches 0 one step after the last.
-
-    Raises:
-        GpuzooError: there are fewer steps than periods of the schedule.
     """
     rising = int(recipe.warmup_fraction * steps)
     up = np.arange(rising) / max(rising, 1)
@@ -80,14 +78,9 @@ def _periods(restarts: int, steps: int) -> np.ndarray:
     """Return the place of each step in its period, in [0, 1); each period is twice as
     long as the one before (Loshchilov and Hutter, arXiv 1608.03983)."""
     parts = 2 ** (restarts + 1) - 1
-    if parts > steps:
-        raise GpuzooError(
-            f"restarts={restarts} needs at least {parts} steps after the warmup, and "
-            f"there are {steps}; set fewer restarts, or more epochs"
-        )
     ends = [steps * (2**period - 1) // parts for period in range(restarts + 2)]
     lengths = np.diff(ends)
-    return np.concatenate([np.arange(length) / length for length in lengths])
+    return np.concatenate([np.arange(length) / max(length, 1) for length in lengths])
 
 
 class Table(keras.optimizers.schedules.LearningRateSchedule):
@@ -118,6 +111,22 @@ def build_optimizer(
     if compiled:
         return _scaled(_compiled(compiled, backend), backend)
     schedule = Table(learning_rates(recipe, steps), moves)
+    kind, options = _class_and_arguments(recipe, backend)
+    try:
+        optimizer = kind(schedule, **options)
+    except ValueError as error:
+        line = str(error).partition("\n")[0]
+        raise GpuzooError(f"optimizer_options of {recipe.optimizer}: {line}") from None
+    if recipe.reduces:
+        schedule.reduction = optimizer.add_variable(
+            (), initializer="ones", dtype="float32", name=REDUCTION
+        )
+    return _scaled(optimizer, backend)
+
+
+def _class_and_arguments(recipe: Recipe, backend) -> tuple[type, dict]:
+    """Return the class of the optimizer of a recipe, and its arguments but the learning
+    rate."""
     kind, options = chosen(recipe)
     if recipe.clip_norm and recipe.clip_value:
         raise GpuzooError(
@@ -146,16 +155,7 @@ def build_optimizer(
         # With Keras's 1e-30 an update is 0 / 0 where a row and a column of a kernel
         # have no gradient, as at black pixels and dead units.
         options = {"epsilon_1": 1e-15, **options}
-    try:
-        optimizer = kind(schedule, **options)
-    except ValueError as error:
-        line = str(error).partition("\n")[0]
-        raise GpuzooError(f"optimizer_options of {recipe.optimizer}: {line}") from None
-    if recipe.reduces:
-        schedule.reduction = optimizer.add_variable(
-            (), initializer="ones", dtype="float32", name=REDUCTION
-        )
-    return _scaled(optimizer, backend)
+    return kind, options
 
 
 def chosen(recipe: Recipe) -> tuple[type, dict]:

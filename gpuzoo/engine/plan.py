@@ -86,6 +86,8 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
         )
     per_epoch = examples // recipe.batch_size
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / per_epoch))
+    if recipe.restarts and not fast:
+        _check_restarts(recipe, per_epoch * epochs)
     if fast:
         per_epoch, epochs = min(per_epoch, 2), 1
     if per_epoch * epochs * recipe.accumulate > MOST_STEPS:
@@ -99,6 +101,17 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
         examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws, lasting,
         pruning.steps_of(per_epoch * epochs) if recipe.sparsity else (),
     )  # fmt: skip
+
+
+def _check_restarts(recipe: Recipe, steps: int) -> None:
+    """Raise GpuzooError if there are too few steps for the periods of the schedule."""
+    needed = 2 ** (recipe.restarts + 1) - 1
+    left = steps - int(recipe.warmup_fraction * steps)
+    if needed > left:
+        raise GpuzooError(
+            f"restarts={recipe.restarts} needs at least {needed} steps after the "
+            f"warmup, and there are {left}; set fewer restarts, or more epochs"
+        )
 
 
 def segments(
