@@ -437,7 +437,7 @@ def test_killed_after_any_step(plateau, tmp_path):
 
 WORDS = ["train", "mnist", "--data", "digits", "--model", "mlp", "--device", "cpu",
          "--threads", "2", "--epochs", "6", "--checkpoint-every", "4", "--quiet",
-         "--batch-size", "120", "--accumulate", "4", "--class-weight"]  # fmt: skip
+         "--batch-size", "120", "--accumulate", "2", "--class-weight"]  # fmt: skip
 PLATEAU_WORDS = ["--schedule", "reduce_on_plateau", "--plateau-patience", "1",
                  "--validation", "0.15"]  # fmt: skip
 
@@ -461,7 +461,7 @@ PLATEAU_WORDS = ["--schedule", "reduce_on_plateau", "--plateau-patience", "1",
 )  # fmt: skip
 def test_killed_resumed_and_verified(words, tmp_path, cli):
     words = [*WORDS, *words, "--learning-rate", "0.01"]
-    whole = cli(*words, "--out", "whole")
+    whole = cli(*words, "--out", "whole", timeout=900)
     assert whole.returncode == 0, whole.stderr
     assert whole.json["test_accuracy"] > 0.5
     die_at("write", 24, "half", [*words, "--out", "run"], tmp_path)
@@ -472,5 +472,5 @@ def test_killed_resumed_and_verified(words, tmp_path, cli):
     for name in ("metrics", "class_weights", "weights_sha256"):
         assert ends[0][name] == ends[1][name]
     assert ends[0].get("reductions") == ends[1].get("reductions")
-    done = cli("verify", "run", "--quiet")
+    done = cli("verify", "run", "--quiet", timeout=900)
     assert done.returncode == 0, done.stderr
