@@ -30,7 +30,8 @@ ACCURACY = Metric("accuracy", greater_is_better=True, format=".2%")
 _FOR = {
     "augment": "changes images", "mixup and cutmix": "are for labels",
     "label_smoothing": "is for labels", "tta": "is for classifying images",
-    "teacher": "is for the task distill", "class_weight": "weighs classes, one per example",
+    "teacher": "is for the task distill",
+    "class_weight": "weighs classes, one per example",
 }  # fmt: skip
 
 
