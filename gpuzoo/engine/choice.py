@@ -1,7 +1,6 @@
 """Early stopping, best weights and reductions of the learning rate: what an evaluation
 on validation data decides."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -109,11 +108,9 @@ class Choice:
             self._stale = 0
             self.reductions.append({"epoch": epoch, "step": step})
 
-    def reduction_at(self, step: int) -> float | None:
-        """Return the factor of the learning rate, if it was reduced at that step."""
-        if not self.reductions or self.reductions[-1]["step"] != step:
-            return None
-        return math.prod([self.recipe.plateau_factor] * len(self.reductions))
+    def reduces_at(self, step: int) -> bool:
+        """Return whether the learning rate is reduced after that step."""
+        return bool(self.reductions) and self.reductions[-1]["step"] == step
 
     def _improves(self, value: float, on: float | None, delta: float = 0.0) -> bool:
         if not np.isfinite(value):

@@ -183,8 +183,8 @@ def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:
     pruned = step >= max(plan.prunings, default=0)
     if due and pruned:  # a resumed run has no evaluation where it was stopped
         choice.see(epoch, step, metrics, program.weights)
-        if factor := choice.reduction_at(step):
-            program.state.reduce_learning_rate(factor)
+        if choice.reduces_at(step):
+            program.state.reduce_learning_rate(recipe.plateau_factor)
             good.follow(step, program.state.read(program.state.all))
     end = (step == plan.steps or choice.over) and choice.weights is None
     if end and journal.losses:  # what is kept if a metric is not finite

@@ -30,10 +30,11 @@ class State:
         self._averages = [pair for one in optimizers for pair in averages(one)]
 
     def reduce_learning_rate(self, factor: float) -> None:
-        """Set the factor of the learning rates of all optimizers, from the next step on
-        (schedule=reduce_on_plateau)."""
-        for variable in self._reductions:
-            variable.assign(factor)
+        """Multiply the learning rates of all optimizers by a factor, from the next step
+        on (schedule=reduce_on_plateau)."""
+        before = self.backend.read(self._reductions)
+        for variable, value in zip(self._reductions, before, strict=True):
+            variable.assign(value * np.float32(factor))
 
     def read(self, part: dict[str, keras.Variable]) -> dict[str, np.ndarray]:
         """Return copies of the values, on the host."""

@@ -128,7 +128,9 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
         f"Going on with {path} after epoch {epoch}, step {step}, to epoch "
         f"{recipe.epochs}, as a new run."
     ]
-    if not session.given.optimizer:
+    if recipe.reduces:
+        lines.append("The learning rate goes on as it was reduced.")
+    elif not session.given.optimizer:
         per_epoch, first = step // epoch, recipe_of(record)
         planned = max(first.epochs, math.ceil(first.min_steps / per_epoch))
         here = optim.learning_rates(recipe, per_epoch * recipe.epochs)[step]
