@@ -77,10 +77,13 @@ def test_no_escape_codes_and_no_broken_figures_in_a_pipe(cli, tmp_path):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["resume"], "RUN The run folder."),
-        (["verify", "a", "--stepps", "3"], "--steps INT"),
+        (["resume"], "RUN The run folder; see gpuzoo resume --help"),
+        (
+            ["verify", "a", "--stepps", "3"],
+            "unknown option --stepps; nearest: --steps; see gpuzoo verify --help",
+        ),
         (["train", "mnist", "--precision", "int3"], "invalid choice 'int3'"),
-        (["train", "mnist", "--epochs", "many"], "Error parsing --epochs"),
+        (["train", "mnist", "--epochs", "many"], "--epochs: must be a whole number"),
         (["train", "mnist", "--lr", "3"], "unknown option --lr; nearest: --learning"),
     ],
 )
@@ -105,7 +108,7 @@ def test_a_resumed_run_shows_no_speed_before_it_has_one(capsys):
     screen = Screen()
     figures = {"train": ("loss",), "test": ("loss",)}
     screen.watch("start", {"batch": 8, "figures": figures, "steps": 4, "epochs": 2,
-                           "parameters": 10})  # fmt: skip
+                           "parameters": 10, "first": 0})  # fmt: skip
     for step in (2, 4):
         screen.watch("train", {"epoch": step // 2, "step": step, "loss": 0.5})
         screen.watch("test", {"epoch": step // 2, "step": step, "loss": 0.25})

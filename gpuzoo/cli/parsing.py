@@ -146,7 +146,10 @@ _WORDS = (
     (r"\s*Argument helptext:.*", ""),
     (r"invalid literal for int\(\) with base 10: ", "must be a whole number: "),
     (r"could not convert string to float: ", "must be a number: "),
+    (r"Unrecognized options?: (--[\w-]+)(, [^\s-]\S*)?", r"unknown option \1"),
     (r"Unrecognized options?: ", "unknown: "),
+    (r" Perhaps you meant: (--[\w-]+).*", r"; nearest: \1"),
+    (r" Arguments similar to (--[\w-]+): (--[\w-]+).*", r"; nearest to \1: \2"),
 )
 
 
