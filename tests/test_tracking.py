@@ -50,7 +50,7 @@ for row in ROWS[first:last]:
 if ends == "dies":
     time.sleep(0.7)  # longer than Trackio waits: it has written all of it
     os.kill(os.getpid(), signal.SIGKILL)
-made(events.Finished(step=8, summary={}))
+made.end("finished")
 assert len(said) == 1 and "tracking: " in said[0], said
 """
 
@@ -174,6 +174,8 @@ def test_watching_changes_no_bit_and_a_hook_may_stop_the_run(
 
     def on_event(event):
         seen.append(event)
+        if isinstance(event, events.Started):
+            event.recipe["epochs"] = 99  # of a copy
         if isinstance(event, events.Logged) and event.step == 6:
             raise Enough("seen enough")
 
@@ -186,6 +188,7 @@ def test_watching_changes_no_bit_and_a_hook_may_stop_the_run(
     assert kinds[-1] == "Logged"  # it is not called after it has raised
     record = read_run(run)
     assert record["state"] == "stopped" and record["track"] == INSTALLED
+    assert record["recipe"]["epochs"] == 2
     again: list[events.Event] = []
     resumed = gpuzoo.resume(run, quiet=True, on_event=again.append)
     assert resumed["weights_sha256"] == summary["weights_sha256"]
@@ -193,6 +196,38 @@ def test_watching_changes_no_bit_and_a_hook_may_stop_the_run(
     whole = rows_of_metrics((run / "metrics.jsonl").read_text())
     for name in INSTALLED:
         assert sorted(globals()[f"of_{name}"](run, tmp_path / "cache")) == whole, name
+
+
+@needs_tensorflow
+def test_a_stop_in_the_epoch_that_early_stopping_ends(train, own_cache):
+    """The run has finished: trackers have all rows, a model object its weights."""
+    import small
+
+    progress: list[int] = []
+    how = {"epochs": 6, "fresh": True, "early_stopping": 1, "min_delta": 1e9,
+           "validation": 0.2}  # fmt: skip
+
+    def count(event):
+        if isinstance(event, events.Progress):
+            progress.append(event.step)
+
+    def stop(event):
+        if isinstance(event, events.Progress) and event.step == progress[-1]:
+            raise RuntimeError("enough")
+
+    one, other = small.net(), small.net()
+    summary = train(one, on_event=count, **how)
+    assert summary["best"]["stopped_early"]
+    with pytest.raises(RuntimeError, match="enough"):
+        train(other, on_event=stop, track="csv", **how)
+    run = train.folder()
+    assert read_run(run)["weights_sha256"] == summary["weights_sha256"]
+    rows = rows_of_metrics((run / "metrics.jsonl").read_text())
+    assert sorted(of_csv(run, None)) == rows and ("test/loss", progress[-1]) in [
+        row[:2] for row in rows
+    ]
+    for mine, theirs in zip(one.weights, other.weights, strict=True):
+        assert (mine.numpy() == theirs.numpy()).all()
 
 
 def test_a_missing_package_is_named_before_anything_else(tmp_path, monkeypatch):

@@ -274,9 +274,15 @@ class Mlflow(Tracker):
         self._waiting.append(done)  # written by a thread of MLflow
 
     def end(self, state: str) -> None:
+        failed = None
         for one in self._waiting:
-            one.wait()
+            try:
+                one.wait()
+            except Exception as error:  # the others are still written
+                failed = error
         self.client.set_terminated(self.run, self.STATES[state])
+        if failed:
+            raise failed
 
 
 class Trackio(Tracker):
@@ -368,11 +374,13 @@ class Trackers:
             self._row(event)
         elif isinstance(event, events.Progress):
             self._open_all()
-        elif isinstance(event, events.Finished | events.Stopped | events.Failed):
-            if not isinstance(event, events.Failed):
-                self._open_all()  # resumed after its last step
-            for name in list(self._open):
-                self._try(name, self._end, type(event).__name__.lower())
+
+    def end(self, state: str) -> None:
+        """Close all; `state`: finished, stopped or failed."""
+        if state != "failed":
+            self._open_all()  # resumed after its last step
+        for name in list(self._open):
+            self._try(name, self._end, state)
 
     def before(self, rows: Iterable[events.Logged | events.Evaluated]) -> None:
         """Take the rows of a resumed run up to its checkpoint."""

@@ -19,6 +19,7 @@ from gpuzoo.runs.record import (
     read_run,
     recipe_of,
 )
+from gpuzoo.runtime.environment import environment
 from gpuzoo.runtime.options import Options
 from gpuzoo.weights import weights_bytes
 
@@ -124,7 +125,15 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
     changed = drift.data_differences(record["data"], session.dataset.as_record())
     drift.refuse(changed, f"{path} cannot go on, its data have changed")
     recipe, epoch, step = session.recipe, record["epochs"], record["steps"]
+    here = {
+        "environment": environment(), "runtime": session.runtime.as_record(),
+        "code": session.code, "inputs": session.inputs,
+    }  # fmt: skip
     lines = [
+        f"Note: the environment is not that of the run: {difference}."
+        for difference in drift.environment_differences({**record, "code": None}, here)
+    ]
+    lines += [
         f"Going on with {path} after epoch {epoch}, step {step}, to epoch "
         f"{recipe.epochs}, as a new run."
     ]
@@ -139,6 +148,11 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
             f"The schedule ({recipe.schedule}) is that of {recipe.epochs} epochs: the "
             f"learning rate goes on at {here:.3g}; at the end of the run it was "
             f"{before:.3g}."
+        )
+    if recipe.sparsity:
+        lines.append(
+            f"sparsity={recipe.sparsity:g}: the weights were pruned for the length of "
+            "the run, and go on being pruned for the new one."
         )
     if recipe.chooses:
         lines.append(f"{recipe.chooses} sees the evaluations of the new epochs only.")

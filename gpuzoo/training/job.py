@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpuzoo.errors import Diverged
 from gpuzoo.home import redact
@@ -25,6 +25,8 @@ class Job:
     screen: Screen
     begun: float
     on_event: OnEvent | None = None
+    model: Any = None
+    """The user's model object, which gets the trained weights."""
 
 
 def carry_out(job: Job, interrupts, start) -> Run:
@@ -54,6 +56,7 @@ def carry_out(job: Job, interrupts, start) -> Run:
                 run_id=job.folder.record.get("id", ""),
             )
         job.screen.stop()
+        watchers.close_trackers(result.state)
         finish.finish(job, result)
     except BaseException as error:
         if programs:
@@ -72,6 +75,11 @@ def carry_out(job: Job, interrupts, start) -> Run:
         raise_readably(job.folder, error, begun=begun)
     summary = finish.summary_of(job.folder)
     finish.say_end(job, summary)
+    if job.model is not None:
+        from gpuzoo.engine import model_objects
+
+        described = job.session.given.architecture
+        model_objects.give_back(job.model, job.folder.locate(), described)
     watchers.end(summary)
     return summary
 

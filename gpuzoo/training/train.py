@@ -15,7 +15,6 @@ from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.catalogue.registry import in_no_file, model_info
 from gpuzoo.data import balance, from_python
 from gpuzoo.errors import GpuzooError, nearest
-from gpuzoo.files import expand
 from gpuzoo.home import redact
 from gpuzoo.report.notebook import Run
 from gpuzoo.report.progress import Screen
@@ -29,7 +28,12 @@ from gpuzoo.training import autotune, continuing, initial, watching
 from gpuzoo.training.failures import raise_readably
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.job import Job, carry_out
-from gpuzoo.training.session import open_recorded, open_session, own_files
+from gpuzoo.training.session import (
+    open_recorded,
+    open_session,
+    own_files,
+    set_onednn,
+)
 from gpuzoo.training.watching import OnEvent
 
 if TYPE_CHECKING:
@@ -132,18 +136,15 @@ def train(
         brought = model_objects.take(model, described, recipe, changes, fresh)
     track = watching.check(on_event, track)
 
-    summary = _train_new(
+    return _train_new(
         recipe, options, brought, begun, source=init, out=out, fast=fast_dev_run,
-        watched=(on_event, track), quiet=quiet,
+        watched=(on_event, track), quiet=quiet, model=model,
     )  # fmt: skip
-    if model is not None:
-        model_objects.give_back(model, expand(summary["run_dir"]), described)
-    return summary
 
 
 def _train_new(
     recipe: Recipe, options: Options, brought, begun: float, *, source, out, fast=False,
-    watched: tuple, quiet: bool, first_lines=lambda session: (),
+    watched: tuple, quiet: bool, model=None, first_lines=lambda session: (),
 ) -> Run:  # fmt: skip
     """Train into a new run folder.
 
@@ -151,6 +152,7 @@ def _train_new(
         brought: what the training starts with, besides the recipe (`Given`), or None.
         source: the run that it is from.
         watched: `on_event` and `track`.
+        model: the user's model object, which gets the trained weights.
         first_lines: the session -> lines for the user.
     """
     described = brought.architecture if brought else None
@@ -194,7 +196,7 @@ def _train_new(
             except BaseException as error:
                 folder.discard()
                 raise_readably(folder, error, begun=False)
-            job = Job(session, folder, screen, begun, watched[0])
+            job = Job(session, folder, screen, begun, watched[0], model)
             return carry_out(job, interrupts, None)
 
 
@@ -339,6 +341,7 @@ def _go_on(run, epochs: int, begun: float, *, watched, **how) -> Run:
         on_event, record.get("track", ()) if track is None else track
     )
     own = [f"Executing the run's own code: {file}." for file in own_files(record)]
+    set_onednn(record)
     return _train_new(
         recipe, options, given, begun, source=run, watched=(on_event, track), **how,
         first_lines=lambda session: own + continuing.check(record, session, run),

@@ -1,5 +1,6 @@
 """Who watches a training: the run folder, the screen, the user's function, trackers."""
 
+import copy
 from collections.abc import Callable, Iterable
 
 from gpuzoo import events
@@ -39,6 +40,7 @@ class Watchers:
         self._job, self._programs, self.begun = job, programs, begun
         self._error: BaseException | None = None
         self._stopping = False
+        self._held: list[events.Event] = []
         self._trackers = trackers.Trackers(
             tuple(job.folder.record.get("track", ())), job.folder.locate(),
             lambda text: job.screen.say(text),
@@ -79,6 +81,14 @@ class Watchers:
         elif event in ORDER:
             self._pass_on(_row(event, row))
 
+    def close_trackers(self, state: str) -> None:
+        """Let the trackers write all that they have, before the record of the run says
+        that it has ended: a run killed in between is resumed, and tracked again."""
+        if state == "finished":  # in the evaluation of a stop, by early stopping
+            for event in self._held:
+                self._trackers(event)
+        self._trackers.end(state)
+
     def end(self, summary: dict) -> None:
         """Tell of the end of a run, and raise what the user's function has raised."""
         kind = events.Stopped if summary["state"] == "stopped" else events.Finished
@@ -88,6 +98,7 @@ class Watchers:
 
     def failed(self, error: BaseException) -> None:
         """Tell of an error that ends the training."""
+        self._trackers.end("failed")
         self._pass_on(events.Failed(error=error))
 
     def _started(self, row: dict) -> None:
@@ -95,17 +106,20 @@ class Watchers:
         self._pass_on(
             events.Started(
                 run_dir=redact(str(folder.locate())), run_id=folder.record["id"],
-                recipe=folder.record["recipe"], parameters=row["parameters"],
-                epochs=row["epochs"], steps=row["steps"], batch_size=row["batch"],
-                step=row["step"],
+                # A copy: the function may write into it.
+                recipe=copy.deepcopy(folder.record["recipe"]),
+                parameters=row["parameters"], epochs=row["epochs"], steps=row["steps"],
+                batch_size=row["batch"], step=row["step"],
             )
         )  # fmt: skip
         for text in (*session.dataset.findings, *session.given.findings):
             self._pass_on(events.Finding(text=text))
 
     def _pass_on(self, event: events.Event) -> None:
-        if not self._stopping or isinstance(event, events.Stopped | events.Failed):
-            self._trackers(event)  # the evaluation of a stop is not one of the run
+        if self._stopping:  # the evaluation of a stop is not one of the run
+            self._held.append(event)
+        else:
+            self._trackers(event)
         if self._job.on_event and self._error is None:
             try:
                 self._job.on_event(event)
