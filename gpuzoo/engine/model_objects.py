@@ -161,10 +161,11 @@ def give_back(
 def not_used(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
     """Return warnings about a compiled model that a function has returned."""
     # Of a sub-classed model the one layer is the user's.
-    model = next(filter(is_subclassed, model.layers), model)
-    if not model.compiled:
+    every = (model, *filter(is_subclassed, model.layers))
+    compiled = [one for one in every if one.compiled]
+    if not compiled:
         return ()
-    kind = type(model.optimizer).__name__
+    kind = type(compiled[0].optimizer).__name__
     return (
         f"the model is compiled with {kind}, which is not used: optimizer, loss and "
         f"metrics are those of the recipe {recipe.name}; to use the compiled "

@@ -226,14 +226,19 @@ def _no_logits(model: keras.Model, dataset) -> str | None:
     units = ends.output_shape_of(model)[-1]
     wanted = f"Dense({units}) without an activation"
     if not end.kind:
-        if end.operation is None or units == 1:
+        if end.operation is None:
             return None
-        if ends.gives_probabilities(model, dataset.input_shape):
-            return (
-                f"puts out probabilities, from {end.operation.name!r}; let it put out "
-                f"the logits: {wanted}"
-            )
-        return None
+        what = ""
+        if ends.in_unit_range(end, model):
+            what = "values between 0 and 1"
+        if units > 1 and ends.gives_probabilities(end, model):
+            what = "probabilities"
+        if not what:
+            return None
+        return (
+            f"puts out {what}, from {end.operation.name!r}; let it put out the logits: "
+            f"{wanted}"
+        )
     if (end.kind, units) == ("softmax", 1):
         return "ends in a softmax of one unit, which is always 1; use a sigmoid"
     if end.kind == "sigmoid" and units > 1:
@@ -243,16 +248,13 @@ def _no_logits(model: keras.Model, dataset) -> str | None:
         )
     exact = end.kind in ("softmax", "sigmoid") and end.only_moved()
     if exact and end.used_once(model):
-        if not ends.skips_only(end, model):
-            return (
-                f"ends in a {end.kind} whose inputs the call of "
-                f"{type(end.inside).__name__} uses in another way, too; end it in "
-                f"{wanted}"
-            )
         shape = end.tensor.shape
-        if end.kind == "sigmoid" or shape[end.axis] == math.prod(shape[1:]):
+        if end.kind == "softmax" and shape[end.axis] != math.prod(shape[1:]):
+            return (
+                f"ends in a softmax over an axis of {shape}; let it put out the logits"
+            )
+        if ends.skips_only(end, model):
             return None
-        return f"ends in a softmax over an axis of {shape}; let it put out the logits"
     return f"ends in a {end.kind}{end.reason(model)}; end it in {wanted}"
 
 

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import operator
 from typing import Any
 
 import keras
@@ -55,6 +56,10 @@ class End:
     """Without a kind: an activation that is followed by arithmetic."""
     inside: Any = None
     """The sub-classed model whose call applies the activation."""
+    other: Any = None
+    """The activation in its place while it is trained, if that is another one."""
+    output: Any = None
+    """The output of the model that ends in it."""
 
     @property
     def axis(self) -> int:
@@ -78,6 +83,7 @@ class End:
         """Return whether leaving out its activation changes nothing else."""
         regular = getattr(self.operation, "activity_regularizer", None)
         once = _uses(network)[id(self.called)] == 1 and regular is None
+        once = once and self.other is None
         return once and _is_keras(self.operation) and not self._is_function_of_call()
 
     def _is_function_of_call(self) -> bool:
@@ -95,12 +101,20 @@ class End:
                 f" that the call of {type(self.inside).__name__} computes by a "
                 "function, not a layer"
             )
+        if self.other is not None:
+            return (
+                f" in {self.operation.name!r}, and while it is trained in a "
+                f"{self.other.kind} in {self.other.operation.name!r}"
+            )
         if not _is_keras(self.operation):
             return f" in {self.operation.name!r}, a custom layer"
         if getattr(self.operation, "activity_regularizer", None):
             return " with an activity_regularizer"
         if not self.used_once(network):
             return f" in {self.operation.name!r}, which is used more than once"
+        if not skips_only(self, network):
+            name = type(self.inside).__name__
+            return f" whose inputs the call of {name} uses in another way, too"
         return ""
 
     @contextlib.contextmanager
@@ -171,7 +185,7 @@ def output_shape_of(model: keras.Model):
 
 def find(tensor, model: keras.Model) -> End:
     """Return the squashing activation of an output tensor of a model."""
-    return _find(tensor, ((model, None),), ())
+    return dataclasses.replace(_find(tensor, ((model, None),), ()), output=tensor)
 
 
 def _find(tensor, outer: tuple, after: tuple) -> End:
@@ -181,10 +195,8 @@ def _find(tensor, outer: tuple, after: tuple) -> End:
         inside = (*outer, (operation, node))
         return _find(operation.outputs[place], inside, after)
     if is_subclassed(operation):
-        graph = graph_of_call(operation, node.input_tensors[0])
-        if graph is not None and len(node.input_tensors) == 1:
-            found = _find(graph.outputs[place], (*outer, (graph, node)), after)
-            return dataclasses.replace(found, inside=operation)
+        if found := _find_in_call(operation, node, place, outer, after):
+            return found
     inner = operation
     while isinstance(inner, layers.Wrapper):
         inner = inner.layer
@@ -212,51 +224,117 @@ def _find(tensor, outer: tuple, after: tuple) -> End:
     return ends[0] if len(kinds) == 1 else End()
 
 
+def _find_in_call(operation, node, place: int, outer: tuple, after: tuple):
+    """Return the end of a sub-classed model, or None if its call cannot be traced."""
+    ends = []
+    for graph in _graphs_of_call(operation, node):
+        if graph is None or len(node.input_tensors) > 1 or place >= len(graph.outputs):
+            return None
+        ends.append(_find(graph.outputs[place], (*outer, (graph, node)), after))
+    # The same call may end in an activation only in training, or only out of it.
+    found = max(
+        ends, key=lambda e: (e.kind > "", e.scaled is not None, e.operation is not None)
+    )
+    others = [e for e in ends if e.kind and e.operation is not found.operation]
+    return dataclasses.replace(
+        found, inside=operation, other=others[0] if others else None
+    )
+
+
+def _graphs_of_call(operation, node) -> list:
+    """Return the graphs of the call of a sub-classed model, in training and not."""
+    both = (graph_of_call(operation, node.input_tensors[0], t) for t in (False, True))
+    return list(dict.fromkeys(both))
+
+
 def scaled(tensor, model: keras.Model) -> str | None:
     """Return what is wrong with a tensor used as logits, or None: it is a softmax, or a
     sigmoid within 0 and 1, followed by arithmetic."""
     end = find(tensor, model).scaled
     if end is None or (
-        end.kind not in ("softmax", "sparsemax") and not _bounded(model)
+        end.kind not in ("softmax", "sparsemax") and not _bounded(tensor, model)
     ):
         return None
     return f"ends in a {end.kind}{end.reason(model)}"
 
 
 def skips_only(end: End, model: keras.Model) -> bool:
-    """Return whether the outputs of a model for noise are its activation, applied to
-    those without it: its call may use what it computes in other ways."""
+    """Return whether the output of a model for noise is its activation, applied to
+    that without it: its call may use what it computes in other ways. False if it
+    cannot be called."""
     if end.inside is None:
         return True
-    shape = [size or 32 for size in model.inputs[0].shape[1:]]
-    noise = np.random.default_rng(0).standard_normal((4, *shape), np.float32)
-    whole = model(noise, training=False)
-    with end.left_out():
-        bare = model(noise, training=False)
-    own = {"axis": end.axis} if end.kind == "softmax" else {}
-    sides = whole, activations.get(end.kind)(bare, **own)
-    read = keras.ops.convert_to_numpy
-    one, other = (read(keras.ops.cast(x, "float32")) for x in sides)
-    return np.allclose(one, other, atol=0.01)
+    with contextlib.suppress(Exception):  # of the user's code
+        # Random weights, as outputs are all alike while weights are 0.
+        look = functools.partial(_for_noise, end.output, model, 1)
+        redrawn = bool(np.isfinite(look(False, True)).all())
+        for training in (False, True):
+            whole = look(training, redrawn)
+            with end.left_out():
+                bare = look(training, redrawn)
+            unused = np.array_equal(whole, bare) and not _in_unit_range(bare)
+            if not unused and not _is_applied(end.kind, whole, bare):
+                return False
+        return True
+    return False
+
+
+def _is_applied(kind: str, whole: np.ndarray, bare: np.ndarray) -> bool:
+    """Return whether some outputs are the softmax or sigmoid of others. Compared are
+    their logarithms: of many classes all probabilities are small."""
+    exact = whole.dtype in ("float32", "float64")
+    whole, bare = (x.reshape(len(x), -1).astype("float64") for x in (whole, bare))
+    if kind == "softmax":  # over all units: its caller refuses other ones
+        logs = bare - np.logaddexp.reduce(bare, axis=1, keepdims=True)
+    else:
+        logs = -np.logaddexp(0, -bare)
+    seen = logs > -8  # smaller ones have few digits in low precision
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.log(whole)[seen]
+    return np.allclose(found, logs[seen], rtol=0, atol=2e-3 if exact else 0.1)
 
 
 def in_unit_range(end: End, model: keras.Model) -> bool:
     """Return whether a custom layer or a sub-classed model at the end puts out values
     between 0 and 1 only."""
-    return end.kind == "" and end.operation is not None and _bounded(model)
+    custom = end.kind == "" and end.operation is not None
+    return custom and _bounded(end.output, model)
 
 
-def _bounded(model: keras.Model) -> bool:
-    """Return whether the outputs for wide noise lie between 0 and 1."""
-    shape = [size or 32 for size in model.inputs[0].shape[1:]]
-    noise = 10 * np.random.default_rng(0).standard_normal((16, *shape), np.float32)
-    with contextlib.suppress(Exception):  # training reports what fails here
-        for given in keras.tree.flatten(model(noise, training=False)):
-            rows = keras.ops.convert_to_numpy(keras.ops.cast(given, "float32"))
-            if (rows < 0).any() or (rows > 1).any():
-                return False
-        return True
+def _bounded(tensor, model: keras.Model) -> bool:
+    """Return whether an output for wide noise lies between 0 and 1, in training or not,
+    whatever the weights are: those of a layer may start at 0."""
+    for training in (False, True):
+        with contextlib.suppress(Exception):  # training reports what fails here
+            if _in_unit_range(_for_noise(tensor, model, 10, training)):
+                other = _for_noise(tensor, model, 10, training, redrawn=True)
+                if _in_unit_range(other) or not np.isfinite(other).all():
+                    return True
     return False
+
+
+def _in_unit_range(values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _for_noise(tensor, model: keras.Model, scale: float, training, redrawn=False):
+    """Return what an output of a model is for noise; `redrawn`: with random weights.
+    The model is left as it was."""
+    shape = [size or 32 for size in model.inputs[0].shape[1:]]
+    rng = np.random.default_rng(0)
+    noise = scale * rng.standard_normal((16, *shape), np.float32)
+    read = keras.ops.convert_to_numpy
+    before = [(variable, np.array(read(variable))) for variable in model.variables]
+    try:
+        for weight in model.trainable_variables if redrawn else ():
+            values = rng.standard_normal(weight.shape, np.float32)
+            weight.assign(values / max(1, math.prod(weight.shape[:-1])) ** 0.5)
+        outputs = keras.tree.flatten(model(noise, training=training))
+    finally:
+        for variable, values in before:
+            variable.assign(values)
+    every = [id(one) for one in keras.tree.flatten(output_of(model))]
+    return np.array(read(outputs[every.index(id(tensor))]))
 
 
 def _computes(operation, node) -> bool:
@@ -271,14 +349,14 @@ def _computes(operation, node) -> bool:
     return _is_operation(operation) and named in _ARITHMETIC
 
 
-def gives_probabilities(model: keras.Model, shape: tuple[int, ...]) -> bool:
-    """Return whether the outputs for noise are probabilities that add up to 1; for
-    models that end in a custom layer."""
-    noise = np.random.default_rng(0).random((4, *shape), np.float32)
-    with contextlib.suppress(Exception):  # training reports what fails here
-        given = Network(model, shape)(noise)
-        rows = keras.ops.convert_to_numpy(keras.ops.cast(given, "float32"))
-        return bool((rows >= 0).all() and np.abs(rows.sum(axis=1) - 1).max() < 0.01)
+def gives_probabilities(end: End, model: keras.Model) -> bool:
+    """Return whether the outputs for noise are probabilities that add up to 1, in
+    training or not; for models that end in a custom layer."""
+    for training in (False, True):
+        with contextlib.suppress(Exception):  # training reports what fails here
+            given = _for_noise(end.output, model, 1, training).astype("float32")
+            if (given >= 0).all() and np.abs(given.sum(axis=-1) - 1).max() < 0.01:
+                return True
     return False
 
 
@@ -350,7 +428,8 @@ def _uses(model, uses: collections.Counter | None = None) -> collections.Counter
         uses[id(node.operation)] += 1
         inner = node.operation
         if is_subclassed(inner):
-            inner = graph_of_call(inner, node.input_tensors[0])
+            counts = [_uses(one) for one in _graphs_of_call(inner, node) if one]
+            uses.update(functools.reduce(operator.or_, counts, collections.Counter()))
         if isinstance(inner, keras.Function | keras.Sequential):
             _uses(inner, uses)
     return uses

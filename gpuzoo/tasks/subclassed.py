@@ -1,5 +1,6 @@
 """Sub-classed models: as the layer of a functional one, and the graph of their call."""
 
+import contextlib
 import inspect
 import re
 import warnings
@@ -8,10 +9,10 @@ import weakref
 import keras
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.runtime.keras_state import fresh_names
+from gpuzoo.runtime.keras_state import fresh_names, origin_of
 
 _graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-"""Sub-classed model -> the graph of its call, or None."""
+"""Sub-classed model -> training -> the graph of its call, or None."""
 
 
 def is_subclassed(model) -> bool:
@@ -50,22 +51,48 @@ def in_graph(model: keras.Model, shape: tuple[int, ...], called: str) -> keras.M
         ) from error
 
 
-def graph_of_call(model: keras.Model, tensor) -> keras.Model | None:
+def graph_of_call(
+    model: keras.Model, tensor, training: bool = False
+) -> keras.Model | None:
     """Return the layers and operations that the call of a sub-classed model applies to
     a tensor, as a functional model that shares its layers; None if the call needs
-    values, or functions of TensorFlow or JAX."""
-    if model not in _graphs:
-        _graphs[model] = None
+    values, or functions of TensorFlow or JAX. A call without an argument `training`
+    has one graph for both."""
+    named = {"training": training}
+    if "training" not in inspect.signature(model.call).parameters:
+        named, training = {}, False
+    graphs = _graphs.setdefault(model, {})
+    if training not in graphs:
+        graphs[training] = None
         inputs = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
-        training = inspect.signature(model.call).parameters.get("training")
-        named = {}
-        if training is not None and training.default is inspect.Parameter.empty:
-            named["training"] = False
-        try:
-            # Losses that layers add for a symbolic tensor go nowhere.
+        # The code is the user's, and made for tensors: it may raise anything. Losses
+        # that layers add for a symbolic tensor go nowhere.
+        with contextlib.suppress(Exception):
             with fresh_names(), keras.StatelessScope(collect_losses=True):
                 outputs = model.call(inputs, **named)
-                _graphs[model] = keras.Model(inputs, outputs)
-        except Exception:  # of the user's code, which is made for tensors
-            return None
-    return _graphs[model]
+                with _names_apart(outputs):
+                    graphs[training] = keras.Model(inputs, outputs)
+    return graphs[training]
+
+
+@contextlib.contextmanager
+def _names_apart(outputs):
+    """Give each operation that leads to some outputs a name of its own in the block: a
+    functional model refuses two of one name, and a sub-classed one may have them."""
+    todo, nodes = keras.tree.flatten(outputs), {}
+    while todo:
+        operation, node, _ = origin_of(todo.pop())
+        if node not in nodes:
+            nodes[node] = operation
+            todo += node.input_tensors
+    names = {operation: operation.name for operation in nodes.values()}
+    # Not setattr: Keras would lock attributes of a built layer.
+    put = object.__setattr__
+    try:
+        for number, (operation, name) in enumerate(names.items()):
+            if list(names.values()).count(name) > 1:
+                put(operation, "name", f"{name}.{number}")
+        yield
+    finally:
+        for operation, name in names.items():
+            put(operation, "name", name)

@@ -144,15 +144,15 @@ def build_for_shape(
             "one sub-folder for each class, or labels y in the .npz"
         )
     options |= parse_options(recipe.model_options)
-    try:
-        with fresh_names(), drawn_by_numpy(), missing_kernels.replaced():
+    # A sub-classed model makes layers when it is called, too: one count of names.
+    with fresh_names(), drawn_by_numpy(), missing_kernels.replaced():
+        try:
             model = described.rebuild() if described else build(recipe.model, **options)
-    except (TypeError, ValueError) as error:
-        raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
-    if isinstance(model, keras.Model):
-        architecture.check_form(model, f"model {called!r}")
-    if is_subclassed(model):
-        with fresh_names(), drawn_by_numpy(), missing_kernels.replaced():
+        except (TypeError, ValueError) as error:
+            raise GpuzooError(f"model {called!r} cannot be built: {error}") from error
+        if isinstance(model, keras.Model):
+            architecture.check_form(model, f"model {called!r}")
+        if is_subclassed(model):
             model = in_graph(model, kind.taken_shape(dataset), f"model {called!r}")
     if not isinstance(model, keras.Model) or not model.built:
         raise GpuzooError(
