@@ -1,5 +1,6 @@
 """Worker process of `gpuzoo check`: one backend."""
 
+import functools
 import itertools
 import sys
 import time
@@ -160,8 +161,6 @@ class _Check:
         """Compile a step and do it three times from one state."""
         import keras
 
-        from gpuzoo.engine.backends.determinism import no_draws
-
         optimizer = keras.optimizers.Adam()
         optimizer.build(model.trainable_variables)
         variables = [*model.variables, *optimizer.variables]
@@ -170,29 +169,11 @@ class _Check:
             for place, one in enumerate(model.inputs)
         }
 
-        def body(entry: dict) -> dict:
-            with no_draws(self.runtime):
-                given = [entry[name] for name in feed]
-
-                def loss():
-                    outputs = model(
-                        given[0] if len(given) == 1 else given, training=True
-                    )
-                    value = _size(outputs)
-                    for added in model.losses:
-                        value = value + keras.ops.sum(keras.ops.cast(added, "float32"))
-                    return value, value
-
-                (_, value), gradients = self.backend.value_and_grad(
-                    loss, model.trainable_variables
-                )
-                self.backend.apply(optimizer, gradients, model.trainable_variables)
-                return {"loss": value}
-
+        step = functools.partial(self._step, model, optimizer)
         before, results = self.backend.read(variables), []
         for number in range(3):
             if number != 1:  # the second time it is the same program
-                call = self.backend.compile_steps(body, feed, variables)
+                call = self.backend.compile_steps(step, feed, variables)
             for variable, value in zip(variables, before, strict=True):
                 variable.assign(value)
             with busy_cores():
@@ -216,6 +197,28 @@ class _Check:
             for layer, operation, why, remedy in faults(call.graph, {"gpu"}):
                 self.add(NOTE, f"on a GPU, {operation}: {why}", remedy, layer)
 
+    def _step(self, model, optimizer, entry: dict) -> dict:
+        """Do a step whose loss is the size of the outputs."""
+        import keras
+
+        from gpuzoo.engine.backends.determinism import no_draws
+
+        with no_draws(self.runtime):
+            given = [entry[f"x{place}"] for place in range(len(entry))]
+
+            def loss():
+                outputs = model(given[0] if len(given) == 1 else given, training=True)
+                value = _size(outputs)
+                for added in model.losses:
+                    value = value + keras.ops.sum(keras.ops.cast(added, "float32"))
+                return value, value
+
+            (_, value), gradients = self.backend.value_and_grad(
+                loss, model.trainable_variables
+            )
+            self.backend.apply(optimizer, gradients, model.trainable_variables)
+            return {"loss": value}
+
     def _time_layers(self, model) -> None:
         """Compile each layer alone, forward and backward, and time it."""
         begun, seen, rows = time.perf_counter(), set(), self.result["layers"]
@@ -236,6 +239,10 @@ class _Check:
                 continue
             rows.append({"layer": layer.name, "kind": type(layer).__name__,
                          "forward_backward_seconds": round(seconds, 6)})  # fmt: skip
+        self._find_slow_preparation(model, rows)
+
+    def _find_slow_preparation(self, model, rows: list[dict]) -> None:
+        """Add layers before the first weights that take most of the time."""
         total = sum(row["forward_backward_seconds"] for row in rows)
         before = itertools.takewhile(
             lambda one: not one.weights, (one for one, _ in _layers_of_graph(model))
