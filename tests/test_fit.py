@@ -1,5 +1,6 @@
 """An ordinary Keras `fit` made repeatable, and its trail."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -7,16 +8,18 @@ import sys
 import keras
 import numpy as np
 import pytest
+import safetensors.numpy
 from conftest import ROOT, environment, skip_without
 from small import net
 
 import gpuzoo
 from gpuzoo.callbacks import Trail
 from gpuzoo.repro.diff import diff
-from gpuzoo.runs.divergence import read_digests
+from gpuzoo.runs.divergence import read_digests, read_metrics
 from gpuzoo.runs.fit import read_fit
-from gpuzoo.runtime.environment import is_installed
+from gpuzoo.runtime.environment import hash_order_is_fixed, is_installed
 from gpuzoo.runtime.keras_state import fresh_names
+from gpuzoo.weights import digest_all
 
 SCRIPT = ROOT / "tests" / "fit_twice.py"
 
@@ -89,17 +92,27 @@ print(made.runtime.precision, made.runtime.threads, made.runtime.seed, flush=Tru
 # --- the trail, in this process --------------------------------------------------------
 
 
-def fitted(folder, runtime, *, epochs=1, every=2, seed=0, rate=0.01, **how):
-    """A fit of a fresh model with a trail."""
+def fitted(
+    folder, runtime, *, epochs=1, every=2, seed=0, rate=0.01, kind=keras.Model,
+    optimizer=None, examples=32, unknown=False, after=(), **how,
+):  # fmt: skip
+    """A fit of a fresh model with a trail, and callbacks after it."""
     keras.utils.set_random_seed(seed)
     with fresh_names():
-        model = net(units=2)
-    model.compile(keras.optimizers.SGD(rate), keras.losses.MeanSquaredError(), **how)
+        plain = net(units=2)
+        model = plain if kind is keras.Model else kind(plain.inputs, plain.outputs)
+    optimizer = optimizer or keras.optimizers.SGD(rate)
+    model.compile(optimizer, keras.losses.MeanSquaredError(), **how)
     rng = np.random.default_rng(0)
-    data = rng.random((32, 14, 14, 1), np.float32), rng.random((32, 2), np.float32)
-    trail = Trail(folder, every, quiet=True)
-    model.fit(*data, batch_size=8, epochs=epochs, shuffle=False, verbose=0,
-              callbacks=[trail])  # fmt: skip
+    data = rng.random((examples, 14, 14, 1), np.float32), rng.random((examples, 2))
+    trail, named = Trail(folder, every, quiet=True), {"batch_size": 8}
+    if unknown:  # how many batches there are
+        import tensorflow as tf
+
+        batches = tf.data.Dataset.from_tensor_slices(data).batch(8)
+        data, named = (batches.filter(lambda x, y: True),), {}
+    model.fit(*data, epochs=epochs, shuffle=False, verbose=0,
+              callbacks=[trail, *after], **named)  # fmt: skip
     return model, trail
 
 
@@ -125,7 +138,9 @@ def test_steps_at_a_time_are_counted_and_said(tmp_path, runtime):
     fitted(tmp_path / "one", runtime)
     fitted(tmp_path / "four", runtime, steps_per_execution=4)
     rows = read_digests(tmp_path / "four")
-    assert [row["step"] for row in rows] == [0, 4]
+    assert [(row["step"], row.get("end")) for row in rows] == [
+        (0, None), (4, None), (4, True),
+    ]  # fmt: skip
     limits = read_fit(tmp_path / "four")["not_promised"]
     assert any("less than 4 (steps_per_execution)" in one for one in limits)
     found = diff(tmp_path / "one", tmp_path / "four")
@@ -137,6 +152,123 @@ def test_steps_at_a_time_are_counted_and_said(tmp_path, runtime):
     assert name == "optimizer.learning_rate" and rates == pytest.approx([0.01, 0.02])
     first = found["first_difference"]
     assert (first["step"], first["what"]) == (0, "optimizer")
+
+
+def shown(folder):
+    """The rows and the record of a trail, and whether its last digest is of its file."""
+    rows, record = read_digests(folder), read_fit(folder)
+    weights = safetensors.numpy.load_file(folder / "weights.safetensors")
+    return rows, record, digest_all(weights) == rows[-1]["weights"]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("unknown", [False, True])
+def test_a_shorter_last_call_is_counted_as_what_it_is(unknown, tmp_path, runtime):
+    if unknown:
+        pytest.importorskip("tensorflow")
+    fitted(tmp_path / "one", runtime, examples=80, epochs=2, every=4, unknown=unknown,
+           steps_per_execution=4)  # fmt: skip
+    rows, record, same = shown(tmp_path / "one")
+    assert [row["step"] for row in rows] == [0, 4, 8, 14, 18, 20, 20][: len(rows)]
+    assert record["steps"] == 20 == sum(len(row["losses"]) // 8 for row in rows)
+    assert same and rows[-1]["end"]
+
+
+def test_metrics_and_losses_of_any_form(tmp_path, runtime):
+    class Two(keras.Model):
+        def train_step(self, *args):
+            logs = super().train_step(*args)
+            if keras.config.backend() == "jax":
+                return {"d_loss": logs[0]["loss"], "g_loss": 0.0}, logs[1]
+            return {"d_loss": logs["loss"], "g_loss": logs["loss"]}
+
+    metric = [keras.metrics.F1Score(), "mse"]
+    fitted(tmp_path / "list", runtime, metrics=metric)
+    row = read_metrics(tmp_path / "list")[0]
+    assert len(row["f1_score"]) == 2 and isinstance(row["loss"], float)
+    assert read_fit(tmp_path / "list")["metrics"]["f1_score"] == row["f1_score"]
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        fitted(tmp_path / name, runtime, kind=Two, seed=seed)
+    rows, record, _ = shown(tmp_path / "a")
+    assert not any(row["losses"] for row in rows) and rows[-1]["step"] == 4
+    assert any(
+        "loss of each step: fit reports none" in x for x in record["not_promised"]
+    )
+    found = diff(tmp_path / "a", tmp_path / "b")
+    assert (found["verdict"], found["compared"]) == ("identical", 4)
+    assert diff(tmp_path / "a", tmp_path / "c")["first_difference"]["what"] == "weights"
+
+
+def test_the_weights_at_the_end_are_those_that_callbacks_leave(tmp_path, runtime):
+    best = keras.callbacks.EarlyStopping(
+        "loss", mode="max", patience=9, restore_best_weights=True
+    )
+    model, _ = fitted(tmp_path / "best", runtime, epochs=2, after=[best])
+    average = keras.optimizers.SGD(0.01, use_ema=True, ema_momentum=0.5)
+    mean, _ = fitted(tmp_path / "mean", runtime, optimizer=average)
+    for name, trained in (("best", model), ("mean", mean)):
+        rows, _, same = shown(tmp_path / name)
+        assert same and rows[-1]["weights"] != rows[-2]["weights"]
+        assert rows[-1]["step"] == rows[-2]["step"]
+        twin = net(units=2)
+        gpuzoo.load_weights(twin, tmp_path / name)
+        for mine, its in zip(twin.weights, trained.weights, strict=True):
+            assert np.array_equal(mine, its)
+    fitted(tmp_path / "plain", runtime, epochs=2)
+    found = diff(tmp_path / "plain", tmp_path / "best")["first_difference"]
+    assert (found["step"], found["what"]) == (8, "weights")  # and none before
+
+
+def test_files_of_other_callbacks_are_set_aside(tmp_path, runtime):
+    folder = tmp_path / "one"
+
+    def put(*_):
+        (folder / "weights.safetensors").write_text("mine")
+        (folder / "fit.json").write_text("mine, too")
+
+    others = [keras.callbacks.CSVLogger(folder / "metrics.jsonl"),
+              keras.callbacks.LambdaCallback(on_epoch_end=put)]  # fmt: skip
+    # The logger's file is there before the first row of the trail is.
+    fitted(folder, runtime, after=others)
+    assert shown(folder)[2] and len(read_metrics(folder)) == 1
+    kept = {path.name: path.read_text() for path in folder.glob("*.kept-1.*")}
+    assert kept.pop("metrics.kept-1.jsonl").startswith("epoch,")
+    assert kept == {
+        "weights.kept-1.safetensors": "mine",
+        "fit.kept-1.json": "mine, too",
+    }
+
+
+def test_bias_gradients_are_kept_apart_in_a_fit_without_xla(runtime):
+    """Though repeatable() has turned XLA on: a model may be compiled without."""
+    if runtime.backend != "tensorflow" or runtime.device != "cpu":
+        pytest.skip("of TensorFlow on a CPU")
+    import tensorflow as tf
+
+    from gpuzoo.engine.backends import bias_gradients, tensorflow
+
+    def step(x, kernel, bias):
+        with tf.GradientTape() as tape:
+            tape.watch([kernel, bias])
+            both = [tf.nn.bias_add(tf.nn.conv2d(x, one, 1, "SAME"), bias)
+                    for one in (kernel, 2 * kernel)]  # fmt: skip
+            loss = tf.reduce_sum(tf.stack(both) ** 2)
+        return tape.gradient(loss, [kernel, bias])
+
+    def ambiguous():
+        forms = [tf.TensorSpec(s) for s in ((1, 4, 4, 1), (3, 3, 1, 2), (2,))]
+        traced = tf.function(step).get_concrete_function(*forms)
+        return bias_gradients.ambiguous(traced.graph.get_operations())
+
+    assert ambiguous()
+    with tensorflow.in_fit(dataclasses.replace(runtime, xla=True)):
+        assert not ambiguous()
+
+
+def test_a_hash_seed_set_in_the_script_has_no_effect(monkeypatch):
+    for seed in ("0", "1"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        assert hash_order_is_fixed() == (not sys.flags.hash_randomization)
 
 
 def test_what_cannot_be_done_with_a_trail_is_one_line(tmp_path, runtime, cli_here):

@@ -296,6 +296,7 @@ assert keras.layers.Dense(1).name == "dense" and keras.layers.Dense(1).name == "
 with keras_state.fresh_names():
     assert keras.layers.Dense(1).name == "dense"
 assert keras.layers.Dense(1).name == "dense_2"
+assert "dense" in keras_state.named_so_far()  # of Keras's object_name_uids
 
 keras_state.set_keras("bfloat16")
 with keras_state.in_float32():
@@ -396,6 +397,13 @@ def test_tensorflow(runtime, monkeypatch):
     assert sums[0].inputs[0].name == other.name
 
     assert runtime.deterministic and isinstance(runtime.onednn, bool)
+    # A fit compiles with XLA, though operations are deterministic, or does not.
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    for xla in (True, False):
+        with tensorflow.in_fit(dataclasses.replace(runtime, xla=xla)):
+            network.compile("sgd", "mse")
+            assert network.jit_compile == xla
+
     names = [one.name for one in tensorflow.device_lib.list_local_devices()]
     assert "/device:CPU:0" in names
     for place, name, _ in file_openers():

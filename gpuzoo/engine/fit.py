@@ -8,6 +8,7 @@ import typing
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import configure, keras_state
+from gpuzoo.runtime.environment import hash_order_is_fixed
 from gpuzoo.runtime.options import LATE, Options, Precision, Runtime
 
 _kept = contextlib.ExitStack()
@@ -125,11 +126,18 @@ def _limits(runtime: Runtime, late: bool) -> tuple[str, ...]:
         "the same bits on another processor, number of threads or version",
         "the order of data from unseeded generators or several workers",
         "an exact resume, as fit saves no random state",
+        "a re-run by gpuzoo verify, which has neither data nor code",
+        "numbers that NumPy draws in the call of a layer: the compiled step repeats "
+        "the first ones",
     ]
     if runtime.backend == "tensorflow":
         found.append("another order in each epoch, as fit(shuffle=True) of arrays "
                      "repeats the first one on TensorFlow")  # fmt: skip
-    if not os.environ.get("PYTHONHASHSEED", "").isdecimal():
+        found.append("operations without a deterministic form, at which TensorFlow "
+                     "raises an error")  # fmt: skip
+    elif runtime.device == "gpu":
+        found.append("operations without a deterministic form: JAX raises no error")
+    if not hash_order_is_fixed():
         found.append("the order of Python's sets (PYTHONHASHSEED=0 python ...)")
     if late:
         found.append(

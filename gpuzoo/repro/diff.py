@@ -34,7 +34,7 @@ def diff(
     Returns:
         `verdict` (of the trails and the weights: identical, differs, or equal as far as
         both go if one is longer, or only one has ended), `exit_code`, `compared` (steps
-        whose loss both have), `steps` (of each, None if unknown),
+        that both have), `steps` (of each, None if unknown),
         `settings`, `environment` and `data` (field, then both values),
         `first_difference` (step, what, variables), `weights` (name -> ulp),
         `rows` of metrics.jsonl and digests.jsonl that differ though all losses agree,
@@ -55,7 +55,10 @@ def diff(
     for path, run in zip(paths, records, strict=True) if replay else ():
         check_trust(path, own_files(run), trust_code, note)
     trails = [divergence.read_digests(path) for path in paths]
-    counts = [divergence.count_losses(rows) for rows in trails]
+    counts = [  # a fit may report no losses
+        divergence.count_losses(rows) if "recipe" in run else rows[-1]["step"]
+        for rows, run in zip(trails, written, strict=True)
+    ]
     first, weights = divergence.first_divergence(*trails), {}
     # Weights of different steps differ in any case.
     there = [

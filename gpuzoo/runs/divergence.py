@@ -70,17 +70,23 @@ def other_rows(recorded: list[dict], again: list[dict], until: int, whole: bool)
         whole: the run ends at step `until`; else the re-run may have rows at that step
             that the run need not have.
     """
-    mine = {(row.get("split"), row["step"]): row for row in recorded}
-    theirs = {(row.get("split"), row["step"]): row for row in again}
+    mine = {_place(row): row for row in recorded}
+    theirs = {_place(row): row for row in again}
     sides = [recorded, again]
     if not whole:
         sides = [[row for row in rows if row["step"] < until] for rows in sides]
     if [_canonical(row) for row in sides[0]] == [_canonical(row) for row in sides[1]]:
         return []
-    keys = dict.fromkeys((row.get("split"), row["step"]) for row in sum(sides, []))
+    keys = dict.fromkeys(map(_place, sum(sides, [])))
     pairs = [(mine.get(key), theirs.get(key)) for key in keys]
     found = [pair for pair in pairs if _canonical(pair[0]) != _canonical(pair[1])]
     return found or [(None, None)]  # a duplicate row, or another order
+
+
+def _place(row: dict) -> tuple:
+    """Return what a row is about; `end`: what a fit leaves, which its callbacks may
+    have changed after the last step."""
+    return row.get("split"), row["step"], row.get("end", False)
 
 
 def _canonical(row: dict | None) -> str:
@@ -96,9 +102,9 @@ def first_divergence(
     A trail that ends before step `until` differs there.
     """
     step = _first_step_with_other_loss(_losses(one), _losses(other))
-    theirs = {row["step"]: row for row in other}
+    theirs = {_place(row): row for row in other}
     for mine in one:
-        row = theirs.get(mine["step"])
+        row = theirs.get(_place(mine))
         if row is None:
             continue
         names = tuple(

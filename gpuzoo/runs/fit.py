@@ -3,6 +3,7 @@
 It holds no run.json: gpuzoo has not done the training and cannot repeat it.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,7 +30,8 @@ _FIELDS = {
 
 class FitFolder(Folder):
     """The folder of one `fit`, which nothing overwrites. It is held open and locked
-    until `close`."""
+    until `close`. A file that another callback has put there meanwhile is set aside;
+    `set_apart` has the new names of these."""
 
     def __init__(self, path: str | pathlib.Path, **fields):
         """Create it with its record.
@@ -47,6 +49,8 @@ class FitFolder(Folder):
                 "name another"
             ) from None
         self._rows: dict[str, int] = {}
+        self._own: dict[str, str] = {}
+        self.set_apart: list[str] = []
         try:
             self.lock()
             if self.names():
@@ -76,9 +80,25 @@ class FitFolder(Folder):
     def append(self, name: str, row: dict) -> None:
         """Append a row to digests.jsonl or metrics.jsonl."""
         if name not in self._rows:
+            self._make_room(name)
             self._rows[name] = self._replace(name, b"")
         with open(self._rows[name], "ab", buffering=0, closefd=False) as file:
             file.write((json.dumps(row) + "\n").encode())
+
+    def write_file(self, name: str, content: bytes) -> None:
+        """Write a file, as `Folder.write_file` does."""
+        self._make_room(name)
+        super().write_file(name, content)
+        self._own[name] = hashlib.sha256(content).hexdigest()
+
+    def _make_room(self, name: str) -> None:
+        """Set a file aside that is not our own."""
+        if self.find(name) is None:
+            return
+        with contextlib.suppress(OSError):  # a link, or a folder
+            if hashlib.sha256(self.read_file(name)).hexdigest() == self._own.get(name):
+                return
+        self.set_apart.append(self.set_aside(name))
 
     def digests(self) -> dict[str, str]:
         """Return name -> sha256 of every file but the record."""

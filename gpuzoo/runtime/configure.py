@@ -10,7 +10,11 @@ import sys
 import typing
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.runtime.environment import is_installed, moving_variables
+from gpuzoo.runtime.environment import (
+    hash_order_is_fixed,
+    is_installed,
+    moving_variables,
+)
 from gpuzoo.runtime.keras_state import reseed
 from gpuzoo.runtime.options import (
     BACKENDS,
@@ -148,7 +152,7 @@ def _refuse_drift() -> None:
             f"level strict refuses {name}={value} in the environment, it changes "
             f"results; run: unset {name}"
         )
-    if not os.environ.get("PYTHONHASHSEED", "random").isdigit():
+    if not hash_order_is_fixed():
         raise GpuzooError(
             "level strict refuses random hash seeds (the order of Python's sets); set "
             "one before Python starts: PYTHONHASHSEED=0 python ..."

@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import re
+import subprocess
 import sys
 import threading
 
@@ -252,6 +253,21 @@ def variables_in_force() -> dict[str, str]:
         kept = [f for f in flags.split() if not f.startswith(LOAD_TUNING_FLAG)]
         found["XLA_FLAGS"] = " ".join(kept)
     return {name: shielded(value, name) for name, value in found.items()}
+
+
+def hash_order_is_fixed() -> bool:
+    """Return whether Python started with PYTHONHASHSEED, and so orders sets as another
+    process with it does; a variable that the script has set has no effect."""
+    seed = os.environ.get("PYTHONHASHSEED", "")
+    if not sys.flags.hash_randomization:
+        return True
+    if not seed.isdecimal() or not sys.executable:
+        return False
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "print(hash('gpuzoo'))"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip() == str(hash("gpuzoo"))
 
 
 def versions() -> dict[str, str]:

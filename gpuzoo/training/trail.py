@@ -1,6 +1,7 @@
 """`gpuzoo.callbacks.Trail`: the trail and the record of an ordinary Keras `fit`."""
 
 import hashlib
+import inspect
 import json
 import pathlib
 import re
@@ -21,7 +22,8 @@ from gpuzoo.weights import by_name, digest, digest_all
 _NEVER = (
     "the data and their order: fit does not show them to a callback",
     "code that is not in the script and the modules imported when fit began",
-    "a re-run by gpuzoo verify",
+    "the step of a difference in the last bit of a loss: a recorded loss is the mean "
+    "since the epoch began, and the next digest of the weights shows it",
 )
 
 
@@ -31,7 +33,8 @@ class Trail(keras.callbacks.Callback):
     `gpuzoo diff A B` finds the first step at which two of them differ. Before the first
     step, every so many steps and at the end, the digests of all weights and of the
     optimizer are written; the loss of every step is: as Keras reports it, the mean
-    since the epoch began. It changes nothing in the training.
+    since the epoch began, in which a difference of a bit may vanish. The weights at the
+    end are those that all callbacks leave. It changes nothing in the training.
 
     Args:
         folder: a new folder, or an empty one.
@@ -52,9 +55,10 @@ class Trail(keras.callbacks.Callback):
         self.every, self.screen = every, Screen(quiet)
         self._path, self._heads = folder, ()
         self._folder: Any = None  # of a fit that has begun
-        self._metrics: dict[str, float] = {}
-        self._step = self._epoch = self._seen = self._digested = 0
+        self._metrics: dict[str, Any] = {}
+        self._step = self._epoch = self._seen = self._digested = self._updates = 0
         self._losses: list[float] = []
+        self._no_loss, self._last = False, None
 
     def on_train_begin(self, logs=None) -> None:
         if self._folder is not None:
@@ -62,7 +66,7 @@ class Trail(keras.callbacks.Callback):
                 f"Trail({str(self._path)!r}) is the trail of one fit already; make a "
                 "new one for each"
             )
-        self._begun = time.perf_counter()
+        self._begun, self._updates = time.perf_counter(), self._iterations()
         self._folder = FitFolder(
             self._path,
             settings=self._settings(),
@@ -70,20 +74,46 @@ class Trail(keras.callbacks.Callback):
             not_promised=self._limits(),
         )
         self._digest()
+        # Those after this one may change the weights when fit ends, as EarlyStopping
+        # does: the end is written by a callback behind them all.
+        if (callbacks := _callbacks_of_fit()) is not None:
+            self._last = _Last(self._finish)
+            callbacks.append(self._last)
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
         self._epoch, self._seen = epoch + 1, 0
 
     def on_train_batch_end(self, batch: int, logs=None) -> None:
-        done = batch + 1 - self._seen  # several, with steps_per_execution
+        done = self._steps_done(batch + 1)
         self._seen, self._step = batch + 1, self._step + done
-        self._losses += [float((logs or {}).get("loss", 0.0))] * done
+        if not self._no_loss:
+            loss = _number((logs or {}).get("loss"))
+            self._no_loss = not isinstance(loss, float)
+            self._losses += [] if self._no_loss else [loss] * done
         if self._step // self.every > self._digested // self.every:
             self._digest()
 
+    def _steps_done(self, batches: int) -> int:
+        """Return how many steps the last call did, of so many batches of the epoch.
+        With steps_per_execution Keras counts a last, shorter call in full."""
+        if steps := self.params.get("steps"):
+            return min(batches, steps) - min(self._seen, steps)
+        done = batches - self._seen
+        if done > 1:  # of generators and datasets of unknown length
+            before, self._updates = self._updates, self._iterations()
+            done = min(done, self._updates - before) or done
+        return done
+
+    def _iterations(self) -> int:
+        """Return the number of updates so far; 0 if they are not those of steps."""
+        optimizer = getattr(self.model, "optimizer", None)
+        if getattr(optimizer, "gradient_accumulation_steps", 1) is not None:
+            return 0
+        return int(optimizer.iterations)
+
     def on_epoch_end(self, epoch: int, logs=None) -> None:
-        logs = {name: float(value) for name, value in (logs or {}).items()}
-        values = {n: v for n, v in logs.items() if n != "learning_rate"}
+        values = {name: _number(value) for name, value in (logs or {}).items()}
+        values.pop("learning_rate", None)
         split = {
             "train": {n: v for n, v in values.items() if not n.startswith("val_")},
             "val": {n[4:]: v for n, v in values.items() if n.startswith("val_")},
@@ -92,22 +122,31 @@ class Trail(keras.callbacks.Callback):
             if metrics:
                 row = {"split": name, "epoch": self._epoch, "step": self._step}
                 self._folder.append("metrics.jsonl", {**row, **metrics})
-        self._print_row(values)
+        self._print_row({n: v for n, v in values.items() if isinstance(v, float)})
         self._metrics = values
 
     def on_train_end(self, logs=None) -> None:
-        if self._step != self._digested:
-            self._digest()
+        if self._last is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Write what the fit leaves."""
+        self._digest(end=True)
         weights = _values(by_name(self.model.weights))
         sha256 = write_weights(self._folder, weights)
+        limits = list(self._folder.record["not_promised"])
+        if self._no_loss:
+            limits.append("the loss of each step: fit reports none, or no number")
         self._folder.update(
             state="finished", steps=self._step, metrics=self._metrics,
-            weights_sha256=sha256, files=self._folder.digests(),
+            weights_sha256=sha256, files=self._folder.digests(), not_promised=limits,
         )  # fmt: skip
+        for name in self._folder.set_apart:
+            self.screen.say(f"{self._path}/{name}: written by another, and set aside")
         self._folder.close()
 
-    def _digest(self) -> None:
-        """Write a row of digests, as those of a run."""
+    def _digest(self, end: bool = False) -> None:
+        """Write a row of digests, as those of a run; `end`: of what the fit leaves."""
         model = self.model
         weights = by_name(model.weights)
         known = {id(variable) for variable in model.weights}
@@ -119,7 +158,8 @@ class Trail(keras.callbacks.Callback):
         losses = np.array(self._losses, "<f4")
         self._losses, self._digested = [], self._step
         self._folder.append("digests.jsonl", {
-            "step": self._step, "losses": losses.tobytes().hex(),
+            **({"end": True} if end else {}), "step": self._step,
+            "losses": losses.tobytes().hex(),
             "weights": digest_all(values), "optimizer": digest_all(rest),
             "variables": {name: digest(one)[:8] for name, one in values.items()},
         })  # fmt: skip
@@ -176,6 +216,40 @@ class Trail(keras.callbacks.Callback):
         if optimizer is not None and int(optimizer.iterations):
             found.append("how the model was trained before: it does not start afresh")
         return found
+
+
+class _Last(keras.callbacks.Callback):
+    """Call a function when every other callback has ended."""
+
+    def __init__(self, finish):
+        super().__init__()
+        self._finish = finish
+
+    def on_train_end(self, logs=None) -> None:
+        self._finish()
+
+
+def _callbacks_of_fit() -> list | None:
+    """Return the list of callbacks that a fit is calling, which Keras does not show to
+    them; None without a fit."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            return caller.callbacks
+        frame = frame.f_back
+    return None
+
+
+def _number(value) -> Any:
+    """Return a metric as JSON holds it: a float, a list of them, or text."""
+    if value is None or isinstance(value, str):
+        return value
+    try:
+        array = np.asarray(keras.ops.convert_to_numpy(value)).astype(float)
+    except (TypeError, ValueError):
+        return str(value)
+    return float(array) if array.ndim == 0 else array.tolist()
 
 
 def _values(variables: dict) -> dict[str, np.ndarray]:

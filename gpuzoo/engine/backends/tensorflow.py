@@ -221,6 +221,8 @@ def in_fit(runtime: Runtime):
     with kept, pairs, auto, contextlib.ExitStack() as stack:
         if runtime.xla:
             stack.enter_context(replaced(trainer, model_supports_jit=supports_jit))
+            if runtime.device == "cpu":  # a fit may be compiled without XLA
+                stack.enter_context(bias_gradients.kept_apart())
         yield
 
 
