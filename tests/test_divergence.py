@@ -259,7 +259,7 @@ def test_operations_by_numpy_are_those_of_jax():
         ):  # fmt: skip
             closed = jax.make_jaxpr(step)(one, other)
             wanted = np.asarray(jax.jit(step)(one, other))
-            walk = operations._Walk(batch=2)
+            walk = operations._Walk(sizes=(2,))
             given = [jnp.asarray(one), jnp.asarray(other)]
             (found,), _ = walk.through(
                 closed.jaxpr, closed.consts, given, [None, None], "", None
@@ -305,6 +305,21 @@ def test_an_example_that_the_model_cannot_take(own, runtime):
     _, found = diagnosed(own("brightness"), black("train", 33), runtime)
     assert (found["cause"], found["layer"]) == ("data", "brightness")
     assert "only for training example 33)" in found["text"]
+
+
+def test_the_parts_of_a_batch_are_no_updates(own, dataset, runtime):
+    """One example of a part; and a rate that is too large for the second step."""
+    recipe = own("brightness").override(accumulate=2)
+    error, found = diagnosed(recipe, black("train", 33), runtime)
+    assert (found["cause"], found["layer"]) == ("data", "brightness")
+    assert "only for training example 33)" in found["text"]
+    recipe = RECIPE.override(
+        model="mlp", model_options=("units=(8,)",), augment=(), learning_rate=1e30,
+        optimizer="sgd", accumulate=4,
+    )  # fmt: skip
+    _, found = diagnosed(recipe, dataset, runtime)
+    assert (found["cause"], found["step"]) == ("learning rate", 2)
+    assert "earlier update" not in found["text"]
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from small import RECIPE, program, two_classes
 import gpuzoo
 from gpuzoo.data.validate import make_dataset
 from gpuzoo.data.validation import with_validation
-from gpuzoo.engine import loop
+from gpuzoo.engine import choice
 from gpuzoo.report import compare, page
 from gpuzoo.runs import evaluation
 from gpuzoo.runs.record import check_record, read_run, seal
-from gpuzoo.tasks import scores
+from gpuzoo.tasks import forecast, scores
 
 
 @pytest.fixture(autouse=True)
@@ -215,7 +215,10 @@ def test_forged_figures_are_found(run):
 
 
 def test_figures_that_were_taken_out_are_missed(run):
-    forge(run, lambda record: record.pop("evaluation"))
+    def taken_out(record):
+        del record["evaluation"], record["code"]["gpuzoo.tasks.scores"]
+
+    forge(run, taken_out)
     assert gpuzoo.evaluate(run)["identical"] is False
     found = evaluation.differences(read_run(run), {"auc": 1.0, "undefined": {}})
     assert found == {"evaluation/auc": (None, 1.0), "evaluation/undefined": (None, {})}
@@ -248,14 +251,6 @@ def test_many_classes_have_a_file(trained, tmp_path):
     assert shown is None and "is not valid" in wrong[0]
 
 
-def test_an_early_version_had_none(run):
-    def early(record):
-        del record["evaluation"], record["code"][evaluation.MODULE]
-
-    forge(run, early)
-    assert gpuzoo.evaluate(run)["identical"]
-
-
 def test_the_page_and_the_comparison(run, trained):
     text = (run / "report.html").read_text()
     assert (
@@ -277,8 +272,18 @@ def test_a_monitor_that_is_not_defined(runtime):
         k: a[data.splits["val"]["label"] == 1] for k, a in data.splits["val"].items()
     }
     data.splits["val"] = light
-    made = program(RECIPE.override(keep="best", monitor="auc"), data, runtime)
     with pytest.raises(
         gpuzoo.GpuzooError, match="monitor=auc is not defined .*: all or none"
-    ):
-        loop.run(made)
+    ):  # before the first step
+        program(RECIPE.override(keep="best", monitor="auc"), data, runtime)
+    program(RECIPE.override(keep="best", monitor="macro_f1"), data, runtime)
+
+
+def test_a_monitor_that_is_not_defined_for_any_forecast():
+    judge, r2 = object.__new__(forecast.Task), scores.FORECAST[-1]
+    even = {"target": np.full((5, 3), 0.25, np.float32)}
+    with pytest.raises(gpuzoo.GpuzooError, match="monitor=r2 .* values are equal"):
+        choice.check_defined(r2, judge, even)
+    choice.check_defined(scores.FORECAST[0], judge, even)
+    even["target"][0] = 1
+    choice.check_defined(r2, judge, even)

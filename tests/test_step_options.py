@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -93,13 +94,50 @@ def test_each_part_draws_its_own_numbers(runtime):
     assert 0 < drawn < 256 and after[0] == (1 * 4 + 3) * 256 + drawn
 
 
+class Encoder(keras.layers.Layer):
+    """Patches and their places, as in Keras's example of a vision transformer."""
+
+    def __init__(self):
+        super().__init__(name="encoder")
+        self.place = keras.layers.Embedding(14, 4, name="place")
+        self.patch = keras.layers.Dense(4, name="patch")
+
+    def build(self, shape):
+        self.place.build(None)
+        self.patch.build(shape)
+
+    def call(self, x):
+        return self.patch(x) + self.place(keras.ops.arange(14))
+
+
+def test_parts_with_an_embedding(runtime):
+    """TensorFlow gives its gradient as rows, which cannot be added; and the norm of the
+    gradients of all parts is that of the whole batch."""
+    from gpuzoo.engine.nonfinite import Observer
+    from gpuzoo.repro import capture
+
+    ends, norms = [], []
+    for parts in (1, 2):
+        x = inputs = keras.Input((14, 14, 1))
+        x = Encoder()(keras.layers.Reshape((14, 14))(x))
+        x = keras.layers.Flatten()(keras.ops.tanh(x))
+        model = keras.Model(inputs, keras.layers.Dense(2, name="logits")(x))
+        made = program(MLP.override(accumulate=parts), DATA, runtime, model=model)
+        norms.append(Observer(made).look(0).norm)
+        named = dict(capture.take_apart(made, 1))
+        assert ("part 2: gradient of encoder/place/embeddings" in named) == (parts > 1)
+        ends.append(made.state.read(made.state.all))
+    assert 0 < far(*ends) < 1e-6 and norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
 def test_a_part_waits_for_the_gradients_of_the_one_before(runtime):
-    """Each row of its examples is computed from them; else all parts might be in memory
-    together. A compiler sees no other way to the rows."""
+    """Each row of its examples is computed from them, whatever they are; else all parts
+    might be in memory together."""
     from gpuzoo.engine.accumulation import Summed
 
     updates = []
-    backend = type("Backend", (), {"apply": lambda self, *given: updates.append(given)})
+    kinds = {"apply": lambda _, *given: updates.append(given), "dense": lambda _, x: x}
+    backend = type("Backend", (), kinds)
     summed, images = Summed(backend(), 3, 2), np.arange(6, dtype="float32")
 
     def part(gradient):
@@ -109,10 +147,29 @@ def test_a_part_waits_for_the_gradients_of_the_one_before(runtime):
         return found.tolist()
 
     assert part([1, 2]) == [0, 1] and part([4, np.nan]) == [2, 3]
-    assert not updates and part([4, 4]) == [3, 4]
+    assert not updates and part([4, 4]) == [4, 5]
     ((rule, (kernel, bias), variables),) = updates
     assert (rule, bias, variables) == ("rule", None, ["kernel", "bias"])
     assert float(kernel[0]) == 3
+
+
+@needs_tensorflow
+def test_the_compiler_keeps_that_a_part_waits(runtime):
+    import tensorflow as tf
+
+    from gpuzoo.engine.accumulation import Summed
+
+    @tf.function(jit_compile=True)
+    def rows(gradient, images):
+        summed = Summed(None, 2, 3)
+        summed._sums, summed.done = [gradient], 1
+        return summed.next_part({"x": images})["x"]
+
+    given = tf.zeros((5, 7)), tf.zeros((6, 2))
+    text = rows.experimental_get_compiler_ir(*given)(stage="optimized_hlo")
+    entry = text[text.index("\nENTRY") :]
+    (name,) = re.findall(r"(\S+) = f32\[5,7\]\S* parameter", entry)
+    assert len(re.findall(rf"{re.escape(name)}\b", entry)) > 1, entry
 
 
 # --- class weights ---------------------------------------------------------------------
@@ -158,6 +215,7 @@ def test_class_weights_do_what_keras_does(runtime):
         (("0:0.5", "1:2"), [0.5, 2]),
         ("balanced", [54 / 80, 54 / 28]),
         ({0: 2.0, 1: np.float64(1)}, [2, 1]),
+        ({np.int64(1): 3, "0": 2}, [2, 3]),
     ],
 )
 def test_forms_of_class_weights(given, weights):
@@ -170,6 +228,24 @@ def test_names_of_classes_go_before_numbers():
     data = dataclasses.replace(light(), classes=("1", "a:b c"))
     weights = balance.class_weights(("1:2", "a:b c:4"), data)
     assert weights == {"1": 2, "a:b c": 4}
+
+
+def test_whole_numbers_of_a_dict_are_indices():
+    """As in Keras, whatever the names of the classes."""
+
+    def weights(given, classes):
+        data = dataclasses.replace(light(), classes=classes)
+        texts = MLP.override(class_weight=given).class_weight
+        return balance.class_weights(texts, data)
+
+    assert weights({1: 5.0}, ("1", "2")) == {"1": 1, "2": 5}
+    assert weights({"1": 5.0}, ("1", "2")) == {"1": 5, "2": 1}
+    assert weights({"1": 2.0, 1: 5.0}, ("1", "0")) == {"1": 2, "0": 5}
+    with pytest.raises(GpuzooError, match="'#1' is a class and the index of 'b'"):
+        weights({1: 5.0}, ("#1", "b"))
+    for wrong in (2, -1):
+        with pytest.raises(GpuzooError, match=f"no class '#{wrong}'"):
+            weights({wrong: 5.0}, ("1", "2"))
 
 
 @pytest.mark.parametrize(
@@ -304,6 +380,19 @@ def check_against_keras(name: str, runtime) -> None:
         # Where a gradient is next to nothing its sign is a matter of rounding.
         close = np.isclose(one, other, atol=1e-5, rtol=1e-4)
         assert close.mean() > 0.995, (name, np.abs(one - other).max())
+
+
+def test_every_variable_of_a_scaled_optimizer_is_listed(runtime):
+    """Else a step on JAX drops its new value: under loss scaling Keras lists none that
+    is not made by `add_variable`."""
+    for name in OPTIMIZERS:
+        rule = CLASS_OF[name.replace("_", "")](0.1)
+        scaled = keras.optimizers.LossScaleOptimizer(rule)
+        optim.build_state(scaled, [keras.Variable(np.ones((4, 3)))], None)
+        listed = {id(one) for one in scaled.variables}
+        own = [one for one in vars(rule).values() if isinstance(one, keras.Variable)]
+        assert own and {id(one) for one in own} <= listed, name
+        assert len(listed) == len(scaled.variables)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

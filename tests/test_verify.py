@@ -405,6 +405,7 @@ def test_what_the_record_says_of_the_run_is_found_out_again(here):
         ({"recipe": {**record["recipe"], "name": "cifar10"}}, "id"),
         ({"command": ["gpuzoo", "train", "cifar10"]}, "id"),
         ({"started": "2020-02-02T02:02:02+00:00"}, "id"),
+        ({"command": ["gpuzoo"], "id": record["id"][:16]}, "id"),
     ):
         edit_record(here, **{**record, **change})
         found = gpuzoo.verify(here)

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import itertools
 import math
+import numbers
 import os
 import re
 import reprlib
@@ -376,11 +377,15 @@ Recipe.__doc__ = _WithFields(Recipe.__doc__)
 
 
 def _as_texts(weights):
-    """Return class weights as texts, also of a string or a dict as Keras takes it."""
+    """Return class weights as texts, also of a string or of a dict as Keras takes it:
+    its whole numbers are indices, `#0`."""
     if isinstance(weights, str):
         return tuple(weights.split())
     if isinstance(weights, dict):
-        return tuple(f"{name}:{weight}" for name, weight in weights.items())
+        return tuple(
+            f"{'#' * isinstance(name, numbers.Integral)}{name}:{weight}"
+            for name, weight in weights.items()
+        )
     return weights
 
 

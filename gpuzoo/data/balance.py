@@ -66,14 +66,28 @@ def _parsed(text: str, dataset: Dataset) -> tuple[str, float]:
         raise GpuzooError(
             f"class_weight of {name} must be a finite number, 0 or more: {number!r}"
         )
-    if name not in classes and name.isdecimal() and int(name) < len(classes):
-        name = classes[int(name)]
-    if name not in classes:
+    return _class_named(name, dataset), weight
+
+
+def _class_named(name: str, dataset: Dataset) -> str:
+    """Return the class of a name, of an index if none has this name, or of `#index`."""
+    classes = list(dataset.classes)
+    number = name.removeprefix("#")
+    by_index = number.isdecimal() and int(number) < len(classes)
+    other = by_index and classes[int(number)] != name
+    if name in classes and number != name and other:
+        raise GpuzooError(
+            f"class_weight: {name!r} is a class and the index of "
+            f"{classes[int(number)]!r}; rename the class"
+        )
+    if name in classes:
+        return name
+    if not by_index:
         raise GpuzooError(
             f"class_weight: data {dataset.name} have no class {name!r}; "
             f"{nearest(name, classes)}"
         )
-    return name, weight
+    return classes[int(number)]
 
 
 def findings(dataset: Dataset) -> list[str]:

@@ -26,25 +26,22 @@ class Summed:
         parts so far are computed: that is what saves memory.
 
         XLA drops its optimization barriers on a CPU, so the number of the first row is
-        computed from the gradients: it would be another one if they were not finite,
-        when the step is lost anyway.
+        computed from the gradients: n (n - 1) is added to it, which is 0 as n is 0 or
+        1, and no compiler knows that.
         """
         start = keras.ops.convert_to_tensor(self.done * self.size, "int32")
         for total in self._sums:
             if total is not None:
                 lost = keras.ops.isnan(keras.ops.max(total))
-                start = start - keras.ops.cast(lost, "int32")
-        start = keras.ops.maximum(start, 0)
+                number = keras.ops.cast(lost, "int32")
+                start = start + number * (number - 1)
         rows = start + keras.ops.arange(self.size, dtype="int32")
         return {k: keras.ops.take(array, rows, axis=0) for k, array in arrays.items()}
 
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
         """Add the gradients of a part; update the variables after the last part."""
-        # Of an embedding TensorFlow gives the rows that are not zero.
-        gradients = [
-            one if one is None else keras.ops.convert_to_tensor(one, sparse=False)
-            for one in gradients
-        ]
+        dense = self._backend.dense
+        gradients = [one if one is None else dense(one) for one in gradients]
         if self.done:
             pairs = zip(self._sums, gradients, strict=True)
             gradients = [a if b is None else a + b for a, b in pairs]

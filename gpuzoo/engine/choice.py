@@ -44,6 +44,13 @@ def monitor_of(
     return known[name]
 
 
+def check_defined(monitor: Metric | None, judge, examples: Arrays) -> None:
+    """Raise GpuzooError if a metric that chooses is not defined for the validation
+    examples, whatever the model puts out; `judge`: their task."""
+    if monitor in judge.measured:
+        value_of(monitor.name, judge.scores(judge.blank_outputs(examples), examples))
+
+
 def value_of(name: str, found: dict) -> float:
     """Return a figure by its name; NaN if an output of the model is not finite.
 

@@ -16,6 +16,7 @@ from gpuzoo.keras_layers import layers_inside
 
 _LAYER = re.compile(r"layer-(\d+)")
 _LOSS = re.compile(r"loss-of-update-(\d+)")
+_PART = re.compile(r" \(part (\d+)\)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Origin:
     layer_type: str
     end: str
     """The first result that it spoils: loss, gradient of dense/kernel, ..."""
+    rows: tuple[int, ...] = ()
+    """Of the batch, for which it is not finite, if its first axis is that of examples
+    and, with accumulate, the part of the batch is known."""
 
     @property
     def largest_input(self) -> float:
@@ -44,7 +48,8 @@ class Look:
     results: dict[str, float]
     """The metrics of the step."""
     norm: float
-    """Of the gradients of all updates, without the scale of the loss."""
+    """Of the gradients of all updates, of each the mean over the parts of the batch,
+    without the scale of the loss."""
     origin: Origin | None
     """None: everything that the step computes from is finite."""
 
@@ -56,7 +61,8 @@ class Observer:
     def __init__(self, program: Program, split: str = "train"):
         self.program, self.split = program, split
         self._layers = dict(enumerate(_inside(program.model, "")))
-        self._recorder = recorder = _Recorder(program.backend)
+        parts = program.session.recipe.accumulate
+        self._recorder = recorder = _Recorder(program.backend, parts)
 
         def body(feed):
             recorder.begin()
@@ -68,12 +74,13 @@ class Observer:
 
         self._variables = list(program.state.all.values())
         if split != "train":
-            feed, batch = next(program.evaluation_feeds(split)), 0
+            feed, sizes = next(program.evaluation_feeds(split)), ()
         else:
-            feed, batch = program.feed(0, 1), program.plan.batch
+            batch = program.plan.batch
+            feed, sizes = program.feed(0, 1), (batch, batch // parts)
         with self._marked():
             self._call = operations.observed(
-                program.backend, body, feed, self._variables, batch
+                program.backend, body, feed, self._variables, sizes
             )
 
     def look(self, step: int) -> Look:
@@ -89,7 +96,10 @@ class Observer:
         scale = _scale(program.task.optimizers)
         with self._marked():  # JAX traces at the first call
             results, tensors, ends = self._call(feed)
-        norms = [v for n, v in results.items() if n.startswith("gradient of ")]
+        norms = [
+            v for n, v in results.items()
+            if n.startswith("gradient of ") and not _PART.search(n)
+        ]  # fmt: skip
         # A hypotenuse: squares would overflow.
         norm = float(np.hypot.reduce(np.asarray(norms, np.float64))) if norms else 0.0
         metrics = {n: float(v) for n, v in results.items() if np.ndim(v) == 0}
@@ -130,7 +140,20 @@ class Observer:
             path, one = self._layers[layer]
             kind = type(one).__name__
         inputs = tuple(tensors[one] for one in tensor.inputs)
-        return Origin(tensor, inputs, phase, path, kind, end)
+        rows = self._rows_of(tensor, end)
+        return Origin(tensor, inputs, phase, path, kind, end, rows)
+
+    def _rows_of(self, tensor: Tensor, end: str) -> tuple[int, ...]:
+        """Return the rows of the batch for which a tensor of it, or of a part of it, is
+        not finite."""
+        plan, parts = self.program.plan, self.program.session.recipe.accumulate
+        if not tensor.rows or tensor.shape[0] == plan.batch:
+            return tensor.rows
+        found = _LOSS.search(tensor.scope) or _PART.search(end)
+        if not found:
+            return ()
+        first = (int(found[1]) - 1) * (plan.batch // parts)
+        return tuple(first + row for row in tensor.rows)
 
     def _layer_of(self, tensors, place: int, phase: str) -> int | None:
         """Return the number of the layer of an operation: of its scope, or of what it
@@ -173,22 +196,23 @@ class Observer:
 
 
 class _Recorder:
-    """A backend that keeps the loss and the gradients of every update."""
+    """A backend that keeps the loss and the gradients of every update, or of every part
+    of a batch and of the update by their mean."""
 
-    def __init__(self, backend):
-        self._backend = backend
+    def __init__(self, backend, parts: int):
+        self._backend, self._in_parts = backend, parts > 1
         self.begin()
 
     def begin(self) -> None:
         self.ends: dict = {}
-        self._updates = 0
+        self._calls = 0
 
     def __getattr__(self, name: str):
         return getattr(self._backend, name)
 
     def value_and_grad(self, function, variables: list[keras.Variable]):
-        self._updates += 1
-        number = self._updates
+        self._calls += 1
+        number = self._calls
 
         def within():
             with operations.scope(f"loss-of-update-{number}"):
@@ -197,17 +221,27 @@ class _Recorder:
         found = self._backend.value_and_grad(within, variables)
         (loss, _), gradients = found
         which = f" (update {number})" if number > 1 else ""
+        which = f" (part {number})" if self._in_parts else which
         self.ends[f"loss to minimise{which}"] = loss
+        self._keep(gradients, variables, which)
+        return found
+
+    def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
+        if self._in_parts:
+            self._keep(gradients, variables, "")
+        self._backend.apply(optimizer, gradients, variables)
+
+    def _keep(self, gradients, variables, which: str) -> None:
         for variable, gradient in zip(variables, gradients, strict=True):
             if gradient is not None:
-                self.ends[f"gradient of {variable.path}{which}"] = _norm(gradient)
-        return found
+                norm = _norm(self._backend.dense(gradient))
+                self.ends[f"gradient of {variable.path}{which}"] = norm
 
 
 def _norm(gradient):
     """Return the norm of a gradient; not finite only if the gradient is not."""
     ops = keras.ops
-    gradient = ops.cast(ops.convert_to_tensor(gradient), "float32")
+    gradient = ops.cast(gradient, "float32")
     largest = ops.maximum(ops.max(ops.abs(gradient)), 1e-30)
     return largest * ops.sqrt(ops.sum(ops.square(gradient / largest)))
 

@@ -262,6 +262,7 @@ def build_state(optimizer, variables: list, compiled: dict | None) -> None:
         inner = getattr(optimizer, "inner_optimizer", optimizer)
         inner.exclude_from_weight_decay(var_list=excluded)
     optimizer.build(variables)
+    keras_state.list_all_variables(optimizer)
 
 
 def averages(optimizer) -> list[tuple[keras.Variable, keras.Variable]]:

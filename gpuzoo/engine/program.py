@@ -119,6 +119,7 @@ class Program:
         judge = self.task if self.watched == "test" else self._judge()
         self.judges = {"test": self.task, self.watched: judge}
         self.monitor = choice.monitor_of(recipe, judge.metrics, judge.measured)
+        choice.check_defined(self.monitor, judge, dataset.splits[self.watched])
         names = [metric.name for metric in judge.metrics]
         names += [self.monitor.name] if self.monitor else []
         self.metrics = tuple(dict.fromkeys(names))

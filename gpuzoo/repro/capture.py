@@ -21,7 +21,8 @@ def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
     """
     state, backend = program.state, program.backend
     feed = program.feed(step, step + 1)
-    recorder = _Recorder(backend, program.model)
+    parts = program.session.recipe.accumulate
+    recorder = _Recorder(backend, program.model, "part" if parts > 1 else "update")
 
     def body(feed):
         results = program.step(feed, recorder)
@@ -53,11 +54,11 @@ def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
 class _Recorder:
     """A backend that keeps the outputs of layers and the gradients."""
 
-    def __init__(self, backend, model: keras.Model):
+    def __init__(self, backend, model: keras.Model, word: str):
         self._backend = backend
-        self._model = model
+        self._model, self._word = model, word
         self.tensors: list[tuple[str, object]] = []
-        self.updates = 0
+        self.calls = 0
 
     def __getattr__(self, name: str):
         return getattr(self._backend, name)
@@ -75,13 +76,15 @@ class _Recorder:
         (loss, (rest, tensors)), gradients = self._backend.value_and_grad(
             recorded, variables
         )
-        # A step may have several updates, as of a GAN.
-        self.updates += 1
-        which = f"update {self.updates}: " if self.updates > 1 else ""
+        # A step may have several updates, as of a GAN, or parts of its batch.
+        self.calls += 1
+        which = f"{self._word} {self.calls}: " if self.calls > 1 else ""
         names += [f"gradient of {variable.path}" for variable in variables]
+        tensors += [one if one is None else self.dense(one) for one in gradients]
         self.tensors += [
             (which + name, tensor)
-            for name, tensor in zip(names, [*tensors, *gradients], strict=True)
+            for name, tensor in zip(names, tensors, strict=True)
+            if tensor is not None
         ]
         return (loss, rest), gradients
 

@@ -225,10 +225,7 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
 def _other_start(recorded: dict, opened) -> list[str]:
     """Check by its id what a run was started with and no re-run shows."""
     own = recorded.get("id", "")
-    random = own[:16]
-    if own == random:  # of an older version
-        return []
-    if own == run_id(recorded, _of_compile(recorded, opened), random):
+    if own == run_id(recorded, _of_compile(recorded, opened), own[:16]):
         return []
     return [
         "id: recipe name, start time, command, options or compiled settings and the "

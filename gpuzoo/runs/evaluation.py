@@ -8,7 +8,6 @@ from gpuzoo.files import parse_json
 from gpuzoo.runs.record import check_record, private
 
 FILE = "evaluation.json"
-MODULE = "gpuzoo.tasks.scores"
 INLINE = 30
 """Classes at most of which run.json itself holds the rows and the confusion matrix."""
 AVERAGES = ("macro", "weighted", "micro")
@@ -59,10 +58,8 @@ def whole(record: dict, read) -> dict:
 
 def differences(record: dict, found: dict) -> dict[str, tuple]:
     """Return field -> values in the record and in figures computed again, of those that
-    differ. A run of a version that computed none has no differences."""
+    differ."""
     recorded = record.get("evaluation")
-    if recorded is None and MODULE not in record["code"]:
-        return {}
     here, content = parts(found)
     before, now = (
         dict(_fields("evaluation", one)) if one else {} for one in (recorded, here)

@@ -279,6 +279,18 @@ def decays(optimizer, variable) -> bool:
     return optimizer._use_weight_decay(variable)
 
 
+def list_all_variables(optimizer) -> None:
+    """Add to `optimizer.variables` what Keras leaves out under loss scaling, a product
+    of Nadam's: `stateless_apply` drops new values of variables that are not listed."""
+    import keras
+
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    listed = {id(variable) for variable in inner.variables}
+    for one in list(vars(inner).values()):
+        if isinstance(one, keras.Variable) and id(one) not in listed:
+            inner._track_variable(one)
+
+
 def moving_averages(optimizer) -> list[tuple]:
     """Return (weight, its moving average) of an optimizer with `use_ema`.
 

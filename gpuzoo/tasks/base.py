@@ -260,6 +260,10 @@ class Task:
         """
         return {}
 
+    def blank_outputs(self, arrays: dict) -> dict:
+        """Return outputs of a model that knows nothing, for `scores`."""
+        return {}
+
     @staticmethod
     def misfit(
         model: keras.Model, shape: tuple[int, ...], *, reshapes: bool = False

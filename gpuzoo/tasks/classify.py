@@ -180,6 +180,12 @@ class Task(base.Task):
             arrays["label"], outputs["predicted"], outputs["logits"], self.names
         )
 
+    def blank_outputs(self, arrays: dict) -> dict:
+        """Return outputs of a model that knows nothing, for `scores`."""
+        target = arrays[self.target]
+        logits = np.zeros((len(target), len(self.names)), np.float32)
+        return {"predicted": np.zeros_like(target), "logits": logits}
+
     def _decided(self, logits):
         """Return the predictions of a step."""
         return _predicted(self._apart(logits))

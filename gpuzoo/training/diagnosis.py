@@ -115,8 +115,9 @@ def _facts(program: Program, replay: Replay, rows: list[dict]) -> _Facts:
     examples, extreme = (), None
     if replay.split == "train":
         (indices,) = program.plan.feed(replay.step, replay.step + 1)["indices"]
-        bad = replay.origin.tensor.rows if replay.origin else ()
-        if 0 < len(bad) <= max(1, len(indices) // 8):
+        bad = replay.origin.rows if replay.origin else ()
+        together = len(indices) // program.session.recipe.accumulate
+        if 0 < len(bad) <= max(1, together // 8):
             examples = tuple(int(indices[row]) for row in bad)
         extreme = _extreme(program, indices)
     return _Facts(losses, weight, largest, examples, extreme)

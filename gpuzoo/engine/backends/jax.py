@@ -93,6 +93,10 @@ class JaxBackend:
 
         return jax.grad(pure)(inputs)
 
+    def dense(self, gradient):
+        """See `TensorFlowBackend.dense`."""
+        return gradient
+
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
         """Update the variables by the optimizer, once."""
         # Not optimizer.apply(): loss scaling writes variables inside a condition.

@@ -50,12 +50,14 @@ class Tensor:
     """Rows of the first axis that are not finite, if that is the axis of examples."""
 
 
-def observed(backend, body: Callable, feed: dict, variables: list, batch: int):
+def observed(
+    backend, body: Callable, feed: dict, variables: list, sizes: tuple[int, ...]
+):
     """Compile one step so that every operation can be looked at.
 
     Args:
         body, feed, variables: as of `compile_steps`.
-        batch: number of examples of a step.
+        sizes: numbers of examples of a step, and of a part of its batch.
 
     Returns:
         A function from the feed of one step to its results (name -> array), the tensors
@@ -63,13 +65,13 @@ def observed(backend, body: Callable, feed: dict, variables: list, batch: int):
         among them (name, or number of the variable -> place).
     """
     make = _on_jax if backend.runtime.backend == "jax" else _on_tensorflow
-    return make(backend, body, feed, variables, batch)
+    return make(backend, body, feed, variables, sizes)
 
 
 # --- TensorFlow -----------------------------------------------------------------------
 
 
-def _on_tensorflow(backend, body, feed, variables, batch: int):
+def _on_tensorflow(backend, body, feed, variables, sizes: tuple[int, ...]):
     import tensorflow as tf
 
     tensors: list[Tensor] = []
@@ -81,7 +83,7 @@ def _on_tensorflow(backend, body, feed, variables, batch: int):
         finite = tf.math.is_finite(x)
         good = tf.reduce_sum(tf.cast(finite, tf.int32), axes)
         largest = tf.cast(tf.reduce_max(tf.abs(x), axes), tf.float32)
-        if axes and x.shape[0] == batch:
+        if axes and x.shape[0] in sizes:
             return good, largest, tf.size(x), tf.reduce_all(finite, axes[1:])
         return good, largest, tf.size(x), tf.constant([], tf.bool)
 
@@ -157,7 +159,7 @@ def _lines(operation) -> Callable:
 # --- JAX ------------------------------------------------------------------------------
 
 
-def _on_jax(backend, body, feed, variables, batch: int):
+def _on_jax(backend, body, feed, variables, sizes: tuple[int, ...]):
     import jax
 
     _, step, _ = backend.program(body, feed, variables)
@@ -168,7 +170,7 @@ def _on_jax(backend, body, feed, variables, batch: int):
     def call(feed: dict):
         # Operation by operation, each compiled for itself: to compile them all as one
         # program, with what is kept of each, takes several times as long.
-        walk = _Walk(batch)
+        walk = _Walk(sizes)
         entry = {name: array[0] for name, array in feed.items()}
         given = jax.tree.leaves(([variable.value for variable in variables], entry))
         given = jax.device_put(given, backend.device)
@@ -193,8 +195,8 @@ def _on_jax(backend, body, feed, variables, batch: int):
 class _Walk:
     """Does the operations of a traced function one by one."""
 
-    def __init__(self, batch: int):
-        self.batch = batch
+    def __init__(self, sizes: tuple[int, ...]):
+        self.sizes = sizes
         self.tensors: list[Tensor] = []
 
     def add(self, operation: str, scope: str, x, inputs: tuple, frames) -> int | None:
@@ -205,8 +207,8 @@ class _Walk:
         finite = np.isfinite(array)
         good = bool(finite.all())
         rows = ()
-        if not good and array.shape[:1] == (self.batch,):
-            bad = ~finite.reshape(self.batch, -1).all(axis=1)
+        if not good and array.ndim and len(array) in self.sizes:
+            bad = ~finite.reshape(len(array), -1).all(axis=1)
             rows = tuple(np.flatnonzero(bad).tolist())
         with np.errstate(invalid="ignore"):  # NumPy warns of NaN in 16 bits
             largest = np.max(np.abs(array), initial=0)  # NaN if there is one

@@ -85,6 +85,11 @@ class TensorFlowBackend:
                 value, inputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
 
+    def dense(self, gradient):
+        """Return a gradient as a tensor: TensorFlow gives that of an embedding as the
+        rows that were looked up."""
+        return tf.convert_to_tensor(gradient)
+
     def apply(self, optimizer, gradients, variables: list[keras.Variable]) -> None:
         """Update the variables by the optimizer, once."""
         optimizer.apply(gradients, variables)
