@@ -492,6 +492,16 @@ def test_other_wrong_use_is_refused(home, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+def test_two_equal_calls_at_once(home, tmp_path, monkeypatch):
+    """The second one, which saw no folder either, leaves that of the first alone."""
+    job = job_of(home, tmp_path / "x")
+    with compression._folder(job) as folder:
+        monkeypatch.setattr(os.path, "lexists", lambda path: False)
+        with pytest.raises(GpuzooError, match="locked"), compression._folder(job):
+            pass
+        assert folder.names() == ["compress.json"]
+
+
 def test_what_a_model_does_not_have_is_left_out_unless_it_was_named(home, tmp_path):
     """A run with the wrong task, and one whose channels cannot be removed."""
     job = job_of(home, tmp_path)

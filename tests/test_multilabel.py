@@ -1,6 +1,8 @@
 """Several labels per example: every command that reads such a run, and what is refused."""
 
 import json
+import pathlib
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -13,6 +15,7 @@ from small import RECIPE, net, program, same, train
 import gpuzoo
 from gpuzoo.data.sources import load_data
 from gpuzoo.data.validate import make_dataset
+from gpuzoo.deploy import evaluate
 from gpuzoo.engine import checkpoint
 from gpuzoo.tasks import scores
 
@@ -254,11 +257,37 @@ def test_other_data_of_it(trained, tmp_path):
     np.savez(tmp_path / "classes.npz", x=x, y=one)
     found = gpuzoo.evaluate(trained, data=str(tmp_path / "classes.npz"))
     assert [row["examples"] for row in found["per_class"]] == [14, 13, 13]
-    np.savez(tmp_path / "two.npz", x=x, y=y[:, :2])
-    with pytest.raises(
-        gpuzoo.GpuzooError, match="labels of 0 and 1, \\(examples, 3\\)"
+    for labels in (y[:, :2], np.eye(2)[one % 2], one % 2):
+        np.savez(tmp_path / "two.npz", x=x, y=labels)
+        with pytest.raises(
+            gpuzoo.GpuzooError, match="labels of 0 and 1, \\(examples, 3\\)"
+        ):
+            gpuzoo.evaluate(trained, data=str(tmp_path / "two.npz"))
+
+
+def test_other_data_have_the_names_of_its_labels():
+    def rows(classes, ours=("cat", "cow", "dog"), **part):
+        trained = SimpleNamespace(classes=ours, path=pathlib.Path("run"))
+        there = SimpleNamespace(classes=classes)
+        return evaluate._rows_of_labels(trained, "data", there, part).tolist()
+
+    labels = np.uint8([[1, 0, 0], [0, 1, 1]])
+    assert rows(("dog", "cat", "cow"), labels=labels) == [[0, 0, 1], [1, 1, 0]]
+    assert rows(("0", "1", "2"), labels=labels) == labels.tolist()
+    assert rows(("cat", "dog"), label=np.array([0, 1])) == [[1, 0, 0], [0, 0, 1]]
+    for classes, part in (
+        (("cat", "cow", "hen"), {"labels": labels}),
+        (("cat", "hen"), {"label": np.array([0, 1])}),
     ):
-        gpuzoo.evaluate(trained, data=str(tmp_path / "two.npz"))
+        with pytest.raises(gpuzoo.GpuzooError, match="class 'hen' is not a class of"):
+            rows(classes, **part)
+    for classes, part in (
+        (("cat", "dog"), {"labels": labels[:, :2]}),
+        (("0", "1"), {"label": np.array([0, 1])}),
+        ((), {}),
+    ):
+        with pytest.raises(gpuzoo.GpuzooError, match="labels of 0 and 1"):
+            rows(classes, **part)
 
 
 def test_what_does_not_take_it(trained, tmp_path):

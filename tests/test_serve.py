@@ -66,6 +66,9 @@ def test_a_dark_digit_on_light_paper(service, matrix):
             )  # fmt: skip
     body = {"inputs": [(255 - paper).tolist()]}
     assert list(json.loads(service.ask(body=body)[2])) == ["predictions"]
+    (line,) = json.loads(service.ask("/predict?invert=true", body)[2])["warnings"]
+    assert "at its border when inverted" in line
+    assert line.endswith("light on dark: leave ?invert=true out")
     for query in ("invert=1", "invert", "inverted=true", "invert=true&top=3"):
         status, text = service.error(f"/predict?{query}", body=body)
         assert status == 422 and "invert" in text

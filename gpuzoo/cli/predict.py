@@ -268,9 +268,12 @@ class _Session:
         if not self.hinted and looks_inverted(example, self.trained):
             self.hinted = True
             data = self.trained.record["data"]["name"]
+            inverted, remedy = "", "--invert exchanges dark and light"
+            if self.command.invert:
+                inverted, remedy = " when inverted", "leave --invert out"
             self.note(
-                f"{example.file}: light at its border, and the images of "
-                f"{data} are light on dark: --invert exchanges dark and light"
+                f"{example.file}: light at its border{inverted}, and the images of "
+                f"{data} are light on dark: {remedy}"
             )
 
     @contextlib.contextmanager

@@ -263,12 +263,14 @@ def _folder(job: Job) -> Iterator[Folder]:
             f"output folder {out} cannot be made: {error.strerror or error}; name "
             "another with --out"
         ) from None
+    made = False  # by this call, which then holds the lock
     try:
         folder.lock()
         names = [name for name in folder.names() if not is_temporary(name)]
         if names:
             _check_ours(folder, mine)
         else:
+            made = new
             folder.write_file(RECORD, _json({"schema": SCHEMA, **mine, "forms": None}))
         for name in filter(is_temporary, folder.names()):  # of killed calls
             left = out / name
@@ -277,7 +279,7 @@ def _folder(job: Job) -> Iterator[Folder]:
         folder.remove_temporary()
         yield folder
     except BaseException:
-        if new and folder.names() == [RECORD]:  # nothing was made
+        if made and folder.names() == [RECORD]:  # no form was
             folder.remove_file(RECORD)
             out.rmdir()
         raise

@@ -207,7 +207,7 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         test["label"] = _labels(trained, what, dataset, test)
     if "labels" in trained.task.fields:
         for part in (train, test):
-            part["labels"] = _rows_of_labels(trained, what, part)
+            part["labels"] = _rows_of_labels(trained, what, dataset, part)
             part.pop("label", None)
     return dataclasses.replace(
         dataset, splits={"train": train, "test": test},
@@ -255,27 +255,38 @@ def _labels(trained: Trained, what: str, dataset: Dataset, test: dict) -> np.nda
     """Return the labels of other data as indices of the run's classes."""
     if "label" not in test:
         raise GpuzooError(f"{what} have no labels; gpuzoo predict needs none")
+    return _places(trained, what, dataset)[test["label"]].astype(np.int32)
+
+
+def _places(trained: Trained, what: str, dataset: Dataset) -> np.ndarray:
+    """Return the index in the run of each class of other data."""
     unknown = [name for name in dataset.classes if name not in trained.classes]
     if unknown:
         raise GpuzooError(
             f"{what}: class {unknown[0]!r} is not a class of {trained.path.name}: "
             f"{', '.join(trained.classes)[:200]}; rename it"
         )
-    places = np.array([trained.classes.index(name) for name in dataset.classes])
-    return places[test["label"]].astype(np.int32)
+    return np.array([trained.classes.index(name) for name in dataset.classes])
 
 
-def _rows_of_labels(trained: Trained, what: str, part: dict) -> np.ndarray:
-    """Return the labels of other data of a run with several labels per example."""
-    count = len(trained.classes)
-    if "label" in part and part["label"].max() < count:  # one each
-        return np.eye(count, dtype=np.uint8)[part["label"]]
-    if "labels" not in part or part["labels"].shape[1] != count:
+def _rows_of_labels(
+    trained: Trained, what: str, dataset: Dataset, part: dict
+) -> np.ndarray:
+    """Return the labels of other data of a run with several labels per example: columns
+    by name, or in their order if they have no names."""
+    there, count = len(dataset.classes), len(trained.classes)
+    unnamed = dataset.classes == tuple(map(str, range(there)))
+    if not {"label", "labels"} & set(part) or (
+        there != count and (unnamed or "labels" in part)
+    ):
         raise GpuzooError(
             f"{what} have no labels of 0 and 1, (examples, {count}), as the data of "
             f"{trained.path.name}; gpuzoo predict needs none"
         )
-    return part["labels"]
+    places = np.arange(there) if unnamed else _places(trained, what, dataset)
+    if "label" in part:  # one each
+        return np.eye(count, dtype=np.uint8)[places[part["label"]]]
+    return part["labels"][:, np.argsort(places)]
 
 
 def summary_of(found: dict) -> dict:

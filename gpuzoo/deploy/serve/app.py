@@ -143,7 +143,7 @@ def answer(
         _row(artefact, {name: values[i] for name, values in found.items()})
         for i in range(count)
     ]
-    said = inputs.warnings(examples, artefact)
+    said = inputs.warnings(examples, artefact, invert)
     text = json.dumps({"predictions": rows, **said}, allow_nan=False)
     return count, text + "\n"
 

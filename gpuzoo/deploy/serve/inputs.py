@@ -163,17 +163,21 @@ def inverted(
     return {one.name: one.range[1] - examples[one.name]}
 
 
-def warnings(examples: dict[str, np.ndarray], artefact: Artefact) -> dict:
-    """Return `warnings`, a list of one line, if an image is dark on light and those of
-    the training are known to be light on dark; else nothing."""
+def warnings(examples: dict[str, np.ndarray], artefact: Artefact, invert: bool) -> dict:
+    """Return `warnings`, a list of one line, if an image, inverted if that was wanted,
+    is dark on light and those of the training are known to be light on dark; else
+    nothing."""
     if not artefact.takes_images:
         return {}
     (one,), data = artefact.inputs, artefact.about.get("data", "")
     for number, values in enumerate(examples[one.name]):
         if images.looks_inverted(values, one.range[1], data):
+            inverted, remedy = "", "POST /predict?invert=true exchanges dark and light"
+            if invert:
+                inverted, remedy = " when inverted", "leave ?invert=true out"
             line = (
-                f"inputs[{number}] is light at its border, and the images of {data} "
-                "are light on dark: POST /predict?invert=true exchanges dark and light"
+                f"inputs[{number}] is light at its border{inverted}, and the images of "
+                f"{data} are light on dark: {remedy}"
             )
             return {"warnings": [line]}
     return {}
