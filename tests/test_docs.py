@@ -134,7 +134,7 @@ def run_bash(commands: str, tmp_path) -> None:
 
 
 def run_python(blocks: list[str], tmp_path) -> None:
-    (code,) = blocks
+    code = "\n".join(blocks)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment(tmp_path),
         capture_output=True, text=True, check=False,
