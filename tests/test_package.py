@@ -213,6 +213,8 @@ def test_a_folder_called_gpuzoo_does_not_hide_an_editable_install(tmp_path):
         # what stands before a recorded run's backend is chosen
         "import gpuzoo.training.train, gpuzoo.training.finish, gpuzoo.engine.checkpoint",
         "import gpuzoo.training.session, gpuzoo.repro.verify, gpuzoo.repro.diff",
+        "from gpuzoo.deploy import compress, evaluate, export, robustness, trained; "
+        "import gpuzoo.report.page, gpuzoo.report.compare, gpuzoo.training.sweep",
     ],
 )
 def test_looking_around_loads_no_backend(code):

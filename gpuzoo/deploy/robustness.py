@@ -26,7 +26,6 @@ from gpuzoo.runs import drift
 from gpuzoo.runs.record import read_run
 from gpuzoo.runs.teacher import CLASSIFIERS
 from gpuzoo.runtime.environment import version_of
-from gpuzoo.tasks import scores
 
 PARTS = ("corruptions", "attacks", "calibration")
 # Examples, unless named: MNIST and CIFAR-10 get the first number, photographs fewer.
@@ -335,6 +334,8 @@ def _masked(epsilons, rows: dict, flat: int, count: int) -> list[str]:
 def _calibration(subject: Subject, note, progress) -> dict:
     """Return the expected calibration error before and after one temperature, fitted
     on training examples."""
+    from gpuzoo.tasks import scores  # imports Keras, which `load` has configured
+
     progress("calibration: predicting training examples", 0, 0)
     train, labels = subject.train, subject.labels
     rows = randomness.permutation(
@@ -379,6 +380,8 @@ def _log_loss(logits: np.ndarray, labels: np.ndarray, temperature: float) -> flo
 
 def _reliability(logits, labels, temperature: float) -> dict:
     """Return the log loss and what `scores.reliability` does."""
+    from gpuzoo.tasks import scores
+
     chances = _probabilities(logits, temperature)
     confidence, right = chances.max(axis=1), chances.argmax(axis=1) == labels
     return {
