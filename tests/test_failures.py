@@ -222,7 +222,7 @@ def test_a_limit_of_memory_ends_in_a_line(backend, megabytes, tmp_path):
     skip_without(backend)
     command = (
         f"ulimit -v {megabytes * 1000}; exec {sys.executable} -m gpuzoo train mnist "
-        f"--data digits --model mlp --model-options units=400000,400000 --out {tmp_path}"
+        f"--data digits --model mlp --model-options units=4000000,4000000 --out {tmp_path}"
         f"/run --backend {backend} --fast-dev-run"
     )
     done = subprocess.run(

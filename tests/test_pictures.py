@@ -107,7 +107,7 @@ def test_rows_of_tiny_data_are_thinned_out(epochs, least, most, capsys):
     screen = Screen()
     figures = {"train": ("loss",), "test": ("loss",)}
     screen.watch("start", {"batch": 8, "figures": figures, "parameters": 3, "epochs": epochs,
-                           "steps": epochs})  # fmt: skip
+                           "first": 0, "steps": epochs})  # fmt: skip
     for step in range(1, epochs + 1):
         row = {"epoch": step, "step": step, "loss": 1.0}
         screen.watch("progress", {"step": step, "seconds": 0.1 * step})
