@@ -95,6 +95,43 @@ def test_what_makes_a_comparison_doubtful_is_noted(runs, tmp_path):
     assert [run["group"] for run in found["runs"]] == ["A", "A", "B", "C", "A"]
 
 
+_NET = """
+import keras
+
+def net(input_shape, classes):
+    return keras.Sequential([
+        keras.Input(input_shape), keras.layers.Flatten(),
+        keras.layers.Dense(WIDTH, "relu"), keras.layers.Dense(classes),
+    ])
+"""
+
+
+def test_an_edited_model_is_another_setting(runs, tmp_path):
+    """Both runs have seed 0 and the same recipe; only the model's file has changed."""
+    model, made = tmp_path / "net.py", []
+    for width in (8, 12):
+        model.write_text(_NET.replace("WIDTH", str(width)))
+        made.append(tmp_path / f"w{width}")
+        gpuzoo.train(
+            "mnist", data=str(runs / "tiny.npz"), model=f"{model}:net", epochs=1,
+            batch_size=16, out=str(made[-1]), quiet=True,
+        )  # fmt: skip
+    found = compare(made)
+    assert [run["group"] for run in found["runs"]] == ["A", "B"]
+    assert "user code digest" in {row[0] for row in found["settings"]}
+    assert [one["groups"] for one in found["differences"]] == [["A", "B"]]
+
+
+def test_other_versions_of_gpuzoo_are_noted(runs, tmp_path):
+    (slow,) = paths(runs, "slow", (0,))
+    code = json.loads((slow / "run.json").read_text())["code"]
+    other = spoil(slow, tmp_path / "old", code={**code, "gpuzoo.engine.loop": 64 * "0"})
+    assert compare([slow, other])["notes"] == [
+        "the runs used different versions of gpuzoo's modules: gpuzoo.engine.loop",
+        "group A has seed 0 twice; the first counts",
+    ]
+
+
 def test_a_folder_of_a_sweep_stands_for_its_runs(runs, tmp_path):
     for seed in SEEDS[:2]:
         (path,) = paths(runs, "slow", (seed,))

@@ -67,10 +67,12 @@ def measure(case: str, args: argparse.Namespace) -> dict:
         "figure": f"{split} {name}",
         "values": values,
         "difference": {
-            norm: spread([b - a for a, b in zip(values[off], values[norm], strict=True)])
+            norm: spread([
+                b - a for a, b in zip(values[off], values[norm], strict=True)
+            ])
             for norm in others
         },
-    }
+    }  # fmt: skip
 
 
 def main() -> None:

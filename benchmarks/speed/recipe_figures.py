@@ -93,8 +93,8 @@ def measure(recipe: str, options: list[str], seed: int, out: str) -> dict:
 
 
 def measure_all(args, place: list[str], options: list[str]):
-    """After each run: the runs of the seeds 0, 1, ... so far, the one of the teacher,
-    if there is one, and at the end whether the first seed gave the same bits again."""
+    """After each run: the runs of the seeds so far, the one of the teacher, if there is
+    one, and at the end whether the first seed gave the same bits again."""
     found = {"runs": []}
     with tempfile.TemporaryDirectory() as folder:
         options = [*place, *options]
@@ -103,12 +103,12 @@ def measure_all(args, place: list[str], options: list[str]):
             taught = {"recipe": args.teacher, **measure(args.teacher, place, 0, out)}
             found = {"teacher": taught, **found}
             options += ["--teacher", out]
-        for seed in range(args.seeds):
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
             row = measure(args.recipe, options, seed, f"{folder}/{seed}")
             found["runs"].append(row)
             yield found
         if args.twice:
-            again = measure(args.recipe, options, 0, f"{folder}/again")
+            again = measure(args.recipe, options, args.first_seed, f"{folder}/again")
             one, other = (r["weights_sha256"] for r in (found["runs"][0], again))
             yield {"same_bits": one == other, **found}
 
@@ -143,6 +143,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--recipe", required=True)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--data-dir", help="a prepared TFDS folder")
     parser.add_argument("--twice", action="store_true", help="train one seed twice")
     parser.add_argument("--teacher", help="recipe whose run with seed 0 is the teacher")
@@ -163,6 +164,7 @@ def main() -> None:
     place = ["--data-dir", args.data_dir] if args.data_dir else []
     name, told = args.record or args.recipe, without_paths(options)
     words = ["--recipe", args.recipe, "--seeds", str(args.seeds)]
+    words += ["--first-seed", str(args.first_seed)] if args.first_seed else []
     words += ["--data-dir", "DIR"] if place else []
     words += ["--teacher", args.teacher] if args.teacher else []
     words += ["--twice"] if args.twice else []

@@ -1,5 +1,6 @@
 """`gpuzoo compare`: runs side by side, as numbers and as one HTML page."""
 
+import hashlib
 import itertools
 import json
 import math
@@ -74,6 +75,10 @@ def compare(
     ]
     if len({_data_of(one) for one in records}) > 1:
         notes.append("the runs have different data: their metrics are not comparable")
+    if changed := _changed_modules(records):
+        more = f" and {len(changed) - 3} more" * (len(changed) > 3)
+        named = ", ".join(changed[:3]) + more
+        notes.append(f"the runs used different versions of gpuzoo's modules: {named}")
     if tested := _shorter(labels, records):
         notes.append(f"not trained to the end: {', '.join(tested)}")
     values = [one.get(metric) for one in every]
@@ -175,7 +180,28 @@ def _start(record: dict) -> dict:
         if given
         else None,
         "compiled": json.dumps(record.get("compiled"), sort_keys=True),
+        "user code digest": _user_code(record),
     }
+
+
+def _user_code(record: dict) -> str | None:
+    """Return one digest of the user's modules and inputs that a run's model used; None
+    if there are none."""
+    modules = record.get("code") or {}
+    used = {n: one for n, one in modules.items() if not n.startswith("gpuzoo.")}
+    used |= record.get("inputs") or {}
+    text = json.dumps(used, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if used else None
+
+
+def _changed_modules(records: list[dict]) -> list[str]:
+    """Return the modules of gpuzoo that two of the runs used in different versions."""
+    seen: dict[str, set[str]] = {}
+    for record in records:
+        for name, one in (record.get("code") or {}).items():
+            if name.startswith("gpuzoo."):
+                seen.setdefault(name, set()).add(one)
+    return sorted(name for name, digests in seen.items() if len(digests) > 1)
 
 
 def _settings(records: list[dict]) -> list[list]:
