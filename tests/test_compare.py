@@ -96,8 +96,9 @@ def test_what_makes_a_comparison_doubtful_is_noted(runs, tmp_path):
 
 
 _NET = """
-import keras
+import gpuzoo, keras
 
+@gpuzoo.register(task="classify", reference="none")
 def net(input_shape, classes):
     return keras.Sequential([
         keras.Input(input_shape), keras.layers.Flatten(),
@@ -106,16 +107,17 @@ def net(input_shape, classes):
 """
 
 
-def test_an_edited_model_is_another_setting(runs, tmp_path):
+def test_an_edited_model_is_another_setting(runs, cli, tmp_path):
     """Both runs have seed 0 and the same recipe; only the model's file has changed."""
     model, made = tmp_path / "net.py", []
     for width in (8, 12):
         model.write_text(_NET.replace("WIDTH", str(width)))
         made.append(tmp_path / f"w{width}")
-        gpuzoo.train(
-            "mnist", data=str(runs / "tiny.npz"), model=f"{model}:net", epochs=1,
-            batch_size=16, out=str(made[-1]), quiet=True,
+        done = cli(
+            "train", "mnist", "--data", runs / "tiny.npz", "--model", f"{model}:net",
+            "--epochs", 1, "--batch-size", 16, "--out", made[-1],
         )  # fmt: skip
+        assert done.returncode == 0, done.stderr
     found = compare(made)
     assert [run["group"] for run in found["runs"]] == ["A", "B"]
     assert "user code digest" in {row[0] for row in found["settings"]}
