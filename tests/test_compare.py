@@ -98,11 +98,12 @@ def test_what_makes_a_comparison_doubtful_is_noted(runs, tmp_path):
 _NET = """
 import gpuzoo, keras
 
-@gpuzoo.register(task="classify", reference="none")
-def net(input_shape, classes):
+@gpuzoo.register(task="classify", reference="here")
+def net(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
+    "A small network."
     return keras.Sequential([
         keras.Input(input_shape), keras.layers.Flatten(),
-        keras.layers.Dense(WIDTH, "relu"), keras.layers.Dense(classes),
+        keras.layers.Dense(WIDTH, "relu"), keras.layers.Dense(num_classes),
     ])
 """
 
