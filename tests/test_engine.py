@@ -283,6 +283,14 @@ def test_a_small_dataset_is_repeated(dataset, runtime):
     assert RECIPE.override(min_steps=23).override(epochs=2).min_steps == 0
 
 
+def test_a_validation_split_makes_no_epoch_more():
+    """A tenth of MNIST for validation leaves 210 steps of the 230 of mnist_fast."""
+    recipe = gpuzoo.load_recipe("mnist_fast")
+    assert plan.make_plan(recipe, 60_000, 0).epochs == 1
+    assert plan.make_plan(recipe.override(validation=0.1), 54_000, 0).epochs == 1
+    assert plan.make_plan(recipe, 54_000, 0).epochs == 2  # data of the user's, as small
+
+
 def test_another_model_comes_as_it_is():
     """Options belong to the model that they were named for."""
     assert RECIPE.override(model="mlp").model_options == ()

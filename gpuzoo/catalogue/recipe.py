@@ -120,8 +120,8 @@ class Recipe:
     epochs: int = 1
     """Passes over the training examples."""
     min_steps: int = 0
-    """Minimum number of training steps (small datasets are repeated); switched off by
-    --epochs."""
+    """Minimum number of training steps (small datasets are repeated), less the part
+    that --validation takes; switched off by --epochs."""
     batch_size: int = 128
     """Examples per step; the last, incomplete batch of an epoch is dropped."""
     accumulate: int = 1

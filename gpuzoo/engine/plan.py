@@ -85,7 +85,7 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
             f"{recipe.accumulate}, the number of equal parts of a batch"
         )
     per_epoch = examples // recipe.batch_size
-    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / per_epoch))
+    epochs = epochs_of(recipe, per_epoch)
     if recipe.restarts and not fast:
         _check_restarts(recipe, per_epoch * epochs)
     if fast:
@@ -101,6 +101,14 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
         examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws, lasting,
         pruning.steps_of(per_epoch * epochs) if recipe.sparsity else (),
     )  # fmt: skip
+
+
+def epochs_of(recipe: Recipe, per_epoch: int) -> int:
+    """Return the number of epochs: more than the recipe's for data so small that they
+    would have less than min_steps, without counting the examples that `validation` has
+    taken."""
+    least = round(recipe.min_steps * (1 - recipe.validation))
+    return max(recipe.epochs, math.ceil(least / per_epoch))
 
 
 def _check_restarts(recipe: Recipe, steps: int) -> None:

@@ -1,7 +1,6 @@
 """Go on with a finished run: `gpuzoo resume RUN --epochs N`, as a new run."""
 
 import hashlib
-import math
 import pathlib
 
 import safetensors.numpy
@@ -121,6 +120,7 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
         GpuzooError: its data have changed.
     """
     from gpuzoo.engine import optim
+    from gpuzoo.engine.plan import epochs_of
 
     changed = drift.data_differences(record["data"], session.dataset.as_record())
     drift.refuse(changed, f"{path} cannot go on, its data have changed")
@@ -141,7 +141,7 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
         lines.append("The learning rate goes on as it was reduced.")
     elif not session.given.optimizer:
         per_epoch, first = step // epoch, recipe_of(record)
-        planned = max(first.epochs, math.ceil(first.min_steps / per_epoch))
+        planned = epochs_of(first, per_epoch)
         here = optim.learning_rates(recipe, per_epoch * recipe.epochs)[step]
         before = optim.learning_rates(first, per_epoch * planned)[step - 1]
         lines.append(
