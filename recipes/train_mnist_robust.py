@@ -5,7 +5,7 @@
     test accuracy  98.66 ± 0.08 %
     seeds          3
     training       94.3 s, 110.0 s for the whole process
-    on             2 threads of an Intel Xeon @ 2.50GHz (cpu family 6, model 85) CPU, 2026-11-29
+    on             2 threads of an Intel Xeon (cpu family 6, model 85) CPU, 2026-11-29
     measured by    benchmarks/speed/recipe_figures.py
 
 The figures are written here by benchmarks/tables/tables.py; those under attack are in

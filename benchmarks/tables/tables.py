@@ -53,8 +53,9 @@ def percent(figure: dict) -> str:
 
 
 def cpu_of(record: dict) -> str:
-    """Return the CPU's name without trademark signs."""
-    return record["environment"]["cpu"].replace("(R)", "").replace(" Processor", "")
+    """Return the CPU's name without trademark signs and clock."""
+    name = record["environment"]["cpu"].replace("(R)", "").replace(" Processor", "")
+    return re.sub(r" @ [\d.]+GHz", "", name)
 
 
 def machine(record: dict) -> str:
