@@ -14,6 +14,8 @@ import hashlib
 
 import numpy as np
 
+from gpuzoo import elementary
+
 
 def key(seed: int, purpose: str, *address: int | str) -> int:
     """Return the 128-bit Philox key of an address."""
@@ -36,9 +38,9 @@ def normal(shape: tuple[int, ...], seed: int, purpose: str, *address) -> np.ndar
     """Return standard normal float64 of `shape` (Box-Muller transform)."""
     count = int(np.prod(shape))
     u = uniform((2, (count + 1) // 2), seed, purpose, *address)
-    radius = np.sqrt(-2 * np.log1p(-u[0]))
-    pairs = radius * np.cos(2 * np.pi * u[1]), radius * np.sin(2 * np.pi * u[1])
-    return np.concatenate(pairs)[:count].reshape(shape)
+    radius = np.sqrt(-2 * elementary.log1p(-u[0]))
+    cosines, sines = elementary.cos_turns(u[1]), elementary.sin_turns(u[1])
+    return np.concatenate([radius * cosines, radius * sines])[:count].reshape(shape)
 
 
 def truncated_normal(shape, seed: int, purpose: str, *address) -> np.ndarray:

@@ -10,7 +10,7 @@ import math
 import keras
 import numpy as np
 
-from gpuzoo import randomness
+from gpuzoo import elementary, randomness
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import (
     added_as_trainable,
@@ -95,11 +95,10 @@ def whiten(model: keras.Model, images: np.ndarray) -> None:
     rows, columns, channels, filters = layer.kernel.shape
     windows = np.lib.stride_tricks.sliding_window_view(images, (rows, columns), (1, 2))
     patches = np.moveaxis(windows, 3, -1).reshape(-1, rows * columns * channels)
-    mean = patches.mean(axis=0)
-    values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
+    mean, values, vectors = elementary.principal_axes(patches)
     half = (vectors / np.sqrt(values + 5e-4))[:, ::-1][:, : filters // 2]
     kernel = np.concatenate([half, -half], axis=1)
-    layer.bias.assign((-mean @ kernel).astype("float32"))
+    layer.bias.assign(elementary.product(-mean, kernel).astype("float32"))
     kernel = kernel.reshape(rows, columns, channels, filters)
     layer.kernel.assign(kernel.astype("float32"))
 
@@ -206,6 +205,5 @@ def _variance_scaling(initializer, shape, address) -> np.ndarray:
 def _orthogonal(shape, address) -> np.ndarray:
     rows, columns = math.prod(shape[:-1]), shape[-1]
     tall = randomness.normal((max(rows, columns), min(rows, columns)), *address)
-    q, r = np.linalg.qr(tall)
-    q = q * np.sign(np.diag(r))  # makes the decomposition unique
+    q = elementary.orthonormal(tall)
     return (q if rows >= columns else q.T).reshape(shape)

@@ -7,6 +7,7 @@ import math
 import keras
 import numpy as np
 
+from gpuzoo import elementary
 from gpuzoo.catalogue import architecture
 from gpuzoo.catalogue.recipe import Recipe, parse_options
 from gpuzoo.engine.backends.optimizers import Muon, fused_adam
@@ -62,13 +63,13 @@ def learning_rates(recipe: Recipe, steps: int) -> np.ndarray:
         "constant": np.ones_like(down),
         "reduce_on_plateau": np.ones_like(down),
         "linear": 1 - down,
-        "cosine": (1 + np.cos(np.pi * down)) / 2,
-        "one_cycle": (1 + np.cos(np.pi * down)) / 2,
+        "cosine": (1 + elementary.cos_turns(down / 2)) / 2,
+        "one_cycle": (1 + elementary.cos_turns(down / 2)) / 2,
     }[recipe.schedule]
     if recipe.schedule == "one_cycle":
         # From a 25th of the peak, along a cosine: Smith and Topin, arXiv 1708.07120,
         # in the form that PyTorch's OneCycleLR made common.
-        rise = 1 / 25 + (1 - 1 / 25) * (1 - np.cos(np.pi * up)) / 2
+        rise = 1 / 25 + (1 - 1 / 25) * (1 - elementary.cos_turns(up / 2)) / 2
     else:
         rise = (np.arange(rising) + 1) / (rising + 1)
     return (recipe.learning_rate * np.concatenate([rise, fall])).astype(np.float32)

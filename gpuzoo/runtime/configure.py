@@ -10,6 +10,7 @@ import sys
 import typing
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime import portable
 from gpuzoo.runtime.environment import (
     hash_order_is_fixed,
     is_installed,
@@ -71,16 +72,24 @@ def configure(
             "start a new process for other settings"
         )
     backend, why = _choose_backend(options.backend)
+    given = options
     if options.level == "strict":
-        _refuse_drift()
+        _refuse_drift(options.level)
+        _refuse_random_order()
+    elif options.level == portable.LEVEL:
+        portable.expect(backend)
+        _refuse_drift(options.level)
+        given = portable.settle(options, backend)
     from gpuzoo.runtime import startup
 
-    autotune_sha256 = startup.pin_autotune(options)
+    autotune_sha256 = startup.pin_autotune(given)
     if backend == "jax":
         from gpuzoo.runtime.jax import start_jax as start
     else:
         from gpuzoo.runtime.tensorflow import start_tensorflow as start
-    runtime = start(options, seed, autotune_sha256)
+    runtime = start(given, seed, autotune_sha256)
+    if options.level == portable.LEVEL:
+        runtime = portable.explained(runtime, options)
     runtime = dataclasses.replace(runtime, reasons={**runtime.reasons, "backend": why})
     if autotune_sha256 and not (runtime.device == "gpu" and runtime.xla):
         raise GpuzooError(
@@ -145,13 +154,16 @@ def _choose_backend(requested: str) -> tuple[str, str]:
     return backend, why
 
 
-def _refuse_drift() -> None:
-    """Raise for environment settings that level strict does not accept."""
+def _refuse_drift(level: str) -> None:
+    """Raise for variables that levels strict and portable do not accept."""
     for name, value in moving_variables().items():
         raise GpuzooError(
-            f"level strict refuses {name}={value} in the environment, it changes "
+            f"level {level} refuses {name}={value} in the environment, it changes "
             f"results; run: unset {name}"
         )
+
+
+def _refuse_random_order() -> None:
     if not hash_order_is_fixed():
         raise GpuzooError(
             "level strict refuses random hash seeds (the order of Python's sets); set "

@@ -55,6 +55,9 @@ DEFAULT_VARIABLES = {
 }
 # Those of them that TensorFlow reads once, when it is imported.
 READ_AT_IMPORT = ("TF_ENABLE_ONEDNN_OPTS",)
+# Variables and XLA flags that level portable sets (portable.py).
+_expected: dict[str, str] = {}
+_expected_flags: tuple[str, ...] = ()
 # Installed packages that results may depend on, besides NVIDIA's.
 _PACKAGES = {
     "gpuzoo", "tensorflow", "tensorflow-cpu", "tf-nightly", "keras", "keras-hub",
@@ -164,6 +167,12 @@ def driver() -> str | None:
     return text.partition("\n")[0].strip()
 
 
+def expect(variables: dict[str, str], flags: tuple[str, ...]) -> None:
+    """Let these variables and XLA flags be gpuzoo's values in this process."""
+    global _expected, _expected_flags
+    _expected, _expected_flags = variables, flags
+
+
 def moving_variables() -> dict[str, str]:
     """Return environment variables that change results and differ from gpuzoo's values;
     possible paths, addresses or secrets as digests, so that a change is detected."""
@@ -234,19 +243,20 @@ def _is_plain(text: str, name: str = "") -> bool:
 def _moving() -> dict[str, str]:
     more = {name for name in os.environ if name.startswith(_WATCHED)} - _HARMLESS
     found = {name: os.environ.get(name, "") for name in (*_MOVES_BITS, *sorted(more))}
-    ours = (DETERMINISTIC_FLAG, LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG)
+    ours = (DETERMINISTIC_FLAG, LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG, *_expected_flags)
+    defaults = {**DEFAULT_VARIABLES, **_expected}
     flags = found["XLA_FLAGS"].split()
     found["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(ours))
     return {
         name: value
         for name, value in found.items()
-        if value and value != DEFAULT_VARIABLES.get(name)
+        if value and value != defaults.get(name)
     }
 
 
 def variables_in_force() -> dict[str, str]:
     """Return the variables that gpuzoo has set in this process, read back."""
-    names = (*DEFAULT_VARIABLES, "PYTHONHASHSEED", "NPROC")
+    names = (*DEFAULT_VARIABLES, *_expected, "PYTHONHASHSEED", "NPROC")
     found = {name: os.environ[name] for name in names if name in os.environ}
     if flags := os.environ.get("XLA_FLAGS", ""):
         # The tuning file is recorded by its digest; its path differs between machines.

@@ -28,9 +28,10 @@ class Options:
     """Keras dtype policy; auto: mixed precision if the device supports it natively."""
     xla: Literal["auto", "on", "off"] = "auto"
     """Compile the step with XLA; auto: on a GPU, not on a CPU."""
-    level: Literal["fast", "repeatable", "strict"] = "repeatable"
+    level: Literal["fast", "repeatable", "strict", "portable"] = "repeatable"
     """fast: not deterministic; repeatable: bit-identical results on the same machine;
-    strict: also refuses environment changes and runs the first step twice."""
+    strict: also refuses environment changes and runs the first step twice; portable:
+    bit-identical on every x86-64 processor with AVX2, in float32 on the CPU."""
     threads: int = 0
     """CPU threads; results depend on them; 0: one per available core."""
     tf32: Literal["auto", "on", "off"] = "auto"
@@ -81,8 +82,7 @@ class Runtime:
             self.backend + f" ({WITHOUT_TENSORFLOW})" * without,
             f"{self.precision}",
             f"XLA {'on' if self.xla else 'off'}",
-            "repeatable to the bit" if self.deterministic else "not repeatable "
-            f"({self.reasons['deterministic']})",
+            self._repeatable(),
             self._threads(),
         ]  # fmt: skip
         if self.device == "gpu" and not self.xla and self.reasons["xla"] != "requested":
@@ -90,6 +90,11 @@ class Runtime:
         if self.device == "cpu" and self.onednn is False:
             parts.append(f"slow without oneDNN: {self.reasons['onednn']}")
         return " · ".join(parts)
+
+    def _repeatable(self) -> str:
+        if not self.deterministic:
+            return f"not repeatable ({self.reasons['deterministic']})"
+        return self.reasons.get("level", "repeatable to the bit")
 
     def _threads(self) -> str:
         text = f"{self.threads} thread{'s' * (self.threads != 1)}"

@@ -14,6 +14,7 @@ from gpuzoo.engine.backends import (
     bias_gradients,
     missing_kernels,
     pooling,
+    portable,
     resizing,
     rnn,
 )
@@ -201,10 +202,12 @@ class TensorFlowBackend:
 @contextlib.contextmanager
 def repeatable_operations(runtime: Runtime):
     """Replace within the block what would not repeat: bias gradients that oneDNN may
-    confuse, and gradients that XLA or a GPU has only in an order that varies."""
+    confuse, gradients that XLA or a GPU has only in an order that varies, and, at level
+    portable, approximations of the processor."""
     merges = runtime.device == "cpu" and not runtime.xla
     apart = bias_gradients.kept_apart() if merges else contextlib.nullcontext()
-    with apart, pooling.repeatable(runtime), resizing.repeatable(runtime):
+    pools, sizes = pooling.repeatable(runtime), resizing.repeatable(runtime)
+    with apart, pools, sizes, portable.exact(runtime):
         yield
 
 

@@ -1,0 +1,291 @@
+"""Test whether level portable gives the same bits whatever the processor says it is.
+
+    python benchmarks/repeatability/portable.py  # every model, both backends
+    python benchmarks/repeatability/portable.py --backends jax --models cnn gru
+    python benchmarks/repeatability/portable.py --price  # on a quiet machine
+
+Every model of the catalogue (large ones narrowed, as repeatable.py --small does) does a
+few steps in fresh processes, once as it is and once under each setting that can be
+forced on this machine: NumPy and the C library without AVX-512 code, on one core, and
+other answers of the CPUID instruction (cpuid.c), by which libraries choose their code
+and the sizes of their blocks: vendor, instruction sets, caches, number of cores. What
+cannot be forced is how an instruction rounds: approximations (rsqrt, reciprocal) must
+not be used at all. With --emulator, each of QEMU's processors is a setting, too, and
+there they are rounded in another way; it is some twenty times slower.
+
+Writes benchmarks/records/portable.json (--out) after each setting, with the digest of
+each model. Exit code 1 if one differs. --price instead measures the time of a step
+against levels repeatable and fast, in turns, and adds it to the record.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from matrix import small_digits
+from repeatable import SMALL, run_worker, train
+
+HERE = pathlib.Path(__file__).resolve().parent
+AMD = {"CPUID_VENDOR": "amd", "CPUID_FAMILY": "25", "CPUID_L1": "32"}
+INTEL = {"CPUID_VENDOR": "intel", "CPUID_FAMILY": "6"}
+# Answers of CPUID: the processor -> variables of cpuid.c. It cannot add instructions.
+PROCESSORS = {
+    "AMD family 25 model 1 (AVX2)": {
+        **AMD, "CPUID_MODEL": "1", "CPUID_ISA": "avx2", "CPUID_L2": "512",
+        "CPUID_L3": "32768", "CPUID_CORES": "8",
+    },
+    "AMD family 25 model 17": {
+        **AMD, "CPUID_MODEL": "17", "CPUID_L2": "1024", "CPUID_L3": "32768",
+        "CPUID_CORES": "8",
+    },
+    "Intel family 6 model 63 (AVX2)": {
+        **INTEL, "CPUID_MODEL": "63", "CPUID_ISA": "avx2", "CPUID_L1": "32",
+        "CPUID_L2": "256", "CPUID_L3": "20480", "CPUID_CORES": "8",
+    },
+    "Intel family 6 model 151 (AVX2)": {
+        **INTEL, "CPUID_MODEL": "151", "CPUID_ISA": "avx2", "CPUID_L1": "48",
+        "CPUID_L2": "1280", "CPUID_L3": "12288", "CPUID_CORES": "8",
+    },
+    "Intel family 6 model 85 without VNNI": {
+        **INTEL, "CPUID_MODEL": "85", "CPUID_ISA": "avx512", "CPUID_L1": "32",
+        "CPUID_L2": "1024", "CPUID_L3": "36608",
+    },
+    "Intel family 6 model 207": {
+        **INTEL, "CPUID_MODEL": "207", "CPUID_L1": "48", "CPUID_L2": "2048",
+        "CPUID_L3": "266240", "CPUID_CORES": "32",
+    },
+}  # fmt: skip
+OTHERS = {
+    "NumPy without AVX-512": {
+        "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"
+    },
+    "C library without AVX-512": {
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ"
+    },
+}
+PRICED = ("cnn", "resnet20", "lstm", "mlp")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
+    parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"),
+                        default=("tensorflow", "jax"))  # fmt: skip
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument("--emulator", metavar="PROCESSOR", nargs="+", default=(),
+                        help="QEMU's names, such as Haswell or EPYC")  # fmt: skip
+    parser.add_argument("--price", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7, help="of --price")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=pathlib.Path,
+                        default=HERE.parent / "records" / "portable.json")  # fmt: skip
+    return parser.parse_args()
+
+
+# --- settings ---------------------------------------------------------------------------
+
+
+def cpuid_library(folder: str) -> str | None:
+    """Compile cpuid.c; None where it cannot run."""
+    try:
+        known = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    compiler = shutil.which("cc")
+    if compiler is None or "cpuid_fault" not in known.split():
+        return None
+    path = f"{folder}/cpuid.so"
+    source = str(HERE / "cpuid.c")
+    command = [compiler, "-O1", "-shared", "-fPIC", "-o", path, source]
+    subprocess.run(command, check=True)
+    return path
+
+
+def settings(folder: str) -> dict[str, dict[str, str]]:
+    """Return name -> variables of what can be forced here; the first is as it is."""
+    found = {"as it is": {}, **OTHERS}
+    if library := cpuid_library(folder):
+        for name, answers in PROCESSORS.items():
+            found[f"CPUID of {name}"] = {**answers, "LD_PRELOAD": library}
+    return found
+
+
+def on_one_core(job: dict) -> dict:
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})  # of the worker, too
+    try:
+        return run_worker(job, **clean({}))
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+def job_of(backend: str, models: list[str], args, data: str) -> dict:
+    return {
+        "data": data, "steps": args.steps, "batch": args.batch, "small": True,
+        "models": models, "seeds": {"digest": 0},
+        "runtime": {"backend": backend, "level": "portable"},
+    }  # fmt: skip
+
+
+def digests(rows: dict) -> dict[str, str]:
+    """Return model -> digest, or why there is none."""
+    return {
+        name: row.get("digest") or row.get("refused") or f"failed: {row['failed']}"
+        for name, row in rows.items()
+    }
+
+
+def emulated(processor: str, job: dict) -> dict:
+    """Return the rows of a worker under QEMU."""
+    emulator = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
+    if emulator is None:
+        sys.exit("--emulator: QEMU's user mode (qemu-x86_64) is not installed")
+    worker = [sys.executable, str(HERE / "repeatable.py"), "--worker", json.dumps(job)]
+    done = subprocess.run(
+        [emulator, "-cpu", processor, *worker],
+        stdout=subprocess.PIPE, text=True, check=False, env=clean({}),
+    )  # fmt: skip
+    lines = [json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")]
+    rows = {row.pop("model"): row for row in lines}
+    missing = {"failed": f"the process ended before it, with code {done.returncode}"}
+    return {name: rows.get(name, missing) for name in job["models"]}
+
+
+def clean(variables: dict) -> dict[str, str]:
+    return {**os.environ, "PYTHONHASHSEED": "0", **variables}
+
+
+# --- the comparison ---------------------------------------------------------------------
+
+
+def compare(models: list[str], args, record: dict, keep) -> bool:
+    """Fill the record; return whether every digest is that of the first setting."""
+    equal = True
+    with tempfile.TemporaryDirectory() as folder:
+        data = small_digits(folder, args.steps, args.batch)
+        for backend in args.backends:
+            job, first = job_of(backend, models, args, data), {}
+            forced = {
+                name: lambda v=variables: run_worker(job, **clean(v))  # noqa: B023
+                for name, variables in settings(folder).items()
+            }
+            forced["on one core"] = lambda: on_one_core(job)  # noqa: B023
+            for processor in args.emulator:
+                forced[f"QEMU {processor}"] = lambda p=processor: emulated(p, job)  # noqa: B023
+            for name, run in forced.items():
+                found = digests(run())
+                first = first or found
+                differ = sorted(m for m in models if found[m] != first[m])
+                equal &= not differ
+                place = record["backends"].setdefault(backend, {})
+                place["weights_sha256"] = first
+                place.setdefault("settings", {})[name] = {
+                    "equal": not differ, "differ": {m: found[m] for m in differ},
+                }  # fmt: skip
+                print(f"{backend}, {name}: {differ or 'equal'}", flush=True)
+                keep()
+    return equal
+
+
+# --- the price --------------------------------------------------------------------------
+
+
+def step_times(job: dict) -> None:
+    """Print seconds of trainings of a model, one a line, whenever a line is read."""
+    import gpuzoo
+
+    dataset = gpuzoo.load_data(job["data"])
+    (name,) = job["models"]
+    train(name, 0, dataset, job)
+    for _ in sys.stdin:
+        begin = time.perf_counter()
+        train(name, 0, dataset, job)
+        print(time.perf_counter() - begin, flush=True)
+
+
+def price(models: list[str], args, record: dict, keep) -> None:
+    """Measure each level in its own process, in turns."""
+    steps = 1500 // args.batch
+    with tempfile.TemporaryDirectory() as folder:
+        data = small_digits(folder, steps, args.batch)
+        for backend in args.backends:
+            for name in models:
+                times = in_turns(backend, name, steps, args, data)
+                medians = {lv: statistics.median(t) for lv, t in times.items()}
+                row = {f"ms_{lv}": 1000 * t / steps for lv, t in medians.items()}
+                for other in ("repeatable", "fast"):
+                    pairs = zip(times["portable"], times[other], strict=True)
+                    row[f"times_{other}"] = statistics.median(a / b for a, b in pairs)
+                record.setdefault("price", {}).setdefault(backend, {})[name] = row
+                print(backend, name, row, flush=True)
+                keep()
+
+
+def in_turns(backend: str, name: str, steps: int, args, data: str) -> dict:
+    processes, times = {}, {}
+    for level in ("portable", "repeatable", "fast"):
+        runtime = {"backend": backend, "level": level, "precision": "float32",
+                   "device": "cpu", "threads": 2}  # fmt: skip
+        job = {"data": data, "steps": steps, "batch": args.batch, "models": [name],
+               "small": name in SMALL and name != "resnet20", "runtime": runtime}  # fmt: skip
+        processes[level] = subprocess.Popen(
+            [sys.executable, __file__, "--worker", json.dumps(job)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=clean({}),
+        )  # fmt: skip
+    for _ in range(args.rounds):
+        for level, process in processes.items():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            times.setdefault(level, []).append(float(process.stdout.readline()))
+    for process in processes.values():
+        process.communicate()
+    return times
+
+
+def main() -> None:
+    args = parse()
+    if args.worker:
+        return step_times(json.loads(args.worker))
+
+    import gpuzoo
+    from gpuzoo.files import write_atomically
+    from gpuzoo.runs.code import code_sha256
+    from gpuzoo.runtime.environment import environment
+
+    models = sorted(args.models or (PRICED if args.price else gpuzoo.list_models()))
+    for name in models:
+        gpuzoo.model_info(name)
+    record = {
+        "what": "weights after some steps at level portable, under forced settings",
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment(),
+        "code_sha256": code_sha256(),
+        "steps": args.steps,
+        "batch": args.batch,
+        "backends": {},
+    }
+    if args.out.exists():
+        old = json.loads(args.out.read_text())
+        kept = ("price",) if not args.price else ("backends", "steps", "batch")
+        record.update({name: old[name] for name in kept if name in old})
+
+    def keep() -> None:
+        write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
+
+    if args.price:
+        return price(models, args, record, keep)
+    sys.exit(not compare(models, args, record, keep))
+
+
+if __name__ == "__main__":
+    main()
