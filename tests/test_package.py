@@ -34,7 +34,7 @@ ORDER = [
     ["runs"],
     ["data", "catalogue"],
     ["runtime"],
-    ["errors", "events", "files", "home", "keras_layers", "randomness", "weights",
+    ["elementary", "errors", "events", "files", "home", "keras_layers", "randomness", "weights",
      "workers"],
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -77,7 +77,7 @@ def configure(
         _refuse_drift(options.level)
         _refuse_random_order()
     elif options.level == portable.LEVEL:
-        portable.expect(backend)
+        portable.expect()
         _refuse_drift(options.level)
         given = portable.settle(options, backend)
     from gpuzoo.runtime import startup
@@ -157,6 +157,8 @@ def _choose_backend(requested: str) -> tuple[str, str]:
 def _refuse_drift(level: str) -> None:
     """Raise for variables that levels strict and portable do not accept."""
     for name, value in moving_variables().items():
+        if level == portable.LEVEL and name in portable.WITHOUT_EFFECT:
+            continue
         raise GpuzooError(
             f"level {level} refuses {name}={value} in the environment, it changes "
             f"results; run: unset {name}"

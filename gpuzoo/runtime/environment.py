@@ -55,9 +55,8 @@ DEFAULT_VARIABLES = {
 }
 # Those of them that TensorFlow reads once, when it is imported.
 READ_AT_IMPORT = ("TF_ENABLE_ONEDNN_OPTS",)
-# Variables and XLA flags that level portable sets (portable.py).
+# Those that level portable sets (portable.py).
 _expected: dict[str, str] = {}
-_expected_flags: tuple[str, ...] = ()
 # Installed packages that results may depend on, besides NVIDIA's.
 _PACKAGES = {
     "gpuzoo", "tensorflow", "tensorflow-cpu", "tf-nightly", "keras", "keras-hub",
@@ -167,10 +166,10 @@ def driver() -> str | None:
     return text.partition("\n")[0].strip()
 
 
-def expect(variables: dict[str, str], flags: tuple[str, ...]) -> None:
-    """Let these variables and XLA flags be gpuzoo's values in this process."""
-    global _expected, _expected_flags
-    _expected, _expected_flags = variables, flags
+def expect(variables: dict[str, str]) -> None:
+    """Let these variables be gpuzoo's values in this process."""
+    global _expected
+    _expected = variables
 
 
 def moving_variables() -> dict[str, str]:
@@ -243,7 +242,7 @@ def _is_plain(text: str, name: str = "") -> bool:
 def _moving() -> dict[str, str]:
     more = {name for name in os.environ if name.startswith(_WATCHED)} - _HARMLESS
     found = {name: os.environ.get(name, "") for name in (*_MOVES_BITS, *sorted(more))}
-    ours = (DETERMINISTIC_FLAG, LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG, *_expected_flags)
+    ours = (DETERMINISTIC_FLAG, LOAD_TUNING_FLAG, WHOLE_TUNING_FLAG)
     defaults = {**DEFAULT_VARIABLES, **_expected}
     flags = found["XLA_FLAGS"].split()
     found["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(ours))

@@ -18,15 +18,15 @@ from gpuzoo.runtime.options import LATE, Options, Runtime
 LEVEL = "portable"
 CLASS = "the same bits on every x86-64 processor with AVX2 and FMA"
 THREADS = 2
+# They choose NumPy's code, on which nothing depends here (elementary.py).
+WITHOUT_EFFECT = ("NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE")
 _NEEDED = ("avx2", "fma")
-# Variables and XLA flags that hold a backend back to AVX2.
-_VARIABLES = {"tensorflow": {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "jax": {}}
-_FLAGS = {"tensorflow": (), "jax": ("--xla_cpu_max_isa=AVX2",)}
+_VARIABLES = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
-def expect(backend: str) -> None:
+def expect() -> None:
     """Let what this level sets in the environment not count as a change of it."""
-    environment.expect(_VARIABLES[backend], _FLAGS[backend])
+    environment.expect(_VARIABLES)
 
 
 def settle(options: Options, backend: str) -> Options:
@@ -38,15 +38,10 @@ def settle(options: Options, backend: str) -> Options:
             is imported already.
     """
     _check(options, backend)
-    os.environ.update(_VARIABLES[backend])
-    flags = os.environ.get("XLA_FLAGS", "").split()
-    flags += [flag for flag in _FLAGS[backend] if flag not in flags]
-    if flags:
-        os.environ["XLA_FLAGS"] = " ".join(flags)
+    os.environ.update(_VARIABLES)
     elementary.use_exact(True)
     return dataclasses.replace(
-        options, device="cpu", precision="float32",
-        xla="off" if backend == "tensorflow" else "auto",
+        options, device="cpu", precision="float32", xla="off",
         threads=options.threads or THREADS,
     )  # fmt: skip
 
@@ -61,6 +56,12 @@ def explained(runtime: Runtime, options: Options) -> Runtime:
 
 
 def _check(options: Options, backend: str) -> None:
+    if backend != "tensorflow":
+        raise GpuzooError(
+            f"level {LEVEL} refuses {backend}: its programs are compiled for the "
+            "processor, and differ between processors even if they are held to AVX2; "
+            "use --backend tensorflow, or --level repeatable"
+        )
     for name, value, why, remedy in (
         ("device", "gpu", "its results are a GPU's", "--device cpu"),
         ("precision", "mixed_bfloat16", "some processors have units for it and round "
@@ -69,7 +70,7 @@ def _check(options: Options, backend: str) -> None:
          "differently", "--precision float32"),
         ("xla", "on", "XLA compiles for the processor", "--xla off"),
     ):  # fmt: skip
-        if getattr(options, name) == value and (name, backend) != ("xla", "jax"):
+        if getattr(options, name) == value:
             raise GpuzooError(
                 f"level {LEVEL} refuses {name} {value}: {why}; use {remedy}, or "
                 "--level repeatable"

@@ -4,7 +4,7 @@ import functools
 import os
 
 from gpuzoo.errors import GpuzooError
-from gpuzoo.runtime import xla_probe
+from gpuzoo.runtime import portable, xla_probe
 from gpuzoo.runtime.bootstrap import importing
 from gpuzoo.runtime.environment import (
     cpu_model,
@@ -125,7 +125,12 @@ def _set_determinism(tf, level: str) -> None:
         tf.config.experimental.enable_op_determinism()
         # Grappler would merge chains of additions into AddN, whose order depends on
         # thread timing (see engine/backends/tensorflow.py).
-        tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+        off = {"arithmetic_optimization": False}
+        if level == portable.LEVEL:
+            # It turns a division by a constant into a product with its reciprocal,
+            # which each vendor approximates in its own way.
+            off["constant_folding"] = False
+        tf.config.optimizer.set_experimental_options(off)
     elif is_op_determinism_enabled():
         raise GpuzooError(
             "level fast was requested, but op determinism is already enabled in this "

@@ -15,6 +15,7 @@ from keras.src.random.seed_generator import global_seed_generator
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
+from gpuzoo.runtime.portable import LEVEL
 
 _MAX_POOL = (
     "XLA has no deterministic gradient of TensorFlow's max-pooling",
@@ -35,6 +36,14 @@ _ADD_N = (
     "it adds three or more tensors in an order that depends on thread timing",
     "add them two by two",
 )
+_APPROXIMATES = (
+    "it starts from an approximation of the processor, another one on each vendor's",
+    "write it with divisions and square roots, or use --level repeatable",
+)
+_NOT_COMPARED = (
+    "its bits have not been compared between processors",
+    "use another operation, or --level repeatable",
+)
 # Type of a TensorFlow operation -> (where it is a problem, why, remedy).
 _TENSORFLOW = {
     **{
@@ -51,6 +60,18 @@ _TENSORFLOW = {
         )
     },
     "AddN": ("graph", *_ADD_N),
+    **{
+        name: ("portable", *_APPROXIMATES)
+        for name in ("Rsqrt", "Reciprocal", "Inv", "Atan", "Atan2", "Erfinv", "Ndtri")
+    },
+    **{
+        name: ("portable", *_NOT_COMPARED)
+        for name in (
+            "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3", "Cholesky", "Qr",
+            "Svd", "SelfAdjointEigV2", "Eig", "MatrixInverse", "MatrixSolve",
+            "MatrixTriangularSolve", "BlockLSTM", "BlockLSTMV2", "LRN",
+        )
+    },
     "ResizeNearestNeighborGrad": ("xla gpu", *_NEAREST),
     "MaxPoolGradWithArgmax": ("xla gpu", _NO_KERNEL, _ELSE),
     **{
@@ -77,6 +98,8 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
     here = {"any", "xla" if runtime.xla else "graph"}
     if runtime.device == "gpu":
         here.add("gpu")
+    if runtime.level == LEVEL:
+        here.add("portable")
     for layer, operation, why, remedy in faults(graph, here):
         raise GpuzooError(
             f"layer {layer!r} is not repeatable with these settings: its operation "
@@ -88,7 +111,7 @@ def faults(graph, places: set[str]):
     """Yield layer, type, reason and remedy of each such operation of a graph.
 
     Args:
-        places: where it would run: any, xla or graph, gpu.
+        places: where it would run: any, xla or graph, gpu, and portable.
     """
     for operation in _operations(graph):
         where, why, remedy = _TENSORFLOW.get(operation.type, ("", "", ""))

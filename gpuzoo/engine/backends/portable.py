@@ -3,15 +3,13 @@ portable.
 
 The reciprocal square root of TensorFlow starts from an instruction that each vendor
 rounds in its own way, and so does the reciprocal; the logarithm's gradient is one. A
-division and a square root are rounded correctly everywhere. XLA has a flag for this,
-which runtime/portable.py sets.
+division and a square root are rounded correctly everywhere.
 """
 
 import contextlib
 
 import keras
 
-from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 from gpuzoo.runtime.portable import LEVEL
