@@ -13,7 +13,7 @@ from test_resume import start
 
 import gpuzoo
 from gpuzoo.repro import causes
-from gpuzoo.runs import divergence
+from gpuzoo.runs import chain, divergence
 from gpuzoo.runs.record import seal
 
 WORDS = ["--epochs", "12", "--batch-size", "8", "--device", "cpu", "--threads", "2",
@@ -62,6 +62,15 @@ def edit_record(run, **fields):
     path.write_text(json.dumps(record))
 
 
+def write_digests(run, rows):
+    """Write rows of digests.jsonl, with a chain that holds."""
+    before, text = chain.START, ""
+    for row in rows:
+        row = chain.link(chain.without(row), before)
+        before, text = row["chain"], f"{text}{json.dumps(row)}\n"
+    (run / "digests.jsonl").write_text(text)
+
+
 def leave_order_out(run) -> None:
     """Take the order of sets out of the record of a run."""
     runtime = json.loads((run / "run.json").read_text())["runtime"]
@@ -104,7 +113,7 @@ def test_one_bit_in_one_loss_is_named_by_its_step(here, cli_here):
     losses = rows[2]["losses"]
     bit = f"{int(losses[8 * 4 : 8 * 4 + 2], 16) ^ 1:02x}"
     rows[2]["losses"] = losses[: 8 * 4] + bit + losses[8 * 4 + 2 :]
-    (here / "digests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_digests(here, rows)
     edit_record(here)
     done = cli_here("verify", here)
     assert done.returncode == 1
@@ -366,7 +375,10 @@ def test_a_row_after_the_last_step_differs(name, here, tmp_path):
     later = {**last, "step": last["step"] + 7}
     if "losses" in last:
         later["losses"] = ""  # as many losses as before
-    add_rows(here, name, [later])
+    if "losses" in last:
+        write_digests(here, [*divergence.read_digests(here), later])
+    else:
+        add_rows(here, name, [later])
     edit_record(here)
     found = gpuzoo.verify(here)
     assert found["exit_code"] == 1 and found["changed_files"] == []

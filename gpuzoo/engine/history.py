@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.data.dataset import Arrays
+from gpuzoo.runs import chain
 from gpuzoo.weights import digest, digest_all
 
 # A callback that gets (event, row). It may print and write but not change the run.
@@ -25,6 +26,7 @@ class Journal:
         self.history: list = []
         self.logged: list[Arrays] = []  # results since the last log row
         self.losses: list[np.ndarray] = []  # losses since the last digest
+        self._chain = chain.START
 
     def add(self, results: Arrays) -> None:
         """Add the results of some steps, each an array of shape (steps,)."""
@@ -46,16 +48,16 @@ class Journal:
         """Emit a row of digests, to compare runs bit for bit."""
         losses = np.concatenate(self.losses).astype("<f4")
         self.losses = []
-        self._emit(
-            "digest",
-            {
-                "step": step,
-                "losses": losses.tobytes().hex(),  # the bits of every step
-                "weights": digest_all(weights),
-                "optimizer": digest_all(others),
-                "variables": {name: digest(a)[:8] for name, a in weights.items()},
-            },
-        )
+        row = {
+            "step": step,
+            "losses": losses.tobytes().hex(),  # the bits of every step
+            "weights": digest_all(weights),
+            "optimizer": digest_all(others),
+            "variables": {name: digest(a)[:8] for name, a in weights.items()},
+        }
+        row = chain.link(row, self._chain)
+        self._chain = row["chain"]
+        self._emit("digest", row)
 
     def evaluation(self, split: str, epoch: int, step: int, metrics: dict) -> None:
         """Emit a row of the metrics of an evaluation, of split val or test."""
@@ -74,6 +76,8 @@ class Journal:
     def restore(self, history: list, arrays: Arrays) -> None:
         """Continue from a checkpoint; nothing is emitted again."""
         self.history = list(history)
+        if rows := self.digests():
+            self._chain = rows[-1]["chain"]
         log = {
             name.removeprefix("journal/log/"): array
             for name, array in arrays.items()
@@ -82,6 +86,10 @@ class Journal:
         self.logged = [log] if log else []
         losses = arrays.get("journal/losses")
         self.losses = [] if losses is None else [losses]
+
+    def digests(self) -> list[dict]:
+        """Return the rows of digests so far."""
+        return [row for event, row in self.history if event == "digest"]
 
     def _emit(self, event: str, row: dict) -> None:
         self.history.append([event, row])

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import parse_json, read_inside
+from gpuzoo.runs import chain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +29,11 @@ class Divergence:
 
 
 def read_digests(folder: pathlib.Path) -> list[dict]:
-    """Return the rows of digests.jsonl."""
+    """Return the rows of digests.jsonl, whose chain holds."""
     rows = _read_rows(folder / "digests.jsonl")
     try:
         first_divergence(rows, rows)  # reads every required field
+        chain.check(rows)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else error
         raise GpuzooError(f"{folder / 'digests.jsonl'} is damaged: {what}") from None
@@ -90,7 +92,9 @@ def _place(row: dict) -> tuple:
 
 
 def _canonical(row: dict | None) -> str:
-    return json.dumps(row, sort_keys=True)
+    """Return a row as text, without its chain: that differs wherever a row before it
+    does."""
+    return json.dumps(row and chain.without(row), sort_keys=True)
 
 
 def first_divergence(

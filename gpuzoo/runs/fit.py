@@ -15,6 +15,7 @@ from gpuzoo.catalogue import imports, owners
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import LARGEST_JSON, Folder, expand, parse_json, read_inside
 from gpuzoo.home import redact
+from gpuzoo.runs import chain
 from gpuzoo.runs.code import syntax_sha256
 from gpuzoo.runs.record import FIT, RESTORE, now, private, seal
 from gpuzoo.runtime.environment import environment
@@ -50,6 +51,7 @@ class FitFolder(Folder):
             ) from None
         self._rows: dict[str, int] = {}
         self._own: dict[str, str] = {}
+        self._chain = chain.START
         self.set_apart: list[str] = []
         try:
             self.lock()
@@ -78,7 +80,10 @@ class FitFolder(Folder):
         self.write_file(FIT, text.encode())
 
     def append(self, name: str, row: dict) -> None:
-        """Append a row to digests.jsonl or metrics.jsonl."""
+        """Append a row to digests.jsonl, with its chain, or to metrics.jsonl."""
+        if name == "digests.jsonl":
+            row = chain.link(row, self._chain)
+            self._chain = row["chain"]
         if name not in self._rows:
             self._make_room(name)
             self._rows[name] = self._replace(name, b"")
