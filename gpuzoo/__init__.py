@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.engine.fit import repeatable as repeatable
     from gpuzoo.errors import Diverged as Diverged
     from gpuzoo.errors import GpuzooError as GpuzooError
+    from gpuzoo.repro.audit import audit as audit
     from gpuzoo.repro.check import check as check
     from gpuzoo.repro.diff import diff as diff
     from gpuzoo.repro.verify import verify as verify
@@ -70,6 +71,7 @@ _WHERE = {
         "deploy.trained": "Trained load",
         "engine.fit": "repeatable",
         "errors": "Diverged GpuzooError",
+        "repro.audit": "audit",
         "repro.check": "check",
         "repro.diff": "diff",
         "repro.verify": "verify",

@@ -167,6 +167,8 @@ _SAME = {
     "log_every": "log_interval logging_steps log_every_n_steps print_every print_freq",
     "eval_every": "eval_interval eval_steps check_val_every_n_epoch validation_freq "
     "val_interval eval_freq",
+    "keep_checkpoints": "save_total_limit max_to_keep save_top_k keep_checkpoint_max "
+    "keep_last_n_checkpoints",
     "checkpoint_every": "save_every save_interval save_steps save_freq ckpt_every",
     "backend": "framework engine",
     "validation": "val_split validation_split validation_fraction val_size "

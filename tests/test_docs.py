@@ -75,6 +75,14 @@ def test_the_pages_on_a_trained_run(cli, tmp_path):
         assert (tmp_path / "restored" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_the_page_on_audits(tmp_path):
+    page = (ROOT / "docs" / "howto" / "audit.md").read_text()
+    blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert [name for name, _ in blocks] == ["audit", "elsewhere"]
+    run_bash("".join(commands for _, commands in blocks), tmp_path)
+    run_python(python_blocks("howto/audit.md"), tmp_path)
+
+
 def test_the_page_on_many_runs(tmp_path):
     page = (ROOT / "docs" / "howto" / "many-runs.md").read_text()
     blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)

@@ -55,6 +55,7 @@ _RULES = {
     "log_every": ("at least 1", lambda v: v >= 1),
     "eval_every": ("at least 1", lambda v: v >= 1),
     "checkpoint_every": ("0 or more", lambda v: v >= 0),
+    "keep_checkpoints": ("0 or more", lambda v: v >= 0),
     "digest_every": ("at least 1", lambda v: v >= 1),
 }
 
@@ -211,6 +212,9 @@ class Recipe:
     there is always a final one."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: only when stopped."""
+    keep_checkpoints: int = 0
+    """Evenly spaced checkpoints that stay in the run folder when the run has finished,
+    for `gpuzoo audit`; each is mostly three times the size of the weights."""
     keep_state: Literal["on", "off"] = "on"
     """Keep the state of the optimizer when the run has finished, for `gpuzoo resume RUN
     --epochs N`; mostly twice the size of the weights."""

@@ -30,6 +30,7 @@ _VERBS = {
     "sweep": ("many", "Train a recipe with several settings and seeds."),
     "runs": ("many", "List, filter, sort and remove runs."),
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
+    "audit": ("runs", "Re-train segments of a run, drawn at random, and compare."),
     "report": ("runs", "Write the report of a run, one HTML page, again."),
     "compare": ("compare", "Compare runs: settings, metrics, common seeds."),
     "diff": ("runs", "Show where two runs diverge, and why."),
@@ -54,7 +55,7 @@ _WITH_RECIPE = ("train", "sweep", "bench", "compile")
 _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume, sweep, runs
-- Repeatability: verify, diff, check
+- Repeatability: verify, audit, diff, check
 - Reports: report, compare
 - After training: evaluate, predict, export, compress, robustness, serve
 - This machine: bench, doctor

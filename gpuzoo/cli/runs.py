@@ -119,6 +119,12 @@ class Verify:
     """Compare only the steps up to the first digest of the weights."""
     steps: int = 0
     """Compare only the first N steps; 0: all, and the final weights."""
+    data: str | None = None
+    """The data of the run on this machine, if they are not where the run had them: a
+    file, folder or name as for gpuzoo train. Their fingerprint must be that of the
+    run."""
+    data_dir: str | None = None
+    """Prepared TFDS folder with the data of the run."""
     allow_drift: Flag = False
     """Compare although the environment differs."""
     trust_code: Flag = False
@@ -142,14 +148,66 @@ class Verify:
         if self.quick:
             steps = recipe_of(read_run(self.run, sealed=False)).digest_every
         found = verify(
-            self.run, steps=steps, allow_drift=self.allow_drift,
-            trust_code=self.trust_code, note=note,
+            self.run, steps=steps, data=self.data, data_dir=self.data_dir,
+            allow_drift=self.allow_drift, trust_code=self.trust_code, note=note,
         )  # fmt: skip
         note(f"{found['run_dir']}: {found['verdict']}, {found['steps']} steps compared")
         for line in _first_difference(found):
             note(line)
         for number, cause in enumerate(found["causes"], start=1):
             note(f"likely cause {number}: {cause}")
+        self.output.last_line(found)
+        return found["exit_code"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """Re-train segments of a run, drawn at random, and compare the bits: gpuzoo audit
+    RUN, of a run that was trained with --keep-checkpoints.
+
+    Exit codes: 0 identical, 1 differs, 2 cannot compare.
+    """
+
+    run: Word
+    """The run folder."""
+    segments: int = 3
+    """How many segments to draw; all, if the run has no more."""
+    seed: int | None = None
+    """Draw them by this seed; default: a random one, which is printed."""
+    data: str | None = None
+    """The data of the run on this machine, if they are not where the run had them: a
+    file, folder or name as for gpuzoo train. Their fingerprint must be that of the
+    run."""
+    data_dir: str | None = None
+    """Prepared TFDS folder with the data of the run."""
+    allow_drift: Flag = False
+    """Compare although the environment differs."""
+    trust_code: Flag = False
+    """Execute the run's own code, if its model is defined in a user's file."""
+    output: Common = Output()
+
+    @without_1
+    def __call__(self) -> int:
+        from gpuzoo.repro.audit import audit
+
+        note = self.output.note
+        found = audit(
+            self.run, segments=self.segments, seed=self.seed, data=self.data,
+            data_dir=self.data_dir, allow_drift=self.allow_drift,
+            trust_code=self.trust_code, note=note,
+        )  # fmt: skip
+        for line in (*found["faults"], *found["environment"]):
+            note(line)
+        for name in found["changed_files"]:
+            note(f"{name} was changed after the run ended")
+        total, drawn = found["segments"], len(found["drawn"])
+        for forged, chance in found["would_pass"].items():
+            note(
+                f"a run of {total} segments of which {forged} "
+                f"{'is' if forged == '1' else 'are'} forged passes with probability "
+                f"{chance:.3g} if {drawn} are drawn"
+            )
+        note(f"{found['run_dir']}: {found['verdict']}, {found['steps']} steps compared")
         self.output.last_line(found)
         return found["exit_code"]
 

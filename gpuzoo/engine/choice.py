@@ -134,7 +134,7 @@ class Choice:
         """Return the rest."""
         return {
             "best": self.best, "waited": self._waited, "reference": self._reference,
-            "stale": self._stale, "reductions": self.reductions,
+            "stale": self._stale, "reductions": list(self.reductions),
         }  # fmt: skip
 
     def as_record(self, *, stopped_early: bool) -> dict | None:

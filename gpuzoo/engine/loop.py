@@ -14,6 +14,7 @@ from gpuzoo.engine.history import Journal, Watcher
 from gpuzoo.engine.plan import Plan, segments
 from gpuzoo.engine.program import Program
 from gpuzoo.errors import Diverged
+from gpuzoo.runs import chain
 
 # It begins at 2**15, and each step that is skipped halves it. From about 2**-16 on, all
 # gradients would be zero, and finite.
@@ -50,6 +51,8 @@ class Result:
     seconds: dict[str, float]
     """setup, compile, train, evaluate."""
     device_bytes: int | None
+    trail: dict
+    """Of the rows of digests (`gpuzoo.runs.chain.record`)."""
 
 
 def run(
@@ -58,6 +61,7 @@ def run(
     watch: Watcher = lambda event, row: None,
     stop: Callable[[], bool] = lambda: False,
     folder: pathlib.Path | None = None,
+    keep: Callable[[Checkpoint], None] | None = None,
     resume: Checkpoint | None = None,
     run_id: str = "",
     until: int | None = None,
@@ -67,7 +71,8 @@ def run(
     Args:
         watch: called with every event and its row.
         stop: called after each compiled call; True ends the training early.
-        folder: where checkpoints go; without it there are none.
+        folder: where checkpoints to resume from go; without it there are none.
+        keep: called with each checkpoint that stays (`plan.kept`).
         resume: the checkpoint to continue from, of the same recipe and dataset.
         run_id: the id of the run, for its checkpoints.
         until: end after this step, as if stopped there.
@@ -106,8 +111,11 @@ def run(
         watch("progress", {"step": step, "seconds": clock.seconds["train"]})
         stopped = step < plan.steps and (step == until or stop())
         due = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
-        if folder and step < plan.steps and (due or stopped):
-            _save(program, journal, choice, good, step, folder, run_id)
+        saved = folder if step < plan.steps and (due or stopped) else None
+        kept = keep if step in plan.kept else None
+        if saved or kept:
+            made = _checkpoint(program, journal, choice, good, step, run_id)
+            _save(program, journal, made, saved, kept)
         if stopped:
             watch("stopping", {"step": step})
         outputs, metrics = _look(program, journal, choice, good, step, stopped)
@@ -143,23 +151,32 @@ def run(
         parameters=program.model.count_params(),
         seconds=clock.rounded(),
         device_bytes=program.backend.peak_device_bytes(),
+        trail=chain.record(journal.digests()),
     )
 
 
-def _save(
-    program, journal, choice, good, step: int, folder: pathlib.Path, run_id: str
-) -> None:
-    """Write a checkpoint after `step`."""
+def _checkpoint(program, journal, choice, good, step: int, run_id: str) -> Checkpoint:
+    """Return everything that the next step depends on."""
     state, clock = program.state, program.clock
     values = state.read(state.all)
     # As a run resumed from here would have it, should it diverge.
     good.follow(step, values)
     arrays = {f"state/{name}": a for name, a in values.items()}
     arrays |= journal.pending() | choice.arrays()
-    with clock.phase("checkpoint"):
-        content = step, arrays, journal.history, clock.rounded(), run_id
-        checkpoint.save(folder, Checkpoint(*content, choice.facts()))
-    journal.watch("checkpoint", {"step": step})
+    content = step, arrays, journal.history, clock.rounded(), run_id
+    return Checkpoint(*content, choice.facts())
+
+
+def _save(program, journal, made: Checkpoint, folder, keep) -> None:
+    """Write a checkpoint, as one that stays, as one to resume from, or both: in this
+    order, as a run that is resumed from here does not write it again."""
+    with program.clock.phase("checkpoint"):
+        if keep:
+            keep(checkpoint.lasting(made))
+        if folder:
+            checkpoint.save(folder, made)
+    if folder:
+        journal.watch("checkpoint", {"step": made.step})
 
 
 def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:
@@ -174,7 +191,7 @@ def _look(program, journal, choice, good, step: int, stopped=False) -> tuple:
     last = stopped or step == plan.steps
     if step % recipe.log_every == 0 or ends_epoch or last:
         journal.log(epoch, step)
-    if step % recipe.digest_every == 0 or last:
+    if step % recipe.digest_every == 0 or last or step in plan.kept:
         _digest(program, journal, good, step)
     due = (ends_epoch and epoch % recipe.eval_every == 0) or step == plan.steps
     if not (due or stopped):

@@ -35,6 +35,8 @@ class Plan:
     (modulo 1) from epoch to epoch."""
     prunings: tuple[int, ...] = ()
     """Numbers of steps after which kernels are pruned."""
+    kept: tuple[int, ...] = ()
+    """Numbers of steps after which a checkpoint is written that stays."""
 
     @property
     def steps(self) -> int:
@@ -72,8 +74,14 @@ def _own(examples: int, seed: int) -> np.ndarray:
     return randomness.uniform((examples,), seed, "own")
 
 
-def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> Plan:
-    """Return the plan; raise GpuzooError if the data do not fill one batch."""
+def make_plan(
+    recipe: Recipe, examples: int, draws: int, fast: bool = False, first: int = 0
+) -> Plan:
+    """Return the plan; `first`: steps done before, by a run that this one goes on with.
+
+    Raises:
+        GpuzooError: the data do not fill one batch, or there are too few steps.
+    """
     if recipe.batch_size > examples:
         raise GpuzooError(
             f"batch_size {recipe.batch_size} is larger than the {examples} training "
@@ -96,10 +104,17 @@ def make_plan(recipe: Recipe, examples: int, draws: int, fast: bool = False) -> 
             f"epochs {epochs} of {per_epoch} steps are {epochs * per_epoch} steps"
             f"{parts}; {MOST_STEPS // recipe.accumulate} is the most"
         )
+    steps, count = per_epoch * epochs, recipe.keep_checkpoints
+    if count and count >= steps - first and not fast:
+        raise GpuzooError(
+            f"keep_checkpoints={count} must be less than the {steps - first} steps of "
+            "the training"
+        )
     lasting = tuple(augment.alternating(recipe.augment))
     return Plan(
         examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws, lasting,
-        pruning.steps_of(per_epoch * epochs) if recipe.sparsity else (),
+        pruning.steps_of(steps) if recipe.sparsity else (),
+        kept_steps(count, first, steps),
     )  # fmt: skip
 
 
@@ -109,6 +124,15 @@ def epochs_of(recipe: Recipe, per_epoch: int) -> int:
     taken."""
     least = round(recipe.min_steps * (1 - recipe.validation))
     return max(recipe.epochs, math.ceil(least / per_epoch))
+
+
+def kept_steps(count: int, first: int, last: int) -> tuple[int, ...]:
+    """Return the steps after which a training that does steps first..last-1 writes the
+    checkpoints that stay: `count` of them cut it into equal parts."""
+    cuts = (
+        first + (last - first) * part // (count + 1) for part in range(1, count + 1)
+    )
+    return tuple(sorted({*cuts} - {first}))
 
 
 def _check_restarts(recipe: Recipe, steps: int) -> None:
@@ -137,7 +161,8 @@ def segments(
     while step < plan.steps:
         end = min(step + mark - step % mark for mark in marks)
         end = min(end, plan.steps, step + (most or plan.steps))
-        end = min([end, *(one for one in plan.prunings if one > step)])
+        cuts = (*plan.prunings, *plan.kept)
+        end = min([end, *(one for one in cuts if one > step)])
         if until is not None and step < until:
             end = min(end, until)
         yield step, end

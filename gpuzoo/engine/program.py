@@ -95,7 +95,8 @@ class Program:
         kind.check_recipe(recipe)
         draws = kind.count_draws(recipe, model)
         count = dataset.count("train")
-        self.plan = make_plan(recipe, count, draws, self.session.fast)
+        fast, self.first = self.session.fast, given.step
+        self.plan = make_plan(recipe, count, draws, fast, self.first)
         optimizers = [
             optim.build_optimizer(
                 recipe, self.plan.steps, self.backend, moves, given.optimizer
@@ -124,7 +125,6 @@ class Program:
         names += [self.monitor.name] if self.monitor else []
         self.metrics = tuple(dict.fromkeys(names))
         self.state = State(model, optimizers, self._generators, self.backend)
-        self.first = given.step
         if given.state is not None:
             weights = self.state.read(self.state.weights)
             self.state.write({**weights, **model_objects.read(given.state)})

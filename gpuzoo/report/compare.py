@@ -20,7 +20,7 @@ LINES = 24  # of a chart at most
 # Fields of a recipe that do not change a result, or of which the data's digest tells.
 _NO_SETTING = {
     "name", "seed", "log_every", "eval_every", "checkpoint_every", "digest_every",
-    "keep_state", "stream", "data", "data_dir", "fallback_data",
+    "keep_state", "keep_checkpoints", "stream", "data", "data_dir", "fallback_data",
 }  # fmt: skip
 _RUNTIME = ("backend", "device", "precision", "xla", "tf32", "level")
 

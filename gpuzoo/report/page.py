@@ -83,6 +83,7 @@ _GROUPS = {
     "seconds": "Seconds", "files": "Files and their sha256",
     "code": "Modules of the training and the digests of their code",
     "inputs": "Inputs of user code", "resumed": "Resumptions",
+    "trail": "Chain of the digests", "checkpoints": "Checkpoints for audits",
     "diagnosis": "Diagnosis",
 }  # fmt: skip
 

@@ -124,7 +124,10 @@ def _records(paths: list[pathlib.Path], replay: bool) -> list[dict]:
 
 def _same_rows(one: dict, other: dict) -> bool:
     """Return whether two runs write rows at the same steps, with the same metrics."""
-    names = ("log_every", "eval_every", "digest_every", "tta", "task", "validation")
+    names = (
+        "log_every", "eval_every", "digest_every", "keep_checkpoints", "tta", "task",
+        "validation",
+    )  # fmt: skip
     return all(one["recipe"].get(name) == other["recipe"].get(name) for name in names)
 
 

@@ -23,14 +23,16 @@ class Done:
     """The rows of metrics.jsonl."""
     result: "loop.Result | None"
     diverged: Diverged | None
+    checkpoints: dict[int, str]
+    """Step -> digest of each checkpoint that a run keeps (`state_sha256`)."""
 
 
 def first_steps(recorded: Recorded, until: int) -> Done:
     """Re-run the first `until` steps. If the loss diverges, the digests end before that
     step."""
-    from gpuzoo.engine import loop
+    from gpuzoo.engine import checkpoint, loop
 
-    digests, metrics = [], []
+    digests, metrics, kept = [], [], {}
 
     def watch(event: str, row: dict) -> None:
         if event == "digest":
@@ -38,11 +40,14 @@ def first_steps(recorded: Recorded, until: int) -> Done:
         elif event in ORDER:
             metrics.append({"split": event, **row})
 
+    def keep(one: checkpoint.Checkpoint) -> None:
+        kept[one.step] = checkpoint.state_sha256(one)
+
     try:
-        result = loop.run(_program(recorded), watch=watch, until=until)
+        result = loop.run(program(recorded), watch=watch, keep=keep, until=until)
     except Diverged as error:
-        return Done(digests, metrics, None, error)
-    return Done(digests, metrics, result, None)
+        return Done(digests, metrics, None, error, kept)
+    return Done(digests, metrics, result, None, kept)
 
 
 def take_apart(recorded: Recorded, step: int) -> list[tuple[str, np.ndarray]]:
@@ -54,13 +59,14 @@ def take_apart(recorded: Recorded, step: int) -> list[tuple[str, np.ndarray]]:
     from gpuzoo.engine import loop
     from gpuzoo.repro import capture
 
-    program = _program(recorded)
-    if step - 1 > program.first:
-        loop.run(program, until=step - 1)
-    return capture.take_apart(program, step - 1)
+    made = program(recorded)
+    if step - 1 > made.first:
+        loop.run(made, until=step - 1)
+    return capture.take_apart(made, step - 1)
 
 
-def _program(recorded: Recorded):
+def program(recorded: Recorded):
+    """Compile the steps of a run."""
     from gpuzoo.engine.backends import compile_cache
     from gpuzoo.training import build
 

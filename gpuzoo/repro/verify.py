@@ -31,6 +31,8 @@ def verify(
     run: str | pathlib.Path,
     *,
     steps: int = 0,
+    data: str | None = None,
+    data_dir: str | None = None,
     allow_drift: bool = False,
     trust_code: bool = False,
     note=lambda text: None,
@@ -41,6 +43,9 @@ def verify(
     Args:
         run: the folder of a finished or stopped run.
         steps: compare only so many steps; 0: all, and the final weights.
+        data, data_dir: where the data of the run are on this machine, if not where the
+            run had them: a name, file or folder as for `train`. Their fingerprint must
+            be the recorded one.
         allow_drift: compare although the environment differs.
         trust_code: execute user code, if the model is defined in a user file
             (path.py:function). Review it first if the run is not your own.
@@ -63,7 +68,8 @@ def verify(
         raise GpuzooError(f"steps must be 0, for all, or more: {steps}")
     path = expand(run)
     recorded = read_run(path, sealed=False)
-    verdict = _compare(path, recorded, steps, allow_drift, trust_code, note)
+    how = {"data": data, "data_dir": data_dir, "allow_drift": allow_drift}
+    verdict = _compare(path, recorded, steps, trust_code, note, **how)
     _record(path, verdict, recorded, note)
     return verdict
 
@@ -87,21 +93,10 @@ def _record(path: pathlib.Path, verdict: dict, recorded: dict, note) -> None:
 
 
 def _compare(
-    path: pathlib.Path,
-    recorded: dict,
-    steps: int,
-    allow_drift: bool,
-    trust_code: bool,
-    note,
+    path: pathlib.Path, recorded: dict, steps: int, trust_code: bool, note, **how
 ) -> dict:
-    """Return the verdict, as `verify` does."""
-    if recorded["state"] not in ("finished", "stopped"):
-        raise GpuzooError(
-            f"{path} is {recorded['state']}: only a finished or stopped run can be "
-            "verified"
-            + "; gpuzoo resume finishes it"
-            * (recorded["state"] != "diverged")
-        )
+    """Return the verdict, as `verify` does; `how` to open the run."""
+    check_ended(path, recorded, "verified")
     check_trust(path, own_files(recorded), trust_code, note)
     verdict: dict = {
         "verdict": IDENTICAL, "run_dir": redact(str(path)), "steps": 0,
@@ -120,18 +115,19 @@ def _compare(
     except GpuzooError:
         if not verdict["changed_files"]:
             raise
-        return _conclude(verdict, _of_files(path, verdict), path, recorded)
+        word = of_files(path, verdict["changed_files"])
+        return _conclude(verdict, word, path, recorded)
 
     # ------------------------------------------------------------ can it be compared?
-    opened = open_recorded(recorded, path, note, allow_drift=allow_drift)
+    opened = open_recorded(recorded, path, note, **how)
     session, differences = opened.session, opened.differences
     note(session.runtime.line())
     verdict["environment"] = [str(d) for d in (*differences, *opened.other_data)]
-    if session.model is None or (differences and not allow_drift):
+    if session.model is None or (differences and not how["allow_drift"]):
         return _conclude(verdict, CANNOT_COMPARE, path, recorded)
 
     # -------------------------------------------------------------------------- re-run
-    verdict["figures"] = _other_start(recorded, opened)
+    verdict["figures"] = other_start(recorded, opened)
     before = session.given.step
     until = min(before + steps if steps else recorded["steps"], recorded["steps"])
     done = rerun.first_steps(opened, until)
@@ -149,30 +145,40 @@ def _compare(
         ("digests.jsonl", recorded_rows, done.digests),
     ):
         pairs = trail.other_rows(rows, theirs, until, whole)
-        verdict["rows"] += [_in_words(name, *pair) for pair in pairs]
+        verdict["rows"] += [in_words(name, *pair) for pair in pairs]
     if whole:
         result = done.result
         verdict["weights"] = trail.weight_differences(recorded_weights, result.weights)
-        verdict["figures"] += _other_fields(recorded, result, opened)
+        verdict["figures"] += other_fields(recorded, result, opened)
+        verdict["figures"] += _other_trail(recorded, done)
     differs = divergence or any(
         verdict[part] for part in ("weights", "rows", "figures")
     )
     if divergence and divergence.step <= recorded["recipe"]["digest_every"]:
         verdict["causes"] += causes.of_the_model(session)
-    word = DIFFERS if differs else _of_files(path, verdict)
+    word = DIFFERS if differs else of_files(path, verdict["changed_files"])
     return _conclude(verdict, word, path, recorded)
 
 
-def _of_files(path: pathlib.Path, verdict: dict) -> str:
-    """Return the verdict on the files alone; unreadable ones are not compared."""
-    changed = verdict["changed_files"]
+def check_ended(path: pathlib.Path, recorded: dict, what: str) -> None:
+    """Raise GpuzooError if a run has not ended, or diverged, and cannot be `what`."""
+    if recorded["state"] not in ("finished", "stopped"):
+        raise GpuzooError(
+            f"{path} is {recorded['state']}: only a finished or stopped run can be "
+            + what
+            + "; gpuzoo resume finishes it" * (recorded["state"] != "diverged")
+        )
+
+
+def of_files(path: pathlib.Path, changed: list[str]) -> str:
+    """Return the verdict on changed files alone; unreadable ones are not compared."""
     if not changed:
         return IDENTICAL
     read = [name for name in changed if name == "run.json" or _digest(path, name)]
     return DIFFERS if read else CANNOT_COMPARE
 
 
-def _other_fields(recorded: dict, result, opened) -> list[str]:
+def other_fields(recorded: dict, result, opened) -> list[str]:
     """Return fields of the record that the re-run does not reproduce."""
     session = opened.session
     before = dict(recorded["metrics"])
@@ -183,9 +189,10 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
         here[name] = getattr(result, name)
     before |= {name: recorded.get(name) for name in here if name not in result.metrics}
     data = session.dataset.as_record()
+    of_place = () if opened.elsewhere else ("source", "findings")
     for name in (
-        "source", "classes", "input_shape", "train_examples", "val_examples",
-        "test_examples", "findings", "scale",
+        "classes", "input_shape", "train_examples", "val_examples", "test_examples",
+        "scale", *of_place,
     ):  # fmt: skip
         before[f"data/{name}"] = recorded["data"].get(name)
         here[f"data/{name}"] = data.get(name)
@@ -222,7 +229,21 @@ def _other_fields(recorded: dict, result, opened) -> list[str]:
     ]
 
 
-def _other_start(recorded: dict, opened) -> list[str]:
+def _other_trail(recorded: dict, done: rerun.Done) -> list[str]:
+    """Return how the root of the trail and the kept checkpoints differ."""
+    found, again, mine = [], done.checkpoints, recorded.get("trail")
+    if mine and mine != done.result.trail:
+        found.append(f"trail: {mine} in the run, {done.result.trail} again")
+    listed = {c["step"]: c["state_sha256"] for c in recorded.get("checkpoints", [])}
+    return found + [
+        f"checkpoint of step {step}: {listed.get(step)} in the run, "
+        f"{again.get(step)} again"
+        for step in sorted({*listed, *again})
+        if listed.get(step) != again.get(step)
+    ]
+
+
+def other_start(recorded: dict, opened) -> list[str]:
     """Check by its id what a run was started with and no re-run shows."""
     own = recorded.get("id", "")
     if own == run_id(recorded, _of_compile(recorded, opened), own[:16]):
@@ -260,7 +281,7 @@ def _reasons(runtime: dict) -> dict:
     return {k: v for k, v in sorted(runtime["reasons"].items()) if k not in left_out}
 
 
-def _in_words(file: str, recorded: dict | None, here: dict | None) -> str:
+def in_words(file: str, recorded: dict | None, here: dict | None) -> str:
     """Describe a pair of rows that differ."""
     row = recorded or here
     if row is None:

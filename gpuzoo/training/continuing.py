@@ -71,7 +71,12 @@ def from_parent(
         optimizer=compiled.get("optimizer"), loss=compiled.get("loss"),
         most=None if described else len(content), parent=parent, state=state,
     )  # fmt: skip
-    recipe = recipe.override(epochs=record["epochs"] + epochs)
+    # A short one has fewer steps than the run had checkpoints, perhaps.
+    steps = record["steps"] // record["epochs"] * epochs
+    recipe = recipe.override(
+        epochs=record["epochs"] + epochs,
+        keep_checkpoints=min(recipe.keep_checkpoints, steps - 1),
+    )
     return recipe, options_of(record), given, record
 
 

@@ -56,6 +56,7 @@ def finish(job, result) -> None:
     figures, more = evaluation.parts(result.evaluation)
     if more:
         folder.write_file(evaluation.FILE, more)
+    kept = kept_checkpoints(folder) if recipe.keep_checkpoints else []
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
         state=result.state,
@@ -72,7 +73,9 @@ def finish(job, result) -> None:
         peak_device_bytes=result.device_bytes,
         weights_sha256=weights_sha256,
         not_drawn=not_drawn,
-        files=_hash_files(folder),
+        trail=result.trail,
+        **({"checkpoints": kept} if kept else {}),
+        files=_hash_files(folder, [one["file"] for one in kept]),
     )
     if result.state == "finished":
         # Last: a kill before the record is written must not cost all steps.
@@ -109,9 +112,15 @@ def check_results(folder: RunFolder) -> None:
         raise GpuzooError(f"{folder.path / name} {fault}; {RESTORE}")
 
 
-def remove_checkpoints(folder: RunFolder) -> None:
-    """Remove the checkpoints of a finished run."""
-    checkpoint.remove(folder.sub("checkpoints"), folder.record.get("id", ""))
+def remove_checkpoints(folder: RunFolder, kept=()) -> None:
+    """Remove the checkpoints of a finished run, of those that stay the files `kept`."""
+    checkpoint.remove(folder.sub(checkpoint.FOLDER), folder.record.get("id", ""), kept)
+
+
+def kept_checkpoints(folder: RunFolder) -> list[dict]:
+    """Return what run.json lists of the checkpoints that stay."""
+    inner = folder.sub(checkpoint.FOLDER)
+    return checkpoint.kept_of(inner, folder.record.get("id", ""))
 
 
 def remove_run(path: str | pathlib.Path, state: str = "") -> list[str]:
@@ -138,7 +147,12 @@ def remove_run(path: str | pathlib.Path, state: str = "") -> list[str]:
                 f"{path} is signed: remove {SIGNATURE} first, if it is to go"
             )
         try:
-            remove_checkpoints(folder)
+            # One that was changed after the run ended stays, as all its files do.
+            known = folder.record.get("files", {})
+            names = [one["file"] for one in kept_checkpoints(folder)]
+            found = _hash_files(folder, names)
+            own = [n for n in names if found[n] == known.get(n, found[n])]
+            remove_checkpoints(folder, [pathlib.PurePath(name).name for name in own])
             return folder.remove_outputs()
         except OSError as error:
             raise GpuzooError(
@@ -243,11 +257,13 @@ def say_end(job, summary: dict) -> None:
         screen.say(f"report: {summary['run_dir']}/{REPORT}")
 
 
-def _hash_files(folder: RunFolder) -> dict[str, str]:
-    """Return file -> sha256 of a run; without links, pipes and temporary files."""
+def _hash_files(folder: RunFolder, kept: list[str]) -> dict[str, str]:
+    """Return file -> sha256 of a run, of its checkpoints those that stay; without
+    links, pipes and temporary files."""
     names = [name for name in folder.names() if name not in ("run.json", *DERIVED)]
     with contextlib.suppress(OSError), folder.sub("samples").opened() as samples:
         names += [f"samples/{name}" for name in samples.names()]
+    names += kept
     found = {}
     for name in sorted(names, key=pathlib.PurePath):
         with contextlib.suppress(OSError):

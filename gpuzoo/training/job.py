@@ -31,7 +31,7 @@ class Job:
 
 def carry_out(job: Job, interrupts, start) -> Run:
     """Train, write the results, print the summary."""
-    from gpuzoo.engine import loop
+    from gpuzoo.engine import checkpoint, loop
     from gpuzoo.engine.backends import compile_cache
     from gpuzoo.runtime.keras_state import whole_tracebacks
     from gpuzoo.training import build, finish
@@ -51,7 +51,8 @@ def carry_out(job: Job, interrupts, start) -> Run:
                 program,
                 watch=watchers.watch,
                 stop=lambda: interrupts.asked() or watchers.asked(),
-                folder=job.folder.sub("checkpoints"),
+                folder=(folder := job.folder.sub(checkpoint.FOLDER)),
+                keep=lambda one: checkpoint.keep(folder, one),
                 resume=start,
                 run_id=job.folder.record.get("id", ""),
             )

@@ -36,6 +36,8 @@ class Recorded:
     """Fields of the data that differ."""
     findings: tuple[str, ...] = ()
     """Remarks on the model, just built, and on its inputs."""
+    elsewhere: bool = False
+    """Whether the data are from another place than the run's."""
 
 
 def open_session(
@@ -71,7 +73,8 @@ def make_session(
     dataset = build.load_data_of(recipe, note)
     choice.check_data(recipe, dataset)
     balance.class_weights(recipe.class_weight, dataset)
-    make_plan(recipe, dataset.count("train"), 0, fast)
+    first = given.step if given else 0
+    make_plan(recipe, dataset.count("train"), 0, fast, first)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
     given = given or model_objects.Given()
@@ -97,8 +100,14 @@ def open_recorded(
     note=lambda text: None,
     *,
     allow_drift: bool = False,
+    data: str | None = None,
+    data_dir: str | None = None,
 ) -> Recorded:
     """Configure this process, load the data and build the model by the record of a run.
+
+    Args:
+        data, data_dir: where the same data are here, if not where the run had them; the
+            name and the place are then no difference, the fingerprint is.
 
     Raises:
         GpuzooError: the machine, the data or the initial weights are unavailable; or,
@@ -111,6 +120,9 @@ def open_recorded(
             f"install 'gpuzoo[{backend}]'"
         )
     recipe, found = recipe_of(record), environment()
+    named = {k: v for k, v in (("data", data), ("data_dir", data_dir)) if v is not None}
+    if named:
+        recipe = recipe.override(**{"data_dir": None, **named})
     set_onednn(record)
     runtime = configure(options_of(record), seed=recipe.seed, quiet=True)
     from gpuzoo import tasks
@@ -124,7 +136,10 @@ def open_recorded(
     dataset = build.load_data_of(recipe, note, fingerprint)
     here = {"environment": found, "runtime": runtime.as_record(), "code": None}
     differences = drift.environment_differences(record, here)
-    other_data = drift.data_differences(record["data"], dataset.as_record())
+    other_data = [
+        one for one in drift.data_differences(record["data"], dataset.as_record())
+        if not (named and one.field == "data.name")
+    ]  # fmt: skip
     given = model_objects.recorded(folder, record)
     model, modules, inputs = None, {}, {}
     if unreadable := code.unreadable_inputs(record):
@@ -144,7 +159,7 @@ def open_recorded(
         given = given.with_findings(findings)
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
-    return Recorded(session, differences, other_data, findings)
+    return Recorded(session, differences, other_data, findings, bool(named))
 
 
 def set_onednn(record: dict) -> None:

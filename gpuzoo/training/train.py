@@ -289,7 +289,9 @@ def resume(
         if not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
             drift.refuse(differences, f"{folder.path} {what}")
-        start, damaged = checkpoint.load(folder.sub("checkpoints"), recorded.get("id"))
+        start, damaged = checkpoint.load(
+            folder.sub(checkpoint.FOLDER), recorded.get("id")
+        )
         for name in damaged:
             screen.say(
                 f"Checkpoint {name} is damaged, a link or of another run; using an "
@@ -316,6 +318,7 @@ def resume(
                 metrics={},  # those of a stop
                 **({"evaluation": {}} if "evaluation" in recorded else {}),
                 best=None,
+                **({"trail": None} if "trail" in recorded else {}),
                 **({"track": list(names)} if names or "track" in recorded else {}),
                 **({"reductions": []} if "reductions" in recorded else {}),
                 **{k: v for k, v in _of_session(session).items() if k not in known},
@@ -393,9 +396,11 @@ def _with_arrays(changes: dict) -> dict:
 
 def _check_room(folder, session) -> None:
     """Raise GpuzooError if the disk has no room for a run: two checkpoints with up to
-    three numbers per weight (four with the best weights) and one being written, the
-    weights, the record, the trail and the plots."""
-    numbers = 15 if session.recipe.keep == "best" else 12
+    three numbers per weight (four with the best weights), those that stay and one being
+    written, the weights, the record, the trail and the plots."""
+    recipe = session.recipe
+    each = 4 if recipe.keep == "best" else 3
+    numbers = each * (3 + recipe.keep_checkpoints) + 3
     needed = numbers * 4 * session.model.count_params() + 4_000_000
     free = shutil.disk_usage(folder.locate()).free
     if free < needed:
