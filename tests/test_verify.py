@@ -66,7 +66,7 @@ def write_digests(run, rows):
     """Write rows of digests.jsonl, with a chain that holds."""
     before, text = chain.START, ""
     for row in rows:
-        row = chain.link(chain.without(row), before)
+        row = chain.chained(chain.without(row), before)
         before, text = row["chain"], f"{text}{json.dumps(row)}\n"
     (run / "digests.jsonl").write_text(text)
 

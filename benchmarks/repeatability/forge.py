@@ -92,7 +92,7 @@ def edit_trail(run: pathlib.Path, first: int, last: int) -> None:
     row["losses"] = losses.tobytes().hex()
     before, made = chain.START, []
     for one in rows:
-        made.append(chain.link(chain.without(one), before))
+        made.append(chain.chained(chain.without(one), before))
         before = made[-1]["chain"]
     text = "".join(json.dumps(one) + "\n" for one in made)
     (run / "digests.jsonl").write_text(text)

@@ -55,7 +55,7 @@ class Journal:
             "optimizer": digest_all(others),
             "variables": {name: digest(a)[:8] for name, a in weights.items()},
         }
-        row = chain.link(row, self._chain)
+        row = chain.chained(row, self._chain)
         self._chain = row["chain"]
         self._emit("digest", row)
 

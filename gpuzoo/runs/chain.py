@@ -19,7 +19,7 @@ START = "0" * 64
 """The chain before the first row."""
 
 
-def link(row: dict, before: str) -> dict:
+def chained(row: dict, before: str) -> dict:
     """Return a row with its `chain`.
 
     Args:

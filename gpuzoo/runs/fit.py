@@ -82,7 +82,7 @@ class FitFolder(Folder):
     def append(self, name: str, row: dict) -> None:
         """Append a row to digests.jsonl, with its chain, or to metrics.jsonl."""
         if name == "digests.jsonl":
-            row = chain.link(row, self._chain)
+            row = chain.chained(row, self._chain)
             self._chain = row["chain"]
         if name not in self._rows:
             self._make_room(name)
