@@ -139,6 +139,7 @@ def _cores() -> Iterator[Finding]:
     isa = set(environment.cpu_isa()) & {"avx512_bf16", "amx_bf16"}
     what = f"{environment.cpu_model()}, {cores} cores, "
     what += "native bfloat16" if isa else "no native bfloat16"
+    what += f", class {environment.cpu_class()}"
     remedy = ""
     if allowed and allowed < cores:
         what += f", of which this container may use {allowed:g}"

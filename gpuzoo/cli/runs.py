@@ -107,7 +107,8 @@ class Resume:
 class Verify:
     """Re-run a training from its record and compare the weights bit for bit.
 
-    Exit codes: 0 identical, 1 differs or is not signed, 2 cannot compare.
+    Exit codes: 0 identical, 1 differs or is not signed, 2 cannot compare, or other
+    class: on a processor of another class only the figures are compared.
     """
 
     run: Word
@@ -151,8 +152,9 @@ class Verify:
             self.run, steps=steps, data=self.data, data_dir=self.data_dir,
             allow_drift=self.allow_drift, trust_code=self.trust_code, note=note,
         )  # fmt: skip
-        note(f"{found['run_dir']}: {found['verdict']}, {found['steps']} steps compared")
-        for line in _first_difference(found):
+        how = f"{found['verdict']}{_on_another(found['processor'])}"
+        note(f"{found['run_dir']}: {how}, {found['steps']} steps compared")
+        for line in [*_first_difference(found), *_figures_of_both(found)]:
             note(line)
         for number, cause in enumerate(found["causes"], start=1):
             note(f"likely cause {number}: {cause}")
@@ -288,6 +290,25 @@ def _code_of(summary: dict) -> ExitCode:
     return ExitCode.INTERRUPTED if stopped else ExitCode.DONE
 
 
+def _on_another(processor: dict | None) -> str:
+    """Describe on which processor a run was verified, if it is from another one."""
+    if processor is None:
+        return ""
+    here, recorded = processor["here"], processor["recorded"]
+    return f", on another processor ({here}, recorded on {recorded})"
+
+
+def _figures_of_both(found: dict) -> list[str]:
+    """Return the figures of a run and its re-run whose bits need not be the same."""
+    if found["exit_code"] != ExitCode.MISUSE:
+        return []
+    return [
+        f"figures only: {row['name']} {row['recorded']:.6g} in the run, "
+        f"{row['here']:.6g} here"
+        for row in found["compared"]
+    ]
+
+
 def _first_difference(found: dict) -> list[str]:
     lines = []
     if first := found["first_difference"]:
@@ -308,7 +329,10 @@ def _replayed(found: dict) -> list[str]:
         return []
     lines = [
         f"replay of {path}: the losses differ from the recorded ones"
-        for path, same in zip("AB", again["replayed"], strict=True)
+        + f" ({'; '.join(drift)})" * bool(drift)
+        for path, same, drift in zip(
+            "AB", again["replayed"], again["drift"], strict=True
+        )
         if not same
     ]
     if again["step"] is None:

@@ -90,6 +90,10 @@ def evaluate(
             "code": None,
         }  # fmt: skip
         changes = drift.environment_differences(record, here)
+        if (other := drift.other_processor(record, here)) and not (
+            drift.promises(record) and not changes
+        ):
+            changes.insert(0, other)
         found["differences"] = list(map(str, changes))
         if not found["identical"] and not changes:
             found["exit_code"] = ExitCode.FAILED

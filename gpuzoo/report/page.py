@@ -169,6 +169,7 @@ def _page(record: dict, read) -> bytes:
     rows, notes = read_rows(record, read)
     pictures, missing = _pictures(record, read)
     figures, unread = _figures(record, read)
+    verdict = _verdict(record, read)
     context = {
         "record": record,
         "title": _title(record),
@@ -177,7 +178,11 @@ def _page(record: dict, read) -> bytes:
         "metrics": {k: number(float(v)) for k, v in record["metrics"].items()},
         "edited": record["seal"] != seal(record),
         "notes": [*_notes(record), *notes, *missing, *unread],
-        "verdict": _verdict(record, read),
+        "verdict": verdict,
+        "of_both": [
+            (row["name"], number(row["recorded"]), number(row["here"]))
+            for row in (verdict or {}).get("compared", [])
+        ],
         "charts": charts(rows),
         "only_in_training": only_in_training(record["recipe"]),
         "evaluations": evaluations(rows),

@@ -36,6 +36,16 @@ def _happened(file: pathlib.Path) -> str:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
+def of_other_environments(record: dict) -> list[str]:
+    """Return in which other environments a run was gone on with."""
+    return [
+        f"resumed after step {one['step']} where the environment was another: "
+        f"{'; '.join(one['drift'])}"
+        for one in record.get("resumed", [])
+        if one["drift"]
+    ]
+
+
 def of_the_model(session) -> list[str]:
     """Return whether a user function returns a different model at each call, and where
     it draws numbers that the seed does not fix."""

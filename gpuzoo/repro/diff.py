@@ -77,6 +77,9 @@ def diff(
                 rows.append(_in_words(name, one_row, other_row))
     if first or weights or rows:
         verdict = DIFFERS
+    changes = drift.environment_differences(*records)
+    if processor := drift.other_processor(*records):
+        changes.insert(0, processor)
     replayed = None
     if replay and first:
         from gpuzoo.repro.replay import replay as do_again
@@ -87,7 +90,7 @@ def diff(
         "exit_code": EXIT_CODES.get(verdict, ExitCode.FAILED),
         "compared": min(counts),
         "settings": _settings(*records),
-        "environment": _rows(drift.environment_differences(*records)),
+        "environment": _rows(changes),
         "data": _rows(drift.data_differences(records[0]["data"], records[1]["data"])),
         "steps": [run.get("steps") for run in records],
         "first_difference": first and first.as_record(),

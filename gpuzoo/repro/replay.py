@@ -121,6 +121,8 @@ def _again(spec: dict):
     session = dataclasses.replace(opened.session, recipe=every_step)
     opened = dataclasses.replace(opened, session=session)
     differences = [*opened.differences, *opened.other_data]
+    if opened.processor:
+        differences.insert(0, opened.processor)
     if step := spec.get("take_apart"):
         tensors = rerun.take_apart(opened, step)
         arrays = {f"{i:05d}": array for i, (_, array) in enumerate(tensors)}

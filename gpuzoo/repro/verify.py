@@ -10,7 +10,7 @@ from gpuzoo.data import balance
 from gpuzoo.errors import ExitCode, GpuzooError
 from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
-from gpuzoo.repro import causes, rerun
+from gpuzoo.repro import causes, processors, rerun
 from gpuzoo.runs import derived, evaluation
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
@@ -20,10 +20,13 @@ from gpuzoo.training import continuing
 from gpuzoo.training.session import check_trust, open_recorded, own_files
 
 IDENTICAL, DIFFERS, CANNOT_COMPARE = "identical", "differs", "cannot compare"
+OTHER_CLASS = "other class"
+"""The re-run was on a processor of another class: only the figures are compared."""
 EXIT_CODES = {
     IDENTICAL: ExitCode.DONE,
     DIFFERS: ExitCode.FAILED,
     CANNOT_COMPARE: ExitCode.MISUSE,
+    OTHER_CLASS: ExitCode.MISUSE,
 }
 
 
@@ -52,12 +55,15 @@ def verify(
         note: called with lines for the user.
 
     Returns:
-        `verdict` (identical, differs, cannot compare), `exit_code`, `steps`, how many
-        were compared; `first_difference` (step, what, variables; if the re-run
-        diverged, the first step without a digest), `weights` (name -> ulp), `rows` of
-        metrics.jsonl and digests.jsonl, and `figures` of run.json, that differ,
-        `changed_files` (if nothing else differs and none of them can be read, the
-        verdict is `cannot compare`), `environment` (fields, modules and inputs that
+        `verdict` (identical, differs, cannot compare; other class, if the bits differ
+        and the CPU is of another class than that of the run), `exit_code`, `steps`, how
+        many were compared; `processor`, None or the names of both CPUs (`recorded`,
+        `here`) if the run is from another one; `compared`, figures of both then
+        (`name`, `recorded`, `here`); `first_difference` (step, what, variables; if the
+        re-run diverged, the first step without a digest), `weights` (name -> ulp),
+        `rows` of metrics.jsonl and digests.jsonl, and `figures` of run.json, that
+        differ, `changed_files` (if nothing else differs and none of them can be read,
+        the verdict is `cannot compare`), `environment` (fields, modules and inputs that
         differ) and `causes`, the likeliest first.
 
     Raises:
@@ -102,6 +108,7 @@ def _compare(
         "verdict": IDENTICAL, "run_dir": redact(str(path)), "steps": 0,
         "first_difference": None, "weights": {}, "rows": [], "figures": [],
         "environment": [], "causes": [], "changed_files": changed_files(path, recorded),
+        "processor": None, "compared": [],
     }  # fmt: skip
 
     try:
@@ -123,7 +130,8 @@ def _compare(
     session, differences = opened.session, opened.differences
     note(session.runtime.line())
     verdict["environment"] = [str(d) for d in (*differences, *opened.other_data)]
-    if session.model is None or (differences and not how["allow_drift"]):
+    verdict["processor"] = processors.names_of(opened)
+    if session.model is None or processors.prevent(opened, how["allow_drift"]):
         return _conclude(verdict, CANNOT_COMPARE, path, recorded)
 
     # -------------------------------------------------------------------------- re-run
@@ -151,13 +159,38 @@ def _compare(
         verdict["weights"] = trail.weight_differences(recorded_weights, result.weights)
         verdict["figures"] += other_fields(recorded, result, opened)
         verdict["figures"] += _other_trail(recorded, done)
+        if opened.processor:
+            verdict["compared"] = processors.figures_of(recorded, result)
     differs = divergence or any(
         verdict[part] for part in ("weights", "rows", "figures")
     )
     if divergence and divergence.step <= recorded["recipe"]["digest_every"]:
         verdict["causes"] += causes.of_the_model(session)
-    word = DIFFERS if differs else of_files(path, verdict["changed_files"])
+    word = of_files(path, verdict["changed_files"])
+    if differs and word != DIFFERS:
+        word = _of_processors(verdict, opened, recorded)
     return _conclude(verdict, word, path, recorded)
+
+
+def _of_processors(verdict: dict, opened, recorded: dict) -> str:
+    """Return the verdict on bits that differ; name another processor as the cause."""
+    if opened.processor:
+        verdict["causes"].insert(0, processors.cause(opened, recorded))
+    return of_bits(opened, recorded, verdict["figures"])
+
+
+def of_bits(opened, recorded: dict, told: list[str]) -> str:
+    """Return the verdict on bits that differ: on another processor it is no proof that
+    the record is false, unless the level promises the same bits there.
+
+    Args:
+        told: lines about figures that differ; some follow no processor.
+    """
+    promised = not opened.processor or compare.promises(recorded)
+    certain = any(map(processors.does_not_depend, told))
+    if certain or (promised and not processors.only_class(opened)):
+        return DIFFERS
+    return OTHER_CLASS if processors.is_other_class(opened) else CANNOT_COMPARE
 
 
 def check_ended(path: pathlib.Path, recorded: dict, what: str) -> None:
@@ -215,7 +248,7 @@ def other_fields(recorded: dict, result, opened) -> list[str]:
     for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]
         mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]
-        if not opened.differences:  # else the reasons may well be others
+        if not (opened.differences or opened.processor):  # else there are others
             mine["runtime/reasons"] = _reasons(runtime)
         mine["weights"] = record.get("weights")
         mine["findings"] = record.get("findings", [])
@@ -331,6 +364,8 @@ def _digest(path: pathlib.Path, name: str) -> str | None:
 def _conclude(verdict: dict, word: str, path: pathlib.Path, recorded: dict) -> dict:
     verdict["verdict"], verdict["exit_code"] = word, EXIT_CODES[word]
     likely = verdict["causes"]
+    if word == DIFFERS:
+        likely += causes.of_other_environments(recorded)
     likely += causes.of_changed_files(path, verdict["changed_files"])
     likely += verdict["environment"]
     if not verdict["first_difference"] and not verdict["weights"]:

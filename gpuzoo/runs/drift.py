@@ -3,6 +3,7 @@
 import dataclasses
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.processors import PORTABLE, classes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,9 +24,10 @@ class Difference:
 
 # Fields of the runtime that results depend on, to the bit.
 _RUNTIME = (
-    "backend", "device", "device_name", "precision", "xla", "deterministic", "threads",
-    "tf32", "onednn", "autotune_sha256",
+    "backend", "device", "precision", "xla", "deterministic", "threads", "tf32",
+    "onednn", "autotune_sha256",
 )  # fmt: skip
+CPU_CLASS = "cpu_class"
 
 
 def environment_differences(record: dict, other: dict) -> list[Difference]:
@@ -37,7 +39,7 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
             `code`, `inputs`, `runtime`).
     """
     pairs = {}
-    for name in ("system", "cpu", "cpu_isa", "driver"):
+    for name in ("system", "driver"):
         pairs[name] = record["environment"][name], other["environment"][name]
     pairs["python"] = tuple(
         side["environment"]["python"].rpartition(".")[0] for side in (record, other)
@@ -47,13 +49,46 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
         for name in sorted({*sides[0], *sides[1]}):
             pairs[f"{group}.{name}"] = sides[0].get(name), sides[1].get(name)
     if record["runtime"] and other["runtime"]:
+        sides = record["runtime"], other["runtime"]
         for name in _RUNTIME:
-            pairs[f"runtime.{name}"] = record["runtime"][name], other["runtime"][name]
+            pairs[f"runtime.{name}"] = sides[0][name], sides[1][name]
+        if "gpu" in (sides[0]["device"], sides[1]["device"]):
+            name = "device_name"  # a CPU's is in the environment
+            pairs[f"runtime.{name}"] = sides[0][name], sides[1][name]
+        if PORTABLE in (sides[0]["level"], sides[1]["level"]):
+            pairs["runtime.level"] = sides[0]["level"], sides[1]["level"]
         order = set_order(record), set_order(other)
         if all(order):  # else the order of one of them cannot be reproduced
             pairs["runtime.variables.PYTHONHASHSEED"] = order
     found = [Difference(name, a, b) for name, (a, b) in pairs.items() if a != b]
+    classes = classes_of(record, other)
+    if classes[0] != classes[1]:
+        found.insert(0, Difference(CPU_CLASS, *classes))
     return found + code_differences(record, other)
+
+
+def other_processor(record: dict, other: dict) -> Difference | None:
+    """Return the names of the CPUs of two records if these are not the same. Within a
+    class their results are expected to be the same to the bit, which only level
+    portable promises."""
+    names = [one["environment"]["cpu"] for one in (record, other)]
+    sets = [set(one["environment"]["cpu_isa"]) for one in (record, other)]
+    if names[0] == names[1]:
+        if sets[0] == sets[1]:
+            return None
+        # Of one name, but a hypervisor or a kernel hides some of it.
+        more = sets[0] - sets[1], sets[1] - sets[0]
+        names = [
+            " ".join([name, *(f"+{one}" for one in sorted(few))])
+            for name, few in zip(names, more, strict=True)
+        ]
+    return Difference("cpu", *names)
+
+
+def promises(record: dict) -> bool:
+    """Whether a run promises the same bits on another processor of its class."""
+    level = (record["runtime"] or record["options"]).get("level")
+    return level == PORTABLE
 
 
 def code_differences(record: dict, other: dict) -> list[Difference]:

@@ -12,10 +12,13 @@ import subprocess
 import sys
 import threading
 
+from gpuzoo.runtime import processors
+
 # Instruction sets by which CPU libraries select their kernels.
 _ISA = (
     "sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16",
-    "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve",
+    "avx512_fp16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve", "avx_ne_convert",
+    "amx_fp16",
 )  # fmt: skip
 # Environment variables that change the arithmetic of a backend, or of NumPy.
 _MOVES_BITS = (
@@ -145,6 +148,13 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
     numbers = [f"{key} {found[key]}" for key in ("cpu family", "model") if key in found]
     return f"{found['model name']} ({', '.join(numbers)})"
+
+
+def cpu_class() -> str:
+    """Return the class of the CPU (gpuzoo/runtime/processors.py)."""
+    found = dict(reversed(_cpu_info()))
+    vendor = found.get("vendor_id") or found.get("CPU implementer") or cpu_model()
+    return processors.class_from(vendor, cpu_isa())
 
 
 def memory_bytes() -> int | None:
@@ -300,6 +310,7 @@ def environment() -> dict:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": cpu_model(),
         "cpu_isa": cpu_isa(),
+        "cpu_class": cpu_class(),
         "driver": driver(),
         "versions": versions(),
         "variables": moving_variables(),

@@ -134,9 +134,11 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
         "environment": environment(), "runtime": session.runtime.as_record(),
         "code": session.code, "inputs": session.inputs,
     }  # fmt: skip
+    changes = drift.environment_differences({**record, "code": None}, here)
+    if processor := drift.other_processor(record, here):
+        changes.insert(0, processor)
     lines = [
-        f"Note: the environment is not that of the run: {difference}."
-        for difference in drift.environment_differences({**record, "code": None}, here)
+        f"Note: the environment is not that of the run: {change}." for change in changes
     ]
     lines += [
         f"Going on with {path} after epoch {epoch}, step {step}, to epoch "

@@ -34,6 +34,8 @@ class Recorded:
     """Fields of the environment and of the code that differ."""
     other_data: list[drift.Difference]
     """Fields of the data that differ."""
+    processor: drift.Difference | None = None
+    """The names of the CPUs, if the run was trained on another one."""
     findings: tuple[str, ...] = ()
     """Remarks on the model, just built, and on its inputs."""
     elsewhere: bool = False
@@ -123,8 +125,10 @@ def open_recorded(
     named = {k: v for k, v in (("data", data), ("data_dir", data_dir)) if v is not None}
     if named:
         recipe = recipe.override(**{"data_dir": None, **named})
+    processor = drift.other_processor(record, {"environment": found})
     set_onednn(record)
-    runtime = configure(options_of(record), seed=recipe.seed, quiet=True)
+    options = _options_here(record, processor is not None)
+    runtime = configure(options, seed=recipe.seed, quiet=True)
     from gpuzoo import tasks
     from gpuzoo.engine import model_objects
     from gpuzoo.engine.program import Session
@@ -159,7 +163,19 @@ def open_recorded(
         given = given.with_findings(findings)
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
-    return Recorded(session, differences, other_data, findings, bool(named))
+    return Recorded(
+        session, differences, other_data, processor, findings, bool(named)
+    )
+
+
+def _options_here(record: dict, elsewhere: bool) -> Options:
+    """Return the options of a run; of one from another processor with the precision and
+    the threads that were chosen there."""
+    options, runtime = options_of(record), record["runtime"]
+    if not elsewhere or runtime is None or runtime["device"] != "cpu":
+        return options
+    chosen = {name: runtime[name] for name in ("precision", "threads")}
+    return dataclasses.replace(options, **chosen)
 
 
 def set_onednn(record: dict) -> None:

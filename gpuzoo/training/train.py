@@ -284,10 +284,19 @@ def resume(
             allow_drift=allow_drift,
         )  # fmt: skip
         session, differences = opened.session, opened.differences
+        if opened.processor:
+            differences = [opened.processor, *differences]
         what = "cannot be resumed, its data have changed"
         drift.refuse(opened.other_data, f"{folder.path} {what}")
-        if not allow_drift:
+        if opened.processor and drift.promises(recorded) and len(differences) == 1:
+            screen.say(f"Going on on another processor: {opened.processor}.")
+        elif not allow_drift:
             what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
+            if opened.processor:
+                what = (
+                    "cannot be resumed to the same bits on another processor, which "
+                    "only level portable promises (--allow-drift does it anyway)"
+                )
             drift.refuse(differences, f"{folder.path} {what}")
         start, damaged = checkpoint.load(
             folder.sub(checkpoint.FOLDER), recorded.get("id")
@@ -309,6 +318,8 @@ def resume(
         step = start.step if start else session.given.step
         try:
             known = {"recipe", "code", "inputs", *session.given.as_record()}
+            if opened.processor and not opened.differences:
+                known.add("runtime")  # its reasons are those of where it began
             if recorded["runtime"] is None:  # killed before they were known
                 folder.clear_trail()
                 known = set()
