@@ -8,7 +8,7 @@ import random
 import keras
 import numpy as np
 import pytest
-from reference import known_digest
+from reference import known_digests
 from small import RECIPE, train
 
 import gpuzoo
@@ -205,7 +205,7 @@ def test_reference_digest(precision, dataset, runtime):
     finally:
         keras.config.set_dtype_policy("float32")
     found = digest_all(result.weights)
-    known = known_digest(found, runtime.threads, precision)
-    if known is None:
+    known = known_digests(found, runtime.threads, precision)
+    if not known:
         pytest.skip("no reference digests for this class of machine")
-    assert known == found
+    assert known == dict.fromkeys(known, found)
