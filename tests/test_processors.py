@@ -168,14 +168,16 @@ def test_level_portable_promises_the_bits(level, run):
 STOPS = """
 import sys
 import gpuzoo
+
+how = {"device": "cpu", "threads": 2, "precision": "float32", "level": sys.argv[1]}
+gpuzoo.configure(**how, quiet=True)
 from gpuzoo.engine import loop
 
 asked, real = iter([False] * 3 + [True] * 9), loop.run
 loop.run = lambda *a, **k: real(*a, **{**k, "stop": lambda: next(asked)})
 gpuzoo.train(
     "mnist", data="digits", model="mlp", model_options=("units=(8,)",), epochs=2,
-    batch_size=8, digest_every=20, log_every=7, out="run", device="cpu", threads=2,
-    precision="float32", level=sys.argv[1], quiet=True,
+    batch_size=8, digest_every=20, log_every=7, out="run", quiet=True, **how,
 )
 """
 
