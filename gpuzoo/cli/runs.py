@@ -167,7 +167,8 @@ class Audit:
     """Re-train segments of a run, drawn at random, and compare the bits: gpuzoo audit
     RUN, of a run that was trained with --keep-checkpoints.
 
-    Exit codes: 0 identical, 1 differs, 2 cannot compare.
+    Exit codes: 0 identical, 1 differs, 2 cannot compare, or bits that differ on another
+    processor.
     """
 
     run: Word
@@ -209,7 +210,8 @@ class Audit:
                 f"{'is' if forged == '1' else 'are'} forged passes with probability "
                 f"{chance:.3g} if {drawn} are drawn"
             )
-        note(f"{found['run_dir']}: {found['verdict']}, {found['steps']} steps compared")
+        how = f"{found['verdict']}{_on_another(found['processor'])}"
+        note(f"{found['run_dir']}: {how}, {found['steps']} steps compared")
         self.output.last_line(found)
         return found["exit_code"]
 

@@ -22,7 +22,7 @@ from gpuzoo.data.dataset import ORDER
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
-from gpuzoo.repro import rerun
+from gpuzoo.repro import processors, rerun
 from gpuzoo.repro.verify import (
     CANNOT_COMPARE,
     DIFFERS,
@@ -31,6 +31,7 @@ from gpuzoo.repro.verify import (
     changed_files,
     check_ended,
     in_words,
+    of_bits,
     of_files,
     other_fields,
     other_start,
@@ -107,7 +108,8 @@ def audit(
         data, data_dir, allow_drift, trust_code, note: as for `verify`.
 
     Returns:
-        `verdict` (identical, differs, cannot compare), `exit_code`, `run_dir`, `seed`,
+        `verdict` (identical, differs, cannot compare, other class), `exit_code`,
+        `run_dir`, `seed`, `processor` (as of `verify`),
         `segments` (how many the run has), `steps` (how many were done again), `drawn`
         (of each its `segment`, from 1, its `first` and `last` step, and `differences`),
         `faults` (of the rest), `changed_files`, `environment` (fields that differ) and
@@ -133,7 +135,7 @@ def audit(
         "verdict": IDENTICAL, "exit_code": 0, "run_dir": redact(str(path)),
         "seed": seed, "segments": 0, "steps": 0, "drawn": [], "faults": [],
         "changed_files": changed_files(path, record), "environment": [],
-        "would_pass": {},
+        "would_pass": {}, "processor": None,
     }  # fmt: skip
     how = {"data": data, "data_dir": data_dir, "allow_drift": allow_drift}
     word = _filled(path, record, segments, found, note, **how)
@@ -152,14 +154,19 @@ def _filled(
         return DIFFERS if word == IDENTICAL else word
     opened = open_recorded(record, path, note, **how)
     note(opened.session.runtime.line())
-    differences = opened.differences
-    found["environment"] = [str(one) for one in (*differences, *opened.other_data)]
-    if opened.session.model is None or (differences and not how["allow_drift"]):
+    differences = (*opened.differences, *opened.other_data)
+    found["environment"] = [str(one) for one in differences]
+    found["processor"] = processors.names_of(opened)
+    if opened.session.model is None or processors.prevent(opened, how["allow_drift"]):
         return CANNOT_COMPARE
-    _audit(path, evidence, opened, segments, found, note)
-    if found["faults"] or any(one["differences"] for one in found["drawn"]):
-        return DIFFERS
-    return of_files(path, found["changed_files"])
+    certain = _audit(path, evidence, opened, segments, found, note)
+    told = sum((one["differences"] for one in found["drawn"]), found["faults"])
+    word = DIFFERS if certain else of_files(path, found["changed_files"])
+    if word == DIFFERS or not told:
+        return word
+    if opened.processor:
+        note(f"likely cause: {processors.cause(opened, record)}")
+    return of_bits(opened, record, told)
 
 
 def _check_kind(path: pathlib.Path, record: dict) -> None:
@@ -218,21 +225,22 @@ def _read(path: pathlib.Path, record: dict) -> _Evidence:
 def _audit(
     path: pathlib.Path, evidence: _Evidence, opened: Recorded, count: int, found: dict,
     note,
-) -> None:  # fmt: skip
-    """Check what needs no training, draw segments and do them again."""
+) -> bool:  # fmt: skip
+    """Check what needs no training, draw segments and do them again; return whether
+    there are faults that no other processor explains."""
     record, program = evidence.record, rerun.program(opened)
-    state, faults = program.state, found["faults"]
-    faults += other_start(record, opened)
-    faults += _schedule(evidence, program)
-    faults += _checkpoints(evidence, program)
-    faults += _end(evidence, program)
+    state = program.state
+    certain = other_start(record, opened)
+    certain += _schedule(evidence, program)
+    certain += _checkpoints(evidence, program)
     if continuing.STATE not in found["changed_files"]:
-        faults += _final_state(path, evidence, program)
+        certain += _final_state(path, evidence, program)
+    found["faults"] += [*certain, *_end(evidence, program)]
     ends = [step for step in program.plan.kept if step < record["steps"]]
     cuts = [program.first, *ends, record["steps"]]
     total = len(cuts) - 1
     if set(ends) - evidence.checkpoints.keys():
-        return  # a fault says so
+        return True  # a fault says so
     drawn = draw(total, count, found["seed"])
     found["segments"] = total
     found["would_pass"] = would_pass(total, len(drawn))
@@ -257,6 +265,7 @@ def _audit(
         })  # fmt: skip
         what = differences[0] if differences else "the same bits"
         note(f"segment {number}, steps {first + 1} to {last}: {what}")
+    return bool(certain)
 
 
 # ------------------------------------------------------------------- without training

@@ -163,9 +163,7 @@ def open_recorded(
         given = given.with_findings(findings)
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
-    return Recorded(
-        session, differences, other_data, processor, findings, bool(named)
-    )
+    return Recorded(session, differences, other_data, processor, findings, bool(named))
 
 
 def _options_here(record: dict, elsewhere: bool) -> Options:
