@@ -130,8 +130,7 @@ def measure(options: argparse.Namespace) -> int:
     kept = {k: r for k, r in record["rows"].items() if r["versions"] == here}
     record = {
         "what": "gpuzoo export of every model, compared on the whole test set",
-        "cpu": cpu_model(), "date": time.strftime("%Y-%m-%d"), "steps": options.steps,
-        "rows": kept,
+        "date": time.strftime("%Y-%m-%d"), "steps": options.steps, "rows": kept,
     }  # fmt: skip
     for model in options.models or list_models():
         task = model_info(model).task
@@ -148,7 +147,7 @@ def measure(options: argparse.Namespace) -> int:
                 names = [row[0] for row in todo if row[1:] == (mode, generate)]
                 for name, row in export(run, names, mode, generate).items():
                     kept[key_of(model, name, mode, generate)] = {
-                        **row, "versions": here
+                        **row, "versions": here, "cpu": cpu_model()
                     }  # fmt: skip
                 text = json.dumps(record, indent=1, sort_keys=True) + "\n"
                 options.out.write_text(text)
@@ -174,7 +173,8 @@ def table(record: dict) -> str:
         "largest difference of an output from Keras's in float32 (probabilities;",
         "forecasts in standard deviations; scores of detections; levels of 0 to 255 of",
         "images), and after a slash the changed predictions if there are any.", "",
-        f"CPU: {record['cpu']}, {record['date']}; "
+        f"CPU: {' and '.join(sorted({row['cpu'] for row in rows.values()}))}, "
+        f"{record['date']}; "
         + ", ".join(f"{name} {version}" for name, version in first.items()) + ".", "",
         "| model | " + " | ".join(FORMATS) + " |", "| --- |" + " --: |" * len(FORMATS),
     ]  # fmt: skip
