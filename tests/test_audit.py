@@ -1,5 +1,6 @@
 """Audits: segments of a run, trained again, have its bits; forged ones have not."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -13,6 +14,7 @@ from test_resume import finish, start
 
 import gpuzoo
 from gpuzoo import GpuzooError, events
+from gpuzoo.engine import checkpoint
 from gpuzoo.files import Folder
 from gpuzoo.repro.audit import draw, would_pass
 from gpuzoo.runs import chain
@@ -32,6 +34,11 @@ MORE = {
                       "keep_checkpoints": 5},
     "plateau": {"schedule": "reduce_on_plateau", "plateau_patience": 1, "min_delta": 9.0,
                 "validation": 0.2, "warmup_fraction": 0.0},
+    "plateau, stopped early": {
+        "schedule": "reduce_on_plateau", "plateau_patience": 1, "early_stopping": 2,
+        "min_delta": 9.0, "validation": 0.2, "warmup_fraction": 0.0,
+        "keep_checkpoints": 5, "digest_every": 1000,
+    },
     "averages, in parts": {"ema_decay": 0.9, "accumulate": 2},
     "zeros": {"sparsity": 0.5},
 }  # fmt: skip
@@ -130,7 +137,8 @@ def test_whatever_the_state_holds(more, make):
     record, found = read_run(run), gpuzoo.audit(run, segments=99)
     assert found["verdict"] == "identical", found
     assert len(found["drawn"]) == found["segments"] >= 2
-    if more == "stopped early":
+    assert gpuzoo.verify(run)["verdict"] == "identical"
+    if more.endswith("stopped early"):
         assert record["best"]["stopped_early"] and record["steps"] < 32
 
 
@@ -223,6 +231,7 @@ def test_a_forged_run_is_caught_if_the_segment_is_drawn(
         verdicts.add(drawn)
         if len(verdicts) == 2:
             break
+    assert len(verdicts) == 2
 
 
 def test_forgeries_that_need_no_training(run, forge, tmp_path):
@@ -243,10 +252,96 @@ def test_forgeries_that_need_no_training(run, forge, tmp_path):
     longer = {**record["recipe"], "epochs": 8}
     assert "40 steps are recorded, and the recipe has 80" in found(recipe=longer)
     other = {**record["trail"], "root": "0" * 64}
-    assert "has not the root that run.json has" in found(trail=other)
-    left = {"checkpoints": record["checkpoints"][1:]}
-    assert "run.json has no checkpoint of step 10" in found(**left)
+    assert "its root is not the one in run.json" in found(trail=other)
     assert "2 epochs are recorded, and 40 steps" in found(epochs=2)
+
+
+def test_rows_after_the_last_step(run, forge):
+    with open(run / "metrics.jsonl", "a") as file:
+        row = {"split": "test", "epoch": 9, "step": 999, "loss": 0.0, "accuracy": 1.0}
+        file.write(json.dumps(row) + "\n")
+    forge.reseal(run)
+    found = gpuzoo.audit(run, segments=9)
+    assert found["verdict"] == "differs" and "after the last one" in found["faults"][0]
+
+
+def test_a_trail_without_its_chain(run, forge):
+    """The record has its root."""
+    rows = [chain.without(row) for row in read_digests(run)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "digests.jsonl").write_text(text)
+    forge.reseal(run)
+    for verb in (gpuzoo.audit, gpuzoo.verify):
+        assert verb(run)["verdict"] == "differs"
+
+
+def test_weights_that_the_record_does_not_name(run, make, forge):
+    """A training from a file, recorded as one that began with the seed's weights."""
+    other = make("other", init=str(run))
+    assert gpuzoo.audit(other, segments=9)["verdict"] == "identical"
+    record = json.loads((other / "run.json").read_text())
+    record.pop("init")
+    record["weights"] = "drawn for the seed"
+    (other / "run.json").write_text(json.dumps(record))
+    forge.reseal(other)
+    found = gpuzoo.audit(other, segments=9)
+    assert found["verdict"] == "differs"
+    assert any(
+        "names neither a model object nor a run" in one for one in found["faults"]
+    )
+    assert gpuzoo.verify(other)["verdict"] == "differs"
+
+
+def test_a_state_that_is_not_of_the_training(run, forge):
+    """A kept checkpoint whose choice is incomplete, with every digest made anew."""
+    path = run / "checkpoints" / "kept-000000010.safetensors"
+    one = checkpoint.parse(path.read_bytes())
+    arrays = {name: a for name, a in one.arrays.items() if "journal" not in name}
+    made = dataclasses.replace(one, arrays=arrays, choice={"best": None})
+    path.write_bytes(checkpoint.content_of(made))
+    listed = read_run(run)["checkpoints"]
+    listed[0]["state_sha256"] = checkpoint.state_sha256(made)
+    forge.reseal(run, checkpoints=listed)
+    found = gpuzoo.audit(run, segments=9)
+    assert found["verdict"] == "differs"
+    wrong = [one["segment"] for one in found["drawn"] if one["differences"]]
+    assert wrong == [1, 2]
+
+
+def test_a_checkpoint_that_was_lost_in_training(run, make, tmp_path, forge, capfd):
+    """It is said at the end; verify works, an audit cannot."""
+
+    def lose(event):
+        if isinstance(event, events.Progress) and event.step >= 24:
+            for path in (tmp_path / "lost" / "checkpoints").glob("kept-000000010*"):
+                path.unlink()
+
+    lost = make("lost", on_event=lose, quiet=False)
+    assert "The checkpoint of step 10 that keep_checkpoints" in capfd.readouterr().err
+    assert [one["step"] for one in read_run(lost)["checkpoints"]] == [20, 30]
+    assert gpuzoo.verify(lost)["verdict"] == "identical"
+    found = gpuzoo.audit(lost)
+    assert found["exit_code"] == 2 and "step 10 was lost" in found["faults"][0]
+
+
+def test_checkpoints_of_later_steps_are_not_listed(make, tmp_path):
+    """Killed after some were written, resumed from before them, and stopped."""
+
+    def stop(event):
+        if isinstance(event, events.Progress) and event.step >= 24:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make("run", on_event=stop)
+    shutil.copytree(tmp_path / "run", tmp_path / "early")
+    gpuzoo.resume(tmp_path / "run", quiet=True)
+    shutil.copy(tmp_path / "run" / "checkpoints" / "kept-000000030.safetensors",
+                tmp_path / "early" / "checkpoints")  # fmt: skip
+    with pytest.raises(KeyboardInterrupt):
+        gpuzoo.resume(tmp_path / "early", on_event=stop, quiet=True)
+    assert read_run(tmp_path / "early")["steps"] < 30
+    assert gpuzoo.verify(tmp_path / "early")["verdict"] == "identical"
+    assert gpuzoo.audit(tmp_path / "early", segments=9)["verdict"] == "identical"
 
 
 def test_a_changed_checkpoint_is_named(run):

@@ -1,7 +1,8 @@
 """Runs that were made on other machines, in tests/runs/, are verified on this one.
 
 At level portable each must be identical, on any processor; at the other levels on the
-processors of its class.
+processor of the run, while on another one its bits may differ and are not held against
+it.
 """
 
 import json

@@ -204,7 +204,8 @@ class Audit:
         for name in found["changed_files"]:
             note(f"{name} was changed after the run ended")
         total, drawn = found["segments"], len(found["drawn"])
-        for forged, chance in found["would_pass"].items():
+        passed = found["exit_code"] == ExitCode.DONE
+        for forged, chance in found["would_pass"].items() if passed else ():
             note(
                 f"a run of {total} segments of which {forged} "
                 f"{'is' if forged == '1' else 'are'} forged passes with probability "

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.data.dataset import Arrays
+from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import chain
 from gpuzoo.weights import digest, digest_all
 
@@ -77,6 +78,11 @@ class Journal:
         """Continue from a checkpoint; nothing is emitted again."""
         self.history = list(history)
         if rows := self.digests():
+            if "chain" not in rows[-1]:
+                raise GpuzooError(
+                    "an earlier version of gpuzoo wrote the checkpoint: its digests "
+                    "have no chain; train the run again"
+                )
             self._chain = rows[-1]["chain"]
         log = {
             name.removeprefix("journal/log/"): array

@@ -53,6 +53,8 @@ class Result:
     device_bytes: int | None
     trail: dict
     """Of the rows of digests (`gpuzoo.runs.chain.record`)."""
+    kept: tuple[int, ...]
+    """Numbers of steps after which a checkpoint was written that stays."""
 
 
 def run(
@@ -152,6 +154,7 @@ def run(
         seconds=clock.rounded(),
         device_bytes=program.backend.peak_device_bytes(),
         trail=chain.record(journal.digests()),
+        kept=plan.kept,
     )
 
 

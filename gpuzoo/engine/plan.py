@@ -110,6 +110,7 @@ def make_plan(
             f"keep_checkpoints={count} must be less than the {steps - first} steps of "
             "the training"
         )
+    count = max(0, min(count, steps - first - 1))
     lasting = tuple(augment.alternating(recipe.augment))
     return Plan(
         examples, recipe.batch_size, per_epoch, epochs, recipe.seed, draws, lasting,

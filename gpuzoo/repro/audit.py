@@ -22,7 +22,7 @@ from gpuzoo.data.dataset import ORDER
 from gpuzoo.errors import Diverged, GpuzooError
 from gpuzoo.files import expand, read_inside
 from gpuzoo.home import redact
-from gpuzoo.repro import processors, rerun
+from gpuzoo.repro import causes, processors, rerun
 from gpuzoo.repro.verify import (
     CANNOT_COMPARE,
     DIFFERS,
@@ -41,6 +41,7 @@ from gpuzoo.runs.record import read_run
 from gpuzoo.training import continuing
 from gpuzoo.training.session import Recorded, check_trust, open_recorded, own_files
 from gpuzoo.weights import digest_all
+from gpuzoo.workers import one_line
 
 if TYPE_CHECKING:
     from gpuzoo.engine.checkpoint import Checkpoint
@@ -159,14 +160,15 @@ def _filled(
     found["processor"] = processors.names_of(opened)
     if opened.session.model is None or processors.prevent(opened, how["allow_drift"]):
         return CANNOT_COMPARE
-    certain = _audit(path, evidence, opened, segments, found, note)
-    told = sum((one["differences"] for one in found["drawn"]), found["faults"])
-    word = DIFFERS if certain else of_files(path, found["changed_files"])
-    if word == DIFFERS or not told:
-        return word
-    if opened.processor:
-        note(f"likely cause: {processors.cause(opened, record)}")
-    return of_bits(opened, record, told)
+    word = _audit(path, evidence, opened, segments, found, note)
+    of_all = of_files(path, found["changed_files"])
+    word = of_all if word == IDENTICAL or of_all == DIFFERS else word
+    likely = causes.of_other_environments(record) if word == DIFFERS else []
+    if opened.processor and word != IDENTICAL:
+        likely.insert(0, processors.cause(opened, record))
+    for line in likely:
+        note(f"likely cause: {line}")
+    return word
 
 
 def _check_kind(path: pathlib.Path, record: dict) -> None:
@@ -225,22 +227,41 @@ def _read(path: pathlib.Path, record: dict) -> _Evidence:
 def _audit(
     path: pathlib.Path, evidence: _Evidence, opened: Recorded, count: int, found: dict,
     note,
-) -> bool:  # fmt: skip
-    """Check what needs no training, draw segments and do them again; return whether
-    there are faults that no other processor explains."""
+) -> str:  # fmt: skip
+    """Check what needs no training, draw segments and train them again; return the
+    verdict on all but changed files."""
     record, program = evidence.record, rerun.program(opened)
-    state = program.state
-    certain = other_start(record, opened)
-    certain += _schedule(evidence, program)
-    certain += _checkpoints(evidence, program)
+    if wrong := _schedule(evidence, program):
+        found["faults"] += wrong
+        return DIFFERS
+    certain = other_start(record, opened) + _checkpoints(evidence, program)
     if continuing.STATE not in found["changed_files"]:
         certain += _final_state(path, evidence, program)
     found["faults"] += [*certain, *_end(evidence, program)]
+    ends = [step for step in program.plan.kept if step <= record["steps"]]
+    if lost := [step for step in ends if step not in evidence.checkpoints]:
+        found["faults"].append(
+            f"the kept checkpoint of step {lost[0]} was lost before the run ended: its "
+            "segments cannot be trained again"
+        )
+        return DIFFERS if certain else CANNOT_COMPARE
+    _train(evidence, opened, program, count, found, note)
+    told = sum((one["differences"] for one in found["drawn"]), found["faults"])
+    if certain or not told:
+        return DIFFERS if certain else IDENTICAL
+    return of_bits(opened, record, told)
+
+
+def _train(
+    evidence: _Evidence, opened: Recorded, program, count: int, found: dict, note
+) -> None:
+    """Draw segments, train them again and note how they differ."""
+    from gpuzoo.engine.checkpoint import lasting
+
+    record, state = evidence.record, program.state
     ends = [step for step in program.plan.kept if step < record["steps"]]
     cuts = [program.first, *ends, record["steps"]]
     total = len(cuts) - 1
-    if set(ends) - evidence.checkpoints.keys():
-        return True  # a fault says so
     drawn = draw(total, count, found["seed"])
     found["segments"] = total
     found["would_pass"] = would_pass(total, len(drawn))
@@ -255,8 +276,10 @@ def _audit(
         if first == program.first:
             state.write(begin)
         else:
-            start = evidence.checkpoint(first)
-        again = _again(program, start, last, record.get("id", ""))
+            start = lasting(evidence.checkpoint(first))
+        early = (record.get("best") or {}).get("stopped_early", False)
+        final = early and last == record["steps"]
+        again = _again(program, start, last, record.get("id", ""), final)
         differences = _compared(evidence, opened, program, first, last, again)
         found["steps"] += last - first
         found["drawn"].append({
@@ -265,7 +288,6 @@ def _audit(
         })  # fmt: skip
         what = differences[0] if differences else "the same bits"
         note(f"segment {number}, steps {first + 1} to {last}: {what}")
-    return bool(certain)
 
 
 # ------------------------------------------------------------------- without training
@@ -275,6 +297,8 @@ def _schedule(evidence: _Evidence, program) -> list[str]:
     """Return what is wrong with the number of steps, and with the trail as a whole."""
     record, plan, rows = evidence.record, program.plan, evidence.digests
     steps, recipe, found = record["steps"], program.session.recipe, []
+    if not rows or not all("chain" in row for row in rows):
+        return ["digests.jsonl has no rows, or rows without a chain"]
     early = record["state"] == "stopped" or (
         recipe.early_stopping and (record.get("best") or {}).get("stopped_early")
     )
@@ -286,17 +310,20 @@ def _schedule(evidence: _Evidence, program) -> list[str]:
     due = {*range(every, steps + 1, every), *plan.kept, steps}
     due = {step for step in due if first < step <= steps}
     if [row["step"] for row in rows] != sorted(due):
-        found.append("digests.jsonl has not the steps at which a row is due")
+        found.append("digests.jsonl: the steps of its rows are not those of the recipe")
     else:
         ends = [first, *sorted(due)]
         for before, row in zip(ends, rows, strict=False):
             if len(row["losses"]) != 8 * (row["step"] - before):
                 found.append(
-                    f"digests.jsonl: the row of step {row['step']} has not one loss "
-                    "for each step"
+                    f"digests.jsonl: the row of step {row['step']} needs one loss for "
+                    "each step"
                 )
     if chain.record(rows) != record["trail"]:
-        found.append("digests.jsonl has not the root that run.json has")
+        found.append("digests.jsonl: its root is not the one in run.json")
+    places = [row["step"] for row in evidence.metrics]
+    if places != sorted(places) or (places and places[-1] > steps):
+        found.append("metrics.jsonl: its steps are not in order, or after the last one")
     return found
 
 
@@ -306,8 +333,6 @@ def _checkpoints(evidence: _Evidence, program) -> list[str]:
     rows, found = {row["step"]: row for row in evidence.digests}, []
     weights, others = program.state.weights, program.state.others
     due = [step for step in program.plan.kept if step <= evidence.record["steps"]]
-    if missing := [step for step in due if step not in evidence.checkpoints]:
-        found.append(f"run.json has no checkpoint of step {missing[0]}")
     for step in evidence.checkpoints:
         if step not in due:
             found.append(f"run.json has a checkpoint of step {step}, which is not due")
@@ -319,8 +344,8 @@ def _checkpoints(evidence: _Evidence, program) -> list[str]:
                 found.append(f"the checkpoint of step {step} lacks some {name}")
             elif digest_all(arrays) != rows[step][name]:
                 found.append(
-                    f"the checkpoint of step {step} has not the {name} of its row in "
-                    "digests.jsonl"
+                    f"the checkpoint of step {step}: its {name} are not those of its "
+                    "row in digests.jsonl"
                 )
     return found
 
@@ -348,8 +373,10 @@ def _end(evidence: _Evidence, program) -> list[str]:
 def _final_state(path: pathlib.Path, evidence: _Evidence, program) -> list[str]:
     """Return what is wrong with the final weights and the state beside them: they must
     have the digests of the last row."""
-    if continuing.STATE not in evidence.record["files"]:
-        return []
+    record = evidence.record
+    if continuing.STATE not in record["files"]:
+        due = record["state"] == "finished" and record["recipe"]["keep_state"] == "on"
+        return [f"run.json has no digest of {continuing.STATE}"] if due else []
     state = {**evidence.weights, **divergence.read_weights(path, continuing.STATE)}
     names, others = program.state.weights, program.state.others
     last = {n: state.get(continuing.LAST + n, state.get(n)) for n in names}
@@ -361,7 +388,7 @@ def _final_state(path: pathlib.Path, evidence: _Evidence, program) -> list[str]:
         same = digest_all(rest) == row["optimizer"] or row["step"] in reduced
         if same and digest_all(last) == row["weights"]:
             return []
-    return ["the final weights and state have not the digests of the last row"]
+    return ["the final weights and state: their digests are not those of the last row"]
 
 
 # ---------------------------------------------------------------------- with training
@@ -369,7 +396,7 @@ def _final_state(path: pathlib.Path, evidence: _Evidence, program) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Again:
-    """A segment that was done again."""
+    """A segment that was trained again."""
 
     digests: list[dict]
     metrics: list[dict]
@@ -378,8 +405,14 @@ class _Again:
     error: str
 
 
-def _again(program, start: "Checkpoint | None", until: int, run_id: str) -> _Again:
-    """Train from a checkpoint, or from the state that the program is in."""
+def _again(
+    program, start: "Checkpoint | None", until: int, run_id: str, final: bool
+) -> _Again:
+    """Train from a checkpoint, or from the state that the program is in.
+
+    Args:
+        final: the run ended by itself, early, after step `until`.
+    """
     from gpuzoo.engine import loop
 
     digests: list[dict] = []
@@ -395,13 +428,17 @@ def _again(program, start: "Checkpoint | None", until: int, run_id: str) -> _Aga
     result, error = None, ""
     try:
         result = loop.run(
-            program, watch=watch, keep=kept.append, resume=start, until=until,
-            run_id=run_id,
+            program, watch=watch, keep=kept.append, resume=start,
+            until=until + final, run_id=run_id,
         )  # fmt: skip
     except Diverged as diverged:
-        error = f"done again, {diverged.what}"
+        error = f"trained again, {diverged.what}"
     except GpuzooError as refused:  # a state that is not of this model
         error = str(refused)
+    except (KeyError, IndexError, TypeError, ValueError) as fault:
+        if start is None:
+            raise
+        error = f"its first checkpoint is not one of this training: {one_line(fault)}"
     return _Again(digests, metrics, kept, result, error)
 
 
@@ -419,17 +456,17 @@ def _compared(
         found.append(f"first difference: {other.what} of step {other.step}{names}")
     found += _other_rows("digests.jsonl", mine, again.digests)
     # An evaluation after the last step belongs to the next segment.
-    until = last + 1 if ends else last
+    begin = first if first > program.first else 0
     sides = [
-        [row for row in rows if first <= row["step"] < until]
+        [row for row in rows if begin <= row["step"] and (ends or row["step"] < last)]
         for rows in (evidence.metrics, again.metrics)
     ]
-    if first == program.first:
-        sides[0] = [row for row in evidence.metrics if row["step"] < until]
     found += _other_rows("metrics.jsonl", *sides)
     if again.error:
         return found
     if not ends:
+        if not again.checkpoints:
+            return [*found, f"trained again, it ended at step {again.result.steps}"]
         return found + _other_state(evidence.checkpoint(last), again.checkpoints[-1])
     theirs = divergence.weight_differences(evidence.weights, again.result.weights)
     found += [f"final weights: {name} differs" for name in theirs]

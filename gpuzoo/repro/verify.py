@@ -138,7 +138,10 @@ def _compare(
     verdict["figures"] = other_start(recorded, opened)
     before = session.given.step
     until = min(before + steps if steps else recorded["steps"], recorded["steps"])
-    done = rerun.first_steps(opened, until)
+    # A run that ended early by itself is not stopped: its last evaluation may reduce
+    # the learning rate, too.
+    early = (recorded.get("best") or {}).get("stopped_early", False)
+    done = rerun.first_steps(opened, until + (early and until == recorded["steps"]))
     verdict["steps"] = until - before
     divergence = trail.first_divergence(recorded_rows, done.digests, until)
     if done.diverged:
@@ -158,7 +161,7 @@ def _compare(
         result = done.result
         verdict["weights"] = trail.weight_differences(recorded_weights, result.weights)
         verdict["figures"] += other_fields(recorded, result, opened)
-        verdict["figures"] += _other_trail(recorded, done)
+        verdict["figures"] += _other_trail(recorded, recorded_rows, done)
         if opened.processor:
             verdict["compared"] = processors.figures_of(recorded, result)
     differs = divergence or any(
@@ -262,29 +265,46 @@ def other_fields(recorded: dict, result, opened) -> list[str]:
     ]
 
 
-def _other_trail(recorded: dict, done: rerun.Done) -> list[str]:
-    """Return how the root of the trail and the kept checkpoints differ."""
+def _other_trail(recorded: dict, rows: list[dict], done: rerun.Done) -> list[str]:
+    """Return how the root of the trail and the kept checkpoints differ; one that was
+    lost before the run ended is not listed, and not compared."""
     found, again, mine = [], done.checkpoints, recorded.get("trail")
     if mine and mine != done.result.trail:
         found.append(f"trail: {mine} in the run, {done.result.trail} again")
+    elif mine and not all("chain" in row for row in rows):
+        found.append("trail: rows of digests.jsonl have no chain")
     listed = {c["step"]: c["state_sha256"] for c in recorded.get("checkpoints", [])}
     return found + [
-        f"checkpoint of step {step}: {listed.get(step)} in the run, "
-        f"{again.get(step)} again"
-        for step in sorted({*listed, *again})
-        if listed.get(step) != again.get(step)
+        f"checkpoint of step {step}: {listed[step]} in the run, {again.get(step)} again"
+        for step in sorted(listed)
+        if listed[step] != again.get(step)
     ]
 
 
 def other_start(recorded: dict, opened) -> list[str]:
-    """Check by its id what a run was started with and no re-run shows."""
-    own = recorded.get("id", "")
-    if own == run_id(recorded, _of_compile(recorded, opened), own[:16]):
-        return []
-    return [
-        "id: recipe name, start time, command, options or compiled settings and the "
-        "findings on them are not those that the run was started with"
-    ]
+    """Check what a run was started with and no re-run shows: the settings by its id,
+    and that initial weights and state are from where the record says."""
+    own, found = recorded.get("id", ""), []
+    if own != run_id(recorded, _of_compile(recorded, opened), own[:16]):
+        found.append(
+            "id: recipe name, start time, command, options or compiled settings and "
+            "the findings on them are not those that the run was started with"
+        )
+    init, parent = recorded.get("init"), recorded.get("parent")
+    initial = recorded.get("initial_weights_sha256")
+    if initial and not (init or parent or recorded.get("architecture_sha256")):
+        found.append(
+            "weights: the run began with weights of a file, and its record names "
+            "neither a model object nor a run that they are from"
+        )
+    if recorded.get("initial_state_sha256") and not parent:
+        found.append(
+            "weights: the run began with the state of a file, and its record names no "
+            "run that it goes on with"
+        )
+    if init and init["weights_sha256"] != initial:
+        found.append("init: the initial weights are not those of the named run")
+    return found
 
 
 def _of_compile(recorded: dict, opened) -> list[str]:

@@ -56,7 +56,7 @@ def finish(job, result) -> None:
     figures, more = evaluation.parts(result.evaluation)
     if more:
         folder.write_file(evaluation.FILE, more)
-    kept = kept_checkpoints(folder) if recipe.keep_checkpoints else []
+    kept = _kept_of(job, result) if recipe.keep_checkpoints else []
     wall = round(time.perf_counter() - job.begun, 4)
     job.folder.update(
         state=result.state,
@@ -123,6 +123,21 @@ def kept_checkpoints(folder: RunFolder) -> list[dict]:
     return checkpoint.kept_of(inner, folder.record.get("id", ""))
 
 
+def _kept_of(job, result) -> list[dict]:
+    """Return the checkpoints that stay, without those of steps after a stop, which a
+    run had done before it was killed and resumed; say which are missing."""
+    found = kept_checkpoints(job.folder)
+    found = [one for one in found if one["step"] <= result.steps]
+    there = {one["step"] for one in found}
+    for step in result.kept:
+        if step <= result.steps and step not in there:
+            job.screen.say(
+                f"The checkpoint of step {step} that keep_checkpoints wrote is missing "
+                "or damaged: gpuzoo audit cannot use this run.", "yellow",
+            )  # fmt: skip
+    return found
+
+
 def remove_run(path: str | pathlib.Path, state: str = "") -> list[str]:
     """Remove a run: its checkpoints, the files that it wrote, and its folder if nothing
     else is in it.
@@ -150,8 +165,8 @@ def remove_run(path: str | pathlib.Path, state: str = "") -> list[str]:
             # One that was changed after the run ended stays, as all its files do.
             known = folder.record.get("files", {})
             names = [one["file"] for one in kept_checkpoints(folder)]
-            found = _hash_files(folder, names)
-            own = [n for n in names if found[n] == known.get(n, found[n])]
+            found = _hash(folder, names)
+            own = [n for n in found if found[n] == known.get(n, found[n])]
             remove_checkpoints(folder, [pathlib.PurePath(name).name for name in own])
             return folder.remove_outputs()
         except OSError as error:
@@ -263,7 +278,11 @@ def _hash_files(folder: RunFolder, kept: list[str]) -> dict[str, str]:
     names = [name for name in folder.names() if name not in ("run.json", *DERIVED)]
     with contextlib.suppress(OSError), folder.sub("samples").opened() as samples:
         names += [f"samples/{name}" for name in samples.names()]
-    names += kept
+    return _hash(folder, names + kept)
+
+
+def _hash(folder: RunFolder, names: list[str]) -> dict[str, str]:
+    """Return file -> sha256 of those that can be read."""
     found = {}
     for name in sorted(names, key=pathlib.PurePath):
         with contextlib.suppress(OSError):
