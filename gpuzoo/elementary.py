@@ -9,6 +9,8 @@ import math
 
 import numpy as np
 
+from gpuzoo.errors import GpuzooError
+
 _exact = False
 # ln 2 in two parts, as in fdlibm: a whole number below 2**20 times the first is exact.
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
@@ -57,10 +59,10 @@ def principal_axes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
     columns = rows.T
     mean = np.array([_sum(column) for column in columns]) / len(rows)
     covariance = np.empty((len(mean), len(mean)))
-    for i, column in enumerate(columns):
-        column = column - mean[i]
+    centred = np.ascontiguousarray(columns - mean[:, None])
+    for i in range(len(mean)):
         for j in range(i + 1):
-            total = _sum(column * (columns[j] - mean[j]))
+            total = _sum(centred[i] * centred[j])
             covariance[i, j] = covariance[j, i] = total / (len(rows) - 1)
     return mean, *_jacobi(covariance)
 
@@ -103,7 +105,13 @@ def _gram_schmidt(tall: np.ndarray) -> np.ndarray:
     rows = tall.T.copy()
     for _ in range(2):
         for number in range(len(rows)):
-            row = rows[number] = rows[number] / np.sqrt(_sum(rows[number] ** 2))
+            norm = np.sqrt(_sum(rows[number] ** 2))
+            if not norm > 0:
+                raise GpuzooError(
+                    f"orthogonal weights need columns that are independent, and column "
+                    f"{number} is {norm:g} long; use another initializer"
+                )
+            row = rows[number] = rows[number] / norm
             rest = rows[number + 1 :]
             rest -= _sum(rest * row)[:, None] * row
     return rows.T

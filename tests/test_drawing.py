@@ -11,7 +11,7 @@ from small import RECIPE, same, train, unreadable
 
 import gpuzoo
 from gpuzoo.engine import checkpoint
-from gpuzoo.tasks import frechet
+from gpuzoo.tasks import frechet, scores
 from gpuzoo.training.build import build_model
 
 GAN = RECIPE.override(
@@ -226,6 +226,23 @@ def test_frechet_is_the_distance_of_normal_distributions():
     back = frechet.frechet(turned, turned @ np.linalg.qr(rng.normal(size=(3, 3)))[0])
     assert back > 0.1
     assert frechet.frechet(one, other) == pytest.approx(frechet.frechet(other, one))
+
+
+def test_figures_of_the_matrix_library_are_rounded():
+    """In another order of the features every digit that is kept is the same."""
+    rng = np.random.default_rng(0)
+    one = np.maximum(rng.normal(size=(500, 84)), 0) * (
+        np.arange(84) % 3 > 0
+    )  # dead ones
+    other = np.maximum(one + rng.normal(size=one.shape), 0) * (np.arange(84) % 5 > 0)
+    found = frechet.frechet(one, other)
+    assert found == float(f"{found:.6g}") > 1
+    for _ in range(5):
+        order = rng.permutation(84)
+        assert frechet.frechet(one[:, order], other[:, order]) == found
+    assert [scores.rounded(x) for x in (1e-20, -1e-20, 12.3456789)] == [0, 0, 12.3457]
+    assert repr(scores.rounded(-1e-20)) == "0.0"
+    assert np.isnan(scores.rounded(float("nan")))
 
 
 def test_the_fixed_classifier_reads_digits_and_is_pinned(digits, monkeypatch):

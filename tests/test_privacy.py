@@ -41,6 +41,16 @@ def leaks(folder) -> list[str]:
     ]
 
 
+def test_tunables_of_the_c_library_count_if_they_choose_its_code(monkeypatch):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
+    assert "GLIBC_TUNABLES" not in environment.moving_variables()
+    monkeypatch.setenv(
+        "GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX2:glibc.x=/volume9/dumped"
+    )
+    (told,) = {"GLIBC_TUNABLES"} & set(environment.moving_variables())
+    assert not [s for s in SECRETS if s in environment.moving_variables()[told]]
+
+
 def test_no_artefact_tells_the_home_or_a_variable(home, cli, tmp_path):
     real = home.resolve()
     (real / "own.py").write_text(MODEL)

@@ -262,6 +262,41 @@ def test_classes():
     assert same == ["portable ONEDNN_MAX_CPU_ISA=AVX2"] * 2
 
 
+def differing(level, **there):
+    """Names of the differences of two records of this machine."""
+    here = environment.environment()
+    runtime = {"backend": "tensorflow", "device": "cpu", "level": level, "variables": {},
+               **dict.fromkeys(drift._RUNTIME[2:])}  # fmt: skip
+    pair = [
+        {"environment": side, "runtime": runtime, "code": None, "inputs": {}}
+        for side in ({**here, **there}, here)
+    ]
+    return [one.field for one in drift.environment_differences(*pair)]
+
+
+def test_what_level_portable_does_not_read_is_no_difference():
+    there = {
+        "driver": "NVIDIA 1.2",
+        "versions": {**environment.versions(), "nvidia-cublas-cu12": "1", "jax": "0",
+                     "jaxlib": "0", "jax-cuda12-plugin": "0"},
+        "variables": {**environment.moving_variables(), "OPENBLAS_CORETYPE": "Haswell",
+                      "NPY_DISABLE_CPU_FEATURES": "AVX2"},
+    }  # fmt: skip
+    assert differing("portable", **there) == []
+    assert len(differing("repeatable", **there)) == 7
+    for name in ("numpy", "tensorflow", "keras", "ml-dtypes"):
+        versions = {**environment.versions(), name: "0"}
+        assert differing("portable", versions=versions) == [f"versions.{name}"]
+    variables = {**environment.moving_variables(), "TF_DISABLE_MKL": "1"}
+    assert differing("portable", variables=variables) == ["variables.TF_DISABLE_MKL"]
+
+
+@pytest.mark.parametrize("level", ["repeatable", "portable"])
+def test_the_c_library_is_compared_if_both_have_it(level):
+    assert differing(level, libc="glibc 1.0") == ["libc"]
+    assert differing(level, libc="") == []
+
+
 def test_a_processor_of_the_same_name_may_lack_something():
     pair = [{"environment": side} for side in (INTEL, SAPPHIRE)]
     assert drift.other_processor(*pair[:1] * 2) is None

@@ -4,7 +4,9 @@
  * cpuid_fault). Loaded with LD_PRELOAD, this answers from the variables
  *   CPUID_VENDOR=amd|intel  CPUID_FAMILY, CPUID_MODEL  CPUID_ISA=avx2|avx512|vnni|all
  *   CPUID_L1, CPUID_L2, CPUID_L3 (KiB)  CPUID_CORES
- * It can take instructions away, not add them.
+ * It can take instructions away, not add them. The trap begins when this library is
+ * initialised: ld.so has read CPUID before, so that glibc's own choice of code (exp, sin,
+ * memcpy, ...) is not forced; GLIBC_TUNABLES does that.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>

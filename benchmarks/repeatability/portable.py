@@ -8,13 +8,15 @@ Every model of the catalogue (large ones narrowed, as repeatable.py --small does
 few steps in fresh processes, once as it is and once under each setting that can be
 forced on this machine: NumPy and the C library without AVX-512 code, on one core, and
 other answers of the CPUID instruction (cpuid.c), by which libraries choose their code
-and the sizes of their blocks: vendor, instruction sets, caches, number of cores. What
+and the sizes of their blocks: vendor, instruction sets, caches, number of cores. The C
+library has asked before the trap begins and keeps its own choice. What
 cannot be forced is how an instruction rounds: approximations (rsqrt, reciprocal) must
 not be used at all. With --emulator, each of QEMU's processors is a setting, too, and
 there they are rounded in another way; it is some twenty times slower.
 
 Writes benchmarks/records/portable.json (--out) after each setting, with the digest of
-each model. Exit code 1 if one differs. --price instead measures the time of a step
+each model; models that are refused or fail are listed apart (not_compared). Exit code 1
+if a model differs or fails. --price instead measures the time of a step
 against levels repeatable and fast, in turns, and adds it to the record.
 """
 
@@ -138,12 +140,16 @@ def job_of(backend: str, models: list[str], args, data: str) -> dict:
     }  # fmt: skip
 
 
-def digests(rows: dict) -> dict[str, str]:
-    """Return model -> digest, or why there is none."""
-    return {
-        name: row.get("digest") or row.get("refused") or f"failed: {row['failed']}"
+def digests(rows: dict) -> tuple[dict[str, str], dict[str, str]]:
+    """Return model -> digest, and of the others model -> why there is none."""
+    found = {name: row["digest"] for name, row in rows.items() if row.get("digest")}
+    why = {
+        name: f"refused: {row['refused']}" if row.get("refused")
+        else f"failed: {row['failed']}"
         for name, row in rows.items()
-    }
+        if name not in found
+    }  # fmt: skip
+    return found, why
 
 
 def emulated(processor: str, job: dict) -> dict:
@@ -175,7 +181,7 @@ def compare(models: list[str], args, record: dict, keep) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         data = small_digits(folder, args.steps, args.batch)
         for backend in args.backends:
-            job, first = job_of(backend, models, args, data), {}
+            job, first = job_of(backend, models, args, data), None
             forced = {
                 name: lambda v=variables: run_worker(job, **clean(v))  # noqa: B023
                 for name, variables in settings(folder).items()
@@ -186,16 +192,19 @@ def compare(models: list[str], args, record: dict, keep) -> bool:
             for name, run in forced.items():
                 if name not in (args.settings or forced):
                     continue
-                found = digests(run())
-                first = first or found
-                differ = sorted(m for m in models if found[m] != first[m])
-                equal &= not differ
+                found, why = digests(run())
+                first = found if first is None else first
+                differ = sorted(m for m in models if found.get(m) != first.get(m))
+                failed = [m for m, reason in why.items() if reason[:6] == "failed"]
+                equal &= not (differ or failed)
                 place = record["backends"].setdefault(backend, {})
                 place["weights_sha256"] = first
                 place.setdefault("settings", {})[name] = {
-                    "equal": not differ, "differ": {m: found[m] for m in differ},
+                    "equal": not differ and bool(found),
+                    "differ": {m: found.get(m) for m in differ}, "not_compared": why,
                 }  # fmt: skip
-                print(f"{backend}, {name}: {differ or 'equal'}", flush=True)
+                print(f"{backend}, {name}: {len(found)} compared, differ: {differ}, "
+                      f"not compared: {sorted(why)}", flush=True)  # fmt: skip
                 keep()
     return equal
 

@@ -25,7 +25,7 @@ from gpuzoo.runs.record import (
     read_run,
     recipe_of,
 )
-from gpuzoo.runtime import configure, keras_state
+from gpuzoo.runtime import configure, keras_state, portable
 from gpuzoo.runtime.options import COMPARED, Options, Runtime
 from gpuzoo.training import failures
 from gpuzoo.training.session import check_trust, set_onednn
@@ -306,6 +306,8 @@ def _configure(record: dict, options: dict, note) -> Runtime:
     runtime = configure.configure(wanted, seed=record["recipe"]["seed"], quiet=True)
     for name in COMPARED:
         here, there = getattr(runtime, name), recorded[name]
+        if name == "level" and portable.LEVEL not in (here, there):
+            continue  # the others predict the same
         if here != there and not (name == "onednn" and None in (here, there)):  # JAX
             note(
                 f"{name} is {here}, and was {recorded[name]} in the run: results may "

@@ -10,6 +10,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime import configure, keras_state
 from gpuzoo.runtime.environment import hash_order_is_fixed
 from gpuzoo.runtime.options import LATE, Options, Precision, Runtime
+from gpuzoo.runtime.portable import LEVEL
 
 _kept = contextlib.ExitStack()
 """Replaced operations of Keras and TensorFlow, until the process ends."""
@@ -75,6 +76,12 @@ def repeatable(
             f"repeatable() came too late: {', '.join(made[:3])} exist, and their "
             "weights are drawn from an unknown seed; call gpuzoo.repeatable() before "
             "the first layer"
+        )
+    if options is not None and options.level == LEVEL:
+        raise GpuzooError(
+            f"repeatable() cannot keep level {LEVEL}, whose bits need gpuzoo's own "
+            f"step; train with gpuzoo.train(..., level={LEVEL!r}), or start a new "
+            "process without gpuzoo.configure()"
         )
     named = {"backend": backend, "device": device, "xla": xla, "threads": threads}
     named = {name: value for name, value in named.items() if value not in ("auto", 0)}

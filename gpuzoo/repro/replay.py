@@ -18,6 +18,7 @@ from gpuzoo.files import expand
 from gpuzoo.repro import rerun
 from gpuzoo.runs import divergence
 from gpuzoo.runs.record import read_run
+from gpuzoo.runtime import portable
 from gpuzoo.runtime.environment import moving_variables, unshielded
 from gpuzoo.training.session import open_recorded
 
@@ -75,7 +76,9 @@ def _run(path: pathlib.Path, note, **spec) -> dict:
     """Re-run one side in a separate process, with the run's environment variables."""
     recorded = read_run(path, sealed=False)
     note(f"replaying {path} in a separate process")
-    kept = {k: v for k, v in os.environ.items() if k not in moving_variables()}
+    # Level portable sets its own again; of this process they are not the run's.
+    gone = {*moving_variables(), *portable.VARIABLES}
+    kept = {k: v for k, v in os.environ.items() if k not in gone}
     hash_seed = (recorded["runtime"] or {}).get("variables", {}).get("PYTHONHASHSEED")
     env = {
         **kept,

@@ -3,6 +3,7 @@
 import dataclasses
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.portable import without_effect
 from gpuzoo.runtime.processors import PORTABLE, classes_of
 
 
@@ -41,6 +42,9 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
     pairs = {}
     for name in ("system", "driver"):
         pairs[name] = record["environment"][name], other["environment"][name]
+    libraries = record["environment"].get("libc"), other["environment"].get("libc")
+    if all(libraries):  # older records have none
+        pairs["libc"] = libraries
     pairs["python"] = tuple(
         side["environment"]["python"].rpartition(".")[0] for side in (record, other)
     )
@@ -60,7 +64,14 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
         order = set_order(record), set_order(other)
         if all(order):  # else the order of one of them cannot be reproduced
             pairs["runtime.variables.PYTHONHASHSEED"] = order
-    found = [Difference(name, a, b) for name, (a, b) in pairs.items() if a != b]
+    both = bool(record["runtime"] and other["runtime"]) and all(
+        side["runtime"]["level"] == PORTABLE for side in (record, other)
+    )
+    found = [
+        Difference(name, a, b)
+        for name, (a, b) in pairs.items()
+        if a != b and not (both and without_effect(name))
+    ]
     classes = classes_of(record, other)
     if classes[0] != classes[1]:
         found.insert(0, Difference(CPU_CLASS, *classes))

@@ -71,14 +71,15 @@ def configure(
             f"the runtime of this process is already set up as {_in_force[0]}; "
             "start a new process for other settings"
         )
+    portable.refuse_after_failure(options.level)
     backend, why = _choose_backend(options.backend)
     given = options
     if options.level == "strict":
         _refuse_drift(options.level)
         _refuse_random_order()
     elif options.level == portable.LEVEL:
-        portable.expect()
-        _refuse_drift(options.level)
+        with portable.expected(options.level):
+            _refuse_drift(options.level)
         given = portable.settle(options, backend)
     from gpuzoo.runtime import startup
 

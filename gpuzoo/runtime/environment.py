@@ -30,6 +30,7 @@ _MOVES_BITS = (
     "TF_CUDNN_USE_RUNTIME_FUSION", "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT",
     "TF_FP16_CONV_USE_FP32_COMPUTE", "TF_FP16_MATMUL_USE_FP32_COMPUTE",
     "TF_FP16_RNN_USE_FP32_COMPUTE", "NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE",
+    "GLIBC_TUNABLES",
 )  # fmt: skip
 # Every variable with these prefixes counts, so that a new one is not missed ...
 _WATCHED = ("JAX_", "DNNL_", "ONEDNN_")
@@ -176,10 +177,11 @@ def driver() -> str | None:
     return text.partition("\n")[0].strip()
 
 
-def expect(variables: dict[str, str]) -> None:
-    """Let these variables be gpuzoo's values in this process."""
+def expect(variables: dict[str, str]) -> dict[str, str]:
+    """Let these variables be gpuzoo's values in this process; return those before."""
     global _expected
-    _expected = variables
+    before, _expected = _expected, variables
+    return before
 
 
 def moving_variables() -> dict[str, str]:
@@ -256,6 +258,8 @@ def _moving() -> dict[str, str]:
     defaults = {**DEFAULT_VARIABLES, **_expected}
     flags = found["XLA_FLAGS"].split()
     found["XLA_FLAGS"] = " ".join(flag for flag in flags if not flag.startswith(ours))
+    if "glibc.cpu." not in found["GLIBC_TUNABLES"]:  # others are for memory and locks
+        del found["GLIBC_TUNABLES"]
     return {
         name: value
         for name, value in found.items()
@@ -308,6 +312,7 @@ def environment() -> dict:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()).strip(),
         "cpu": cpu_model(),
         "cpu_isa": cpu_isa(),
         "cpu_class": cpu_class(),

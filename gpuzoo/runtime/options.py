@@ -31,7 +31,8 @@ class Options:
     level: Literal["fast", "repeatable", "strict", "portable"] = "repeatable"
     """fast: not deterministic; repeatable: bit-identical results on the same machine;
     strict: also refuses environment changes and runs the first step twice; portable:
-    bit-identical on every x86-64 processor with AVX2, in float32 on the CPU."""
+    bit-identical on every x86-64 processor with AVX2 and FMA, on Linux, with TensorFlow
+    in float32 on the CPU."""
     threads: int = 0
     """CPU threads; results depend on them; 0: one per available core."""
     tf32: Literal["auto", "on", "off"] = "auto"
@@ -42,7 +43,7 @@ class Options:
 
 
 # Settings on which the last bits of a prediction depend.
-COMPARED = ("backend", "precision", "xla", "threads", "device", "onednn")
+COMPARED = ("backend", "precision", "xla", "threads", "device", "onednn", "level")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ and what cannot be pinned is refused. What is computed in another way is in
 engine/backends/portable.py and elementary.py; what was tried, in benchmarks/LOG.md.
 """
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -21,12 +22,43 @@ THREADS = 2
 # They choose NumPy's code, on which nothing depends here (elementary.py).
 WITHOUT_EFFECT = ("NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE")
 _NEEDED = ("avx2", "fma")
-_VARIABLES = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+VARIABLES = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+# Fields of a record's environment that nothing on TensorFlow's CPU side reads.
+_OF_OTHERS = ("driver", "versions.nvidia-", "versions.jax")
+_settled = False
 
 
-def expect() -> None:
-    """Let what this level sets in the environment not count as a change of it."""
-    environment.expect(_VARIABLES)
+def without_effect(field: str) -> bool:
+    """Whether no result at this level depends on a field of the environment, named as
+    in runs/drift.py: versions.jax, variables.OPENBLAS_CORETYPE."""
+    name = field.removeprefix("variables.")
+    return field.startswith(_OF_OTHERS) or name in WITHOUT_EFFECT
+
+
+@contextlib.contextmanager
+def expected(level: str | None):
+    """Within the block, what this level sets in the environment is no change of it."""
+    if level != LEVEL:
+        yield
+        return
+    before = environment.expect(VARIABLES)
+    try:
+        yield
+    finally:
+        environment.expect(before)
+
+
+def refuse_after_failure(level: str) -> None:
+    """Refuse another level if this one was settled in this process.
+
+    Raises:
+        GpuzooError: it was, and TensorFlow may have read what is set for it.
+    """
+    if _settled and level != LEVEL:
+        raise GpuzooError(
+            f"level {level}: configure(level={LEVEL!r}) failed in this process, and "
+            "what it set may be in use already; start a new process"
+        )
 
 
 def settle(options: Options, backend: str) -> Options:
@@ -37,8 +69,11 @@ def settle(options: Options, backend: str) -> Options:
         GpuzooError: an option or a processor that this level refuses, or a backend that
             is imported already.
     """
+    global _settled
     _check(options, backend)
-    os.environ.update(_VARIABLES)
+    _settled = True
+    environment.expect(VARIABLES)
+    os.environ.update(VARIABLES)
     elementary.use_exact(True)
     return dataclasses.replace(
         options, device="cpu", precision="float32", xla="off",
@@ -75,12 +110,18 @@ def _check(options: Options, backend: str) -> None:
                 f"level {LEVEL} refuses {name} {value}: {why}; use {remedy}, or "
                 "--level repeatable"
             )
+    if options.autotune:
+        raise GpuzooError(
+            f"level {LEVEL} refuses autotune {options.autotune}: it pins XLA's GPU "
+            "kernels; leave it out, or use --level repeatable"
+        )
     known = environment.cpu_isa()
     lacking = [name for name in _NEEDED if name not in known]
     if lacking or platform.machine() not in ("x86_64", "AMD64"):
         raise GpuzooError(
-            f"level {LEVEL} needs an x86-64 processor with AVX2 and FMA, and this one, "
-            f"{environment.cpu_model()}, is not; use --level repeatable"
+            f"level {LEVEL} needs Linux, where /proc/cpuinfo names them, and an x86-64 "
+            f"processor with AVX2 and FMA; here it is {environment.cpu_model()} on "
+            f"{platform.system()}; use --level repeatable"
         )
     if backend in sys.modules:
         raise GpuzooError(

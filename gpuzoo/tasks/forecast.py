@@ -85,7 +85,9 @@ class Task(base.Task):
         return {
             "loss": float(np.mean(outputs["loss"], dtype=np.float64)),
             "seasonal": float(np.mean(np.square(season - target), dtype=np.float64)),
-            "linear": float(np.mean(np.square(straight - target), dtype=np.float64)),
+            "linear": scores.rounded(
+                np.mean(np.square(straight - target), dtype=np.float64)
+            ),
         }
 
     def scores(self, outputs: dict[str, np.ndarray], arrays: dict) -> dict:

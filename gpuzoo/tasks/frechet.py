@@ -13,11 +13,12 @@ import importlib.resources
 import keras
 import numpy as np
 import safetensors.numpy
+import threadpoolctl
 
 from gpuzoo.catalogue.registry import build
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import in_float32
-from gpuzoo.tasks import augment, base
+from gpuzoo.tasks import augment, base, scores
 
 FRECHET = base.Metric("frechet")
 MODULES = ("gpuzoo.models.lenet",)  # builds the classifier
@@ -100,10 +101,15 @@ def load_logits() -> keras.Model:
 
 def frechet(seen: np.ndarray, seen_in_real: np.ndarray) -> float:
     """Return the squared Frechet distance of the normal distributions with the means
-    and covariances of two sets of vectors, each (examples, features); in float64; NaN
-    if one is not finite."""
+    and covariances of two sets of vectors, each (examples, features); in float64, then
+    rounded (`scores.rounded`); NaN if one is not finite."""
     if not (np.isfinite(seen).all() and np.isfinite(seen_in_real).all()):
         return float("nan")
+    with threadpoolctl.threadpool_limits(1):  # the bits depend on the number of threads
+        return scores.rounded(_distance(seen, seen_in_real))
+
+
+def _distance(seen: np.ndarray, seen_in_real: np.ndarray) -> float:
     means, covariances = [], []
     for one in (seen, seen_in_real):
         one = np.asarray(one, np.float64)
@@ -112,7 +118,9 @@ def frechet(seen: np.ndarray, seen_in_real: np.ndarray) -> float:
     values, vectors = np.linalg.eigh(covariances[0])
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     product = np.linalg.eigvalsh(root @ covariances[1] @ root)
-    shared = np.sum(np.sqrt(np.maximum(product, 0)))
+    # The root of a zero that is not exact has half as many digits as the others.
+    product = np.where(product > 1e-12 * product.max(), product, 0)
+    shared = np.sum(np.sqrt(product))
     apart = np.sum((means[0] - means[1]) ** 2)
     spread = np.trace(covariances[0]) + np.trace(covariances[1])
     return float(apart + spread - 2 * shared)

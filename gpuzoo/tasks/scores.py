@@ -162,6 +162,12 @@ def regression(target: np.ndarray, forecast: np.ndarray) -> dict:
     return _defined(found, [])
 
 
+def rounded(figure: float) -> float:
+    """Return a figure to 6 significant digits and 9 decimals: further ones are those
+    of the matrix library, which follow the processor."""
+    return round(float(f"{figure:.6g}"), 9) + 0.0  # no -0.0
+
+
 def reliability(confidence: np.ndarray, right: np.ndarray) -> dict:
     """Return `ece`, the expected calibration error (Guo et al., arXiv 1706.04599), and
     of each of BINS bins of equal width `examples`, mean `confidence` and `accuracy`.

@@ -15,6 +15,7 @@ from gpuzoo.data import balance
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code, drift
 from gpuzoo.runs.record import options_of, recipe_of
+from gpuzoo.runtime import portable
 from gpuzoo.runtime.configure import configure
 from gpuzoo.runtime.environment import environment, is_installed
 from gpuzoo.runtime.options import Options, Runtime
@@ -121,7 +122,9 @@ def open_recorded(
             f"the run was trained on {backend}, which is not installed; run: pip "
             f"install 'gpuzoo[{backend}]'"
         )
-    recipe, found = recipe_of(record), environment()
+    recipe = recipe_of(record)
+    with portable.expected(record["options"].get("level")):
+        found = environment()
     named = {k: v for k, v in (("data", data), ("data_dir", data_dir)) if v is not None}
     if named:
         recipe = recipe.override(**{"data_dir": None, **named})
