@@ -248,6 +248,15 @@ def test_what_replaces_approximations_is_rounded_correctly(runtime):
         assert all(map(np.array_equal, found, wanted)) != folding
 
 
+LOADS = """
+import sys
+import gpuzoo
+
+gpuzoo.configure(device="cpu", precision="float32", threads=2, level=sys.argv[1])
+gpuzoo.load("run", note=print)
+"""
+
+
 def test_verified_and_resumed_after_a_kill(tmp_path, cli):
     from test_resume import killed_after_a_checkpoint
 
@@ -267,6 +276,11 @@ def test_verified_and_resumed_after_a_kill(tmp_path, cli):
     verified = cli("verify", "run", env={"ONEDNN_MAX_CPU_ISA": "AVX2"})
     assert verified.returncode == 0, verified.stderr
     assert verified.json["environment"] == []
+    for level in ("portable", "repeatable"):  # of the process that loads it
+        loaded = cli(level, program=("-c", LOADS))
+        assert loaded.returncode == 0, loaded.stderr
+        told = "level is repeatable, and was portable in the run: results may differ"
+        assert (told in loaded.stdout) == (level == "repeatable")
 
 
 # --- elementary functions -------------------------------------------------------------

@@ -6,13 +6,14 @@ import typing
 
 import pytest
 from test_resume import start
-from test_verify import WORDS, edit_record
+from test_verify import WORDS, edit_record, write_digests
 
 from gpuzoo.doctor import examine
+from gpuzoo.repro import replay
 from gpuzoo.repro import verify as verifying
 from gpuzoo.runs import divergence, drift
 from gpuzoo.runs.record import read_run
-from gpuzoo.runtime import environment
+from gpuzoo.runtime import environment, portable
 from gpuzoo.runtime.options import Options
 from gpuzoo.runtime.processors import class_from, classes_of
 
@@ -53,7 +54,7 @@ def with_another_loss(run) -> None:
     rows[0]["losses"] = (
         f"{int(rows[0]['losses'][:2], 16) ^ 1:02x}" + rows[0]["losses"][2:]
     )
-    (run / "digests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_digests(run, rows)
     edit_record(run)
 
 
@@ -289,6 +290,17 @@ def test_what_level_portable_does_not_read_is_no_difference():
         assert differing("portable", versions=versions) == [f"versions.{name}"]
     variables = {**environment.moving_variables(), "TF_DISABLE_MKL": "1"}
     assert differing("portable", variables=variables) == ["variables.TF_DISABLE_MKL"]
+
+
+def test_a_replay_is_not_held_to_what_this_process_holds_itself_to(monkeypatch):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    run = {"runtime": None, "environment": {"variables": {}}}
+    with portable.expected("portable"):
+        assert "ONEDNN_MAX_CPU_ISA" not in environment.moving_variables()
+        assert "ONEDNN_MAX_CPU_ISA" not in replay.variables_for(run)
+        run["environment"]["variables"] = {"ONEDNN_MAX_CPU_ISA": "AVX2"}  # the user's
+        assert replay.variables_for(run)["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert "ONEDNN_MAX_CPU_ISA" in environment.moving_variables()
 
 
 @pytest.mark.parametrize("level", ["repeatable", "portable"])

@@ -76,19 +76,24 @@ def _run(path: pathlib.Path, note, **spec) -> dict:
     """Re-run one side in a separate process, with the run's environment variables."""
     recorded = read_run(path, sealed=False)
     note(f"replaying {path} in a separate process")
-    # Level portable sets its own again; of this process they are not the run's.
-    gone = {*moving_variables(), *portable.VARIABLES}
-    kept = {k: v for k, v in os.environ.items() if k not in gone}
-    hash_seed = (recorded["runtime"] or {}).get("variables", {}).get("PYTHONHASHSEED")
-    env = {
-        **kept,
-        **unshielded(recorded["environment"]["variables"]),
-        "PYTHONHASHSEED": hash_seed or "0",
-    }
+    env = variables_for(recorded)
     answer = workers.ask("gpuzoo.repro.replay", {"run": str(path), **spec}, env)
     if "error" in answer:
         raise GpuzooError(f"{path} cannot be re-run here: {answer['error']}")
     return answer
+
+
+def variables_for(recorded: dict) -> dict[str, str]:
+    """Return the environment of a process that re-runs a run, from this one's."""
+    # Level portable sets its own again; those of this process are not the run's.
+    gone = {*moving_variables(), *portable.VARIABLES}
+    kept = {k: v for k, v in os.environ.items() if k not in gone}
+    hash_seed = (recorded["runtime"] or {}).get("variables", {}).get("PYTHONHASHSEED")
+    return {
+        **kept,
+        **unshielded(recorded["environment"]["variables"]),
+        "PYTHONHASHSEED": hash_seed or "0",
+    }
 
 
 def _first_difference(one: list, other: list) -> dict:
