@@ -453,7 +453,7 @@ def _groups(record: dict) -> list[dict]:
     found = [{"title": "Run", "rows": _flat(rest), "digests": False}]
     for name, title in _GROUPS.items():
         if value := record.get(name):
-            digests = name in ("files", "code", "inputs")
+            digests = name in ("files", "code", "inputs", "trail", "checkpoints")
             found.append({"title": title, "rows": _flat(value), "digests": digests})
     return found
 
