@@ -3,12 +3,13 @@
     python benchmarks/speed/clipping.py --data-dir DIR  # a prepared TFDS folder
 
 Trains each recipe with clip_norm off and at --norms, --seeds seeds each, in less time
-than the recipe takes, and compares validation figures only: a tenth of the training
-examples, or for the GAN the Frechet distance after the first epoch. Compared is the
-median of the differences within one seed. Nothing is timed, so that other work may
-share the machine.
+than the recipe takes, and compares a figure of a tenth of the training examples, held
+out for validation; of the GAN, which has no such figure, the Frechet distance of the
+test images after the first epoch. Compared is the median of the differences within one
+seed. Nothing is timed, so that other work may share the machine.
 
-Writes benchmarks/records/clipping.json after each recipe and continues from there.
+Writes benchmarks/records/clipping.json after each recipe, beside the recipes that it
+has already.
 """
 
 import argparse
