@@ -104,6 +104,22 @@ class Resume:
 
 
 @dataclasses.dataclass(frozen=True)
+class Retraining:
+    """How the run is trained again."""
+
+    data: str | None = None
+    """The data of the run on this machine, if they are not where the run had them: a
+    file, folder or name as for gpuzoo train. Their fingerprint must be that of the
+    run."""
+    data_dir: str | None = None
+    """Prepared TFDS folder with the data of the run."""
+    allow_drift: Flag = False
+    """Compare although the environment differs."""
+    trust_code: Flag = False
+    """Execute the run's own code, if its model is defined in a user's file."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Verify:
     """Re-run a training from its record and compare the weights bit for bit.
 
@@ -120,16 +136,7 @@ class Verify:
     """Compare only the steps up to the first digest of the weights."""
     steps: int = 0
     """Compare only the first N steps; 0: all, and the final weights."""
-    data: str | None = None
-    """The data of the run on this machine, if they are not where the run had them: a
-    file, folder or name as for gpuzoo train. Their fingerprint must be that of the
-    run."""
-    data_dir: str | None = None
-    """Prepared TFDS folder with the data of the run."""
-    allow_drift: Flag = False
-    """Compare although the environment differs."""
-    trust_code: Flag = False
-    """Execute the run's own code, if its model is defined in a user's file."""
+    retraining: tyro.conf.OmitArgPrefixes[Retraining] = Retraining()
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -148,10 +155,7 @@ class Verify:
         steps, note = self.steps, self.output.note
         if self.quick:
             steps = recipe_of(read_run(self.run, sealed=False)).digest_every
-        found = verify(
-            self.run, steps=steps, data=self.data, data_dir=self.data_dir,
-            allow_drift=self.allow_drift, trust_code=self.trust_code, note=note,
-        )  # fmt: skip
+        found = verify(self.run, steps=steps, note=note, **vars(self.retraining))
         how = f"{found['verdict']}{_on_another(found['processor'])}"
         note(f"{found['run_dir']}: {how}, {found['steps']} steps compared")
         for line in [*_first_difference(found), *_figures_of_both(found)]:
@@ -177,16 +181,7 @@ class Audit:
     """How many segments to draw; all, if the run has no more."""
     seed: int | None = None
     """Draw them by this seed; default: a random one, which is printed."""
-    data: str | None = None
-    """The data of the run on this machine, if they are not where the run had them: a
-    file, folder or name as for gpuzoo train. Their fingerprint must be that of the
-    run."""
-    data_dir: str | None = None
-    """Prepared TFDS folder with the data of the run."""
-    allow_drift: Flag = False
-    """Compare although the environment differs."""
-    trust_code: Flag = False
-    """Execute the run's own code, if its model is defined in a user's file."""
+    retraining: tyro.conf.OmitArgPrefixes[Retraining] = Retraining()
     output: Common = Output()
 
     @without_1
@@ -195,9 +190,8 @@ class Audit:
 
         note = self.output.note
         found = audit(
-            self.run, segments=self.segments, seed=self.seed, data=self.data,
-            data_dir=self.data_dir, allow_drift=self.allow_drift,
-            trust_code=self.trust_code, note=note,
+            self.run, segments=self.segments, seed=self.seed, note=note,
+            **vars(self.retraining),
         )  # fmt: skip
         for line in (*found["faults"], *found["environment"]):
             note(line)
