@@ -61,6 +61,7 @@ DEFAULT_VARIABLES = {
 READ_AT_IMPORT = ("TF_ENABLE_ONEDNN_OPTS",)
 # Those that level portable sets (portable.py).
 _expected: dict[str, str] = {}
+_NAME = re.compile(r"^Name:[ \t]*(\S+)", re.MULTILINE)
 # Installed packages that results may depend on, besides NVIDIA's.
 _PACKAGES = {
     "gpuzoo", "tensorflow", "tensorflow-cpu", "tf-nightly", "keras", "keras-hub",
@@ -301,7 +302,12 @@ def versions() -> dict[str, str]:
     """
     found = {}
     for distribution in importlib.metadata.distributions():
-        name = (distribution.metadata["Name"] or "").lower().replace("_", "-")
+        # All names are read from their lines: to parse all metadata takes ten times
+        # as long, a tenth of a second at every start.
+        places = ("METADATA", "PKG-INFO", "")  # "": an old single .egg-info file
+        texts = map(distribution.read_text, places)
+        named = _NAME.search(next(filter(None, texts), ""))
+        name = named[1].lower().replace("_", "-") if named else ""
         if name in _PACKAGES or name.startswith(("nvidia-", "jax-cuda")):
             found.setdefault(name, distribution.version)
     return dict(sorted(found.items()))

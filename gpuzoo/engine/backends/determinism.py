@@ -185,12 +185,6 @@ def no_draws(runtime: Runtime):
     if not runtime.deterministic:
         yield
         return
-    if keras.config.backend() == "tensorflow":
-        # Keras makes its own global generator, with a draw of Python's, when somebody
-        # first draws from it; that is refused as a variable that no checkpoint holds.
-        python = random.getstate()
-        global_seed_generator()
-        random.setstate(python)
     real, begin, layers = keras.Layer.__call__, _stand(), []
 
     def call(self, *args, **kwargs):
@@ -213,6 +207,18 @@ def no_draws(runtime: Runtime):
             "keras.random.SeedGenerator that is an attribute of the layer, or use "
             "--level fast"
         )
+
+
+def make_global_generator() -> None:
+    """Make Keras' own global generator, before a step is traced.
+
+    Keras makes it, with a draw of Python's, when somebody first draws from it; that is
+    refused as a variable that no checkpoint holds. Made while a step is traced, it
+    would let TensorFlow trace the step twice.
+    """
+    python = random.getstate()
+    global_seed_generator()
+    random.setstate(python)
 
 
 def _stand() -> tuple:

@@ -18,7 +18,11 @@ from gpuzoo.engine.backends import (
     resizing,
     rnn,
 )
-from gpuzoo.engine.backends.determinism import check_tensorflow, check_written
+from gpuzoo.engine.backends.determinism import (
+    check_tensorflow,
+    check_written,
+    make_global_generator,
+)
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import layers_of
 from gpuzoo.runtime import environment
@@ -126,6 +130,8 @@ class TensorFlowBackend:
         step = tf.function(
             body, input_signature=[entry], jit_compile=self.xla, autograph=False
         )
+        if self.runtime.deterministic:
+            make_global_generator()
         with self.replacements():
             traced = step.get_concrete_function()
         check_tensorflow(traced.graph, self.runtime)
