@@ -159,6 +159,63 @@ def cli_several(cli):
     return run
 
 
+# Runs command lines as they come, in a process whose backend is started once.
+KEPT = """
+import contextlib, io, json, os, sys
+from gpuzoo.cli import app
+
+for line in sys.stdin:
+    told, code, one = [io.StringIO(), io.StringIO()], None, json.loads(line)
+    os.chdir(one["cwd"])
+    os.environ.update(one["env"])
+    sys.argv = ["gpuzoo", *one["words"]]
+    with contextlib.redirect_stdout(told[0]), contextlib.redirect_stderr(told[1]):
+        try:
+            app.main(one["words"])
+        except SystemExit as ended:
+            code = ended.code or 0
+    print(json.dumps([code, *(text.getvalue() for text in told)]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def kept_processes(tmp_path_factory):
+    """Name -> process; closed at the end of the session."""
+    found = {}
+    yield found
+    for process in found.values():
+        process.stdin.close()
+        process.wait(60)
+
+
+@pytest.fixture
+def cli_kept(kept_processes, tmp_path):
+    """Run the command line in another process that goes on for later tests: for a
+    runtime that the process of the tests does not have, and no other test of a fresh
+    process. All commands of one name have the same runtime."""
+
+    def run(name, *words):
+        skip_without(name.partition(" ")[0])
+        env = environment(tmp_path)
+        if name not in kept_processes:
+            kept_processes[name] = subprocess.Popen(
+                [sys.executable, "-c", KEPT], env=env, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+        process = kept_processes[name]
+        ours = {k: env[k] for k in ("GPUZOO_CACHE", "COLUMNS")}
+        one = {"words": list(map(str, words)), "cwd": str(tmp_path), "env": ours}
+        process.stdin.write(json.dumps(one) + "\n")
+        process.stdin.flush()
+        done = subprocess.CompletedProcess(
+            words, *json.loads(process.stdout.readline())
+        )
+        done.json = last_line(done.stdout)
+        return done
+
+    return run
+
+
 @pytest.fixture
 def cli_here(runtime, tmp_path, monkeypatch, capfd):
     """Run the command line in this process, which has a runtime, so that only what a

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, needs_tensorflow
 from small import two_classes
-from test_resume import finish, start
+from test_resume import start
 
 import gpuzoo
 from gpuzoo import GpuzooError, events
@@ -177,7 +177,7 @@ def test_a_stopped_run(make, tmp_path):
 @pytest.mark.parametrize(
     ("backend", "precision"), [("tensorflow", "mixed_float16"), ("jax", "float32")]
 )
-def test_killed_and_resumed(backend, precision, place, tmp_path, cli):
+def test_killed_and_resumed(backend, precision, place, tmp_path, cli_several):
     """On either backend, with a scaled loss too: the same trail and the same states."""
     words = [
         "train", "mnist", "--data", place / "tiny.npz", "--model", "mlp", "--backend",
@@ -185,32 +185,33 @@ def test_killed_and_resumed(backend, precision, place, tmp_path, cli):
         "--keep-checkpoints", "4", "--checkpoint-every", "17", "--model-options",
         "units=(16,)", "dropout=0.2", "--quiet", "--threads", "2",
     ]  # fmt: skip
-    whole = cli(*words, "--out", "whole")
-    assert whole.returncode == 0, whole.stderr
     process, saved = start([*words, "--out", "run"], tmp_path), tmp_path / "run"
     deadline = time.monotonic() + 120
     while not list(saved.glob("checkpoints/kept-*")) and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    finish("run", tmp_path)
+    whole, resumed, done = cli_several(
+        [*words, "--out", "whole"],
+        ["resume", "run"],
+        ["audit", "run", "--segments", "2"],
+    )
+    assert whole.returncode == resumed.returncode == 0, whole.stderr + resumed.stderr
     for name in ("digests.jsonl", "metrics.jsonl", "weights.safetensors"):
         one, other = (tmp_path / run / name for run in ("whole", "run"))
         assert one.read_bytes() == other.read_bytes(), name
     kept = [read_run(tmp_path / run) for run in ("whole", "run")]
     assert len(kept[0]["checkpoints"]) == 4 and kept[0]["trail"] == kept[1]["trail"]
     assert kept[0]["checkpoints"] == kept[1]["checkpoints"]
-    done = cli("audit", "run", "--segments", "2")
     assert done.returncode == 0, done.stderr
     assert done.json["verdict"] == "identical" and len(done.json["drawn"]) == 2
 
 
 @needs_tensorflow
-@pytest.mark.parametrize("segment", [2, 4])
 @pytest.mark.parametrize(
-    "kind",
-    ["other data order", "other seed", "fewer epochs", "swapped weights",
-     "edited trail"],
+    ("kind", "segment"),
+    [("other data order", 2), ("other seed", 4), ("fewer epochs", 2),
+     ("swapped weights", 4), ("edited trail", 3)],
 )  # fmt: skip
 def test_a_forged_run_is_caught_if_the_segment_is_drawn(
     kind, segment, forge, run, place, tmp_path
@@ -223,15 +224,8 @@ def test_a_forged_run_is_caught_if_the_segment_is_drawn(
     assert found["faults"] == found["changed_files"] == found["environment"] == []
     wrong = [one["segment"] for one in found["drawn"] if one["differences"]]
     assert wrong == [segment], found
-    verdicts = set()
-    for seed in range(6):
-        found = gpuzoo.audit(out, segments=1, seed=seed)
-        drawn = found["drawn"][0]["segment"] == segment
-        assert found["verdict"] == ("differs" if drawn else "identical"), found
-        verdicts.add(drawn)
-        if len(verdicts) == 2:
-            break
-    assert len(verdicts) == 2
+    seed = next(seed for seed in range(99) if segment not in draw(4, 1, seed))
+    assert gpuzoo.audit(out, segments=1, seed=seed)["verdict"] == "identical"
 
 
 def test_forgeries_that_need_no_training(run, forge, tmp_path):

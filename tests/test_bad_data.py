@@ -303,13 +303,13 @@ def test_an_entry_that_cannot_be_read_now_is_kept(entry, tmp_path, monkeypatch):
     assert cache.load("mine").count("train") == 80
 
 
-def test_the_data_of_a_run_are_found_beside_others(arrays, cli, tmp_path):
+def test_the_data_of_a_run_are_found_beside_others(arrays, cli_here, tmp_path):
     """Of two sets in the cache that have one name."""
     ours = make_dataset("mnist", "ours", splits(arrays))
     arrays["x_train"] = 255 - arrays["x_train"]
     other = make_dataset("mnist", "other", splits(arrays))
     cache.store(ours, "download")
-    done = cli("train", "mnist", "--epochs", "1", "--fast-dev-run", "--batch-size", "8",
+    done = cli_here("train", "mnist", "--epochs", "1", "--fast-dev-run", "--batch-size", "8",
                "--device", "cpu", "--out", "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     folder = files.root() / "data" / "mnist"
@@ -318,7 +318,7 @@ def test_the_data_of_a_run_are_found_beside_others(arrays, cli, tmp_path):
     assert gpuzoo.load_data("mnist").fingerprint == other.fingerprint
     found = gpuzoo.load_data("mnist", fingerprint=ours.fingerprint)
     assert found.fingerprint == ours.fingerprint
-    assert cli("verify", "run").json["verdict"] == "identical"
+    assert cli_here("verify", "run").json["verdict"] == "identical"
 
 
 # --- damage -------------------------------------------------------------------------

@@ -167,8 +167,8 @@ def test_folders_that_may_not_be_read(fill, tmp_path):
             gpuzoo.load_data(asked)
 
 
-def test_what_fails_while_setting_up_is_told_by_its_own_name(cli, tmp_path):
-    done = cli("train", "mnist", "--data-dir", "d" * 300)
+def test_what_fails_while_setting_up_is_told_by_its_own_name(cli_here, tmp_path):
+    done = cli_here("train", "mnist", "--data-dir", "d" * 300)
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and list(tmp_path.iterdir()) == []
     assert f"{'d' * 300}: File name too long; check the path" in line

@@ -6,14 +6,14 @@ import gpuzoo
 
 
 @pytest.mark.parametrize("words", [["extra"], ["x*y"], ["cnn", "--task", "detect"]])
-def test_a_pattern_that_matches_nothing_is_an_error(words, cli):
-    done = cli("list", *words)
+def test_a_pattern_that_matches_nothing_is_an_error(words, cli_here):
+    done = cli_here("list", *words)
     assert done.returncode == 2 and not done.stdout
     assert f"no model and no recipe matches {words[0]!r}" in done.stderr
 
 
-def test_list_says_what_a_model_reaches_and_in_what_time(cli):
-    done = cli("list", "c*")
+def test_list_says_what_a_model_reaches_and_in_what_time(cli_here):
+    done = cli_here("list", "c*")
     models = {model["name"]: model for model in done.json["models"]}
     assert list(models) == ["cnn", "conditional_gan", "conv_lstm", "convmixer"]
     assert models["convmixer"]["recipe"] is None
@@ -37,8 +37,8 @@ def test_list_says_what_a_model_reaches_and_in_what_time(cli):
     assert ("measured (all others): " in done.stdout) == (len(machines) > 1)
 
 
-def test_list_takes_the_best_recipe_of_a_model(cli):
-    done = cli("list", "speednet")
+def test_list_takes_the_best_recipe_of_a_model(cli_here):
+    done = cli_here("list", "speednet")
     recipes = {
         recipe: one["test accuracy"] for recipe, one in done.json["figures"].items()
     }
@@ -46,15 +46,15 @@ def test_list_takes_the_best_recipe_of_a_model(cli):
     assert done.json["models"][0]["recipe"] == max(recipes, key=recipes.get)
 
 
-def test_list_filters_the_recipes(cli):
-    assert set(cli("list", "--task", "forecast").json["recipes"]) == {"forecast"}
-    assert set(cli("list", "c*", "--task", "video_prediction").json["recipes"]) == {
-        "moving_mnist"
-    }
-    done = cli("list", "mnist_m*")
+def test_list_filters_the_recipes(cli_here):
+    assert set(cli_here("list", "--task", "forecast").json["recipes"]) == {"forecast"}
+    assert set(
+        cli_here("list", "c*", "--task", "video_prediction").json["recipes"]
+    ) == {"moving_mnist"}
+    done = cli_here("list", "mnist_m*")
     assert done.json["recipes"] == ["mnist_mlp"] and done.json["models"] == []
-    assert len(cli("list").json["recipes"]) == len(gpuzoo.list_recipes())
-    done = cli("list", "keras/mobilenet*")
+    assert len(cli_here("list").json["recipes"]) == len(gpuzoo.list_recipes())
+    done = cli_here("list", "keras/mobilenet*")
     names = [model["name"] for model in done.json["models"]]
     assert "keras/mobilenet_v2" in names and done.json["recipes"] == ["finetune"]
     assert "not measured yet" in done.stdout
@@ -123,7 +123,7 @@ def test_info_shows_the_card_and_the_layers(cli_several, tmp_path):
         assert (counted in card.stdout) == (model != "keras/hub")
 
 
-def test_info_of_a_model_that_cannot_be_built(cli, tmp_path):
+def test_info_of_a_model_that_cannot_be_built(cli_here, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    card = cli("info", "own.py:broken")
+    card = cli_here("info", "own.py:broken")
     assert card.returncode == 2 and "cannot be built: division by zero" in card.stderr

@@ -160,8 +160,8 @@ def test_a_dataset_that_was_named_is_never_replaced(cli, no_network):
 
 
 @pytest.mark.skipif(REAL_DATA is None, reason="GPUZOO_TEST_DATA names no TFDS folder")
-def test_real_mnist_to_99_percent(cli):
-    done = cli("train", "mnist", "--data-dir", REAL_DATA, "--device", "cpu")
+def test_real_mnist_to_99_percent(cli_here):
+    done = cli_here("train", "mnist", "--data-dir", REAL_DATA, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert done.json["data"] == "mnist" and done.json["test_accuracy"] >= 0.988
     assert done.json["peak_memory_bytes"] < 1.5e9
@@ -262,10 +262,10 @@ def check_error(done, message, folder: pathlib.Path, before: set):
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_wrong_use_is_one_line(name, cli, tmp_path):
+def test_wrong_use_is_one_line(name, cli_here, tmp_path):
     (tmp_path / "file").write_text("x")
     words, message = QUICK[name]
-    check_error(cli(*words), message, tmp_path, {"file"})
+    check_error(cli_here(*words), message, tmp_path, {"file"})
 
 
 @pytest.mark.parametrize("name", SLOW)
@@ -283,8 +283,8 @@ def gpu_is_there() -> bool:
     return pathlib.Path("/proc/driver/nvidia/version").exists()
 
 
-def test_debug_shows_the_traceback(cli):
-    done = cli("train", "mnist", "--model", "cmn", "--debug")
+def test_debug_shows_the_traceback(cli_here):
+    done = cli_here("train", "mnist", "--model", "cmn", "--debug")
     assert done.returncode != 0 and "Traceback" in done.stderr
 
 
@@ -304,9 +304,9 @@ def test_no_words_print_the_help(cli):
 
 
 @pytest.mark.parametrize("verb", ["train", "sweep", "bench"])
-def test_help_of_a_command_shows_every_recipe_and_what_it_is(verb, cli):
-    done = cli(verb, "--help")
-    assert done.returncode == 0 and cli(verb).returncode == 2
+def test_help_of_a_command_shows_every_recipe_and_what_it_is(verb, cli_here):
+    done = cli_here(verb, "--help")
+    assert done.returncode == 0 and cli_here(verb).returncode == 2
     text = " ".join(done.stdout.replace("│", " ").split())
     for name in gpuzoo.list_recipes():
         module = recipes.module_of(name)
@@ -327,14 +327,16 @@ def test_help_needs_no_catalogue():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_users_own_npz_trains(cli, npz, tmp_path):
-    done = cli("train", "mnist", "--data", npz, "--batch-size", "16", "--epochs", "6")
+def test_users_own_npz_trains(cli_here, npz, tmp_path):
+    done = cli_here(
+        "train", "mnist", "--data", npz, "--batch-size", "16", "--epochs", "6"
+    )
     assert done.returncode == 0, done.stderr
     assert done.json["data"] == "tiny" and done.json["test_accuracy"] > 0.9
 
 
-def test_diverging_is_exit_code_1_and_recorded(cli, tmp_path):
-    done = cli("train", "mnist", "--data", "digits", "--learning-rate", "1e30",
+def test_diverging_is_exit_code_1_and_recorded(cli_here, tmp_path):
+    done = cli_here("train", "mnist", "--data", "digits", "--learning-rate", "1e30",
                "--optimizer", "sgd", "--digest-every", "1")  # fmt: skip
     assert done.returncode == 1 and "the weights of step" in done.stderr
     run = tmp_path / "runs" / "mnist-digits-001"
@@ -405,11 +407,11 @@ def test_interrupted_while_setting_up_leaves_nothing(number, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_that_look_like_formulas_and_odd_channels(cli, tmp_path):
+def test_names_that_look_like_formulas_and_odd_channels(cli_here, tmp_path):
     rng = np.random.default_rng(0)
     names = np.array(["$x_{", "caf\u00e9 \u732b"])[np.arange(60) % 2]
     np.savez(tmp_path / "odd.npz", x=rng.random((60, 12, 12, 2)), y=names)
-    done = cli(
+    done = cli_here(
         "train", "mnist", "--data", "odd.npz", "--fast-dev-run", "--batch-size", "8"
     )
     assert done.returncode == 0, done.stderr

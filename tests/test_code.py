@@ -284,7 +284,7 @@ def test_differences_name_the_module_and_the_file():
     ]
 
 
-def test_a_teacher_is_verified_whole(tmp_path, cli, dataset, runtime, npz):
+def test_a_teacher_is_verified_whole(tmp_path, cli_here, dataset, runtime, npz):
     """Its record, its weights, its code and what that reads."""
     text = OWN.replace("IMPORT", "import aid").replace(
         "BODY", 'open(HERE / "scale.txt").read()'
@@ -292,7 +292,7 @@ def test_a_teacher_is_verified_whole(tmp_path, cli, dataset, runtime, npz):
     write(tmp_path / "own.py", text)
     write(tmp_path / "lib" / "aid.py")
     write(tmp_path / "scale.txt", "1.0")
-    done = cli("train", "mnist", "--data", npz, "--model", "own.py:net", "--epochs", 1,
+    done = cli_here("train", "mnist", "--data", npz, "--model", "own.py:net", "--epochs", 1,
                "--batch-size", 16, "--out", "teacher", "--device", "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
     run = tmp_path / "teacher" / "run.json"

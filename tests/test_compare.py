@@ -108,13 +108,13 @@ def net(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
 """
 
 
-def test_an_edited_model_is_another_setting(runs, cli, tmp_path):
+def test_an_edited_model_is_another_setting(runs, cli_here, tmp_path):
     """Both runs have seed 0 and the same recipe; only the model's file has changed."""
     model, made = tmp_path / "net.py", []
     for width in (8, 12):
         model.write_text(_NET.replace("WIDTH", str(width)))
         made.append(tmp_path / f"w{width}")
-        done = cli(
+        done = cli_here(
             "train", "mnist", "--data", runs / "tiny.npz", "--model", f"{model}:net",
             "--epochs", 1, "--batch-size", 16, "--out", made[-1],
         )  # fmt: skip
@@ -170,9 +170,9 @@ def test_wrong_use_is_one_line(runs, tmp_path):
         compare([slow, tmp_path / "edited"])
 
 
-def test_the_command_and_the_page(runs, cli, tmp_path, browser):  # noqa: F811
+def test_the_command_and_the_page(runs, cli_here, tmp_path, browser):  # noqa: F811
     words = [*paths(runs, "slow"), *paths(runs, "fast <b>")]
-    done = cli("compare", *words, "--html", "page.html")
+    done = cli_here("compare", *words, "--html", "page.html")
     assert done.returncode == 0, done.stderr
     found = compare(words)
     assert done.json == found

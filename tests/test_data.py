@@ -188,7 +188,7 @@ def test_sizes_are_not_asked_for_in_vain(folder, npz, tmp_path):
             gpuzoo.load_data(name, audio_seconds=1.0)
 
 
-def test_examples_without_classes(folder, npz, arrays, tmp_path, cli):
+def test_examples_without_classes(folder, npz, arrays, tmp_path, cli_here):
     """What needs no label is trained; what needs one says so."""
     (tmp_path / "flat").mkdir(), (tmp_path / "one").mkdir()
     for file in folder.glob("*/*.png"):
@@ -204,10 +204,12 @@ def test_examples_without_classes(folder, npz, arrays, tmp_path, cli):
         assert data.classes == () and set(data.train) == set(data.test) == {"image"}
         assert data.count("train") + data.count("test") == count
     words = ("--fast-dev-run", "--batch-size", "16", "--quiet", "--device", "cpu")
-    done = cli("train", "mnist_autoencoder", "--data", "flat/", *words, "--out", "run")
+    done = cli_here(
+        "train", "mnist_autoencoder", "--data", "flat/", *words, "--out", "run"
+    )
     assert done.returncode == 0, done.stderr
-    assert cli("verify", "run").json["verdict"] == "identical"
-    done = cli("train", "mnist", "--data", "one/", *words)
+    assert cli_here("verify", "run").json["verdict"] == "identical"
+    done = cli_here("train", "mnist", "--data", "one/", *words)
     assert done.returncode == 2 and "one sub-folder for each class" in done.stderr
     (tmp_path / "sounds" / "a").mkdir(parents=True)
     wavfile.write(tmp_path / "sounds" / "a" / "1.wav", 16_000, np.zeros(99, np.int16))
@@ -356,11 +358,11 @@ def test_images_of_more_than_8_bits_are_refused(mode, folder):
         gpuzoo.load_data(str(folder))
 
 
-def test_classes_are_part_of_the_data(folder, cli):
+def test_classes_are_part_of_the_data(folder, cli_here):
     """A class without an example moves no pixel, but the number of logits."""
     words = ("--model", "mlp", "--model-options", "units=(4,)", "--batch-size", "16",
              "--device", "cpu", "--quiet")  # fmt: skip
-    done = cli("train", "mnist", "--data", folder, *words, "--epochs", "1",
+    done = cli_here("train", "mnist", "--data", folder, *words, "--epochs", "1",
                "--out", "done")  # fmt: skip
     assert done.returncode == 0, done.stderr
     plain = gpuzoo.load_data(str(folder))
@@ -376,14 +378,14 @@ def test_classes_are_part_of_the_data(folder, cli):
     ):
         change()
         assert gpuzoo.load_data(str(folder)).fingerprint != plain.fingerprint
-        seen = cli("verify", "done")
+        seen = cli_here("verify", "done")
         assert seen.returncode == 2 and seen.json["verdict"] == "cannot compare"
         assert seen.json["causes"][0] == f"data.classes: {told}"
         shutil.copytree(folder.parent / "done", folder.parent / "killed")
         other = folder.parent / "killed" / "run.json"
         other.write_text(json.dumps(killed | {"seal": seal(killed)}))
         before = other.read_bytes()
-        seen = cli("resume", "killed", "--quiet")
+        seen = cli_here("resume", "killed", "--quiet")
         assert seen.returncode == 2 and f"data.classes: {told}" in seen.stderr
         assert other.read_bytes() == before
         shutil.rmtree(folder.parent / "killed")

@@ -113,28 +113,28 @@ def test_teachers_that_do_not_fit(dataset, runtime, tmp_path, teacher):
         train(DISTILL.override(teacher=teacher), dataset, runtime)
 
 
-def test_a_teacher_of_other_classes_is_refused(cli, npz, arrays, teacher):
+def test_a_teacher_of_other_classes_is_refused(cli_here, npz, arrays, teacher):
     """Names in another order than the numbers would swap the labels."""
     for split in ("train", "test"):
         arrays[f"y_{split}"] = np.array(["light", "dark"])[arrays[f"y_{split}"]]
     np.savez(npz, **arrays)
-    done = cli("train", "distill_mnist", "--data", npz, "--teacher", "teacher",
+    done = cli_here("train", "distill_mnist", "--data", npz, "--teacher", "teacher",
                "--batch-size", 16)  # fmt: skip
     assert done.returncode == 2
     assert "has class '0' where tiny has 'dark'; name a teacher" in done.stderr
 
 
-def test_the_teacher_is_recorded_and_must_be_the_same(cli, npz, tmp_path, teacher):
+def test_the_teacher_is_recorded_and_must_be_the_same(cli_here, npz, tmp_path, teacher):
     words = ["--data", npz, "--teacher", "teacher", "--batch-size", 16, "--epochs", 2]
-    done = cli("train", "distill_mnist", *words, "--augment", "--out", "run")
+    done = cli_here("train", "distill_mnist", *words, "--augment", "--out", "run")
     assert done.returncode == 0, done.stderr
     recipe = read_run(tmp_path / "run")["recipe"]
     recorded = read_run(teacher)["weights_sha256"]
     assert (recipe["teacher"], recipe["teacher_sha256"]) == (teacher, recorded)
-    assert cli("verify", "run").json["verdict"] == "identical"
+    assert cli_here("verify", "run").json["verdict"] == "identical"
     weights = tmp_path / "teacher" / "weights.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
-    done = cli("verify", "run")
+    done = cli_here("verify", "run")
     assert done.returncode == 2 and recorded in done.stderr

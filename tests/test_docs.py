@@ -37,11 +37,11 @@ def python_blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
 
 
-def test_python_of_the_tutorial(cli, tmp_path):
+def test_python_of_the_tutorial(cli_here, tmp_path):
     """With the run that the tutorial begins with, in fewer epochs."""
     tutorial = (ROOT / "docs" / "tutorial.md").read_text()
     (words,) = re.findall(r"gpuzoo (train mnist .* --out first)", tutorial)
-    done = cli(*words.split(), "--epochs", "2")
+    done = cli_here(*words.split(), "--epochs", "2")
     assert done.returncode == 0, done.stderr
     run_python(python_blocks("tutorial.md"), tmp_path)
 
@@ -55,15 +55,15 @@ def test_python_of_the_page_on_fit(tmp_path):
     assert (tmp_path / "fits/a/fit.json").is_file()
 
 
-def test_the_pages_on_a_trained_run(cli, tmp_path):
+def test_the_pages_on_a_trained_run(cli_here, tmp_path):
     """Its predictions and metrics, then signatures and encryption."""
-    done = cli("train", "mnist", "--data", "digits", "--model", "mlp", "--epochs", "1",
+    done = cli_here("train", "mnist", "--data", "digits", "--model", "mlp", "--epochs", "1",
                "--out", "runs/mnist-001")  # fmt: skip
     assert done.returncode == 0, done.stderr
     run_python(python_blocks("howto/evaluate.md"), tmp_path)
     page = (ROOT / "docs" / "howto" / "evaluate.md").read_text()
     (words,) = re.findall(r"```bash\ngpuzoo (.*)\n", page)
-    done = cli(*words.split())
+    done = cli_here(*words.split())
     assert done.json["identical"] and (tmp_path / "evaluation").is_dir(), done.stderr
     page = (ROOT / "docs" / "howto" / "protect.md").read_text()
     blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)

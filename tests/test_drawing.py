@@ -269,16 +269,16 @@ def test_what_the_classifier_cannot_read_has_no_distance(digits, runtime):
         assert "seen" not in result.outputs
 
 
-def test_it_is_said_that_there_is_no_distance(npz, cli):
-    done = cli("train", "mnist_gan", "--data", npz, "--batch-size", "32",
+def test_it_is_said_that_there_is_no_distance(npz, cli_here):
+    done = cli_here("train", "mnist_gan", "--data", npz, "--batch-size", "32",
                "--model-options", "filters=(4,8)", "--fast-dev-run")  # fmt: skip
     assert done.returncode == 0
     assert "Note: no frechet. It is measured by a classifier" in done.stderr
     assert not any("frechet" in key for key in done.json)
 
 
-def test_figures_and_pictures_of_a_run(cli, tmp_path):
-    done = cli(
+def test_figures_and_pictures_of_a_run(cli_here, tmp_path):
+    done = cli_here(
         "train", "mnist_gan", "--model", "conditional_gan", "--data", "digits",
         "--device", "cpu", "--epochs", "2", "--threads", "2", "--model-options",
         "filters=(8,16)", "--batch-size", "64", "--out", "run",
@@ -293,7 +293,7 @@ def test_figures_and_pictures_of_a_run(cli, tmp_path):
     with PIL.Image.open(tmp_path / "run" / "samples.gif") as gif:
         assert gif.n_frames == 2
     (tmp_path / "run" / sheets[0]).write_bytes(b"another")
-    done = cli("verify", "run", "--quick")
+    done = cli_here("verify", "run", "--quick")
     assert done.returncode == 1 and done.json["changed_files"] == [sheets[0]]
 
 

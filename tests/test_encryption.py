@@ -226,15 +226,15 @@ def word(tmp_path):
     return path
 
 
-def test_commands_and_exit_codes(folder, word, cli, tmp_path):
+def test_commands_and_exit_codes(folder, word, cli_here, tmp_path):
     keys.new_key(tmp_path / "key", keys.ENCRYPTION)
     for name, words in (
         ("one", ("--passphrase-file", word)),
         ("two", ("--key", "key")),
     ):
-        done = cli("encrypt", "folder", "--out", f"{name}.enc", *words)
+        done = cli_here("encrypt", "folder", "--out", f"{name}.enc", *words)
         assert done.returncode == 0 and done.json["files"] == 4, done.stderr
-        done = cli("decrypt", f"{name}.enc", "--out", name, *words)
+        done = cli_here("decrypt", f"{name}.enc", "--out", name, *words)
         assert done.returncode == 0 and tree(tmp_path / name) == tree(folder)
         for secret in ("correct horse", (tmp_path / "key").read_text()[30:]):
             assert secret.strip() not in done.stdout + done.stderr
@@ -242,29 +242,31 @@ def test_commands_and_exit_codes(folder, word, cli, tmp_path):
     one = "decrypt", "one.enc", "--out", "new"
     (tmp_path / "wrong").write_text("wrong horse")
     (tmp_path / "wrong").chmod(0o600)
-    one_line(cli(*one, "--passphrase-file", "wrong"), 1, "wrong passphrase")
-    one_line(cli(*one, "--key", "key"), 2, "was encrypted with a passphrase")
-    one_line(cli("decrypt", "two.enc", "--out", "new"), 2, "use --key")
+    one_line(cli_here(*one, "--passphrase-file", "wrong"), 1, "wrong passphrase")
+    one_line(cli_here(*one, "--key", "key"), 2, "was encrypted with a passphrase")
+    one_line(cli_here("decrypt", "two.enc", "--out", "new"), 2, "use --key")
     one_line(
-        cli(*one, "--key", "key", "--passphrase-file", word), 2, "give one of them"
+        cli_here(*one, "--key", "key", "--passphrase-file", word), 2, "give one of them"
     )
-    one_line(cli(*one), 2, "no terminal to ask for the passphrase")
-    one_line(cli("decrypt", "folder/x", "--out", "new"), 2, "is not a file that gpuzoo")
-    one_line(cli("encrypt", "folder", "--out", "one", "--key", "key"), 2, "exists")
+    one_line(cli_here(*one), 2, "no terminal to ask for the passphrase")
+    one_line(
+        cli_here("decrypt", "folder/x", "--out", "new"), 2, "is not a file that gpuzoo"
+    )
+    one_line(cli_here("encrypt", "folder", "--out", "one", "--key", "key"), 2, "exists")
     shutil.copy(tmp_path / "key", folder)
-    inside = cli("encrypt", "folder", "--out", "new", "--key", "folder/key")
+    inside = cli_here("encrypt", "folder", "--out", "new", "--key", "folder/key")
     one_line(inside, 2, "is part of what is encrypted")
     (folder / "key").unlink()
     (tmp_path / "wrong").chmod(0o644)
-    one_line(cli(*one, "--passphrase-file", "wrong"), 2, "expected 0600")
+    one_line(cli_here(*one, "--passphrase-file", "wrong"), 2, "expected 0600")
     (tmp_path / "wrong").unlink()
     assert tree(tmp_path) == before
 
 
 @pytest.mark.parametrize("verb", ["sign", "encrypt", "decrypt"])
-def test_a_passphrase_on_the_command_line_is_refused_and_not_printed(verb, cli):
+def test_a_passphrase_on_the_command_line_is_refused_and_not_printed(verb, cli_here):
     for words in (("--passphrase", "hunter2"), ("--password=hunter2",)):
-        done = cli(verb, "x", "--out", "y", *words)
+        done = cli_here(verb, "x", "--out", "y", *words)
         one_line(done, 2, "other users can read a command line")
         assert "hunter2" not in done.stderr
 

@@ -92,10 +92,10 @@ def test_a_run_learns_repeats_and_resumes(wave, runtime, tmp_path):
     assert tests[-1] < 0.5 * tests[0]
 
 
-def test_a_users_csv(cli, tmp_path):
+def test_a_users_csv(cli_here, tmp_path):
     lines = ["day,value", *(f"{i},{v:.6f}" for i, v in enumerate(waves(noise=0.3)))]
     (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
-    done = cli("train", "forecast", "--data", "mine.csv", "--epochs", "2", "--device",
+    done = cli_here("train", "forecast", "--data", "mine.csv", "--epochs", "2", "--device",
                "cpu", "--out", "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.json["test_linear"] < done.json["test_seasonal"] < 2
@@ -104,7 +104,7 @@ def test_a_users_csv(cli, tmp_path):
     assert run["data"]["input_shape"] == [WINDOW, 1]
     lines[700] = "699,many"
     (tmp_path / "mine.csv").write_text("\n".join(lines))
-    done = cli("verify", "run")
+    done = cli_here("verify", "run")
     assert done.returncode == 2
     assert "line 701: 'many' is no number" in done.stderr
 
@@ -121,10 +121,10 @@ def bounces(count=2500):
     return places
 
 
-def test_a_users_csv_is_foretold_better_than_by_either_rule(cli, tmp_path):
+def test_a_users_csv_is_foretold_better_than_by_either_rule(cli_here, tmp_path):
     lines = ["place", *(f"{place:.5f}" for place in bounces())]
     (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
-    done = cli("train", "forecast", "--data", "mine.csv", "--epochs", "12", "--device",
+    done = cli_here("train", "forecast", "--data", "mine.csv", "--epochs", "12", "--device",
                "cpu")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.json["test_loss"] < 0.9 * done.json["test_linear"]

@@ -37,7 +37,7 @@ import helper
 """ + SET.replace("Dense(16", "Dense(helper.UNITS")
 
 
-def test_another_runs_checkpoints_are_passed_over(tmp_path, cli):
+def test_another_runs_checkpoints_are_passed_over(tmp_path, cli_here):
     for seed in ("0", "1"):
         words = [*TRAIN, "--epochs", "400", "--seed", seed]
         killed_after_a_checkpoint(words, tmp_path)
@@ -47,7 +47,7 @@ def test_another_runs_checkpoints_are_passed_over(tmp_path, cli):
     for path in own.iterdir():  # newer than its own
         if not (tmp_path / "1" / "checkpoints" / path.name).exists():
             path.unlink()
-    done = cli("resume", "0")
+    done = cli_here("resume", "0")
     assert done.returncode == 2 and "its checkpoints are missing" in done.stderr
     assert "is damaged, a link or of another run" in done.stderr
 
@@ -82,28 +82,30 @@ def test_the_order_of_sets_is_that_of_the_run(tmp_path, cli):
     assert cli(*words).json["verdict"] == "identical"
 
 
-def test_helpers_in_a_folder_that_the_file_names_are_code_of_the_run(tmp_path, cli):
+def test_helpers_in_a_folder_that_the_file_names_are_code_of_the_run(
+    tmp_path, cli_here
+):
     (tmp_path / "mine.py").write_text(HELPED.replace("FOLDER", "lib"))
     (tmp_path / "lib").mkdir()
     helper = tmp_path / "lib" / "helper.py"
     helper.write_text("UNITS = 16\n")
     words = [*TRAIN, "--model", "mine.py:net", "--epochs", "1", "--out"]
-    assert cli(*words, "run").returncode == 0
-    assert cli("verify", "run", "--trust-code").json["verdict"] == "identical"
+    assert cli_here(*words, "run").returncode == 0
+    assert cli_here("verify", "run", "--trust-code").json["verdict"] == "identical"
     helper.write_text("UNITS = 17\n")
-    assert cli("verify", "run", "--trust-code").json["verdict"] == "cannot compare"
+    assert cli_here("verify", "run", "--trust-code").json["verdict"] == "cannot compare"
 
 
-def test_helpers_count_wherever_they_lie(tmp_path, cli):
+def test_helpers_count_wherever_they_lie(tmp_path, cli_here):
     own, far = tmp_path / "own", tmp_path / "far"
     for folder in (own, far):
         folder.mkdir()
     (own / "mine.py").write_text(HELPED.replace("FOLDER", "../far"))
     (far / "helper.py").write_text("UNITS = 16\n")
     words = [*TRAIN, "--model", "own/mine.py:net", "--epochs", "1", "--out", "run"]
-    assert cli(*words).returncode == 0
+    assert cli_here(*words).returncode == 0
     (far / "helper.py").write_text("UNITS = 17\n")
-    done = cli("verify", "run", "--trust-code")
+    done = cli_here("verify", "run", "--trust-code")
     assert done.returncode == 2
     assert done.json["environment"] == ["code.helper: module changed"]
 
@@ -130,7 +132,7 @@ def test_a_forged_figure_is_named(tmp_path, cli_here):
         file.write_text(good)
 
 
-def test_helpers_are_found_beside_a_linked_file_and_among_namesakes(tmp_path, cli):
+def test_helpers_are_found_beside_a_linked_file_and_among_namesakes(tmp_path, cli_here):
     """One of the name stands in the folder of the process, one in another folder."""
     real, link = tmp_path / "real", tmp_path / "link"
     for folder in (real / "lib", real / "also", link):
@@ -143,10 +145,10 @@ def test_helpers_are_found_beside_a_linked_file_and_among_namesakes(tmp_path, cl
     ))  # fmt: skip
     (link / "mine.py").symlink_to(real / "mine.py")
     words = [*TRAIN, "--model", "link/mine.py:net", "--epochs", "1", "--out", "run"]
-    done = cli(*words)
+    done = cli_here(*words)
     assert done.returncode == 0, done.stderr
     (real / "lib" / "helper.py").write_text("UNITS = 10\n")
-    assert cli("verify", "run", "--trust-code").json["verdict"] == "cannot compare"
+    assert cli_here("verify", "run", "--trust-code").json["verdict"] == "cannot compare"
 
 
 def test_a_run_of_the_command_line_is_verified_from_python(tmp_path, cli):

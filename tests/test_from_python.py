@@ -47,15 +47,15 @@ def test_a_training_on_arrays_is_that_on_their_file(pairs, tmp_path, runtime):
     assert gpuzoo.evaluate(tmp_path / "a")["identical"]
 
 
-def test_commands_elsewhere_read_the_kept_file(pairs, tmp_path, cli, runtime):
+def test_commands_elsewhere_read_the_kept_file(pairs, tmp_path, cli_here, runtime):
     gpuzoo.train(
         "mnist", data=pairs["train"], test=pairs["test"], out=str(tmp_path / "run"),
         keep_data=tmp_path / "kept.npz", **SMALL,
     )  # fmt: skip
-    done = cli("verify", "run")
+    done = cli_here("verify", "run")
     assert done.returncode == 0, done.stderr
     (tmp_path / "kept.npz").unlink()
-    done = cli("verify", "run")
+    done = cli_here("verify", "run")
     assert done.returncode == 2 and "kept.npz" in done.stderr, done.stderr
 
 

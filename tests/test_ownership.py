@@ -84,7 +84,7 @@ def whole(tmp_path_factory):
     return folder / "run"
 
 
-def test_files_of_the_users_in_a_run_folder_outlive_every_verb(killed, whole, cli):
+def test_files_of_the_users_in_a_run_folder_outlive_every_verb(killed, whole, cli_here):
     run = killed
     mine = furnish(run) | furnish(run / "checkpoints")
     mine |= furnish(run / "samples", [*HIDDEN, "epoch-001.png", "epoch-mine.png"])
@@ -92,7 +92,7 @@ def test_files_of_the_users_in_a_run_folder_outlive_every_verb(killed, whole, cl
     steps = [f"step-{n:09d}.safetensors" for n in (1, 999_999_999)]
     mine |= furnish(run / "checkpoints", steps)
     (run / HALF).touch()
-    resumed = cli("resume", "run", "--quiet")
+    resumed = cli_here("resume", "run", "--quiet")
     assert resumed.returncode == 0, resumed.stderr
     assert_untouched(mine)
     assert not (run / HALF).exists()
@@ -100,12 +100,12 @@ def test_files_of_the_users_in_a_run_folder_outlive_every_verb(killed, whole, cl
     assert left == {*HIDDEN, *steps}  # and none of the run's
     assert resumed.json["weights_sha256"] == read_run(whole)["weights_sha256"]
     for words in (["resume", "run"], ["verify", "run"], ["diff", "run", whole]):
-        assert cli(*words).returncode == 0, words
+        assert cli_here(*words).returncode == 0, words
     assert_untouched(mine)
 
 
 @pytest.mark.parametrize("behind", ["folder", "file"])
-def test_checkpoints_behind_a_link_are_not_the_runs(behind, killed, tmp_path, cli):
+def test_checkpoints_behind_a_link_are_not_the_runs(behind, killed, tmp_path, cli_here):
     checkpoints, away = killed / "checkpoints", tmp_path / "away"
     if behind == "folder":
         checkpoints.rename(away)
@@ -116,7 +116,7 @@ def test_checkpoints_behind_a_link_are_not_the_runs(behind, killed, tmp_path, cl
             path.rename(away / path.name)
             path.symlink_to(away / path.name)
     before = {path: path.read_bytes() for path in away.iterdir()}
-    done = cli("resume", "run")
+    done = cli_here("resume", "run")
     assert done.returncode == 2 and "a link or of another" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     assert {path: path.read_bytes() for path in away.iterdir()} == before
@@ -201,14 +201,14 @@ def kept(folder) -> dict[str, str]:
 
 
 def test_names_of_outputs_that_were_taken_while_it_was_dead(
-    killed, whole, tmp_path, cli
+    killed, whole, tmp_path, cli_here
 ):
     run = killed
     names = ["weights.safetensors", "curves.png", "confusion.png", "digests.jsonl"]
     furnish(run, names)
     (tmp_path / "mine").write_text("mine: mistakes.png")
     (run / "curves.kept-1.png").write_text("an older one")
-    resumed = cli("resume", "run")
+    resumed = cli_here("resume", "run")
     assert resumed.returncode == 0, resumed.stderr
     assert kept(run) == {
         "weights.kept-1.safetensors": "mine: weights.safetensors",
@@ -220,13 +220,13 @@ def test_names_of_outputs_that_were_taken_while_it_was_dead(
         "weights.safetensors is not this run's; it is kept as weights.kept-1.safetens"
     )
     assert told in resumed.stderr
-    assert cli("diff", "run", whole).json["verdict"] == "identical"
+    assert cli_here("diff", "run", whole).json["verdict"] == "identical"
 
 
 # --- a run can always be ended ------------------------------------------------------
 
 
-def test_pictures_never_stand_in_the_way_of_the_end(tmp_path, cli):
+def test_pictures_never_stand_in_the_way_of_the_end(tmp_path, cli_here):
     """Folders in their places, and samples that is a link."""
     words = ["train", "mnist_gan", "--data", "digits", "--epochs", "12", "--batch-size",
              "256", "--eval-every", "1", "--model-options", "filters=(4,8)",
@@ -242,12 +242,12 @@ def test_pictures_never_stand_in_the_way_of_the_end(tmp_path, cli):
     (run / "samples").rename(tmp_path / "away")
     (run / "samples").symlink_to(tmp_path / "away")
     before = {path: path.read_bytes() for path in (tmp_path / "away").iterdir()}
-    done = cli("resume", "run")
+    done = cli_here("resume", "run")
     assert done.returncode == 0, done.stderr
     assert "link" in done.stderr and "could not be drawn" in done.stderr
     assert read_run(run)["state"] == "finished" and read_run(run)["not_drawn"]
     assert {p: p.read_bytes() for p in (tmp_path / "away").iterdir()} == before
-    assert cli("verify", "run", "--quick").returncode == 0
+    assert cli_here("verify", "run", "--quick").returncode == 0
 
 
 # --- folders that many share --------------------------------------------------------

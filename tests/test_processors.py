@@ -61,9 +61,9 @@ def with_another_loss(run) -> None:
 # --- verify -------------------------------------------------------------------------
 
 
-def test_the_same_bits_on_another_processor_of_the_class(run, cli):
+def test_the_same_bits_on_another_processor_of_the_class(run, cli_here):
     made_on(run, ELSEWHERE)
-    done = cli("verify", run)
+    done = cli_here("verify", run)
     assert done.returncode == 0, done.stderr
     where = f"identical, on another processor ({HERE}, recorded on {ELSEWHERE})"
     assert where in done.stderr
@@ -72,10 +72,10 @@ def test_the_same_bits_on_another_processor_of_the_class(run, cli):
     assert f"trained on {ELSEWHERE}" in (run / "report.html").read_text()
 
 
-def test_other_bits_on_another_processor_are_not_held_against_the_run(run, cli):
+def test_other_bits_on_another_processor_are_not_held_against_the_run(run, cli_here):
     made_on(run, ELSEWHERE)
     with_another_loss(run)
-    done = cli("verify", run)
+    done = cli_here("verify", run)
     assert done.returncode == 2 and done.json["verdict"] == "cannot compare"
     first = done.json["causes"][0]
     assert (
@@ -87,37 +87,37 @@ def test_other_bits_on_another_processor_are_not_held_against_the_run(run, cli):
     assert "figures only: test_accuracy" in done.stderr
     assert "is no proof" in (run / "report.html").read_text()
     made_on(run, HERE)
-    again = cli("verify", run)
+    again = cli_here("verify", run)
     assert again.returncode == 1 and again.json["processor"] is None
 
 
-def test_of_another_class_only_the_figures_are_compared(run, cli):
+def test_of_another_class_only_the_figures_are_compared(run, cli_here):
     made_on(run, ELSEWHERE, OTHER_CLASS)
-    identical = cli("verify", run)
+    identical = cli_here("verify", run)
     assert identical.returncode == 0 and "on another processor" in identical.stderr
     (told,) = identical.json["environment"]
     assert told.startswith(f"cpu_class: {OTHER_CLASS!r} in the run")
     with_another_loss(run)
     for words in ([], ["--allow-drift"]):
-        done = cli("verify", run, *words)
+        done = cli_here("verify", run, *words)
         assert done.returncode == 2 and done.json["verdict"] == "other class"
         assert "only figures can agree" in done.json["causes"][0]
         assert ELSEWHERE in done.json["causes"][0] and HERE in done.json["causes"][0]
         assert done.json["compared"] and "figures only: test_loss" in done.stderr
 
 
-def test_what_no_processor_changes_differs_all_the_same(run, cli):
+def test_what_no_processor_changes_differs_all_the_same(run, cli_here):
     """A changed file, a command that was not, a count of parameters."""
     made_on(run, ELSEWHERE, OTHER_CLASS)
     with_another_loss(run)
     kept = json.loads((run / "run.json").read_text())
     for change in ({"command": ["gpuzoo"]}, {"parameters": 7}):
         edit_record(run, **{**kept, **change})
-        done = cli("verify", run)
+        done = cli_here("verify", run)
         assert done.returncode == 1 and done.json["verdict"] == "differs"
     edit_record(run, **kept)
     (run / "curves.png").write_bytes(b"x")
-    done = cli("verify", run)
+    done = cli_here("verify", run)
     assert done.returncode == 1 and done.json["changed_files"] == ["curves.png"]
 
 
@@ -199,35 +199,35 @@ def stopped(cli, tmp_path):
     return stop
 
 
-def test_resume_on_another_processor_is_refused(stopped, cli):
+def test_resume_on_another_processor_is_refused(stopped, cli_here):
     run = stopped("repeatable")
     for cpu_class in (OTHER_CLASS, None):
         made_on(run, ELSEWHERE, cpu_class)
-        refused = cli("resume", run)
+        refused = cli_here("resume", run)
         assert refused.returncode == 2
         assert ELSEWHERE in refused.stderr and HERE in refused.stderr
         assert "level portable" in refused.stderr and "--allow-drift" in refused.stderr
         assert len(refused.stderr.splitlines()) == 1
-    done = cli("resume", run, "--allow-drift")
+    done = cli_here("resume", run, "--allow-drift")
     assert done.returncode == 0, done.stderr
     (drifted,) = read_run(run)["resumed"][0]["drift"]
     assert drifted.startswith("cpu: ")
     made_on(run, HERE)
     with_another_loss(run)
-    done = cli("verify", run)
+    done = cli_here("verify", run)
     assert done.returncode == 1 and ELSEWHERE in done.json["causes"][0]
 
 
-def test_at_level_portable_it_goes_on_and_is_verified(stopped, cli):
+def test_at_level_portable_it_goes_on_and_is_verified(stopped, cli_kept):
     run = stopped("portable")
     made_on(run, ELSEWHERE, OTHER_CLASS)
-    done = cli("resume", run)
+    done = cli_kept("tensorflow portable", "resume", run)
     assert done.returncode == 0, done.stderr
     assert "Going on on another processor" in done.stderr
-    same = cli("verify", run)
+    same = cli_kept("tensorflow portable", "verify", run)
     assert same.returncode == 0 and "on another processor" in same.stderr, same.stderr
     with_another_loss(run)
-    other = cli("verify", run)
+    other = cli_kept("tensorflow portable", "verify", run)
     assert other.returncode == 1 and other.json["verdict"] == "differs"
     assert "level portable promises" in other.json["causes"][0]
 

@@ -152,9 +152,9 @@ def test_without_a_home_nothing_is_left_out(monkeypatch):
         files.expand("~/x.npz")
 
 
-def test_the_home_of_nobody_is_one_line(cli):
+def test_the_home_of_nobody_is_one_line(cli_here):
     for words in (["verify"], ["verify", "--quick"], ["resume"], ["diff", "run"]):
-        done = cli(*words, "~nosuch/run")
+        done = cli_here(*words, "~nosuch/run")
         assert done.returncode == 2 and "no home folder for that user" in done.stderr, (
             words
         )
@@ -196,8 +196,8 @@ def test_a_run_that_diverges_when_done_again_differs(place, cli_here):
         assert "inputs.scale.txt: input changed" in done.json["causes"]
 
 
-def test_less_than_no_step_is_refused(place, cli):
-    done = cli("verify", "run", "--steps", "-3")
+def test_less_than_no_step_is_refused(place, cli_here):
+    done = cli_here("verify", "run", "--steps", "-3")
     assert (
         done.returncode == 2 and "steps must be 0, for all, or more: -3" in done.stderr
     )
@@ -226,17 +226,17 @@ def cut(run, rows, state="running"):
     (run / "run.json").write_text(json.dumps(record))
 
 
-def test_diff_of_runs_that_have_not_ended(place, cli):
+def test_diff_of_runs_that_have_not_ended(place, cli_here):
     for name, rows in (("long", 3), ("short", 2), ("other", 2)):
         shutil.copytree(place / "run", place / name)
         cut(place / name, rows)
     for pair, steps in ((("long", "short"), 10), (("short", "run"), 10)):
-        done = cli("diff", *pair)
+        done = cli_here("diff", *pair)
         assert done.returncode == 1, done.stdout
         assert done.json["verdict"] == "equal as far as both go"
         assert done.json["compared"] == steps
         assert f"equal as far as both go, {steps} steps compared" in done.stdout
-    done = cli("diff", "short", "other")
+    done = cli_here("diff", "short", "other")
     assert done.returncode == 0 and done.json["verdict"] == "identical"
 
 
@@ -265,24 +265,24 @@ def test_a_file_that_is_edited_between_two_trainings(cli, tmp_path):
     assert [name for name in one if one[name] != three[name]] == ["own.py"]
 
 
-def test_a_model_file_that_is_gone_is_named(place, cli):
+def test_a_model_file_that_is_gone_is_named(place, cli_here):
     (place / "own.py").unlink()
     shutil.copytree(place / "run", place / "killed")
     edit_record(place / "killed", state="running")
     for words in (["verify", "run", "--trust-code"], ["resume", "killed"]):
-        done = cli(*words)
+        done = cli_here(*words)
         assert done.returncode == 2 and "model file own.py: No such file" in done.stderr
         assert "restore the file" in done.stderr and "room" not in done.stderr
 
 
-def test_the_runs_own_code_is_executed_only_if_one_says_so(place, cli):
+def test_the_runs_own_code_is_executed_only_if_one_says_so(place, cli_here):
     own = place / "own.py"
     own.write_text(OWN + "\npathlib.Path('executed').touch()\nraise SystemExit(0)\n")
     for words in (["verify", "run"], ["verify", "run", "--quick"]):
-        done = cli(*words)
+        done = cli_here(*words)
         assert done.returncode == 2 and "has user code, own.py:net" in done.stderr
         assert not (place / "executed").exists()
-    done = cli("verify", "run", "--trust-code")
+    done = cli_here("verify", "run", "--trust-code")
     assert done.returncode == 2 and (place / "executed").exists(), done.stderr
     assert "Executing the run's own code: own.py:net" in done.stderr
     with pytest.raises(gpuzoo.GpuzooError, match="trust_code=True"):

@@ -222,23 +222,23 @@ def test_weights_are_loaded_from_a_home(tmp_path, monkeypatch):
     assert not any(np.any(v) for v in model.weights)
 
 
-def test_a_model_in_a_users_own_file(cli, tmp_path):
+def test_a_model_in_a_users_own_file(cli_here, tmp_path):
     file = tmp_path / "own.py"
     file.write_text(OWN)
     words = ["train", "mnist", "--data", "digits", "--epochs", "1", "--device", "cpu",
              "--model-options", "width=12", "--quiet"]  # fmt: skip
-    done = cli(*words, "--model", "own.py:net", "--out", "run")
+    done = cli_here(*words, "--model", "own.py:net", "--out", "run")
     assert done.returncode == 0, done.stderr
-    refused = cli("verify", "run")
+    refused = cli_here("verify", "run")
     assert refused.returncode == 2 and "--trust-code" in refused.stderr
-    assert cli("verify", "run", "--trust-code").returncode == 0
-    assert cli("info", "own.py:net").returncode == 0
+    assert cli_here("verify", "run", "--trust-code").returncode == 0
+    assert cli_here("info", "own.py:net").returncode == 0
     model = gpuzoo.build(
         f"{file}:net", input_shape=(28, 28, 1), num_classes=10, width=12
     )
     gpuzoo.load_weights(model, tmp_path / "run", sha256=done.json["weights_sha256"])
     file.write_text(OWN.replace("relu", "tanh"))
-    done = cli("verify", "run", "--trust-code")
+    done = cli_here("verify", "run", "--trust-code")
     assert done.returncode == 2
     assert done.json["environment"] == ["code.own.py: module changed"]
     for text, name, words_told in (
@@ -249,9 +249,9 @@ def test_a_model_in_a_users_own_file(cli, tmp_path):
         (OWN.replace(', reference="here"', ""), "net", "net needs reference="),
     ):
         file.write_text(text)
-        done = cli(*words, "--model", f"own.py:{name}")
+        done = cli_here(*words, "--model", f"own.py:{name}")
         assert done.returncode == 2 and words_told in done.stderr, done.stderr
-    done = cli(*words, "--model", "missing.py:net")
+    done = cli_here(*words, "--model", "missing.py:net")
     assert done.returncode == 2 and "missing.py: No such file" in done.stderr
 
 

@@ -248,7 +248,7 @@ def test_changed_and_missing_files_are_named(run):
     assert "confusion.png cannot be read" in text
 
 
-def test_runs_that_did_not_finish(run, cli, tmp_path):
+def test_runs_that_did_not_finish(run, cli_here, tmp_path):
     """At every state that a record may have there is a page."""
     keep = ("schema", "id", "started", "finished", "command", "environment", "code",
             "inputs", "recipe", "options", "fast_dev_run", "data", "runtime")  # fmt: skip
@@ -261,7 +261,7 @@ def test_runs_that_did_not_finish(run, cli, tmp_path):
             (run / "run.json").write_text(json.dumps(left))
             text = text_of(written(run))
             assert f"the run is {state}" in text and "it <failed>" in text
-    done = cli("train", "mnist", "--data", "digits", "--model", "mlp", "--device", "cpu",
+    done = cli_here("train", "mnist", "--data", "digits", "--model", "mlp", "--device", "cpu",
                "--learning-rate", "1e30", "--optimizer", "sgd", "--digest-every", "1",
                "--out", "wild")  # fmt: skip
     assert done.returncode == 1

@@ -285,12 +285,12 @@ def test_what_a_kill_leaves_is_removed_at_every_depth(tmp_path):
     assert {path for path in run.path.rglob("*") if path.is_file()} == set(kept)
 
 
-def test_an_empty_folder_is_taken_by_one_of_two(tmp_path, cli):
+def test_an_empty_folder_is_taken_by_one_of_two(tmp_path, cli_here):
     run = tmp_path / "run"
     run.mkdir()
     folder = Folder(run)
     folder.lock()  # as by one that is about to write its record
-    done = cli(*WORDS, "--out", "run")
+    done = cli_here(*WORDS, "--out", "run")
     folder.close()
     assert done.returncode == 2 and "is locked by another" in done.stderr
     assert not list(run.iterdir())
@@ -334,38 +334,38 @@ def test_a_changed_environment_is_refused_by_name(tmp_path):
     assert resumed["step"] > 0 and "TF_ENABLE_ONEDNN_OPTS" in resumed["drift"][0]
 
 
-def test_what_cannot_be_resumed(tmp_path, cli):
-    done = cli("resume", "nowhere")
+def test_what_cannot_be_resumed(tmp_path, cli_here):
+    done = cli_here("resume", "nowhere")
     assert done.returncode == 2 and "is not a run folder" in done.stderr
-    failed = cli("train", "mnist", "--data", "digits", "--learning-rate", "1e30",
+    failed = cli_here("train", "mnist", "--data", "digits", "--learning-rate", "1e30",
                  "--optimizer", "sgd", "--out", "bad")  # fmt: skip
     assert failed.returncode == 1
-    done = cli("resume", "bad")
+    done = cli_here("resume", "bad")
     assert done.returncode == 2 and "bad has diverged: " in done.stderr
 
 
-def test_an_attempt_that_fails_loses_nothing(tmp_path, cli):
+def test_an_attempt_that_fails_loses_nothing(tmp_path, cli_here):
     """Only what has diverged has ended."""
     words = ["train", "mnist", "--data", "digits", "--epochs", "2", "--model", "mlp"]
-    assert cli(*words, "--out", "teacher").returncode == 0
+    assert cli_here(*words, "--out", "teacher").returncode == 0
     words = ["train", "distill_mnist", "--data", "digits", "--epochs", "30",
              "--teacher", "teacher", "--checkpoint-every", "20"]  # fmt: skip
     killed_after_a_checkpoint(words, tmp_path)
     (tmp_path / "teacher").rename(tmp_path / "away")
-    failed = cli("resume", "run")
+    failed = cli_here("resume", "run")
     assert failed.returncode == 2 and "teacher" in failed.stderr
     (tmp_path / "away").rename(tmp_path / "teacher")
-    assert cli("resume", "run").returncode == 0
-    assert cli(*words, "--out", "whole").returncode == 0
+    assert cli_here("resume", "run").returncode == 0
+    assert cli_here(*words, "--out", "whole").returncode == 0
     assert_same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_run_without_its_checkpoints_is_not_begun_again(tmp_path, cli):
+def test_a_run_without_its_checkpoints_is_not_begun_again(tmp_path, cli_here):
     killed_after_a_checkpoint([*WORDS, "--epochs", "5000"], tmp_path)
     trail = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:100])
-    done = cli("resume", "run")
+    done = cli_here("resume", "run")
     assert done.returncode == 2 and "missing or damaged; restore them" in done.stderr
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == trail
 

@@ -292,12 +292,12 @@ def test_commands_and_exit_codes(signed, run, cli, tmp_path):
     assert not (tmp_path / "k").exists()
 
 
-def test_names_do_not_control_the_terminal(signed, run, cli):
+def test_names_do_not_control_the_terminal(signed, run, cli_here):
     """A file of the sender's may be named like a line of gpuzoo's."""
     name = "\x1b[2K\rrun: signed by the owner of alice.pub\n"
     (run / name).write_text("x")
     words = "check-signature", run, "--signed-by", signed / "alice.pub"
-    refused, ignored = cli(*words), cli(*words, "--allow-unsigned")
+    refused, ignored = cli_here(*words), cli_here(*words, "--allow-unsigned")
     assert (refused.returncode, ignored.returncode) == (1, 0)
     for done in (refused, ignored):
         assert "\x1b" not in done.stderr and "\r" not in done.stderr
@@ -305,20 +305,20 @@ def test_names_do_not_control_the_terminal(signed, run, cli):
     assert ignored.json["unsigned"] == [name]
 
 
-def test_verify_checks_the_signature_before_it_trains(signed, run, cli):
+def test_verify_checks_the_signature_before_it_trains(signed, run, cli_here):
     """And a signature disturbs neither verify nor resume."""
-    done = cli("verify", run, "--signed-by", signed / "alice.pub")
+    done = cli_here("verify", run, "--signed-by", signed / "alice.pub")
     assert done.returncode == 0 and done.json["verdict"] == "identical", done.stderr
     assert done.json["changed_files"] == []
     before = {path: path.read_bytes() for path in run.iterdir()}
-    assert cli("resume", run).json["state"] == "finished"
+    assert cli_here("resume", run).json["state"] == "finished"
     assert before == {path: path.read_bytes() for path in run.iterdir()}
     one_line(
-        cli("verify", run, "--signed-by", signed / "eve.pub"), 1, "not a signature"
+        cli_here("verify", run, "--signed-by", signed / "eve.pub"), 1, "not a signature"
     )
     flip(run / WEIGHTS)
-    one_line(cli("verify", run, "--signed-by", signed / "alice.pub"), 1, "changed")
-    one_line(cli("verify", run, "--signed-by", ""), 2, "cannot be read")
+    one_line(cli_here("verify", run, "--signed-by", signed / "alice.pub"), 1, "changed")
+    one_line(cli_here("verify", run, "--signed-by", ""), 2, "cannot be read")
 
 
 # --- keys ---------------------------------------------------------------------------

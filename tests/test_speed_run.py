@@ -125,8 +125,8 @@ def test_on_jax(precision, cli):
     assert first.json["test_accuracy"] > 0.8
 
 
-def test_tta_is_for_images_with_classes(cli):
-    done = cli("train", "tones", "--tta", "flip")
+def test_tta_is_for_images_with_classes(cli_here):
+    done = cli_here("train", "tones", "--tta", "flip")
     assert done.returncode == 2 and "tta is for classifying images" in done.stderr
     with pytest.raises(GpuzooError, match=r"alternating_flip needs 0\.5"):
         augment.parse(("alternating_flip:0.3",))

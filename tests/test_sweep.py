@@ -114,10 +114,10 @@ def test_a_sweep_that_was_done_is_read_not_trained(swept):
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
 
 
-def test_a_killed_sweep_goes_on_with_the_same_bits(tmp_path, cli):
+def test_a_killed_sweep_goes_on_with_the_same_bits(tmp_path, cli_here):
     words = ["sweep", *WORDS, "--epochs", "60", "--grid", "batch_size=64,128",
              "--checkpoint-every", "20", "--quiet"]  # fmt: skip
-    whole = cli(*words, "--out", "whole")
+    whole = cli_here(*words, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     process = start([*words, "--out", "cut"], tmp_path)
     second = tmp_path / "cut" / "002-batch_size=128-seed=0"
@@ -128,7 +128,7 @@ def test_a_killed_sweep_goes_on_with_the_same_bits(tmp_path, cli):
     process.communicate()
     first = (tmp_path / "cut" / "001-batch_size=64-seed=0" / "run.json").read_bytes()
     assert read_run(second)["state"] == "running"
-    again = cli(*words, "--out", "cut")
+    again = cli_here(*words, "--out", "cut")
     assert again.returncode == 0, again.stderr
     assert (second.parent / "001-batch_size=64-seed=0/run.json").read_bytes() == first
     assert read_run(second)["resumed"]
@@ -170,17 +170,17 @@ def test_names_of_folders_do_not_name_the_home():
     assert one.name == "001-data=mine.npz-seed=0"
 
 
-def test_a_diverged_run_is_removed_with_its_weights(tmp_path, cli):
+def test_a_diverged_run_is_removed_with_its_weights(tmp_path, cli_here):
     words = ["train", *WORDS, "--optimizer", "sgd", "--learning-rate", "1e20"]
-    assert cli(*words, "--out", "run").returncode == 1
+    assert cli_here(*words, "--out", "run").returncode == 1
     assert (tmp_path / "run" / "weights.safetensors").exists()
     assert not remove_run(tmp_path / "run") and not (tmp_path / "run").exists()
 
 
-def test_one_training_that_fails_is_not_the_end(tmp_path, cli):
+def test_one_training_that_fails_is_not_the_end(tmp_path, cli_here):
     words = ["sweep", *WORDS, "--epochs", "2", "--optimizer", "sgd", "--grid",
              "learning_rate=1e20,0.01", "--out", "some", "--quiet"]  # fmt: skip
-    done = cli(*words)
+    done = cli_here(*words)
     assert done.returncode == 1, done.stderr
     states = [row["state"] for row in done.json["trials"]]
     assert states == ["diverged", "finished"]
@@ -189,9 +189,9 @@ def test_one_training_that_fails_is_not_the_end(tmp_path, cli):
         or "became" in (done.json["trials"][0]["error"])
     )
     assert [len(g["seeds"]) for g in done.json["groups"]] == [0, 1]
-    again = cli(*words)  # neither is trained again
+    again = cli_here(*words)  # neither is trained again
     assert (again.returncode, again.json["trials"]) == (1, done.json["trials"])
-    done = cli("sweep", *WORDS, "--grid", "batch_size=100000", "--out", "none")
+    done = cli_here("sweep", *WORDS, "--grid", "batch_size=100000", "--out", "none")
     assert done.returncode == 2 and "all trainings" in done.stderr, done.stderr
 
 
@@ -271,21 +271,23 @@ def test_runs_are_found_filtered_and_sorted(swept):
             listing.select(rows, [wrong])
 
 
-def test_the_list_of_the_command_line(swept, cli):
+def test_the_list_of_the_command_line(swept, cli_here):
     folder, _ = swept
     (folder / "damaged").mkdir()
     (folder / "damaged" / "run.json").write_text("{")
-    done = cli("runs", folder, "--where", "learning-rate=0.02", "--sort", "test_loss")
+    done = cli_here(
+        "runs", folder, "--where", "learning-rate=0.02", "--sort", "test_loss"
+    )
     shutil.rmtree(folder / "damaged")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(done.json["runs"]) == 2 and len(lines) <= 2 + 2 + 2  # one for each run
     assert lines[-2].startswith("2 runs: recipe mnist, model mlp, data light, epochs 2")
     assert "damaged" in done.stderr and len(done.json["unreadable"]) == 1
-    assert cli("runs", folder / "none").returncode == 2
+    assert cli_here("runs", folder / "none").returncode == 2
 
 
-def test_only_what_a_run_wrote_is_removed(swept, tmp_path, cli):
+def test_only_what_a_run_wrote_is_removed(swept, tmp_path, cli_here):
     folder, found = swept
     names = [row["run"] for row in found["trials"]]
     copy = tmp_path / "runs"
@@ -311,31 +313,35 @@ def test_only_what_a_run_wrote_is_removed(swept, tmp_path, cli):
     signed = copy / names[3] / "run.json.sig"
     signed.write_bytes(bytes(64))
     whole = sorted(signed.parent.iterdir())
-    done = cli("runs", "runs", "--remove", "--yes", "--where", "learning_rate=0.02")
+    done = cli_here(
+        "runs", "runs", "--remove", "--yes", "--where", "learning_rate=0.02"
+    )
     assert done.returncode == 1 and "is signed: remove run.json.sig" in done.stderr
     assert sorted(signed.parent.iterdir()) == whole
     signed.unlink()
-    asks = cli("runs", "runs", "--remove", "--where", "learning_rate=0.02")
+    asks = cli_here("runs", "runs", "--remove", "--where", "learning_rate=0.02")
     assert asks.returncode == 2 and "--yes" in asks.stderr
-    done = cli("runs", "runs", "--remove", "--yes", "--where", "learning_rate=0.02")
+    done = cli_here(
+        "runs", "runs", "--remove", "--yes", "--where", "learning_rate=0.02"
+    )
     assert done.returncode == 0, done.stderr
     assert len(done.json["removed"]) == 1
     assert not (copy / names[3]).exists() or (folder / names[3]).exists()
     assert read_run(folder / names[3])["state"] == "finished"  # behind a link
 
 
-def test_a_killed_run_can_be_removed_and_a_running_one_not(tmp_path, cli):
+def test_a_killed_run_can_be_removed_and_a_running_one_not(tmp_path, cli_here):
     words = ["train", *WORDS, "--epochs", "20000", "--checkpoint-every", "20"]
     process = start([*words, "--out", "runs/one"], tmp_path)
     run = tmp_path / "runs" / "one"
     while not list(run.glob("checkpoints/*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    done = cli("runs", "--remove", "--yes")
+    done = cli_here("runs", "--remove", "--yes")
     assert "locked by another process" in done.stderr and not done.json["removed"]
     assert done.returncode == 1 and done.json["runs"][0]["state"] == "running"
     process.kill()
     process.communicate()
-    done = cli("runs", "--remove", "--yes", "--where", "state=killed")
+    done = cli_here("runs", "--remove", "--yes", "--where", "state=killed")
     assert done.json["removed"] == ["runs/one"], done.stderr
     assert not run.exists()

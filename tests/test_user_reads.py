@@ -266,12 +266,12 @@ def test_what_is_used_only_in_the_traced_step_is_recorded(traced, tmp_path, npz)
 @pytest.mark.parametrize("name, text", [
     ("late.py", "SCALE = 3.0\n"), ("scale.txt", "3.0"),
 ])  # fmt: skip
-def test_verify_names_what_the_traced_step_uses(traced, tmp_path, name, text, cli):
+def test_verify_names_what_the_traced_step_uses(traced, tmp_path, name, text, cli_here):
     traced("run")
-    done = cli("verify", "run", "--trust-code")
+    done = cli_here("verify", "run", "--trust-code")
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / name).write_text(text)
-    done = cli("verify", "run", "--trust-code")
+    done = cli_here("verify", "run", "--trust-code")
     assert done.returncode == 2
     assert name.removesuffix(".py") in done.stdout + done.stderr
 

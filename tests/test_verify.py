@@ -78,8 +78,8 @@ def leave_order_out(run) -> None:
     edit_record(run, runtime=runtime)
 
 
-def test_an_honest_run_is_identical(run, cli):
-    done = cli("verify", run)
+def test_an_honest_run_is_identical(run, cli_here):
+    done = cli_here("verify", run)
     assert done.returncode == 0, done.stderr
     assert done.json["verdict"] == "identical" and done.json["steps"] == 120
 
@@ -183,12 +183,14 @@ def test_one_thread_and_another_seed_are_named(run, cli, npz):
     assert "conv_1/kernel" in found.json["first_difference"]["variables"]
 
 
-def test_replay_names_what_is_computed_differently_first(run, cli, arrays, tmp_path):
+def test_replay_names_what_is_computed_differently_first(
+    run, cli_here, arrays, tmp_path
+):
     words = ["train", "mnist", *WORDS]
     arrays["x_train"][5, 3, 3, 0] ^= 1
     np.savez(tmp_path / "pixel.npz", **arrays)
-    assert cli(*words, "--data", "pixel.npz", "--out", "pixel").returncode == 0
-    done = cli("diff", run, "pixel", "--replay")
+    assert cli_here(*words, "--data", "pixel.npz", "--out", "pixel").returncode == 0
+    done = cli_here("diff", run, "pixel", "--replay")
     found = done.json["replay"]
     assert found["where"] == "input of the model" and found["differing"] == 1
     assert found["step"] == done.json["first_difference"]["step"] <= 10
@@ -205,26 +207,26 @@ def test_replay_names_the_layer(run, cli, npz):
     assert 0 < found["largest"] < 1e-4 and found["replayed"] == [True, True]
 
 
-def test_diff_of_a_copy_is_identical(run, cli, tmp_path):
+def test_diff_of_a_copy_is_identical(run, cli_here, tmp_path):
     shutil.copytree(run, tmp_path / "copy")
-    done = cli("diff", run, "copy")
+    done = cli_here("diff", run, "copy")
     assert done.returncode == 0 and done.json["verdict"] == "identical"
-    assert cli("diff", run, "nowhere").returncode == 2
+    assert cli_here("diff", run, "nowhere").returncode == 2
 
 
 @pytest.mark.parametrize("verb", ["verify", "resume"])
-def test_a_record_of_another_version_is_named(verb, run, cli):
+def test_a_record_of_another_version_is_named(verb, run, cli_here):
     """Its recipe may have other fields, which are no damage."""
     edit_record(run, schema=1, recipe={"name": "x", "average": 0.9})
-    done = cli(verb, run)
+    done = cli_here(verb, run)
     assert (
         done.returncode == 2 and "has record format 1, and this version" in done.stderr
     )
 
 
-def test_a_run_that_never_ended_cannot_be_verified(run, cli):
+def test_a_run_that_never_ended_cannot_be_verified(run, cli_here):
     edit_record(run, state="running")
-    done = cli("verify", run)
+    done = cli_here("verify", run)
     assert done.returncode == 2 and "gpuzoo resume finishes it" in done.stderr
 
 
@@ -287,7 +289,7 @@ def test_rows_that_were_added_or_left_out_are_named():
 DEEP = "[" * 100_000
 
 
-def test_a_damaged_record_is_one_line(run, cli):
+def test_a_damaged_record_is_one_line(run, cli_here):
     path = run / "run.json"
     good, many = path.read_text(), '{"a":' * 900 + "1" + "}" * 900
     twice = good.replace('"steps": 120', '"steps": 120,\n "steps": 120', 1)
@@ -301,10 +303,10 @@ def test_a_damaged_record_is_one_line(run, cli):
         with pytest.raises(gpuzoo.GpuzooError, match=told):
             gpuzoo.verify(run)
     for words in (["verify", run], ["verify", run, "--quick"], ["diff", run, run]):
-        done = cli(*words)
+        done = cli_here(*words)
         assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     path.write_text(DEEP)
-    done = cli("verify", run, "--debug")
+    done = cli_here("verify", run, "--debug")
     assert done.returncode == 2 and "nested too deeply" in done.stderr
 
 
