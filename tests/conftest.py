@@ -162,8 +162,10 @@ def cli_several(cli):
 # Runs command lines as they come, in a process whose backend is started once.
 KEPT = """
 import contextlib, io, json, os, sys
+import gpuzoo
 from gpuzoo.cli import app
 
+gpuzoo.configure(device="cpu", threads=2, **json.loads(sys.argv[1]), quiet=True)
 for line in sys.stdin:
     told, code, one = [io.StringIO(), io.StringIO()], None, json.loads(line)
     os.chdir(one["cwd"])
@@ -178,42 +180,56 @@ for line in sys.stdin:
 """
 
 
+def end(process) -> None:
+    process.stdin.close()
+    process.wait(60)
+    process.stdout.close()
+
+
 @pytest.fixture(scope="session")
-def kept_processes(tmp_path_factory):
-    """Name -> process; closed at the end of the session."""
+def kept_processes():
+    """Runtime -> process, the one used last at the end; at most two, for their memory."""
     found = {}
     yield found
     for process in found.values():
-        process.stdin.close()
-        process.wait(60)
+        end(process)
 
 
 @pytest.fixture
-def cli_kept(kept_processes, tmp_path):
-    """Run the command line in another process that goes on for later tests: for a
-    runtime that the process of the tests does not have, and no other test of a fresh
-    process. All commands of one name have the same runtime."""
+def cli_on(kept_processes, cli_here, tmp_path):
+    """Choose where the command line runs, by backend, precision and level: in this
+    process if it has that runtime, else in another one that goes on for later tests,
+    where no fresh one is needed."""
 
-    def run(name, *words):
-        skip_without(name.partition(" ")[0])
-        env = environment(tmp_path)
-        if name not in kept_processes:
-            kept_processes[name] = subprocess.Popen(
-                [sys.executable, "-c", KEPT], env=env, text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
-        process = kept_processes[name]
-        ours = {k: env[k] for k in ("GPUZOO_CACHE", "COLUMNS")}
-        one = {"words": list(map(str, words)), "cwd": str(tmp_path), "env": ours}
-        process.stdin.write(json.dumps(one) + "\n")
-        process.stdin.flush()
-        done = subprocess.CompletedProcess(
-            words, *json.loads(process.stdout.readline())
-        )
-        done.json = last_line(done.stdout)
-        return done
+    def on(backend="tensorflow", precision="float32", level="repeatable"):
+        skip_without(backend)
+        wanted = {"backend": backend, "precision": precision, "level": level}
+        if tuple(wanted.values()) == ("tensorflow", "float32", "repeatable"):
+            return cli_here
+        env, key = environment(tmp_path), json.dumps(wanted)
 
-    return run
+        def run(*words):
+            process = kept_processes.pop(key, None)
+            if process is None:
+                if len(kept_processes) == 2:
+                    end(kept_processes.pop(next(iter(kept_processes))))
+                process = subprocess.Popen(
+                    [sys.executable, "-c", KEPT, key], env=env, text=True,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                )  # fmt: skip
+            kept_processes[key] = process
+            ours = {k: env[k] for k in ("GPUZOO_CACHE", "COLUMNS")}
+            one = {"words": list(map(str, words)), "cwd": str(tmp_path), "env": ours}
+            process.stdin.write(json.dumps(one) + "\n")
+            process.stdin.flush()
+            told = json.loads(process.stdout.readline())
+            done = subprocess.CompletedProcess(words, *told)
+            done.json = last_line(done.stdout)
+            return done
+
+        return run
+
+    return on
 
 
 @pytest.fixture

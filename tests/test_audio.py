@@ -244,9 +244,9 @@ def test_the_level_and_the_batch_do_not_matter(runtime):
     assert np.allclose(np.array(model(sounds[:1])), logits[:1], atol=1e-4)
 
 
-def test_a_folder_from_the_command_line(cli_here, folder):
-    done = cli_here("train", "tones", "--data", folder, "--fast-dev-run", "--batch-size", "8",
+def test_a_folder_from_the_command_line(cli, folder):
+    done = cli("train", "tones", "--data", folder, "--fast-dev-run", "--batch-size", "8",
                "--out", "run")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.json["data"] == "sounds" and "WAV" in done.stderr
-    assert cli_here("verify", "run").json["verdict"] == "identical"
+    assert cli("verify", "run").json["verdict"] == "identical"

@@ -222,8 +222,8 @@ def test_half_precision_under_xla_stays_close(runs, dataset, runtime):
     assert all(np.isfinite(array).all() for array in half.outputs.values())
 
 
-def test_trains_on_jax(cli):
-    done = cli(
+def test_trains_on_jax(cli_on):
+    done = cli_on("jax", level="strict")(
         "train", "mnist_vae", "--data", "digits", "--device", "cpu", "--fast-dev-run",
         "--backend", "jax", "--level", "strict", "--model-options", *SMALL,
     )  # fmt: skip

@@ -327,11 +327,11 @@ def test_what_does_not_fit_is_refused(dataset, runtime):
 
 
 @pytest.mark.parametrize("recipe", ["mnist_gan", "mnist_diffusion"])
-def test_trains_on_jax(recipe, cli):
+def test_trains_on_jax(recipe, cli_on):
     small = {"mnist_gan": ("filters=(4,8)",), "mnist_diffusion": ("filters=(8,)",)}
     words = ["train", recipe, "--data", "digits", "--device", "cpu", "--fast-dev-run",
              "--backend", "jax", "--level", "strict", "--model-options",
              *small[recipe], "--quiet"]  # fmt: skip
-    done = cli(*words)
+    done = cli_on("jax", level="strict")(*words)
     assert done.returncode == 0, done.stderr
     assert done.json["test_frechet"] > 1 and done.json["backend"] == "jax"

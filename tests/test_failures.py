@@ -59,13 +59,12 @@ def one_line(done) -> str:
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_an_error_in_a_layer_is_one_line_and_leaves_no_run(
-    backend, model, cli, npz, tmp_path
+    backend, model, cli_on, npz, tmp_path
 ):
-    def run(how, *words):
-        return cli(
+    def run(how, precision="float32"):
+        return cli_on(backend, precision)(
             "train", "mnist", "--model", model, "--data", npz, "--out", out,
             "--model-options", f"how={how}", "--fast-dev-run", "--batch-size", "8",
-            "--backend", backend, *words,
         )  # fmt: skip
 
     out = tmp_path / "new" / "run"
@@ -80,9 +79,9 @@ def test_an_error_in_a_layer_is_one_line_and_leaves_no_run(
     told = one_line(run("cuts"))
     assert "fails in layer 'last' (Dense): ValueError: Input 0" in told
     assert not list(out.iterdir())
-    told = one_line(run("mixes", "--precision", "mixed_bfloat16"))
+    told = one_line(run("mixes", "mixed_bfloat16"))
     assert "try --precision float32" in told
-    assert "try --precision" not in one_line(run("mixes", "--precision", "float32"))
+    assert "try --precision" not in one_line(run("mixes"))
     assert not list(out.iterdir())
 
 
@@ -131,19 +130,18 @@ def net(*, input_shape: tuple = (28, 28, 1), fault: str = "bits"):
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_the_inmost_of_nested_layers_is_named_before_the_first_step(
-    backend, cli, npz, tmp_path
+    backend, cli_on, npz, tmp_path
 ):
     (tmp_path / "deep.py").write_text(DEEP)
     out = tmp_path / "run"
 
-    def run(*words):
-        return cli(
+    def run(*words, precision="float32"):
+        return cli_on(backend, precision)(
             "train", "mnist", "--model", f"{tmp_path / 'deep.py'}:net", "--data", npz,
-            "--out", out, "--fast-dev-run", "--batch-size", "8", "--backend", backend,
-            *words,
+            "--out", out, "--fast-dev-run", "--batch-size", "8", *words,
         )  # fmt: skip
 
-    told = one_line(run("--precision", "mixed_bfloat16"))
+    told = one_line(run(precision="mixed_bfloat16"))
     assert re.search(
         r"fails in layer 'core' \(Core\) at deep.py, line \d+: ValueError: no lookup "
         r"table for half of the range; try --precision float32 or give this layer "
@@ -151,12 +149,12 @@ def test_the_inmost_of_nested_layers_is_named_before_the_first_step(
         told,
     )
     assert not out.exists()
-    told = one_line(run("--precision", "float32", "--model-options", "fault=values"))
+    told = one_line(run("--model-options", "fault=values"))
     assert "fails in layer 'core' (Core) at deep.py" in told
     assert "apply it to the data beforehand, or write it with keras.ops" in told
     assert ("train with --backend tensorflow" in told) == (backend == "jax")
     assert not out.exists()
-    done = run("--precision", "float32")  # the folder is free for the remedy
+    done = run()  # the folder is free for the remedy
     assert done.returncode == 0, done.stderr
 
 

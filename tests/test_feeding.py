@@ -61,10 +61,10 @@ def test_what_does_not_fit_is_streamed(dataset, runtime, calls, monkeypatch):
         assert all(("row/image" in feed) == streamed for feed in calls) and calls
 
 
-def test_streamed_on_jax(cli):
+def test_streamed_on_jax(cli_on):
     words = ["train", "mnist", "--data", "digits", "--epochs", "2", "--backend", "jax",
              "--precision", "float32", "--augment", "translate:2", "--quiet"]  # fmt: skip
-    done = [cli(*words, "--stream", stream) for stream in ("off", "on")]
+    done = [cli_on("jax")(*words, "--stream", stream) for stream in ("off", "on")]
     assert [one.returncode for one in done] == [0, 0], done[1].stderr
     assert done[0].json["weights_sha256"] == done[1].json["weights_sha256"]
     assert done[0].json["test_loss"] == done[1].json["test_loss"]

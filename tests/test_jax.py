@@ -42,10 +42,10 @@ def test_tensorflow_stays_unloaded(cli):
     assert done.returncode == 0 and done.stdout.strip() == "False", done.stderr
 
 
-def test_killed_resumed_and_verified(tmp_path, cli):
+def test_killed_resumed_and_verified(tmp_path, cli_on):
     words = [*BASE, "--backend", "jax", "--epochs", "120", "--checkpoint-every", "7",
              "--model", "mlp"]  # fmt: skip
-    whole = cli(*words, "--out", "whole")
+    whole = cli_on("jax")(*words, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     process = start([*words, "--out", "run"], tmp_path)
     deadline = time.monotonic() + 120
@@ -54,27 +54,28 @@ def test_killed_resumed_and_verified(tmp_path, cli):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    resumed = cli("resume", "run")
+    resumed = cli_on("jax")("resume", "run")
     assert resumed.returncode == 0, resumed.stderr
     for name in SAME:
         one, other = (tmp_path / run / name for run in ("run", "whole"))
         assert one.read_bytes() == other.read_bytes(), name
-    assert cli("verify", "run").returncode == 0
+    assert cli_on("jax")("verify", "run").returncode == 0
 
 
 def test_both_backends_start_from_the_same_bits_and_see_the_same_examples(
-    cli, tmp_path
+    cli_on, tmp_path
 ):
     """A rate of almost nothing leaves the initial weights; the losses then tell which
     examples, shifts and labels each step saw."""
     runs = {}
     for backend in ("tensorflow", "jax"):
-        done = cli(
+        words = [
             "train", "mnist", "--data", "digits", "--epochs", "1", "--log-every", "1",
             "--backend", backend, "--precision", "float32", "--learning-rate", "1e-30",
             "--optimizer", "sgd", "--augment", "translate:2", "--batch-size", "64",
-            "--device", "cpu", "--out", backend,
-        )  # fmt: skip
+            "--device", "cpu", "--threads", "2", "--out", backend,
+        ]  # fmt: skip
+        done = cli_on(backend)(*words)
         assert done.returncode == 0, done.stderr
         path = tmp_path / backend / "weights.safetensors"
         runs[backend] = safetensors.numpy.load_file(path)
@@ -91,13 +92,14 @@ def test_both_backends_start_from_the_same_bits_and_see_the_same_examples(
     assert np.allclose(*losses, rtol=1e-5)
 
 
-def test_a_few_steps_on_both_backends_stay_close(cli, tmp_path):
+def test_a_few_steps_on_both_backends_stay_close(cli_on, tmp_path):
     weights = []
     for backend in ("tensorflow", "jax"):
-        done = cli("train", "mnist", "--data", "digits", "--epochs", "1", "--backend",
-                   backend, "--precision", "float32", "--learning-rate", "0.001",
-                   "--momentum", "0.9", "--beta-2", "0.999", "--device", "cpu",
-                   "--out", backend)  # fmt: skip
+        words = ["train", "mnist", "--data", "digits", "--epochs", "1", "--backend",
+                 backend, "--precision", "float32", "--learning-rate", "0.001",
+                 "--momentum", "0.9", "--beta-2", "0.999", "--device", "cpu",
+                 "--threads", "2", "--out", backend]  # fmt: skip
+        done = cli_on(backend)(*words)
         assert done.returncode == 0, done.stderr
         path = tmp_path / backend / "weights.safetensors"
         weights.append(safetensors.numpy.load_file(path))
@@ -207,7 +209,7 @@ def noisy(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
 '''
 
 
-def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, tmp_path):
+def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, cli_on, tmp_path):
     (tmp_path / "mine.py").write_text(NOISY)
     script = (
         "import gpuzoo; from gpuzoo.repro.verify import verify\n"
@@ -218,11 +220,12 @@ def test_a_layer_that_draws_and_a_second_training_in_one_process(cli, tmp_path):
     )
     done = cli(program=("-c", script))
     assert done.stdout.strip() == "1 identical", done.stderr + done.stdout
-    assert cli("verify", "a", "--trust-code").returncode == 0
-    other = cli("train", "mnist", "--data", "digits", "--model", "mine.py:noisy",
-                "--epochs", "2", "--backend", "jax", "--seed", "1", "--out", "c")  # fmt: skip
+    assert cli_on("jax")("verify", "a", "--trust-code").returncode == 0
+    other = cli_on("jax")("train", "mnist", "--data", "digits", "--model",
+                     "mine.py:noisy", "--epochs", "2", "--backend", "jax", "--seed", "1",
+                     "--out", "c")  # fmt: skip
     assert other.returncode == 0, other.stderr
-    assert cli("diff", "a", "c").returncode == 1
+    assert cli_on("jax")("diff", "a", "c").returncode == 1
 
 
 LOOPED = """

@@ -309,7 +309,8 @@ def test_it_is_exported(trained, tmp_path):
 
 
 @needs_jax
-def test_on_jax_in_16_bits(cli, tmp_path):
+def test_on_jax_in_16_bits(cli_on, tmp_path):
+    cli = cli_on("jax", "mixed_bfloat16")
     np.savez(tmp_path / "patches.npz", **parts())
     words = ["--backend", "jax", "--device", "cpu", "--precision", "mixed_bfloat16"]
     done = cli("train", "mnist", "--task", "multilabel", "--data", "patches.npz", "--model",

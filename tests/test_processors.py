@@ -218,16 +218,16 @@ def test_resume_on_another_processor_is_refused(stopped, cli_here):
     assert done.returncode == 1 and ELSEWHERE in done.json["causes"][0]
 
 
-def test_at_level_portable_it_goes_on_and_is_verified(stopped, cli_kept):
+def test_at_level_portable_it_goes_on_and_is_verified(stopped, cli_on):
     run = stopped("portable")
     made_on(run, ELSEWHERE, OTHER_CLASS)
-    done = cli_kept("tensorflow portable", "resume", run)
+    done = cli_on(level="portable")("resume", run)
     assert done.returncode == 0, done.stderr
     assert "Going on on another processor" in done.stderr
-    same = cli_kept("tensorflow portable", "verify", run)
+    same = cli_on(level="portable")("verify", run)
     assert same.returncode == 0 and "on another processor" in same.stderr, same.stderr
     with_another_loss(run)
-    other = cli_kept("tensorflow portable", "verify", run)
+    other = cli_on(level="portable")("verify", run)
     assert other.returncode == 1 and other.json["verdict"] == "differs"
     assert "level portable promises" in other.json["causes"][0]
 

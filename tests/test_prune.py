@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import needs_jax, skip_without
+from conftest import needs_jax
 from small import RECIPE, net, program, same
 from small import run as train_in_memory
 from test_resume import assert_same, die_at
@@ -188,8 +188,8 @@ PAIRS = [("tensorflow", "mixed_float16"), ("jax", "mixed_bfloat16")]
 
 
 @pytest.mark.parametrize(("backend", "precision"), PAIRS)
-def test_killed_resumed_and_verified(backend, precision, cli, tmp_path, monkeypatch):
-    skip_without(backend)
+def test_killed_resumed_and_verified(backend, precision, cli_on, tmp_path, monkeypatch):
+    cli = cli_on(backend, precision)
     monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")  # it removes files, too
     words = [
         "train", "mnist", "--data", "digits", "--device", "cpu", "--threads", "2",

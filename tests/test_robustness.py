@@ -344,7 +344,8 @@ def test_mixed_labels_are_refused(runtime, own_cache, tmp_path):
 
 
 @needs_jax
-def test_the_commands_of_the_page_on_jax(cli, tmp_path):
+def test_the_commands_of_the_page_on_jax(cli_on, tmp_path):
+    cli = cli_on("jax")
     page = (ROOT / "docs/howto/robustness.md").read_text()
     (block,) = re.findall(r"```\n(gpuzoo.*?)```", page, re.S)
     train, test = (line.split()[1:] for line in block.splitlines())

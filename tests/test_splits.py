@@ -411,7 +411,8 @@ WORDS = ["train", "mnist", "--data", "digits", "--model", "mlp", "--device", "cp
         pytest.param("jax", "float32", marks=needs_jax),
     ],
 )
-def test_killed_resumed_verified_and_loaded(backend, precision, tmp_path, cli):
+def test_killed_resumed_verified_and_loaded(backend, precision, tmp_path, cli_on):
+    cli = cli_on(backend, precision)
     words = [*WORDS, "--backend", backend, "--precision", precision]
     whole = cli(*words, "--out", "whole")
     assert whole.returncode == 0, whole.stderr

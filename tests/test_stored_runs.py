@@ -21,7 +21,7 @@ _MOVES = ("tensorflow", "jax", "jaxlib", "keras", "numpy")
 
 
 @pytest.mark.parametrize("stored", STORED, ids=lambda path: path.name)
-def test_a_stored_run_is_identical_here(stored, cli_here, cli_kept, tmp_path):
+def test_a_stored_run_is_identical_here(stored, cli_on, tmp_path):
     record = read_run(stored)
     skip_without(record["runtime"]["backend"])
     there, here = record["environment"]["versions"], versions()
@@ -29,11 +29,8 @@ def test_a_stored_run_is_identical_here(stored, cli_here, cli_kept, tmp_path):
         pytest.skip(f"other versions than those of the run: {', '.join(other)}")
     shutil.copytree(stored, tmp_path / "run")
     # The code has gone on since; its bits have not.
-    words = ("verify", "run", "--allow-drift")
-    if record["runtime"]["level"] == PORTABLE:
-        done = cli_kept("tensorflow portable", *words)
-    else:
-        done = cli_here(*words)
+    level = record["runtime"]["level"]
+    done = cli_on(level=level)("verify", "run", "--allow-drift")
     found = done.json
     if record["runtime"]["level"] != PORTABLE and found["processor"]:
         assert done.returncode in (0, 2), done.stderr

@@ -98,12 +98,12 @@ def test_what_layers_add_to_the_loss_moves_the_weights(kind, own, dataset, runti
     assert sizes[1] < 0.7 * sizes[0]
 
 
-def test_what_layers_add_on_jax(cli, tmp_path):
+def test_what_layers_add_on_jax(cli_on, tmp_path):
     weights = {}
     for kind in ("plain", "activity"):
         (tmp_path / f"{kind}.py").write_text(source(kind))
-        done = cli("train", "mnist", "--data", "digits", "--backend", "jax", "--epochs",
-                   "1", "--model", f"{kind}.py:{kind}", "--out", kind)  # fmt: skip
+        done = cli_on("jax")("train", "mnist", "--data", "digits", "--epochs", "1",
+                        "--model", f"{kind}.py:{kind}", "--out", kind)  # fmt: skip
         assert done.returncode == 0, done.stderr
         weights[kind] = done.json["weights_sha256"]
     assert weights["plain"] != weights["activity"]
@@ -162,7 +162,7 @@ def test_keras_counts_its_layers_on_after_a_training(own, dataset, runtime):
 
 
 def test_a_weight_that_is_trained_and_written_is_refused_on_jax(
-    cli, cli_here, tmp_path
+    cli_on, cli_here, tmp_path
 ):
     layer = "x = keras.layers.SpectralNormalization(keras.layers.Dense(8))(x)"
     (tmp_path / "mine.py").write_text(source("plain").replace(REST["plain"], layer))
@@ -170,7 +170,7 @@ def test_a_weight_that_is_trained_and_written_is_refused_on_jax(
              "mine.py:plain"]  # fmt: skip
     here = ["--device", "cpu", "--precision", "float32", "--threads", "2"]
     assert cli_here(*words, *here).returncode == 0
-    done = cli(*words, "--backend", "jax")
+    done = cli_on("jax")(*words, "--backend", "jax")
     assert done.returncode == 2 and "which JAX would drop; use --back" in done.stderr
 
 
@@ -232,7 +232,7 @@ STATEFUL = {
 
 
 @pytest.mark.parametrize("kind", STATEFUL)
-def test_state_that_no_checkpoint_holds_is_refused(kind, cli, cli_here, tmp_path):
+def test_state_that_no_checkpoint_holds_is_refused(kind, cli_on, cli_here, tmp_path):
     backend, before, body = STATEFUL[kind]
     (tmp_path / "own.py").write_text(f'''
 import keras
@@ -256,7 +256,7 @@ def net(*, input_shape: tuple = (28, 28, 1), num_classes: int = 10):
     words = ["train", "mnist", "--data", "digits", "--model", "own.py:net",
              "--fast-dev-run", "--precision", "float32"]  # fmt: skip
     if backend == "jax":
-        done = cli(*words, "--backend", backend)
+        done = cli_on("jax")(*words, "--backend", backend)
     else:
         done = cli_here(*words, "--device", "cpu", "--threads", "2")
     assert done.returncode == 2, done.stderr
