@@ -39,8 +39,8 @@ if TYPE_CHECKING:  # so that editors and type checkers know the names; tests com
     from gpuzoo.repro.verify import verify as verify
     from gpuzoo.runtime.configure import configure as configure
     from gpuzoo.runtime.options import Runtime as Runtime
+    from gpuzoo.training.resume import resume as resume
     from gpuzoo.training.sweep import sweep as sweep
-    from gpuzoo.training.train import resume as resume
     from gpuzoo.training.train import train as train
     from gpuzoo.weights import load_weights as load_weights
 
@@ -77,8 +77,9 @@ _WHERE = {
         "repro.verify": "verify",
         "runtime.configure": "configure",
         "runtime.options": "Runtime",
+        "training.resume": "resume",
         "training.sweep": "sweep",
-        "training.train": "resume train",
+        "training.train": "train",
         "weights": "load_weights",
     }.items()
     for name in names.split()

@@ -91,7 +91,7 @@ class Resume:
     output: Common = Output()
 
     def __call__(self) -> int:
-        from gpuzoo.training.train import resume
+        from gpuzoo.training.resume import resume
 
         with _summary_of_diverged(self.output):
             summary = resume(

@@ -28,7 +28,8 @@ from gpuzoo.runtime.options import Options
 from gpuzoo.runtime.startup import quiet_start
 from gpuzoo.training import initial, watching
 from gpuzoo.training.interrupts import Interrupts
-from gpuzoo.training.train import resolve, resume, train
+from gpuzoo.training.resume import resume
+from gpuzoo.training.train import resolve, train
 from gpuzoo.training.watching import OnEvent
 
 # Settings that name files or code.

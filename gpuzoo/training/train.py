@@ -1,4 +1,4 @@
-"""Train and resume: set up, train, record, draw plots."""
+"""Train: set up, train, record, draw plots."""
 
 import dataclasses
 import os
@@ -18,22 +18,14 @@ from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.home import redact
 from gpuzoo.report.notebook import Run
 from gpuzoo.report.progress import Screen
-from gpuzoo.runs import drift
-from gpuzoo.runs.derived import REPORT
 from gpuzoo.runs.folder import RunFolder
-from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
-from gpuzoo.training import autotune, continuing, initial, watching
+from gpuzoo.training import autotune, initial, watching
 from gpuzoo.training.failures import raise_readably
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.job import Job, carry_out
-from gpuzoo.training.session import (
-    open_recorded,
-    open_session,
-    own_files,
-    set_onednn,
-)
+from gpuzoo.training.session import open_session
 from gpuzoo.training.watching import OnEvent
 
 if TYPE_CHECKING:
@@ -136,13 +128,13 @@ def train(
         brought = model_objects.take(model, described, recipe, changes, fresh)
     track = watching.check(on_event, track)
 
-    return _train_new(
+    return train_new(
         recipe, options, brought, begun, source=init, out=out, fast=fast_dev_run,
         watched=(on_event, track), quiet=quiet, model=model,
     )  # fmt: skip
 
 
-def _train_new(
+def train_new(
     recipe: Recipe, options: Options, brought, begun: float, *, source, out, fast=False,
     watched: tuple, quiet: bool, model=None, first_lines=lambda session: (),
 ) -> Run:  # fmt: skip
@@ -178,9 +170,9 @@ def _train_new(
                 )  # fmt: skip
                 _check_room(folder, session)
                 folder.clear_trail()
-                folder.update(**_of_session(session))
+                folder.update(**of_session(session))
                 interrupts.end_if_asked()
-                _say_start(screen, session)
+                say_start(screen, session)
                 for line in first_lines(session):
                     screen.say(line)
                 changed = source and initial.changed_code(source, session)
@@ -198,168 +190,6 @@ def _train_new(
                 raise_readably(folder, error, begun=False)
             job = Job(session, folder, screen, begun, watched[0], model)
             return carry_out(job, interrupts, None)
-
-
-def resume(
-    run: str | pathlib.Path,
-    *,
-    epochs: int | None = None,
-    out: str | None = None,
-    allow_drift: bool = False,
-    on_event: OnEvent | None = None,
-    track: str | Iterable[str] | None = None,
-    quiet: bool = False,
-) -> Run:
-    """Finish a run that was stopped or killed, with the same results to the bit; or go
-    on with a finished run for more epochs, as a new run.
-
-    Args:
-        run: the run folder.
-        epochs: of a finished run: train so many more, from its final weights, state of
-            the optimizer and place in the order of examples. The learning rate is that
-            of the whole length: with a constant one, the new run ends with the weights
-            that the run would have with so many epochs.
-        out: with epochs: the new run folder; default: the next free one.
-        allow_drift: continue although the environment has changed; that is recorded.
-        on_event: as for `train`.
-        track: other trackers than those of the run, () for none.
-        quiet: print nothing.
-
-    Returns:
-        The summary, as `train` does; of a run that had already finished, too.
-
-    Raises:
-        GpuzooError: the environment or the data differ from those of the run (the
-            fields are named), the run diverged, or the weights or rows of a finished
-            run have been changed.
-    """
-    begun = time.perf_counter()
-    if epochs is not None:
-        if allow_drift:
-            raise GpuzooError(
-                "allow_drift is for the rest of an interrupted run, and with epochs a "
-                "new one begins; leave it out"
-            )
-        watched = on_event, track
-        return _go_on(run, epochs, begun, out=out, watched=watched, quiet=quiet)
-    if out is not None:
-        raise GpuzooError(
-            f"out={out!r} is for the new run of resume with epochs; a run is resumed "
-            "in its own folder: leave it out"
-        )
-    from gpuzoo.engine import checkpoint
-    from gpuzoo.training import finish
-
-    screen = Screen(quiet)
-    with Interrupts() as interrupts, RunFolder.open(run) as folder:
-        recorded = folder.record
-        described = architecture_of(recorded, folder.path, folder.read_file)
-        folder.say = lambda text: screen.say(text, "yellow")
-        if recorded["state"] == "finished":
-            if track:
-                screen.say(f"{run} has finished: there is nothing to track.", "yellow")
-            finish.check_results(folder)
-            finish.remove_checkpoints(folder)  # killed before it did
-            if not folder.find(REPORT):
-                finish.write_report(folder, folder.say)
-            screen.say(f"{folder.path} has finished: nothing is left to train.")
-            return finish.summary_of(folder)
-        names = watching.check(
-            on_event, recorded.get("track", ()) if track is None else track
-        )
-        if recorded["state"] == "diverged":
-            raise GpuzooError(f"{folder.path} has diverged: {recorded['error']}")
-        if allow_drift and options_of(recorded).level == "strict":
-            raise GpuzooError(
-                f"{folder.path} was trained at level strict, which allows no drift; "
-                "leave --allow-drift out"
-            )
-        for file in own_files(recorded):
-            screen.say(f"Executing the run's own code: {file}.")
-        if recorded["runtime"] is None:  # killed during set-up
-            recipe, options = recipe_of(recorded), options_of(recorded)
-            autotune.tune(recipe, options, described, screen.say)
-        opened = open_recorded(
-            recorded, folder.path, lambda text: screen.say(text, "yellow"),
-            allow_drift=allow_drift,
-        )  # fmt: skip
-        session, differences = opened.session, opened.differences
-        if opened.processor:
-            differences = [opened.processor, *differences]
-        what = "cannot be resumed, its data have changed"
-        drift.refuse(opened.other_data, f"{folder.path} {what}")
-        if opened.processor and drift.promises(recorded) and len(differences) == 1:
-            screen.say(f"Going on on another processor: {opened.processor}.")
-        elif not allow_drift:
-            what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
-            if opened.processor:
-                what = (
-                    "cannot be resumed to the same bits on another processor, which "
-                    "only level portable promises (--allow-drift does it anyway)"
-                )
-            drift.refuse(differences, f"{folder.path} {what}")
-        start, damaged = checkpoint.load(
-            folder.sub(checkpoint.FOLDER), recorded.get("id")
-        )
-        for name in damaged:
-            screen.say(
-                f"Checkpoint {name} is damaged, a link or of another run; using an "
-                "older one.", "yellow",
-            )  # fmt: skip
-        if start is None and (damaged or recorded["state"] == "stopped"):
-            raise GpuzooError(
-                f"{folder.path} cannot be resumed: its checkpoints are missing or "
-                "damaged; restore them, or train again with another --out"
-            )
-        if session.model is None:
-            what = "cannot be resumed, its model cannot be built"
-            drift.refuse(differences, f"{folder.path} {what}")
-        interrupts.end_if_asked()
-        step = start.step if start else session.given.step
-        try:
-            known = {"recipe", "code", "inputs", *session.given.as_record()}
-            if opened.processor and not opened.differences:
-                known.add("runtime")  # its reasons are those of where it began
-            if recorded["runtime"] is None:  # killed before they were known
-                folder.clear_trail()
-                known = set()
-            folder.update(
-                state="running",
-                error=None,
-                metrics={},  # those of a stop
-                **({"evaluation": {}} if "evaluation" in recorded else {}),
-                best=None,
-                **({"trail": None} if "trail" in recorded else {}),
-                **({"track": list(names)} if names or "track" in recorded else {}),
-                **({"reductions": []} if "reductions" in recorded else {}),
-                **{k: v for k, v in _of_session(session).items() if k not in known},
-                resumed=[
-                    *recorded.get("resumed", []),
-                    {"at": now(), "step": step, "drift": list(map(str, differences))},
-                ],
-            )
-            folder.restore(start.history if start else [])
-        except OSError as error:
-            raise_readably(folder, error)
-        _say_start(screen, session)
-        screen.say(f"Going on after step {step}.")
-        job = Job(session, folder, screen, begun, on_event)
-        return carry_out(job, interrupts, start)
-
-
-def _go_on(run, epochs: int, begun: float, *, watched, **how) -> Run:
-    """Go on with a finished run, as a new one."""
-    recipe, options, given, record = continuing.from_parent(run, epochs)
-    on_event, track = watched
-    track = watching.check(
-        on_event, record.get("track", ()) if track is None else track
-    )
-    own = [f"Executing the run's own code: {file}." for file in own_files(record)]
-    set_onednn(record)
-    return _train_new(
-        recipe, options, given, begun, source=run, watched=(on_event, track), **how,
-        first_lines=lambda session: own + continuing.check(record, session, run),
-    )  # fmt: skip
 
 
 def _name(recipe: Recipe) -> str:
@@ -421,7 +251,7 @@ def _check_room(folder, session) -> None:
         )
 
 
-def _of_session(session) -> dict:
+def of_session(session) -> dict:
     """Return the fields of a record that are known once a session is open."""
     weights = balance.class_weights(session.recipe.class_weight, session.dataset)
     return {
@@ -435,7 +265,7 @@ def _of_session(session) -> dict:
     }
 
 
-def _say_start(screen, session) -> None:
+def say_start(screen, session) -> None:
     """Print the runtime, the data and the initial state."""
     from gpuzoo.engine import model_objects
 
