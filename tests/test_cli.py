@@ -160,8 +160,8 @@ def test_a_dataset_that_was_named_is_never_replaced(cli, no_network):
 
 
 @pytest.mark.skipif(REAL_DATA is None, reason="GPUZOO_TEST_DATA names no TFDS folder")
-def test_real_mnist_to_99_percent(cli_here):
-    done = cli_here("train", "mnist", "--data-dir", REAL_DATA, "--device", "cpu")
+def test_real_mnist_to_99_percent(cli):
+    done = cli("train", "mnist", "--data-dir", REAL_DATA, "--device", "cpu")
     assert done.returncode == 0, done.stderr
     assert done.json["data"] == "mnist" and done.json["test_accuracy"] >= 0.988
     assert done.json["peak_memory_bytes"] < 1.5e9
@@ -283,8 +283,8 @@ def gpu_is_there() -> bool:
     return pathlib.Path("/proc/driver/nvidia/version").exists()
 
 
-def test_debug_shows_the_traceback(cli_here):
-    done = cli_here("train", "mnist", "--model", "cmn", "--debug")
+def test_debug_shows_the_traceback(cli):
+    done = cli("train", "mnist", "--model", "cmn", "--debug")
     assert done.returncode != 0 and "Traceback" in done.stderr
 
 
