@@ -60,7 +60,7 @@ def test_a_bench_with_a_mode_that_fails_and_a_goal_that_is_missed(
     failed, row = record["modes"]
     assert "not in sixteen bits" in failed["error"]
     assert row["error"] is None and row["mode"] == "tensorflow float32"
-    assert record["control"]["n"] == row["control"]["n"] == 2
+    assert record["control"]["n"] == 4 and row["control"]["n"] == 2
     assert_concluded(done, row["mode"])
     speed = row["examples_per_second"]
     assert 0 < speed["low"] <= speed["median"] <= speed["high"] and speed["n"] == 2

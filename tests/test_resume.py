@@ -177,7 +177,7 @@ gpuzoo.configure(device="cpu", threads=2, precision="float32", seed=3)
 model = "mlp"
 if how == "file":
     model = "network.py:net"
-elif how != "catalogue":
+else:
     import keras, network
     keras.utils.set_random_seed(5)
     model = keras.Sequential([keras.Input((28, 28, 1)), *network.layers()])
@@ -197,7 +197,7 @@ gpuzoo.train(
 
 @pytest.mark.parametrize(
     ("how", "moment"),
-    [("catalogue", "begin"), ("file", "end"), ("given", "begin"), ("fresh", "end")],
+    [("file", "begin"), ("given", "end"), ("fresh", "begin")],
 )
 def test_killed_while_it_was_set_up(how, moment, tmp_path):
     """Its record names neither data, runtime nor code: it begins at step 0, and ends

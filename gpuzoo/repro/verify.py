@@ -15,7 +15,8 @@ from gpuzoo.runs import derived, evaluation
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
 from gpuzoo.runs.folder import RunFolder
-from gpuzoo.runs.record import FIT, read_run, run_id, seal
+from gpuzoo.runs.record import FIT, options_of, read_run, run_id, seal
+from gpuzoo.runtime.configure import options_in_force
 from gpuzoo.training import continuing
 from gpuzoo.training.session import check_trust, open_recorded, own_files
 
@@ -251,7 +252,9 @@ def other_fields(recorded: dict, result, opened) -> list[str]:
     for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]
         mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]
-        if not (opened.differences or opened.processor):  # else there are others
+        # Of another environment, or a process set up by other options, there are others.
+        same = options_in_force() == options_of(recorded)
+        if same and not (opened.differences or opened.processor):
             mine["runtime/reasons"] = _reasons(runtime)
         mine["weights"] = record.get("weights")
         mine["findings"] = record.get("findings", [])
