@@ -345,3 +345,18 @@ def test_averaged_weights_are_the_average(precision, dataset, runtime, tmp_path)
             assert np.allclose(found.weights[name], average, atol=1e-6), name
     else:
         assert all(np.isfinite(value).all() for value in found.weights.values())
+
+
+def test_a_step_is_traced_once(dataset, runtime, monkeypatch):
+    """A variable that is made while TensorFlow traces would make it trace again."""
+    from gpuzoo.engine.program import Program
+
+    calls, real = [], Program.step
+
+    def step(self, feed, backend=None):
+        calls.append(feed)
+        return real(self, feed, backend)
+
+    monkeypatch.setattr(Program, "step", step)
+    train(RECIPE.override(epochs=1), dataset, runtime)
+    assert len(calls) == 1

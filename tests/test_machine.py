@@ -1,10 +1,12 @@
 """What is recorded of the machine: versions, and variables that move bits."""
 
+import importlib.metadata
 import sys
 
 import pytest
 from test_resume import killed_after_a_checkpoint, start
 
+import gpuzoo
 from gpuzoo.runtime import environment
 
 
@@ -52,3 +54,26 @@ def test_another_random_generator_of_jax_is_refused(tmp_path):
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 2, stderr
     assert "JAX_THREEFRY_PARTITIONABLE: None in the run, '0' here" in stderr
+
+
+def test_options_that_ask_for_what_is_in_force_are_taken(runtime):
+    """As `gpuzoo resume` of a run whose options left a setting to gpuzoo."""
+    here = {"device": "cpu", "precision": "float32", "threads": 2}
+    same = ({}, here, {"backend": runtime.backend}, {"xla": "off"}, {"threads": 0})
+    for named in same:
+        assert gpuzoo.configure(**named, quiet=True).line() == runtime.line()
+    others = (
+        {"precision": "mixed_bfloat16"}, {"threads": 1}, {"xla": "on"},
+        {"level": "strict"}, {"backend": "jax"},
+    )  # fmt: skip
+    for named in others:
+        with pytest.raises(gpuzoo.GpuzooError, match="is already set up as"):
+            gpuzoo.configure(**named, quiet=True)
+
+
+def test_names_of_packages_are_those_of_their_metadata():
+    """Read from a line, as all of the metadata takes a tenth of a second."""
+    found = environment.versions()
+    for name, version in found.items():
+        assert importlib.metadata.version(name) == version, name
+    assert {"gpuzoo", "keras", "numpy"} <= found.keys()

@@ -252,7 +252,7 @@ def other_fields(recorded: dict, result, opened) -> list[str]:
     for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]
         mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]
-        # Of another environment, or a process set up by other options, there are others.
+        # Of another environment or by other options there are others.
         same = options_in_force() == options_of(recorded)
         if same and not (opened.differences or opened.processor):
             mine["runtime/reasons"] = _reasons(runtime)
