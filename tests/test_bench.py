@@ -69,7 +69,7 @@ def test_a_bench_with_a_mode_that_fails_and_a_goal_that_is_missed(
     assert 0 < row["part_of_peak"]["flops"] < 1 and row["part_of_peak"]["bytes"] is None
     assert 0 < row["overhead_seconds"] < 0.1 and row["error_without"] is None
     assert row["memory_bytes"] > 1e8 and record["runtime"]["deterministic"]
-    assert record["recipe"]["data"] == "digits" and record["environment"]["versions"]
+    assert record["data"]["name"] == "digits" and record["environment"]["versions"]
     assert not done.json["goal"]["reached"]
     (run,) = done.json["goal"]["runs"]
     assert not run["reached"] and 0.5 <= run["figure"] < 1 and run["seconds"] > 0
