@@ -98,7 +98,13 @@ class Recipe:
 
     data: str = "mnist"
     """mnist, cifar10, ... (any TFDS image dataset), digits, tones, mackey_glass, a .npz
-    or .csv file, or a folder with one sub-folder of images or audio files per class."""
+    or .csv file, or a folder with one sub-folder of images or audio files per class;
+    with `target` a table: a .csv or .parquet file, flats or lettings."""
+    target: str = ""
+    """Column of a table to predict; flats and lettings have a default."""
+    columns: tuple[str, ...] = ()
+    """What columns of a table hold, where it is not what the first lines of the run
+    say: name:number, name:category, or name:drop to leave one out."""
     data_dir: str | None = None
     """Prepared TFDS folder to read the dataset from, without downloading."""
     fallback_data: str = ""

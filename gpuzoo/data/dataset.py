@@ -3,11 +3,15 @@
 import dataclasses
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from gpuzoo.data.preparation import Preparation
+
 Arrays = dict[str, np.ndarray]
-FIELDS = ("image", "audio", "series")
+FIELDS = ("image", "audio", "series", "table")
 ORDER = ("train", "val", "test")
 """The splits, of which every dataset has the first and the last."""
 LONG = {"train": "training", "val": "validation", "test": "test"}
@@ -22,7 +26,8 @@ class Dataset:
     uint8 or float32 in [0, 1], and `label`, (examples,), int32 in [0, len(classes));
     with several labels per example `labels`, (examples, len(classes)), uint8, 0 or 1;
     of audio `audio`, (examples, samples), int16, and `label`; of a time series
-    `series` and `target` (gpuzoo/data/series.py).
+    `series` and `target` (gpuzoo/data/series.py); of a table `table`, and `label` or
+    `target` (gpuzoo/data/tabular.py).
     """
 
     name: str
@@ -36,7 +41,10 @@ class Dataset:
     findings: tuple[str, ...] = ()
     """Warnings about the data, for the user."""
     scale: tuple[float, float] | None = None
-    """Mean and deviation that a time series was standardized by."""
+    """Mean and deviation that a time series, or the target of a table, was standardized
+    by."""
+    table: "Preparation | None" = None
+    """How the rows of a table were made what a model takes."""
 
     @property
     def train(self) -> Arrays:
@@ -53,12 +61,13 @@ class Dataset:
 
     @property
     def field(self) -> str:
-        """Name of the model's input: image, audio or series."""
+        """Name of the model's input: image, audio, series or table."""
         return next(name for name in FIELDS if name in self.train)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels), for audio (samples,), for a series (time, 1)."""
+        """(height, width, channels), for audio (samples,), for a series (time, 1), for a
+        table (numbers,)."""
         return self.train[self.field].shape[1:]
 
     def count(self, split: str) -> int:
@@ -75,6 +84,7 @@ class Dataset:
             **{f"{name}_examples": count for name, count in self.counts.items()},
             "findings": list(self.findings),
             **({"scale": list(self.scale)} if self.scale else {}),
+            **({"table": self.table.as_record()} if self.table else {}),
         }
 
 

@@ -68,6 +68,8 @@ class Table:
                     f"is no number: a value of {self.called(place)} is missing; fill "
                     "it in, or remove the line"
                 )
+            elif why.startswith("is no number"):
+                why += "; the last column must hold the series"
             raise self.error(error.row, f"{cell} {why}") from None
 
 
@@ -85,6 +87,36 @@ def read_table(path: pathlib.Path, content: bytes | None = None) -> Table:
     table = _parted(what, text)
     table.findings = findings + table.findings
     return table
+
+
+def read_named(path: pathlib.Path, content: bytes | None = None) -> Table:
+    """Read a file whose first line names its columns, every other cell as it stands: a
+    cell in quotation marks may hold line breaks, and no line is left out.
+
+    Args:
+        content: of the file, if it has been read.
+
+    Raises:
+        GpuzooError: a line that cannot be read, or of another number of cells.
+    """
+    what = f"data {path.name!r}"
+    text, findings = _text(what, path, content)
+    named = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)  # as Excel writes it
+    text = text[named.end() :] if named else text
+    mark = named[1] if named else _mark(text)
+    rows = _rows(what, text, mark, 1 if named else 0, broken=True)
+    if not rows:
+        raise GpuzooError(f"{what}: it is empty; the first line must name the columns")
+    (_, head), *below = rows
+    lines, cells = [line for line, _ in below], [row for _, row in below]
+    for line, row in below:
+        if len(row) != len(head):
+            raise GpuzooError(
+                f"{what}: line {line}: {len(row)} columns, separated by {mark!r}, "
+                f"where the first line names {len(head)}; all must have the same "
+                "number: put cells that contain the separator in quotation marks"
+            )
+    return Table(what, mark, head, lines, cells, findings)
 
 
 def quoted(cell: str, most: int = 60) -> str:
@@ -183,8 +215,11 @@ def _mark(text: str) -> str:
     return " " if apart and all(apart) else ","
 
 
-def _rows(what, text: str, mark: str, skipped: int) -> list[tuple[int, list[str]]]:
-    """Return line number and cells of each row that is not empty."""
+def _rows(
+    what, text: str, mark: str, skipped: int, broken: bool = False
+) -> list[tuple[int, list[str]]]:
+    """Return line number and cells of each row that is not empty; `broken`: cells may
+    hold line breaks."""
     if mark == " ":
         lines = enumerate((line.strip(" \t") for line in text.splitlines()), 1)
         return [
@@ -192,14 +227,16 @@ def _rows(what, text: str, mark: str, skipped: int) -> list[tuple[int, list[str]
             for number, line in lines
             if line
         ]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark)
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, delimiter=mark, strict=broken)
     rows, before, bare = [], skipped, 0
     try:
         for row in reader:
             number = reader.line_num + skipped
             if any(cell.strip() for cell in row):
                 # Column names may span a few lines, values never.
-                if number - before > (1 if rows else 5) and _runs_on(row):
+                many = number - before > (1 if rows else 5) and not broken
+                if many and _runs_on(row):
                     raise GpuzooError(
                         f"{what}: line {before + 1}: a quotation mark is opened there "
                         "and not closed; close or remove it"

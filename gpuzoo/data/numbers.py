@@ -81,6 +81,12 @@ def kind(cell: str) -> str:
     return "number" if re.match(r"[+-]?[^\w.,+-]{0,2}[+-]?[.,]?\d", cell) else "text"
 
 
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number in one of the formats."""
+    (plain,), _ = _without_unit([cell])
+    return any(form.pattern.fullmatch(plain) for form in _FORMS)
+
+
 def are_numbers(cells: list[str]) -> bool:
     """Whether one number format fits all cells."""
     cells, _ = _without_unit(cells)
@@ -90,7 +96,19 @@ def are_numbers(cells: list[str]) -> bool:
 def read(
     cells: list[str], grouped_by: str = "", always: bool = False
 ) -> tuple[np.ndarray, list[str]]:
-    """Return the numbers of a column, all in one format, and findings about it.
+    """Return the numbers of a column, all in one format, and findings about it; see
+    `read_in`."""
+    values, said, _ = read_in(None, cells, grouped_by, always)
+    return values, said
+
+
+def read_in(
+    form: Form | None, cells: list[str], grouped_by: str = "", always: bool = False
+) -> tuple[np.ndarray, list[str], Form]:
+    """Return the numbers of a column, findings about their format, and the format.
+
+    Args:
+        form: the format of another file of the same origin, which is taken if it fits.
 
     Args:
         cells: as returned by `clean`.
@@ -102,10 +120,12 @@ def read(
         Unreadable: the first cell that is not a number, or is ambiguous.
     """
     plain, unit = _without_unit(cells)
-    form, said = _form(plain, grouped_by, always)
+    said: list[str] = []
+    if form is None or not all(form.fits(plain)):
+        form, said = _form(plain, grouped_by, always)
     if unit:
         said.append(f"the unit {unit!r} of every number is ignored")
-    return np.array([form.value(cell) for cell in plain]), said
+    return np.array([form.value(cell) for cell in plain]), said, form
 
 
 def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[str]]:
@@ -173,6 +193,4 @@ def _no_number(cells: list[str]) -> Unreadable:
         return Unreadable(row, "missing")
     written = "" if best == PLAIN else f" with {best}"
     written = written.replace("decimal commas", "a decimal comma")
-    return Unreadable(
-        row, f"is no number{written}; the last column must hold the series"
-    )
+    return Unreadable(row, f"is no number{written}")

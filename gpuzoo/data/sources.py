@@ -8,7 +8,17 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gpuzoo.data import arrays, audio, folders, from_python, images, series
+from gpuzoo.data import (
+    arrays,
+    audio,
+    columns,
+    folders,
+    from_python,
+    images,
+    made_tables,
+    series,
+    tabular,
+)
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.synthetic import digits, mackey_glass, tones
 from gpuzoo.data.tfds import DatasetUnavailable, from_tfds
@@ -24,7 +34,7 @@ from gpuzoo.data.validation import with_validation
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
-GENERATED = ("digits", "mackey_glass", "tones")
+GENERATED = ("digits", "mackey_glass", "tones", *made_tables.TABLES)
 """Datasets that gpuzoo makes or holds."""
 
 
@@ -37,6 +47,9 @@ def load_data(
     audio_seconds: float = 0.0,
     validation: float = 0.0,
     seed: int = 0,
+    target: str = "",
+    kinds: tuple[str, ...] = (),
+    task: str = "",
     fingerprint: str | None = None,
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Dataset:
@@ -47,7 +60,8 @@ def load_data(
             x_train, y_train, x_test, y_test, for validation x_val, y_val (or x, y), or
             a folder with one sub-folder of images or audio files per class (or such
             folders under train/, val/ and test/); generated audio, `tones`; for
-            forecasts `mackey_glass` or a .csv file.
+            forecasts `mackey_glass` or a .csv file; with a target a .csv or .parquet
+            file of a table, or a generated one, `flats` or `lettings`.
         data_dir: prepared TFDS folder; nothing is downloaded then.
         fallback_data: name of the dataset to load if `name` is unavailable.
         image_size: side in pixels to which images of a folder are resized; 0: no
@@ -56,6 +70,10 @@ def load_data(
             longest.
         validation: fraction of the training examples to take for validation, chosen by
             the seed (gpuzoo/data/validation.py).
+        target: the column of a table to predict; of a generated one there is a default.
+        kinds: what columns of a table hold, name:number, name:category or name:drop;
+            default: by the rules of gpuzoo/data/column_kinds.py.
+        task: of a table classify_table or regress_table; default: by the target.
         fingerprint: of a TFDS dataset to load from the cache if it is there; ignored
             with `data_dir`.
         note: called with messages for the user.
@@ -63,10 +81,52 @@ def load_data(
     Raises:
         GpuzooError: the data are unavailable, damaged or not suited for training.
     """
+    if table := _table(name, target, kinds, data_dir, image_size, audio_seconds, task):
+        chosen = {"target": target, **table}
+        how = {"kinds": kinds, "validation": validation, "seed": seed, "task": task}
+        return tabular.make(**chosen, **how)
     dataset = _load(
         name, data_dir, fallback_data, image_size, audio_seconds, fingerprint, note
     )
     return with_validation(dataset, validation, seed)
+
+
+def _table(
+    name: str, target: str, kinds, data_dir, size: int, seconds: float, task: str
+) -> dict:
+    """Return name, source and columns of a table; {} if the data are none."""
+    path = expand(name)
+    made = name in made_tables.TABLES
+    if not (target or kinds or made or task in ("table", *tabular.TASKS)):
+        if path.suffix.lower() == ".parquet":
+            raise GpuzooError(
+                f"data {path.name!r} is a table: name the column to predict: gpuzoo "
+                f"train table --data {path.name} --target NAME"
+            )
+        return {}
+    if not made and path.suffix.lower() not in (*columns.SUFFIXES, ".npz"):
+        raise GpuzooError(
+            f"data {name!r}: target and columns are for a table: a .csv or .parquet "
+            f"file, a data frame from Python, or {' or '.join(made_tables.TABLES)}"
+        )
+    _refuse_sizes(f"data {name!r}", size, seconds)
+    if data_dir is not None:
+        raise GpuzooError(
+            f"data_dir is for TFDS datasets, and data {name!r} is a table; leave it out"
+        )
+    if made:
+        return made_tables.make(name) | ({"target": target} if target else {})
+    title, source, table = tabular.from_path(path)
+    if not target:
+        listed = ", ".join(map(repr, list(table.columns)[:30]))
+        dots = ", ..." * (len(table.columns) > 30)
+        raise GpuzooError(
+            f"{table.what}: which column is to be predicted? Add --target NAME; the "
+            f"columns are {listed}{dots}"
+        )
+    if path.suffix.lower() == ".npz":
+        title = "table" if from_python.is_kept(path) else title
+    return {"name": title, "source": source, "table": table}
 
 
 def _load(

@@ -32,6 +32,7 @@ _FOR = {
     "label_smoothing": "is for labels", "tta": "is for classifying images",
     "teacher": "is for the task distill",
     "class_weight": "weighs classes, one per example",
+    "target": "names a column of a table", "columns": "are those of a table",
 }  # fmt: skip
 
 
@@ -132,12 +133,14 @@ class Task:
             "augment": changes, "mixup and cutmix": any(one.mixes for one in changes),
             "label_smoothing": recipe.label_smoothing, "tta": recipe.tta != "none",
             "teacher": recipe.teacher, "class_weight": recipe.class_weight,
+            "target": recipe.target, "columns": recipe.columns,
         }  # fmt: skip
         for name, value in given.items():
             if value and name not in cls.uses:
+                them = "them" if " " in name or name == "columns" else "it"
                 raise GpuzooError(
-                    f"{name} {_FOR[name]}; the task {recipe.task} does not use "
-                    f"{'them' if ' ' in name else 'it'}: leave it out"
+                    f"{name} {_FOR[name]}; the task {recipe.task} does not use {them}: "
+                    f"leave {them} out"
                 )
 
     @staticmethod
@@ -146,6 +149,15 @@ class Task:
 
         Raises:
             GpuzooError: a file cannot be read.
+        """
+        return recipe
+
+    @staticmethod
+    def of_data(recipe, dataset):
+        """Return the recipe with the task that fits the data, if it leaves that open.
+
+        Raises:
+            GpuzooError: the recipe does not fit that task.
         """
         return recipe
 

@@ -171,7 +171,10 @@ def check_recipe(recipe: Recipe) -> None:
     optim.chosen(recipe)
     tasks.load(recipe.task).check_recipe(recipe)
     options = parse_options(recipe.model_options)
-    for name in ("input_shape", "num_classes", "horizon"):
+    derived = (
+        "input_shape", "num_classes", "horizon", "numbers", "vocabulary", "num_outputs"
+    )
+    for name in derived:
         if name in options:
             raise GpuzooError(
                 f"model_options cannot set {name}: it is derived from the data"
@@ -192,6 +195,9 @@ def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Datase
         audio_seconds=recipe.audio_seconds,
         validation=recipe.validation,
         seed=recipe.seed,
+        target=recipe.target,
+        kinds=recipe.columns,
+        task=recipe.task,
         fingerprint=fingerprint,
         note=note,
     )

@@ -74,6 +74,7 @@ def make_session(
     build.check_recipe(recipe)
     recipe = tasks.load(recipe.task).settle(recipe)
     dataset = build.load_data_of(recipe, note)
+    recipe = tasks.load(recipe.task).of_data(recipe, dataset)
     choice.check_data(recipe, dataset)
     balance.class_weights(recipe.class_weight, dataset)
     first = given.step if given else 0
@@ -141,6 +142,7 @@ def open_recorded(
     recipe = tasks.load(recipe.task).settle(recipe)
     fingerprint = (record["data"] or {}).get("fingerprint")
     dataset = build.load_data_of(recipe, note, fingerprint)
+    recipe = tasks.load(recipe.task).of_data(recipe, dataset)
     here = {"environment": found, "runtime": runtime.as_record(), "code": None}
     differences = drift.environment_differences(record, here)
     other_data = [

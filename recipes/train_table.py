@@ -1,0 +1,28 @@
+"""A multilayer perceptron on a table: here it predicts the rents of generated flats.
+
+    python recipes/train_table.py
+
+The figures are written here by benchmarks/tables/tables.py. `--data houses.csv --target
+price` trains on your own table; the target decides between classes and numbers.
+"""
+
+from gpuzoo import Recipe
+from gpuzoo.cli import run_recipe
+
+RECIPE = Recipe(
+    name="table",
+    task="table",
+    model="mlp_table",
+    data="flats",  # computed, identical on every machine
+    epochs=30,
+    min_steps=600,  # for smaller data
+    batch_size=128,
+    optimizer="adamw",
+    learning_rate=0.003,
+    weight_decay=0.02,
+    schedule="one_cycle",
+    warmup_fraction=0.2,
+)
+
+if __name__ == "__main__":
+    run_recipe(RECIPE)
