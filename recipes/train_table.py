@@ -14,12 +14,12 @@ RECIPE = Recipe(
     task="table",
     model="mlp_table",
     data="flats",  # computed, identical on every machine
-    epochs=30,
+    epochs=20,
     min_steps=600,  # for smaller data
     batch_size=128,
     optimizer="adamw",
     learning_rate=0.003,
-    weight_decay=0.02,
+    weight_decay=0.1,
     schedule="one_cycle",
     warmup_fraction=0.2,
 )

@@ -24,8 +24,8 @@ class Predict:
     """Predict files with a trained run, or generate images: gpuzoo predict RUN FILE ...
 
     Images and sounds are read as in the training, resized and converted to what the
-    model takes. A forecaster continues the last values of a .csv file. Detectors,
-    forecasters, autoencoders and video models draw pictures with --out FOLDER.
+    model takes. A forecaster continues the last values of a .csv file; of a table each
+    row of a .csv or .parquet file is predicted. Detectors, forecasters, autoencoders and video models draw pictures with --out FOLDER.
 
     Exit codes: 0 done, 1 some files cannot be read (the others are predicted), 2 none.
     """
@@ -33,8 +33,8 @@ class Predict:
     run: Word
     """The run folder."""
     files: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files, folders, or - for standard input: images, sounds, .csv, .npy (examples) or
-    .npz (x_test, x or its only array)."""
+    """Files, folders, or - for standard input: images, sounds, .csv, .parquet, .npy
+    (examples) or .npz (x_test, x or its only array)."""
     top: int = 3
     """Classes per example, the most probable first."""
     score: float = 0.3
@@ -183,9 +183,10 @@ class _Session:
             if not fits:
                 command.refuse(kind, name)
         if self.out and not self.out.endswith(".jsonl"):
-            if self.kind == "classes":
+            if self.kind in ("classes", "number"):
+                what = {"classes": "a classifier"}.get(self.kind, "a model of a table")
                 raise GpuzooError(
-                    f"--out {self.out}: a classifier writes rows; expected FILE.jsonl"
+                    f"--out {self.out}: {what} writes rows; expected FILE.jsonl"
                 )
             self.pictures = predict.Output(self.out, trained)
         if self.kind == "frames" and not self.pictures:
@@ -285,19 +286,26 @@ class _Session:
         with files_bar(len(self.sources), quiet) as advance:
             yield lambda source: advance()
 
+    @property
+    def _predicted(self) -> str:
+        """The name of the number that is predicted, as the head of a table."""
+        prepared = self.trained.dataset.table
+        return prepared.target.name if prepared else ""
+
     def _print_tables(self) -> None:
         quiet, part = self.command.output.quiet, []
         for row in self._rows():
             if not quiet:
                 part.append(row)
             if len(part) == _ROWS:
-                _print_table(self.kind, part)
+                _print_table(self.kind, part, self._predicted)
                 part = []
         if part:
-            _print_table(self.kind, part)
+            _print_table(self.kind, part, self._predicted)
 
 
-def _print_table(kind: str, rows: list[dict]) -> None:
+def _print_table(kind: str, rows: list[dict], predicted: str) -> None:
+    """Print rows; `predicted`: the name of the number that they predict."""
     from rich.console import Console
 
     from gpuzoo.cli.tables import add_row, show, table, width
@@ -309,6 +317,7 @@ def _print_table(kind: str, rows: list[dict]) -> None:
         "boxes": ["class", "score", *(f"{side}\n(pixels)" for side in predict.SIDES)],
         "values": ["step\nahead", "forecast\n(unit of the file)"],
         "images": ["mean squared error\n(pixels 0 to 1)"],
+        "number": [predicted],
         "frames": ["picture of the last and the next frame"],
     }[kind]
     right = [] if kind in ("classes", "frames") else heads
@@ -349,6 +358,7 @@ _CELLS = {
     "values": lambda row: [
         [step, f"{value:.6g}"] for step, value in enumerate(row["forecast"], start=1)
     ],
+    "number": lambda row: [[f"{row['value']:.6g}"]],
     "images": lambda row: [[f"{row['error']:.5f}"]],
     "frames": lambda row: [[" ".join(row["out"])]],
 }  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from gpuzoo.data import columns
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, new_file, root
 
@@ -14,7 +15,7 @@ MOST_BYTES = 8 << 30
 """Of an iterable, which may have no end."""
 _WANTED = (
     "(x, y), x alone, or an iterable of (x, y), as arrays of NumPy or tensors of "
-    "TensorFlow, JAX or PyTorch"
+    "TensorFlow, JAX or PyTorch; or a data frame or a dict of columns, with target"
 )
 
 
@@ -26,7 +27,7 @@ def as_file(
     Args:
         data: the training examples: (x, y), x alone, or an iterable of bounded size of
             (x, y), such as a tf.data.Dataset or a DataLoader of PyTorch: single
-            examples or batches.
+            examples or batches; or all rows of a table (`columns.is_table`).
         validation, test: likewise. Without `test` a part of `data` is held out, as of a
             .npz file with x and y.
         keep: the file; default: a name made of the digest of the arrays in the folder
@@ -35,6 +36,15 @@ def as_file(
     Raises:
         GpuzooError: something is not an array, or `keep` holds something else.
     """
+    if columns.is_table(data):
+        if validation is not None or test is not None:
+            raise GpuzooError(
+                "validation and test: of a table a part of its rows is taken; name a "
+                "fraction, as validation=0.1, and evaluate other rows with "
+                "gpuzoo.evaluate(run, data=file)"
+            )
+        table = columns.from_memory("data", data)
+        return _kept(columns.as_arrays(table), keep)
     given = {"train": data, "val": validation, "test": test}
     arrays = {}
     for split, examples in given.items():
@@ -47,6 +57,11 @@ def as_file(
         raise GpuzooError(
             "validation: arrays need test=(x, y), too; or name a fraction"
         )
+    return _kept(arrays, keep)
+
+
+def _kept(arrays: dict[str, np.ndarray], keep) -> pathlib.Path:
+    """Write arrays to a file, unless it is there already, and return its path."""
     path = expand(str(keep)) if keep else root() / "arrays" / f"{_digest(arrays)}.npz"
     if path.suffix != ".npz":
         raise GpuzooError(f"keep_data must end in .npz: {path}")

@@ -41,13 +41,13 @@ def make(name: str) -> dict:
         rent = fair * (1 + 2 * _NOISE * bell)
         table["rent"] = np.floor(rent + 0.5)
     else:
-        asked = fair * (0.75 + 0.5 * draws[3])
+        asked = fair * (0.6 + 0.8 * draws[3])
         table["asked"] = np.floor(asked + 0.5)
         # A flat is let soon if it is cheap for what it is; large ones take longer.
         slow = asked / fair + 0.002 * (table["size"] - 60) + 0.03 * bell
-        slow += 0.1 * ((table["floor"] > 3) & ~table["lift"])
+        slow += 0.2 * ((table["floor"] > 3) & ~table["lift"])
         table["let"] = np.select(
-            [slow < 0.93, slow < 1.08], ["within a week", "within a month"], "later"
+            [slow < 0.9, slow < 1.15], ["within a week", "within a month"], "later"
         )
     columns = [
         _column(one, values, name) for one, values in {"id": _ids(), **table}.items()

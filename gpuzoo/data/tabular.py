@@ -154,7 +154,7 @@ def _goal(table: Columns, column: Column, task: str) -> _Goal:
         there = number.values[~np.isnan(number.values)]
         few = len(np.unique(there)) <= FEW and (there == np.floor(there)).all()
         if task == REGRESS or (task != CLASSIFY and not few):
-            return _regression(table, column, number, task)
+            return _regression(table, column, number)
     texts = column_kinds.as_categories(column)
     rows = np.flatnonzero([text != "" for text in texts])
     counts = collections.Counter(texts[row] for row in rows)
@@ -164,13 +164,14 @@ def _goal(table: Columns, column: Column, task: str) -> _Goal:
         raise GpuzooError(
             f"{table.what}: the target {column.name!r} has {len(names):,} different "
             f"values in {len(rows):,} rows, too many for classes; name another target"
-            + ", or add --task regress_table" * (number is not None)
+            + ", or add --task regress_table"
+            * (number is not None)
         )
     places = {one: n for n, one in enumerate(names)}
     labels = np.array([places[texts[row]] for row in rows], np.int32)
     said = f"the target {column.name!r} has {len(names)} classes"
-    if number is not None and task != CLASSIFY:
-        said += ", whole numbers (--task regress_table predicts them as numbers)"
+    if number is not None:
+        said += ", numbers (--task regress_table predicts them as such)"
     return _Goal(
         Target(column.name, "category"), rows, labels, tuple(names),
         [said, *_left_out(table, column.name, np.setdiff1d(every, rows))],
@@ -192,7 +193,7 @@ def _numbers_of_target(
     return read if read.kind == "number" and not column.typed else None
 
 
-def _regression(table: Columns, column: Column, read: Reading, task: str) -> _Goal:
+def _regression(table: Columns, column: Column, read: Reading) -> _Goal:
     every = np.arange(len(table))
     rows = np.flatnonzero(~np.isnan(read.values))
     values = read.values[rows]
@@ -202,10 +203,10 @@ def _regression(table: Columns, column: Column, read: Reading, task: str) -> _Go
             f"{table.what}: values of the target {column.name!r} up to "
             f"{np.abs(values).max():g} are too large; rescale them"
         )
-    said = f"the target {column.name!r} is a number"
-    if task != REGRESS:
-        said += ", of {:,} different values".format(len(np.unique(values)))
-        said += " (--task classify_table takes them for classes)"
+    said = (
+        f"the target {column.name!r} is a number, of {len(np.unique(values)):,} "
+        "different values (--task classify_table takes them for classes)"
+    )
     form = (read.form.thousands, read.form.point)
     return _Goal(
         Target(column.name, "number", form), rows, values, (),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.data import arrays as npz
-from gpuzoo.data import audio, folders, images
+from gpuzoo.data import audio, columns, folders, images, made_tables, tabular
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.sources import GENERATED, is_folder, load_data
 from gpuzoo.deploy.trained import Trained, load
@@ -53,7 +53,8 @@ def evaluate(
         metrics are those of the run to the bit; None for other data), `differences` of
         the environment, `exit_code` (1 if nothing has changed and they differ), and the
         figures of the task: for classifiers those of
-        `gpuzoo.tasks.scores.classification`, for forecasts those of `regression`.
+        `gpuzoo.tasks.scores.classification`, for forecasts and numbers those of
+        `regression`.
         `outputs` and `dataset` hold the arrays.
 
     Raises:
@@ -171,6 +172,8 @@ def _own_data(trained: Trained, data_dir: str | None, note) -> Dataset:
 def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Dataset:
     """Return other data in the shape and with the classes of a run."""
     what, recipe = f"data {data!r}", trained.recipe
+    if trained.dataset.field == "table":
+        return _other_table(trained, data, note)
     height, *rest = trained.dataset.input_shape
     size = seconds = 0
     path = expand(data)
@@ -217,6 +220,30 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         dataset, splits={"train": train, "test": test},
         classes=trained.classes, scale=trained.dataset.scale,
         name=dataset.name or recipe.data,
+    )  # fmt: skip
+
+
+def _other_table(trained: Trained, data: str, note) -> Dataset:
+    """Return the rows of another table, prepared as those of a run."""
+    if data in made_tables.TABLES:
+        made = made_tables.make(data)
+        name, source, table = made["name"], made["source"], made["table"]
+    else:
+        path = expand(data)
+        if path.suffix.lower() not in (*columns.SUFFIXES, ".npz"):
+            raise GpuzooError(
+                f"data {data!r}: {trained.path.name} was trained on a table; expected "
+                "a .csv or .parquet file"
+            )
+        name, source, table = tabular.from_path(path)
+    prepared, scale = trained.dataset.table, trained.dataset.scale
+    test, said = tabular.other(table, prepared, trained.classes, scale)
+    said = [*table.findings, *said, f"all {len(test['table']):,} rows are used"]
+    for line in said:
+        note(f"{table.what}: {line}")
+    return dataclasses.replace(
+        trained.dataset, splits={"train": test, "test": test}, name=name,
+        source=source, findings=tuple(said),
     )  # fmt: skip
 
 

@@ -160,6 +160,12 @@ def check_options(record, formats, generate, int8, calibration, bounds) -> None:
                     f"'gpuzoo[{extra}]'"
                 )
     task = record["recipe"]["task"]
+    if (record.get("data") or {}).get("table"):
+        raise GpuzooError(
+            "a model of a table is not exported: it takes rows that were prepared by "
+            "data.table of run.json, which no other runtime does; use gpuzoo predict, "
+            "or gpuzoo.load(run).predict(rows)"
+        )
     if int8 and (generate or task in GENERATORS):
         raise GpuzooError(
             "--int8 is not for generators: generated images have no target, so that "

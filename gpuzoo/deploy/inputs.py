@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuzoo.data import arrays, audio, folders, images, npy, table
+from gpuzoo.data import (
+    arrays,
+    audio,
+    columns,
+    folders,
+    images,
+    npy,
+    preparation,
+    table,
+)
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
@@ -22,6 +31,7 @@ _MOST_FROM_STDIN = 1 << 29  # bytes
 _ARRAYS = {".npy", ".npz"}
 _SUFFIXES = {
     "image": images.IMAGE_SUFFIXES, "audio": folders.SOUND_SUFFIXES, "series": {".csv"},
+    "table": set(columns.SUFFIXES),
 }  # fmt: skip
 
 
@@ -43,7 +53,8 @@ class Example:
     index: int | None
     """Its place, if the file holds several."""
     values: np.ndarray
-    """What `Trained.predict` takes; series in their own units."""
+    """What `Trained.predict` takes, series in their own units; of a table what
+    `Trained.infer` takes."""
     shape: tuple[int, int] | None
     """Height and width of an image before it was resized."""
     changes: tuple[str, ...]
@@ -63,7 +74,7 @@ def find(
     note. In folders, links to files are followed and links to folders refused.
 
     Args:
-        takes: image, audio or series.
+        takes: image, audio, series or table.
 
     Raises:
         GpuzooError: a folder cannot be read or holds no such files; `-` twice.
@@ -117,8 +128,11 @@ def read(source: Source, trained: "Trained", invert: bool = False) -> Iterator[E
             if isinstance(file, bytes)
             else file.suffix.lower() in _ARRAYS
         )
+        if is_array and trained.takes == "table":
+            raise ValueError("arrays have no names of columns; save them as .csv")
         how = _array if is_array else {
             "image": _image, "audio": _sound, "series": _series,
+            "table": _table,
         }[trained.takes]  # fmt: skip
         yield from how(source.name, file, trained, invert)
     except Exception as error:  # the decoders raise many types
@@ -133,9 +147,12 @@ def _check_kind(file, takes: str) -> None:
     """Refuse an image for a model of sounds, and so on, by its first bytes: what the
     decoder of the other kind says of them helps nobody."""
     kind = folders.content_of(file)
-    wanted = {"image": "image", "audio": "sound", "series": ""}[takes]
+    wanted = {"image": "image", "audio": "sound"}.get(takes, "")
     if kind and kind != wanted:
-        taken = {"image": "images", "audio": "sounds", "series": "a series of numbers"}
+        taken = {
+            "image": "images", "audio": "sounds", "table": "rows of a table",
+            "series": "a series of numbers",
+        }  # fmt: skip
         forms = ", ".join(sorted(_SUFFIXES[takes] | _ARRAYS))
         raise ValueError(f"{kind} file; the model takes {taken[takes]} ({forms})")
 
@@ -208,6 +225,22 @@ def _last_window(name: str, values: np.ndarray, trained, findings=()) -> Example
     trained.preprocess(last)  # checks them
     said = f"the last {window} of {len(values):,} values are read"
     return Example(name, None, last, None, (*findings, said))
+
+
+def _table(name: str, file, trained: "Trained", invert: bool) -> Iterator[Example]:
+    """Read the rows of a table; what is said of the whole file stands at the first."""
+    path = pathlib.Path(name) if isinstance(file, bytes) else file
+    content = file if isinstance(file, bytes) else None
+    rows, prepared = columns.from_file(path, content), trained.dataset.table
+    readings, said = preparation.read_again(rows, prepared)
+    said = [*rows.findings, *said]
+    if not len(rows):
+        raise ValueError("no rows below the names of the columns")
+    values = preparation.encode(prepared, readings, np.arange(len(rows)))
+    strange = preparation.strange(rows, prepared, readings)
+    for index, (one, changes) in enumerate(zip(values, strange, strict=True)):
+        yield Example(name, index, one, None, (*said, *changes))
+        said = []
 
 
 def _array(name: str, file, trained: "Trained", invert: bool) -> Iterator[Example]:

@@ -20,12 +20,15 @@ MOST_ON_SHEET = 4096  # generated images
 
 
 def kind_of(trained: Trained) -> str:
-    """Return what the rows of a model hold: classes, boxes, values, frames or
-    images (reconstructions)."""
+    """Return what the rows of a model hold: classes, boxes, values, frames, images
+    (reconstructions) or number (of a table)."""
     task = trained.recipe.task
     if trained.takes == "series":
         return "values"
-    kinds = {"detect": "boxes", "autoencode": "images", "video_prediction": "frames"}
+    kinds = {
+        "detect": "boxes", "autoencode": "images", "video_prediction": "frames",
+        "regress_table": "number",
+    }  # fmt: skip
     return kinds.get(task, "classes")
 
 
@@ -43,14 +46,15 @@ def predict(
         row: JSON: `file`; `index` of an array with several examples; `changes`, what
             was done to the input, if anything; and `predictions` (class, probability),
             `boxes` (class, score, top, left, bottom, right in pixels of the file),
-            `forecast` in the units of the series, or `error` of a reconstruction, the
+            `forecast` in the units of the series, `value` in that of the target, or `error` of a reconstruction, the
             mean squared error of a pixel in [0, 1].
         arrays: of the outputs of `Trained.predict`, the rows of the example.
     """
-    outputs = trained.predict(np.stack([example.values for example in examples]))
+    call = trained.infer if trained.takes == "table" else trained.predict
+    outputs = call(np.stack([example.values for example in examples]))
     make = {
         "classes": _classes, "boxes": _boxes, "values": _values, "images": _images,
-        "frames": lambda *_: {},
+        "frames": lambda *_: {}, "number": _number,
     }[kind_of(trained)]  # fmt: skip
     for place, example in enumerate(examples):
         arrays = {name: array[place] for name, array in outputs.items()}
@@ -96,6 +100,10 @@ SIDES = ("top", "left", "bottom", "right")
 
 def _values(trained: Trained, example, arrays: dict, top, score) -> dict:
     return {"forecast": trained.unscale(arrays["forecast"]).tolist()}
+
+
+def _number(trained: Trained, example, arrays: dict, top, score) -> dict:
+    return {"value": float(arrays["value"])}
 
 
 def _images(trained: Trained, example: Example, arrays: dict, top, score) -> dict:

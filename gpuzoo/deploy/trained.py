@@ -12,8 +12,9 @@ import numpy as np
 
 from gpuzoo.catalogue import user_files
 from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.data import audio, series, validate
+from gpuzoo.data import audio, columns, preparation, series, validate
 from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.data.preparation import Preparation
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import LARGEST_JSON, expand, open_inside, read_inside
 from gpuzoo.report import notebook
@@ -71,7 +72,7 @@ class Trained:
 
     @property
     def takes(self) -> str:
-        """The input of `predict`: image, audio, series, or "" for a generator."""
+        """The input of `predict`: image, audio, series, table, or "" for a generator."""
         return self.task.takes
 
     @property
@@ -87,8 +88,8 @@ class Trained:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one example for `predict`: (height, width, channels), for sounds
-        (samples,), for series (time, 1), for films (frames, height, width, channels).
-        """
+        (samples,), for series (time, 1), for films (frames, height, width, channels),
+        for tables (numbers,), of a row that `preprocess` has prepared."""
         return self.task.taken_shape(self.dataset)
 
     @property
@@ -110,7 +111,9 @@ class Trained:
             examples: an array `(examples, *input_shape)` or one example; images without
                 an axis for one channel, too. Images are uint8, other whole numbers in
                 [0, 255] or floats in [0, 1]; sounds int16 or floats in [-1, 1); series
-                the raw values, which are standardized as in the training.
+                the raw values, which are standardized as in the training. For a table a
+                data frame, a dict of columns, or the path of a .csv or .parquet file,
+                with the columns of the training data.
 
         Raises:
             GpuzooError: another shape or dtype, or values that are not finite or out of
@@ -120,6 +123,8 @@ class Trained:
             raise GpuzooError(
                 f"{self.path.name} generates images and takes none; use sample()"
             )
+        if self.takes == "table":
+            return self._rows(examples)
         values = np.asarray(examples)
         values = values.reshape(_with_batch(values.shape, self.input_shape))
         if 0 in values.shape:
@@ -131,6 +136,24 @@ class Trained:
         if self.takes == "audio":
             return audio.clean(what, values)
         return series.standardized(what, values, self.scale)
+
+    def _rows(self, examples) -> np.ndarray:
+        """Return the rows of a table as the model takes them."""
+        if columns.is_table(examples):
+            table = columns.from_memory("rows to predict", examples)
+        elif isinstance(examples, str | os.PathLike):
+            table = columns.from_file(expand(os.fspath(examples)))
+        else:
+            raise GpuzooError(
+                f"rows to predict must be a data frame, a dict of columns, or the path "
+                f"of a .csv or .parquet file, not {type(examples).__name__}: the "
+                "columns are found by their names"
+            )
+        prepared = self.dataset.table
+        readings, _ = preparation.read_again(table, prepared)
+        if not len(table):
+            raise GpuzooError("no rows to predict")
+        return preparation.encode(prepared, readings, np.arange(len(table)))
 
     def predict(self, examples, progress: Callable | None = None) -> Arrays:
         """Return what the model gives for each example.
@@ -146,14 +169,19 @@ class Trained:
             name -> array (examples, ...): for classifiers `predicted` (the class
             index), `confidence` (its probability) and `logits` (examples, classes); for
             detectors `found_boxes`, `found_label` and `score`, 20 each; for forecasts
-            `forecast`, in standard deviations of the training data (`unscale`); for
+            `forecast`, in standard deviations of the training data (`unscale`); for the
+            numbers of a table `value`, float64, in the unit of the target; for
             autoencoders `reconstruction`, for films `forecast`, both uint8.
 
         Raises:
             GpuzooError: see `preprocess`.
         """
-        values = self.preprocess(examples)
-        return self._in_batches(self.task.infer, {self.takes: values}, progress)
+        return self.infer(self.preprocess(examples), progress)
+
+    def infer(self, values: np.ndarray, progress: Callable | None = None) -> Arrays:
+        """Do the same for examples that `preprocess` has returned."""
+        found = self._in_batches(self.task.infer, {self.takes: values}, progress)
+        return self.task.in_units(found)
 
     def sample(self, count: int, *, seed: int | None = None, label=None) -> np.ndarray:
         """Return generated images (count, height, width, channels), uint8.
@@ -339,19 +367,21 @@ def _checked_bytes(path: pathlib.Path, sha256: str) -> int:
 def _without_examples(record: dict) -> Dataset:
     """Return the dataset of a record, without examples."""
     data = record["data"]
-    field = {"forecast": "series", "classify_audio": "audio"}.get(
-        record["recipe"]["task"], "image"
-    )
+    tables = dict.fromkeys(("classify_table", "regress_table"), "table")
+    kinds = {"forecast": "series", "classify_audio": "audio", **tables}
+    field = kinds.get(record["recipe"]["task"], "image")
     empty: Arrays = {field: np.zeros((0, *data["input_shape"]), np.uint8)}
     if record["recipe"]["task"] == "multilabel":
         empty["labels"] = np.zeros((0, len(data["classes"])), np.uint8)
     elif data["classes"]:
         empty["label"] = np.zeros(0, np.int32)
-    if field == "series":
+    if field == "series" or record["recipe"]["task"] == "regress_table":
         empty["target"] = np.zeros(0, np.float32)
+    table = Preparation.from_record(data.get("table")) if field == "table" else None
     return Dataset(
         data["name"], data["source"], {"train": empty, "test": empty},
         tuple(data["classes"]), data["fingerprint"], scale=data.get("scale"),
+        table=table,
     )  # fmt: skip
 
 

@@ -35,7 +35,8 @@ _LARGEST = 8_000_000  # bytes of a picture in the page
 _MAIN = {
     "adversarial": ("frechet", ""), "diffusion": ("frechet", ""),
     "autoencode": ("loss", "nats per image"), "detect": ("map50", ""),
-    "forecast": ("loss", ""), "video_prediction": ("error", ""),
+    "forecast": ("loss", ""), "regress_table": ("r2", ""),
+    "video_prediction": ("error", ""),
 }  # fmt: skip
 # All but curves.png, which is drawn here as SVG.
 _PICTURES = {
@@ -61,6 +62,14 @@ _PICTURES = {
     "forecasts.png": (
         "Forecasts",
         "Six windows of the test series: the past, the actual values and the forecast.",
+    ),
+    "predicted_true.png": (
+        "Predicted and true values",
+        "Each point is a test row; on the line the prediction is right.",
+    ),
+    "residuals.png": (
+        "Residuals",
+        "True minus predicted values of the test rows, and how often they occur.",
     ),
     "frames.png": (
         "Next frames",

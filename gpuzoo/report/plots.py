@@ -243,6 +243,45 @@ def forecasts(title: str, dataset: Dataset, outputs: dict) -> Figure:
     return figure
 
 
+def predicted_true(title: str, dataset: Dataset, outputs: dict) -> Figure:
+    """Plot predicted numbers over true ones, in the unit of the target."""
+    true, predicted = _in_units(dataset, outputs)
+    figure = Figure(figsize=(5.8, 5.8), layout="constrained")
+    axes = figure.subplots()
+    ends = [min(true.min(), predicted.min()), max(true.max(), predicted.max())]
+    axes.plot(ends, ends, color=_MUTED, lw=1)
+    axes.plot(true, predicted, ".", color=_TEST, ms=3, alpha=0.5)
+    name = f" {dataset.table.target.name}" if dataset.table else ""
+    axes.set(xlabel=f"true{name}", ylabel=f"predicted{name}", aspect="equal")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{title} · test rows", color=_MUTED, fontsize=9)
+    return figure
+
+
+def residuals(title: str, dataset: Dataset, outputs: dict) -> Figure:
+    """Plot true minus predicted numbers over predicted ones, and their histogram."""
+    true, predicted = _in_units(dataset, outputs)
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+    left.plot(predicted, true - predicted, ".", color=_TEST, ms=3, alpha=0.5)
+    right.hist(true - predicted, 40, orientation="horizontal", color=_TRAIN)
+    for axes in (left, right):
+        axes.axhline(0, color=_MUTED, lw=1)
+        axes.spines[["top", "right"]].set_visible(False)
+    left.set(xlabel="predicted", ylabel="true minus predicted")
+    right.set_xlabel("test rows")
+    figure.suptitle(f"{title} · residuals of the test rows", color=_MUTED, fontsize=9)
+    return figure
+
+
+def _in_units(dataset: Dataset, outputs: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Return true and predicted numbers in the unit of the target."""
+    mean, deviation = dataset.scale
+    told = outputs["scaled"].astype(np.float64)
+    true = dataset.test["target"][: len(told)].astype(np.float64)
+    return true * deviation + mean, told * deviation + mean
+
+
 def next_values(title: str, past: np.ndarray, ahead: list[float]) -> Figure:
     """Plot the values that a model saw and those that it forecasts, in their units."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -393,7 +432,8 @@ def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
 PICTURES = {
     function.__name__: function
     for function in (
-        confusion, detections, forecasts, frames, mistakes, reconstructions, samples,
+        confusion, detections, forecasts, frames, mistakes, predicted_true, reconstructions,
+        residuals, samples,
     )
 }  # fmt: skip
 """Name in `Task.pictures` -> function; one that does not apply returns None."""

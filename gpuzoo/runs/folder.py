@@ -38,7 +38,7 @@ SIGNATURE = "run.json.sig"
 """By `gpuzoo sign`, of the bytes of run.json."""
 _PLOTS = (
     "curves", "confusion", "mistakes", "reconstructions", "samples", "detections",
-    "forecasts", "frames",
+    "forecasts", "frames", "predicted_true", "residuals",
 )  # fmt: skip
 _OUTPUTS = {
     "weights.safetensors", "initial_weights.safetensors", "architecture.json",

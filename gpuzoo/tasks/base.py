@@ -240,6 +240,11 @@ class Task:
         """
         raise NotImplementedError
 
+    def in_units(self, outputs: dict) -> dict:
+        """Return the outputs of `infer` as `predict` gives them to the user; NumPy
+        arrays, on the host."""
+        return outputs
+
     def codes(self, count: int, seed: int, label: int | None = None) -> dict:
         """Return name -> NumPy array (count, ...): what `generate` needs for as many
         images, the same for equal arguments.

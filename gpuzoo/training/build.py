@@ -172,7 +172,12 @@ def check_recipe(recipe: Recipe) -> None:
     tasks.load(recipe.task).check_recipe(recipe)
     options = parse_options(recipe.model_options)
     derived = (
-        "input_shape", "num_classes", "horizon", "numbers", "vocabulary", "num_outputs"
+        "input_shape",
+        "num_classes",
+        "horizon",
+        "numbers",
+        "vocabulary",
+        "num_outputs",
     )
     for name in derived:
         if name in options:

@@ -73,7 +73,8 @@ def train(
         **changes: other values for fields of the recipe or of the options, for example
             `epochs=3, precision="float32"`. `data` may also be arrays, `(x, y)`, or an
             iterable of bounded size of such pairs (tf.data.Dataset, DataLoader); then
-            `validation=(x, y)` and `test=(x, y)` may be, too. They are written to a
+            `validation=(x, y)` and `test=(x, y)` may be, too; or a data frame or a dict
+            of columns, with `target` as the name of one. They are written to a
             .npz file, for `verify`, `resume` and all other commands: `keep_data` names
             it, by default it is in the cache.
 
