@@ -25,7 +25,8 @@ class Predict:
 
     Images and sounds are read as in the training, resized and converted to what the
     model takes. A forecaster continues the last values of a .csv file; of a table each
-    row of a .csv or .parquet file is predicted. Detectors, forecasters, autoencoders and video models draw pictures with --out FOLDER.
+    row of a .csv or .parquet file is predicted. Detectors, forecasters, autoencoders
+    and video models draw pictures with --out FOLDER.
 
     Exit codes: 0 done, 1 some files cannot be read (the others are predicted), 2 none.
     """

@@ -31,9 +31,16 @@ MISSING_TEXTS = {"", "nan", "n/a", "#n/a", "na", "null", "?"}
 _ZERO_FIRST = re.compile(r"[+-]?0\d+")
 _ARTEFACT = re.compile(r"(-?\d{1,15})\.0+")  # 3.0, which was 3 before one was missing
 _ID_NAMES = {"id", "ids", "uuid", "guid", "index", "idx", "rowid", "unnamed"}
+_LOOKED_AT = 200
+"""Cells that show whether it is worth looking at all."""
 _MOST = 0.9
 """Fraction of numbers from which on a text among them is taken for a mistake."""
 CLOCK = "time of day"
+_IDS = "line numbers or identifiers (--columns NAME:number uses them)"
+_WORDS = (
+    "text, of which most values occur once in the training rows (--columns "
+    "NAME:category uses it)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +76,13 @@ def parse_columns(words: tuple[str, ...], names: list[str], target: str) -> dict
                 f"columns must be name:kind, with a kind of {', '.join(KINDS)}: "
                 f"{word!r}"
             )
-        if name not in names:
-            raise GpuzooError(f"columns: no column {name!r}; {nearest(name, names)}")
         if name == target:
             raise GpuzooError(
                 f"columns: {name!r} is the target; the task says how it is read: "
                 "--task classify_table or regress_table"
             )
+        if name not in names:
+            raise GpuzooError(f"columns: no column {name!r}; {nearest(name, names)}")
         if name in found:
             raise GpuzooError(f"columns: {name!r} is given twice; give it once")
         found[name] = kind
@@ -105,8 +112,8 @@ def decide(
     if column.values is not None:
         return _tolerant(Reading("number", values=column.values), train, column, rows)
     texts = column.texts
-    different = {texts[row] for row in rows}
-    there = {cell for cell in different if cell.lower() not in numbers.MISSING}
+    different = dict.fromkeys(texts[row] for row in rows)
+    there = [cell for cell in different if cell.lower() not in numbers.MISSING]
     if not there:
         return _as_text(column, train)
     if _mostly(table, column, rows, there, _is_moment, "a date", "dates"):
@@ -118,13 +125,14 @@ def decide(
     return _as_text(column, train)
 
 
-def _mostly(table, column, rows, there: set, test, one: str, kind: str) -> bool:
-    """Return whether all cells pass a test.
+def _mostly(table, column, rows, there: list, test, one: str, kind: str) -> bool:
+    """Return whether all different cells pass a test.
 
     Raises:
         GpuzooError: nearly all do.
     """
-    if not (test(next(iter(there))) or len(there) > 1):
+    some = there[:: max(1, len(there) // _LOOKED_AT)]
+    if 2 * sum(map(test, some)) < len(some):
         return False
     wrong = {cell for cell in there if not test(cell)}
     if not wrong:
@@ -147,6 +155,8 @@ def _tolerant(
     always: bool = False,
 ) -> Reading:  # fmt: skip
     """Return a reading of numbers, or why they are not used."""
+    if reading.kind == "unused":
+        return reading
     values = reading.values[train]
     there = values[~np.isnan(values)]
     if not len(there):
@@ -155,7 +165,7 @@ def _tolerant(
         if len(there) == len(values) and (there == there[0]).all():
             return Reading("unused", reason="the same value in all training rows")
         if column is not None and _are_ids(column.name, reading.values[rows]):
-            return Reading("unused", reason="line numbers or identifiers")
+            return Reading("unused", reason=_IDS)
     return reading
 
 
@@ -182,10 +192,7 @@ def _as_text(column: Column, train: np.ndarray) -> Reading:
     if len(counts) == 1 and not missing:
         return Reading("unused", reason="the same value in all training rows")
     if 2 * sum(n for n in counts.values() if n > 1) < total:
-        return Reading(
-            "unused",
-            reason="text, of which most values occur once in the training rows",
-        )
+        return Reading("unused", reason=_WORDS)
     return Reading("category", texts=texts)
 
 

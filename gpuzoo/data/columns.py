@@ -78,7 +78,7 @@ def from_file(path: pathlib.Path, content: bytes | None = None) -> Columns:
     columns = [
         Column(name, texts=list(map(_composed, table.column(place))))
         for place, name in enumerate(_named(table.head))
-    ] if table.rows else [Column(name, texts=[]) for name in _named(table.head)]  # fmt: skip
+    ]
     return Columns(
         table.what, _by_name(table.what, columns), table.lines, table.mark,
         table.findings,
@@ -115,9 +115,8 @@ def from_memory(what: str, data) -> Columns:
 
 def is_table(data) -> bool:
     """Whether an object of Python is a table with named columns."""
-    return isinstance(data, dict) or (
-        hasattr(data, "columns") and (hasattr(data, "iloc") or hasattr(data, "to_pandas"))
-    )  # fmt: skip
+    frame = hasattr(data, "iloc") or hasattr(data, "to_pandas")
+    return isinstance(data, dict) or (frame and hasattr(data, "columns"))
 
 
 def as_arrays(table: Columns) -> dict[str, np.ndarray]:
@@ -203,7 +202,7 @@ def _column(what: str, name: str, values) -> Column:
         numeric = array.astype(np.float64)
         return Column(name, values=_finite(what, name, numeric))
     try:
-        cells = values.tolist() if array is not None else list(values)
+        cells = list(values if array is None else array.tolist())
     except TypeError:
         raise GpuzooError(
             f"{what}, column {name!r}: {type(values).__name__} is no list of values"

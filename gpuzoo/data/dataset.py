@@ -66,7 +66,7 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels), for audio (samples,), for a series (time, 1), for a
+        """(height, width, channels), of audio (samples,), of a series (time, 1), of a
         table (numbers,)."""
         return self.train[self.field].shape[1:]
 

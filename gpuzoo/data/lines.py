@@ -251,6 +251,11 @@ def _rows(
                 bare = bare or number
             before = number
     except csv.Error as error:
+        if "unexpected end" in str(error):  # of strict reading
+            raise GpuzooError(
+                f"{what}: line {before + 1}: a quotation mark is opened there and not "
+                "closed; close or remove it"
+            ) from None
         raise GpuzooError(
             f"{what}: line {reader.line_num + skipped}: not a readable CSV file: "
             f"{error}; look for an unclosed quotation mark"

@@ -136,7 +136,9 @@ def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[s
     ):
         mark = min(".,", key=lambda mark: sum(mark in cell for cell in cells))
         raise _unclear(next(i for i, cell in enumerate(cells) if mark in cell))
-    fitting = [form for form in _FORMS if all(form.fits(cells))]
+    # Without its marks a format is one of the two that have no thousands separator.
+    likely = [form for form in _FORMS if not form.thousands or form.thousands in text]
+    fitting = [form for form in likely if all(form.fits(cells))]
     # Formats that differ only in unused separators are the same.
     forms = {
         (form.thousands in text and form.thousands, form.point in text and form.point)

@@ -94,6 +94,12 @@ class Preparation:
     """Names of other columns of the training data, and why they are not used."""
 
     @property
+    def used(self) -> list[str]:
+        """Names of the columns that are used."""
+        numeric = [one.name for one in self.numeric]
+        return [*numeric, *(one.name for one in self.categorical)]
+
+    @property
     def width(self) -> int:
         """Numbers per row."""
         gaps = sum(one.gaps for one in self.numeric)
@@ -202,13 +208,13 @@ def read_again(
     Raises:
         GpuzooError: a column is missing, or a cell cannot be read.
     """
-    used = [one.name for one in (*prepared.numeric, *prepared.categorical)]
+    used = prepared.used
     if missing := [name for name in used if name not in table.columns]:
         listed = ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5)
         s = "s" * (len(missing) > 1)
         raise GpuzooError(
-            f"{table.what}: without the column{s} {listed}, which the model was trained "
-            "on"
+            f"{table.what}: without the column{s} {listed}, on which the model was "
+            "trained"
         )
     known = {*used, prepared.target.name, *(name for name, _ in prepared.unused)}
     found, said = {}, []

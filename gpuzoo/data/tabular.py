@@ -18,6 +18,8 @@ from gpuzoo.data.validation import with_validation
 from gpuzoo.errors import GpuzooError
 
 TASKS = CLASSIFY, REGRESS = "classify_table", "regress_table"
+LEAST = 10
+"""Rows."""
 FEW = 10
 """Different whole numbers up to which a target is taken for classes."""
 _NAMED = 30
@@ -57,8 +59,11 @@ def make(
     given = column_kinds.parse_columns(
         kinds, [one for one in table.columns if one != target], target
     )
-    if not len(table):
-        raise GpuzooError(f"{table.what}: no rows below the names of the columns")
+    if len(table) < LEAST:
+        raise GpuzooError(
+            f"{table.what}: {len(table)} rows below the names of the columns; at least "
+            f"{LEAST} are needed"
+        )
     goal = _goal(table, wanted, task)
     arrays = {"table": goal.rows[:, None]}
     arrays["label" if goal.classes else "target"] = goal.values
@@ -332,15 +337,15 @@ def _described(
             formats.setdefault(line, []).append(name)
     found += [f"{line}: {_listed(names)}" for line, names in formats.items()]
     missing = []
-    for one in (*prepared.numeric, *prepared.categorical):
-        reading = readings[one.name]
+    for name in prepared.used:
+        reading = readings[name]
         gone = (
             np.isnan(reading.values[rows])
             if reading.texts is None
             else np.array([reading.texts[row] == "" for row in rows])
         )
         if gone.any():
-            missing.append(f"{one.name!r} {gone.mean():.2g}")
+            missing.append(f"{name!r} {gone.mean():.2g}")
     if missing:
         found.append(f"fraction of values that are missing: {', '.join(missing)}")
     return found
@@ -383,8 +388,7 @@ def _empty_classes(splits: dict, classes: tuple[str, ...]) -> list[str]:
 
 def _duplicates(table: Columns, prepared: Preparation, rows: dict) -> list[str]:
     """Report rows that are equal, in all columns that are used, to a training row."""
-    used = {one.name for one in (*prepared.numeric, *prepared.categorical)}
-    used.add(prepared.target.name)
+    used = {*prepared.used, prepared.target.name}
     cells = [
         column.texts if column.values is None else column.values.tolist()
         for name, column in table.columns.items()

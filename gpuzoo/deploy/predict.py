@@ -46,8 +46,8 @@ def predict(
         row: JSON: `file`; `index` of an array with several examples; `changes`, what
             was done to the input, if anything; and `predictions` (class, probability),
             `boxes` (class, score, top, left, bottom, right in pixels of the file),
-            `forecast` in the units of the series, `value` in that of the target, or `error` of a reconstruction, the
-            mean squared error of a pixel in [0, 1].
+            `forecast` in the units of the series, `value` in that of the target, or
+            `error` of a reconstruction, the mean squared error of a pixel in [0, 1].
         arrays: of the outputs of `Trained.predict`, the rows of the example.
     """
     call = trained.infer if trained.takes == "table" else trained.predict

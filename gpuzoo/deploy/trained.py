@@ -72,7 +72,7 @@ class Trained:
 
     @property
     def takes(self) -> str:
-        """The input of `predict`: image, audio, series, table, or "" for a generator."""
+        """The input of `predict`: image, audio, series, table; "" of a generator."""
         return self.task.takes
 
     @property

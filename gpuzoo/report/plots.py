@@ -432,8 +432,8 @@ def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
 PICTURES = {
     function.__name__: function
     for function in (
-        confusion, detections, forecasts, frames, mistakes, predicted_true, reconstructions,
-        residuals, samples,
+        confusion, detections, forecasts, frames, mistakes, predicted_true,
+        reconstructions, residuals, samples,
     )
 }  # fmt: skip
 """Name in `Task.pictures` -> function; one that does not apply returns None."""
