@@ -9,7 +9,7 @@ from gpuzoo import register
 @register(
     task="table",
     reference="Gorishniy, Rubachev and Babenko, arXiv 2203.05556 (MLP-PLE)",
-    parameters=None,
+    parameters=79_689,
 )
 def mlp_table(
     *,
@@ -48,7 +48,7 @@ def mlp_table(
 @register(
     task="table",
     reference="Lim, Arik, Loeff and Pfister, arXiv 1912.09363 (gated residual network)",
-    parameters=None,
+    parameters=307_657,
 )
 def gated_table(
     *,
@@ -64,7 +64,8 @@ def gated_table(
 ) -> keras.Model:
     """A residual network of gated blocks on encoded columns.
 
-    Input, output and encoding as of `mlp_table`. Each block is a gated residual network
+    Input (batch, columns), output (batch, num_outputs) and encoding as of `mlp_table`.
+    Each block is a gated residual network
     of the Temporal Fusion Transformer: x + GLU(W1 ELU(W2 x)), normalized.
 
     Differences from the paper: the columns are joined to one vector before the blocks,

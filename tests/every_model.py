@@ -81,7 +81,7 @@ def goal(task: str, model) -> tuple:
         return loss, (given, np.arange(count) % CLASSES)
     if task == "detect":
         return detect.loss, (given, boxes(count, *given.shape[1:3]))
-    if task == "forecast":
+    if task in ("forecast", "table"):
         return "mse", (given, rng.random((count, *model.output_shape[1:]), "f4"))
     loss = autoencode.cross_entropy
     if task == "video_prediction":
@@ -112,6 +112,7 @@ def with_the_loop(name: str, runtime) -> tuple[dict, dict, float]:
     from gpuzoo.training.build import build_model
 
     task = gpuzoo.model_info(name).task
+    task = "regress_table" if task == "table" else task
     options = {k: v for k, v in SMALL.get(name, {}).items()}
     batch = 32 if task == "forecast" else 5 if name == "wgan_gp" else 4
     recipe = Recipe(
@@ -141,6 +142,8 @@ def examples(name: str, task: str, batch: int):
     rng = np.random.default_rng(3)
     if task == "forecast":
         return make_series("tiny", "made up", rng.random(420))
+    if task == "regress_table":
+        return rows(batch)
     # Scenes and films are made of images, and larger.
     made = task in ("detect", "video_prediction")
     size = (8, 8, 1) if made else SIZES.get(name, [(28, 28, 1)])[0]
@@ -163,6 +166,17 @@ def examples(name: str, task: str, batch: int):
         for split, count in counts.items()
     }
     return make_dataset("tiny", "made up", splits)
+
+
+def rows(batch: int):
+    """A table with a number, a category and a number to predict."""
+    from gpuzoo.data.columns import from_memory
+    from gpuzoo.data.tabular import make
+
+    rng, count = np.random.default_rng(3), (STEPS + STEPS // 4) * batch
+    columns = {"x": rng.random(count), "c": rng.choice(["a", "b", "c"], count)}
+    columns["y"] = columns["x"] + (columns["c"] == "a")
+    return make("tiny", "made up", from_memory("tiny", columns), target="y")
 
 
 if __name__ == "__main__":

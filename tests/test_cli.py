@@ -40,6 +40,7 @@ PICTURES = {
     "mnist_vae": {"reconstructions.png", *DRAWN},
     "mnist_wgan": DRAWN,
     "moving_mnist": {"frames.png"},
+    "table": {"predicted_true.png", "residuals.png"},
     "tones": {"confusion.png"},
 }  # of other recipes:
 CLASSIFIED = {"confusion.png", "mistakes.png"}
@@ -56,7 +57,9 @@ TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
 
 def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
-    return words + ([] if name in ("forecast", "tones") else ["--data", "digits"])
+    return words + (
+        [] if name in ("forecast", "table", "tones") else ["--data", "digits"]
+    )
 
 
 def check_recipe(name: str, told: dict, folder: pathlib.Path) -> None:

@@ -150,7 +150,7 @@ class Odd:
     ("data", "error"),
     [
         ((1, 2, 3), "got 3 parts"),
-        ({"x": 1}, "got dict"),
+        ({"x": [1, 2], "y": [3]}, "column 'x' has 2 values and 'y' 1"),
         (3, "got int"),
         (iter([]), "gave no examples"),
         (iter([3]), "pairs"),

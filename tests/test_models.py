@@ -41,15 +41,19 @@ SIZES = {
     "lstm_forecaster": [(20, 1)],
     "audio_cnn": [(1_700,)],
     "detector": [(16, 24, 2)],
+    "mlp_table": [(6,)],
+    "gated_table": [(6,)],
 }  # fmt: skip
 # Options that leave the kinds of layers and take away most of the time.
 SMALL = {
     "conv_lstm": {"filters": (4, 5)},
     "convmixer": {"width": 32, "depth": 1},
+    "gated_table": {"width": 16, "blocks": 1},
     "gan": {"filters": (8, 16)},
     "conditional_gan": {"filters": (8, 16)},
     "wgan_gp": {"filters": (8, 16)},
     "lstm_forecaster": {"units": 8, "layers": 2},
+    "mlp_table": {"units": (16,)},
     "resnet18": {"width": 8},
     "speednet": {"filters": (8, 16, 16)},
     "vit_tiny": {"width": 24, "depth": 1},
