@@ -33,6 +33,7 @@ UNITS = {
     "test_accuracy": "",
     "test_map50": " (mean average precision at an overlap of 0.5)",
     "test_frechet": " (Frechet distance, fixed classifier)",
+    "test_r2": " (R2)",
     "test_loss": "",
     "test_error": " (mean squared error of a pixel)",
     "test_copied": " (of the last frame in place of the next)",

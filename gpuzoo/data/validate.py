@@ -362,8 +362,8 @@ def hold_out(what: str, whole: dict) -> dict:
         if not len(test):
             raise GpuzooError(
                 f"{what}: labels are not classes: each of the {count} labels occurs "
-                "once; expected two or more examples per class (gpuzoo has no "
-                "regression task)"
+                "once; expected two or more examples per class (numbers are predicted "
+                "from tables only)"
             )
     parts = {"train": train, "test": test}
     return {

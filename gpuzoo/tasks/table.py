@@ -7,6 +7,8 @@ class Task(base.Task):
     """Stands in a recipe until the data are known: classify_table if the target has
     classes, else regress_table. `--task` forces one of them."""
 
+    metrics = (base.LOSS, base.Metric("r2", greater_is_better=True))
+    """Of the recipe's own data, which have a number as target."""
     uses = frozenset({"label_smoothing", "class_weight", "target", "columns"})
 
     @staticmethod
