@@ -96,7 +96,11 @@ def test_the_page_on_many_runs(tmp_path):
 def test_the_page_on_tables(tmp_path):
     pytest.importorskip("pandas", reason="needs the extra tables")
     rng = np.random.default_rng(0)
-    size, rooms, city = rng.uniform(30, 150, 300), rng.integers(1, 6, 300), rng.choice(["Oslo", "Rome"], 300)
+    size, rooms, city = (
+        rng.uniform(30, 150, 300),
+        rng.integers(1, 6, 300),
+        rng.choice(["Oslo", "Rome"], 300),
+    )
     rows = [f"{s:.1f},{r},{c}" for s, r, c in zip(size, rooms, city, strict=True)]
     prices = size * np.where(city == "Rome", 20, 30) + 100 * rooms
     lines = [f"{row},{price:.0f}" for row, price in zip(rows, prices, strict=True)]
@@ -106,7 +110,10 @@ def test_the_page_on_tables(tmp_path):
     ((name, commands),) = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
     assert name == "table" and len(commands.splitlines()) <= 10
     run_bash(commands, tmp_path)
-    assert json.loads((tmp_path / "houses/run.json").read_text())["metrics"]["test_r2"] > 0.95
+    assert (
+        json.loads((tmp_path / "houses/run.json").read_text())["metrics"]["test_r2"]
+        > 0.95
+    )
     run_python(python_blocks("howto/tables.md"), tmp_path)
 
 

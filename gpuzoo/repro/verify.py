@@ -15,8 +15,8 @@ from gpuzoo.runs import derived, evaluation
 from gpuzoo.runs import divergence as trail
 from gpuzoo.runs import drift as compare
 from gpuzoo.runs.folder import RunFolder
-from gpuzoo.runs.record import FIT, options_of, read_run, run_id, seal
-from gpuzoo.runtime.configure import options_in_force
+from gpuzoo.runs.record import FIT, read_run, run_id, seal
+from gpuzoo.runtime.options import Options
 from gpuzoo.training import continuing
 from gpuzoo.training.session import check_trust, open_recorded, own_files
 
@@ -252,9 +252,7 @@ def other_fields(recorded: dict, result, opened) -> list[str]:
     for mine, record in ((before, recorded), (here, _record_again(opened))):
         runtime = record["runtime"]
         mine["runtime/seed"], mine["runtime/level"] = runtime["seed"], runtime["level"]
-        # Of another environment or by other options there are others.
-        same = options_in_force() == options_of(recorded)
-        if same and not (opened.differences or opened.processor):
+        if not (opened.differences or opened.processor):  # else there are others
             mine["runtime/reasons"] = _reasons(runtime)
         mine["weights"] = record.get("weights")
         mine["findings"] = record.get("findings", [])
@@ -330,10 +328,11 @@ def _record_again(opened) -> dict:
 
 
 def _reasons(runtime: dict) -> dict:
-    """Return the reasons for the runtime's settings; without oneDNN (its reason differs
-    between Python, which may have imported TensorFlow before, and the command line) and
-    the backend, which is compared itself."""
-    left_out = ("onednn", "backend")
+    """Return the reasons for the runtime's settings that no option chooses: whether an
+    option was named or left to gpuzoo may differ between processes of one runtime, and
+    its value is compared itself."""
+    left_out = {"onednn", *(field.name for field in dataclasses.fields(Options))}
+    left_out.remove("level")
     return {k: v for k, v in sorted(runtime["reasons"].items()) if k not in left_out}
 
 
