@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -75,25 +76,25 @@ def test_the_pages_on_a_trained_run(cli_here, tmp_path):
         assert (tmp_path / "restored" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_the_page_on_audits(tmp_path):
+def test_the_page_on_audits(tmp_path, cli_several):
     page = (ROOT / "docs" / "howto" / "audit.md").read_text()
     blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
     assert [name for name, _ in blocks] == ["audit", "elsewhere"]
-    run_bash("".join(commands for _, commands in blocks), tmp_path)
+    run_commands("".join(commands for _, commands in blocks), cli_several)
     run_python(python_blocks("howto/audit.md"), tmp_path)
 
 
-def test_the_page_on_many_runs(tmp_path):
+def test_the_page_on_many_runs(tmp_path, cli_several):
     page = (ROOT / "docs" / "howto" / "many-runs.md").read_text()
     blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
     assert [name for name, _ in blocks] == ["seeds", "sweep", "runs"]
-    run_bash("".join(commands for _, commands in blocks), tmp_path)
+    run_commands("".join(commands for _, commands in blocks), cli_several)
     assert not list((tmp_path / "runs/grid").glob("*seed*"))
     assert len(list((tmp_path / "runs/digits").glob("*seed*"))) == 3
     run_python(python_blocks("howto/many-runs.md"), tmp_path)
 
 
-def test_the_page_on_tables(tmp_path):
+def test_the_page_on_tables(tmp_path, cli_several):
     pytest.importorskip("pandas", reason="needs the extra tables")
     rng = np.random.default_rng(0)
     size, rooms, city = (
@@ -109,7 +110,7 @@ def test_the_page_on_tables(tmp_path):
     page = (ROOT / "docs" / "howto" / "tables.md").read_text()
     ((name, commands),) = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
     assert name == "table" and len(commands.splitlines()) <= 10
-    run_bash(commands, tmp_path)
+    run_commands(commands, cli_several)
     assert (
         json.loads((tmp_path / "houses/run.json").read_text())["metrics"]["test_r2"]
         > 0.95
@@ -137,14 +138,14 @@ def desk(tmp_path_factory):
 
 
 @pytest.mark.parametrize("page", JOBS, ids=lambda page: page.stem)
-def test_an_everyday_job(page, desk, tmp_path):
+def test_an_everyday_job(page, desk, tmp_path, cli_several):
     """Its commands or its code, of at most ten lines."""
     ((kind, code),) = re.findall(r"```(bash|python)\n(.*?)```", page.read_text(), re.S)
     lines = [line for line in code.splitlines() if line.strip()]
     assert 1 <= len(lines) <= 10 and not list(tmp_path.iterdir())
     shutil.copytree(desk, tmp_path, dirs_exist_ok=True)
     if kind == "bash":
-        run_bash(code, tmp_path)
+        run_commands(code, cli_several)
     else:
         run_python([code], tmp_path)
     records = [json.loads(file.read_text()) for file in tmp_path.rglob("run.json")]
@@ -154,6 +155,15 @@ def test_an_everyday_job(page, desk, tmp_path):
 def test_the_page_on_tracking(tmp_path):
     run_python(python_blocks("howto/tracking.md"), tmp_path)
     assert (tmp_path / "runs/mnist-digits-001/tracking/metrics.csv").is_file()
+
+
+def run_commands(block: str, cli_several) -> None:
+    """Run commands of gpuzoo in one process, which saves them its start."""
+    lines = block.replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line, comments=True) for line in lines if line.strip()]
+    assert {words[0] for words in commands} == {"gpuzoo"}
+    for done in cli_several(*[words[1:] for words in commands]):
+        assert done.returncode == 0, done.stderr
 
 
 def run_bash(commands: str, tmp_path) -> None:
