@@ -2,6 +2,12 @@
 
     python recipes/train_table.py
 
+    test r2        0.9515 ± 0.00072 (R2)
+    seeds          3
+    training       6.1 s, 23.8 s for the whole process
+    on             2 threads of an Intel Xeon (cpu family 6, model 85) CPU, 2026-11-30
+    measured by    benchmarks/speed/recipe_figures.py
+
 The figures are written here by benchmarks/tables/tables.py. `--data houses.csv --target
 price` trains on your own table; the target decides between classes and numbers.
 """
