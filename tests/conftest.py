@@ -19,7 +19,7 @@ from gpuzoo.runtime import environment as machine
 from gpuzoo.runtime.options import BACKENDS
 
 # Their fixtures are of the session: a service is started once for all modules.
-pytest_plugins = ("serving",)
+pytest_plugins = ("serving", "slow")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A prepared TFDS folder with the real MNIST. Without it those tests are skipped.

@@ -11,6 +11,7 @@ import venv
 import zipfile
 
 import pytest
+import slow
 from conftest import ROOT
 
 import gpuzoo
@@ -234,3 +235,9 @@ def test_type_checkers_see_every_public_name_where_it_stands():
 def test_public_names_all_load():
     code = "import gpuzoo; [getattr(gpuzoo, name) for name in gpuzoo.__all__]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_test_that_is_called_slow_is_there():
+    for name in slow.SLOW:
+        file, _, rest = name.partition("::")
+        assert f"def {rest.partition('[')[0]}" in (ROOT / file).read_text(), name

@@ -1,0 +1,98 @@
+"""The tests that take longest and have a shorter one of their kind beside them.
+
+`pytest` leaves them out unless they are named (by a path or `-k`); `--slow K/N` runs the
+K-th of N parts of them and nothing else, `--slow 1/1` all of them. `.ci/run` runs the
+others and one part in five, another one for another commit.
+"""
+
+import os
+
+import pytest
+
+SLOW = tuple(f"tests/test_{name}" for name in (
+    "audit.py::test_adversarial_networks",
+    "audit.py::test_killed_and_resumed[jax",
+    "audit.py::test_whatever_the_state_holds[averages",
+    "audit.py::test_whatever_the_state_holds[plateau]",
+    "audit.py::test_whatever_the_state_holds[zeros",
+    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[edited",
+    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[fewer",
+    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[other seed",
+    "bench.py::test_doctor_looks_at_everything",
+    "bench.py::test_processes_that_die_on_the_way",
+    "bench.py::test_what_xla_counts",
+    "cache.py::test_killed_while_the_data_are_prepared",
+    "checkpoint.py::test_going_on_from_any_checkpoint_gives_the_same_bits[adam-mixed_b",
+    "checkpoint.py::test_going_on_from_any_checkpoint_gives_the_same_bits[sgd-mixed_f",
+    "cli.py::test_every_other_recipe_runs[c]",
+    "cli.py::test_every_other_recipe_runs[d]",
+    "docs.py::test_an_everyday_job[best",
+    "docs.py::test_an_everyday_job[early",
+    "docs.py::test_an_everyday_job[five",
+    "docs.py::test_an_everyday_job[going",
+    "docs.py::test_an_everyday_job[sweep",
+    "docs.py::test_an_everyday_job[tensorboard",
+    "docs.py::test_the_page_on_audits",
+    "docs.py::test_the_page_on_many_runs",
+    "every_model.py::test_every_model_trains_with_fit_and_with_the_loop[jax",
+    "every_model.py::test_every_model_trains_with_fit_and_with_the_loop[tensorflow-mix",
+    "notebooks.py::test_notebook_runs[codes",
+    "notebooks.py::test_notebook_runs[dense",
+    "notebooks.py::test_notebook_runs[detection",
+    "notebooks.py::test_notebook_runs[distillation",
+    "notebooks.py::test_notebook_runs[forecast",
+    "notebooks.py::test_notebook_runs[gan",
+    "notebooks.py::test_notebook_runs[photographs",
+    "notebooks.py::test_notebook_runs[repeat",
+    "notebooks.py::test_notebook_runs[sounds",
+    "notebooks.py::test_notebook_runs[transfer",
+    "own_models.py::test_its_networks_may_end_in_16_bits",
+    "own_models.py::test_weights_that_no_initializer_of_the_layer_gives_repeat",
+    "phones_home.py::test_a_verb_stays_on_this_machine[bench",
+    "phones_home.py::test_a_verb_stays_on_this_machine[check]",
+    "phones_home.py::test_a_verb_stays_on_this_machine[compress",
+    "phones_home.py::test_a_verb_stays_on_this_machine[doctor",
+    "phones_home.py::test_a_verb_stays_on_this_machine[robustness",
+    "phones_home.py::test_a_verb_stays_on_this_machine[sweep",
+    "phones_home.py::test_trackers_stay_on_this_machine",
+    "portable.py::test_verified_and_resumed_after_a_kill",
+    "privacy.py::test_no_artefact_tells_the_home_or_a_variable",
+    "processors.py::test_precision_and_threads_that_were_chosen_there",
+    "prune.py::test_killed_resumed_and_verified[jax",
+    "registry.py::test_a_project_has_files_with_any_names",
+    "registry.py::test_a_users_own_model_object[mixed",
+    "resume.py::test_killed_while_it_was_set_up[fresh",
+    "resume.py::test_killed_while_it_was_set_up[given",
+    "splits.py::test_killed_resumed_verified_and_loaded[tensorflow",
+))  # fmt: skip
+CHOICE = "GPUZOO_TEST_SLOW"  # handed to the processes of pytest-xdist
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", metavar="K/N", help="run part K of N of the slow tests")
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        return
+    named = config.args_source is config.ArgsSource.ARGS or config.option.keyword
+    part = config.option.slow
+    if part:
+        place, _, count = part.partition("/")
+        if not (place + count).isdecimal() or not 0 < int(place) <= int(count):
+            raise pytest.UsageError(f"--slow takes K/N, as 2/5: {part}")
+    os.environ[CHOICE] = part or ("any" if named else "none")
+
+
+def pytest_collection_modifyitems(config, items):
+    choice = os.environ.get(CHOICE, "any")
+    if choice == "any":
+        return
+    slow = [item for item in items if item.nodeid.startswith(SLOW)]
+    if choice == "none":
+        taken = [item for item in items if item not in slow]
+    else:
+        place, count = map(int, choice.split("/"))
+        taken = slow[place - 1 :: count]
+    config.hook.pytest_deselected(items=[one for one in items if one not in taken])
+    items[:] = taken
