@@ -1,6 +1,7 @@
 """What is recorded of the machine: versions, and variables that move bits."""
 
 import importlib.metadata
+import json
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from test_resume import killed_after_a_checkpoint, start
 
 import gpuzoo
 from gpuzoo.runtime import environment
+from gpuzoo.runtime.options import Options
 
 
 def test_of_two_versions_in_the_path_the_first_counts(monkeypatch, tmp_path):
@@ -77,3 +79,12 @@ def test_names_of_packages_are_those_of_their_metadata():
     for name, version in found.items():
         assert importlib.metadata.version(name) == version, name
     assert {"gpuzoo", "keras", "numpy"} <= found.keys()
+
+
+def test_a_run_records_the_options_of_its_process(runtime, npz, tmp_path, own_cache):
+    """Asked for "auto", where another process might choose otherwise."""
+    gpuzoo.train("mnist", data=str(npz), model="mlp", epochs=1, batch_size=16,
+                 options=Options(), out=str(tmp_path / "run"), quiet=True)  # fmt: skip
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["options"]["precision"] == "float32"
+    assert record["options"]["device"] == "cpu" and record["options"]["threads"] == 2

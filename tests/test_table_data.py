@@ -1,6 +1,7 @@
 """Tables: what is read, what each column holds, and how rows are prepared."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
@@ -220,7 +221,7 @@ def test_only_training_rows_are_fitted(load):
     assert again.table == data.table and again.scale == data.scale
     assert np.array_equal(again.train["table"], data.train["table"])
     assert (again.test["table"][:, 0] == 1).all()  # beyond all: the last place
-    assert (again.test["table"][:, -1] == preparation.UNKNOWN).all()
+    assert (again.test["table"][:, -1] == 2).all()  # no training row was unknown
     assert data.fingerprint != again.fingerprint
 
 
@@ -241,11 +242,13 @@ def test_what_rows_become():
     assert made[:, 0].tolist() == [0, 1, 0.5, 1]  # places
     assert made[2, 1] == 0 and made[3, 1] == preparation.FARTHEST
     assert made[:, 2].tolist() == [0, 0, 1, 0]  # gaps
-    assert made[:, 3].tolist() == [3, preparation.ABSENT, preparation.UNKNOWN, 2]
-    assert (
-        "unknown category from column 'c': 'z'"
-        in preparation.strange(rows, data.table, readings)[2]
-    )
+    assert made[:, 3].tolist() == [3, preparation.ABSENT, 2, 2]
+    told = "unknown category from column 'c': 'z': the most frequent one is taken"
+    assert told in preparation.strange(rows, data.table, readings)[2]
+    rare = dataclasses.replace(other, rare=True)  # as if the training had known some
+    learned = dataclasses.replace(data.table, categorical=(rare,))
+    made = preparation.encode(learned, readings, np.arange(4))
+    assert made[2, 3] == preparation.UNKNOWN
     whole = preparation.encode(data.table, *_read(table, data.table))
     assert whole[:, 1][~np.isnan(values)].mean() == pytest.approx(0, abs=0.3)
 
@@ -275,6 +278,49 @@ def test_generated_tables(name):
     assert all(np.isfinite(part["table"]).all() for part in data.splits.values())
     if data.classes:
         assert np.bincount(data.train["label"]).min() > 1_500
+
+
+@pytest.mark.parametrize("gone", ["-", "none", "--"])
+def test_a_missing_class_that_is_a_number_is_no_class(gone, load, tmp_path):
+    cells = ["0", "1", "1", gone, "0", "1"] * 10
+    data = load({"a": NUMBERS, "y": cells})
+    assert data.classes == ("0", "1") and sum(data.counts.values()) == 50
+    assert "10 of 60 rows have no value of the target" in " ".join(data.findings)
+    rows = from_memory("other", {"a": [0.5] * 3, "y": ["1", gone, "0"]})
+    found, said = tabular.other(rows, data.table, data.classes, None)
+    assert found["label"].tolist() == [1, 0] and "1 of 3 rows" in " ".join(said)
+    texts = load({"a": NUMBERS, "y": ["yes", "no", gone] * 20})
+    assert set(texts.classes) == {"yes", "no", gone}  # among texts it is one
+
+
+@pytest.mark.parametrize(
+    ("cells", "others", "read"),
+    [
+        ("12,5", ["1.234"], 1234.0), ("12,5", ["1.234", "2,5"], 1234.0),
+        ("12,5", ["1.234", "2,5", "3,5"], 1234.0), ("12,5", ["12.5"], None),
+        ("12.5", ["1,234"], 1234.0), ("12.5", ["12,5"], None), ("125", ["12,5"], None),
+    ],
+)  # fmt: skip
+def test_the_decimal_mark_is_that_of_the_training(cells, others, read, load, tmp_path):
+    """Whatever else stands in the file to predict."""
+    end = [f"{cells[:-1]}{n % 7}" for n in range(60)]
+    data = load({"a": end, "y": GOAL}, mark=";")
+    path = tmp_path / "other.csv"
+    path.write_text("\n".join(["a;b", *(f"{cell};x" for cell in others)]))
+    if read is None:
+        with pytest.raises(gpuzoo.GpuzooError, match="as the training had them"):
+            preparation.read_again(from_file(path), data.table)
+        return
+    readings, _ = preparation.read_again(from_file(path), data.table)
+    assert readings["a"].values[0] == read
+
+
+def test_the_fingerprint_depends_on_what_separates_columns(load):
+    one, other = (
+        load({"a": each("1,234", "2,345", "7,5"), "b": NUMBERS}, mark=mark).fingerprint
+        for mark in (";", "\t")
+    )
+    assert one == other != load({"a": each("1,234", "2,345"), "b": NUMBERS}).fingerprint
 
 
 # --- data frames ----------------------------------------------------------------------
@@ -310,11 +356,30 @@ def test_columns_from_python(tmp_path):
         ({"a": np.zeros((2, 2))}, "an array of shape"),
         ({"a ": [1], "a": [2]}, "two columns are named 'a'"),
         ({}, "has no columns"),
+        ({"a": [2**53 + 1, 1]}, "row 0, column 'a': 9007199254740992 is not below"),
+        ({"a": np.array([1, 2**60])}, "row 1, column 'a': .* whole numbers are exact"),
+        ({"a": np.array([1, 2], "timedelta64[s]")}, "are lengths of time"),
+        ({"a": [[1, 2], [3]]}, "row 0, column 'a': a list; expected numbers"),
     ],
 )
 def test_columns_from_python_that_are_refused(data, fault):
     with pytest.raises(gpuzoo.GpuzooError, match=fault):
         from_memory("data", data)
+
+
+@pytest.mark.parametrize("unit", ["ns", "us", "s", "D"])
+def test_dates_of_numpy_are_dates(unit):
+    days = np.array(["2024-01-05", "NaT", "2024-02-05"], f"datetime64[{unit}]")
+    texts = from_memory("t", {"d": days}).columns["d"].texts
+    assert [text[:10] for text in texts] == ["2024-01-05", "", "2024-02-05"]
+
+
+def test_an_index_with_a_name_is_a_column():
+    pandas = pytest.importorskip("pandas", reason="needs the extra tables")
+    table = pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+    assert list(from_memory("t", table).columns) == ["a", "b"]
+    assert list(from_memory("t", table.set_index("b")).columns) == ["b", "a"]
+    assert from_memory("t", {"d": [pandas.NaT, None]}).columns["d"].texts == ["", ""]
 
 
 def test_parquet_and_pandas_say_the_same(tmp_path):

@@ -95,7 +95,7 @@ def test_figures_are_in_the_unit_of_the_target(homes):
 
 
 @pytest.mark.parametrize("run", ["price", "dear"])
-def test_runs_verify_and_audit_themselves(run, homes, cli_here):
+def test_runs_are_verified_and_evaluated(run, homes, cli_here):
     for words in (["verify"], ["evaluate"]):
         done = cli_here(*words, homes / run)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -137,10 +137,15 @@ def test_rows_to_predict(homes, cli_here, tmp_path):
     rows = [
         json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()
     ]
-    assert "unknown category from column 'city': 'Paris'" in rows[1]["changes"]
+    (told,) = rows[1]["changes"]
+    assert told.startswith("unknown category from column 'city': 'Paris'")
     assert "which the training always had" in rows[2]["changes"][0]
     assert "not in the training data, and ignored: column 'more'" in rows[0]["changes"]
-    told = gpuzoo.load(homes / "price").predict(tmp_path / "rows.csv")["value"]
+    with pytest.warns(UserWarning) as warned:
+        told = gpuzoo.load(homes / "price").predict(tmp_path / "rows.csv")["value"]
+    lines = " ".join(str(one.message) for one in warned)
+    assert "1 rows: unknown category from column 'city'" in lines
+    assert "ignored: column 'more'" in lines
     assert [row["value"] for row in rows] == pytest.approx(told.tolist())
     shown = cli_here("predict", homes / "price", "rows.csv").stdout
     assert "price" in shown.splitlines()[0] and "rows.csv [3]" in shown
@@ -159,6 +164,22 @@ def test_rows_to_predict(homes, cli_here, tmp_path):
     assert "line 4, column 'size': 'large' is no number" in done.stderr
     (tmp_path / "none.csv").write_text(",".join(table) + "\n")
     assert "no rows below" in cli_here("predict", homes / "price", "none.csv").stderr
+
+
+def test_an_altered_preprocessing_is_found(homes, tmp_path, own_cache):
+    """What `predict` applies is what the data give, though its seal was made anew."""
+    import shutil
+
+    from test_verify import edit_record
+
+    run = shutil.copytree(homes / "price", tmp_path / "run")
+    data = record(run)["data"]
+    data["table"]["numeric"][0]["mean"] += 1.0
+    edit_record(run, data=data)
+    found = gpuzoo.verify(run)
+    assert found["verdict"] == "differs" and "data/table" in " ".join(found["figures"])
+    with pytest.raises(gpuzoo.GpuzooError, match="not the preprocessing that its data"):
+        gpuzoo.evaluate(run)
 
 
 def test_numbers_are_written_as_in_the_training(homes, cli_here, tmp_path):

@@ -245,9 +245,8 @@ def as_dates(table: Columns, column: Column, rows, order: str = "") -> Reading:
             "training; write them as texts",
         )  # fmt: skip
     there = [row for row in rows if column.texts[row].lower() not in numbers.MISSING]
-    ways: dict[str, dict] = {cell: {} for cell in {column.texts[row] for row in there}}
-    for cell in ways:
-        ways[cell] = _ways(cell)
+    cells = dict.fromkeys(column.texts[row] for row in there)  # in their order
+    ways = {cell: _ways(cell) for cell in cells}
     orders = [order] if order else _common(ways)
     if len(orders) > 1 and any(len(set(way.values())) > 1 for way in ways.values()):
         return Reading(

@@ -95,6 +95,8 @@ def from_memory(what: str, data) -> Columns:
     """
     if not isinstance(data, dict) and hasattr(data, "to_pandas"):
         data = data.to_pandas()
+    if getattr(getattr(data, "index", None), "names", [None]) != [None]:
+        data = data.reset_index()  # an index with a name is a column
     if isinstance(data, dict):
         given = {k: [v] if _is_single(v) else v for k, v in data.items()}
         columns = [_column(what, clean_name(str(k)), v) for k, v in given.items()]
@@ -186,6 +188,7 @@ def _column(what: str, name: str, values) -> Column:
         kind = getattr(values.dtype, "kind", "O")
         if kind in "iuf":
             numeric = values.to_numpy(dtype=np.float64, na_value=np.nan)
+            _check_exact(what, name, numeric, kind)
             return Column(name, values=_finite(what, name, numeric))
         missing = values.isna().tolist()
         values = [
@@ -200,7 +203,16 @@ def _column(what: str, name: str, values) -> Column:
                 "has one value for each row"
             )
         numeric = array.astype(np.float64)
+        _check_exact(what, name, numeric, array.dtype.kind)
         return Column(name, values=_finite(what, name, numeric))
+    fine = ("datetime64[ns]", "datetime64[ps]", "datetime64[fs]", "datetime64[as]")
+    if array is not None and array.dtype in fine:
+        array = array.astype("datetime64[us]")  # of these NumPy gives whole numbers
+    elif array is not None and array.dtype.kind == "m":
+        raise GpuzooError(
+            f"{what}, column {name!r}: {array.dtype} are lengths of time; write them "
+            "as numbers"
+        )
     try:
         cells = list(values if array is None else array.tolist())
     except TypeError:
@@ -210,9 +222,23 @@ def _column(what: str, name: str, values) -> Column:
     there = [one for one in cells if not _is_missing(one)]
     if there and all(map(_is_number, there)):
         numeric = [np.nan if _is_missing(one) else float(one) for one in cells]
+        whole = all(isinstance(one, abstract.Integral) for one in there)
+        _check_exact(what, name, np.array(numeric), "i" if whole else "f")
         return Column(name, values=_finite(what, name, np.array(numeric, np.float64)))
     texts = [_as_text(what, name, row, one) for row, one in enumerate(cells)]
     return Column(name, texts=texts, typed=True)
+
+
+def _check_exact(what: str, name: str, values: np.ndarray, kind: str) -> None:
+    """Refuse whole numbers of which float64 would make one number of two."""
+    large = np.abs(values) >= 2**53
+    if kind in "iu" and large.any():
+        row = int(np.argmax(large))
+        raise GpuzooError(
+            f"{what}: row {row}, column {name!r}: {values[row]:.0f} is not below "
+            "2**53, up to which whole numbers are exact; write the column as texts, or "
+            "leave it out"
+        )
 
 
 def _finite(what: str, name: str, values: np.ndarray) -> np.ndarray:
@@ -250,7 +276,9 @@ def number_text(value: float) -> str:
 
 
 def _is_missing(value) -> bool:
-    return value is None or (isinstance(value, float | np.floating) and value != value)
+    if value is None or type(value).__name__ in ("NaTType", "NAType"):  # of pandas
+        return True
+    return isinstance(value, float | np.floating | np.datetime64) and value != value
 
 
 def _is_number(value) -> bool:
@@ -260,7 +288,10 @@ def _is_number(value) -> bool:
 
 
 def _is_single(value) -> bool:
-    return value is None or isinstance(value, str) or np.ndim(value) == 0
+    try:
+        return value is None or isinstance(value, str) or np.ndim(value) == 0
+    except ValueError:  # a list of lists of different lengths
+        return False
 
 
 # --- names --------------------------------------------------------------------------

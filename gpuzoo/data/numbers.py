@@ -108,9 +108,8 @@ def read_in(
     """Return the numbers of a column, findings about their format, and the format.
 
     Args:
-        form: the format of another file of the same origin, which is taken if it fits.
-
-    Args:
+        form: the format of another file of the same origin, whose decimal mark is
+            that of these numbers.
         cells: as returned by `clean`.
         grouped_by: the character that separates thousands if three digits follow it in
             every cell.
@@ -121,11 +120,32 @@ def read_in(
     """
     plain, unit = _without_unit(cells)
     said: list[str] = []
-    if form is None or not all(form.fits(plain)):
+    if form is None:
         form, said = _form(plain, grouped_by, always)
+    else:
+        form = _alike(form, plain)
     if unit:
         said.append(f"the unit {unit!r} of every number is ignored")
     return np.array([form.value(cell) for cell in plain]), said, form
+
+
+def _alike(form: Form, cells: list[str]) -> Form:
+    """Return the format with the same decimal mark that fits all cells: a guess from
+    the cells would let the value of one depend on the others."""
+    alike = [form, *(one for one in _FORMS if one.point == form.point)]
+    for one in alike:
+        if all(map(one.pattern.fullmatch, cells)):
+            return one
+    row = next(
+        (
+            row
+            for row, cell in enumerate(cells)
+            if not any(one.pattern.fullmatch(cell) for one in alike)
+        ),
+        next(n for n, cell in enumerate(cells) if not form.pattern.fullmatch(cell)),
+    )
+    mark = f"decimal {_NAMES[form.point]}"
+    raise Unreadable(row, f"is no number with {mark}, as the training had them")
 
 
 def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[str]]:

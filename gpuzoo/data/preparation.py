@@ -12,11 +12,14 @@ Each row becomes float32 numbers, in this order:
   column has one entry for unknown categories, one for a missing one, and its own.
 
 Categories beyond the MOST most frequent ones of a column, and those of a single
-training row, count as unknown, as one does that the training has not seen.
+training row, count as unknown, as one does that the training has not seen. If no
+training row was unknown, or missing, nothing was learned for that entry, and the most
+frequent category is taken.
 """
 
 import collections
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -71,6 +74,8 @@ class Categorical:
     """Those with an entry of their own, the most frequent first."""
     gaps: bool
     """Whether values were missing in the training."""
+    rare: bool
+    """Whether the training had categories without an entry of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +116,7 @@ class Preparation:
         return tuple(2 + len(one.categories) for one in self.categorical)
 
     def as_record(self) -> dict:
-        return dataclasses.asdict(self)
+        return json.loads(json.dumps(dataclasses.asdict(self)))  # lists, no tuples
 
     @classmethod
     def from_record(cls, record: dict) -> "Preparation":
@@ -123,7 +128,7 @@ class Preparation:
                 for one in record["numeric"]
             )  # fmt: skip
             categorical = tuple(
-                Categorical(one["name"], tuple(one["categories"]), one["gaps"])
+                Categorical(**{**one, "categories": tuple(one["categories"])})
                 for one in record["categorical"]
             )
             target = dict(record["target"])
@@ -158,7 +163,8 @@ def fit(
             least = 1 if name in forced else 2
             order = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
             often = [one for one, count in order[:MOST] if count >= least]
-            categorical.append(Categorical(name, tuple(often), gaps))
+            rare = len(often) < len(counts)
+            categorical.append(Categorical(name, tuple(often), gaps, rare))
         else:
             numeric.append(_fitted(name, reading, train))
     if not numeric and not categorical:
@@ -256,8 +262,10 @@ def encode(
     for one, count in zip(prepared.categorical, prepared.vocabulary, strict=True):
         texts = readings[one.name].texts
         index = {text: n for n, text in enumerate(one.categories, start=2)}
-        index[""] = ABSENT
-        indices.append([first + index.get(texts[row], UNKNOWN) for row in rows])
+        frequent = 2 if one.categories else UNKNOWN
+        index[""] = ABSENT if one.gaps else frequent
+        unknown = UNKNOWN if one.rare else frequent
+        indices.append([first + index.get(texts[row], unknown) for row in rows])
         first += count
     made = np.empty((len(rows), prepared.width), np.float32)
     for place, array in enumerate([*places, *distances, *gaps, *indices]):
@@ -283,13 +291,26 @@ def strange(
             if not text and not one.gaps:
                 found[row].append(
                     "without a category, which the training always had, from column "
-                    f"{one.name!r}"
+                    f"{one.name!r}: the most frequent one is taken"
                 )
             if text not in known:
+                taken = "" if one.rare else ": the most frequent one is taken"
                 found[row].append(
-                    f"unknown category from column {one.name!r}: {text[:60]!r}"
+                    f"unknown category from column {one.name!r}: {text[:60]!r}{taken}"
                 )
     return found
+
+
+def unseen(
+    table: Columns, prepared: Preparation, readings: dict[str, Reading]
+) -> list[str]:
+    """Return lines on how many rows have what the training had not seen."""
+    counts = collections.Counter(
+        line.partition(":")[0]
+        for lines in strange(table, prepared, readings)
+        for line in lines
+    )
+    return [f"{count:,} rows: {line}" for line, count in counts.items()]
 
 
 def column_of(name: str, table: Columns) -> Column:

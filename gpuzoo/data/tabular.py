@@ -107,13 +107,18 @@ def other(
     if target.kind == "number":
         form = column_kinds.numbers.Form(*target.form)
         read = column_kinds.as_numbers(table, column, range(len(table)), form)
+        said += [f"column {target.name!r}: {line}" for line in read.said]
         rows = np.flatnonzero(~np.isnan(read.values))
         scaled = (read.values[rows] - scale[0]) / scale[1]
         found = {"target": scaled.astype(np.float32)}
     else:
-        texts = column_kinds.as_categories(column)
-        rows = np.flatnonzero([text != "" for text in texts])
         places = {one: n for n, one in enumerate(classes)}
+        texts = [
+            "" if text not in places and text.lower() in column_kinds.numbers.MISSING
+            else text
+            for text in column_kinds.as_categories(column)
+        ]  # fmt: skip
+        rows = np.flatnonzero([text != "" for text in texts])
         for row in rows:
             if texts[row] not in places:
                 raise table.error(
@@ -126,12 +131,7 @@ def other(
     if not len(rows):
         raise GpuzooError(f"{table.what}: no row has a value of {target.name!r}")
     said += _left_out(table, target.name, np.setdiff1d(np.arange(len(table)), rows))
-    counts = collections.Counter(
-        line.partition(":")[0]
-        for lines in preparation.strange(table, prepared, readings)
-        for line in lines
-    )
-    said += [f"{count:,} rows: {line}" for line, count in counts.items()]
+    said += preparation.unseen(table, prepared, readings)
     return {"table": preparation.encode(prepared, readings, rows), **found}, said
 
 
@@ -162,6 +162,8 @@ def _goal(table: Columns, column: Column, task: str) -> _Goal:
             return _regression(table, column, number)
     texts = column_kinds.as_categories(column)
     rows = np.flatnonzero([text != "" for text in texts])
+    if number is not None:  # among numbers "-" is a missing one, too
+        rows = rows[~np.isnan(number.values[rows])]
     counts = collections.Counter(texts[row] for row in rows)
     _check_spread(table, column, rows, len(counts))
     names = sorted(counts, key=_order if number is not None else None)
@@ -298,11 +300,14 @@ def _fingerprint(table: Columns, target: str) -> str:
     """Return the sha256 over the names and the cells of all columns, and the target's
     name."""
     digest = hashlib.sha256(json.dumps([target, list(table.columns)]).encode())
+    if table.mark == ",":  # on which it depends how "1,234" is read
+        digest.update(b"separated by commas")
     for column in table.columns.values():
         if column.values is not None:
             digest.update(b"numbers")
             digest.update(np.ascontiguousarray(column.values).data)
         else:
+            digest.update(b"typed" if column.typed else b"")
             digest.update(json.dumps(column.texts).encode())
     return digest.hexdigest()
 

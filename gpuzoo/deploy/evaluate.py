@@ -160,7 +160,14 @@ def _own_data(trained: Trained, data_dir: str | None, note) -> Dataset:
         recipe = dataclasses.replace(recipe, data_dir=data_dir)
     recorded = trained.record["data"]
     dataset = build.load_data_of(recipe, note, recorded["fingerprint"])
-    changes = drift.data_differences(recorded, dataset.as_record())
+    here = dataset.as_record()
+    changes = drift.data_differences(recorded, here)
+    if recorded.get("table") != here.get("table"):
+        raise GpuzooError(
+            f"{trained.path} cannot be evaluated: data.table in run.json is not the "
+            "preprocessing that its data give; gpuzoo verify says whether the run is "
+            "what it was"
+        )
     drift.refuse(
         changes,
         f"{trained.path} cannot be evaluated on its data, which have changed (--data "

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,10 @@ class Trained:
         Raises:
             GpuzooError: another shape or dtype, or values that are not finite or out of
                 range.
+
+        Warns:
+            UserWarning: rows of a table have what the training had not, such as an
+                unknown category.
         """
         if not self.takes:
             raise GpuzooError(
@@ -150,9 +155,12 @@ class Trained:
                 "columns are found by their names"
             )
         prepared = self.dataset.table
-        readings, _ = preparation.read_again(table, prepared)
+        readings, said = preparation.read_again(table, prepared)
         if not len(table):
             raise GpuzooError("no rows to predict")
+        said += preparation.unseen(table, prepared, readings)
+        for line in (*table.findings, *said):
+            warnings.warn(f"rows to predict: {line}", stacklevel=4)
         return preparation.encode(prepared, readings, np.arange(len(table)))
 
     def predict(self, examples, progress: Callable | None = None) -> Arrays:

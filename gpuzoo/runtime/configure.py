@@ -104,6 +104,12 @@ def configure(
     return runtime
 
 
+def as_in_force(options: Options) -> Options:
+    """Return the options that this process was set up by if they meet these, which a
+    run is to record: another process then makes the same choices."""
+    return _in_force[0] if _in_force and _is_met(options, *_in_force) else options
+
+
 def _is_met(options: Options, in_force: Options, runtime: Runtime) -> bool:
     """Whether what is in force is what these options ask for: they leave a setting to
     gpuzoo, or name the one that was chosen."""

@@ -230,11 +230,13 @@ def say_end(job, summary: dict) -> None:
     kind = tasks.load(recipe.task)  # imports Keras: not before the backend is chosen
     headline = kind.headline
     if f"test_{headline.name}" not in summary:
-        screen.say(
-            f"Note: no {headline.name}. It is measured by a classifier of handwritten "
-            "digits (28x28, greyscale), which does not recognise these data.",
-            "yellow",
-        )
+        why = "It is not defined for the test examples"
+        if kind.generates:
+            why = (
+                "It is measured by a classifier of handwritten digits (28x28, "
+                "greyscale), which does not recognise these data"
+            )
+        screen.say(f"Note: no {headline.name}. {why}.", "yellow")
         headline = kind.metrics[0]  # the loss
     if best := summary.get("best"):
         kept = "kept the weights" if best["kept"] else "kept the last weights; best"

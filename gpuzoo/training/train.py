@@ -214,7 +214,8 @@ def resolve(recipe, options, changes):
             raise GpuzooError(f"train() has no {key!r}; {nearest(key, known)}")
     runtime = {k: v for k, v in changes.items() if k in runtime_fields}
     rest = {k: v for k, v in changes.items() if k not in runtime_fields}
-    return recipe.override(**rest), dataclasses.replace(options, **runtime)
+    options = dataclasses.replace(options, **runtime)
+    return recipe.override(**rest), runtimes.as_in_force(options)
 
 
 def _with_arrays(changes: dict) -> dict:
