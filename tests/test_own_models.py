@@ -60,6 +60,12 @@ def own_drawn_code(*, input_shape: Shape = (8, 8, 1)):
         "reconstruction": decoder(mean), "mean": mean, "log_variance": log_variance,
     })
 
+@register(task="table", reference="here")
+def own_line(*, input_shape: Shape = (3,), num_outputs: int = 1):
+    """A linear model of the columns."""
+    inputs = keras.Input(input_shape)
+    return keras.Model(inputs, layers.Dense(num_outputs, name="line")(inputs))
+
 @register(task="detect", reference="here")
 def own_finder(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
     """Finds."""
@@ -97,6 +103,8 @@ CASES = [
     ("mnist_robust", "own_reader", "digits"),
     ("tones", "own_listener", "tones"),
     ("forecast", "own_prophet", "mackey_glass"),
+    ("table", "own_line", "flats"),
+    ("table", "own_line", "lettings"),
     ("mnist_vae", "own_code", "digits"),
     ("mnist_vae", "own_drawn_code", "digits"),
     ("digit_detection", "own_finder", "digits"),

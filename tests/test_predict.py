@@ -268,20 +268,20 @@ def test_a_narrow_table_breaks_no_name(capsys, monkeypatch):
         ("classes", {"file": "a.png", "predictions": [{**few[0], "class": long}] * 2}),
         ("boxes", {"file": path, "boxes": [box] * 2}),
     ):
-        _print_table(kind, [row, row])
+        _print_table(kind, [row, row], "")
         lines = capsys.readouterr().out.splitlines()
         assert lines.count(row["file"] + " [7]" * ("index" in row)) == 2
         words = " ".join(lines).split()
         for one in row.get("predictions", row.get("boxes")):
             assert words.count(one["class"].split()[-1]) >= 2
-    _print_table("classes", [{"file": "a.png", "predictions": few}])
+    _print_table("classes", [{"file": "a.png", "predictions": few}], "")
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_names_of_classes_do_not_control_the_terminal(capsys):
     evil = "\x1b[31mcat\r\n\x9b1A"
     row = {"file": "a\x1b.png", "predictions": [{"class": evil, "probability": 0.5}]}
-    _print_table("classes", [row])
+    _print_table("classes", [row], "")
     show(f"best: {evil}", table("head\nof two lines", "\x1b[2J"))
     Output().note(f"class {evil} has no examples")
     said = capsys.readouterr()
