@@ -50,7 +50,9 @@ def test_a_layer_without_a_line_is_found(walk, monkeypatch):
     assert "NewPooling2D" in table.known() and table.entry("NewPooling2D") is None
 
 
-@pytest.mark.parametrize("arrangement", ["alone", "shared", "siamese", "parallel"])
+@pytest.mark.parametrize(
+    "arrangement", ["alone", "shared", "siamese", "parallel", "together"]
+)
 @pytest.mark.parametrize(
     "name", ["Equalization", "GroupQueryAttention", "HashedCrossing", "IntegerLookup",
              "Activation:glu", "Activation:threshold", "ConvLSTM3D", "Cropping3D", "EinsumDense", "Dot", "RNN"],

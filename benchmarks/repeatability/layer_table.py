@@ -148,7 +148,9 @@ def build(name: str, arrangement: str, input_shape: tuple, classes: int):
 
     Args:
         arrangement: alone; shared, four times on other inputs, stacked; siamese, twice,
-            subtracted; parallel, four of them on one input, added or stacked.
+            subtracted; parallel, four of them on one input, added or stacked; together,
+            smaller and all of it in one model: one layer on two inputs, stacked and
+            subtracted, and two of them on one input, added and stacked.
     """
     kind, arguments = entry(name)
     inputs = keras.Input(input_shape)
@@ -177,6 +179,9 @@ def build(name: str, arrangement: str, input_shape: tuple, classes: int):
         x = layers.Rescaling(scale)(inputs)
         return _prepared(x, kind)
 
+    def real(parts: list) -> list:
+        return [_real(one) for one in parts]
+
     if arrangement == "alone":
         out = [call(make(), given(1.0))]
     elif arrangement == "shared":
@@ -184,11 +189,17 @@ def build(name: str, arrangement: str, input_shape: tuple, classes: int):
         out = [_stack([call(one, given(0.2 * k)) for k in range(1, 5)])]
     elif arrangement == "siamese":
         one = make()
-        out = [layers.Subtract()([_real(call(one, given(k))) for k in (0.5, 1.0)])]
-    else:
+        out = [layers.Subtract()(real([call(one, given(k)) for k in (0.5, 1.0)]))]
+    elif arrangement == "parallel":
         x = given(1.0)
         beside = [call(make(), x) for _ in range(4)]
-        out = [layers.Add()([_real(one) for one in beside[:2]]), _stack(beside[2:])]
+        out = [layers.Add()(real(beside[:2])), _stack(beside[2:])]
+    else:
+        one, x = make(), given(1.0)
+        same = [call(one, x), call(one, given(0.5))]
+        beside = [call(make(), x) for _ in range(2)]
+        out = [_stack(same), layers.Subtract()(real(same))]
+        out += [layers.Add()(real(beside)), _stack(beside)]
     flat = [layers.Flatten()(_real(one)) for one in out]
     x = layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
     return keras.Model(inputs, layers.Dense(classes, name="logits")(x))

@@ -11,17 +11,17 @@
     python benchmarks/repeatability/layers.py --table
 
 Every layer of `keras.layers`, and every activation, is put into a small classifier in
-four arrangements (layer_table.py), which is trained for three steps from one seed:
+the arrangements of layer_table.py, which is trained for three steps from one seed:
 eight times in one process, compiled again for each and trained while every core is kept
 busy, and once in each of two fresh processes, the second of which trains the models in
 the opposite order. All ten digests of the weights, the optimizer and the random state
 must be equal.
 
 Writes benchmarks/records/layers.json (--out) after each group of layers, and continues
-from there: results with the same environment are not repeated, unless they failed. Each
-entry names the code that it was made with. Exit code 1 if a digest differs, if a
-training fails, or if layer_table.py has no line for a layer of Keras. What gpuzoo
-refuses is recorded with the message and is not a failure.
+from there: results with the same versions of the packages are not repeated, unless they
+failed. Each entry names the code that it was made with, and the CPU. Exit
+code 1 if a digest differs, if a training fails, or if layer_table.py has no line for a
+layer of Keras. What gpuzoo refuses is recorded with the message and is not a failure.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from modes import PRECISIONS, mode_parser
 HERE = pathlib.Path(__file__).resolve().parent.parent
 RECORD = HERE / "records" / "layers.json"
 PAGE = HERE.parent / "docs" / "explanation" / "layers.md"
-ARRANGEMENTS = ("alone", "shared", "siamese", "parallel")
+ARRANGEMENTS = ("alone", "shared", "siamese", "parallel", "together")
 STEPS, BATCH = 3, 8
 # What one model may take in a process before it counts as hung.
 SECONDS = 120
@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser = mode_parser(__doc__)
     parser.add_argument("--layers", nargs="+", metavar="NAME", help="default: all")
     parser.add_argument("--arrangements", nargs="+", choices=ARRANGEMENTS,
-                        default=ARRANGEMENTS)  # fmt: skip
+                        default=("alone", "together"))  # fmt: skip
     parser.add_argument("--trainings", type=int, default=8,
                         help="per model in the busy process")  # fmt: skip
     parser.add_argument("--fresh", type=int, default=2,
@@ -249,19 +249,19 @@ def main() -> None:
     names = [name for name in names if name not in missing]
     record = {
         "what": "all state after three steps, of every layer of Keras in a small model",
-        "environment": environment(),
+        "versions": environment()["versions"],
         "steps": STEPS,
         "batch": BATCH,
     }
     old = json.loads(args.out.read_text()) if args.out.exists() else {}
     same = all(old.get(key) == value for key, value in record.items())
     record |= {
-        "date": time.strftime("%Y-%m-%d"), "device": None, "threads": None,
+        "date": time.strftime("%Y-%m-%d"), "threads": None,
         "left_out": layer_table.LEFT_OUT, "no_entry": missing,
         "layers": layer_table.known(), "modes": old["modes"] if same else {},
     }  # fmt: skip
     if same:
-        record |= {key: old[key] for key in ("device", "threads")}
+        record["threads"] = old["threads"]
     with tempfile.TemporaryDirectory() as folder:
         rng = np.random.default_rng(0)
         shape = (STEPS * BATCH, layer_table.SIDE, layer_table.SIDE, 3)
@@ -289,12 +289,7 @@ def walk(args, record: dict, data: str, names: list, mode: tuple, arrangement: s
     """Train what is missing of one mode and arrangement, group by group."""
     backend, precision, xla = mode
     found = record["modes"].setdefault(f"{backend} {precision} XLA {xla}", {})
-    at_hand = {"equal", "refused", "differs"}
-    todo = [
-        name
-        for name in names
-        if found.get(name, {}).get(arrangement, {}).get("verdict") not in at_hand
-    ]
+    todo = [name for name in names if not _at_hand(found.get(name, {}), arrangement)]
     for first in range(0, len(todo), args.group):
         if args.until and time.strftime("%H:%M") >= args.until:
             return
@@ -314,13 +309,27 @@ def walk(args, record: dict, data: str, names: list, mode: tuple, arrangement: s
             rows.append(run_worker(once))
         for model in models:
             told = judge([one[model] for one in rows])
-            found.setdefault(model[0], {})[arrangement] = {**told, "code": code}
-            if "device" in rows[0][model]:
-                record |= {key: rows[0][model][key] for key in ("device", "threads")}
+            where = rows[0][model].get("device")
+            if where is not None:
+                record["threads"] = rows[0][model]["threads"]
+            told |= {"code": code, "device": where}
+            found.setdefault(model[0], {})[arrangement] = told
             if told["verdict"] != "equal":
                 print(backend, precision, xla, *model, told, flush=True)
         print(time.strftime("%H:%M:%S"), *mode, arrangement, len(models), flush=True)
         write(args.out, record)
+
+
+def _at_hand(arranged: dict, arrangement: str) -> bool:
+    """Return whether a layer has a result. `together` is for a mode in which shared,
+    siamese and parallel, each on its own, were not tried."""
+    done = {
+        key
+        for key, told in arranged.items()
+        if told["verdict"] in ("equal", "refused", "differs")
+    }
+    apart = done.issuperset(("shared", "siamese", "parallel"))
+    return arrangement in done or (arrangement == "together" and apart)
 
 
 def write(path: pathlib.Path, record: dict) -> None:
@@ -348,18 +357,21 @@ Written by `benchmarks/repeatability/layers.py --table` from
 `benchmarks/records/layers.json`.
 
 Each of the {layers} layers and activations of Keras {keras} is put into a small
-classifier in four arrangements: **alone**; **shared**, one layer called on four inputs
+classifier: **alone**; **shared**, one layer called on four inputs
 whose results are stacked; **siamese**, one layer called on two inputs whose results are
-subtracted; **parallel**, four layers on one input, two of them added and two stacked.
-Each model is trained for {steps} steps of {batch} examples from one seed, compiled
-again for each training. The number in a cell says how many trainings were compared: 10
+subtracted; **parallel**, four layers on one input, two of them added and two stacked;
+**together**, in one model, one layer on two inputs, stacked and subtracted, and two
+layers on one input, added and stacked. Each model is trained for {steps} steps of
+{batch} examples from one seed, compiled again for each training. The number in a cell
+says how many trainings were compared: 10
 are eight in one process, while every core is kept busy, and one in each of two fresh
-processes; 4 are two in one busy process and one in each of two fresh processes; 2 are
-two in one busy process, which no other process was compared with.
+processes; 4 are two in one busy process and one in each of two fresh processes; 3 are
+two in one busy process and one in a fresh process; 2 are two in one busy process, which
+no other process was compared with.
 "equal" means that the weights, the optimizer and the random state had the same bits at
-the end of all of them. CPU: {device}, {threads}
+the end of all of them. CPU: {devices}; {threads}
 threads, TensorFlow {tensorflow}, JAX {jax}, {date}, beside other programs, {codes}
-version(s) of the code: the record names the version of each entry.
+version(s) of the code: the record names the version and the CPU of each entry.
 """
 _SIGNS = {"equal": "", "refused": "refused", "failed": "failed", "differs": "differs"}
 
@@ -367,22 +379,25 @@ _SIGNS = {"equal": "", "refused": "refused", "failed": "failed", "differs": "dif
 def page(record: dict) -> str:
     """Return the Markdown page of a record."""
     modes, layers = record["modes"], record["layers"]
-    versions = record["environment"]["versions"]
-    told = {key: record[key] for key in ("steps", "batch", "device", "threads", "date")}
-    codes = {
-        one["code"]
+    told = {key: record[key] for key in ("steps", "batch", "threads", "date")}
+    entries = [
+        one
         for mode in modes.values()
         for arranged in mode.values()
         for one in arranged.values()
-    }
-    told |= {"layers": len(layers), "codes": len(codes)}
-    lines = [_HEAD.format(**{**versions, **told})]
+    ]
+    devices = sorted({one["device"] for one in entries if one["device"]})
+    told |= {"layers": len(layers), "codes": len({one["code"] for one in entries})}
+    told["devices"] = " and ".join(devices)
+    lines = [_HEAD.format(**{**record["versions"], **told})]
     lines += ["| mode | arrangement | equal | refused | other | not run |",
               "| --- | --- | --: | --: | --: | --: |"]  # fmt: skip
     ran = [mode for mode in all_modes() if modes.get(mode)]
     for mode in ran:
         for arrangement in ARRANGEMENTS:
             rows = [modes[mode].get(name, {}).get(arrangement) for name in layers]
+            if not any(rows):
+                continue
             counts = _counted([row["verdict"] if row else "not run" for row in rows])
             lines.append(f"| {mode} | {arrangement} | {' | '.join(map(str, counts))} |")
     missing = [mode for mode in all_modes() if mode not in ran]
@@ -395,7 +410,7 @@ def page(record: dict) -> str:
         lines += _listed(title, verdict, modes)
     lines += ["", "## Each layer", "",
               "Number of trainings compared, all equal, in the arrangements alone, "
-              "shared, siamese and parallel; – means not run.", ""]  # fmt: skip
+              "shared, siamese, parallel, together; – means not run.", ""]  # fmt: skip
     lines += [f"| layer | {' | '.join(ran)} |", "| --- |" + " --- |" * len(ran)]
     for name in layers:
         cells = [_cell(modes[mode].get(name, {})) for mode in ran]
