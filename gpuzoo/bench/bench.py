@@ -89,8 +89,59 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
         GpuzooError: no mode could be measured.
     """
     settings.check()
-    usual = Options(device=settings.device, threads=settings.threads)
-    rows, ready, wanted, at = [], None, modes(settings), settings.seconds
+    usual, wanted = (
+        Options(device=settings.device, threads=settings.threads),
+        modes(settings),
+    )
+    timed = _time(recipe, settings, usual, wanted, note)
+    rows, ready, error = timed.rows, timed.ready, timed.error
+    if error:
+        by_name = {_name(options): options for options in wanted}
+        usual = by_name[conclude(rows, None)["fastest"]]
+    goal = None
+    if settings.goal is not None:
+        goal = _reach(recipe, settings, usual, note)
+    return {
+        "what": f"recipe {recipe.name}: speed in every mode",
+        "date": time.strftime("%Y-%m-%d"),
+        "recipe": recipe.as_record(),
+        "environment": environment(),
+        "code_sha256": code.code_sha256(recipe.model),
+        "runtime": ready["runtime"],
+        "data": ready["data"],
+        "rounds": settings.rounds,
+        "overhead_seconds": ready["overhead_seconds"],
+        "peak": ready["peak"],
+        "error": error,
+        "examples_per_second": spread(timed.speeds) if timed.speeds else None,
+        "control": timed.steady,
+        "modes": rows,
+        "goal": goal,
+        "conclusion": conclude(rows, timed.steady),
+    }
+
+
+@dataclasses.dataclass
+class _Timed:
+    """The measurements of all modes."""
+
+    rows: list[dict]
+    """Of each mode, as in the record."""
+    ready: dict
+    """What the first process that could train said of itself."""
+    error: str | None
+    """Of the default mode."""
+    speeds: list[float]
+    """Of the default mode."""
+    steady: dict | None
+    """Ratio of the speeds of two processes of the default mode."""
+
+
+def _time(
+    recipe: Recipe, settings: Settings, usual: Options, wanted: list[Options], note
+) -> _Timed:
+    """Time every mode beside two processes of the default mode."""
+    rows, ready, at = [], None, settings.seconds
     turns = 4 * settings.rounds * settings.seconds * len(wanted)
     note(
         f"Timing {recipe.name} in {len(wanted)} modes, with and without determinism: "
@@ -134,31 +185,9 @@ def bench(recipe: Recipe, settings: Settings, note=lambda text: None) -> dict:
         speeds = reference.speeds
         alive = speeds and not (reference.error or control.error)
         steady = ratios(control.speeds, speeds) if alive else None
-    if all(row["error"] for row in rows):
+    if ready is None or all(row["error"] for row in rows):
         raise GpuzooError(f"no mode could be timed: {rows[0]['error']}")
-    if reference.error:
-        by_name = {_name(options): options for options in wanted}
-        usual = by_name[conclude(rows, None)["fastest"]]
-    return {
-        "what": f"recipe {recipe.name}: speed in every mode",
-        "date": time.strftime("%Y-%m-%d"),
-        "recipe": recipe.as_record(),
-        "environment": environment(),
-        "code_sha256": code.code_sha256(recipe.model),
-        "runtime": ready["runtime"],
-        "data": ready["data"],
-        "rounds": settings.rounds,
-        "overhead_seconds": ready["overhead_seconds"],
-        "peak": ready["peak"],
-        "error": reference.error,
-        "examples_per_second": spread(speeds) if speeds else None,
-        "control": steady,
-        "modes": rows,
-        "goal": None
-        if settings.goal is None
-        else _reach(recipe, settings, usual, note),
-        "conclusion": conclude(rows, steady),
-    }
+    return _Timed(rows, ready, reference.error, speeds, steady)
 
 
 def _long(seconds: float) -> str:

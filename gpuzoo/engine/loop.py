@@ -94,7 +94,6 @@ def run(
         clock.seconds.update(resume.seconds)
     good = _Good(step, state.read(state.all), set(state.weights))
 
-    # ------------------------------------------------------------------------- training
     watch("start", {
         "steps": plan.steps, "epochs": plan.epochs, "batch": plan.batch,
         "parameters": program.model.count_params(), "step": step,
@@ -124,12 +123,20 @@ def run(
         if stopped or choice.over:
             break
 
-    # --------------------------------------------------------------------------- result
     stopped = stopped and not choice.over
     if journal.losses:  # it has stopped early
         _digest(program, journal, good, step)
     if good.step != step:
         raise good.diverged(f"a weight is no longer finite at step {step}", step)
+    return _result(program, journal, choice, good, stopped, outputs, metrics)
+
+
+def _result(
+    program: Program, journal: Journal, choice: Choice, good: "_Good", stopped: bool,
+    outputs: Arrays, metrics: dict[str, float],
+) -> Result:  # fmt: skip
+    """Return the result of a training; `outputs` and `metrics` of its last look."""
+    plan, clock, step = program.plan, program.clock, good.step
     if choice.weights:
         metrics = choice.best["metrics"]
     found = {f"{program.watched}_{name}": value for name, value in metrics.items()}

@@ -59,22 +59,13 @@ def diff(
         divergence.count_losses(rows) if "recipe" in run else rows[-1]["step"]
         for rows, run in zip(trails, written, strict=True)
     ]
-    first, weights = divergence.first_divergence(*trails), {}
-    # Weights of different steps differ in any case.
-    there = [
-        "files" in run or (path / "weights.safetensors").exists()
-        for path, run in zip(paths, records, strict=True)
-    ]
-    if counts[0] == counts[1] and all(there):
-        weights = divergence.weight_differences(*map(divergence.read_weights, paths))
+    first = divergence.first_divergence(*trails)
+    weights = _other_weights(paths, records) if counts[0] == counts[1] else {}
     ends = [(count, run["state"]) for count, run in zip(counts, records, strict=True)]
     verdict = IDENTICAL if ends[0] == ends[1] else EQUAL_SO_FAR
     rows = []
     if not first and ends[0] == ends[1] and _same_rows(*records):
-        metrics = [divergence.read_metrics(path) for path in paths]
-        for name, pair in (("metrics.jsonl", metrics), ("digests.jsonl", trails)):
-            for one_row, other_row in divergence.other_rows(*pair, counts[0], True):
-                rows.append(_in_words(name, one_row, other_row))
+        rows = _other_rows(paths, trails, counts[0])
     if first or weights or rows:
         verdict = DIFFERS
     changes = drift.environment_differences(*records)
@@ -123,6 +114,27 @@ def _records(paths: list[pathlib.Path], replay: bool) -> list[dict]:
             "cannot be re-run: leave it out"
         )
     return [read_fit(path) for path in paths]
+
+
+def _other_weights(paths: list[pathlib.Path], records: list[dict]) -> dict:
+    """Compare the weights of two runs, if both have some, after as many steps."""
+    there = [
+        "files" in run or (path / "weights.safetensors").exists()
+        for path, run in zip(paths, records, strict=True)
+    ]
+    if not all(there):
+        return {}
+    return divergence.weight_differences(*map(divergence.read_weights, paths))
+
+
+def _other_rows(paths: list[pathlib.Path], trails: list, steps: int) -> list[str]:
+    """Describe the rows that differ of two runs whose losses all agree."""
+    metrics = [divergence.read_metrics(path) for path in paths]
+    return [
+        _in_words(name, one, other)
+        for name, pair in (("metrics.jsonl", metrics), ("digests.jsonl", trails))
+        for one, other in divergence.other_rows(*pair, steps, True)
+    ]
 
 
 def _same_rows(one: dict, other: dict) -> bool:

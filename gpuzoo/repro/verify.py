@@ -126,7 +126,6 @@ def _compare(
         word = of_files(path, verdict["changed_files"])
         return _conclude(verdict, word, path, recorded)
 
-    # ------------------------------------------------------------ can it be compared?
     opened = open_recorded(recorded, path, note, **how)
     session, differences = opened.session, opened.differences
     note(session.runtime.line())
@@ -135,7 +134,27 @@ def _compare(
     if session.model is None or processors.prevent(opened, how["allow_drift"]):
         return _conclude(verdict, CANNOT_COMPARE, path, recorded)
 
-    # -------------------------------------------------------------------------- re-run
+    stored = recorded_rows, recorded_metrics, recorded_weights
+    differs = _run_again(verdict, opened, recorded, stored, steps)
+    word = of_files(path, verdict["changed_files"])
+    if differs and word != DIFFERS:
+        word = _of_processors(verdict, opened, recorded)
+    return _conclude(verdict, word, path, recorded)
+
+
+def _run_again(
+    verdict: dict, opened, recorded: dict, stored: tuple, steps: int
+) -> bool:
+    """Train the steps again, add what differs to the verdict, return whether any does.
+
+    Args:
+        stored: the rows of digests, the rows of metrics and the weights of the run.
+        steps: how many, 0 for all.
+    """
+    session, (recorded_rows, recorded_metrics, recorded_weights) = (
+        opened.session,
+        stored,
+    )
     verdict["figures"] = other_start(recorded, opened)
     before = session.given.step
     until = min(before + steps if steps else recorded["steps"], recorded["steps"])
@@ -165,15 +184,10 @@ def _compare(
         verdict["figures"] += _other_trail(recorded, recorded_rows, done)
         if opened.processor:
             verdict["compared"] = processors.figures_of(recorded, result)
-    differs = divergence or any(
-        verdict[part] for part in ("weights", "rows", "figures")
-    )
     if divergence and divergence.step <= recorded["recipe"]["digest_every"]:
         verdict["causes"] += causes.of_the_model(session)
-    word = of_files(path, verdict["changed_files"])
-    if differs and word != DIFFERS:
-        word = _of_processors(verdict, opened, recorded)
-    return _conclude(verdict, word, path, recorded)
+    parts = ("weights", "rows", "figures")
+    return bool(divergence) or any(verdict[part] for part in parts)
 
 
 def _of_processors(verdict: dict, opened, recorded: dict) -> str:

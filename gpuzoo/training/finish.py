@@ -21,37 +21,13 @@ from gpuzoo.training.failures import NO_ROOM
 def finish(job, result) -> None:
     """Write the weights, the plots and the final record."""
     from gpuzoo.engine.timing import peak_memory_bytes
-    from gpuzoo.report import plots
 
     folder, recipe = job.folder, job.session.recipe
-    kind = tasks.load(recipe.task)
-    dataset = job.session.dataset
     weights_sha256 = write_weights(folder, result.weights)
     if result.state == "finished" and recipe.keep_state == "on":
         folder.write_file(continuing.STATE, continuing.state_bytes(result))
     folder.keep_trail()
-    model = redact(recipe.model_name)
-    title = f"{recipe.name}: {model} on {dataset.name}"
-    not_drawn = None
-    try:
-        plots.draw_all(
-            folder,
-            kind.pictures,
-            f"{title}, seed {recipe.seed}",
-            folder.metrics(),
-            dataset,
-            result.outputs,
-            kind.only_in_training(recipe),
-        )
-        if left_out := plots.animate(folder, folder.sheets(), "samples.gif"):
-            not_drawn = f"{', '.join(left_out)}: unreadable, left out of samples.gif"
-    except GpuzooError:
-        raise
-    except Exception as error:  # no reason to lose the weights
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            raise
-        not_drawn = private(f"{type(error).__name__}: {error}")
-    if not_drawn:
+    if not_drawn := _draw(job, result):
         job.screen.say(f"The plots could not be drawn: {not_drawn}", "yellow")
     figures, more = evaluation.parts(result.evaluation)
     if more:
@@ -81,6 +57,35 @@ def finish(job, result) -> None:
         # Last: a kill before the record is written must not cost all steps.
         remove_checkpoints(job.folder)
     write_report(folder, job.screen.say)
+
+
+def _draw(job, result) -> str | None:
+    """Draw the plots; return what could not be drawn, which costs no weights."""
+    from gpuzoo.report import plots
+
+    folder, recipe, dataset = job.folder, job.session.recipe, job.session.dataset
+    kind = tasks.load(recipe.task)
+    title = f"{recipe.name}: {redact(recipe.model_name)} on {dataset.name}"
+    try:
+        plots.draw_all(
+            folder,
+            kind.pictures,
+            f"{title}, seed {recipe.seed}",
+            folder.metrics(),
+            dataset,
+            result.outputs,
+            kind.only_in_training(recipe),
+        )
+        left_out = plots.animate(folder, folder.sheets(), "samples.gif")
+    except GpuzooError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise
+        return private(f"{type(error).__name__}: {error}")
+    if left_out:
+        return f"{', '.join(left_out)}: unreadable, left out of samples.gif"
+    return None
 
 
 def write_report(folder: RunFolder, say) -> None:
@@ -214,6 +219,7 @@ def _figures(record: dict) -> dict:
 
 
 def say_end(job, summary: dict) -> None:
+    """Say how a training ended."""
     screen, recipe = job.screen, job.session.recipe
     if summary["state"] == "stopped":
         screen.say(
@@ -224,20 +230,7 @@ def say_end(job, summary: dict) -> None:
     data = job.session.dataset.name
     if recipe.fallback_data and recipe.data != data:
         data = f"{data} ({recipe.data} unavailable)"
-    memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
-    if summary["peak_device_bytes"] is not None:
-        memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
-    kind = tasks.load(recipe.task)  # imports Keras: not before the backend is chosen
-    headline = kind.headline
-    if f"test_{headline.name}" not in summary:
-        why = "It is not defined for the test examples"
-        if kind.generates:
-            why = (
-                "It is measured by a classifier of handwritten digits (28x28, "
-                "greyscale), which does not recognise these data"
-            )
-        screen.say(f"Note: no {headline.name}. {why}.", "yellow")
-        headline = kind.metrics[0]  # the loss
+    headline = _headline(screen, recipe, summary)
     if best := summary.get("best"):
         kept = "kept the weights" if best["kept"] else "kept the last weights; best"
         early = "Stopped early, " if best["stopped_early"] else ""
@@ -251,6 +244,9 @@ def say_end(job, summary: dict) -> None:
             f"Learning rate multiplied by {recipe.plateau_factor:g} after epoch "
             f"{epochs}."
         )
+    memory = f"{summary['peak_memory_bytes'] / 1e6:,.0f} MB of memory"
+    if summary["peak_device_bytes"] is not None:
+        memory += f", {summary['peak_device_bytes'] / 1e6:,.0f} MB of GPU memory"
     figure = headline.text(summary[f"test_{headline.name}"])
     screen.say(
         f"test {headline.name} {figure} on {data} · "
@@ -272,6 +268,21 @@ def say_end(job, summary: dict) -> None:
     )
     if job.folder.find(REPORT):
         screen.say(f"report: {summary['run_dir']}/{REPORT}")
+
+
+def _headline(screen, recipe, summary: dict):
+    """Return the metric of the last line; say why, if it is not the task's own."""
+    kind = tasks.load(recipe.task)  # imports Keras: not before the backend is chosen
+    if f"test_{kind.headline.name}" in summary:
+        return kind.headline
+    why = "It is not defined for the test examples"
+    if kind.generates:
+        why = (
+            "It is measured by a classifier of handwritten digits (28x28, "
+            "greyscale), which does not recognise these data"
+        )
+    screen.say(f"Note: no {kind.headline.name}. {why}.", "yellow")
+    return kind.metrics[0]  # the loss
 
 
 def _hash_files(folder: RunFolder, kept: list[str]) -> dict[str, str]:

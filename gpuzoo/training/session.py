@@ -117,12 +117,8 @@ def open_recorded(
         GpuzooError: the machine, the data or the initial weights are unavailable; or,
             unless `allow_drift`, the backend of the run is not installed.
     """
-    backend = (record["runtime"] or {}).get("backend")
-    if backend and not allow_drift and not is_installed(backend):
-        raise GpuzooError(
-            f"the run was trained on {backend}, which is not installed; run: pip "
-            f"install 'gpuzoo[{backend}]'"
-        )
+    if not allow_drift:
+        _check_installed(record)
     recipe = recipe_of(record)
     with portable.expected(record["options"].get("level")):
         found = environment()
@@ -169,6 +165,16 @@ def open_recorded(
     fast = record["fast_dev_run"]
     session = Session(recipe, runtime, dataset, model, given, fast, modules, inputs)
     return Recorded(session, differences, other_data, processor, findings, bool(named))
+
+
+def _check_installed(record: dict) -> None:
+    """Raise GpuzooError unless the backend of a run is installed."""
+    backend = (record["runtime"] or {}).get("backend")
+    if backend and not is_installed(backend):
+        raise GpuzooError(
+            f"the run was trained on {backend}, which is not installed; run: pip "
+            f"install 'gpuzoo[{backend}]'"
+        )
 
 
 def _options_here(record: dict, elsewhere: bool) -> Options:

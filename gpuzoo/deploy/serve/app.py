@@ -6,6 +6,8 @@ import json
 import secrets
 
 import numpy as np
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from gpuzoo.deploy.serve import inputs, pages
 from gpuzoo.deploy.serve.artefact import Artefact
@@ -22,59 +24,32 @@ def make_app(artefact: Artefact, limits: Limits, token: str, local: bool, quiet:
         local: accept only requests to a name of this machine.
         quiet: write no line for each request.
     """
-    from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import Response
-
-    metrics = Metrics()
-    pool = concurrent.futures.ThreadPoolExecutor(limits.threads, "predict")
+    metrics, predict = Metrics(), _predict(artefact, limits)
     about = pages.openapi(artefact, limits, bool(token))
 
-    def as_json(value) -> Response:
-        text = json.dumps(value, allow_nan=False) + "\n"
-        return Response(text, media_type="application/json")
-
-    def page(make) -> Response:
-        nonce = secrets.token_urlsafe(16)
-        policy = pages.POLICY.replace("NONCE", nonce)
-        headers = {"content-security-policy": policy}
-        return Response(make(nonce), media_type="text/html", headers=headers)
-
-    async def predict(request):
-        invert = _inverts(request.query_params.multi_items(), artefact)
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in pages.kinds(artefact):
-            raise Refused(415, _expected(artefact, kind))
-        if request.headers.get("content-encoding", "identity").lower() != "identity":
-            raise Refused(415, "compressed bodies are not accepted; send it as it is")
-        try:
-            body = await read_body(request, limits, metrics)
-        except ClientDisconnect:
-            raise Refused(400, "the body ended early") from None
-        loop = asyncio.get_running_loop()
-        count, text = await loop.run_in_executor(
-            pool, answer, artefact, limits, kind, body, invert
-        )
+    async def post(request):
+        count, text = await predict(request, metrics)
         metrics.examples += count
         return Response(text, media_type="application/json")
 
     async def health(request):
-        return as_json({"status": "ok", **pages.summary(artefact)})
+        return _as_json({"status": "ok", **pages.summary(artefact)})
 
     async def show_metrics(request):
         return Response(metrics.text(), headers={"content-type": TYPE})
 
     async def show_openapi(request):
-        return as_json(about)
+        return _as_json(about)
 
     async def show_docs(request):
-        return page(lambda nonce: pages.docs(about, nonce))
+        return _page(lambda nonce: pages.docs(about, nonce))
 
     async def draw(request):
-        return page(lambda nonce: pages.draw(artefact, limits, bool(token), nonce))
+        return _page(lambda nonce: pages.draw(artefact, limits, bool(token), nonce))
 
     routes = {
         "/": ("GET", draw),
-        "/predict": ("POST", predict),
+        "/predict": ("POST", post),
         "/health": ("GET", health),
         "/metrics": ("GET", show_metrics),
         "/openapi.json": ("GET", show_openapi),
@@ -91,6 +66,42 @@ def make_app(artefact: Artefact, limits: Limits, token: str, local: bool, quiet:
         await response(scope, receive, send)
 
     return Guard(app, limits, metrics, token, local, quiet)
+
+
+def _as_json(value) -> Response:
+    text = json.dumps(value, allow_nan=False) + "\n"
+    return Response(text, media_type="application/json")
+
+
+def _page(make) -> Response:
+    """Return an HTML page, of a function of the nonce of its scripts and styles."""
+    nonce = secrets.token_urlsafe(16)
+    policy = pages.POLICY.replace("NONCE", nonce)
+    headers = {"content-security-policy": policy}
+    return Response(make(nonce), media_type="text/html", headers=headers)
+
+
+def _predict(artefact: Artefact, limits: Limits):
+    """Return a function of a request: the number of examples, and the answer."""
+    pool = concurrent.futures.ThreadPoolExecutor(limits.threads, "predict")
+
+    async def predict(request: Request, metrics: Metrics) -> tuple[int, str]:
+        invert = _inverts(request.query_params.multi_items(), artefact)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in pages.kinds(artefact):
+            raise Refused(415, _expected(artefact, kind))
+        if request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused(415, "compressed bodies are not accepted; send it as it is")
+        try:
+            body = await read_body(request, limits, metrics)
+        except ClientDisconnect:
+            raise Refused(400, "the body ended early") from None
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            pool, answer, artefact, limits, kind, body, invert
+        )
+
+    return predict
 
 
 def _expected(artefact: Artefact, kind: str) -> str:

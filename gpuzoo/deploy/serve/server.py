@@ -1,4 +1,4 @@
-"""Run the service: socket, event loop, time limits of connections, graceful stop."""
+"""Run the service: socket, event loop, graceful stop."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ import socket
 import stat
 
 from gpuzoo.deploy.serve import artefact as artefacts
-from gpuzoo.deploy.serve.guard import HEADERS, Limits, error_body
+from gpuzoo.deploy.serve.guard import Limits
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import open_regular
 from gpuzoo.runtime.environment import is_installed
@@ -125,12 +125,13 @@ def run(
         raise artefacts.missing(error.name) from None
     from gpuzoo.deploy.serve.app import make_app
     from gpuzoo.deploy.serve.inputs import limit_pixels
+    from gpuzoo.deploy.serve.protocol import protocol
 
     limit_pixels(limits.pixels)
     artefact = artefacts.load(folder)
     app = make_app(artefact, limits, token, is_loopback(sock), quiet)
     config = uvicorn.Config(
-        app, http=_protocol(limits), ws="none", loop="asyncio", lifespan="off",
+        app, http=protocol(limits), ws="none", loop="asyncio", lifespan="off",
         log_config=None, log_level="critical", access_log=False, proxy_headers=False,
         server_header=False, timeout_graceful_shutdown=_STOP_SECONDS,
     )  # fmt: skip
@@ -153,88 +154,3 @@ async def _serve(server, sock: socket.socket) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, server.handle_exit, number, None)
     await server.serve(sockets=[sock])
-
-
-def _protocol(limits: Limits):
-    """Return uvicorn's HTTP/1.1 protocol with limits that it lacks: seconds for a
-    request's header, twice as many for a client that does not read its answer, and a
-    number of open connections."""
-    import h11
-    from uvicorn.protocols.http.h11_impl import H11Protocol
-
-    class Protocol(H11Protocol):
-        _timer = _unread = None
-
-        def connection_made(self, transport) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > 4 * limits.concurrency:
-                self.app = _busy
-            self._timer = self.loop.call_later(limits.seconds, self._late)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            reads_header = self.conn.their_state is h11.IDLE
-            if not reads_header:
-                self._stop_timer()
-            elif self._timer is None and self.conn.trailing_data[0]:
-                # Uvicorn's own timer waits for the first byte of the next request.
-                self._timer = self.loop.call_later(limits.seconds, self._late)
-
-        def connection_lost(self, exc) -> None:
-            self._stop_timer()
-            super().connection_lost(exc)  # calls resume_writing
-
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            abort = self.transport.abort
-            self._unread = self.loop.call_later(2 * limits.seconds, abort)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._unread is not None:
-                self._unread.cancel()
-                self._unread = None
-
-        def send_400_response(self, msg: str) -> None:
-            self._refuse(400, "the request is not valid HTTP")
-
-        def _stop_timer(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _late(self) -> None:
-            self._timer = None
-            if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
-                return
-            self._refuse(
-                408, f"the header was not received within {limits.seconds:g} seconds"
-            )
-
-        def _refuse(self, status: int, text: str) -> None:
-            body = error_body(text)
-            headers = [
-                ("content-type", "application/json"), ("connection", "close"),
-                ("content-length", str(len(body))), *HEADERS.items(),
-            ]  # fmt: skip
-            try:
-                events = (
-                    h11.Response(status_code=status, headers=headers),
-                    h11.Data(data=body),
-                    h11.EndOfMessage(),
-                )
-                for event in events:
-                    self.transport.write(self.conn.send(event))
-            except h11.LocalProtocolError:  # an answer has begun
-                pass
-            self.transport.close()
-
-    return Protocol
-
-
-async def _busy(scope, receive, send) -> None:
-    from gpuzoo.deploy.serve.guard import refuse
-    from gpuzoo.deploy.serve.inputs import Refused
-
-    error = Refused(503, "too many connections", retry_after="1", connection="close")
-    await refuse(send, error)
