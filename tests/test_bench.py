@@ -31,7 +31,7 @@ import gpuzoo
 
 @gpuzoo.register(task="classify", reference="here", parameters=7850)
 def net(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
-    if keras.config.dtype_policy().name == "mixed_bfloat16":
+    if keras.config.dtype_policy().name == "mixed_float16":
         raise ValueError("not in sixteen bits")
     inputs = keras.Input(input_shape)
     x = keras.layers.Flatten(name="flat")(inputs)
@@ -48,13 +48,13 @@ def test_a_bench_with_a_mode_that_fails_and_a_goal_that_is_missed(
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     (tmp_path / "own.py").write_text(OWN)
     done = cli_here("bench", "mnist", *SHORT, "--model", "own.py:net", "--precisions",
-                    "mixed_bfloat16", "float32", "--goal", "1.0", "--seeds", "1",
+                    "mixed_float16", "float32", "--goal", "1.0", "--seeds", "1",
                     "--out", "found")  # fmt: skip
     assert done.returncode == 1, done.stderr
     assert "mnist is not available here: timing on digits" in done.stderr
     assert done.json["data"] == "digits" and "data digits" in done.stdout
     assert "about" in done.stderr and "NOT reached" in done.stderr
-    assert "tensorflow bfloat16: failed, " in done.stderr and "failed" in done.stdout
+    assert "tensorflow float16: failed, " in done.stderr and "failed" in done.stdout
     record = json.loads((tmp_path / done.json["record"]).read_text())
     assert (tmp_path / done.json["record"]).with_suffix(".png").stat().st_size > 5000
     failed, row = record["modes"]

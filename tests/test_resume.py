@@ -349,7 +349,8 @@ def test_an_attempt_that_fails_loses_nothing(tmp_path, cli_here):
     words = ["train", "mnist", "--data", "digits", "--epochs", "2", "--model", "mlp"]
     assert cli_here(*words, "--out", "teacher").returncode == 0
     words = ["train", "distill_mnist", "--data", "digits", "--epochs", "30",
-             "--teacher", "teacher", "--checkpoint-every", "20"]  # fmt: skip
+             "--teacher", "teacher", "--checkpoint-every", "20", "--precision",
+             "float32"]  # fmt: skip
     killed_after_a_checkpoint(words, tmp_path)
     (tmp_path / "teacher").rename(tmp_path / "away")
     failed = cli_here("resume", "run")
@@ -361,7 +362,8 @@ def test_an_attempt_that_fails_loses_nothing(tmp_path, cli_here):
 
 
 def test_a_run_without_its_checkpoints_is_not_begun_again(tmp_path, cli_here):
-    killed_after_a_checkpoint([*WORDS, "--epochs", "5000"], tmp_path)
+    words = [*WORDS, "--precision", "float32", "--epochs", "5000"]
+    killed_after_a_checkpoint(words, tmp_path)
     trail = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:100])

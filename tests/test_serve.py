@@ -135,7 +135,7 @@ def test_a_string_among_numbers_takes_no_memory():
         body = json.dumps({"inputs": [[*[0] * 1999, word]]}).encode()
         tracemalloc.start()
         with pytest.raises(Refused):
-            inputs.from_json(body, served, 4)
+            inputs.as_arrays(inputs.examples_of(body, 4), served)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert most < 5e6
@@ -145,7 +145,7 @@ def test_words_in_a_name_of_an_input_are_not_values():
     two = [Input(name, "float32", (2,), "", None) for name in ("true", "false")]
     served = Artefact({"outputs": []}, tuple(two), None)
     body = b'{"inputs": [{"true": [1, 2], "false": [3, 4.5]}]}'
-    found = inputs.from_json(body, served, 4)
+    found = inputs.as_arrays(inputs.examples_of(body, 4), served)
     assert found["true"].tolist() == [[1, 2]] and found["false"].tolist() == [[3, 4.5]]
 
 
@@ -266,7 +266,7 @@ def test_models_with_several_inputs(tmp_path):
     for wrong in (b'[{"code": [1, 2, 3]}]', b'[{"code": [1, 2, 3], "label": 2}]', b"[[1, 2, 3]]",
                   b'[{"code": [1, 2, 1e39], "label": 1}]', b'[{"code": [1, 2, 3], "label": 0.5}]'):  # fmt: skip
         with pytest.raises(Refused):
-            inputs.from_json(b'{"inputs": %s}' % wrong, made, 4)
+            inputs.as_arrays(inputs.examples_of(b'{"inputs": %s}' % wrong, 4), made)
     # The model overflows: an internal error, and not an answer with infinities.
     with pytest.raises(FloatingPointError):
         made.predict(

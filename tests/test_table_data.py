@@ -253,6 +253,53 @@ def test_what_rows_become():
     assert whole[:, 1][~np.isnan(values)].mean() == pytest.approx(0, abs=0.3)
 
 
+@pytest.mark.parametrize("rare", [False, True])
+@pytest.mark.parametrize("kinds", ["both", "numbers", "categories"])
+def test_an_exported_model_prepares_rows_as_gpuzoo_does(kinds, rare, runtime):
+    """The same rows, by the function that is inside the file."""
+    import keras
+
+    from gpuzoo.deploy.formats import rows
+
+    rng = np.random.default_rng(3)
+    count = 200
+    columns = {"y": rng.normal(size=count)}
+    if kinds != "categories":
+        gaps = rng.normal(5, 2, count)
+        gaps[rng.random(count) < 0.2] = np.nan
+        columns |= {"even": np.arange(float(count)), "gaps": gaps,
+                    "tail": np.exp(rng.normal(0, 4, count)),
+                    "few": rng.integers(0, 3, count).astype(float)}  # fmt: skip
+    if kinds != "numbers":
+        columns |= {"c": rng.choice(["a", "b", "c", None], count).tolist(),
+                    "d": rng.choice(["u", "v"], count).tolist()}  # fmt: skip
+    table = from_memory("t", columns)
+    data = tabular.make("t", "here", table, target="y", task="regress_table")
+    prepared = data.table
+    if rare:
+        categorical = [
+            dataclasses.replace(one, rare=True) for one in prepared.categorical
+        ]
+        prepared = dataclasses.replace(prepared, categorical=tuple(categorical))
+    asked = {name: list(column[:50]) for name, column in columns.items()}
+    for name, odd in (("even", [-1e9, 1e30, np.nan]), ("gaps", [np.nan, 0.0, 9.9]),
+                      ("tail", [np.nan, 1e9, -1.0]), ("few", [1.5, -3.0, np.nan]),
+                      ("c", ["z", None, "a"]), ("d", ["w", None, "U"])):  # fmt: skip
+        if name in asked:
+            asked[name] += odd
+    asked["y"] += [0.0] * 3
+    table = from_memory("r", asked)
+    readings, every = _read(table, prepared)
+    wanted = preparation.encode(prepared, readings, every)
+    given = preparation.unprepared(prepared, readings, every)
+    assert set(given) == {"numbers", "categories"} - {
+        "both": set(), "numbers": {"categories"}, "categories": {"numbers"}
+    }[kinds]  # fmt: skip
+    found = keras.ops.convert_to_numpy(rows.preparing(prepared)(given))
+    assert found.shape == wanted.shape and found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6)
+
+
 def _read(table, prepared):
     return preparation.read_again(table, prepared)[0], np.arange(len(table))
 

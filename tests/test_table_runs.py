@@ -99,10 +99,126 @@ def test_runs_are_verified_and_evaluated(run, homes, cli_here):
     for words in (["verify"], ["evaluate"]):
         done = cli_here(*words, homes / run)
         assert done.returncode == 0, done.stdout + done.stderr
-    done = cli_here("export", homes / run)
-    assert done.returncode == 2 and "a model of a table is not exported" in done.stderr
+    int8 = cli_here("export", homes / run, "--int8", "--to", "litert")
+    assert int8.returncode == 2 and "--int8 is not for tables" in int8.stderr
     other = cli_here("robustness", homes / run)
     assert other.returncode == 2 and len(other.stderr.splitlines()) == 1, other.stderr
+
+
+@pytest.fixture(scope="module")
+def exports(homes):
+    """Both runs as ONNX, the regression in two further formats."""
+    from gpuzoo.deploy.export import export
+
+    for run, formats in (
+        ("price", ("onnx", "litert", "openvino")),
+        ("dear", ("onnx",)),
+    ):
+        found = export(homes / run, formats)
+        assert (
+            found["failures"] == []
+            and found["table"] == record(homes / run)["data"]["table"]
+        )
+        for entry in found["formats"].values():
+            parity = entry["parity"]
+            assert parity["largest_difference"] < 1e-5, parity
+            assert (
+                parity["examples"] == ROWS // 5 and parity["changed_predictions"] == 0
+            )
+        inputs = {one["name"]: one["shape"] for one in found["inputs"]}
+        assert inputs == {"numbers": [None, 2], "categories": [None, 1]}
+    return homes
+
+
+def rows_of_all_kinds() -> dict[str, list]:
+    """Missing, unknown and far away, as no training row is."""
+    return {
+        "size": [70.5, None, -1e4, 1e30, 20.0, 119.9, "66.25"],
+        "rooms": [3, 2, None, 1, 5, 10**9, 4],
+        "city": ["Oslo", None, "Rome", "東京", "Köln", "oslo", ""],
+    }
+
+
+@pytest.mark.parametrize("run", ["price", "dear"])
+def test_an_exported_table_answers_as_predict(run, exports, runtime):
+    """By the service, which takes rows by the names of their columns."""
+    from gpuzoo.deploy.serve import app, artefact
+    from gpuzoo.deploy.serve.guard import Limits
+
+    rows = rows_of_all_kinds()
+    count = len(rows["size"])
+    with pytest.warns(UserWarning) as said:
+        wanted = gpuzoo.load(exports / run).predict(rows)
+    assert any("unknown category" in str(one.message) for one in said)
+    made = artefact.load(exports / f"{run}-export")
+    each = [{name: column[n] for name, column in rows.items()} for n in range(count)]
+    body = json.dumps({"inputs": each}).encode()
+    number, text = app.answer(made, Limits(), "application/json", body)
+    found = json.loads(text)
+    assert number == count == len(found["predictions"])
+    warned = " ".join(found["warnings"])
+    assert "inputs[2]: unknown category from column 'city': 'Rome'" in warned
+    assert "inputs[5]: unknown category from column 'city': 'oslo'" in warned
+    for n, one in enumerate(found["predictions"]):
+        if run == "price":
+            assert one["value"] == pytest.approx(wanted["value"][n], rel=1e-4)
+        else:
+            assert one["index"] == wanted["predicted"][n]
+            assert one["probability"] == pytest.approx(
+                wanted["confidence"][n], abs=1e-5
+            )
+
+
+@pytest.mark.parametrize(("inputs", "fault"), [
+    ([[70.5, 3]], "must be an object, column -> value; the columns are size, rooms, city"),
+    ([{}], "the columns are size, rooms, city"),
+    ([{"size": 1, "rooms": 2}], "without the column 'city'"),
+    ([{"size": 1, "rooms": 2, "city": ["Oslo"]}], "'city': expected a number, a text"),
+    ([{"size": 2**60, "rooms": 2, "city": ""}], "whole numbers must be below 2**53"),
+    ([{"size": 10**400, "rooms": 2, "city": ""}], "whole numbers must be below 2**53"),
+    ([{"size": "large", "rooms": 2, "city": ""}], "row 0, column 'size': 'large' is no number"),
+    ([{"size": 1, "rooms": 2, "city": "x" * 5000}], "'city': a text of more than"),
+    ([{"size": 1, "rooms": 2, "city": ""}, {"size": 1}], "inputs[1] has no 'rooms'"),
+])  # fmt: skip
+def test_rows_that_the_service_refuses(inputs, fault, exports):
+    from gpuzoo.deploy.serve import app, artefact
+    from gpuzoo.deploy.serve.guard import Limits
+    from gpuzoo.deploy.serve.inputs import Refused
+
+    made = artefact.load(exports / "price-export")
+    body = json.dumps({"inputs": inputs}).encode()
+    with pytest.raises(Refused) as refused:
+        app.answer(made, Limits(), "application/json", body)
+    assert refused.value.status == 422 and fault in str(refused.value)
+    assert len(str(refused.value)) < 600
+
+
+def test_the_service_describes_the_columns(exports):
+    from gpuzoo.deploy.serve import artefact, pages
+    from gpuzoo.deploy.serve.guard import Limits
+
+    made = artefact.load(exports / "price-export")
+    said = pages.summary(made)
+    assert said["target"] == "price" and said["columns"] == ["size", "rooms", "city"]
+    about = pages.openapi(made, Limits(), False)
+    body = about["paths"]["/predict"]["post"]["requestBody"]["content"]
+    row = body["application/json"]["schema"]["properties"]["inputs"]["items"]
+    assert row["required"] == said["columns"]
+    assert set(row["properties"]["city"]["examples"]) == {"Oslo", "Köln", "東京"}
+
+
+def test_a_table_is_compressed(homes, cli_here, tmp_path):
+    done = cli_here(
+        "compress", homes / "price", "--epochs", "1", "--out", tmp_path / "c"
+    )
+    assert done.returncode in (0, 1), done.stderr  # 1: none within the bound
+    found = json.loads((tmp_path / "c" / "compress.json").read_text())
+    assert {one["name"] for one in found["forms"]} == {
+        "original",
+        "width-0.5",
+        "sparsity-0.8",
+    }
+    assert "int8" in found["left_out"]
 
 
 def test_a_run_of_classification(homes, cli_here, tmp_path):

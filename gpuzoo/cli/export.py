@@ -73,14 +73,10 @@ def _print(found: dict) -> None:
             *(_value(metric, side) for side in ("run", "artefact")),
             f"{parity['latency_us']['batch_1']:,.0f} us",
         )  # fmt: skip
-    source = found["input"]
     lines = [
-        f"input: {source['name']}, {source['dtype']} {_shape(source)}, "
-        f"{source['meaning']}",
-        *(
-            f"output: {one['name']}, {one['dtype']} {_shape(one)}, {one['meaning']}"
-            for one in found["outputs"]
-        ),
+        f"{side}: {one['name']}, {one['dtype']} {_shape(one)}, {one['meaning']}"
+        for side in ("input", "output")
+        for one in found[f"{side}s"]
     ]
     if found["inside"]:
         lines.append(f"inside the file: {'; '.join(found['inside'])}")

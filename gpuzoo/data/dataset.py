@@ -45,6 +45,8 @@ class Dataset:
     by."""
     table: "Preparation | None" = None
     """How the rows of a table were made what a model takes."""
+    unprepared: Arrays | None = None
+    """The test rows of a table before that (gpuzoo/data/preparation.py)."""
 
     @property
     def train(self) -> Arrays:

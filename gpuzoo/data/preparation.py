@@ -273,6 +273,29 @@ def encode(
     return made
 
 
+def unprepared(
+    prepared: Preparation, readings: dict[str, Reading], rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return rows as an exported model takes them, which prepares them itself:
+    `numbers` (rows, columns), float32, NaN where one is missing, and `categories`
+    (rows, columns), int32: 0 unknown, 1 missing, from 2 on the place among the
+    categories of the column. Without columns of a kind its array is left out."""
+    found = {}
+    if prepared.numeric:
+        values = [readings[one.name].values[rows] for one in prepared.numeric]
+        with np.errstate(over="ignore"):  # infinite is beyond every training value, too
+            found["numbers"] = np.stack(values, axis=1).astype(np.float32)
+    if prepared.categorical:
+        columns = []
+        for one in prepared.categorical:
+            texts = readings[one.name].texts
+            index = {text: n for n, text in enumerate(one.categories, start=2)}
+            index[""] = ABSENT
+            columns.append([index.get(texts[row], UNKNOWN) for row in rows])
+        found["categories"] = np.array(columns, np.int32).T.reshape(len(rows), -1)
+    return found
+
+
 def strange(
     table: Columns, prepared: Preparation, readings: dict[str, Reading]
 ) -> list[list[str]]:

@@ -88,7 +88,7 @@ def make(
     )  # fmt: skip
     return Dataset(
         name, source, clean, goal.classes, _fingerprint(table, target), findings,
-        scale, prepared,
+        scale, prepared, preparation.unprepared(prepared, readings, rows["test"]),
     )  # fmt: skip
 
 

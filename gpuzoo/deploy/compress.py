@@ -93,6 +93,7 @@ def compress(
     named = forms is not None and forms != Forms()
     forms = forms if named else DEFAULT
     audio = record["recipe"]["task"] == "classify_audio"
+    table = "table" in (record.get("data") or {})
     job = Job(
         path, record, expand(out or f"{path}-compressed").absolute(),
         to or ("onnx" if audio else "litert"), epochs, learning_rate,
@@ -100,7 +101,8 @@ def compress(
         quiet, note,
     )  # fmt: skip
     without = {}
-    if not named and (job.runtime == "openvino" or (audio and job.runtime == "litert")):
+    no_int8 = table or job.runtime == "openvino" or (audio and job.runtime == "litert")
+    if not named and no_int8:
         forms = dataclasses.replace(forms, int8=False)
         without = {"int8": f"{job.runtime} has no int8 form of this run"}
     planned = planned_forms(forms)

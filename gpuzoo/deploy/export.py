@@ -160,11 +160,10 @@ def check_options(record, formats, generate, int8, calibration, bounds) -> None:
                     f"'gpuzoo[{extra}]'"
                 )
     task = record["recipe"]["task"]
-    if (record.get("data") or {}).get("table"):
+    if int8 and (record.get("data") or {}).get("table"):
         raise GpuzooError(
-            "a model of a table is not exported: it takes rows that were prepared by "
-            "data.table of run.json, which no other runtime does; use gpuzoo predict, "
-            "or gpuzoo.load(run).predict(rows)"
+            "--int8 is not for tables: 8 bits do not hold the numbers of a column, "
+            "which the exported model prepares itself"
         )
     if int8 and (generate or task in GENERATORS):
         raise GpuzooError(
@@ -308,6 +307,7 @@ def _check(
         "batch": min(256, made["batch"]), "threads": available_cores(),
         "tolerance": tolerance,
         "run_tolerance": max(tolerance, rounded * (10.0 if images else 0.05)),
+        "unit": record["data"]["scale"][1] if _is_number(record) else None,
     }  # fmt: skip
     try:
         parity = ask(request, "gpuzoo.deploy.parity")
@@ -316,6 +316,11 @@ def _check(
             f"nothing was written: {name} does not run: {error}"
         ) from error
     return {**parity, "tolerance": tolerance, "compared_with": compared_with}
+
+
+def _is_number(record: dict) -> bool:
+    """Whether a run predicts numbers of a table."""
+    return record["recipe"]["task"] == "regress_table"
 
 
 def _bounds(bounds: Bounds, parity: dict, int8: bool) -> dict:
@@ -359,6 +364,7 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
         for line, there in (
             ("pixels as numbers in [0, 1]", made["inputs"][0]["dtype"] == "uint8"),
             ("samples as numbers in [-1, 1)", made["inputs"][0]["dtype"] == "int16"),
+            ("preparation of the columns by `table`", bool(data.get("table"))),
             (f"test-time augmentation: {recipe.tta}", recipe.tta != "none"),
             ("softmax", made["outputs"][0]["name"] == "probabilities"),
             ("sigmoid", made["outputs"][0]["name"] == "label_probabilities"),
@@ -371,6 +377,7 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
         "task": recipe.task, "model": recipe.model_name, "data": data["name"],
         "classes": data["classes"],
         "scale": data.get("scale"),
+        "table": data.get("table"),
         "generates": made["outputs"][0]["name"] == "samples",
         "input": made["inputs"][0], "inputs": made["inputs"],
         "outputs": made["outputs"], "inside": inside,

@@ -50,7 +50,11 @@ def work(request: dict):
     exported = function.describe(trained, inputs, generate)
     folder = pathlib.Path(request["arrays"])
     if name := request["predictions"]:
-        predicted = trained._in_batches(exported.call, inputs, None)
+        if exported.prepared:  # by NumPy, not inside the function that is exported
+            rows = {"table": dataset.test["table"]}
+            predicted = trained._in_batches(exported.prepared, rows, None)
+        else:
+            predicted = trained._in_batches(exported.call, inputs, None)
         np.savez(folder / f"{name}.npz", **predicted)
     if request["backend"] == "":
         yield {"notes": notes}

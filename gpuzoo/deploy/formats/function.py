@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.deploy.formats import rows
 from gpuzoo.deploy.trained import Trained
 from gpuzoo.keras_layers import layers_of
 from gpuzoo.runtime.keras_state import replaced
@@ -32,11 +33,13 @@ class Exported:
     Attributes:
         call: name -> tensor (batch, ...), to name -> tensor (batch, ...).
         inputs, outputs: what export.json says of each: name, dtype, shape, meaning.
+        prepared: of a table, what `call` does from rows that gpuzoo has prepared.
     """
 
     call: Callable[[dict], dict]
     inputs: list[dict]
     outputs: list[dict]
+    prepared: Callable[[dict], dict] | None = None
 
 
 def describe(trained: Trained, arrays: Arrays, generate: bool) -> Exported:
@@ -46,15 +49,25 @@ def describe(trained: Trained, arrays: Arrays, generate: bool) -> Exported:
         arrays: examples of its inputs.
         generate: the images from codes, of a model that also takes images.
     """
-    call = trained.task.generate if generate else trained.task.infer
+    infer = trained.task.generate if generate else trained.task.infer
 
-    def finished(batch: dict) -> dict:
-        outputs = call(batch)
+    def prepared(batch: dict) -> dict:
+        outputs = infer(batch)
         if trained.task.target == "labels":
             return {"label_probabilities": keras.ops.sigmoid(outputs["logits"])}
         if "logits" in outputs:
             return {"probabilities": keras.ops.softmax(outputs["logits"])}
+        if trained.takes == "table":
+            mean, deviation = trained.scale
+            return {"value": outputs["scaled"] * deviation + mean}
         return {_DETECTIONS.get(name, name): one for name, one in outputs.items()}
+
+    finished = prepared
+    if trained.takes == "table":
+        prepare = rows.preparing(trained.dataset.table)
+
+        def finished(batch: dict) -> dict:
+            return prepared({"table": prepare(batch)})
 
     inputs = [
         _described(name, array, _of_input(trained, name, array))
@@ -65,7 +78,9 @@ def describe(trained: Trained, arrays: Arrays, generate: bool) -> Exported:
         _described(name, array, _OUTPUTS.get(name) or _of_forecast(trained))
         for name, array in one.items()
     ]
-    return Exported(finished, inputs, outputs)
+    return Exported(
+        finished, inputs, outputs, prepared if trained.takes == "table" else None
+    )
 
 
 def _described(name: str, array: np.ndarray, meaning: str) -> dict:
@@ -74,6 +89,8 @@ def _described(name: str, array: np.ndarray, meaning: str) -> dict:
 
 
 def _of_input(trained: Trained, name: str, array: np.ndarray) -> str:
+    if name in rows.MEANINGS:
+        return rows.MEANINGS[name]
     if name == "label":
         return "index into `classes` of the image to generate"
     if name == "start":
@@ -90,6 +107,8 @@ def _of_input(trained: Trained, name: str, array: np.ndarray) -> str:
 
 
 def _of_forecast(trained: Trained) -> str:
+    if trained.takes == "table":
+        return f"{trained.dataset.table.target.name}, in its own unit"
     if trained.takes == "series":
         return "next values, (value - mean) / deviation"
     return "next frame, pixels 0 to 255"
@@ -102,6 +121,10 @@ def test_arrays(trained: Trained, dataset: Dataset, generate: bool) -> tuple:
     if generate:
         count = min(_GENERATED, dataset.count("test"))
         return task.codes(count, trained.recipe.seed), {}
+    if trained.takes == "table":
+        if "label" in test:
+            return dataset.unprepared, {"label": test["label"]}
+        return dataset.unprepared, {"target": trained.unscale(test["target"])}
     task.begin([], dataset)
     inputs = examples(trained, test)
     targets = {k: test[k] for k in ("label", "labels", "target") if k in test}

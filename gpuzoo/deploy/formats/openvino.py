@@ -36,8 +36,11 @@ class OpenVINO:
     def __init__(self, path: pathlib.Path, threads: int):
         # The default computes in bfloat16 where the CPU has it.
         hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-        self.model = _library().Core().compile_model(str(path), "CPU", hints)
-        self.names = [sorted(one.get_names())[0] for one in self.model.outputs]
+        core = _library().Core()
+        read = core.read_model(str(path))
+        # Compiling adds the names of inner values that are equal.
+        self.names = [sorted(one.get_names())[0] for one in read.outputs]
+        self.model = core.compile_model(read, "CPU", hints)
 
     def __call__(self, batch: dict) -> dict:
         found = self.model(batch)

@@ -9,7 +9,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from gpuzoo.deploy.serve import inputs, pages
+from gpuzoo.deploy.serve import inputs, pages, rows
 from gpuzoo.deploy.serve.artefact import Artefact
 from gpuzoo.deploy.serve.guard import Guard, Limits, read_body
 from gpuzoo.deploy.serve.inputs import Refused
@@ -142,20 +142,26 @@ def answer(
     Raises:
         Refused: see `inputs`.
     """
+    said: list[str] = []
     if kind == "application/json":
-        examples = inputs.from_json(body, artefact, limits.examples)
+        given = inputs.examples_of(body, limits.examples)
+        if artefact.table:
+            examples, said = rows.from_examples(given, artefact.table)
+        else:
+            examples = inputs.as_arrays(given, artefact)
     else:
         examples = inputs.from_image(body, kind, artefact)
     if invert:
         examples = inputs.inverted(examples, artefact)
     found = artefact.predict(examples)
     count = len(next(iter(examples.values())))
-    rows = [
+    predictions = [
         _row(artefact, {name: values[i] for name, values in found.items()})
         for i in range(count)
     ]
-    said = inputs.warnings(examples, artefact, invert)
-    text = json.dumps({"predictions": rows, **said}, allow_nan=False)
+    said += inputs.warnings(examples, artefact, invert)
+    answers = {"predictions": predictions, **({"warnings": said} if said else {})}
+    text = json.dumps(answers, allow_nan=False)
     return count, text + "\n"
 
 

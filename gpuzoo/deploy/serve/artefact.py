@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuzoo.data.preparation import Preparation
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import parse_json, read_inside
 
@@ -49,6 +50,8 @@ class Artefact:
     about: dict
     inputs: tuple[Input, ...]
     session: Any
+    table: Preparation | None = None
+    """Of a model of a table."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +95,16 @@ def load(folder: pathlib.Path) -> Artefact:
             what its export.json says.
     """
     about, inputs = description(folder)
-    made = Artefact(about, inputs, _session(folder, content(folder, about)))
+    prepared = None
+    if about.get("table"):
+        try:
+            prepared = Preparation.from_record(about["table"])
+        except GpuzooError:
+            raise GpuzooError(
+                f"{folder / DESCRIPTION} is damaged (table); export again"
+            ) from None
+    session = _session(folder, content(folder, about))
+    made = Artefact(about, inputs, session, prepared)
     if problem := _problem(made):
         raise GpuzooError(
             f"{folder}: the ONNX model is not as {DESCRIPTION} says: {problem}; export "

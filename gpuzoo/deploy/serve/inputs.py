@@ -39,14 +39,11 @@ def limit_pixels(most: int) -> None:
     Image.MAX_IMAGE_PIXELS = most
 
 
-def from_json(body: bytes, artefact: Artefact, most: int) -> dict[str, np.ndarray]:
-    """Return the inputs by name, (count, *shape), of a body `{"inputs": [...]}`.
-
-    An example is an array, for models with several inputs an object of arrays by name.
+def examples_of(body: bytes, most: int) -> list:
+    """Return the examples of a body `{"inputs": [...]}`.
 
     Raises:
-        Refused: it is not JSON of this form, has other shapes, more examples than
-            `most`, or values that are not numbers, not finite or out of range.
+        Refused: it is not JSON of this form, or has more examples than `most`.
     """
     try:
         found = parse_json(body.decode())
@@ -59,6 +56,17 @@ def from_json(body: bytes, artefact: Artefact, most: int) -> dict[str, np.ndarra
         raise Refused(422, "inputs must be a list of examples")
     if len(examples) > most:
         raise Refused(422, f"inputs has more than {most} examples")
+    return examples
+
+
+def as_arrays(examples: list, artefact: Artefact) -> dict[str, np.ndarray]:
+    """Return the inputs by name, (count, *shape). An example is an array, for models
+    with several inputs an object of arrays by name.
+
+    Raises:
+        Refused: other shapes, or values that are not numbers, not finite or out of
+            range.
+    """
     if len(artefact.inputs) == 1:
         columns = {artefact.inputs[0].name: examples}
     else:
@@ -163,12 +171,13 @@ def inverted(
     return {one.name: one.range[1] - examples[one.name]}
 
 
-def warnings(examples: dict[str, np.ndarray], artefact: Artefact, invert: bool) -> dict:
-    """Return `warnings`, a list of one line, if an image, inverted if that was wanted,
-    is dark on light and those of the training are known to be light on dark; else
-    nothing."""
+def warnings(
+    examples: dict[str, np.ndarray], artefact: Artefact, invert: bool
+) -> list[str]:
+    """Return a line if an image, inverted if that was wanted, is dark on light and
+    those of the training are known to be light on dark."""
     if not artefact.takes_images:
-        return {}
+        return []
     (one,), data = artefact.inputs, artefact.about.get("data", "")
     for number, values in enumerate(examples[one.name]):
         if images.looks_inverted(values, one.range[1], data):
@@ -179,5 +188,5 @@ def warnings(examples: dict[str, np.ndarray], artefact: Artefact, invert: bool) 
                 f"inputs[{number}] is light at its border{inverted}, and the images of "
                 f"{data} are light on dark: {remedy}"
             )
-            return {"warnings": [line]}
-    return {}
+            return [line]
+    return []

@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from gpuzoo import __version__
+from gpuzoo.deploy.serve import rows
 from gpuzoo.deploy.serve.artefact import Artefact, Input
 from gpuzoo.deploy.serve.guard import OPEN, Limits
 from gpuzoo.deploy.serve.inputs import IMAGE_TYPES
@@ -38,12 +39,18 @@ def kinds(artefact: Artefact) -> tuple[str, ...]:
 def summary(artefact: Artefact) -> dict:
     """What is served."""
     about = artefact.about
-    scale = {"scale": about["scale"]} if about.get("scale") else {}  # of a series
+    scale = {"scale": about["scale"]} if about.get("scale") else {}
+    if artefact.table:  # its numbers are in their own unit
+        scale = {}
     return {
         "model": about.get("model", ""),
         "task": about.get("task", ""),
         "classes": list(artefact.classes),
-        "inputs": [dataclasses.asdict(one) for one in artefact.inputs],
+        **(
+            {"target": artefact.table.target.name, "columns": artefact.table.used}
+            if artefact.table
+            else {"inputs": [dataclasses.asdict(one) for one in artefact.inputs]}
+        ),
         **scale,
         "gpuzoo": __version__,
     }
@@ -67,9 +74,7 @@ def openapi(artefact: Artefact, limits: Limits, token: bool) -> dict:
         bodies[kind] = {"schema": {"type": "string", "format": "binary"}}
     predict: dict = {
         "summary": "Predict",
-        "description": "; ".join(
-            f"{one.name} {list(one.shape)}: {one.meaning}" for one in artefact.inputs
-        ),
+        "description": _description(artefact),
         "requestBody": {"required": True, "content": bodies},
         "responses": answers(
             {"application/json": {"schema": _predictions(artefact)}}, *_ERRORS
@@ -120,11 +125,22 @@ def openapi(artefact: Artefact, limits: Limits, token: bool) -> dict:
     }
 
 
+def _description(artefact: Artefact) -> str:
+    if artefact.table:
+        used = ", ".join(artefact.table.used)
+        return f"rows of a table, column -> value (null: missing): {used}"
+    return "; ".join(
+        f"{one.name} {list(one.shape)}: {one.meaning}" for one in artefact.inputs
+    )
+
+
 def _inputs(artefact: Artefact, limits: Limits) -> dict:
     """The schema of a JSON body."""
     columns = {one.name: _input(one) for one in artefact.inputs}
     example = columns[artefact.inputs[0].name]
-    if len(columns) > 1:
+    if artefact.table:
+        example = rows.schema(artefact.table)
+    elif len(columns) > 1:
         example = {"type": "object", "required": [*columns], "properties": columns}
     examples = {"type": "array", "items": example, "minItems": 1}
     return {
