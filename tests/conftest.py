@@ -10,13 +10,19 @@ import subprocess
 import sys
 import traceback
 
-import numpy as np
-import pytest
-from small import splits, two_classes
-
-import gpuzoo
 from gpuzoo.runtime import environment as machine
-from gpuzoo.runtime.options import BACKENDS
+
+# What this machine has set is no matter of the tests, which set their own; here before
+# NumPy reads it.
+for _name in machine.moving_variables():
+    del os.environ[_name]
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from small import splits, two_classes  # noqa: E402
+
+import gpuzoo  # noqa: E402
+from gpuzoo.runtime.options import BACKENDS  # noqa: E402
 
 # Their fixtures are of the session: a service is started once for all modules.
 pytest_plugins = ("serving", "slow")

@@ -230,7 +230,8 @@ def test_pictures_never_stand_in_the_way_of_the_end(tmp_path, cli_here):
     """Folders in their places, and samples that is a link."""
     words = ["train", "mnist_gan", "--data", "digits", "--epochs", "12", "--batch-size",
              "256", "--eval-every", "1", "--model-options", "filters=(4,8)",
-             "--checkpoint-every", "4", "--device", "cpu", "--quiet"]  # fmt: skip
+             "--checkpoint-every", "4", "--device", "cpu", "--precision", "float32",
+             "--quiet"]  # fmt: skip
     run = tmp_path / "run"
     process = start([*words, "--out", "run"], tmp_path)
     deadline = time.monotonic() + 300

@@ -99,6 +99,130 @@ def test_an_operation_that_approximates_is_refused_by_name(dataset, runtime):
     train(recipe, dataset, runtime)
 
 
+@pytest.mark.parametrize(("rows", "length", "columns", "parts"), [
+    (40, 5408, 64, 13),  # a dense layer on a map of 13 x 13 x 32
+    (100, 2400, 10, 7), (1, 9000, 1, 1), (16, 30_000, 16, 21), (64, 256, 64, 1),
+    (120, 1200, 96, 10), (128, 784, 512, 28), (300, 700, 200, 36), (1000, 50, 10, 8),
+])  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_products_have_parts_that_fit_every_cache(
+    rows, length, columns, parts, turned, batch, runtime
+):
+    """TensorFlow computes others with one thread or with all of them, by the size of
+    the processor's cache, and oneDNN then sums in another order."""
+    import tensorflow as tf
+
+    from gpuzoo.engine.backends.portable import exact
+
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(*batch, rows, length)).astype("f")
+    b = rng.normal(size=(*batch, length, columns)).astype("f")
+    if turned:
+        a, b = a.swapaxes(-1, -2), b.swapaxes(-1, -2)
+
+    @tf.function(autograph=False)
+    def step(a, b):
+        with tf.GradientTape() as tape:
+            tape.watch((a, b))
+            product = tf.matmul(a, b, transpose_a=turned, transpose_b=turned)
+        return product, *tape.gradient(product, (a, b))
+
+    @tf.function(autograph=False)
+    def forward(a, b):
+        return tf.matmul(a, b, transpose_a=turned, transpose_b=turned)
+
+    with exact(dataclasses.replace(runtime, level="portable")):
+        traced = step.get_concrete_function(tf.constant(a), tf.constant(b))
+        alone = forward.get_concrete_function(tf.constant(a), tf.constant(b))
+    found = [x.numpy() for x in traced(tf.constant(a), tf.constant(b))]
+    plain = [x.numpy() for x in step.python_function(tf.constant(a), tf.constant(b))]
+    for one, other in zip(found, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-3)
+    for graph in (traced.graph, alone.graph):
+        products = [x for x in graph.get_operations() if "MatMul" in x.type]
+        for one in products:
+            k = sum(x.shape[-1] * x.shape[-2] for x in one.inputs)
+            m, n = one.outputs[0].shape[-2:]
+            assert m * n + k <= 48 * 1024, one
+    assert len(products) == parts
+
+
+def test_products_with_one_second_factor_are_one_product(runtime):
+    import tensorflow as tf
+
+    from gpuzoo.engine.backends.portable import exact
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(7, 50, 30)), rng.normal(size=(20, 30))
+    a, b = tf.constant(a.astype("f")), tf.constant(b.astype("f"))
+    step = tf.function(lambda x, y: tf.matmul(x, y, transpose_b=True), autograph=False)
+    turned = tf.function(
+        lambda x, y: tf.matmul(x, y, transpose_a=True, transpose_b=True),
+        autograph=False,
+    )
+    with exact(dataclasses.replace(runtime, level="portable")):
+        one, other = (
+            step.get_concrete_function(a, b),
+            turned.get_concrete_function(tf.linalg.matrix_transpose(a), b[None]),
+        )
+    for traced, x, y in ((one, a, b), (other, tf.linalg.matrix_transpose(a), b[None])):
+        kinds = [x.type for x in traced.graph.get_operations() if "MatMul" in x.type]
+        assert kinds == ["MatMul"]
+        np.testing.assert_allclose(
+            traced(x, y).numpy(), a.numpy() @ b.numpy().T, rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("equation", [
+    "ab,bc->ac", "abc,cd->abd", "abc,cde->abde", "BTNH,BSNH->BNTS", "BNTS,BSNH->BTNH",
+    "aecd,abcd->acbe", "ab,ab->a", "ab,cd->abcd", "ab,ba->", "a,a->a", " ab , cb -> ca ",
+])  # fmt: skip
+def test_einsum_is_that_of_tensorflow(equation, runtime):
+    import tensorflow as tf
+
+    from gpuzoo.engine.backends.portable import einsum
+
+    rng = np.random.default_rng(0)
+    sizes = dict(zip("abcdeBTNHS", (3, 4, 5, 2, 6, 3, 4, 2, 5, 7), strict=True))
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    operands = [rng.normal(size=[sizes[x] for x in term]).astype("f") for term in terms]
+    found = einsum(equation, *operands, optimize="optimal").numpy()
+    wanted = tf.einsum(equation, *operands).numpy()
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("equation", "count"), [
+    ("ab,bc,cd->ad", 3), ("aa,ab->b", 2), ("ab,bc", 2), ("ab->ba", 1), ("ab,bc->a", 2),
+    ("...a,ab->...b", 2),
+])  # fmt: skip
+def test_another_einsum_is_refused_by_name(equation, count, runtime):
+    from gpuzoo.engine.backends.portable import einsum
+
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="einsum '.*(portable|level repeatable)"
+    ):
+        einsum(equation, *[np.ones((3, 3), "f")] * count)
+
+
+def test_attention_trains_at_this_level(dataset, runtime):
+    """In parts, too: no einsum is left in the step."""
+
+    @gpuzoo.register(task="classify", reference="here")
+    def attends(*, input_shape: tuple[int, ...] = (4,), num_classes: int = 2):
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Reshape((-1, 14))(inputs)
+        x = keras.layers.MultiHeadAttention(2, 8)(x, x)
+        x = keras.layers.EinsumDense("abc,cd->abd", (14, 8))(x)
+        x = keras.layers.GlobalAveragePooling1D()(x)
+        return keras.Model(inputs, keras.layers.Dense(num_classes, name="logits")(x))
+
+    ours = dataclasses.replace(runtime, level="portable")
+    recipe = RECIPE.override(model="attends", model_options=())
+    assert train(recipe, dataset, ours)[0].steps > 0
+
+
 UNCOMPARED = (
     "Erfc BesselI0 BesselI0e BesselI1 BesselI1e BesselJ0 BesselJ1 BesselK0 BesselK0e "
     "BesselK1 BesselK1e BesselY0 BesselY1 Igamma Igammac IgammaGradA Betainc Digamma "

@@ -60,6 +60,30 @@ def cases(ops, layers) -> dict:
         "average pooling": (lambda a: ops.average_pool(a, 2), images),
         "max pooling": (lambda a: ops.max_pool(a, 2), images),
     }
+    # Sums so long that both factors are larger than a second-level cache.
+    long, tall = numbers(8, 40, 5_408), numbers(9, 5_408, 64)
+    places, square = numbers(10, 40, 196, 64), numbers(11, 64, 64)
+    flat, deeper = numbers(12, 4, 16, 5_000), numbers(13, 4, 5_000, 16)
+    maps, point = numbers(14, 40, 8, 8, 512), numbers(15, 1, 1, 512, 128)
+    found |= {
+        "long product": (ops.matmul, long, tall),
+        "long product, transposed": (
+            lambda a, b: ops.matmul(ops.transpose(a), b), long.T, tall
+        ),
+        "long product, few columns": (ops.matmul, long, tall[:, :10]),
+        "dense over positions": (ops.matmul, places, square),
+        "batched long product": (ops.matmul, flat, deeper),
+        "long product in a batch of one": (ops.matmul, flat[:1], deeper[:1]),
+        "long einsum": (lambda a, b: ops.einsum("ij,jk->ik", a, b), long, tall),
+        "einsum over positions": (
+            lambda a, b: ops.einsum("abc,cd->abd", a, b), places, square
+        ),
+        "batched long einsum": (
+            lambda a, b: ops.einsum("bij,bjk->bik", a, b), flat, deeper
+        ),
+        "deep 1x1 convolution": (ops.conv, maps, point),
+        "long sum": (lambda a: ops.sum(a, 0), numbers(16, 20_000, 30)),
+    }  # fmt: skip
     for name in ("LayerNormalization", "RMSNormalization", "UnitNormalization"):
         found[name] = getattr(layers, name)(), images
     found["GroupNormalization"] = layers.GroupNormalization(5), images

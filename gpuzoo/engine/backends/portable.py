@@ -1,15 +1,22 @@
-"""Exact forms of approximations of the processor, used while a step is traced at level
-portable.
+"""What is computed in another way while a step is traced at level portable.
 
 The reciprocal square root of TensorFlow starts from an instruction that each vendor
 rounds in its own way, and so does the reciprocal; the logarithm's gradient is one. A
 division and a square root are rounded correctly everywhere.
+
+TensorFlow computes a product of matrices with one thread if both factors and the result
+fit into the second-level cache of the processor, and with all threads if they do not;
+oneDNN then sums in another order. Here larger products are put together of parts that
+fit into every cache.
 """
 
 import contextlib
+import functools
+import itertools
 
 import keras
 
+from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 from gpuzoo.runtime.portable import LEVEL
@@ -18,17 +25,31 @@ if keras.config.backend() == "tensorflow":
     import tensorflow as tf
     from tensorflow.python.ops import gen_math_ops, math_ops
 
+    _tf_einsum = tf.einsum
+
+# Numbers in a part: 192 KB. Processors with AVX2 have at least 256 KB for each core.
+_FITS = 48 * 1024
+_SIDE = 128  # of the result of a part
+
 
 @contextlib.contextmanager
 def exact(runtime: Runtime):
-    """Replace within the block what approximates, at level portable on TensorFlow."""
+    """Replace within the block what differs, at level portable on TensorFlow."""
     if runtime.level != LEVEL or keras.config.backend() != "tensorflow":
         yield
         return
+    product = functools.partial(_mat_mul, gen_math_ops.mat_mul)
+    batched = {
+        name: functools.partial(_batch_mat_mul, getattr(gen_math_ops, name), product)
+        for name in ("batch_mat_mul", "batch_mat_mul_v2", "batch_mat_mul_v3")
+    }
     with (
         replaced(gen_math_ops, rsqrt=_rsqrt, reciprocal=_reciprocal, inv=_reciprocal),
+        replaced(gen_math_ops, mat_mul=product, **batched),
         replaced(math_ops, reciprocal=_reciprocal),
         replaced(tf.math, reciprocal=_reciprocal),
+        replaced(tf, einsum=einsum),
+        replaced(tf.linalg, einsum=einsum),
     ):
         yield
 
@@ -40,3 +61,127 @@ def _rsqrt(x, name=None):
 def _reciprocal(x, name=None):
     x = tf.convert_to_tensor(x)
     return gen_math_ops.real_div(tf.constant(1, x.dtype), x, name=name)
+
+
+# --- products of matrices -------------------------------------------------------------
+
+
+def _mat_mul(original, a, b, transpose_a=False, transpose_b=False, **others):
+    flags = {"transpose_a": transpose_a, "transpose_b": transpose_b}
+    return _in_parts(functools.partial(original, **flags), a, b, *flags.values())
+
+
+def _batch_mat_mul(original, single, x, y, *types, adj_x=False, adj_y=False, **others):
+    """Return the products of matrices; `single` computes that of two."""
+    others.pop("name", None)
+    x, y = tf.convert_to_tensor(x), tf.convert_to_tensor(y)
+    known = x.shape.is_fully_defined() and y.shape.is_fully_defined()
+    if (
+        known
+        and x.shape.rank > 2
+        and y.shape.num_elements() == y.shape[-1] * y.shape[-2]
+    ):
+        # oneDNN makes one product of them, if all have the same second factor.
+        rows = tf.linalg.matrix_transpose(x) if adj_x else x
+        flat = tf.reshape(rows, (-1, rows.shape[-1]))
+        found = single(flat, tf.reshape(y, y.shape[-2:]), transpose_b=adj_y)
+        return tf.reshape(found, (*rows.shape[:-1], found.shape[-1]))
+    flags = {"adj_x": adj_x, "adj_y": adj_y}
+    one = functools.partial(original, **flags, **others)
+    return _in_parts(lambda x, y: one(x, y, *types), x, y, adj_x, adj_y)
+
+
+def _in_parts(product, a, b, turned_a: bool, turned_b: bool):
+    """Return the product of the last two axes, of parts that are added in order."""
+    a, b = tf.convert_to_tensor(a), tf.convert_to_tensor(b)
+    (rows, inner), (other, columns) = (-2, -1), (-2, -1)
+    if turned_a:
+        rows, inner = inner, rows
+    if turned_b:
+        other, columns = columns, other
+    sizes = (
+        (a.shape[rows], a.shape[inner], b.shape[columns])
+        if a.shape.rank and b.shape.rank
+        else (None,)
+    )
+    # The steps of gpuzoo have no other sizes than known ones.
+    if None in sizes or parts_of(*sizes) == sizes:
+        return product(a, b)
+    height, length, width = parts_of(*sizes)
+    made = []
+    for upper in _split(a, height, rows):
+        line = []
+        for left in _split(b, width, columns):
+            pairs = zip(
+                _split(upper, length, inner), _split(left, length, other), strict=True
+            )
+            products = itertools.starmap(product, pairs)
+            line.append(functools.reduce(gen_math_ops.add_v2, products))
+        made.append(tf.concat(line, -1) if line[1:] else line[0])
+    return tf.concat(made, -2) if made[1:] else made[0]
+
+
+def _split(x, size: int, axis: int) -> list:
+    whole = x.shape[axis]
+    sizes = [size] * (whole // size) + [whole % size] * (whole % size > 0)
+    return tf.split(x, sizes, axis) if sizes[1:] else [x]
+
+
+def parts_of(rows: int, length: int, columns: int) -> tuple[int, int, int]:
+    """Return rows, length of the sum, and columns of a part of a product."""
+    if rows * columns + length * (rows + columns) <= _FITS:
+        return rows, length, columns
+    height, width = min(rows, _SIDE), min(columns, _SIDE)
+    fits = (_FITS - height * width) // (height + width)
+    return height, min(length, fits // 64 * 64), width
+
+
+def einsum(equation: str, *operands, **options):
+    """Return `tf.einsum` of one or two operands by `tf.matmul`, which has parts.
+
+    Raises:
+        GpuzooError: more operands, an index that is repeated in one of them, or one of
+            two that is only summed over.
+    """
+    text = equation.replace(" ", "")
+    inputs, arrow, output = text.partition("->")
+    terms = inputs.split(",")
+    plain = all(
+        (one or "a").isalpha() and len(set(one)) == len(one) for one in (*terms, output)
+    )
+    if len(operands) != 2 or len(terms) != 2 or not arrow or not plain:
+        raise GpuzooError(
+            f"einsum {equation!r}: level portable computes those of two operands with "
+            "an output (ab,bc->ac) in parts; write it with keras.ops.matmul, or use "
+            "--level repeatable"
+        )
+    (one, other), (a, b) = terms, map(tf.convert_to_tensor, operands)
+    if (set(one) ^ set(other)) - set(output):
+        raise GpuzooError(
+            f"einsum {equation!r}: an index of one operand is only summed over; sum it "
+            "beforehand with keras.ops.sum, or use --level repeatable"
+        )
+    batch = [x for x in output if x in one and x in other]
+    summed = [x for x in one if x in other and x not in output]
+    left = [x for x in output if x in one and x not in other]
+    right = [x for x in output if x in other and x not in one]
+    sizes = dict(zip(one + other, (*a.shape, *b.shape), strict=True))
+    if None in sizes.values():  # not in the steps of gpuzoo
+        return _tf_einsum(equation, a, b, **options)
+
+    def matrix(x, term: str, first: list, second: list):
+        order = [term.index(name) for name in (*batch, *first, *second)]
+        shape = [
+            *(sizes[name] for name in batch),
+            _product(sizes, first), _product(sizes, second),
+        ]  # fmt: skip
+        return tf.reshape(tf.transpose(x, order), shape)
+
+    found = tf.matmul(matrix(a, one, left, summed), matrix(b, other, summed, right))
+    made = [*batch, *left, *right]
+    found = tf.reshape(found, [sizes[name] for name in made])
+    return tf.transpose(found, [made.index(name) for name in output])
+
+
+def _product(sizes: dict, names: list) -> int:
+    return functools.reduce(lambda size, name: size * sizes[name], names, 1)
