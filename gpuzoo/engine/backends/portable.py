@@ -137,37 +137,54 @@ def parts_of(rows: int, length: int, columns: int) -> tuple[int, int, int]:
 
 
 def einsum(equation: str, *operands, **options):
-    """Return `tf.einsum` of one or two operands by `tf.matmul`, which has parts.
+    """Return `tf.einsum` by products of matrices, which have parts; of more than two
+    operands one after the other.
 
     Raises:
-        GpuzooError: more operands, an index that is repeated in one of them, or one of
-            two that is only summed over.
+        GpuzooError: an equation without an output, with an index that one operand has
+            twice, or with "...".
     """
-    text = equation.replace(" ", "")
-    inputs, arrow, output = text.partition("->")
+    inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
     plain = all(
         (one or "a").isalpha() and len(set(one)) == len(one) for one in (*terms, output)
     )
-    if len(operands) != 2 or len(terms) != 2 or not arrow or not plain:
+    if not arrow or not plain or len(terms) != len(operands):
         raise GpuzooError(
-            f"einsum {equation!r}: level portable computes those of two operands with "
-            "an output (ab,bc->ac) in parts; write it with keras.ops.matmul, or use "
-            "--level repeatable"
+            f"einsum {equation!r}: level portable computes those with an output and "
+            "different indices (ab,bc->ac) in parts; write it so, or use --level "
+            "repeatable"
         )
-    (one, other), (a, b) = terms, map(tf.convert_to_tensor, operands)
-    if (set(one) ^ set(other)) - set(output):
-        raise GpuzooError(
-            f"einsum {equation!r}: an index of one operand is only summed over; sum it "
-            "beforehand with keras.ops.sum, or use --level repeatable"
-        )
+    given = [tf.convert_to_tensor(one) for one in operands]
+    if any(not one.shape.is_fully_defined() for one in given):
+        return _tf_einsum(equation, *operands, **options)  # no step of gpuzoo
+    (term, *terms), (found, *given) = terms, given
+    while terms:
+        other, *terms = terms
+        later = "".join((output, *terms))
+        kept = "".join(x for x in dict.fromkeys(term + other) if x in later)
+        found = _contracted(term, other, kept, found, given.pop(0))
+        term = kept
+    found, term = _without(found, term, set(term) - set(output))
+    return tf.transpose(found, [term.index(name) for name in output])
+
+
+def _without(x, term: str, names: set):
+    """Return an operand summed over some of its indices, and those that are left."""
+    axes = [term.index(name) for name in sorted(names)]
+    left = "".join(name for name in term if name not in names)
+    return (tf.reduce_sum(x, axes) if axes else x), left
+
+
+def _contracted(one: str, other: str, output: str, a, b):
+    """Return the einsum of two operands."""
+    a, one = _without(a, one, set(one) - set(other) - set(output))
+    b, other = _without(b, other, set(other) - set(one) - set(output))
     batch = [x for x in output if x in one and x in other]
     summed = [x for x in one if x in other and x not in output]
     left = [x for x in output if x in one and x not in other]
     right = [x for x in output if x in other and x not in one]
     sizes = dict(zip(one + other, (*a.shape, *b.shape), strict=True))
-    if None in sizes.values():  # not in the steps of gpuzoo
-        return _tf_einsum(equation, a, b, **options)
 
     def matrix(x, term: str, first: list, second: list):
         order = [term.index(name) for name in (*batch, *first, *second)]
