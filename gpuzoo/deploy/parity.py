@@ -26,8 +26,8 @@ def check(request: dict):
         request: `path` and `format` of the model; `arrays`, the folder with inputs.npz,
             targets.npz, float32.npz and run.npz; `tolerance`, the largest difference of
             an example that counts as unchanged; `run_tolerance`, of the run, which may
-            have computed in 16 bits; `unit`, in which numbers of a table are compared:
-            the standard deviation of their training values; `batch`, `threads`.
+            have computed in 16 bits; `unit`, if numbers of a table are compared: the
+            standard deviation of their training values; `batch`, `threads`.
     """
     folder = pathlib.Path(request["arrays"])
     inputs, targets, plain, run = (
@@ -42,7 +42,7 @@ def check(request: dict):
             raise ValueError(f"{name} has shape {found[name].shape}")
     tolerance = request["tolerance"]
     for arrays in (found, plain, run, targets):
-        for name in {"value", "target"} & set(arrays) if request["unit"] else ():
+        for name in {"value", "target"} & set(arrays) if request.get("unit") else ():
             arrays[name] = arrays[name] / request["unit"]
     differences = _differences(found, plain)
     name, metric = _metric(run, targets)
