@@ -1,5 +1,6 @@
 """Shared by all tests: one runtime for this process, and the command line in others."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -187,7 +188,8 @@ for line in sys.stdin:
 
 
 def end(process) -> None:
-    process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):  # it has ended by itself
+        process.stdin.close()
     process.wait(60)
     process.stdout.close()
 
@@ -230,7 +232,11 @@ def cli_on(kept_processes, cli_here, tmp_path):
             one = {"words": list(map(str, words)), "cwd": str(tmp_path), "env": ours}
             process.stdin.write(json.dumps(one) + "\n")
             process.stdin.flush()
-            told = json.loads(process.stdout.readline())
+            line = process.stdout.readline()
+            if not line:
+                end(kept_processes.pop(key))
+                pytest.fail("the process has ended; standard error says why")
+            told = json.loads(line)
             done = subprocess.CompletedProcess(words, *told)
             done.json = last_line(done.stdout)
             return done
