@@ -39,7 +39,7 @@ import helper
 
 def test_another_runs_checkpoints_are_passed_over(tmp_path, cli_here):
     for seed in ("0", "1"):
-        words = [*TRAIN, "--epochs", "400", "--seed", seed]
+        words = [*TRAIN, "--epochs", "400", "--seed", seed, "--precision", "float32"]
         killed_after_a_checkpoint(words, tmp_path)
         (tmp_path / "run").rename(tmp_path / seed)
     own = tmp_path / "0" / "checkpoints"
