@@ -172,7 +172,8 @@ def test_an_exported_table_answers_as_predict(run, exports, runtime):
 @pytest.mark.parametrize(("inputs", "fault"), [
     ([[70.5, 3]], "must be an object, column -> value; the columns are size, rooms, city"),
     ([{}], "the columns are size, rooms, city"),
-    ([{"size": 1, "rooms": 2}], "without the column 'city'"),
+    ([{"size": 1, "rooms": 2}], "inputs[0] has no 'city': null is a missing value"),
+    ([{"size": " " * 101, "rooms": 2, "city": ""}], "a text of more than 100 characters"),
     ([{"size": 1, "rooms": 2, "city": ["Oslo"]}], "'city': expected a number, a text"),
     ([{"size": 2**60, "rooms": 2, "city": ""}], "whole numbers must be below 2**53"),
     ([{"size": 10**400, "rooms": 2, "city": ""}], "whole numbers must be below 2**53"),

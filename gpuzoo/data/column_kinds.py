@@ -209,9 +209,18 @@ def as_numbers(
     """
     if column.values is not None:
         return Reading("number", values=column.values)
-    there = [row for row in rows if column.texts[row].lower() not in numbers.MISSING]
+    there = [
+        row
+        for row in rows
+        if row not in column.exact and column.texts[row].lower() not in numbers.MISSING
+    ]
     cells = [column.texts[row] for row in there]
     grouped = "," if table.mark == "," else ""
+    if not cells and column.exact:  # numbers, and gaps that are written
+        there = [row for row in rows if row in column.exact]
+        values = np.full(len(column), np.nan)
+        values[there] = [column.exact[row] for row in there]
+        return Reading("number", values=values, form=form or numbers.PLAIN)
     try:
         found, said, form = numbers.read_in(form, cells, grouped, table.mark == ",")
     except numbers.Unreadable as error:
@@ -222,6 +231,8 @@ def as_numbers(
         ) from None  # fmt: skip
     values = np.full(len(column), np.nan)
     values[there] = found
+    for row in column.exact.keys() & set(map(int, rows)):
+        values[row] = column.exact[row]
     if not np.isfinite(found).all():
         row = there[int(np.argmin(np.isfinite(found)))]
         raise table.error(row, column.name, f"{column.texts[row]} is not finite")

@@ -30,6 +30,8 @@ class Column:
     """As they are written, "" where one is missing."""
     typed: bool = False
     """Whether the source says that texts are no numbers, as a data frame does."""
+    exact: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Row -> number, of the cells among texts that the source has as numbers."""
 
     def __len__(self) -> int:
         return len(self.texts if self.values is None else self.values)
@@ -226,7 +228,14 @@ def _column(what: str, name: str, values) -> Column:
         _check_exact(what, name, np.array(numeric), "i" if whole else "f")
         return Column(name, values=_finite(what, name, np.array(numeric, np.float64)))
     texts = [_as_text(what, name, row, one) for row, one in enumerate(cells)]
-    return Column(name, texts=texts, typed=True)
+    exact = {
+        row: float(one)
+        for row, one in enumerate(cells)
+        if not _is_missing(one) and _is_number(one)
+    }
+    _check_exact(what, name, np.array([*exact.values()]), "i")
+    _finite(what, name, np.array([*exact.values()]))
+    return Column(name, texts=texts, typed=True, exact=exact)
 
 
 def _check_exact(what: str, name: str, values: np.ndarray, kind: str) -> None:

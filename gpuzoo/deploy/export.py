@@ -160,7 +160,10 @@ def check_options(record, formats, generate, int8, calibration, bounds) -> None:
                     f"'gpuzoo[{extra}]'"
                 )
     task = record["recipe"]["task"]
-    if int8 and (record.get("data") or {}).get("table"):
+    table = (record.get("data") or {}).get("table")
+    if table and (fault := _too_fine(table, record["data"].get("scale"))):
+        raise GpuzooError(fault)
+    if int8 and table:
         raise GpuzooError(
             "--int8 is not for tables: 8 bits do not hold the numbers of a column, "
             "which the exported model prepares itself"
@@ -182,6 +185,22 @@ def check_options(record, formats, generate, int8, calibration, bounds) -> None:
         value = getattr(bounds, field.name)
         if value is not None and not value >= 0:
             raise GpuzooError(f"{field.name} must be 0 or more: {value}")
+
+
+def _too_fine(table: dict, scale) -> str | None:
+    """Return which column float32, in which exported models take and give numbers,
+    does not hold to a thousandth of its standard deviation; None: it holds all."""
+    columns = [(one["name"], one["mean"], one["deviation"]) for one in table["numeric"]]
+    if scale:
+        columns.append((table["target"]["name"], *scale))
+    for name, mean, deviation in columns:
+        if abs(mean) * 2.0**-24 > 1e-3 * deviation:
+            return (
+                f"column {name!r} is not exported: float32 does not hold numbers "
+                f"around {mean:g} that differ by {deviation:g}; subtract a number from "
+                "the column, and train again"
+            )
+    return None
 
 
 def check_free(folder: pathlib.Path) -> None:

@@ -9,7 +9,9 @@ from gpuzoo.data.preparation import Preparation
 from gpuzoo.deploy.serve.inputs import Refused
 from gpuzoo.errors import GpuzooError
 
-_LONGEST = 1_000  # characters; a category or a number has fewer
+_LONGEST = 1_000  # characters of a category
+_NUMBER = 100  # of a number or a date
+_LISTED = 5
 _WARNINGS = 100
 
 
@@ -22,23 +24,25 @@ def from_examples(
     Raises:
         Refused: other types, a column that is missing, or a cell that cannot be read.
     """
-    names: dict[str, None] = {}
+    known = {*prepared.used, prepared.target.name, *(n for n, _ in prepared.unused)}
+    longest = {
+        **dict.fromkeys(known, _LONGEST),
+        **{one.name: _NUMBER for one in prepared.numeric},
+    }
+    names, others = dict.fromkeys(prepared.used), set()
     for number, row in enumerate(examples):
         if type(row) is not dict:
             used = ", ".join(prepared.used)
             what = "must be an object, column -> value; the columns are"
             raise Refused(422, f"inputs[{number}] {what} {used}")
-        names |= dict.fromkeys(row)
-        for name, value in row.items():
-            if fault := _fault(value):
+        others |= row.keys() - known
+        for name in names:
+            if name not in row:
+                what = "null is a missing value; the columns are"
+                used = ", ".join(prepared.used)
+                raise Refused(422, f"inputs[{number}] has no {name!r}: {what} {used}")
+            if fault := _fault(row[name], longest[name]):
                 raise Refused(422, f"inputs[{number}], {name[:60]!r}: {fault}")
-    for number, row in enumerate(examples):
-        if len(row) < len(names):
-            missing = next(name for name in names if name not in row)[:60]
-            what = "which another row has; null is a missing value"
-            raise Refused(422, f"inputs[{number}] has no {missing!r}, {what}")
-    if not names:
-        raise Refused(422, f"the columns are {', '.join(prepared.used)}")
     try:
         table = columns.from_memory(
             "inputs", {name: [row[name] for row in examples] for name in names}
@@ -46,6 +50,10 @@ def from_examples(
         readings, said = preparation.read_again(table, prepared)
     except GpuzooError as error:
         raise Refused(422, str(error)[:500]) from None
+    if others:
+        listed = ", ".join(repr(name[:60]) for name in sorted(others)[:_LISTED])
+        dots = ", ..." * (len(others) > _LISTED)
+        said.append(f"not in the training data, and ignored: column {listed}{dots}")
     said += [
         f"inputs[{number}]: {line}"
         for number, lines in enumerate(preparation.strange(table, prepared, readings))
@@ -55,13 +63,13 @@ def from_examples(
     return preparation.unprepared(prepared, readings, every), said
 
 
-def _fault(value) -> str:
+def _fault(value, longest: int) -> str:
     """Return what is wrong with a value, or ""."""
     if value is None or type(value) is bool:
         return ""
     if type(value) is str:
-        too_long = len(value) > _LONGEST
-        return f"a text of more than {_LONGEST} characters" if too_long else ""
+        too_long = len(value) > longest
+        return f"a text of more than {longest} characters" if too_long else ""
     if type(value) is int:
         return "" if abs(value) < 2**53 else "whole numbers must be below 2**53"
     if type(value) is float:
