@@ -414,6 +414,23 @@ def test_columns_from_python_that_are_refused(data, fault):
         from_memory("data", data)
 
 
+@pytest.mark.parametrize(
+    "beside", [[], [""], ["5,5"], ["n/a", "5,5"], [None, "1.000,5"]]
+)
+def test_a_number_is_not_read_by_the_marks_of_the_texts_beside_it(beside):
+    rng = np.random.default_rng(0)
+    cells = [f"{x:.1f}".replace(".", ",") for x in rng.normal(50, 9, 40)]
+    cells[:2] = ["1.050,5", "1.234,5"]
+    table = from_memory("t", {"x": cells, "y": rng.normal(size=40)})
+    how = {"target": "y", "task": "regress_table", "kinds": ("x:number",)}
+    prepared = tabular.make("t", "h", table, **how).table
+    (one,) = prepared.numeric
+    assert one.form == (".", ",")
+    rows = from_memory("r", {"x": [1.234, 7, *beside]})
+    readings, _ = preparation.read_again(rows, prepared)
+    assert readings["x"].values[:2].tolist() == [1.234, 7]
+
+
 @pytest.mark.parametrize("unit", ["ns", "us", "s", "D"])
 def test_dates_of_numpy_are_dates(unit):
     days = np.array(["2024-01-05", "NaT", "2024-02-05"], f"datetime64[{unit}]")

@@ -233,7 +233,8 @@ def _column(what: str, name: str, values) -> Column:
         for row, one in enumerate(cells)
         if not _is_missing(one) and _is_number(one)
     }
-    _check_exact(what, name, np.array([*exact.values()]), "i")
+    whole = [exact[row] for row in exact if isinstance(cells[row], abstract.Integral)]
+    _check_exact(what, name, np.array(whole), "i")
     _finite(what, name, np.array([*exact.values()]))
     return Column(name, texts=texts, typed=True, exact=exact)
 
