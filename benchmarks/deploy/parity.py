@@ -103,7 +103,7 @@ def rows_of(model: str, task: str) -> list[tuple[str, str, bool]]:
     rows = [(name, "float32", False) for name in FORMATS]
     if model == "vae":
         rows += [(name, "float32", True) for name in FORMATS]
-    if task not in (*GENERATORS, "table"):
+    if task not in GENERATORS:
         rows += [(name, "int8", False) for name in INT8]
     return rows
 

@@ -32,7 +32,7 @@ import tempfile
 import time
 
 from matrix import small_digits
-from repeatable import run_worker, train
+from repeatable import run_worker, trained
 
 HERE = pathlib.Path(__file__).resolve().parent
 AMD = {"CPUID_VENDOR": "amd", "CPUID_FAMILY": "25", "CPUID_L1": "32"}
@@ -213,21 +213,20 @@ def compare(models: list[str], args, record: dict, keep) -> bool:
 
 
 def step_times(job: dict) -> None:
-    """Print seconds of trainings of a model, one a line, whenever a line is read."""
+    """Print seconds of the steps of a training, without tracing and evaluation, one a
+    line, whenever a line is read."""
     import gpuzoo
 
     dataset = gpuzoo.load_data(job["data"])
     (name,) = job["models"]
-    train(name, 0, dataset, job)
+    trained(name, 0, dataset, job)
     for _ in sys.stdin:
-        begin = time.perf_counter()
-        train(name, 0, dataset, job)
-        print(time.perf_counter() - begin, flush=True)
+        print(trained(name, 0, dataset, job).seconds["train"], flush=True)
 
 
 def price(models: list[str], args, record: dict, keep) -> None:
     """Measure each level in its own process, in turns."""
-    steps = 1500 // args.batch
+    steps = 1400 // args.batch  # of 1,438 digits
     with tempfile.TemporaryDirectory() as folder:
         data = small_digits(folder, steps, args.batch)
         for backend in args.backends:

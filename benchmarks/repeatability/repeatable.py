@@ -132,13 +132,20 @@ def part(name: str, job: dict):
 
 def train(name: str, seed: int, dataset, job: dict) -> str:
     """Return the `weights_sha256` of `gpuzoo train`, without a run folder."""
+    from gpuzoo.weights import weights_bytes
+
+    result = trained(name, seed, dataset, job)
+    return hashlib.sha256(weights_bytes(result.weights)).hexdigest()
+
+
+def trained(name: str, seed: int, dataset, job: dict):
+    """Return the result of a training (engine/loop.py)."""
     import gpuzoo
 
     runtime = gpuzoo.configure(**job["runtime"], seed=seed, quiet=True)
     from gpuzoo.engine import loop
     from gpuzoo.engine.program import Program
     from gpuzoo.training.build import session_of
-    from gpuzoo.weights import weights_bytes
 
     known = gpuzoo.model_info(name).options
     options = SMALL.get(name, ()) if job["small"] else ()
@@ -158,7 +165,7 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
     result = loop.run(Program(session_of(recipe, runtime, dataset)))
     if result.steps != job["steps"]:
         raise RuntimeError(f"{result.steps} steps in place of {job['steps']}")
-    return hashlib.sha256(weights_bytes(result.weights)).hexdigest()
+    return result
 
 
 # --- the two processes of a mode ------------------------------------------------------
