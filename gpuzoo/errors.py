@@ -160,7 +160,9 @@ _SAME = {
     "xla": "jit jit_compile compile torch_compile",
     "level": "deterministic determinism reproducible cudnn_deterministic strict",
     "threads": "num_threads n_jobs nthreads intra_op_threads inter_op_threads cores",
-    "device": "gpu cuda gpus accelerator cpu devices use_gpu no_cuda",
+    "device": "gpu cuda accelerator cpu use_gpu no_cuda",
+    "devices": "gpus num_gpus n_gpus ngpus num_devices nproc_per_node",
+    "distributed": "ddp data_parallel multi_gpu num_nodes nnodes",
     "out": "output_dir save_dir log_dir logdir outdir output out_dir run_dir "
     "checkpoint_dir default_root_dir save_path",
     "quiet": "verbose verbosity silent progress_bar enable_progress_bar",

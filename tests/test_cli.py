@@ -298,7 +298,7 @@ def test_no_words_print_the_help(cli):
     assert asked.returncode == 0 and asked.stdout == done.stdout
     lines = [line for line in done.stdout.splitlines() if "•" in line]
     assert [line.split()[2] for line in lines] == [
-        "list", "info", "train", "resume", "sweep", "runs", "verify", "audit", "report",
+        "list", "info", "train", "resume", "launch", "sweep", "runs", "verify", "audit", "report",
         "compare", "diff", "evaluate", "predict", "export", "compress",
         "robustness", "serve", "check", "bench", "compile", "doctor", "new-key", "sign",
         "check-signature", "encrypt", "decrypt",

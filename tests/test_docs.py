@@ -12,7 +12,10 @@ import sys
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import ROOT, environment
+from conftest import ROOT, environment, needs_jax
+
+from gpuzoo.runs.record import read_run
+from gpuzoo.runtime.jax import _NAMED
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -82,6 +85,22 @@ def test_the_page_on_audits(tmp_path, cli_several):
     assert [name for name, _ in blocks] == ["audit", "elsewhere"]
     run_commands("".join(commands for _, commands in blocks), cli_several)
     run_python(python_blocks("howto/audit.md"), tmp_path)
+
+
+@needs_jax
+def test_the_page_on_devices(tmp_path):
+    page = (ROOT / "docs" / "howto" / "devices.md").read_text()
+    blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert [name for name, _ in blocks] == ["devices", "launch"]
+    for _, commands in blocks:
+        run_bash(commands, tmp_path)
+    four, both = (read_run(tmp_path / name) for name in ("four", "both"))
+    assert four["weights_sha256"] == both["weights_sha256"]
+    yaml = pytest.importorskip("yaml", reason="needs the extra docs")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
+    assert {one["name"] for one in container["env"]} == {*_NAMED} - {"RANK"}
+    assert "RANK=$JOB_COMPLETION_INDEX" in container["command"][-1]
 
 
 def test_the_page_on_many_runs(tmp_path, cli_several):

@@ -38,7 +38,7 @@ def test_a_typo_in_an_option_is_a_type_error(name):
      ("random_state", "seed"), ("beta1", "beta_1"), ("ema", "ema_decay"),
      ("arch", "model"), ("dataset", "data"), ("optim", "optimizer"), ("amp", "precision"),
      ("jit_compile", "xla"), ("deterministic", "level"), ("n_jobs", "threads"),
-     ("save_dir", "out"), ("verbose", "quiet"), ("gpus", "device"),
+     ("save_dir", "out"), ("verbose", "quiet"), ("gpus", "devices"),
      ("validation_split", "validation"), ("patience", "early_stopping"),
      ("max_grad_norm", "clip_norm"), ("warm_start", "init"), ("eps", "optimizer_options"),
      ("accumulation_steps", "accumulate"), ("class_weights", "class_weight")],

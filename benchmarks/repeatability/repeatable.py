@@ -138,20 +138,15 @@ def train(name: str, seed: int, dataset, job: dict) -> str:
     return hashlib.sha256(weights_bytes(result.weights)).hexdigest()
 
 
-def trained(name: str, seed: int, dataset, job: dict):
-    """Return the result of a training (engine/loop.py)."""
+def recipe_for(name: str, seed: int, dataset, job: dict):
+    """Return the recipe that trains a model on a dataset."""
     import gpuzoo
-
-    runtime = gpuzoo.configure(**job["runtime"], seed=seed, quiet=True)
-    from gpuzoo.engine import loop
-    from gpuzoo.engine.program import Program
-    from gpuzoo.training.build import session_of
 
     known = gpuzoo.model_info(name).options
     options = SMALL.get(name, ()) if job["small"] else ()
     task = gpuzoo.model_info(name).task
     task = "regress_table" if task == "table" else task  # flats have a number
-    recipe = gpuzoo.load_recipe("mnist").override(
+    return gpuzoo.load_recipe("mnist").override(
         task=task,
         model=name,
         label_smoothing=0.1 if task == "classify" else 0.0,
@@ -162,6 +157,18 @@ def trained(name: str, seed: int, dataset, job: dict):
         augment=("translate:1",) if dataset.field == "image" else (),
         seed=seed,
     )
+
+
+def trained(name: str, seed: int, dataset, job: dict):
+    """Return the result of a training (engine/loop.py)."""
+    import gpuzoo
+
+    runtime = gpuzoo.configure(**job["runtime"], seed=seed, quiet=True)
+    from gpuzoo.engine import loop
+    from gpuzoo.engine.program import Program
+    from gpuzoo.training.build import session_of
+
+    recipe = recipe_for(name, seed, dataset, job)
     result = loop.run(Program(session_of(recipe, runtime, dataset)))
     if result.steps != job["steps"]:
         raise RuntimeError(f"{result.steps} steps in place of {job['steps']}")

@@ -20,12 +20,14 @@ from gpuzoo.errors import GpuzooError, nearest
 
 # Value ranges as (rule in the error message, test). Other fields take any value of
 # their type.
+_POWERS = [2**power for power in range(1, 11)]
 _RULES = {
     "task": (f"one of {', '.join(TASKS)}", lambda v: v in TASKS),
     "epochs": ("at least 1", lambda v: v >= 1),
     "min_steps": ("0 or more", lambda v: v >= 0),
     "batch_size": ("at least 1", lambda v: v >= 1),
     "accumulate": ("at least 1", lambda v: v >= 1),
+    "shards": ("a power of two from 2 to 1024", lambda v: v in _POWERS),
     "restarts": ("0 or more", lambda v: v >= 0),
     "plateau_patience": ("at least 1 evaluation", lambda v: v >= 1),
     "plateau_factor": ("in (0, 1)", lambda v: 0 < v < 1),
@@ -135,6 +137,14 @@ class Recipe:
     """Parts (micro-batches) of a batch that are computed one after another, to need
     less memory; their gradients are averaged for one update. Batch normalization sees
     one part at a time, and mixup and cutmix mix within one."""
+
+    elastic: bool = False
+    """Compute each batch in `shards` equal parts and average their gradients in a fixed
+    order, with backend jax: the results are the same to the bit on any number of
+    --devices that divides the shards."""
+    shards: int = 8
+    """With elastic: parts of a batch, a power of two. Batch normalization, mixup and
+    cutmix see one part each."""
 
     optimizer: Literal[
         "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb",
@@ -253,7 +263,8 @@ class Recipe:
                     f"{reprlib.repr(value)}".replace("\n", " ")
                 ) from None
             rule, test = _RULES.get(field.name, ("", lambda v: True))
-            if not test(value) or isinstance(value, bool):
+            switch = hints[field.name] is bool
+            if not test(value) or isinstance(value, bool) != switch:
                 raise GpuzooError(
                     f"{field.name} of recipe {self.name!r} must be {rule}: {value!r}"
                 )

@@ -27,6 +27,7 @@ _VERBS = {
     "info": ("listing", "Show a model: options, reference, layers."),
     "train": ("runs", "Train a recipe."),
     "resume": ("runs", "Continue a run that was interrupted or killed."),
+    "launch": ("runs", "Train in several processes of this machine."),
     "sweep": ("many", "Train a recipe with several settings and seeds."),
     "runs": ("many", "List, filter, sort and remove runs."),
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
@@ -54,7 +55,7 @@ _HELP = ("-h", "--help")
 _WITH_RECIPE = ("train", "sweep", "bench", "compile")
 _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
-- Training: train, resume, sweep, runs
+- Training: train, resume, launch, sweep, runs
 - Repeatability: verify, audit, diff, check
 - Reports: report, compare
 - After training: evaluate, predict, export, compress, robustness, serve
@@ -101,10 +102,22 @@ def _run(words: list[str]) -> int:
             _parse([*words, "--help"])
         return ExitCode.MISUSE
     _check_no_passphrase(words)
+    words, launched = _split_launched(words)
     command, recipe = _parse(words)
+    if launched is not None:
+        command = dataclasses.replace(command, words=tuple(launched))
     if recipe:
         command = _overridden(command, recipe, words)
     return command()
+
+
+def _split_launched(words: list[str]) -> tuple[list[str], list[str] | None]:
+    """Return the words of launch itself, and those of the training that it starts."""
+    if words[:1] != ["launch"] or set(words) & {*_HELP}:
+        return words, None
+    places = [i for i, word in enumerate(words) if word in ("train", "resume")]
+    place = places[0] if places else len(words)
+    return words[:place], words[place:]
 
 
 def _check_no_passphrase(words: list[str]) -> None:

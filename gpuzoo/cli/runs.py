@@ -69,6 +69,34 @@ class Train:
         return _code_of(summary)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Train in several processes of this machine: gpuzoo launch --processes 2 train
+    mnist --backend jax --elastic --out RUN, or ... resume RUN.
+
+    If one of them ends, all are started again from the last checkpoint. On several
+    machines a scheduler does this; each process is started with --distributed.
+    """
+
+    processes: int = 2
+    """Number of processes, each with --devices."""
+    restarts: int = 3
+    """Start again at most so often."""
+    fewer: Flag = False
+    """Start again with half as many processes."""
+    words: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """The training, from train or resume on."""
+    output: Common = Output()
+
+    def __call__(self) -> int:
+        from gpuzoo.training.launch import launch
+
+        return launch(
+            [*self.words], self.processes, restarts=self.restarts, fewer=self.fewer,
+            note=self.output.note,
+        )  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Resume:
     """Continue a run that was interrupted or killed: gpuzoo resume RUN.
@@ -86,6 +114,12 @@ class Resume:
     runs/<recipe>-<data>-<number>."""
     allow_drift: Flag = False
     """Continue although the environment has changed; the change is recorded."""
+    devices: int | None = None
+    """Continue on so many devices, if not on as many as before; an elastic run has the
+    same results."""
+    distributed: Flag = False
+    """Continue together with the other processes of a job, as gpuzoo train
+    --distributed."""
     track: tuple[trackers.Name, ...] | None = None
     """Log to these trackers instead of those of the run; without a name to none."""
     output: Common = Output()
@@ -96,7 +130,8 @@ class Resume:
         with _summary_of_diverged(self.output):
             summary = resume(
                 self.run, epochs=self.epochs, out=self.out,
-                allow_drift=self.allow_drift, track=self.track,
+                allow_drift=self.allow_drift, devices=self.devices,
+                distributed=self.distributed, track=self.track,
                 quiet=self.output.quiet,
             )  # fmt: skip
         self.output.last_line(summary)
@@ -113,6 +148,8 @@ class Retraining:
     run."""
     data_dir: str | None = None
     """Prepared TFDS folder with the data of the run."""
+    devices: int | None = None
+    """Train again on so many devices, if not on as many as the run."""
     allow_drift: Flag = False
     """Compare although the environment differs."""
     trust_code: Flag = False

@@ -12,6 +12,7 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data.dataset import Arrays
 from gpuzoo.engine import pruning
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.options import Runtime
 from gpuzoo.tasks import augment
 
 # So that a table of learning rates fits into memory, and 256 * step into 32 bits (of
@@ -117,6 +118,49 @@ def make_plan(
         pruning.steps_of(steps) if recipe.sparsity else (),
         kept_steps(count, first, steps),
     )  # fmt: skip
+
+
+def shards_of(recipe: Recipe, runtime: Runtime, critic_steps: int = 1) -> int:
+    """Return the number of shards of a batch; 0: it is computed as a whole.
+
+    Args:
+        critic_steps: equal parts that the task needs of each shard.
+
+    Raises:
+        GpuzooError: the devices, the batch or other settings do not allow it.
+    """
+    count, devices = recipe.shards, runtime.devices
+    if not recipe.elastic:
+        if count != recipe.__dataclass_fields__["shards"].default:
+            raise GpuzooError(
+                f"shards={count} is used with elastic: add --elastic, or leave it out"
+            )
+        if devices == 1:
+            return 0
+        count, named = devices, f"devices={devices}"
+    else:
+        named = f"shards={count}"
+        if runtime.backend != "jax":
+            raise GpuzooError(
+                f"elastic needs --backend jax: {runtime.backend} computes a batch as a "
+                "whole"
+            )
+        if count % devices:
+            raise GpuzooError(
+                f"devices={devices} must divide shards={count}, so that each has as "
+                "many; use a power of two"
+            )
+    if recipe.batch_size % (count * critic_steps):
+        raise GpuzooError(
+            f"batch_size {recipe.batch_size} must be a multiple of "
+            f"{count * critic_steps}, for {named}"
+        )
+    if recipe.accumulate > 1:
+        raise GpuzooError(
+            f"accumulate={recipe.accumulate} cannot be combined with {named}, which "
+            "computes a batch in parts, too; leave one of them out"
+        )
+    return count
 
 
 def epochs_of(recipe: Recipe, per_epoch: int) -> int:

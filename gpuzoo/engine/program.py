@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 import keras
+import numpy as np
 
 from gpuzoo import tasks
 from gpuzoo.catalogue.recipe import Recipe
@@ -20,7 +21,7 @@ from gpuzoo.engine import (
 )
 from gpuzoo.engine.backends.determinism import no_draws
 from gpuzoo.engine.evaluation import Evaluation, batch_size
-from gpuzoo.engine.plan import make_plan
+from gpuzoo.engine.plan import make_plan, shards_of
 from gpuzoo.engine.pruning import Pruning
 from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
@@ -69,6 +70,7 @@ class Program:
         clock: seconds by phase: setup, compile, train, evaluate, and the loop's own.
         step_metrics, metrics: names of what a step and an evaluation return.
         watched: the split that is evaluated in training: val, or test without one.
+        shards: parts of a batch on one or several devices; 0: it is not cut.
         first: the number of steps done before, by a run that this one goes on with.
         monitor: the metric that chooses by the split val; None if nothing does.
 
@@ -112,6 +114,9 @@ class Program:
             model=model, recipe=recipe, dataset=dataset, runtime=self.session.runtime
         )
         self.task.begin(optimizers, dataset)
+        self.shards = shards_of(
+            recipe, self.session.runtime, getattr(model, "critic_steps", 1)
+        )
         if loss := compile_config.loss_of(given.loss, recipe, model):
             self.task.compiled = loss
         self.step_metrics = tuple(metric.name for metric in self.task.step_metrics)
@@ -135,8 +140,9 @@ class Program:
             return
         self._streamed = batches.streams(recipe, dataset.splits, fields, self.backend)
         self._train_examples = batches.Examples(
-            {name: dataset.train[name] for name in fields}, self.backend, self._streamed
-        )
+            {name: dataset.train[name] for name in fields}, self.backend,
+            self._streamed or self.shards > 0,
+        )  # fmt: skip
 
     def _compile(self) -> None:
         """Trace and compile both calls by one step of each, then restore every
@@ -145,11 +151,14 @@ class Program:
         before, variables = state.read(state.all), list(state.all.values())
         at_once = self._train_examples.at_once(plan.batch, plan.steps_per_epoch)
         example = self.feed(0, at_once)
-        self._train_steps = self.backend.compile_steps(self.step, example, variables)
+        train, body = self.backend, self.step
+        if self.shards:
+            train, body = self.backend.sharded(self.shards), self._shard_step
+        self._train_steps = train.compile_steps(body, example, variables)
         self._train_steps(once := batches.first(example))
         if self.session.runtime.level == "strict":
             for _ in range(self.backend.recompilations):
-                again = self.backend.compile_steps(self.step, example, variables)
+                again = train.compile_steps(body, example, variables)
                 self._try_again(again, once, before)
             self._try_again(self._train_steps, once, before)
         self.evaluations = {
@@ -189,7 +198,12 @@ class Program:
 
     def feed(self, first: int, last: int) -> Arrays:
         """Return the feed of steps first..last-1, all of one epoch."""
-        return self._train_examples.send(self.plan.feed(first, last))
+        feed = self._train_examples.send(self.plan.feed(first, last))
+        if self.shards:
+            places = feed["step"][:, None] * self.shards + np.arange(self.shards)
+            del feed["indices"]  # the rows are sent along
+            feed["place"] = places.astype(np.int32)
+        return feed
 
     def evaluation_feeds(self, split: str) -> Iterator[Arrays]:
         """Yield the feed of each batch of the evaluation of a split."""
@@ -207,6 +221,17 @@ class Program:
             summed = accumulation.Summed(backend, parts, size)
             return self._in_parts(batch, feed, summed)
 
+    def _shard_step(self, feed: dict) -> dict:
+        """Do one step of one shard, to be traced; its `place` has one number."""
+        self._seed(feed["place"][0], self.backend)
+        batch = self._train_examples.take(feed)
+        with no_draws(self.session.runtime), self.pruning.zeros_kept(feed["step"]):
+            averaging = self.backend.averaging()
+            results = self.task.step(batch, feed["draws"], averaging)
+        # So that the state after a step is the same for all shards.
+        self._seed(feed["step"] * self.shards, self.backend)
+        return results
+
     def _seed(self, place, backend) -> None:
         """Let random layers draw what belongs to a step, or to a part of one."""
         for generator, key in self._generators:
@@ -222,6 +247,13 @@ class Program:
             results = self.task.step(arrays, draws, backend)
             totals = {k: totals[k] + v for k, v in results.items()} if part else results
         return {name: total / parts for name, total in totals.items()}
+
+    def check_whole(self, what: str) -> None:
+        """Raise GpuzooError, saying what is not done, if batches are in shards."""
+        if self.shards:
+            raise GpuzooError(
+                f"the batches of the run are computed in {self.shards} shards: {what}"
+            )
 
     @property
     def most_steps(self) -> int | None:

@@ -88,6 +88,7 @@ def audit(
     seed: int | None = None,
     data: str | None = None,
     data_dir: str | None = None,
+    devices: int | None = None,
     allow_drift: bool = False,
     trust_code: bool = False,
     note=lambda text: None,
@@ -106,7 +107,7 @@ def audit(
         segments: how many to draw; all of them if the run has no more.
         seed: to draw them by; None: a random one, which is returned. To say something
             about a run of somebody else, the seed must not have been known to them.
-        data, data_dir, allow_drift, trust_code, note: as for `verify`.
+        data, data_dir, devices, allow_drift, trust_code, note: as for `verify`.
 
     Returns:
         `verdict` (identical, differs, cannot compare, other class), `exit_code`,
@@ -138,7 +139,10 @@ def audit(
         "changed_files": changed_files(path, record), "environment": [],
         "would_pass": {}, "processor": None,
     }  # fmt: skip
-    how = {"data": data, "data_dir": data_dir, "allow_drift": allow_drift}
+    how = {
+        "data": data, "data_dir": data_dir, "devices": devices,
+        "allow_drift": allow_drift,
+    }  # fmt: skip
     word = _filled(path, record, segments, found, note, **how)
     return {**found, "verdict": word, "exit_code": EXIT_CODES[word]}
 

@@ -19,6 +19,7 @@ def take_apart(program: Program, step: int) -> list[tuple[str, np.ndarray]]:
         Input of the step, weights before it, outputs of layers, loss, gradients from
         the last to the first weight, variables after it; 16-bit values as float32.
     """
+    program.check_whole("a step cannot be taken apart (--replay)")
     state, backend = program.state, program.backend
     feed = program.feed(step, step + 1)
     parts = program.session.recipe.accumulate

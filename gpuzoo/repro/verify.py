@@ -37,6 +37,7 @@ def verify(
     steps: int = 0,
     data: str | None = None,
     data_dir: str | None = None,
+    devices: int | None = None,
     allow_drift: bool = False,
     trust_code: bool = False,
     note=lambda text: None,
@@ -50,6 +51,7 @@ def verify(
         data, data_dir: where the data of the run are on this machine, if not where the
             run had them: a name, file or folder as for `train`. Their fingerprint must
             be the recorded one.
+        devices: train again on so many, if not on as many as the run.
         allow_drift: compare although the environment differs.
         trust_code: execute user code, if the model is defined in a user file
             (path.py:function). Review it first if the run is not your own.
@@ -75,7 +77,10 @@ def verify(
         raise GpuzooError(f"steps must be 0, for all, or more: {steps}")
     path = expand(run)
     recorded = read_run(path, sealed=False)
-    how = {"data": data, "data_dir": data_dir, "allow_drift": allow_drift}
+    how = {
+        "data": data, "data_dir": data_dir, "devices": devices,
+        "allow_drift": allow_drift,
+    }  # fmt: skip
     verdict = _compare(path, recorded, steps, trust_code, note, **how)
     _record(path, verdict, recorded, note)
     return verdict

@@ -56,6 +56,9 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
         sides = record["runtime"], other["runtime"]
         for name in _RUNTIME:
             pairs[f"runtime.{name}"] = sides[0][name], sides[1][name]
+        if not _elastic(record):
+            counts = sides[0].get("devices", 1), sides[1].get("devices", 1)
+            pairs["runtime.devices"] = counts  # older records have none
         if "gpu" in (sides[0]["device"], sides[1]["device"]):
             name = "device_name"  # a CPU's is in the environment
             pairs[f"runtime.{name}"] = sides[0][name], sides[1][name]
@@ -94,6 +97,11 @@ def other_processor(record: dict, other: dict) -> Difference | None:
             for name, few in zip(names, more, strict=True)
         ]
     return Difference("cpu", *names)
+
+
+def _elastic(record: dict) -> bool:
+    """Whether a run promises the same bits on any number of devices."""
+    return record["recipe"].get("elastic", False)
 
 
 def promises(record: dict) -> bool:

@@ -74,6 +74,11 @@ def configure(
         )
     portable.refuse_after_failure(options.level)
     backend, why = _choose_backend(options.backend)
+    if (options.devices > 1 or options.distributed) and backend != "jax":
+        named = "distributed" if options.distributed else f"devices={options.devices}"
+        raise GpuzooError(
+            f"{named} needs --backend jax: on {backend} gpuzoo trains on one device"
+        )
     given = options
     if options.level == "strict":
         _refuse_drift(options.level)
@@ -132,6 +137,12 @@ def _check_values(options: Options, seed: int) -> None:
         if field.name == "threads":
             if type(value) is not int or not 0 <= value <= 1024:
                 raise GpuzooError(f"threads must be in 0..1024: {value!r}")
+        elif field.name == "devices":
+            if type(value) is not int or not 1 <= value <= 1024:
+                raise GpuzooError(f"devices must be in 1..1024: {value!r}")
+        elif field.type is bool or field.type == "bool":
+            if type(value) is not bool:
+                raise GpuzooError(f"{field.name} must be True or False: {value!r}")
         elif field.name == "autotune":
             if not isinstance(value, str):
                 raise GpuzooError(f"autotune must be the path of a file: {value!r}")

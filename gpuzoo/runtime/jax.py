@@ -21,6 +21,50 @@ from gpuzoo.runtime.startup import (
     set_variables,
 )
 
+# The variables by which torchrun and gpuzoo launch name a process.
+_NAMED = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
+# Seconds after which processes that do not meet, or one that is silent, are given up.
+MEET, SILENT = 120, 30
+
+
+def _join(jax, devices: int) -> None:
+    """Meet the other processes of a job.
+
+    Raises:
+        GpuzooError: there is no job, or not all of its processes come.
+    """
+    given = {}
+    if all(name in os.environ for name in _NAMED):
+        address, port, count, rank = (os.environ[name] for name in _NAMED)
+        if not (port.isdecimal() and count.isdecimal() and rank.isdecimal()):
+            raise GpuzooError(
+                f"MASTER_PORT={port}, WORLD_SIZE={count} and RANK={rank} must be whole "
+                "numbers"
+            )
+        given = {
+            "coordinator_address": f"{address}:{port}", "num_processes": int(count),
+            "process_id": int(rank), "cluster_detection_method": "deactivate",
+        }  # fmt: skip
+        if address in ("127.0.0.1", "localhost"):  # JAX would listen on all addresses
+            given["coordinator_bind_address"] = f"127.0.0.1:{port}"
+        local = os.environ.get("LOCAL_RANK")
+        if devices == 1 and local:
+            given["local_device_ids"] = int(local)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # JAX does not return if they do not come: it ends the process.
+    print(f"Meeting the other processes of the job, for {MEET} s.", file=sys.stderr)
+    try:
+        jax.distributed.initialize(
+            **given, initialization_timeout=MEET, heartbeat_timeout_seconds=SILENT
+        )
+    except (ValueError, RuntimeError) as error:
+        line = " ".join(str(error).split())[:200]
+        raise GpuzooError(
+            f"distributed: the processes of the job do not meet ({line}); start all of "
+            "them at once, with the same number of processes and address: by gpuzoo "
+            "launch, torchrun, srun, mpirun, or a Kubernetes job"
+        ) from None
+
 
 def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
     check_limit("JAX")
@@ -33,6 +77,8 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
         raise GpuzooError("xla off was requested, but JAX compiles everything with XLA")
     reasons = {"xla": "JAX always compiles with XLA"}
     threads, reasons["threads"] = choose_threads(options)
+    if not options.threads and options.devices > threads:
+        threads, reasons["threads"] = options.devices, "one per device"
     os.environ["NPROC"] = str(threads)  # sets the size of XLA's CPU thread pool
     set_variables()
     deterministic = options.level != "fast"
@@ -45,12 +91,27 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
 
         if options.device == "cpu":
             jax.config.update("jax_platforms", "cpu")
-        found = jax.devices()[0]
+        jax.config.update("jax_num_cpu_devices", options.devices)
+    if options.distributed:
+        _join(jax, options.devices)
+    with quiet_start(), importing("sklearn", "matplotlib", "IPython"):
+        found = jax.local_devices()[0]
         import keras
     seen = found.platform in ("gpu", "cuda")
     device, reasons["device"] = choose_device(
         options.device, seen, "JAX", "jax[cuda13]"
     )
+    if device == "cpu" and options.devices > threads:
+        raise GpuzooError(
+            f"devices={options.devices} on a CPU needs as many threads, and there are "
+            f"{threads}; use --threads {options.devices} (results depend on them), or "
+            f"--devices {threads}"
+        )
+    if options.devices > (count := len(jax.local_devices())):
+        raise GpuzooError(
+            f"devices={options.devices}, and JAX finds {count} {device.upper()}"
+            f"{'s' * (count != 1)}; leave --devices out, or use --devices {count}"
+        )
     precision, reasons["precision"] = options.precision, "requested"
     if precision == "auto" and device == "cpu":
         precision, why = "float32", "XLA on a CPU is faster in float32 than in bfloat16"
@@ -78,6 +139,8 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
         tf32=tf32,
         onednn=None,
         autotune_sha256=autotune_sha256,
+        devices=options.devices * jax.process_count(),
+        processes=jax.process_count(),
         variables=variables_in_force(),
         seed=seed,
         reasons=reasons,

@@ -35,6 +35,14 @@ class Options:
     in float32 on the CPU."""
     threads: int = 0
     """CPU threads; results depend on them; 0: one per available core."""
+    devices: int = 1
+    """Devices that share each batch (data parallelism), with backend jax; on a CPU
+    virtual ones, which are not faster. Results depend on their number, but with
+    --elastic they do not."""
+    distributed: bool = False
+    """Train together with the other processes of a job, each with so many devices, with
+    backend jax: under gpuzoo launch, torchrun, Slurm, Open MPI or Kubernetes, from
+    whose variables rank and address are taken."""
     tf32: Literal["auto", "on", "off"] = "auto"
     """TensorFloat-32 in float32 matrix products on NVIDIA GPUs; auto: on."""
     autotune: str = ""
@@ -64,6 +72,10 @@ class Runtime:
     """Whether TensorFlow uses oneDNN; None on JAX, which has none."""
     autotune_sha256: str | None
     """Digest of the file that pins XLA's choice of kernels."""
+    devices: int
+    """Devices that share each batch, of all processes."""
+    processes: int
+    """Processes that train together."""
     variables: dict[str, str]
     """Environment variables that gpuzoo has set."""
     seed: int
@@ -85,6 +97,7 @@ class Runtime:
             f"XLA {'on' if self.xla else 'off'}",
             self._repeatable(),
             self._threads(),
+            *self._devices(),
         ]  # fmt: skip
         if self.device == "gpu" and not self.xla and self.reasons["xla"] != "requested":
             parts.append(self.reasons["xla"])
@@ -96,6 +109,13 @@ class Runtime:
         if not self.deterministic:
             return f"not repeatable ({self.reasons['deterministic']})"
         return self.reasons.get("level", "repeatable to the bit")
+
+    def _devices(self) -> list[str]:
+        if self.devices == 1:
+            return []
+        virtual = " virtual" * (self.device == "cpu" and self.processes == 1)
+        of = f" of {self.processes} processes" * (self.processes > 1)
+        return [f"{self.devices}{virtual} devices{of}"]
 
     def _threads(self) -> str:
         text = f"{self.threads} thread{'s' * (self.threads != 1)}"

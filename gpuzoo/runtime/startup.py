@@ -25,19 +25,22 @@ _LEAST = 2_000  # MB; with 1,500 both libraries abort on start
 @contextlib.contextmanager
 def quiet_start():
     """Hide the log lines of a backend's C++ start-up, unless it fails."""
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
     with tempfile.TemporaryFile() as log:
-        saved = os.dup(2)
+        saved = {number: os.dup(number) for number in (1, 2)}
         try:
-            os.dup2(log.fileno(), 2)
+            for number in saved:
+                os.dup2(log.fileno(), number)
             yield
         except Exception:
             log.seek(0)
-            os.write(saved, log.read())
+            os.write(saved[2], log.read())
             raise
         finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+            for number, copy in saved.items():
+                os.dup2(copy, number)
+                os.close(copy)
 
 
 def set_variables() -> list[str]:

@@ -78,6 +78,8 @@ def start_tensorflow(
         tf32=tf.config.experimental.tensor_float_32_execution_enabled(),
         onednn=_pywrap_util_port.IsMklEnabled(),
         autotune_sha256=autotune_sha256,
+        devices=1,
+        processes=1,
         variables=variables_in_force(),
         seed=seed,
         reasons=reasons,

@@ -9,6 +9,7 @@ from gpuzoo.home import redact
 from gpuzoo.report.notebook import Run
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs.folder import RunFolder
+from gpuzoo.training import together
 from gpuzoo.training.failures import raise_readably, record_failure
 from gpuzoo.training.watching import OnEvent, Watchers
 
@@ -43,14 +44,17 @@ def carry_out(job: Job, interrupts, start) -> Run:
     interrupts.training, program = True, None
     try:
         with whole_tracebacks():
+            together.agree(job.session)
             program, modules, inputs = build.trace_and_note(
                 job.session, lambda line: job.screen.say(line, "yellow")
             )
             _record_traced(job, modules, inputs)
+            together.begin(program, start)
+            asked = lambda: interrupts.asked() or watchers.asked()  # noqa: E731
             result = loop.run(
                 program,
                 watch=watchers.watch,
-                stop=lambda: interrupts.asked() or watchers.asked(),
+                stop=together.stop_of(program, asked),
                 folder=(folder := job.folder.sub(checkpoint.FOLDER)),
                 keep=lambda one: checkpoint.keep(folder, one),
                 resume=start,

@@ -1,17 +1,19 @@
 """Resume: finish a run that was stopped or killed, or go on with a finished one."""
 
+import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import expand
 from gpuzoo.report.notebook import Run
 from gpuzoo.report.progress import Screen
 from gpuzoo.runs import drift
 from gpuzoo.runs.derived import REPORT
 from gpuzoo.runs.folder import RunFolder
-from gpuzoo.runs.record import architecture_of, now, options_of, recipe_of
-from gpuzoo.training import autotune, continuing, watching
+from gpuzoo.runs.record import architecture_of, now, options_of, read_run, recipe_of
+from gpuzoo.training import autotune, continuing, together, watching
 from gpuzoo.training.failures import raise_readably
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.job import Job, carry_out
@@ -20,6 +22,7 @@ from gpuzoo.training.session import (
     open_recorded,
     own_files,
     set_onednn,
+    with_devices,
 )
 from gpuzoo.training.train import of_session, say_start, train_new
 from gpuzoo.training.watching import OnEvent
@@ -31,6 +34,8 @@ def resume(
     epochs: int | None = None,
     out: str | None = None,
     allow_drift: bool = False,
+    devices: int | None = None,
+    distributed: bool = False,
     on_event: OnEvent | None = None,
     track: str | Iterable[str] | None = None,
     quiet: bool = False,
@@ -46,6 +51,8 @@ def resume(
             that the run would have with so many epochs.
         out: with epochs: the new run folder; default: the next free one.
         allow_drift: continue although the environment has changed; that is recorded.
+        devices: continue on so many, if not on as many as before.
+        distributed: continue together with the other processes of a job.
         on_event: as for `train`.
         track: other trackers than those of the run, () for none.
         quiet: print nothing.
@@ -60,18 +67,32 @@ def resume(
     """
     begun = time.perf_counter()
     if epochs is not None:
+        if distributed:
+            raise GpuzooError(
+                "distributed is for the rest of an interrupted run; leave it or epochs "
+                "out"
+            )
         if allow_drift:
             raise GpuzooError(
                 "allow_drift is for the rest of an interrupted run, and with epochs a "
                 "new one begins; leave it out"
             )
         watched = on_event, track
-        return _go_on(run, epochs, begun, out=out, watched=watched, quiet=quiet)
+        return _go_on(
+            run, epochs, begun, devices, out=out, watched=watched, quiet=quiet
+        )
     if out is not None:
         raise GpuzooError(
             f"out={out!r} is for the new run of resume with epochs; a run is resumed "
             "in its own folder: leave it out"
         )
+    where = {"devices": devices, "distributed": distributed}
+    if distributed and _follows(run, devices):
+        record = read_run(run, sealed=False)
+        opened = open_recorded(
+            record, expand(run), lambda text: None, allow_drift=allow_drift, **where
+        )
+        return together.follow(opened.session)
     screen = Screen(quiet)
     with Interrupts() as interrupts, RunFolder.open(run) as folder:
         folder.say = lambda text: screen.say(text, "yellow")
@@ -83,7 +104,7 @@ def resume(
         names = watching.check(
             on_event, recorded.get("track", ()) if track is None else track
         )
-        opened = _open(folder, screen, allow_drift)
+        opened = _open(folder, screen, allow_drift, where)
         drifted = _differences(opened, folder, screen, allow_drift)
         start = _last_checkpoint(folder, screen)
         if opened.session.model is None:
@@ -116,7 +137,14 @@ def _summary(folder, screen, run, track) -> Run:
     return finish.summary_of(folder)
 
 
-def _open(folder, screen, allow_drift: bool) -> Recorded:
+def _follows(run: str | pathlib.Path, devices: int | None) -> bool:
+    """Whether this process follows another one."""
+    record = read_run(run, sealed=False)
+    options = with_devices(options_of(record), record, devices, True)
+    return together.follows(options, recipe_of(record))
+
+
+def _open(folder, screen, allow_drift: bool, where: dict) -> Recorded:
     """Open the session of a run that has not finished."""
     recorded = folder.record
     described = architecture_of(recorded, folder.path, folder.read_file)
@@ -132,7 +160,9 @@ def _open(folder, screen, allow_drift: bool) -> Recorded:
     if recorded["runtime"] is None:  # killed during set-up
         recipe, options = recipe_of(recorded), options_of(recorded)
         autotune.tune(recipe, options, described, screen.say)
-    return open_recorded(recorded, folder.path, folder.say, allow_drift=allow_drift)
+    return open_recorded(
+        recorded, folder.path, folder.say, allow_drift=allow_drift, **where
+    )
 
 
 def _differences(opened: Recorded, folder, screen, allow_drift: bool) -> list:
@@ -205,9 +235,11 @@ def _record_again(folder, opened: Recorded, names, resumed: dict) -> None:
     )
 
 
-def _go_on(run, epochs: int, begun: float, *, watched, **how) -> Run:
+def _go_on(run, epochs: int, begun: float, devices, *, watched, **how) -> Run:
     """Go on with a finished run, as a new one."""
     recipe, options, given, record = continuing.from_parent(run, epochs)
+    if devices is not None:
+        options = dataclasses.replace(options, devices=devices)
     on_event, track = watched
     track = watching.check(
         on_event, record.get("track", ()) if track is None else track

@@ -16,7 +16,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.runs import code, drift
 from gpuzoo.runs.record import options_of, recipe_of
 from gpuzoo.runtime import portable
-from gpuzoo.runtime.configure import configure
+from gpuzoo.runtime.configure import configure, in_force
 from gpuzoo.runtime.environment import environment, is_installed
 from gpuzoo.runtime.options import Options, Runtime
 from gpuzoo.training import failures
@@ -55,6 +55,7 @@ def open_session(
     Raises:
         GpuzooError: what is wrong with the recipe, the machine, the data or the model.
     """
+    options = with_threads(options, recipe)
     runtime = configure(options, seed=recipe.seed, quiet=True)
     return make_session(recipe, runtime, note, given=given, fast=fast)
 
@@ -65,7 +66,7 @@ def make_session(
     """Do the same in a configured process."""
     from gpuzoo import tasks
     from gpuzoo.engine import choice, compile_config, model_objects
-    from gpuzoo.engine.plan import make_plan
+    from gpuzoo.engine.plan import make_plan, shards_of
     from gpuzoo.engine.program import Session
     from gpuzoo.runtime.keras_state import SLACK_BYTES, at_most
     from gpuzoo.tasks import augment
@@ -79,6 +80,7 @@ def make_session(
     balance.class_weights(recipe.class_weight, dataset)
     first = given.step if given else 0
     make_plan(recipe, dataset.count("train"), 0, fast, first)
+    shards_of(recipe, runtime)
     if dataset.field == "image":
         augment.check(recipe.augment, dataset.input_shape)
     given = given or model_objects.Given()
@@ -106,10 +108,14 @@ def open_recorded(
     allow_drift: bool = False,
     data: str | None = None,
     data_dir: str | None = None,
+    devices: int | None = None,
+    distributed: bool = False,
 ) -> Recorded:
     """Configure this process, load the data and build the model by the record of a run.
 
     Args:
+        devices: their number here, if not that of the run.
+        distributed: several processes do it together.
         data, data_dir: where the same data are here, if not where the run had them; the
             name and the place are then no difference, the fingerprint is.
 
@@ -128,6 +134,8 @@ def open_recorded(
     processor = drift.other_processor(record, {"environment": found})
     set_onednn(record)
     options = _options_here(record, processor is not None)
+    options = with_devices(options, record, devices, distributed)
+    options = with_threads(options, recipe)
     runtime = configure(options, seed=recipe.seed, quiet=True)
     from gpuzoo import tasks
     from gpuzoo.engine import model_objects
@@ -185,6 +193,32 @@ def _options_here(record: dict, elsewhere: bool) -> Options:
         return options
     chosen = {name: runtime[name] for name in ("precision", "threads")}
     return dataclasses.replace(options, **chosen)
+
+
+def with_devices(
+    options: Options, record: dict, devices: int | None, distributed: bool
+) -> Options:
+    """Return the options of a run on other devices: by default on as many as it had, of
+    this process if it trains alone."""
+    if (
+        devices is None
+        and options.distributed
+        and not distributed
+        and record["runtime"]
+    ):
+        devices = record["runtime"]["devices"]
+    if devices is None:
+        devices = options.devices
+    return dataclasses.replace(options, devices=devices, distributed=distributed)
+
+
+def with_threads(options: Options, recipe: Recipe) -> Options:
+    """Return the options of an elastic recipe with as many threads as shards, unless a
+    number is given: on a CPU the bits depend on it, and JAX starts as many threads as
+    it has virtual devices."""
+    if not recipe.elastic or options.threads or in_force():
+        return options
+    return dataclasses.replace(options, threads=recipe.shards)
 
 
 def set_onednn(record: dict) -> None:

@@ -98,6 +98,11 @@ def sweep(
         if init is not None and not {"model", "model_options"} & changes.keys():
             recipe = initial.with_model_of(init, recipe)
     recipe, options = resolve(recipe, options, changes)
+    if options.distributed:
+        raise GpuzooError(
+            "a sweep, or --seeds, trains one run after another in one process: leave "
+            "distributed out, or train one seed at a time"
+        )
     trials = plan(recipe, grid or {}, seeds)
     how = {"on_event": on_event, "track": watching.check(on_event, track)}
     wanted = {

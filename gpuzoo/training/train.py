@@ -21,7 +21,7 @@ from gpuzoo.report.progress import Screen
 from gpuzoo.runs.folder import RunFolder
 from gpuzoo.runtime import configure as runtimes
 from gpuzoo.runtime.options import Options
-from gpuzoo.training import autotune, initial, watching
+from gpuzoo.training import autotune, initial, together, watching
 from gpuzoo.training.failures import raise_readably
 from gpuzoo.training.interrupts import Interrupts
 from gpuzoo.training.job import Job, carry_out
@@ -128,7 +128,11 @@ def train(
 
         brought = model_objects.take(model, described, recipe, changes, fresh)
     track = watching.check(on_event, track)
-
+    if together.follows(options, recipe):
+        session = open_session(
+            recipe, options, lambda text: None, given=brought, fast=fast_dev_run
+        )
+        return together.follow(session)
     return train_new(
         recipe, options, brought, begun, source=init, out=out, fast=fast_dev_run,
         watched=(on_event, track), quiet=quiet, model=model,

@@ -16,6 +16,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from gpuzoo.engine.backends.jax import JaxBackend, compile_program, flops_of
+from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
@@ -56,6 +57,12 @@ class AheadBackend(JaxBackend):
     def put(self, array: np.ndarray):
         """Return the array: a constant of the program, as it is on a GPU."""
         return array
+
+    def sharded(self, count: int):
+        """Refuse steps of a batch in shards, which are several programs."""
+        raise GpuzooError(
+            "gpuzoo compile looks at one program for a whole batch: leave elastic out"
+        )
 
     def memory_bytes(self) -> int | None:
         return self._memory

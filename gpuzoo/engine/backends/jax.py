@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from gpuzoo.engine.backends import missing_kernels, pooling, rnn
+from gpuzoo.engine.backends import missing_kernels, pooling, processes, rnn, shards
 from gpuzoo.engine.backends.determinism import refuse_variable
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import layers_of
@@ -35,7 +35,8 @@ class JaxBackend:
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
-        self.device = jax.devices(runtime.device)[0]
+        self.device = jax.local_devices(backend=runtime.device)[0]
+        self.processes = processes.Processes()
         self._variables: list[keras.Variable] = []
 
     def put(self, array: np.ndarray):
@@ -157,16 +158,7 @@ class JaxBackend:
         the most steps of one call."""
         most = len(next(iter(feed.values()))) if self.looped else 1
 
-        def step(values, entry):
-            self._variables = variables
-            mapping = list(zip(variables, values, strict=True))
-            scope = keras.StatelessScope(state_mapping=mapping)
-            pools = pooling.repeatable(self.runtime)
-            kernels = missing_kernels.for_runtime(self.runtime)
-            with scope, pools, kernels, rnn.gates_together():
-                outputs = body(entry)
-            _check_known(scope, variables)
-            return [_current(scope, v) for v in variables], outputs
+        step = self.traced(body, variables)
 
         def one(values, feed, count):
             values, outputs = step(values, _entry(feed, 0))
@@ -188,6 +180,33 @@ class JaxBackend:
 
         program = jax.jit(several if self.looped else one, donate_argnums=0)
         return program, step, most
+
+    def traced(self, body: Callable, variables: list[keras.Variable]) -> Callable:
+        """Return one step as a pure function: values of the variables and an entry of
+        the feed -> new values and outputs."""
+
+        def step(values, entry):
+            self._variables = variables
+            mapping = list(zip(variables, values, strict=True))
+            scope = keras.StatelessScope(state_mapping=mapping)
+            pools = pooling.repeatable(self.runtime)
+            kernels = missing_kernels.for_runtime(self.runtime)
+            with scope, pools, kernels, rnn.gates_together():
+                outputs = body(entry)
+            _check_known(scope, variables)
+            return [_current(scope, v) for v in variables], outputs
+
+        return step
+
+    def sharded(self, count: int) -> shards.Shards:
+        """Return the backend for steps of a batch in so many shards."""
+        here = self.runtime.devices // self.runtime.processes
+        devices = jax.local_devices(backend=self.runtime.device)[:here]
+        return shards.Shards(self, count, devices)
+
+    def averaging(self) -> shards.Averaging:
+        """Return the backend for the step of one shard."""
+        return shards.Averaging(self)
 
     def read(self, variables: list[keras.Variable]) -> list[np.ndarray]:
         """Return the values of variables, copied to the host."""

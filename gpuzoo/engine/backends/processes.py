@@ -1,0 +1,103 @@
+"""Several processes that train together: what one says and the others hear.
+
+Through JAX's coordination service, which runs in the first process: short texts, and
+waiting for each other. Gradients go another way (shards.py).
+"""
+
+import contextlib
+
+import jax
+import numpy as np
+from jax._src import distributed
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime.startup import quiet_start
+
+# Evaluations and plots of the first process take time, in which the others wait.
+_PATIENCE = 3_600_000  # ms
+
+
+class Processes:
+    """The processes of a training; rank 0 writes the run folder."""
+
+    def __init__(self):
+        self.rank, self.count = jax.process_index(), jax.process_count()
+        self._said = 0
+
+    def say(self, content: bytes | None) -> bytes:
+        """Return what the first process says; the others give None."""
+        if self.count == 1:
+            return content or b""
+        self._said += 1
+        name = f"gpuzoo/{self._said}"
+        with readable():
+            client = distributed.global_state.client
+            if self.rank == 0:
+                client.key_value_set_bytes(name, content)
+                if self._said > 2:  # by now all have heard it
+                    client.key_value_delete(f"gpuzoo/{self._said - 2}")
+                heard = content
+            else:
+                heard = client.blocking_key_value_get_bytes(name, _PATIENCE)
+            self.wait()
+        return heard
+
+    def each(self, text: str) -> list[str]:
+        """Return what each process says, by rank."""
+        self._said += 1
+        with readable():
+            client = distributed.global_state.client
+            client.key_value_set(f"gpuzoo/{self._said}/{self.rank}", text)
+            return [
+                client.blocking_key_value_get(f"gpuzoo/{self._said}/{rank}", _PATIENCE)
+                for rank in range(self.count)
+            ]
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self._said += 1
+        with readable():
+            client = distributed.global_state.client
+            client.wait_at_barrier(f"gpuzoo/{self._said}", _PATIENCE)
+
+
+class Gather:
+    """Arrays of all processes, gathered on the first device of each."""
+
+    def __init__(self):
+        firsts = {}
+        for device in jax.devices():
+            firsts.setdefault(device.process_index, device)
+        mesh = Mesh(np.array([firsts[rank] for rank in sorted(firsts)]), ("processes",))
+        self.count, self.first = len(firsts), firsts[jax.process_index()]
+        self._met = False
+        self._each = NamedSharding(mesh, PartitionSpec("processes"))
+        same = NamedSharding(mesh, PartitionSpec())
+        self._gathered = jax.jit(lambda array: array, out_shardings=same)
+
+    def __call__(self, array):
+        """Return the arrays of all processes, (processes, ...)."""
+        shape = self.count, *array.shape
+        here = jax.device_put(array[None], self.first)
+        whole = jax.make_array_from_single_device_arrays(shape, self._each, [here])
+        # The first time Gloo says on standard output whom it has met.
+        quiet = contextlib.nullcontext() if self._met else quiet_start()
+        with readable(), quiet:
+            gathered = self._gathered(whole).addressable_data(0)
+            gathered.block_until_ready()
+        self._met = True
+        return gathered
+
+
+@contextlib.contextmanager
+def readable():
+    """Say of an error of JAX in the block that another process has ended."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        line = " ".join(str(error).split())[:200]
+        raise GpuzooError(
+            f"another process of this training has ended or is out of reach ({line}); "
+            "start all of them again, with gpuzoo resume if there is a checkpoint"
+        ) from error

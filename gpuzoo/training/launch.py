@@ -1,0 +1,182 @@
+"""Start the processes of a training on this machine, and again if one of them ends."""
+
+import dataclasses
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+from gpuzoo.errors import ExitCode, GpuzooError
+from gpuzoo.workers import how_it_ended
+
+# Seconds in which the other processes may end by themselves once one has.
+_GRACE = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ended:
+    """How the processes of an attempt have ended."""
+
+    code: int
+    """Of the first process; of another one, if that ended first."""
+    what: str
+    """For the user; empty if all is well."""
+
+
+def launch(
+    words: list[str],
+    processes: int,
+    *,
+    restarts: int = 3,
+    fewer: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Train in several processes of this machine.
+
+    Args:
+        words: `train RECIPE ... --out RUN` or `resume RUN ...`, as for `gpuzoo`.
+        processes: each with as many devices as `words` say.
+        restarts: when a process ends before its time, all are started again from the
+            last checkpoint, at most so often.
+        fewer: then with half as many processes.
+        note: called with lines for the user.
+
+    Returns:
+        The exit code of the first process.
+
+    Raises:
+        GpuzooError: the words are not those of a training.
+    """
+    if processes < 1 or restarts < 0:
+        raise GpuzooError(
+            f"processes must be at least 1, and restarts 0 or more: {processes}, "
+            f"{restarts}"
+        )
+    run, words = _run_of(words), [*words, "--distributed"]
+    for left in range(restarts, -1, -1):
+        ended = _attempt(words, processes)
+        if not ended.what:
+            return ended.code
+        begun = (run / "run.json").exists()
+        if not (left and begun):
+            note(ended.what)
+            return ended.code if ended.code > 0 else ExitCode.MISUSE
+        if fewer:
+            processes = max(1, processes // 2)
+        note(f"{ended.what}; going on from the last checkpoint, {processes} processes.")
+        words = ["resume", str(run), "--distributed", *_kept(words)]
+    raise AssertionError("not reached")
+
+
+def _run_of(words: list[str]) -> pathlib.Path:
+    """Return the run folder that the words name."""
+    verb = words[0] if words else ""
+    if verb == "resume" and len(words) > 1 and not words[1].startswith("-"):
+        return pathlib.Path(words[1])
+    if verb == "train":
+        for place, word in enumerate(words):
+            name, equals, value = word.partition("=")
+            if name == "--out":
+                value = value if equals else "".join(words[place + 1 : place + 2])
+                return pathlib.Path(value)
+        raise GpuzooError(
+            "launch needs --out RUN of gpuzoo train, the run folder to go on with when "
+            "a process ends"
+        )
+    raise GpuzooError(
+        f"launch starts gpuzoo train or resume, not {verb!r}: gpuzoo launch "
+        "--processes 2 train mnist --backend jax --elastic --out RUN"
+    )
+
+
+def _kept(words: list[str]) -> list[str]:
+    """Return the words of a training that a resumed one takes, too."""
+    return [word for word in words if word in ("--quiet", "--json")]
+
+
+def _attempt(words: list[str], count: int) -> _Ended:
+    """Run all processes until they have ended."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started: list[subprocess.Popen] = []
+    with tempfile.TemporaryDirectory() as folder:
+        logs = [pathlib.Path(folder) / str(rank) for rank in range(count)]
+        before = _forward(started)
+        try:
+            for rank in range(count):
+                started.append(_start(words, rank, count, port, logs[rank]))
+            return _watch(started, logs)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for process in started:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+
+
+def _start(words: list[str], rank: int, count: int, port: int, log: pathlib.Path):
+    """Start one process; only the first one speaks to the user."""
+    env = {
+        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank),
+    }  # fmt: skip
+    command = [sys.executable, "-P", "-m", "gpuzoo", *words]
+    if rank == 0:
+        return subprocess.Popen(command, env=env, start_new_session=True)
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            command, env=env, start_new_session=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=file,
+        )  # fmt: skip
+
+
+def _forward(started: list[subprocess.Popen]) -> dict:
+    """Let signals reach the first process, which stops all; return the handlers that
+    were there before."""
+
+    def forward(number, frame) -> None:
+        if started and started[0].poll() is None:
+            started[0].send_signal(number)
+
+    return {
+        number: signal.signal(number, forward)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+
+def _watch(started: list[subprocess.Popen], logs: list[pathlib.Path]) -> _Ended:
+    """Wait until all processes have ended. Once one has failed, the others get some
+    time to end by themselves, and are killed then."""
+    failed, deadline = None, None
+    while any(process.poll() is None for process in started):
+        codes = [process.poll() for process in started]
+        if failed is None:
+            bad = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
+            # The first one stops on request, with its own code.
+            if bad and codes[0] != ExitCode.INTERRUPTED:
+                failed, deadline = bad[0], time.monotonic() + _GRACE
+        if deadline and time.monotonic() > deadline:
+            for process in started:
+                process.kill()
+        time.sleep(0.05)
+    codes = [process.returncode for process in started]
+    if codes[0] in (0, ExitCode.FAILED, ExitCode.INTERRUPTED):
+        return _Ended(codes[0], "")
+    if failed is None:
+        failed = next((rank for rank, code in enumerate(codes) if code), 0)
+    line = _last_line(logs[failed]) if failed else ""
+    what = f"process {failed}: {how_it_ended(codes[failed])}"
+    return _Ended(codes[failed], f"{what}: {line}" if line else what)
+
+
+def _last_line(log: pathlib.Path) -> str:
+    """Return what a process has said last."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    errors = [line for line in lines if line.startswith("gpuzoo: error:")]
+    return (errors or lines or [""])[-1][:300]

@@ -1,0 +1,188 @@
+"""Several processes train together (JAX): the same bits, kills, and what is refused."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import environment, needs_jax
+
+from gpuzoo.errors import GpuzooError
+from gpuzoo.runs.record import read_run
+from gpuzoo.training.launch import launch
+
+pytestmark = needs_jax
+SAME = ("weights.safetensors", "metrics.jsonl", "digests.jsonl")
+WORDS = [
+    "train", "mnist_mlp", "--data", "digits", "--backend", "jax", "--device", "cpu",
+    "--elastic", "--epochs", "60", "--checkpoint-every", "20", "--augment",
+    "translate:1", "--model-options", "units=(32,)", "dropout=0.2", "--quiet",
+]  # fmt: skip
+
+
+def start(words, tmp_path, **env):
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpuzoo", *map(str, words)], cwd=tmp_path, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**environment(tmp_path), **env}, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process, code=0) -> str:
+    stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == code, stderr
+    return stdout + stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The run of a single process."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(start([*WORDS, "--out", "run"], folder))
+    return folder / "run"
+
+
+def assert_same(run, whole) -> None:
+    for name in SAME:
+        assert (run / name).read_bytes() == (whole / name).read_bytes(), name
+    assert read_run(run)["state"] == "finished"
+
+
+def ranks(run) -> dict[int, int]:
+    """Rank -> process id of the processes that train into a run folder."""
+    found = {}
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+            if str(run).encode() in words and b"--distributed" in words:
+                with open(f"/proc/{pid}/environ", "rb") as file:
+                    variables = dict(
+                        line.partition(b"=")[::2] for line in file.read().split(b"\0")
+                    )
+                found[int(variables[b"RANK"])] = int(pid)
+    return found
+
+
+def wait_for_checkpoint(run) -> None:
+    deadline = time.monotonic() + 200
+    while not list(run.glob("checkpoints/step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_two_processes_have_the_bits_of_one_and_any_number_verifies_them(
+    whole, tmp_path, cli
+):
+    run = tmp_path / "run"
+    said = finish(start(["launch", "--processes", "2", *WORDS, "--out", run], tmp_path))
+    assert json.loads(said.splitlines()[0])["state"] == "finished"
+    assert "Gloo" not in said
+    assert_same(run, whole)
+    runtime = read_run(run)["runtime"]
+    assert (runtime["processes"], runtime["devices"]) == (2, 2)
+    verified = cli("verify", run)
+    assert (verified.returncode, verified.json["verdict"]) == (0, "identical")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_is_killed_is_started_again_with_all(rank, whole, tmp_path):
+    run = tmp_path / "run"
+    words = ["launch", "--processes", "2", "--fewer", *WORDS, "--out", run]
+    process = start(words, tmp_path)
+    wait_for_checkpoint(run)
+    os.kill(ranks(run)[rank], signal.SIGKILL)
+    said = finish(process)
+    assert f"process {rank}: the process was killed by signal 9" in said
+    assert "going on from the last checkpoint, 1 processes" in said
+    assert_same(run, whole)
+    record = read_run(run)
+    assert record["resumed"][0]["step"] >= 20
+    assert record["resumed"][0]["drift"] == []
+    assert record["runtime"]["processes"] == 1
+
+
+def test_a_signal_stops_all_with_a_checkpoint(whole, tmp_path, cli):
+    run = tmp_path / "run"
+    process = start(["launch", "--processes", "2", *WORDS, "--out", run], tmp_path)
+    wait_for_checkpoint(run)
+    process.send_signal(signal.SIGTERM)
+    finish(process, code=130)
+    assert read_run(run)["state"] == "stopped"
+    assert not ranks(run)
+    resumed = cli("resume", run, "--devices", "4", "--quiet")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same(run, whole)
+
+
+def test_processes_that_differ_are_refused_by_name(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    words = [*WORDS, "--distributed"]
+    other = start([*words, "--learning-rate", "0.01"], tmp_path, RANK="1", **env)
+    first = start([*words, "--out", "run"], tmp_path, RANK="0", **env)
+    for process in (first, other):
+        said = finish(process, code=2)
+        assert f"process 1 on {socket.gethostname()} has recipe.learning_rate" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_variables_of_slurm_are_read(whole, tmp_path):
+    env = {
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1",
+    }  # fmt: skip
+    words = [*WORDS, "--distributed", "--out", "run"]
+    processes = [
+        start(words, tmp_path, SLURM_PROCID=rank, SLURM_LOCALID=rank, **env)
+        for rank in ("0", "1")
+    ]
+    for process in processes:
+        finish(process)
+    assert_same(tmp_path / "run", whole)
+
+
+def test_without_a_job_or_with_wrong_variables(tmp_path):
+    words = [*WORDS, "--distributed", "--out", "run"]
+    said = finish(start(words, tmp_path), code=2)
+    assert "the processes of the job do not meet" in said
+    wrong = {"MASTER_ADDR": "localhost", "MASTER_PORT": "x"}
+    said = finish(start(words, tmp_path, **wrong, WORLD_SIZE="2", RANK="0"), code=2)
+    assert "MASTER_PORT=x" in said and "whole numbers" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["train", "mnist"], "launch needs --out RUN"),
+        (["verify", "run"], "launch starts gpuzoo train or resume, not 'verify'"),
+        ([], "launch starts gpuzoo train or resume"),
+        (["resume"], "launch starts gpuzoo train or resume"),
+    ],
+)
+def test_what_launch_does_not_start(words, error):
+    with pytest.raises(GpuzooError, match=error):
+        launch(words, 2)
+
+
+def test_an_error_of_the_user_is_not_tried_again(tmp_path):
+    words = [*WORDS, "--batch-size", "60", "--out", "run"]
+    said = finish(start(["launch", "--processes", "2", *words], tmp_path), code=2)
+    assert "batch_size 60 must be a multiple of 8" in said
+    assert "going on" not in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_is_not_for_several_processes(tmp_path, cli_here):
+    words = ["train", "mnist", "--data", "digits", "--seeds", "2", "--distributed"]
+    done = cli_here(*words)
+    assert done.returncode == 2
+    assert "leave distributed out" in done.stderr
+    assert not (tmp_path / "runs").exists()
