@@ -101,7 +101,7 @@ def other_processor(record: dict, other: dict) -> Difference | None:
 
 def _elastic(record: dict) -> bool:
     """Whether a run promises the same bits on any number of devices."""
-    return record["recipe"].get("elastic", False)
+    return record.get("recipe", {}).get("elastic", False)
 
 
 def promises(record: dict) -> bool:
