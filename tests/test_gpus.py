@@ -1,15 +1,15 @@
 """Predictions for GPUs: programs that JAX has compiled for an H200 are read rightly;
 with JAX's compiler for CUDA, real steps are compiled."""
 
+import importlib.util
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 from conftest import ROOT, needs_jax, needs_tensorflow
 
 from gpuzoo import doctor
+from gpuzoo.catalogue import registry
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import cards, compile, predict, program_text, repeats
 
@@ -433,31 +433,54 @@ def test_doctor_compiles_for_a_card(cli, tmp_path):
         assert says in found["jax"]["what"] and found["jax"]["ok"] == (card == "h200")
 
 
-def test_the_table_of_the_matrix(tmp_path):
+@pytest.fixture
+def matrix(runtime, monkeypatch):
+    """benchmarks/repeatability/gpu_matrix.py, with the models of the catalogue only."""
+    monkeypatch.setattr(registry, "_registered", {})
+    folder = ROOT / "benchmarks" / "repeatability"
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location("matrix", folder / "gpu_matrix.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_of_the_matrix_says_what_the_record_says(matrix):
+    record = json.loads(matrix.RECORD.read_text())
+    assert matrix.PAGE.read_text() == matrix.page(record)
+    assert not matrix.faults(record["rows"]), "say it in docs/howto/compile.md"
+
+
+def test_the_page_of_a_matrix(matrix):
     """Of rows that compile, fit and repeat, and of others."""
     step = {"kernels": {"fusion (loop)": 3, "__cudnn$convForward": 1}, "bytes": 2e6,
             "flops": 1e9, "least_us": 4.0, "bound_by": "launches", "sha256": "0"}  # fmt: skip
     odd = {"operation": "scatter", "layer": "net/embedding", "count": 1}
-    row = {"precision": "mixed_bfloat16", "error": None, "memory_bytes": 1}
+    row = {"precision": "mixed_bfloat16", "error": None, "memory_bytes": 1, "code": "c"}
     rows = [
         {**row, "model": "net", "card": "h200", "level": level, "fits": level == "fast",
-         "programs": {"train": {**step, "may_not_repeat": [odd]}}}
-        for level in ("repeatable", "fast")
+         "programs": {"train": {**step, "may_not_repeat": [odd], "sha256": level,
+                                "bytes": bytes_}}}
+        for level, bytes_ in (("repeatable", 3e6), ("fast", 2e6))
     ]  # fmt: skip
     rows.append({**row, "model": "net", "card": "a100", "level": "repeatable",
                  "error": "unknown"})  # fmt: skip
-    record = tmp_path / "matrix.json"
-    record.write_text(json.dumps({"rows": rows}))
-    script = ROOT / "benchmarks" / "repeatability" / "gpu_matrix.py"
-    words = [sys.executable, str(script), "--table", "--out", str(record)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    head, cards, flags = done.stdout.split("\n\n")
-    assert (
-        head.startswith("3 programs") and "1 of them do not compile, 1 do not" in head
-    )
-    assert "1 operations may" in head
-    assert "| net | 4, 4 us (launches) | does not compile |" in cards
-    assert "| net | 4 | 4 |  | 2 | 2 |  | `scatter` |" in flags
+    page = matrix.page({"rows": rows, "versions": {"jax": "1"}, "batch": 128,
+                        "date": "today"})  # fmt: skip
+    for line in (
+        "| repeatable | mixed_bfloat16 | 2 | 1 | 1 | 1 |",
+        "| fast | mixed_bfloat16 | 1 | 0 | 0 | 1 |",
+        "- net mixed_bfloat16 repeatable h200: does not fit",
+        "- net mixed_bfloat16 repeatable a100: unknown",
+        "- net mixed_bfloat16 repeatable h200, train: scatter of net/embedding may not "
+        "repeat",
+        "- exclude, mixed_bfloat16: all",
+        "| net | 4, 4 us (launches), does not fit, may not repeat | does not compile |",
+        "| repeatable / fast | mixed_bfloat16 | 1 | 0 | 1.00 (1.00 to 1.00) | "
+        "1.50 (1.50 to 1.50) |",
+        "| net | 4 | 4 |  | 3 | 2 |  | `scatter` |",
+    ):
+        assert line in page.splitlines()
 
 
 def test_a_file_of_the_users_is_not_overwritten(cli, tmp_path):

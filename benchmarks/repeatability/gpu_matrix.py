@@ -3,11 +3,12 @@
     python benchmarks/repeatability/gpu_matrix.py   # goes on where it stopped
     python benchmarks/repeatability/gpu_matrix.py --models cnn lstm --for h200
     python benchmarks/repeatability/gpu_matrix.py --levels exclude  # see below
-    python benchmarks/repeatability/gpu_matrix.py --table  # of the record, for docs
+    # write docs/explanation/gpu-matrix.md
+    python benchmarks/repeatability/gpu_matrix.py --table
 
 It asks `gpuzoo compile` for the training and the evaluation step of each model, with
-its own task, on the embedded digits (audio, forecasting: computed data), batch 128
-(wgan_gp, which needs a multiple of 5: 125).
+its own task, on the embedded digits (audio, forecasting, tables: computed data), batch
+128 (wgan_gp, which needs a multiple of 5: 125).
 All of it is predicted, nothing is measured. Two compilers run side by side.
 
 Level "exclude" is no level of gpuzoo: `fast` with XLA's flag
@@ -24,6 +25,7 @@ import argparse
 import concurrent.futures
 import json
 import pathlib
+import statistics
 import sys
 import threading
 import time
@@ -31,11 +33,13 @@ import time
 from modes import PRECISIONS
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
+RECORD = HERE / "records" / "gpu_matrix.json"
+PAGE = HERE.parent / "docs" / "explanation" / "gpu-matrix.md"
 LEVELS = ("repeatable", "fast", "exclude")
 EXCLUDE = "--xla_gpu_exclude_nondeterministic_ops=true"
 BATCH = 128
 ORDER = ("h200", "a100", "rtx4090", "rtx5090", "t4")
-DATA = {"forecast": "mackey_glass", "classify_audio": "tones"}
+DATA = {"forecast": "mackey_glass", "classify_audio": "tones", "table": "flats"}
 
 
 def parse() -> argparse.Namespace:
@@ -49,12 +53,11 @@ def parse() -> argparse.Namespace:
         "--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS
     )
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=LEVELS[:2])
-    parser.add_argument(
-        "--out", type=pathlib.Path, default=HERE / "records" / "gpu_matrix.json"
-    )
+    parser.add_argument("--out", type=pathlib.Path, default=RECORD)
     parser.add_argument("--anew", action="store_true",
                         help="compile again what other code has made")  # fmt: skip
-    parser.add_argument("--table", action="store_true", help="print the record's table")
+    parser.add_argument("--table", action="store_true",
+                        help="only write the page of the docs")  # fmt: skip
     return parser.parse_args()
 
 
@@ -149,42 +152,165 @@ def faults(rows: list[dict]) -> list[str]:
     return lines
 
 
-def tables(rows: list[dict]) -> str:
-    """Return the tables of the docs, of the training steps."""
-    found = {key(row): row for row in rows}
-    good = [row for row in rows if not row["error"]]
+# --- the page of the docs -------------------------------------------------------------
+
+_HEAD = """\
+# Every model, compiled for GPUs
+
+Written by `benchmarks/repeatability/gpu_matrix.py --table` from
+`benchmarks/records/gpu_matrix.json`.
+
+**Predicted by the compiler, not measured: none of these programs has been run.** The
+training and the evaluation step of each model, on JAX, are compiled for a card that is
+only described ([compile for a GPU without one](../howto/compile.md)), at batch {batch}
+(`wgan_gp`: {batch_5}), on the embedded digits, computed sounds, series and tables.
+{versions}; {date}, {codes} version(s) of the code: the record names that of each row.
+"""
+_LEVELS = """\
+`repeatable` and `fast` are levels of gpuzoo. `exclude` is none: it is `fast` with XLA's
+`--xla_gpu_exclude_nondeterministic_ops`, where `repeatable` has
+`--xla_gpu_deterministic_ops`. A row is a model on a card, its two programs together.
+"""
+_CELLS = """\
+Level `repeatable`: kernels of one training step, and the least time that it can take,
+with the bound that decides it. The step may take much longer.
+"""
+_FLAGS = """\
+What XLA's flags change in a training step, of the rows that were compiled with both:
+the same program to the byte (without names), and the median and the extremes of the
+ratio of kernels, and of the bytes that they read and write.
+"""
+_ONE = """\
+Each model on {card} in {precision}, kernels and megabytes of a training step, and the
+operations that XLA or cuDNN does not promise to repeat at level `fast`:
+"""
+
+
+def page(record: dict) -> str:
+    """Return the Markdown page of a record."""
+    rows, versions = record["rows"], record["versions"]
     models = sorted({row["model"] for row in rows})
     cards = [name for name in ORDER if any(row["card"] == name for row in rows)]
     cards += sorted({row["card"] for row in rows} - set(cards))
-    wrong = faults(rows)
+    found = {key(row): row for row in rows}
     parts = [
-        f"{len(rows)} programs for training and as many for evaluation, "
-        f"{len(rows) - len(good)} of them do not compile, "
-        f"{sum(not row['fits'] for row in good)} do not fit. At level repeatable "
-        f"{len([line for line in wrong if 'may not repeat' in line])} operations may "
-        "not repeat.",
-        markdown(["model", *cards], [
-            [model, *(cell(found.get((model, precision_on(card), "repeatable", card)))
+        _HEAD.format(
+            batch=record["batch"], batch_5=record["batch"] - record["batch"] % 5,
+            date=record["date"], codes=len({row["code"] for row in rows}),
+            versions=", ".join(map(" ".join, versions.items())),
+        ),
+        _LEVELS,
+        markdown(
+            ["level", "precision", "rows", "do not compile", "do not fit",
+             "with operations that may not repeat"],
+            counts(rows),
+        ) + "\n",
+        *exceptions(rows),
+        "## The least time of a step\n", _CELLS,
+    ]  # fmt: skip
+    for precision in PRECISIONS:
+        lines = [
+            [model, *(cell(found.get((model, precision, "repeatable", card)))
                       for card in cards)]
             for model in models
-        ]),
-    ]  # fmt: skip
+        ]  # fmt: skip
+        if any(any(line[1:]) for line in lines):
+            parts += [f"{precision}:\n", markdown(["model", *cards], lines) + "\n"]
+    parts += ["## What the flags change\n", _FLAGS, markdown(
+        ["compared", "precision", "rows", "same program", "kernels", "bytes"],
+        ratios(found),
+    ) + "\n"]  # fmt: skip
+    card, precision = cards[0], PRECISIONS[1]
+    heads = ["model", *(f"{what}, {level}" for what in ("kernels", "MB")
+                        for level in LEVELS), "may not repeat at fast"]  # fmt: skip
     compared = [
-        [model, *difference([found.get((model, PRECISIONS[1], level, "h200"))
+        [model, *difference([found.get((model, precision, level, card))
                              for level in LEVELS])]
         for model in models
     ]  # fmt: skip
-    heads = ["model", *(f"{what}, {level}" for what in ("kernels", "MB")
-                        for level in LEVELS), "may not repeat at fast"]  # fmt: skip
-    return "\n\n".join([*parts, markdown(heads, compared)])
+    parts += [_ONE.format(card=card, precision=precision), markdown(heads, compared)]
+    return "\n".join(parts) + "\n"
 
 
-def precision_on(card: str) -> str:
-    """Return the precision that a training on the card would choose."""
-    from gpuzoo.gpus import cards
-    from gpuzoo.runtime.startup import choose_precision
+def counts(rows: list[dict]) -> list[list[str]]:
+    """Return a line per level and precision."""
+    lines = []
+    for level in LEVELS:
+        for precision in PRECISIONS:
+            if not (here := of_mode(rows, level, precision)):
+                continue
+            good = [row for row in here if not row["error"]]
+            odd = [row for row in good if may_not_repeat(row)]
+            numbers = [len(here), len(here) - len(good),
+                       sum(not row["fits"] for row in good), len(odd)]  # fmt: skip
+            lines.append([level, precision, *map(str, numbers)])
+    return lines
 
-    return choose_precision("auto", "gpu", cards.load(card).capability)[0]
+
+def of_mode(rows: list[dict], level: str, precision: str) -> list[dict]:
+    return [
+        row for row in rows if (row["level"], row["precision"]) == (level, precision)
+    ]
+
+
+def may_not_repeat(row: dict) -> list[dict]:
+    return [one for step in row["programs"].values() for one in step["may_not_repeat"]]
+
+
+def exceptions(rows: list[dict]) -> list[str]:
+    """Return what does not compile, does not fit or, at level repeatable, may not
+    repeat, and the models that are missing."""
+    import gpuzoo
+
+    wrong = [f"- {line}" for line in faults(rows)]
+    parts = [
+        "\n".join(["Not as it should be:", "", *wrong]) + "\n" if wrong else
+        "Every program compiles and fits, and at level `repeatable` none has an "
+        "operation that may not repeat.\n"
+    ]  # fmt: skip
+    missing = []
+    for level in LEVELS:
+        for precision in PRECISIONS:
+            there = {row["model"] for row in of_mode(rows, level, precision)}
+            left = [name for name in sorted(gpuzoo.list_models()) if name not in there]
+            named = ", ".join(left) if there else "all"
+            if left:
+                missing.append(f"- {level}, {precision}: {named}")
+    if missing:
+        parts.append("\n".join(["Not compiled yet:", "", *missing]) + "\n")
+    return parts
+
+
+def ratios(found: dict[tuple, dict]) -> list[list[str]]:
+    """Return how programs of two levels compare, a line per pair and precision."""
+    lines = []
+    for one, other in (("repeatable", "fast"), ("exclude", "fast"),
+                       ("repeatable", "exclude")):  # fmt: skip
+        for precision in PRECISIONS:
+            pairs = [
+                (row["programs"]["train"], beside["programs"]["train"])
+                for (model, kind, level, card), row in found.items()
+                if (kind, level) == (precision, one) and not row["error"]
+                and (beside := found.get((model, precision, other, card)))
+                and not beside["error"]
+            ]  # fmt: skip
+            if not pairs:
+                continue
+            same = sum(a["sha256"] == b["sha256"] for a, b in pairs)
+            kernels = [kernels_of(a) / kernels_of(b) for a, b in pairs]
+            moved = [a["bytes"] / b["bytes"] for a, b in pairs]
+            lines.append([f"{one} / {other}", precision, str(len(pairs)), str(same),
+                          told(kernels), told(moved)])  # fmt: skip
+    return lines
+
+
+def kernels_of(step: dict) -> float:
+    return sum(step["kernels"].values())
+
+
+def told(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{statistics.median(values):.2f} ({low:.2f} to {high:.2f})"
 
 
 def cell(row: dict | None) -> str:
@@ -193,19 +319,23 @@ def cell(row: dict | None) -> str:
     if row["error"]:
         return "does not compile"
     one = row["programs"]["train"]
-    kernels = sum(one["kernels"].values())
-    return f"{kernels}, {one['least_us']:.0f} us ({one['bound_by']})"
+    text = f"{kernels_of(one):.0f}, {one['least_us']:.0f} us ({one['bound_by']})"
+    text += "" if row["fits"] else ", does not fit"
+    return text + (", may not repeat" if may_not_repeat(row) else "")
 
 
 def difference(rows: list) -> list[str]:
     """Return kernels and megabytes of a step at each level, and what may not repeat."""
     steps = [row["programs"]["train"] if row and not row["error"] else None
              for row in rows]  # fmt: skip
-    cells = [str(sum(one["kernels"].values())) if one else "" for one in steps]
+    cells = [f"{kernels_of(one):.0f}" if one else "" for one in steps]
     cells += [f"{one['bytes'] / 1e6:.0f}" if one else "" for one in steps]
-    fast = steps[LEVELS.index("fast")]
-    named = sorted({one["operation"] for one in fast["may_not_repeat"]}) if fast else []
-    return [*cells, ", ".join(f"`{name}`" for name in named) or "-"]
+    fast = rows[LEVELS.index("fast")]
+    odd = may_not_repeat(fast) if fast and not fast["error"] else None
+    named = ", ".join(
+        f"`{name}`" for name in sorted({one["operation"] for one in odd or ()})
+    )
+    return [*cells, "" if odd is None else named or "none"]
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
@@ -217,7 +347,8 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
 def main() -> None:
     args = parse()
     if args.table:
-        return print(tables(json.loads(args.out.read_text())["rows"]))
+        text = page(json.loads(args.out.read_text()))
+        return PAGE.write_text(text) if args.out == RECORD else print(text, end="")
 
     import gpuzoo
     from gpuzoo.gpus import cards

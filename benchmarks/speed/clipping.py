@@ -1,11 +1,13 @@
-"""Measure whether recurrent networks, a GAN and a vision transformer gain by clip_norm.
+"""Measure whether recurrent networks, a GAN and a vision transformer gain by clipping.
 
     python benchmarks/speed/clipping.py --data-dir DIR  # a prepared TFDS folder
+    python benchmarks/speed/clipping.py --data-dir DIR --cases lstm gru --seeds 5
 
-Trains each recipe with clip_norm off and at --norms, --seeds seeds each, in less time
-than the recipe takes, and compares a figure of a tenth of the training examples, held
-out for validation; of the GAN, which has no such figure, the Frechet distance of the
-test images after the first epoch. Compared is the median of the differences within one
+Trains each recipe without clipping, with clip_norm at --norms and with clip_value at
+--values, --seeds seeds each, none of which is reported anywhere, in fewer epochs than
+the recipe has. It compares a figure of a tenth of the training examples, held out for
+validation; of the GAN, which has no such figure, the Frechet distance of the test
+images after the first epoch. Compared is the median of the differences within one
 seed. Nothing is timed, so that other work may share the machine.
 
 Writes benchmarks/records/clipping.json after each recipe, beside the recipes that it
@@ -15,34 +17,28 @@ has already.
 import argparse
 import json
 import pathlib
-import subprocess
-import sys
 import tempfile
 import time
 
-HERE = pathlib.Path(__file__).resolve().parent.parent
-RECORD = HERE / "records" / "clipping.json"
-# Name -> words of `gpuzoo train`, and the figure that is compared.
+RECORD = pathlib.Path(__file__).resolve().parent.parent / "records" / "clipping.json"
+# Name -> recipe, its settings, and the figure that is compared.
 CASES = {
-    "lstm": (["mnist_lstm", "--epochs", "2"], "accuracy"),
-    "gru": (["mnist_gru", "--epochs", "2"], "accuracy"),
-    "lstm_forecaster": (["forecast", "--epochs", "10"], "loss"),
-    "gan": (["mnist_gan", "--epochs", "1"], "frechet"),
-    "vit_tiny": (["mnist", "--model", "vit_tiny", "--epochs", "2"], "accuracy"),
+    "lstm": ("mnist_lstm", {"epochs": 2}, "accuracy"),
+    "gru": ("mnist_gru", {"epochs": 2}, "accuracy"),
+    "lstm_forecaster": ("forecast", {"epochs": 10}, "loss"),
+    "gan": ("mnist_gan", {"epochs": 1}, "frechet"),
+    "vit_tiny": ("mnist", {"model": "vit_tiny", "epochs": 1}, "accuracy"),
 }
 VALIDATED = {"lstm", "gru", "lstm_forecaster", "vit_tiny"}
 
 
-def figure(words: list[str], name: str, split: str) -> float:
+def figure(recipe: str, settings: dict, name: str, split: str) -> float:
     """Train once; return the figure of the last evaluation."""
+    import gpuzoo
+
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "run"
-        command = [sys.executable, "-m", "gpuzoo", "train", *words, "--out", str(out)]
-        done = subprocess.run(
-            [*command, "--quiet"], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            sys.exit(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
+        gpuzoo.train(recipe, out=str(out), quiet=True, **settings)
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         return [row[name] for row in rows if row["split"] == split][-1]
 
@@ -50,28 +46,34 @@ def figure(words: list[str], name: str, split: str) -> float:
 def measure(case: str, args: argparse.Namespace) -> dict:
     from gpuzoo.bench.turns import spread
 
-    words, name = CASES[case]
+    recipe, settings, name = CASES[case]
     split = "val" if case in VALIDATED else "test"
-    words = [*words, "--data-dir", args.data_dir]
-    words += ["--validation", "0.1"] if split == "val" else []
+    settings = {**settings, "validation": 0.1} if split == "val" else settings
+    clips = [{}, *({"clip_norm": norm} for norm in args.norms)]
+    clips += [{"clip_value": value} for value in args.values]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
     values: dict[str, list[float]] = {}
-    for norm in (0.0, *args.norms):
-        clip = ["--clip-norm", str(norm)] if norm else []
-        values[f"{norm:g}"] = [
-            figure([*words, *clip, "--seed", str(seed)], name, split)
-            for seed in range(args.seeds)
-        ]
-        print(case, norm, name, values[f"{norm:g}"], flush=True)
+    for clip in clips:
+        key = " ".join(f"{k} {v:g}" for k, v in clip.items()) or "off"
+        values[key] = [
+            figure(recipe, {**settings, **clip, "seed": seed,
+                            "data_dir": args.data_dir}, name, split)
+            for seed in seeds
+        ]  # fmt: skip
+        print(case, key, name, values[key], flush=True)
     off, *others = values
     return {
-        "command": " ".join(["gpuzoo train", *CASES[case][0]]),
+        "recipe": recipe,
+        "settings": settings,
+        "seeds": list(seeds),
         "figure": f"{split} {name}",
+        "date": time.strftime("%Y-%m-%d"),
         "values": values,
         "difference": {
-            norm: spread([
-                b - a for a, b in zip(values[off], values[norm], strict=True)
+            clip: spread([
+                b - a for a, b in zip(values[off], values[clip], strict=True)
             ])
-            for norm in others
+            for clip in others
         },
     }  # fmt: skip
 
@@ -81,24 +83,26 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--norms", type=float, nargs="+", default=[1.0])
+    parser.add_argument("--norms", type=float, nargs="*", default=[1.0])
+    parser.add_argument("--values", type=float, nargs="*", default=[0.01])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=10)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     args = parser.parse_args()
 
     from gpuzoo.files import write_atomically
+    from gpuzoo.runs.code import code_sha256
     from gpuzoo.runtime.environment import environment
 
-    record = {"what": "clip_norm against none, figures on validation", "cases": {}}
+    record = {"what": "clip_norm and clip_value against none", "cases": {}}
     if RECORD.exists():
         record = json.loads(RECORD.read_text())
     record |= {
-        "date": time.strftime("%Y-%m-%d"),
         "command": "python benchmarks/speed/clipping.py --data-dir DIR",
         "environment": environment(),
     }
     for case in args.cases:
-        record["cases"][case] = measure(case, args)
+        record["cases"][case] = {**measure(case, args), "code_sha256": code_sha256()}
         write_atomically(RECORD, (json.dumps(record, indent=1) + "\n").encode())
 
 
