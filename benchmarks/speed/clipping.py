@@ -27,9 +27,11 @@ CASES = {
     "gru": ("mnist_gru", {"epochs": 2, "validation": 0.1}, "accuracy"),
     "lstm_forecaster": ("forecast", {"epochs": 10, "validation": 0.1}, "loss"),
     "gan": ("mnist_gan", {"epochs": 1, "validation": 0.6}, "frechet"),
+    "gan_whole": ("mnist_gan", {"validation": 0.1}, "frechet"),
     "vit_tiny": ("mnist", {
-        "data": "digits", "model": "vit_tiny", "model_options": ("patch=2", "depth=4"),
-        "epochs": 15, "batch_size": 64, "learning_rate": 0.001, "validation": 0.3,
+        "data": "digits", "model": "vit_tiny", "model_options": ("depth=3",),
+        "epochs": 10, "eval_every": 10, "batch_size": 64, "learning_rate": 0.001,
+        "validation": 0.3,
     }, "accuracy"),
 }  # fmt: skip
 COMPUTED = ("digits", "mackey_glass")  # need no folder
