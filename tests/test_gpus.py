@@ -448,7 +448,8 @@ def matrix(runtime, monkeypatch):
 def test_the_page_of_the_matrix_says_what_the_record_says(matrix):
     record = json.loads(matrix.RECORD.read_text())
     assert matrix.PAGE.read_text() == matrix.page(record)
-    assert not matrix.faults(record["rows"]), "say it in docs/howto/compile.md"
+    of_gpuzoo = [row for row in record["rows"] if row["level"] != "exclude"]
+    assert not matrix.faults(of_gpuzoo), "say it in docs/howto/compile.md"
 
 
 def test_the_page_of_a_matrix(matrix):

@@ -178,7 +178,9 @@ with the bound that decides it. The step may take much longer.
 _FLAGS = """\
 What XLA's flags change in a training step, of the rows that were compiled with both:
 the same program to the byte (without names), and the median and the extremes of the
-ratio of kernels, and of the bytes that they read and write.
+ratio of kernels, and of the bytes that they read and write. With max-pooling more than
+a flag differs: gpuzoo takes XLA's operation at `fast` on a GPU, whose gradient is a
+scatter, and the maximum of slices at `repeatable`.
 """
 _ONE = """\
 Each model on {card} in {precision}, kernels and megabytes of a training step, and the
