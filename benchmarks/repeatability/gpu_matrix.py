@@ -169,7 +169,8 @@ only described ([compile for a GPU without one](../howto/compile.md)), at batch 
 _LEVELS = """\
 `repeatable` and `fast` are levels of gpuzoo. `exclude` is none: it is `fast` with XLA's
 `--xla_gpu_exclude_nondeterministic_ops`, where `repeatable` has
-`--xla_gpu_deterministic_ops`. A row is a model on a card, its two programs together.
+`--xla_gpu_deterministic_ops`; which of its operations repeat is not judged. A row is a
+model on a card, its two programs together.
 """
 _CELLS = """\
 Level `repeatable`: kernels of one training step, and the least time that it can take,
@@ -244,7 +245,8 @@ def counts(rows: list[dict]) -> list[list[str]]:
             good = [row for row in here if not row["error"]]
             odd = [row for row in good if may_not_repeat(row)]
             numbers = [len(here), len(here) - len(good),
-                       sum(not row["fits"] for row in good), len(odd)]  # fmt: skip
+                       sum(not row["fits"] for row in good),
+                       "-" if level == "exclude" else len(odd)]  # fmt: skip
             lines.append([level, precision, *map(str, numbers)])
     return lines
 
