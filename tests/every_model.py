@@ -81,6 +81,9 @@ def goal(task: str, model) -> tuple:
         return loss, (given, np.arange(count) % CLASSES)
     if task == "detect":
         return detect.loss, (given, boxes(count, *given.shape[1:3]))
+    if task == "segment":
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        return loss, (given, rng.integers(0, CLASSES, (count, *given.shape[1:3])))
     if task in ("forecast", "table"):
         return "mse", (given, rng.random((count, *model.output_shape[1:]), "f4"))
     loss = autoencode.cross_entropy
@@ -136,6 +139,7 @@ def examples(name: str, task: str, batch: int):
     """Random ones, for so many steps and one batch for testing."""
     from test_models import SIZES
 
+    from gpuzoo.data import masks
     from gpuzoo.data.series import make_series
     from gpuzoo.data.validate import label_examples, make_dataset
 
@@ -165,6 +169,10 @@ def examples(name: str, task: str, batch: int):
         }
         for split, count in counts.items()
     }
+    if task == "segment":
+        for part in splits.values():
+            part["label"] = rng.integers(0, CLASSES, part["image"].shape[:3])
+        return masks.make_dataset("tiny", "made up", splits)
     return make_dataset("tiny", "made up", splits)
 
 

@@ -40,6 +40,7 @@ PICTURES = {
     "mnist_vae": {"reconstructions.png", *DRAWN},
     "mnist_wgan": DRAWN,
     "moving_mnist": {"frames.png"},
+    "segmentation": {"segmentations.png", "confusion_of_pixels.png"},
     "table": {"predicted_true.png", "residuals.png"},
     "tones": {"confusion.png"},
 }  # of other recipes:
@@ -57,9 +58,8 @@ TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
 
 def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
-    return words + (
-        [] if name in ("forecast", "table", "tones") else ["--data", "digits"]
-    )
+    own = ("forecast", "segmentation", "table", "tones")
+    return words + ([] if name in own else ["--data", "digits"])
 
 
 def check_recipe(name: str, told: dict, folder: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import ROOT, environment, needs_jax
+from drawn_masks import examples, folder
 
 from gpuzoo.runs.record import read_run
 from gpuzoo.runtime.jax import _NAMED
@@ -135,6 +136,26 @@ def test_the_page_on_tables(tmp_path, cli_several):
         > 0.95
     )
     run_python(python_blocks("howto/tables.md"), tmp_path)
+
+
+def test_the_page_on_segmentation(tmp_path, cli_several):
+    image, mask = examples(40, 40, 48)
+    street = folder(tmp_path / "street", image, mask)
+    (street / "classes.txt").write_text("ground\nhouse\ntree\n")
+    PIL.Image.fromarray(image[7]).resize((240, 200)).save(tmp_path / "photo.jpg")
+    page = (ROOT / "docs" / "howto" / "segmentation.md").read_text()
+    ((name, commands),) = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert name == "segmentation" and len(commands.splitlines()) <= 10
+    commands = commands.replace(  # the same in less time
+        "--out run\n", "--out run --epochs 40 --eval-every 10 --batch-size 4 "
+        "--model-options filters=8 depth=2\n", 1
+    )  # fmt: skip
+    run_commands(commands, cli_several)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["metrics"]["test_mean_iou"] > 0.8 and record["best"]["kept"]
+    with PIL.Image.open(tmp_path / "predicted" / "00001-photo.png") as written:
+        assert written.mode == "P" and written.size == (240, 200)
+    run_python(python_blocks("howto/segmentation.md"), tmp_path)
 
 
 JOBS = sorted((ROOT / "docs" / "jobs").glob("*.md"))

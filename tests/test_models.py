@@ -41,6 +41,7 @@ SIZES = {
     "lstm_forecaster": [(20, 1)],
     "audio_cnn": [(1_700,)],
     "detector": [(16, 24, 2)],
+    "unet": [(16, 24, 2), (13, 9, 3)],
     "mlp_table": [(6,)],
     "gated_table": [(6,)],
 }  # fmt: skip
@@ -56,6 +57,7 @@ SMALL = {
     "mlp_table": {"units": (16,)},
     "resnet18": {"width": 8},
     "speednet": {"filters": (8, 16, 16)},
+    "unet": {"filters": 4, "depth": 2},
     "vit_tiny": {"width": 24, "depth": 1},
     "diffusion": {"filters": (8, 16), "blocks": 1},
     "wide_resnet": {"depth": 10, "width": 1},

@@ -73,6 +73,13 @@ def own_finder(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
     cells = layers.Conv2D(num_classes + 4, 4, 4, name="cells")(inputs)
     return keras.Model(inputs, cells)
 
+@register(task="segment", reference="here")
+def own_painter(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
+    """Paints."""
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(num_classes, 3, padding="same", name="paint")(inputs)
+    return keras.Model(inputs, layers.Softmax()(x))
+
 @register(task="video_prediction", reference="here")
 def own_film(*, input_shape: Shape = (2, 8, 8, 1)):
     """The next frame, of the last."""
@@ -108,6 +115,7 @@ CASES = [
     ("mnist_vae", "own_code", "digits"),
     ("mnist_vae", "own_drawn_code", "digits"),
     ("digit_detection", "own_finder", "digits"),
+    ("segmentation", "own_painter", "textured_digits"),
     ("moving_mnist", "own_film", "digits"),
     ("mnist_gan", "own_rivals", "digits"),
     ("mnist_diffusion", "own_cleaner", "digits"),

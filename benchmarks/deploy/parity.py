@@ -36,6 +36,7 @@ RECIPES = {
     "forecast": ("forecast", "mackey_glass"),
     "video_prediction": ("moving_mnist", "digits"),
     "table": ("table", "flats"),
+    "segment": ("segmentation", "textured_digits"),
 }
 GENERATORS = ("adversarial", "diffusion")
 

@@ -70,6 +70,8 @@ TASKS = {
     "distill": "distill_mnist --data digits --batch-size 256 --epochs 6 "
     "--augment translate:1",
     "forecast": "forecast --batch-size 256 --epochs 2 --model-options units=8",
+    "segment": "segmentation --batch-size 200 --epochs 3 "
+    "--model-options filters=4 depth=2",
     "video_prediction": "moving_mnist --data digits --batch-size 256 --epochs 4 "
     "--model-options filters=(4,)",
 }

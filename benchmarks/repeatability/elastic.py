@@ -67,7 +67,10 @@ def work(job: dict) -> None:
         devices=max(job["devices"]), quiet=True,
     )  # fmt: skip
     task = gpuzoo.model_info(name).task
-    computed = {"forecast": "mackey_glass", "classify_audio": "tones", "table": "flats"}
+    computed = {
+        "forecast": "mackey_glass", "classify_audio": "tones", "table": "flats",
+        "segment": "textured_digits",
+    }  # fmt: skip
     data = computed.get(task)
     dataset = part(data, job) if data else gpuzoo.load_data(job["data"])
     recipe = recipe_for(name, 0, dataset, job)

@@ -135,6 +135,48 @@ def _npz(compressed: bool, names: bool):
     return make
 
 
+def _masks(form: str, file: str = "masks/0.png"):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        from PIL import Image
+
+        from gpuzoo.data.masks import palette, png
+
+        rng = np.random.default_rng(0)
+        for name in ("images", "masks"):
+            (folder / "set" / name).mkdir(parents=True)
+        for number in range(12):
+            mask = rng.integers(0, 3, (9, 9)).astype(np.uint8)
+            pixels = rng.integers(0, 255, (9, 9, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"set/images/{number}.png")
+            path = folder / f"set/masks/{number}.png"
+            if form == "palette":
+                path.write_bytes(png(mask))
+            else:
+                Image.fromarray(palette()[mask] if form == "colours" else mask).save(
+                    path
+                )
+        colours = ["a,0,0,0", "b,128,0,0", "c,0,128,0"]
+        lines = colours if form == "colours" else ["a", "b", "c"]
+        (folder / "set" / "classes.txt").write_text("\n".join(lines))
+        return folder / "set" / file
+
+    return make
+
+
+def _npz_of_masks(folder: pathlib.Path) -> pathlib.Path:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 255, (30, 6, 6, 3)).astype(np.uint8)
+    np.savez(folder / "mine.npz", x=x, y=rng.integers(0, 3, (30, 6, 6)))
+    return folder / "mine.npz"
+
+
+def _load_masks(path: pathlib.Path) -> None:
+    from gpuzoo.data.sources import load_data
+
+    place = path.parent if path.suffix == ".txt" else path.parent.parent
+    load_data(f"{place}/", note=lambda text: None)
+
+
 def _load(path: pathlib.Path) -> None:
     from gpuzoo.data.sources import load_data
 
@@ -295,6 +337,11 @@ KINDS = {
        for c in (False, True) for n in (False, True)},
     **{f"image {form}": (_images(form), _load)
        for form in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "tga")},
+    **{f"mask {form}": (_masks(form), _load_masks)
+       for form in ("grey", "palette", "colours")},
+    **{f"names of {form} masks": (_masks(form, "classes.txt"), _load_masks)
+       for form in ("grey", "colours")},
+    "npz of masks": (_npz_of_masks, _load),
     "sound wav": (_sounds("wav"), _load),
     "sound wav float": (_sounds("wav", "FLOAT"), _load),
     "sound wav adpcm": (_sounds("wav", "MS_ADPCM"), _load),

@@ -39,7 +39,11 @@ LEVELS = ("repeatable", "fast", "exclude")
 EXCLUDE = "--xla_gpu_exclude_nondeterministic_ops=true"
 BATCH = 128
 ORDER = ("h200", "a100", "rtx4090", "rtx5090", "t4")
-DATA = {"forecast": "mackey_glass", "classify_audio": "tones", "table": "flats"}
+DATA = {
+    "forecast": "mackey_glass",
+    "classify_audio": "tones",
+    "segment": "textured_digits",
+}
 
 
 def parse() -> argparse.Namespace:

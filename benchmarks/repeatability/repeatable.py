@@ -55,6 +55,7 @@ SMALL = {
     "speednet": ("filters=(8,16,16)",),
     "resnet18": ("width=8",),
     "resnet20": ("width=4",),
+    "unet": ("filters=4", "depth=2"),
     "vit_tiny": ("width=24", "depth=1"),
     "wide_resnet": ("depth=10", "width=1"),
 }
@@ -97,6 +98,7 @@ def work(job: dict) -> None:
         "forecast": part("mackey_glass", job),
         "classify_audio": part("tones", job),
         "table": part("flats", job),
+        "segment": part("textured_digits", job),
     }
     for name in job["models"]:
         row = {"model": name}

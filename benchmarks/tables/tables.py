@@ -30,6 +30,7 @@ SCRIPTS = {
 }
 # Metrics of the tasks (gpuzoo/tasks/), in the order of the output.
 UNITS = {
+    "test_mean_iou": " (mean intersection over union)",
     "test_accuracy": "",
     "test_map50": " (mean average precision at an overlap of 0.5)",
     "test_frechet": " (Frechet distance, fixed classifier)",

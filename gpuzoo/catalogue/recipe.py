@@ -99,9 +99,10 @@ class Recipe:
     """Softmax temperature for distillation."""
 
     data: str = "mnist"
-    """mnist, cifar10, ... (any TFDS image dataset), digits, tones, mackey_glass, a .npz
-    or .csv file, or a folder with one sub-folder of images or audio files per class;
-    with `target` a table: a .csv or .parquet file, flats or lettings."""
+    """mnist, cifar10, ... (any TFDS image dataset), digits, tones, mackey_glass,
+    textured_digits, a .npz or .csv file, or a folder with one sub-folder of images or
+    audio files per class, or with images/ and masks/; with `target` a table: a .csv or
+    .parquet file, flats or lettings."""
     target: str = ""
     """Column of a table to predict; flats and lettings have a default."""
     columns: tuple[str, ...] = ()

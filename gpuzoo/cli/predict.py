@@ -25,8 +25,8 @@ class Predict:
 
     Images and sounds are read as in the training, resized and converted to what the
     model takes. A forecaster continues the last values of a .csv file; of a table each
-    row of a .csv or .parquet file is predicted. Detectors, forecasters, autoencoders
-    and video models draw pictures with --out FOLDER.
+    row of a .csv or .parquet file is predicted. Detectors, segmentation, forecasters,
+    autoencoders and video models draw pictures with --out FOLDER.
 
     Exit codes: 0 done, 1 some files cannot be read (the others are predicted), 2 none.
     """
@@ -319,6 +319,7 @@ def _print_table(kind: str, rows: list[dict], predicted: str) -> None:
         "values": ["step\nahead", "forecast\n(unit of the file)"],
         "images": ["mean squared error\n(pixels 0 to 1)"],
         "number": [predicted],
+        "masks": ["class", "pixels\n(of the file)", "part"],
         "frames": ["picture of the last and the next frame"],
     }[kind]
     right = [] if kind in ("classes", "frames") else heads
@@ -358,6 +359,10 @@ _CELLS = {
     ] or [["nothing found"]],
     "values": lambda row: [
         [step, f"{value:.6g}"] for step, value in enumerate(row["forecast"], start=1)
+    ],
+    "masks": lambda row: [
+        [one["class"], f"{one['pixels']:,}", f"{one['fraction']:.1%}"]
+        for one in row["areas"]
     ],
     "number": lambda row: [[f"{row['value']:.6g}"]],
     "images": lambda row: [[f"{row['error']:.5f}"]],

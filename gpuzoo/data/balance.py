@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from gpuzoo.data import masks
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.errors import GpuzooError, nearest
 
@@ -13,7 +14,10 @@ _UNEVEN = 5
 
 
 def counts(dataset: Dataset) -> np.ndarray:
-    """Return the number of training examples of each class."""
+    """Return the number of training examples of each class; of masks, of pixels."""
+    if "mask" in dataset.train:
+        every = masks.pixels_of(dataset.train["mask"]).sum(axis=0)
+        return every[: len(dataset.classes)]
     return np.bincount(dataset.train["label"], minlength=len(dataset.classes))
 
 
@@ -97,8 +101,9 @@ def findings(dataset: Dataset) -> list[str]:
     if found[most] <= _UNEVEN * found[least]:
         return []
     names = dataset.classes
+    what = "pixels" if "mask" in dataset.train else "examples"
     return [
-        f"the classes are imbalanced: {found[most]:,} training examples of "
+        f"the classes are imbalanced: {found[most]:,} training {what} of "
         f"{names[most]!r}, {found[least]:,} of {names[least]!r}; class_weight=balanced "
         "weighs them alike, and the accuracy says little about the small ones"
     ]

@@ -25,9 +25,10 @@ class Dataset:
     Each split of an image dataset holds `image`, (examples, height, width, channels),
     uint8 or float32 in [0, 1], and `label`, (examples,), int32 in [0, len(classes));
     with several labels per example `labels`, (examples, len(classes)), uint8, 0 or 1;
-    of audio `audio`, (examples, samples), int16, and `label`; of a time series
-    `series` and `target` (gpuzoo/data/series.py); of a table `table`, and `label` or
-    `target` (gpuzoo/data/tabular.py).
+    with masks `mask`, (examples, height, width), uint8, the class of each pixel, or 255
+    (gpuzoo/data/masks.py); of audio `audio`, (examples, samples), int16, and `label`;
+    of a time series `series` and `target` (gpuzoo/data/series.py); of a table `table`,
+    and `label` or `target` (gpuzoo/data/tabular.py).
     """
 
     name: str

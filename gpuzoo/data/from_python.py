@@ -27,7 +27,8 @@ def as_file(
     Args:
         data: the training examples: (x, y), x alone, or an iterable of bounded size of
             (x, y), such as a tf.data.Dataset or a DataLoader of PyTorch: single
-            examples or batches; or all rows of a table (`columns.is_table`).
+            examples or batches, y perhaps masks; or all rows of a table
+            (`columns.is_table`).
         validation, test: likewise. Without `test` a part of `data` is held out, as of a
             .npz file with x and y.
         keep: the file; default: a name made of the digest of the arrays in the folder
@@ -106,11 +107,11 @@ def _gather(what: str, examples: Iterable) -> dict[str, np.ndarray]:
         if not isinstance(example, tuple | list) or len(example) != 2:
             raise GpuzooError(f"{what}: an iterable must give pairs (x, y)")
         x, y = (np.asarray(_array(what, one)) for one in example)
-        batches.add(batch := y.ndim > 0)
+        batches.add(batch := y.ndim > 0 and not _with_mask(x, y))
         if batch and (x.ndim == 0 or len(x) != len(y)):
             raise GpuzooError(
-                f"{what}: an iterable must give single examples, with a number as "
-                f"label, or batches; got shapes {x.shape} and {y.shape}"
+                f"{what}: an iterable must give single examples, with a number or a "
+                f"mask as label, or batches; got shapes {x.shape} and {y.shape}"
             )
         size += x.nbytes + y.nbytes
         if len(batches) > 1:
@@ -131,6 +132,12 @@ def _gather(what: str, examples: Iterable) -> dict[str, np.ndarray]:
         raise GpuzooError(
             f"{what}: the examples have different shapes: {error}"
         ) from None
+
+
+def _with_mask(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether x is a single image with channels, and y the mask of its pixels."""
+    image = x.ndim == 3 and x.shape[2] in (1, 3, 4)
+    return image and y.shape in (x.shape[:2], (*x.shape[:2], 1))
 
 
 def _array(what: str, value) -> np.ndarray:

@@ -18,7 +18,7 @@ from gpuzoo.files import read_regular, too_large
 _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF",
             "WEBP")  # fmt: skip
 _LIGHT_ON_DARK = {"digits", "emnist", "fashion_mnist", "kmnist", "mnist"}
-_MOST_BYTES = 1 << 29
+MOST_BYTES = 1 << 29
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 TURNED, ON_WHITE, FIRST = (
     "turned upright (EXIF)", "drawn on white (transparency)",
@@ -46,8 +46,12 @@ def read_folder(
     found: list[tuple[int, pathlib.Path]],
     size: int,
     note: Callable[[str], None] = lambda text: None,
+    seen: Callable[[pathlib.Path, "Picture"], None] = lambda file, picture: None,
 ) -> dict:
     """Read the images among the files of a folder.
+
+    Args:
+        seen: called with each image.
 
     Returns:
         `image` (examples, height, width, 1 or 3), uint8, and `label`, the class index
@@ -68,6 +72,7 @@ def read_folder(
         except Exception as error:  # Pillow raises many types
             bad.append((name, reason(error, file)[:120]))
             continue
+        seen(file, picture)
         images.append(picture.pixels)
         labels.append(label)
         sizes.setdefault(picture.pixels.shape[:2], []).append(name)
@@ -115,13 +120,32 @@ def read_image(
         Exception: it is not a readable image of 8 bits per channel, or too large; the
             types are Pillow's. `folders.reason` returns the reason.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     Image.init()
     formats = [name for name in _FORMATS if name in Image.OPEN]
-    content = file if isinstance(file, bytes) else read_regular(file, _MOST_BYTES)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(too_large(len(content), _MOST_BYTES))
+    content = file if isinstance(file, bytes) else read_regular(file, MOST_BYTES)
+
+    def make(image) -> Picture:
+        several = _is_animated(content, image.format, formats, image)
+        return _picture(image, size, channels, several)
+
+    return decoded(content, formats, make)
+
+
+def decoded(content: bytes, formats: list[str], make: Callable):
+    """Return `make` of an open Pillow image, whose size and checksums hold.
+
+    Args:
+        formats: Pillow's names of the formats that are allowed.
+
+    Raises:
+        Exception: see `read_image`.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if len(content) > MOST_BYTES:
+        raise ValueError(too_large(len(content), MOST_BYTES))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -131,8 +155,7 @@ def read_image(
                 if image.format == "PNG":  # checksums that decoding leaves out
                     with Image.open(io.BytesIO(content), formats=["PNG"]) as other:
                         other.verify()
-                several = _is_animated(content, image.format, formats, image)
-                return _picture(image, size, channels, several)
+                return make(image)
     except UnidentifiedImageError:
         why = "its content is not an image" if content else "it is empty"
         raise ValueError(why) from None

@@ -15,7 +15,10 @@ from gpuzoo.data import (
     folders,
     from_python,
     images,
+    made_masks,
     made_tables,
+    mask_files,
+    masks,
     series,
     tabular,
 )
@@ -34,7 +37,9 @@ from gpuzoo.data.validation import with_validation
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
-GENERATED = ("digits", "mackey_glass", "tones", *made_tables.TABLES)
+GENERATED = (
+    "digits", "mackey_glass", "tones", made_masks.NAME, *made_tables.TABLES
+)  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
 
 
@@ -59,7 +64,8 @@ def load_data(
         name: a TFDS image dataset (mnist, cifar10, ...), `digits`, a .npz file with
             x_train, y_train, x_test, y_test, for validation x_val, y_val (or x, y), or
             a folder with one sub-folder of images or audio files per class (or such
-            folders under train/, val/ and test/); generated audio, `tones`; for
+            folders under train/, val/ and test/), or with images/ and masks/ for
+            segmentation; generated audio, `tones`, or masks, `textured_digits`; for
             forecasts `mackey_glass` or a .csv file; with a target a .csv or .parquet
             file of a table, or a generated one, `flats` or `lettings`.
         data_dir: prepared TFDS folder; nothing is downloaded then.
@@ -73,7 +79,8 @@ def load_data(
         target: the column of a table to predict; of a generated one there is a default.
         kinds: what columns of a table hold, name:number, name:category or name:drop;
             default: by the rules of gpuzoo/data/column_kinds.py.
-        task: of a table classify_table or regress_table; default: by the target.
+        task: of a table classify_table or regress_table; default: by the target;
+            segment: a folder must have masks.
         fingerprint: of a TFDS dataset to load from the cache if it is there; ignored
             with `data_dir`.
         note: called with messages for the user.
@@ -86,8 +93,9 @@ def load_data(
         how = {"kinds": kinds, "validation": validation, "seed": seed, "task": task}
         return tabular.make(**chosen, **how)
     dataset = _load(
-        name, data_dir, fallback_data, image_size, audio_seconds, fingerprint, note
-    )
+        name, data_dir, fallback_data, image_size, audio_seconds, fingerprint, note,
+        task,
+    )  # fmt: skip
     return with_validation(dataset, validation, seed)
 
 
@@ -132,6 +140,7 @@ def _table(
 def _load(
     name: str, data_dir: str | None, fallback_data: str, image_size: int,
     audio_seconds: float, fingerprint: str | None, note: Callable[[str], None],
+    task: str,
 ) -> Dataset:  # fmt: skip
     """Load the dataset with the splits that it has."""
     if not name.strip():
@@ -151,7 +160,7 @@ def _load(
         )
     by_name = bool(fallback_data) or data_dir is not None
     if is_folder(name, by_name=by_name):
-        return _from_folder(path, image_size, audio_seconds, note)
+        return _from_folder(path, image_size, audio_seconds, note, task)
     _refuse_sizes(f"data {name!r}", image_size, audio_seconds)
     if name == "digits":
         return digits()
@@ -159,6 +168,8 @@ def _load(
         return mackey_glass()
     if name == "tones":
         return tones()
+    if name == made_masks.NAME:
+        return made_masks.textured_digits()
     if path.suffix.lower() == ".csv":
         return series.from_csv(path)
     if path.suffix.lower() == ".npz":
@@ -205,6 +216,12 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
     name = "arrays" if from_python.is_kept(path) else path.stem
     what = f"data {path.name!r}" if name == path.stem else "data from Python"
     splits = arrays.read(path, note)
+    if masks.are_masks(splits):
+        if whole := splits.get(""):
+            splits = masks.hold_out(what, whole)
+        dataset = masks.make_dataset(name, "npz file", splits)
+        note(masks.said(dataset))
+        return dataset
     if whole := splits.get(""):
         # Checked before they are shuffled, so that an error names the right example.
         clean_images(f"{what}, x", whole["image"])
@@ -214,9 +231,16 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
     return make_dataset(name, "npz file", splits)
 
 
-def _from_folder(path: pathlib.Path, size: int, seconds: float, note) -> Dataset:
+def _from_folder(
+    path: pathlib.Path, size: int, seconds: float, note, task: str
+) -> Dataset:
     what = f"data folder {path.name!r}"
     _check_is_folder(what, path)
+    if mask_files.is_masked(what, path):
+        _refuse_sizes(what, 0, seconds)
+        return mask_files.read(path, size, note)
+    if task == "segment":
+        raise mask_files.missing(what, path)
     parts = folders.find_splits(what, path, note)
     classes = _classes_of(what, parts, path)
     read = functools.partial(

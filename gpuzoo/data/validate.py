@@ -27,6 +27,17 @@ def make_dataset(
     Raises:
         GpuzooError: the fault, the array, and the remedy.
     """
+    clean, found = clean_splits(name, splits)
+    dataset = label_examples(name, source, clean, classes)
+    return dataclasses.replace(dataset, findings=(*found, *dataset.findings))
+
+
+def clean_splits(name: str, splits: dict[str, Arrays]) -> tuple[dict, list[str]]:
+    """Return the splits with checked images of one shape and dtype, and findings.
+
+    Raises:
+        GpuzooError: see `make_dataset`.
+    """
     if set(splits) - {"val"} != {"train", "test"}:
         raise GpuzooError(
             f"{name}: needs train and test examples, has {sorted(splits)}"
@@ -47,14 +58,11 @@ def make_dataset(
                 f"{name}: train images are {train.dtype} but {split} images are "
                 f"{array.dtype}; make them equal"
             )
-    clean = {s: {**splits[s], "image": images[s]} for s in splits}
-    dataset = label_examples(name, source, clean, classes)
-    brightest = train.max()
+    found, brightest = [], train.max()
     if train.dtype == np.uint8 and brightest < 32:
         dark = f"the brightest training pixel is {brightest} of 255: scale the "
-        dark += "images to 0 to 255, or as floats to 0 to 1"
-        dataset = dataclasses.replace(dataset, findings=(dark, *dataset.findings))
-    return dataset
+        found.append(dark + "images to 0 to 255, or as floats to 0 to 1")
+    return {s: {**splits[s], "image": images[s]} for s in splits}, found
 
 
 def label_examples(
@@ -70,7 +78,7 @@ def label_examples(
     if not all("label" in arrays for arrays in splits.values()):
         dataset = Dataset(name, source, splits, (), fingerprint(splits))
         examples = {split: arrays[dataset.field] for split, arrays in splits.items()}
-        found = (*lone, *_duplicates(dataset.field, examples))
+        found = (*lone, *duplicates(dataset.field, examples))
         return dataclasses.replace(dataset, findings=found)
     labels, classes = _clean_labels(name, splits, classes)
     clean = {split: {**splits[split], "label": labels[split]} for split in splits}
@@ -83,9 +91,9 @@ def label_examples(
                 f"{len(labels[split])} {split} labels"
             )
     findings = (
-        *_alike(classes),
+        *alike(classes),
         *_empty_classes(labels, classes),
-        *_duplicates(dataset.field, examples),
+        *duplicates(dataset.field, examples),
     )
     return dataclasses.replace(dataset, findings=findings)
 
@@ -125,7 +133,7 @@ def _with_several(name: str, source: str, splits: dict, classes) -> Dataset:
         raise GpuzooError(f"{name}: no training example has a label")
     dataset = Dataset(name, source, clean, classes, fingerprint(clean, classes))
     examples = {split: arrays[dataset.field] for split, arrays in clean.items()}
-    findings = [*_alike(classes), *_duplicates(dataset.field, examples)]
+    findings = [*alike(classes), *duplicates(dataset.field, examples)]
     for split in (one for one in ORDER if one in clean):
         empty = np.flatnonzero(~clean[split]["labels"].any(axis=0))
         names = ", ".join(repr(classes[label]) for label in empty[:5])
@@ -298,7 +306,8 @@ def _decoded(what: str, names: np.ndarray) -> np.ndarray:
         ) from None
 
 
-def _alike(classes: tuple[str, ...]) -> list[str]:
+def alike(classes: tuple[str, ...]) -> list[str]:
+    """Report names of classes that differ in their case or spaces only."""
     seen: dict[str, str] = {}
     found = []
     for name in classes:
@@ -323,7 +332,7 @@ def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _duplicates(field: str, examples: Arrays) -> list[str]:
+def duplicates(field: str, examples: Arrays) -> list[str]:
     """Report examples that are, byte for byte, in two splits."""
 
     def digests(split: str) -> list[bytes]:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import series
+from gpuzoo.data import masks, series
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.npy import memory
 from gpuzoo.errors import GpuzooError
@@ -45,8 +45,11 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     order = randomness.permutation(count, seed, "validation")
     labels = dataset.train.get("label", np.zeros(count, np.int32))
     chosen = np.zeros(count, bool)
-    for label, number in enumerate(shares(labels[order], wanted)):
-        chosen[order[labels[order] == label][:number]] = True
+    if "mask" in dataset.train:
+        chosen = masks.choose(dataset.train["mask"], order, wanted)
+    else:
+        for label, number in enumerate(shares(labels[order], wanted)):
+            chosen[order[labels[order] == label][:number]] = True
     if not chosen.any():
         raise GpuzooError(
             f"validation={fraction:g}: no class has a second example, and each keeps "
@@ -67,7 +70,7 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     }
     splits["test"] = dataset.test
     found = []
-    if dataset.classes:
+    if dataset.classes and "mask" not in dataset.train:
         there = np.bincount(labels[chosen], minlength=len(dataset.classes))
         trained = np.bincount(labels, minlength=len(dataset.classes))
         empty = np.flatnonzero((there == 0) & (trained > 0))

@@ -12,8 +12,17 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.data import arrays as npz
-from gpuzoo.data import audio, columns, folders, images, made_tables, tabular
+from gpuzoo.data import (
+    audio,
+    columns,
+    folders,
+    images,
+    made_tables,
+    mask_files,
+    tabular,
+)
 from gpuzoo.data.dataset import Arrays, Dataset
+from gpuzoo.data.masks import VOID
 from gpuzoo.data.sources import GENERATED, is_folder, load_data
 from gpuzoo.deploy.trained import Trained, load
 from gpuzoo.errors import ExitCode, GpuzooError, remedy_of
@@ -219,6 +228,9 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         note(f"{what}: no test part, all {len(test[dataset.field])} examples are used")
     if "label" in trained.task.fields:
         test["label"] = _labels(trained, what, dataset, test)
+    if "mask" in trained.task.fields:
+        for part in (train, test):
+            part["mask"] = _masks(trained, what, dataset, part)
     if "labels" in trained.task.fields:
         for part in (train, test):
             part["labels"] = _rows_of_labels(trained, what, dataset, part)
@@ -283,6 +295,8 @@ def _rescaled(trained: Trained, dataset: Dataset, part: Arrays) -> Arrays:
 def _unsplit(path: pathlib.Path, folder: bool) -> bool:
     """Whether data of the user have no test part of their own."""
     if folder:
+        if mask_files.both(f"data {path.name!r}", path):
+            return True
         return not folders.find_splits(f"data {path.name!r}", path, lambda text: None)
     if path.suffix.lower() == ".npz":
         return "" in npz.read(path, lambda text: None)
@@ -294,6 +308,15 @@ def _labels(trained: Trained, what: str, dataset: Dataset, test: dict) -> np.nda
     if "label" not in test:
         raise GpuzooError(f"{what} have no labels; gpuzoo predict needs none")
     return _places(trained, what, dataset)[test["label"]].astype(np.int32)
+
+
+def _masks(trained: Trained, what: str, dataset: Dataset, part: dict) -> np.ndarray:
+    """Return the masks of other data as numbers of the run's classes."""
+    if "mask" not in part:
+        raise GpuzooError(f"{what} have no masks; gpuzoo predict needs none")
+    table = np.full(256, VOID, np.uint8)
+    table[: len(dataset.classes)] = _places(trained, what, dataset)
+    return table[part["mask"]]
 
 
 def _places(trained: Trained, what: str, dataset: Dataset) -> np.ndarray:

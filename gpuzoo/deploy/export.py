@@ -382,6 +382,7 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
             ("preparation of the columns by `table`", bool(data.get("table"))),
             (f"test-time augmentation: {recipe.tta}", recipe.tta != "none"),
             ("softmax", made["outputs"][0]["name"] == "probabilities"),
+            ("softmax and the largest class", made["outputs"][0]["name"] == "mask"),
             ("sigmoid", made["outputs"][0]["name"] == "label_probabilities"),
         )
         if there

@@ -12,10 +12,12 @@ import time
 import numpy as np
 
 from gpuzoo import workers
+from gpuzoo.data import masks
 from gpuzoo.deploy import runtimes
 
 Arrays = dict[str, np.ndarray]
 _SURE = 0.3  # the score from which a detection counts
+_PIXELS = 0.01  # fraction of pixels with another class from which a mask is another
 _WARM, _CALLS, _SECONDS = 5, 100, 3.0
 
 
@@ -85,10 +87,11 @@ def _predict(model, inputs: Arrays, batch: int) -> Arrays:
 
 
 def _differences(found: Arrays, wanted: Arrays) -> np.ndarray:
-    """Return the largest difference of each example; of detections, of the scores from
-    0.1 up: boxes of equal scores may come in another order, and which of two equal
-    neighbours is a weak detection is chance."""
+    """Return the largest difference of each example; of masks, of the confidence; of
+    detections, of the scores from 0.1 up: boxes of equal scores may come in another
+    order, and which of two equal neighbours is a weak detection is chance."""
     names = ["score"] if "score" in wanted else list(wanted)
+    names = ["confidence"] if "mask" in wanted else names
     each = []
     for name in names:
         apart = np.abs(found[name].astype(np.float64) - wanted[name])
@@ -101,7 +104,11 @@ def _differences(found: Arrays, wanted: Arrays) -> np.ndarray:
 
 def _changed(found: Arrays, wanted: Arrays, tolerance: float) -> np.ndarray:
     """Return for each example whether its prediction is another: another class, a
-    missing or a further detection, or a difference above the tolerance."""
+    missing or a further detection, another class in one pixel of a hundred, or a
+    difference above the tolerance."""
+    if "mask" in wanted:
+        other = found["mask"] != wanted["mask"]
+        return other.reshape(len(other), -1).mean(axis=1) > _PIXELS
     if "probabilities" in wanted:
         one, other = found["probabilities"], wanted["probabilities"]
         broken = ~np.isfinite(one).all(axis=-1)
@@ -156,6 +163,11 @@ def _metric(run: Arrays, targets: Arrays):
         return "accuracy", lambda one: float(
             np.mean((one["label_probabilities"] > 0.5) == labels)
         )
+    if "mask" in run:
+        wanted = targets["mask"]
+        return "mean IoU", lambda one: masks.overlaps(
+            masks.confusion_of(wanted, one["mask"], 256)
+        )["mean_iou"]
     if "score" in run:
         count = len(run["score"])
         return "detections kept", lambda one: float(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from gpuzoo.data import mask_files, masks
 from gpuzoo.deploy.inputs import Example
 from gpuzoo.deploy.trained import Trained
 from gpuzoo.errors import GpuzooError
@@ -20,14 +21,14 @@ MOST_ON_SHEET = 4096  # generated images
 
 
 def kind_of(trained: Trained) -> str:
-    """Return what the rows of a model hold: classes, boxes, values, frames, images
-    (reconstructions) or number (of a table)."""
+    """Return what the rows of a model hold: classes, boxes, masks, values, frames,
+    images (reconstructions) or number (of a table)."""
     task = trained.recipe.task
     if trained.takes == "series":
         return "values"
     kinds = {
         "detect": "boxes", "autoencode": "images", "video_prediction": "frames",
-        "regress_table": "number",
+        "regress_table": "number", "segment": "masks",
     }  # fmt: skip
     return kinds.get(task, "classes")
 
@@ -46,6 +47,7 @@ def predict(
         row: JSON: `file`; `index` of an array with several examples; `changes`, what
             was done to the input, if anything; and `predictions` (class, probability),
             `boxes` (class, score, top, left, bottom, right in pixels of the file),
+            `areas` of a mask (class, pixels, fraction; in pixels of the file),
             `forecast` in the units of the series, `value` in that of the target, or
             `error` of a reconstruction, the mean squared error of a pixel in [0, 1].
         arrays: of the outputs of `Trained.predict`, the rows of the example.
@@ -54,7 +56,7 @@ def predict(
     outputs = call(np.stack([example.values for example in examples]))
     make = {
         "classes": _classes, "boxes": _boxes, "values": _values, "images": _images,
-        "frames": lambda *_: {}, "number": _number,
+        "frames": lambda *_: {}, "number": _number, "masks": _masks,
     }[kind_of(trained)]  # fmt: skip
     for place, example in enumerate(examples):
         arrays = {name: array[place] for name, array in outputs.items()}
@@ -96,6 +98,17 @@ def _boxes(trained: Trained, example: Example, arrays: dict, top, score) -> dict
 
 
 SIDES = ("top", "left", "bottom", "right")
+
+
+def _masks(trained: Trained, example: Example, arrays: dict, top, score) -> dict:
+    mask = _mask_of_file(example, arrays)
+    return {"areas": masks.areas(mask, trained.classes)}
+
+
+def _mask_of_file(example: Example, arrays: dict) -> np.ndarray:
+    """Return the predicted mask in the size of the file."""
+    mask = arrays["predicted"]
+    return mask_files.nearest(mask, example.shape) if example.shape else mask
 
 
 def _values(trained: Trained, example, arrays: dict, top, score) -> dict:
@@ -180,6 +193,21 @@ def _boxes_drawn(trained: Trained, example: Example, row: dict, arrays: dict) ->
     return {".png": _png(image)}
 
 
+def _masked(trained: Trained, example: Example, row: dict, arrays: dict) -> dict:
+    """Return the mask in the size of the file, and a sheet: what the model saw, its
+    mask, and both, one over the other."""
+    colours = masks.palette()[arrays["predicted"]]
+    pixels = _bytes(example.values)
+    if pixels.shape[2] != 3:
+        pixels = pixels.mean(axis=2, keepdims=True).astype(np.uint8).repeat(3, axis=2)
+    both = ((pixels.astype(np.uint16) + colours) // 2).astype(np.uint8)
+    whole = np.concatenate([pixels, colours, both], axis=1)
+    return {
+        ".png": masks.png(_mask_of_file(example, arrays)),
+        "-sheet.png": _png(_magnified(whole)[0]),
+    }
+
+
 def _reconstructed(trained, example: Example, row: dict, arrays: dict) -> dict:
     both = np.concatenate([_bytes(example.values), arrays["reconstruction"]], axis=1)
     return {".png": _png(_magnified(both)[0])}
@@ -208,7 +236,7 @@ def _forecast(trained: Trained, example: Example, row: dict, arrays: dict) -> di
 
 _FILES: dict[str, Callable[..., dict[str, bytes]]] = {
     "boxes": _boxes_drawn, "values": _forecast, "images": _reconstructed,
-    "frames": _frame,
+    "frames": _frame, "masks": _masked,
 }  # fmt: skip
 
 

@@ -179,7 +179,9 @@ class Trained:
             detectors `found_boxes`, `found_label` and `score`, 20 each; for forecasts
             `forecast`, in standard deviations of the training data (`unscale`); for the
             numbers of a table `value`, float64, in the unit of the target; for
-            autoencoders `reconstruction`, for films `forecast`, both uint8.
+            segmentation `predicted`, the class of each pixel, uint8, and `confidence`,
+            (examples, height, width); for autoencoders `reconstruction`, for films
+            `forecast`, both uint8.
 
         Raises:
             GpuzooError: see `preprocess`.
@@ -381,6 +383,8 @@ def _without_examples(record: dict) -> Dataset:
     empty: Arrays = {field: np.zeros((0, *data["input_shape"]), np.uint8)}
     if record["recipe"]["task"] == "multilabel":
         empty["labels"] = np.zeros((0, len(data["classes"])), np.uint8)
+    elif record["recipe"]["task"] == "segment":
+        empty["mask"] = np.zeros((0, *data["input_shape"][:2]), np.uint8)
     elif data["classes"]:
         empty["label"] = np.zeros(0, np.int32)
     if field == "series" or record["recipe"]["task"] == "regress_table":

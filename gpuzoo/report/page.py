@@ -36,6 +36,7 @@ _MAIN = {
     "adversarial": ("frechet", ""), "diffusion": ("frechet", ""),
     "autoencode": ("loss", "nats per image"), "detect": ("map50", ""),
     "forecast": ("loss", ""), "regress_table": ("r2", ""),
+    "segment": ("mean_iou", ""),
     "video_prediction": ("error", ""),
 }  # fmt: skip
 # All but curves.png, which is drawn here as SVG.
@@ -58,6 +59,16 @@ _PICTURES = {
         "Detections",
         "Test scenes with the true boxes in grey and the detected ones in red, with "
         "class and confidence.",
+    ),
+    "segmentations.png": (
+        "Segmentations",
+        "Test images: the image, its mask, the predicted mask, and the mistakes in "
+        "red; grey pixels have no known class.",
+    ),
+    "confusion_of_pixels.png": (
+        "Confusion of pixels",
+        "Of the pixels of each class, what part is predicted as which; at the right "
+        "the intersection over union (IoU).",
     ),
     "forecasts.png": (
         "Forecasts",
@@ -413,7 +424,10 @@ def _number(value) -> str:
 
 def _spoken(name: str) -> str:
     """Return the name of a figure as the page writes it."""
-    short = {"auc": "AUC", "ece": "ECE", "mae": "MAE", "rmse": "RMSE", "r2": "R2"}
+    short = {
+        "auc": "AUC", "ece": "ECE", "mae": "MAE", "rmse": "RMSE", "r2": "R2",
+        "iou": "IoU", "mean_iou": "mean IoU", "mean_dice": "mean Dice",
+    }  # fmt: skip
     return short.get(name, name.replace("_", " ").replace("f1", "F1"))
 
 

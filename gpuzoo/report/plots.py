@@ -28,6 +28,8 @@ if _backend:
     with contextlib.suppress(ValueError):
         matplotlib.rcParams["backend"] = _backend  # as matplotlib itself does
 
+from gpuzoo.report.mask_plots import confusion_of_pixels, segmentations  # noqa: E402
+
 MISTAKES = 24  # shown at most
 NAME = 24  # characters of the name of a class
 ACROSS = 12  # images in a row of a sheet
@@ -432,8 +434,8 @@ def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
 PICTURES = {
     function.__name__: function
     for function in (
-        confusion, detections, forecasts, frames, mistakes, predicted_true,
-        reconstructions, residuals, samples,
+        confusion, confusion_of_pixels, detections, forecasts, frames, mistakes,
+        predicted_true, reconstructions, residuals, samples, segmentations,
     )
 }  # fmt: skip
 """Name in `Task.pictures` -> function; one that does not apply returns None."""

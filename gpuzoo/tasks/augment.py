@@ -76,17 +76,28 @@ def alternating_flip(images, draws, amount: float):
 
 def rotate(images, draws, amount: float):
     """Rotate each image by up to `amount` degrees either way; pad with 0."""
+    return sampled(images, *turned(images, draws, amount))
+
+
+def turned(images, draws, amount: float) -> tuple:
+    """Return the positions that `rotate` looks at, rows and columns, (batch, height,
+    width)."""
     angle = (2 * draws[:, 0, None, None] - 1) * (amount * math.pi / 180)
     height, width = images.shape[1:3]
     down = np.arange(height, dtype="f4")[None, :, None] - (height - 1) / 2
     right = np.arange(width, dtype="f4")[None, None, :] - (width - 1) / 2
     cos, sin = keras.ops.cos(angle), keras.ops.sin(angle)
     rows = cos * down - sin * right + (height - 1) / 2
-    return sampled(images, rows, sin * down + cos * right + (width - 1) / 2)
+    return rows, sin * down + cos * right + (width - 1) / 2
 
 
 def random_resized_crop(images, draws, amount: float):
     """Crop a random part of each image, at least `amount` of its sides; resize it."""
+    return sampled(images, *cropped(images, draws, amount))
+
+
+def cropped(images, draws, amount: float) -> tuple:
+    """Return the positions that `random_resized_crop` looks at, as `turned` does."""
     part = amount + (1 - amount) * draws[:, 0, None]
     places = []
     for axis, side in enumerate(images.shape[1:3], start=1):
@@ -95,9 +106,7 @@ def random_resized_crop(images, draws, amount: float):
         places[-1] = keras.ops.clip(places[-1], 0, side - 1)
     rows, columns = places
     across = keras.ops.zeros_like(columns[:, None, :])
-    return sampled(
-        images, rows[:, :, None] + across, columns[:, None, :] + 0 * rows[:, :, None]
-    )
+    return rows[:, :, None] + across, columns[:, None, :] + 0 * rows[:, :, None]
 
 
 def cutout(images, draws, amount: float):

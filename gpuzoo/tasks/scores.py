@@ -7,6 +7,8 @@ defined is None, and `undefined` says why.
 
 import numpy as np
 
+from gpuzoo.data import masks as masks_of
+from gpuzoo.data.masks import VOID
 from gpuzoo.runs.evaluation import AVERAGES
 from gpuzoo.tasks.base import Metric
 
@@ -37,7 +39,8 @@ _REASONS = {
     "precision": "never predicted", "recall": _NONE,
     "f1": "no test example, and never predicted",
     "auc": _ONE_KIND, "average_precision": _NONE, "mean_average_precision": _NONE,
-    "r2": "all target values are equal",
+    "r2": "all target values are equal", "iou": "no pixel, and never predicted",
+    "mean_iou": "no pixel with a class", "mean_dice": "no pixel with a class",
 }  # fmt: skip
 
 
@@ -162,6 +165,47 @@ def regression(target: np.ndarray, forecast: np.ndarray) -> dict:
     return _defined(found, [])
 
 
+def segmentation(masks: np.ndarray, predicted: np.ndarray, names) -> dict:
+    """Return the figures of a segmentation, over all pixels that are not VOID.
+
+    Args:
+        masks: true classes (examples, height, width), uint8.
+        predicted: classes, likewise.
+        names: of the classes.
+
+    Returns:
+        `mean_iou`, the mean intersection over union of the classes that occur in the
+        masks or in the predictions, and `mean_dice`, the mean of their Dice
+        coefficients (F1); `per_class` (`name`, `examples`, whose mask has it, `pixels`,
+        `iou`, `precision`, `recall`), `confusion`, the matrix of counts of pixels (true
+        classes down), and `undefined`, as of `classification`.
+    """
+    from sklearn import metrics
+
+    count = len(names)
+    confusion, there = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
+    for mask, told in zip(masks, predicted, strict=True):  # all at once needs memory
+        known = mask != VOID
+        if not known.any():
+            continue
+        one = metrics.confusion_matrix(mask[known], told[known], labels=range(count))
+        confusion += one
+        there += one.sum(axis=1) > 0
+    found = masks_of.overlaps(confusion)
+    rows = [
+        {
+            "name": str(name), "examples": int(examples),
+            "pixels": int(confusion[label].sum()),
+            **{part: found["each"][part][label] for part in ("iou", *PARTS[:2])},
+        }
+        for label, (name, examples) in enumerate(zip(names, there, strict=True))
+    ]  # fmt: skip
+    single = {name: found[name] for name in ("mean_iou", "mean_dice")}
+    single = {k: None if np.isnan(v) else v for k, v in single.items()}
+    figures = _defined(single, rows)
+    return {**figures, "per_class": rows, "confusion": confusion.tolist()}
+
+
 def rounded(figure: float) -> float:
     """Return a figure to 6 significant digits and 9 decimals: further ones are those
     of the matrix library, which follow the processor."""
@@ -269,10 +313,10 @@ def _defined(found: dict, rows: list[dict], finite: bool = True) -> dict:
             why[name] = _REASONS[name] if finite else NOT_FINITE
         elif not isinstance(value, dict) and not np.isfinite(value):
             found[name], why[name] = None, NOT_FINITE
-    for part in (*PARTS, "auc", "average_precision"):
+    for part in (*PARTS, "auc", "average_precision", "iou"):
         empty = [r for r in rows if part in r and r[part] is None]
         if empty and part not in why:
-            ordered = finite or part in PARTS
+            ordered = finite or part in (*PARTS, "iou")
             text = _REASONS[part] if ordered else NOT_FINITE
             names = ", ".join(repr(row["name"]) for row in empty[:5])
             why[part] = f"{text}: {names}{', ...' * (len(empty) > 5)}"

@@ -107,6 +107,13 @@ def build_model(
                 f": each example has any number of labels (training example {row} has "
                 f"{count[row]} of {len(dataset.classes)}); use the task multilabel"
             )
+        elif "mask" in dataset.train and "label" in kind.fields:
+            remedy = ": a class for each pixel; use the task segment"
+        elif "mask" in kind.fields:
+            remedy = (
+                ", and no masks: give a folder with images/ and masks/, or masks y "
+                "(examples, height, width) in the .npz"
+            )
         elif "labels" in kind.fields and "label" in dataset.train:
             remedy = ": each example has one label; use the task classify"
         elif "label" in kind.fields and "label" not in dataset.train:

@@ -21,6 +21,8 @@ _OUTPUTS = {
     "score": "confidence of each box, 0 to 1",
     "reconstruction": "the image again, pixels 0 to 255",
     "samples": "generated images, pixels 0 to 255",
+    "mask": "index into `classes` of each pixel",
+    "confidence": "probability of that class, of each pixel",
 }
 _GENERATED = 100  # images that a generator is checked by
 _DETECTIONS = {"found_boxes": "boxes", "found_label": "label", "score": "score"}
@@ -55,6 +57,8 @@ def describe(trained: Trained, arrays: Arrays, generate: bool) -> Exported:
         outputs = infer(batch)
         if trained.task.target == "labels":
             return {"label_probabilities": keras.ops.sigmoid(outputs["logits"])}
+        if trained.recipe.task == "segment":
+            return {"mask": outputs["predicted"], "confidence": outputs["confidence"]}
         if "logits" in outputs:
             return {"probabilities": keras.ops.softmax(outputs["logits"])}
         if trained.takes == "table":
@@ -127,7 +131,7 @@ def test_arrays(trained: Trained, dataset: Dataset, generate: bool) -> tuple:
         return dataset.unprepared, {"target": trained.unscale(test["target"])}
     task.begin([], dataset)
     inputs = examples(trained, test)
-    targets = {k: test[k] for k in ("label", "labels", "target") if k in test}
+    targets = {k: test[k] for k in ("label", "labels", "target", "mask") if k in test}
     if "target" in inputs:
         targets["target"] = inputs.pop("target")
     if trained.recipe.task == "autoencode":

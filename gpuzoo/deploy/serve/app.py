@@ -1,6 +1,7 @@
 """The service's answers."""
 
 import asyncio
+import base64
 import concurrent.futures
 import json
 import secrets
@@ -9,6 +10,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gpuzoo.data import masks
 from gpuzoo.deploy.serve import inputs, pages, rows
 from gpuzoo.deploy.serve.artefact import Artefact
 from gpuzoo.deploy.serve.guard import Guard, Limits, read_body
@@ -167,6 +169,13 @@ def answer(
 
 def _row(artefact: Artefact, outputs: dict[str, np.ndarray]) -> dict:
     row = {}
+    if artefact.segments:
+        mask = outputs["mask"].astype(np.uint8)
+        return {
+            "mask": base64.b64encode(masks.png(mask)).decode(),
+            "areas": masks.areas(mask, artefact.classes),
+            "confidence": float(outputs["confidence"].mean()),
+        }
     if artefact.labels:
         probabilities = outputs["probabilities"]
         best = int(probabilities.argmax())

@@ -71,6 +71,11 @@ class Artefact:
         return bool(self.classes) and "probabilities" in self.outputs
 
     @property
+    def segments(self) -> bool:
+        """Whether it gives the class of each pixel."""
+        return bool(self.classes) and "mask" in self.outputs
+
+    @property
     def outputs(self) -> list[str]:
         return [one["name"] for one in self.about["outputs"]]
 

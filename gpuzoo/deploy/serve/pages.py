@@ -169,6 +169,8 @@ def _predictions(artefact: Artefact) -> dict:
             "probability": {"type": "number"},
             **row,
         }
+    if artefact.segments:
+        row = _of_mask(artefact)
     return {
         "type": "object",
         "required": ["predictions"],
@@ -180,6 +182,30 @@ def _predictions(artefact: Artefact) -> dict:
             "warnings": {"type": "array", "items": {"type": "string"}},
         },
     }
+
+
+def _of_mask(artefact: Artefact) -> dict:
+    """The schema of a predicted mask."""
+    area = {
+        "class": {"type": "string", "enum": list(artefact.classes)},
+        "pixels": {"type": "integer"},
+        "fraction": {"type": "number"},
+    }
+    return {
+        "mask": {
+            "type": "string", "contentEncoding": "base64",
+            "contentMediaType": "image/png",
+            "description": "PNG with a palette; a pixel is an index into classes",
+        },
+        "areas": {
+            "type": "array", "items": {"type": "object", "properties": area},
+            "description": "what part each class has, the largest first",
+        },
+        "confidence": {
+            "type": "number",
+            "description": "mean probability of the classes of the pixels",
+        },
+    }  # fmt: skip
 
 
 def _output(one: dict) -> dict:
