@@ -99,8 +99,12 @@ def test_the_page_on_devices(tmp_path):
     assert four["weights_sha256"] == both["weights_sha256"]
     yaml = pytest.importorskip("yaml", reason="needs the extra docs")
     (text,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
-    (container,) = yaml.safe_load(text)["spec"]["template"]["spec"]["containers"]
-    assert {one["name"] for one in container["env"]} == {*_NAMED} - {"RANK"}
+    service, job = yaml.safe_load_all(text)
+    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    variables = {one["name"]: one["value"] for one in container["env"]}
+    assert set(variables) == {*_NAMED} - {"RANK"}
+    assert variables["WORLD_SIZE"] == str(job["spec"]["completions"])
     assert "RANK=$JOB_COMPLETION_INDEX" in container["command"][-1]
 
 

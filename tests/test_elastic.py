@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from conftest import ROOT, environment, needs_jax
+from safetensors.numpy import load_file
 from test_resume import die_at
 
 from gpuzoo.catalogue.recipes import load_recipe
@@ -159,6 +160,7 @@ def test_other_devices_are_a_difference_unless_the_run_is_elastic(tmp_path, cli)
         ({"elastic": True, "batch_size": 60}, 1, "jax", "multiple of 8, for shards=8"),
         ({"batch_size": 250}, 4, "jax", "multiple of 4, for devices=4"),
         ({"elastic": True, "accumulate": 2}, 1, "jax", "accumulate=2 cannot be"),
+        ({"elastic": True, "stream": "off"}, 1, "jax", "stream=off cannot be"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, devices, backend, error, runtime):
@@ -194,6 +196,54 @@ def test_several_devices_need_jax(cli_here):
     assert "devices" in done.stderr
 
 
+ODD = """
+import gpuzoo
+
+gpuzoo.configure(backend="jax", device="cpu", threads=2, quiet=True)
+
+import keras
+import numpy as np
+
+data = np.random.default_rng(0)
+x, y = data.random((160, 8, 8, 1), "float32"), np.arange(160) % 4
+
+
+def train(loss, **how):
+    layers = [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", loss)
+    how = {"epochs": 1, **how}
+    return gpuzoo.train(model, data=(x, y), batch_size=40, quiet=True, **how)
+
+
+Sparse = keras.losses.SparseCategoricalCrossentropy
+summed = Sparse(from_logits=True, reduction="sum")
+try:
+    train(summed, elastic=True)
+except gpuzoo.GpuzooError as error:
+    print(error)
+print(train(summed)["state"])
+try:
+    train(Sparse(from_logits=True), elastic=True, epochs=1_000_000)
+except gpuzoo.GpuzooError as error:
+    print(error)
+"""
+
+
+@needs_jax
+def test_losses_that_are_sums_and_too_many_steps_are_refused(tmp_path):
+    (tmp_path / "odd.py").write_text(ODD)
+    done = subprocess.run(
+        [sys.executable, "odd.py"], cwd=tmp_path, capture_output=True, text=True,
+        check=False, env=environment(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.strip().splitlines()
+    assert "reduction='sum', and elastic averages" in first
+    assert second == "finished"
+    assert "are the most" in third
+
+
 COUNTS = """
 import gpuzoo
 import keras
@@ -226,3 +276,37 @@ def test_whole_numbers_that_depend_on_the_examples_are_refused(tmp_path, cli_on)
     assert done.returncode == 2
     assert "of whole numbers depends on the examples" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+FIXED = """
+import gpuzoo
+import keras
+import numpy as np
+
+class Fixed(keras.layers.Layer):
+    def build(self, shape):
+        self.kept = self.add_weight(shape=(3,), trainable=False, name="kept")
+
+    def call(self, x):
+        self.kept.assign(np.array([1.0, 2.0, 3.0], "float32"))
+        return x
+
+@gpuzoo.register(task="classify", reference="none")
+def fixed():
+    layers = [keras.Input((28, 28, 1)), Fixed(), keras.layers.Flatten(),
+              keras.layers.Dense(10)]
+    return keras.Sequential(layers)
+"""
+
+
+@needs_jax
+def test_a_weight_that_is_set_to_a_constant(tmp_path, cli_on):
+    (tmp_path / "fixed.py").write_text(FIXED)
+    done = cli_on("jax")(
+        "train", "mnist", "--data", "digits", "--model", "fixed.py:fixed", "--elastic",
+        "--epochs", "1", "--augment", "--out", "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kept = load_file(tmp_path / "run" / "weights.safetensors")
+    (name,) = [name for name in kept if name.endswith("kept")]
+    assert kept[name].tolist() == [1.0, 2.0, 3.0]

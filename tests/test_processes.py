@@ -88,6 +88,12 @@ def test_two_processes_have_the_bits_of_one_and_any_number_verifies_them(
     assert (runtime["processes"], runtime["devices"]) == (2, 2)
     verified = cli("verify", run)
     assert (verified.returncode, verified.json["verdict"]) == (0, "identical")
+    evaluated = cli("evaluate", run)
+    assert evaluated.returncode == 0 and evaluated.json["identical"], evaluated.stderr
+    longer = cli("resume", run, "--epochs", "1", "--out", "longer", "--quiet")
+    assert longer.returncode == 0, longer.stderr
+    again = finish(start(["launch", "resume", run, "--quiet"], tmp_path))
+    assert json.loads(again.splitlines()[0])["state"] == "finished"
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -99,7 +105,7 @@ def test_one_that_is_killed_is_started_again_with_all(rank, whole, tmp_path):
     os.kill(ranks(run)[rank], signal.SIGKILL)
     said = finish(process)
     assert f"process {rank}: the process was killed by signal 9" in said
-    assert "going on from the last checkpoint, 1 processes" in said
+    assert "going on from the last checkpoint, 1 process." in said
     assert_same(run, whole)
     record = read_run(run)
     assert record["resumed"][0]["step"] >= 20
@@ -133,6 +139,29 @@ def test_processes_that_differ_are_refused_by_name(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_processes_that_begin_with_other_weights_are_refused(whole, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    words = [*WORDS, "--distributed"]
+    other = start([*words, "--init", whole], tmp_path, RANK="1", **env)
+    first = start([*words, "--out", "run"], tmp_path, RANK="0", **env)
+    for process in (first, other):
+        said = finish(process, code=2)
+        assert "has initial " in said and "must be the same in all processes" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_that_diverges_ends_in_all_processes(tmp_path):
+    words = [*WORDS, "--learning-rate", "1e20", "--optimizer", "sgd", "--schedule",
+             "constant", "--out", "run"]  # fmt: skip
+    begun = time.monotonic()
+    said = finish(start(["launch", "--processes", "2", *words], tmp_path), code=1)
+    assert "the loss became" in said and "going on" not in said
+    assert read_run(tmp_path / "run", sealed=False)["state"] == "diverged"
+    assert time.monotonic() - begun < 150
+
+
 def test_the_variables_of_slurm_are_read(whole, tmp_path):
     env = {
         "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost",
@@ -164,12 +193,25 @@ def test_without_a_job_or_with_wrong_variables(tmp_path):
         (["train", "mnist"], "launch needs --out RUN"),
         (["verify", "run"], "launch starts gpuzoo train or resume, not 'verify'"),
         ([], "launch starts gpuzoo train or resume"),
-        (["resume"], "launch starts gpuzoo train or resume"),
+        (["resume"], "launch needs the run folder first"),
+        (["resume", "--devices", "2", "run"], "launch needs the run folder first"),
+        (["resume", "run", "--epochs", "2"], "leave --epochs and --out out"),
     ],
 )
 def test_what_launch_does_not_start(words, error):
     with pytest.raises(GpuzooError, match=error):
         launch(words, 2)
+
+
+def test_a_run_that_is_there_is_not_trained_again(whole):
+    with pytest.raises(GpuzooError, match="is a run already; name another"):
+        launch([*WORDS, "--out", str(whole)], 2)
+
+
+def test_fewer_processes_need_an_elastic_training(tmp_path):
+    words = [word for word in WORDS if word != "--elastic"]
+    with pytest.raises(GpuzooError, match="--fewer needs an elastic training"):
+        launch([*words, "--out", str(tmp_path / "run")], 2, fewer=True)
 
 
 def test_an_error_of_the_user_is_not_tried_again(tmp_path):

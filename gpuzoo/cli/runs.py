@@ -65,8 +65,7 @@ class Train:
                 fast_dev_run=self.fast_dev_run, track=self.track,
                 quiet=self.output.quiet,
             )  # fmt: skip
-        self.output.last_line(summary)
-        return _code_of(summary)
+        return _ended(summary, self.output)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +90,9 @@ class Launch:
     def __call__(self) -> int:
         from gpuzoo.training.launch import launch
 
+        words = [*self.words, *["--quiet"] * self.output.quiet]
         return launch(
-            [*self.words], self.processes, restarts=self.restarts, fewer=self.fewer,
+            words, self.processes, restarts=self.restarts, fewer=self.fewer,
             note=self.output.note,
         )  # fmt: skip
 
@@ -134,8 +134,7 @@ class Resume:
                 distributed=self.distributed, track=self.track,
                 quiet=self.output.quiet,
             )  # fmt: skip
-        self.output.last_line(summary)
-        return _code_of(summary)
+        return _ended(summary, self.output)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,6 +316,13 @@ class Diff:
         lines = [*changed, *_first_difference(found), *found["rows"][:5]]
         lines += _replayed(found)
         show(made, *lines, f"{found['verdict']}, {found['compared']} steps compared")
+
+
+def _ended(summary: dict, output: Output) -> ExitCode:
+    """Print the last line of a training; of a process that follows, nothing."""
+    if not summary.get("rank"):
+        output.last_line(summary)
+    return _code_of(summary)
 
 
 def _code_of(summary: dict) -> ExitCode:

@@ -331,7 +331,9 @@ def load(
 
 def _configure(record: dict, options: dict, note) -> Runtime:
     # A file that pins kernels for the training step does not exist everywhere.
-    wanted = dataclasses.replace(options_of(record), autotune="", devices=1)
+    wanted = dataclasses.replace(
+        options_of(record), autotune="", devices=1, distributed=False
+    )
     known = {field.name for field in dataclasses.fields(Options)}
     if unknown := sorted(set(options) - known):
         raise GpuzooError(f"load() has no {unknown[0]!r}; {nearest(unknown[0], known)}")

@@ -86,11 +86,7 @@ def loss_of(config: dict | None, recipe: Recipe, model: keras.Model):
             "'sum_over_batch_size' or 'sum'"
         )
     if loss.reduction == "sum" and recipe.accumulate > 1:
-        raise GpuzooError(
-            f"compiled loss {name} has reduction='sum', and accumulate="
-            f"{recipe.accumulate} averages over the parts of a batch; compile it with "
-            "the default reduction, or leave accumulate out"
-        )
+        refuse_sum(f"accumulate={recipe.accumulate}", name)
     ignored = config["config"].get("ignore_class")
     if ignored is not None:
         raise GpuzooError(
@@ -379,4 +375,13 @@ def _refused(name: str, what: str) -> GpuzooError:
     return GpuzooError(
         f"the model is compiled with the {what} {name}, which is not Keras's own; use "
         f"one of keras.{'losses' if what == 'loss' else 'optimizers'}, or leave it out"
+    )
+
+
+def refuse_sum(what: str, name: str) -> None:
+    """Refuse a loss that is a sum over the examples of a batch."""
+    raise GpuzooError(
+        f"compiled loss {name} has reduction='sum', and {what} averages over the parts "
+        f"of a batch; compile it with the default reduction, or leave "
+        f"{what.partition('=')[0]} out"
     )

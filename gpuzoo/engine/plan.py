@@ -155,6 +155,11 @@ def shards_of(recipe: Recipe, runtime: Runtime, critic_steps: int = 1) -> int:
             f"batch_size {recipe.batch_size} must be a multiple of "
             f"{count * critic_steps}, for {named}"
         )
+    if recipe.stream == "off":
+        raise GpuzooError(
+            f"stream=off cannot be combined with {named}: the examples of a step are "
+            "sent to the devices with it; leave stream out"
+        )
     if recipe.accumulate > 1:
         raise GpuzooError(
             f"accumulate={recipe.accumulate} cannot be combined with {named}, which "

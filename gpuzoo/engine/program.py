@@ -21,7 +21,7 @@ from gpuzoo.engine import (
 )
 from gpuzoo.engine.backends.determinism import no_draws
 from gpuzoo.engine.evaluation import Evaluation, batch_size
-from gpuzoo.engine.plan import make_plan, shards_of
+from gpuzoo.engine.plan import MOST_STEPS, make_plan, shards_of
 from gpuzoo.engine.pruning import Pruning
 from gpuzoo.engine.state import State
 from gpuzoo.engine.timing import Stopwatch
@@ -117,7 +117,15 @@ class Program:
         self.shards = shards_of(
             recipe, self.session.runtime, getattr(model, "critic_steps", 1)
         )
+        if self.plan.steps * self.shards > MOST_STEPS:
+            raise GpuzooError(
+                f"{self.plan.steps} steps of {self.shards} shards; "
+                f"{MOST_STEPS // self.shards} steps are the most"
+            )
         if loss := compile_config.loss_of(given.loss, recipe, model):
+            if self.shards and loss.reduction == "sum":
+                parts = "elastic" if recipe.elastic else "devices"
+                compile_config.refuse_sum(parts, type(loss).__name__)
             self.task.compiled = loss
         self.step_metrics = tuple(metric.name for metric in self.task.step_metrics)
         choice.check_data(recipe, dataset)

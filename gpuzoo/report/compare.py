@@ -22,6 +22,7 @@ _NO_SETTING = {
     "name", "seed", "log_every", "eval_every", "checkpoint_every", "digest_every",
     "keep_state", "keep_checkpoints", "stream", "data", "data_dir", "fallback_data",
 }  # fmt: skip
+_DEFAULTS = {"elastic": False, "shards": 8}
 _RUNTIME = ("backend", "device", "precision", "xla", "tf32", "level")
 
 
@@ -158,13 +159,17 @@ def _groups(records: list[dict]) -> list[str]:
 
 def _setting(record: dict) -> tuple:
     """Return what the runs of a group have in common."""
-    recipe = {k: v for k, v in record["recipe"].items() if k not in _NO_SETTING}
+    # Older records lack newer fields.
+    whole = {**_DEFAULTS, **record["recipe"]}
+    recipe = {k: v for k, v in whole.items() if k not in _NO_SETTING}
     chooses = recipe.get("keep") == "best" or recipe.get("early_stopping")
     if chooses or recipe.get("schedule") == "reduce_on_plateau":
         recipe["eval_every"] = record["recipe"]["eval_every"]
     runtime = record["runtime"] or {}
     data = (record["data"] or {}).get("fingerprint", record["recipe"]["data"])
     used = {name: runtime.get(name) for name in _RUNTIME}
+    if not recipe.get("elastic"):  # older records have no devices
+        used["devices"] = runtime.get("devices", 1)
     return recipe, used, data, record["fast_dev_run"], _start(record)
 
 
@@ -217,6 +222,7 @@ def _flat(record: dict) -> dict:
     runtime = {k: v for k, v in (record["runtime"] or {}).items() if k not in left_out}
     versions = record["environment"]["versions"]
     return {
+        **_DEFAULTS,
         **record["recipe"],
         **_start(record),
         **{f"runtime {name}": value for name, value in runtime.items()},

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.bootstrap import importing
@@ -25,6 +26,7 @@ from gpuzoo.runtime.startup import (
 _NAMED = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 # Seconds after which processes that do not meet, or one that is silent, are given up.
 MEET, SILENT = 120, 30
+LEAVE = 20  # seconds in which the others must end, too
 
 
 def _join(jax, devices: int) -> None:
@@ -47,16 +49,23 @@ def _join(jax, devices: int) -> None:
         }  # fmt: skip
         if address in ("127.0.0.1", "localhost"):  # JAX would listen on all addresses
             given["coordinator_bind_address"] = f"127.0.0.1:{port}"
-        local = os.environ.get("LOCAL_RANK")
-        if devices == 1 and local:
-            given["local_device_ids"] = int(local)
+        local = os.environ.get("LOCAL_RANK", "")
+        if local.isdecimal():  # of the GPUs of a machine each process has its own
+            first = int(local) * devices
+            given["local_device_ids"] = list(range(first, first + devices))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # JAX does not return if they do not come: it ends the process.
-    print(f"Meeting the other processes of the job, for {MEET} s.", file=sys.stderr)
+    waiting = threading.Timer(
+        MEET / 4, print, [f"Waiting {MEET} s for the other processes of the job."],
+        {"file": sys.stderr},
+    )  # fmt: skip
+    waiting.daemon = True
+    waiting.start()
     try:
         jax.distributed.initialize(
-            **given, initialization_timeout=MEET, heartbeat_timeout_seconds=SILENT
-        )
+            **given, initialization_timeout=MEET, heartbeat_timeout_seconds=SILENT,
+            shutdown_timeout_seconds=LEAVE,
+        )  # fmt: skip
     except (ValueError, RuntimeError) as error:
         line = " ".join(str(error).split())[:200]
         raise GpuzooError(
@@ -64,6 +73,8 @@ def _join(jax, devices: int) -> None:
             "them at once, with the same number of processes and address: by gpuzoo "
             "launch, torchrun, srun, mpirun, or a Kubernetes job"
         ) from None
+    finally:
+        waiting.cancel()
 
 
 def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:

@@ -68,6 +68,7 @@ def diagnose(
 
 
 def _diagnose(program: Program, error: Diverged, rows, clock: Clock, found) -> None:
+    program.check_whole("its steps are not replayed")
     replay = replayed(program, error, clock)
     found["step"] = replay.step + (replay.split == "train")
     if replay.origin:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 
 from gpuzoo.errors import ExitCode, GpuzooError
+from gpuzoo.files import expand
+from gpuzoo.runs.record import read_run
 from gpuzoo.workers import how_it_ended
 
 # Seconds in which the other processes may end by themselves once one has.
@@ -26,6 +28,8 @@ class _Ended:
     """Of the first process; of another one, if that ended first."""
     what: str
     """For the user; empty if all is well."""
+    killed: bool = False
+    """Whether a signal has ended the first one that failed, and not on request."""
 
 
 def launch(
@@ -58,32 +62,39 @@ def launch(
             f"{restarts}"
         )
     run, words = _run_of(words), [*words, "--distributed"]
+    _check(run, words, fewer)
     for left in range(restarts, -1, -1):
         ended = _attempt(words, processes)
         if not ended.what:
             return ended.code
-        begun = (run / "run.json").exists()
-        if not (left and begun):
+        if not (left and ended.killed and _can_go_on(run)):
             note(ended.what)
             return ended.code if ended.code > 0 else ExitCode.MISUSE
         if fewer:
             processes = max(1, processes // 2)
-        note(f"{ended.what}; going on from the last checkpoint, {processes} processes.")
-        words = ["resume", str(run), "--distributed", *_kept(words)]
+        note(
+            f"{ended.what}; going on from the last checkpoint, {processes} process"
+            f"{'es' * (processes != 1)}."
+        )
+        if words[0] == "train":
+            kept = [word for word in words if word in ("--quiet", "--json", "--debug")]
+            words = ["resume", str(run), "--distributed", *kept]
     raise AssertionError("not reached")
 
 
 def _run_of(words: list[str]) -> pathlib.Path:
     """Return the run folder that the words name."""
     verb = words[0] if words else ""
-    if verb == "resume" and len(words) > 1 and not words[1].startswith("-"):
-        return pathlib.Path(words[1])
+    if verb == "resume":
+        if len(words) < 2 or words[1].startswith("-"):
+            raise GpuzooError("launch needs the run folder first: launch resume RUN")
+        return expand(words[1])
     if verb == "train":
         for place, word in enumerate(words):
             name, equals, value = word.partition("=")
             if name == "--out":
                 value = value if equals else "".join(words[place + 1 : place + 2])
-                return pathlib.Path(value)
+                return expand(value)
         raise GpuzooError(
             "launch needs --out RUN of gpuzoo train, the run folder to go on with when "
             "a process ends"
@@ -94,9 +105,34 @@ def _run_of(words: list[str]) -> pathlib.Path:
     )
 
 
-def _kept(words: list[str]) -> list[str]:
-    """Return the words of a training that a resumed one takes, too."""
-    return [word for word in words if word in ("--quiet", "--json")]
+def _check(run: pathlib.Path, words: list[str], fewer: bool) -> None:
+    """Raise GpuzooError for words that cannot be launched."""
+    there = (run / "run.json").exists()
+    given = {word.partition("=")[0] for word in words}
+    if words[0] == "train" and there:
+        raise GpuzooError(
+            f"--out {run} is a run already; name another, or go on with it: gpuzoo "
+            f"launch ... resume {run}"
+        )
+    if words[0] == "resume" and given & {"--epochs", "--out"}:
+        raise GpuzooError(
+            "launch finishes an interrupted run: leave --epochs and --out out"
+        )
+    elastic = "--elastic" in given
+    if there:
+        elastic = read_run(run, sealed=False)["recipe"].get("elastic", False)
+    if fewer and not elastic:
+        raise GpuzooError(
+            "--fewer needs an elastic training: its results would depend on the number "
+            "of processes; add --elastic, or leave --fewer out"
+        )
+
+
+def _can_go_on(run: pathlib.Path) -> bool:
+    """Whether a run has begun and not ended."""
+    if not (run / "run.json").exists():
+        return False
+    return read_run(run, sealed=False)["state"] not in ("diverged", "finished")
 
 
 def _attempt(words: list[str], count: int) -> _Ended:
@@ -106,11 +142,15 @@ def _attempt(words: list[str], count: int) -> _Ended:
     started: list[subprocess.Popen] = []
     with tempfile.TemporaryDirectory() as folder:
         logs = [pathlib.Path(folder) / str(rank) for rank in range(count)]
-        before = _forward(started)
+        asked: list[int] = []
+        before = _forward(started, asked)
         try:
             for rank in range(count):
                 started.append(_start(words, rank, count, port, logs[rank]))
-            return _watch(started, logs)
+            ended = _watch(started, logs)
+            if asked and ended.what:  # before the training could stop by itself
+                return _Ended(ExitCode.INTERRUPTED, "")
+            return ended
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -136,18 +176,19 @@ def _start(words: list[str], rank: int, count: int, port: int, log: pathlib.Path
         )  # fmt: skip
 
 
-def _forward(started: list[subprocess.Popen]) -> dict:
-    """Let signals reach the first process, which stops all; return the handlers that
-    were there before."""
+def _forward(started: list[subprocess.Popen], asked: list[int]) -> dict:
+    """Let signals reach the first process, which stops all; note them in `asked`, and
+    return the handlers that were there before."""
 
     def forward(number, frame) -> None:
+        asked.append(number)
         if started and started[0].poll() is None:
             started[0].send_signal(number)
 
-    return {
-        number: signal.signal(number, forward)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        numbers.append(signal.SIGHUP)
+    return {number: signal.signal(number, forward) for number in numbers}
 
 
 def _watch(started: list[subprocess.Popen], logs: list[pathlib.Path]) -> _Ended:
@@ -158,6 +199,8 @@ def _watch(started: list[subprocess.Popen], logs: list[pathlib.Path]) -> _Ended:
         codes = [process.poll() for process in started]
         if failed is None:
             bad = [rank for rank, code in enumerate(codes) if code not in (None, 0)]
+            # Those that were killed first: others may have failed of that.
+            bad.sort(key=lambda rank: codes[rank] >= 0)
             # The first one stops on request, with its own code.
             if bad and codes[0] != ExitCode.INTERRUPTED:
                 failed, deadline = bad[0], time.monotonic() + _GRACE
@@ -172,7 +215,8 @@ def _watch(started: list[subprocess.Popen], logs: list[pathlib.Path]) -> _Ended:
         failed = next((rank for rank, code in enumerate(codes) if code), 0)
     line = _last_line(logs[failed]) if failed else ""
     what = f"process {failed}: {how_it_ended(codes[failed])}"
-    return _Ended(codes[failed], f"{what}: {line}" if line else what)
+    what = f"{what}: {line}" if line else what
+    return _Ended(codes[failed], what, codes[failed] < 0)
 
 
 def _last_line(log: pathlib.Path) -> str:

@@ -1,6 +1,5 @@
 """Resume: finish a run that was stopped or killed, or go on with a finished one."""
 
-import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable
@@ -87,12 +86,31 @@ def resume(
             "in its own folder: leave it out"
         )
     where = {"devices": devices, "distributed": distributed}
-    if distributed and _follows(run, devices):
-        record = read_run(run, sealed=False)
-        opened = open_recorded(
-            record, expand(run), lambda text: None, allow_drift=allow_drift, **where
+    with together.telling(distributed):
+        if distributed and _follows(run, devices):
+            return _follow(run, allow_drift, where)
+        done = _finish(
+            run, allow_drift, where, begun, watched=(on_event, track), quiet=quiet
         )
-        return together.follow(opened.session)
+        return together.end(distributed, done)
+
+
+def _follow(run: str | pathlib.Path, allow_drift: bool, where: dict) -> Run:
+    """Continue as a process that follows the first one."""
+    record = read_run(run, sealed=False)
+    if record["state"] == "finished":
+        return Run(state="finished", rank=together.rank())
+    opened = open_recorded(
+        record, expand(run), lambda text: None, allow_drift=allow_drift, **where
+    )
+    return together.follow(opened.session)
+
+
+def _finish(
+    run, allow_drift: bool, where: dict, begun: float, *, watched, quiet: bool
+) -> Run:
+    """Finish a run that was interrupted."""
+    on_event, track = watched
     screen = Screen(quiet)
     with Interrupts() as interrupts, RunFolder.open(run) as folder:
         folder.say = lambda text: screen.say(text, "yellow")
@@ -238,8 +256,7 @@ def _record_again(folder, opened: Recorded, names, resumed: dict) -> None:
 def _go_on(run, epochs: int, begun: float, devices, *, watched, **how) -> Run:
     """Go on with a finished run, as a new one."""
     recipe, options, given, record = continuing.from_parent(run, epochs)
-    if devices is not None:
-        options = dataclasses.replace(options, devices=devices)
+    options = with_devices(options, record, devices, False)
     on_event, track = watched
     track = watching.check(
         on_event, record.get("track", ()) if track is None else track

@@ -200,13 +200,9 @@ def with_devices(
 ) -> Options:
     """Return the options of a run on other devices: by default on as many as it had, of
     this process if it trains alone."""
-    if (
-        devices is None
-        and options.distributed
-        and not distributed
-        and record["runtime"]
-    ):
-        devices = record["runtime"]["devices"]
+    if devices is None and options.distributed and not distributed:
+        elastic = record["recipe"].get("elastic", False)
+        devices = 1 if elastic else (record["runtime"] or {}).get("devices")
     if devices is None:
         devices = options.devices
     return dataclasses.replace(options, devices=devices, distributed=distributed)

@@ -3,9 +3,12 @@
 All of them do the same steps and evaluations; the first alone stops, writes and prints.
 """
 
+import contextlib
+import hashlib
 import json
 import platform
 import signal
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,13 +18,17 @@ from gpuzoo.report.notebook import Run
 from gpuzoo.runtime.configure import configure
 from gpuzoo.runtime.environment import environment
 from gpuzoo.runtime.options import Options
+from gpuzoo.workers import one_line
 
 if TYPE_CHECKING:
     from gpuzoo.engine.checkpoint import Checkpoint
     from gpuzoo.engine.program import Program, Session
 
 # Fields of the runtime that all processes must have.
-_RUNTIME = ("device", "precision", "level", "threads", "tf32", "devices", "processes")
+_RUNTIME = (
+    "device", "device_name", "precision", "level", "threads", "tf32", "devices",
+    "processes", "autotune_sha256",
+)  # fmt: skip
 
 
 def follows(options: Options, recipe: Recipe) -> bool:
@@ -43,22 +50,53 @@ def follow(session: "Session") -> Run:
     """Train as a process that follows the first one.
 
     Returns:
-        state, steps and the rank of this process.
+        The summary of the first process, and the `rank` of this one.
     """
     from gpuzoo.engine import checkpoint, loop
     from gpuzoo.training import build
 
-    # The first process is told to stop, and tells the others.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    agree(session)
-    program, _, _ = build.trace_and_note(session, lambda line: None)
-    sent = program.backend.processes.say(None)
-    start = checkpoint.parse(sent) if sent else None
-    result = loop.run(program, stop=stop_of(program), resume=start)
-    return Run(
-        state=result.state, steps=result.steps, rank=program.backend.processes.rank
-    )
+    with _deaf():
+        agree(session)
+        program, _, _ = build.trace_and_note(session, lambda line: None)
+        processes = program.backend.processes
+        sent = begin(program, None)
+        start = checkpoint.parse(sent) if sent else None
+        loop.run(program, stop=stop_of(program), resume=start)
+        summary = json.loads(processes.say(None))
+    return Run(summary, rank=processes.rank)
+
+
+@contextlib.contextmanager
+def telling(distributed: bool):
+    """Tell the other processes of an error in the block; they might wait for ever."""
+    try:
+        yield
+    except BaseException as error:
+        if distributed:
+            with contextlib.suppress(Exception):  # they have not met
+                _processes().fail(one_line(error) or type(error).__name__)
+        raise
+
+
+def end(distributed: bool, summary: Run) -> Run:
+    """Send the summary of a training to the processes that follow; return it."""
+    if distributed:
+        _processes().say(json.dumps(summary).encode())
+    return summary
+
+
+@contextlib.contextmanager
+def _deaf():
+    """Ignore signals in the block: the first process gets them, and stops all."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def agree(session: "Session") -> None:
@@ -84,12 +122,30 @@ def agree(session: "Session") -> None:
             )
 
 
-def begin(program: "Program", start: "Checkpoint | None") -> None:
-    """Send the checkpoint to continue from to the processes that follow."""
+def begin(program: "Program", start: "Checkpoint | None") -> bytes:
+    """Return the checkpoint to continue from, that of the first process, as a file.
+
+    Raises:
+        GpuzooError: the processes begin with different weights.
+    """
     from gpuzoo.engine import checkpoint
 
-    if program.session.runtime.processes > 1:
-        program.backend.processes.say(checkpoint.content_of(start) if start else b"")
+    if program.session.runtime.processes == 1:
+        return b""
+    values = program.state.read(program.state.all)
+    whole = hashlib.sha256()
+    for name, array in values.items():
+        whole.update(name.encode() + array.tobytes())
+    processes = program.backend.processes
+    told = processes.each(whole.hexdigest())
+    if others := [rank for rank, one in enumerate(told) if one != told[0]]:
+        raise GpuzooError(
+            f"process {others[0]} begins with other weights than process 0; start all "
+            "with the same command"
+        )
+    if processes.rank:
+        return processes.say(None)
+    return processes.say(checkpoint.content_of(start) if start else b"")
 
 
 def stop_of(
@@ -102,9 +158,14 @@ def stop_of(
     processes = program.backend.processes
 
     def stop() -> bool:
-        return processes.say(b"stop" if asked() else b"") == b"stop"
+        return processes.say(b"stop" if asked() else b"go") == b"stop"
 
     return stop
+
+
+def rank() -> int:
+    """Return the rank of this process."""
+    return _processes().rank
 
 
 def _processes():
@@ -116,7 +177,11 @@ def _processes():
 def _facts(session: "Session") -> dict:
     """Return what results depend on, as JSON values."""
     found, runtime = environment(), session.runtime
+    given = session.given.as_record()
     return {
+        "fast_dev_run": session.fast,
+        "cpu": found["cpu"],
+        **{f"initial {name}": given[name] for name in sorted({*given} - {"findings"})},
         **{f"version of {name}": one for name, one in found["versions"].items()},
         "version of python": found["python"],
         **{f"runtime.{name}": getattr(runtime, name) for name in _RUNTIME},

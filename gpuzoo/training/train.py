@@ -128,15 +128,17 @@ def train(
 
         brought = model_objects.take(model, described, recipe, changes, fresh)
     track = watching.check(on_event, track)
-    if together.follows(options, recipe):
-        session = open_session(
-            recipe, options, lambda text: None, given=brought, fast=fast_dev_run
-        )
-        return together.follow(session)
-    return train_new(
-        recipe, options, brought, begun, source=init, out=out, fast=fast_dev_run,
-        watched=(on_event, track), quiet=quiet, model=model,
-    )  # fmt: skip
+    with together.telling(options.distributed):
+        if together.follows(options, recipe):
+            session = open_session(
+                recipe, options, lambda text: None, given=brought, fast=fast_dev_run
+            )
+            return together.follow(session)
+        run = train_new(
+            recipe, options, brought, begun, source=init, out=out, fast=fast_dev_run,
+            watched=(on_event, track), quiet=quiet, model=model,
+        )  # fmt: skip
+        return together.end(options.distributed, run)
 
 
 def train_new(

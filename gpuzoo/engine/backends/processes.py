@@ -5,6 +5,7 @@ waiting for each other. Gradients go another way (shards.py).
 """
 
 import contextlib
+import itertools
 
 import jax
 import numpy as np
@@ -14,8 +15,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.startup import quiet_start
 
-# Evaluations and plots of the first process take time, in which the others wait.
-_PATIENCE = 3_600_000  # ms
+_FAILED = "gpuzoo/failed/"
+# How long a process waits before it looks whether another one has failed.
+_LOOK = 2_000  # ms
+# Of a process: all do the same, so that equal numbers belong together.
+_numbers = itertools.count(1)
 
 
 class Processes:
@@ -23,43 +27,53 @@ class Processes:
 
     def __init__(self):
         self.rank, self.count = jax.process_index(), jax.process_count()
-        self._said = 0
 
     def say(self, content: bytes | None) -> bytes:
         """Return what the first process says; the others give None."""
-        if self.count == 1:
-            return content or b""
-        self._said += 1
-        name = f"gpuzoo/{self._said}"
+        name = f"gpuzoo/{next(_numbers)}"
         with readable():
             client = distributed.global_state.client
             if self.rank == 0:
                 client.key_value_set_bytes(name, content)
-                if self._said > 2:  # by now all have heard it
-                    client.key_value_delete(f"gpuzoo/{self._said - 2}")
-                heard = content
-            else:
-                heard = client.blocking_key_value_get_bytes(name, _PATIENCE)
-            self.wait()
-        return heard
+                return content
+            return self._heard(client.blocking_key_value_get_bytes, name)
 
     def each(self, text: str) -> list[str]:
         """Return what each process says, by rank."""
-        self._said += 1
+        name = f"gpuzoo/{next(_numbers)}"
         with readable():
             client = distributed.global_state.client
-            client.key_value_set(f"gpuzoo/{self._said}/{self.rank}", text)
+            client.key_value_set(f"{name}/{self.rank}", text)
             return [
-                client.blocking_key_value_get(f"gpuzoo/{self._said}/{rank}", _PATIENCE)
+                self._heard(client.blocking_key_value_get, f"{name}/{rank}")
                 for rank in range(self.count)
             ]
 
     def wait(self) -> None:
         """Wait until all processes are here."""
-        self._said += 1
-        with readable():
+        self.each("")
+
+    def fail(self, text: str) -> None:
+        """Tell the others, who may be waiting, that this process has failed."""
+        client = distributed.global_state.client
+        client.key_value_set(f"{_FAILED}{self.rank}", text)
+
+    def _heard(self, read, name: str):
+        """Return what `read` gets, however long that takes.
+
+        Raises:
+            GpuzooError: another process has failed.
+        """
+        while True:
+            try:
+                return read(name, _LOOK)
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):
+                    raise
             client = distributed.global_state.client
-            client.wait_at_barrier(f"gpuzoo/{self._said}", _PATIENCE)
+            for key, text in client.key_value_dir_get(_FAILED):
+                rank = key.rpartition("/")[2]
+                raise GpuzooError(f"process {rank} of this training failed: {text}")
 
 
 class Gather:

@@ -166,6 +166,7 @@ class _Step:
         self.structure = jax.tree.structure(shapes)
         # Arrays on one device could not be used on the others.
         constants = [np.asarray(one) for one in closed.consts]
+        self.constants = dict(zip(closed.jaxpr.constvars, constants, strict=True))
         uniform = [True] * len(values) + [name == _STEP for name in self.names]
         self.cut = cut.cut(core.ClosedJaxpr(closed.jaxpr, constants), uniform)
         self.regions = [_Region(shards, region) for region in self.cut.regions]
@@ -179,7 +180,7 @@ class _Step:
     def __call__(self, values: list[list], entry: dict) -> tuple[list[list], dict]:
         """Return the new values, by device, and the outputs."""
         found = [
-            dict(zip(self.cut.arguments, arguments, strict=True))
+            {**self.constants, **dict(zip(self.cut.arguments, arguments, strict=True))}
             for arguments in self._arguments(values, entry)
         ]
         for region in self.regions:
@@ -269,8 +270,9 @@ def _program(piece: cut.Piece | None) -> Callable | None:
 
 
 def _value(found: dict, atom):
-    """Return the value of a result of the step, a variable or a literal."""
-    return jnp.asarray(atom.val) if isinstance(atom, core.Literal) else found[atom]
+    """Return the value of a result of the step: a variable, a constant or a literal."""
+    value = atom.val if isinstance(atom, core.Literal) else found[atom]
+    return value if isinstance(value, list) else jnp.asarray(value)
 
 
 def _check_floats(variable: keras.Variable) -> None:
