@@ -155,11 +155,9 @@ def test_processes_that_begin_with_other_weights_are_refused(whole, tmp_path):
 def test_a_training_that_diverges_ends_in_all_processes(tmp_path):
     words = [*WORDS, "--learning-rate", "1e20", "--optimizer", "sgd", "--schedule",
              "constant", "--out", "run"]  # fmt: skip
-    begun = time.monotonic()
     said = finish(start(["launch", "--processes", "2", *words], tmp_path), code=1)
     assert "the loss became" in said and "going on" not in said
     assert read_run(tmp_path / "run", sealed=False)["state"] == "diverged"
-    assert time.monotonic() - begun < 150
 
 
 def test_the_variables_of_slurm_are_read(whole, tmp_path):
