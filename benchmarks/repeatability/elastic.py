@@ -37,6 +37,7 @@ from repeatable import part, recipe_for
 
 HERE = pathlib.Path(__file__).resolve().parent.parent
 SHARDS, BATCH, STEPS, TURNS = 8, 80, 3, 15
+COMMAND = "python benchmarks/repeatability/elastic.py"
 
 
 def parse() -> argparse.Namespace:
@@ -163,6 +164,12 @@ def asked(job: dict) -> dict:
     return {"failed": " ".join(done.stderr.split())[-500:]}
 
 
+def command(args: argparse.Namespace) -> str:
+    """Return the command that trains all models that a record has."""
+    words = [COMMAND, "--precisions", *args.precisions, "--devices"]
+    return " ".join([*words, *map(str, sorted(args.devices))])
+
+
 def table(record: dict) -> str:
     """Return the table of a record: a row per model, a column per precision."""
     columns = list(record["modes"])
@@ -194,18 +201,23 @@ def main() -> None:
         return print(table(json.loads(args.out.read_text())))
     record = {
         "what": "state after some steps of 8 shards, on several numbers of devices",
+        "command": command(args),
         "date": time.strftime("%Y-%m-%d"),
         "environment": environment(),
         "shards": SHARDS, "batch": BATCH, "steps": STEPS, "modes": {}, "price": {},
     }  # fmt: skip
     if args.out.exists():
         old = json.loads(args.out.read_text())
-        record = {**record, "modes": old["modes"], "price": old.get("price", {})}
+        kept = ("modes", "price", *(["command"] if args.price else []))
+        record |= {name: old[name] for name in kept if name in old}
     with tempfile.TemporaryDirectory() as folder:
         data = small_digits(folder, STEPS, BATCH)
         for model in args.price or ():
             row = asked({"model": model, "price": True, "data": data, "small": False})
-            record["price"][model] = {**row, "code_sha256": code_sha256()}
+            record["price"][model] = {
+                "command": f"{COMMAND} --price {model}", **row,
+                "code_sha256": code_sha256(),
+            }  # fmt: skip
             print(f"{model}: {row}", file=sys.stderr)
             write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
         if args.price:

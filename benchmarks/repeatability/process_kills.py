@@ -136,6 +136,8 @@ def main() -> None:
         wanted = json.loads((top / "whole/run.json").read_text())["weights_sha256"]
     record = {
         "what": "trainings of several processes of which one was killed or cut off",
+        "command": "python benchmarks/repeatability/process_kills.py --kills "
+        f"{args.kills} --cuts {args.cuts} --seed {args.seed}",
         "date": time.strftime("%Y-%m-%d"), "environment": facts(), "seed": args.seed,
         "weights_sha256": wanted, "trials": [],
     }  # fmt: skip
