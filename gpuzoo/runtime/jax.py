@@ -54,6 +54,8 @@ def _join(jax, devices: int) -> None:
             first = int(local) * devices
             given["local_device_ids"] = list(range(first, first + devices))
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM and do nothing, until gpuzoo has handlers of its own.
+    jax.config.update("jax_enable_preemption_service", False)
     # JAX does not return if they do not come: it ends the process.
     waiting = threading.Timer(
         MEET / 4, print, [f"Waiting {MEET} s for the other processes of the job."],

@@ -1,6 +1,7 @@
 """Start the processes of a training on this machine, and again if one of them ends."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 
@@ -18,6 +20,9 @@ from gpuzoo.workers import how_it_ended
 
 # Seconds in which the other processes may end by themselves once one has.
 _GRACE = 10.0
+# Names a pipe whose other end only the launching process holds: it is closed when that
+# process ends, however it ends.
+_PIPE = "GPUZOO_LAUNCHED"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,10 +148,10 @@ def _attempt(words: list[str], count: int) -> _Ended:
     with tempfile.TemporaryDirectory() as folder:
         logs = [pathlib.Path(folder) / str(rank) for rank in range(count)]
         asked: list[int] = []
-        before = _forward(started, asked)
+        before, (theirs, ours) = _forward(started, asked), os.pipe()
         try:
             for rank in range(count):
-                started.append(_start(words, rank, count, port, logs[rank]))
+                started.append(_start(words, rank, count, port, theirs, logs[rank]))
             ended = _watch(started, logs)
             if asked and ended.what:  # before the training could stop by itself
                 return _Ended(ExitCode.INTERRUPTED, "")
@@ -158,22 +163,45 @@ def _attempt(words: list[str], count: int) -> _Ended:
                 if process.poll() is None:
                     process.kill()
                 process.wait()
+            os.close(theirs)
+            os.close(ours)
 
 
-def _start(words: list[str], rank: int, count: int, port: int, log: pathlib.Path):
+def stop_with_launcher() -> None:
+    """Let this process get SIGTERM when the `launch` that has started it is gone.
+
+    The first process then stops with a checkpoint, and stops the others.
+    """
+    pipe = os.environ.pop(_PIPE, "")  # not for processes that this one starts
+    if pipe:
+        args = (int(pipe),)
+        threading.Thread(target=_wait_for_the_end, args=args, daemon=True).start()
+
+
+def _wait_for_the_end(pipe: int) -> None:
+    """Wait until the other end of a pipe is closed; then send SIGTERM to this
+    process."""
+    os.read(pipe, 1)  # nothing is ever written
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _start(
+    words: list[str], rank: int, count: int, port: int, pipe: int, log: pathlib.Path
+) -> subprocess.Popen:
     """Start one process; only the first one speaks to the user."""
     env = {
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "WORLD_SIZE": str(count), "RANK": str(rank), "LOCAL_RANK": str(rank),
+        _PIPE: str(pipe),
     }  # fmt: skip
     command = [sys.executable, "-P", "-m", "gpuzoo", *words]
+    begin = functools.partial(
+        subprocess.Popen, command, env=env, start_new_session=True, pass_fds=(pipe,)
+    )
     if rank == 0:
-        return subprocess.Popen(command, env=env, start_new_session=True)
+        return begin()
     with log.open("wb") as file:
-        return subprocess.Popen(
-            command, env=env, start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=file,
-        )  # fmt: skip
+        return begin(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=file)
 
 
 def _forward(started: list[subprocess.Popen], asked: list[int]) -> dict:

@@ -18,6 +18,7 @@ from gpuzoo.report.notebook import Run
 from gpuzoo.runtime.configure import configure
 from gpuzoo.runtime.environment import environment
 from gpuzoo.runtime.options import Options
+from gpuzoo.training import launch
 from gpuzoo.workers import one_line
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def follow(session: "Session") -> Run:
 @contextlib.contextmanager
 def telling(distributed: bool):
     """Tell the other processes of an error in the block; they might wait for ever."""
+    if distributed:
+        launch.stop_with_launcher()
     try:
         yield
     except BaseException as error:
