@@ -10,15 +10,15 @@ import os
 import pytest
 
 SLOW = tuple(f"tests/test_{name}" for name in (
+    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[edited",
+    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[fewer",
+    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[other seed",
     "audit.py::test_adversarial_networks",
     "audit.py::test_killed_and_resumed[jax",
     "audit.py::test_killed_and_resumed[tensorflow-mixed_f",
     "audit.py::test_whatever_the_state_holds[averages",
     "audit.py::test_whatever_the_state_holds[plateau]",
     "audit.py::test_whatever_the_state_holds[zeros",
-    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[edited",
-    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[fewer",
-    "audit.py::test_a_forged_run_is_caught_if_the_segment_is_drawn[other seed",
     "bench.py::test_doctor_looks_at_everything",
     "bench.py::test_processes_that_die_on_the_way",
     "bench.py::test_what_xla_counts",
@@ -29,6 +29,8 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "cli.py::test_every_other_recipe_runs[c]",
     "cli.py::test_every_other_recipe_runs[d]",
     "cli.py::test_xla_and_determinism_at_once[mixed_float16",
+    "compiled.py::test_strict_and_a_cache_that_cannot_be_written",
+    "divergence.py::test_too_large_a_learning_rate[float32-jax",
     "divergence.py::test_too_large_a_learning_rate[mixed_float16-jax",
     "divergence.py::test_two_optimizers[jax",
     "docs.py::test_an_everyday_job[best",
@@ -38,12 +40,15 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "docs.py::test_an_everyday_job[sweep",
     "docs.py::test_an_everyday_job[tensorboard",
     "docs.py::test_the_page_on_audits",
+    "docs.py::test_the_page_on_devices",
     "docs.py::test_the_page_on_many_runs",
+    "docs.py::test_the_page_on_segmentation",
     "elastic.py::test_every_kind_of_model[gan",
     "elastic.py::test_every_kind_of_model[resnet20",
     "elastic.py::test_every_kind_of_model[vit_tiny",
     "every_model.py::test_every_model_trains_with_fit_and_with_the_loop[jax",
     "every_model.py::test_every_model_trains_with_fit_and_with_the_loop[tensorflow-mix",
+    "load.py::test_predictions_are_those_of_the_training[jax",
     "notebooks.py::test_notebook_runs[codes",
     "notebooks.py::test_notebook_runs[dense",
     "notebooks.py::test_notebook_runs[detection",
@@ -78,6 +83,7 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "resume.py::test_killed_while_it_was_set_up[fresh",
     "resume.py::test_killed_while_it_was_set_up[given",
     "splits.py::test_killed_resumed_verified_and_loaded[tensorflow",
+    "step_options.py::test_killed_resumed_and_verified[jax",
 ))  # fmt: skip
 CHOICE = "GPUZOO_TEST_SLOW"  # handed to the processes of pytest-xdist
 

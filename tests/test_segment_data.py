@@ -10,7 +10,7 @@ import pytest
 from drawn_masks import examples, few_bits, folder, png
 
 import gpuzoo
-from gpuzoo.data import made_masks, mask_files, masks
+from gpuzoo.data import made_masks, mask_classes, mask_files, masks
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 COLOURS = np.array([[0, 0, 0], [250, 10, 10], [10, 250, 10]], np.uint8)
@@ -116,7 +116,7 @@ def test_what_is_to_be_ignored(tmp_path):
     assert void.tolist() == [224, 224, 192]
 
 
-@pytest.mark.parametrize("file", mask_files.NAMES)
+@pytest.mark.parametrize("file", mask_classes.NAMES)
 def test_names_of_the_classes(file, street):
     wanted = load(street)[0].fingerprint
     (street / file).write_text("sky\r\n  tall house \r\n東京\r\n\r\n", "utf-8-sig")
@@ -372,7 +372,7 @@ def test_names_that_cannot_be_understood(text, match, street):
 
 
 def test_two_lists_of_names(street):
-    for name in mask_files.NAMES:
+    for name in mask_classes.NAMES:
         (street / name).write_text("a\nb\nc\n")
     refused(street, "classes.txt and classes.csv: keep one")
 

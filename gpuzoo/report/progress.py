@@ -123,7 +123,7 @@ class Screen:
             for split in self.figures
             for name in self.figures[split]
         ]
-        heads = ["epoch", "step", *heads, "img/s"]
+        heads = ["epoch", "step", *heads, "examples/s"]
         self.width = max(_WIDTH, *(len(head) + 1 for head in heads))
         self.say("".join(head.rjust(self.width) for head in heads), "bold")
         if isinstance(self.console, Console) and self.console.is_terminal:

@@ -330,6 +330,14 @@ class Task:
         return minimise(loss, optimizer, self.model, backend, apart)
 
 
+def shape_and_classes(dataset) -> dict:
+    """Return `Task.model_options` of a model that puts out a value for each class."""
+    return {
+        "input_shape": tuple(dataset.input_shape),
+        "num_classes": len(dataset.classes),
+    }
+
+
 def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
     """Update the weights of a network once by the gradient of loss(), which returns the
     loss and other results; return the latter. Losses added by layers, as regularizers

@@ -57,10 +57,7 @@ class Task(base.Task):
     @staticmethod
     def model_options(dataset) -> dict:
         """Return options of the model that the data determine."""
-        return {
-            "input_shape": tuple(dataset.input_shape),
-            "num_classes": len(dataset.classes),
-        }
+        return base.shape_and_classes(dataset)
 
     @staticmethod
     def check_model(model: keras.Model, dataset) -> str | None:
