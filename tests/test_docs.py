@@ -52,7 +52,11 @@ def test_python_of_the_tutorial(cli_here, tmp_path):
 
 
 def test_python_of_a_models_page(tmp_path):
-    run_python(python_blocks("howto/own-model.md"), tmp_path)
+    file, *blocks = python_blocks("howto/own-model.md")
+    (tmp_path / "mine.py").write_text(file)
+    run_python(
+        [*blocks, 'gpuzoo.train("mnist", data="digits", model="mine.py:net")'], tmp_path
+    )
 
 
 def test_python_of_the_page_on_fit(tmp_path):

@@ -49,7 +49,7 @@ def table(record: dict) -> str:
 
     found = record["found"]
     rows = [
-        ["form", "file", "times smaller", "file in gzip", "times smaller in gzip",
+        ["variant", "file", "times smaller", "file in gzip", "times smaller in gzip",
          "latency", "times faster", "accuracy", "points lost"],
         ["---"] + ["--:"] * 8,
         *(cells(row, found["metric"]) for row in found["forms"]),
@@ -64,7 +64,7 @@ def table(record: dict) -> str:
         f"{found['libraries']['ai-edge-litert']}, {record['environment']['cpu']}, "
         f"{record['date']}; latency of {found['latency']['of']} "
         f"({found['latency']['turns']} turns). The run was trained for "
-        f"{trained['epochs']} epoch and the forms for "
+        f"{trained['epochs']} epoch and the variants for "
         f"{', '.join(_epochs(found))}: part of what they gain is more training."
     )
 
