@@ -106,6 +106,15 @@ def scaled_like_integers(path):
     write(path, 20_000 * tone(440), dtype=np.float32)
 
 
+def cut_at_the_top(path):
+    write(path, 5 * tone(440), dtype=np.float32)
+
+
+def of_24_bits_in_32(path):
+    write(path, tone(440), dtype=np.int32)
+    changed(path, 34, 24, size=2)
+
+
 def no_sound(path):
     path.write_bytes(b"RIFF" + struct.pack("<I", 4) + b"WAVE")
 
@@ -119,6 +128,8 @@ def no_sound(path):
         (cut_short, "low/00.WAV: not a readable WAV"),
         (not_finite, "values that are not finite"),
         (scaled_like_integers, "samples up to [19].*; expected -1..1, rescale"),
+        (cut_at_the_top, "samples up to 2.5; expected -1..1, rescale"),
+        (of_24_bits_in_32, "24 bits per sample and 4 bytes .* save it with 16 bits"),
         (of_none, "0 seconds; they must be more than none"),
         (too_long, "31 seconds; .*--audio-seconds 1 cuts"),
     ],

@@ -57,7 +57,10 @@ def test_order_of_bytes_and_of_axes_do_not_matter(dtype, suffix, arrays, npz, tm
 def test_only_the_arrays_that_are_named_are_read(arrays, npz):
     wanted = gpuzoo.load_data(str(npz)).fingerprint
     told = {"about": np.array([{}, {}]), "x": np.zeros(3)}
-    assert gpuzoo.load_data(saved(npz, **arrays, **told)).fingerprint == wanted
+    said: list[str] = []
+    path = saved(npz, **arrays, **told)
+    assert gpuzoo.load_data(path, note=said.append).fingerprint == wanted
+    assert [line.endswith("are read, about, x ignored") for line in said] == [True]
     told = {"x": arrays["x_train"], "y": arrays["y_train"], "x_test": arrays["x_test"]}
     with pytest.raises(gpuzoo.GpuzooError, match="needs the arrays.*has x, x_test, y"):
         gpuzoo.load_data(saved(npz, **told))
@@ -65,9 +68,11 @@ def test_only_the_arrays_that_are_named_are_read(arrays, npz):
         gpuzoo.load_data(saved(npz, y=arrays["x_train"]))
 
 
-def test_channels_before_height_are_refused(arrays, npz):
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_channels_before_height_are_refused(channels, arrays, npz):
     for split in ("train", "test"):
-        arrays[f"x_{split}"] = np.moveaxis(arrays[f"x_{split}"], -1, 1)
+        x = arrays[f"x_{split}"][..., :1].repeat(channels, axis=-1)
+        arrays[f"x_{split}"] = np.moveaxis(x, -1, 1)
     with pytest.raises(gpuzoo.GpuzooError, match=r"put them last: x.transpose"):
         gpuzoo.load_data(saved(npz, **arrays))
 

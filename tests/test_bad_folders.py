@@ -106,6 +106,61 @@ def test_a_class_of_unsupported_files_is_refused(fill, suffix, kind, tmp_path):
     gpuzoo.load_data(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        ("archive/cat archive/dog", "holds only archive/, .*: --data .../archive/"),
+        ("data/train/cat data/train/dog", None),
+        (
+            "data/train data/test",
+            "holds only data/, which has the sub-folders test, tr",
+        ),
+        ("training_set test_set", "training_set/ and test_set/ look like parts of the"),
+        ("seg_train seg_test seg_pred", "seg_train/ and seg_test/ look like parts"),
+        ("images labels", "images and labels are no classes"),
+        ("cat test_bench", None),
+    ],
+)
+def test_folders_that_are_no_classes(names, fault, tmp_path):
+    """Of archives as they unpack, and of parts that are called otherwise."""
+    for place in names.split():
+        for index in range(8):
+            image(tmp_path / place / f"{index}.png")
+    if fault is None:
+        gpuzoo.load_data(str(tmp_path))
+        return
+    with pytest.raises(gpuzoo.GpuzooError, match=fault):
+        gpuzoo.load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".dcm", ".txt", ""])
+def test_a_class_of_which_nothing_is_read_is_refused(suffix, tmp_path):
+    pets(tmp_path)
+    (tmp_path / "zebra").mkdir()
+    (tmp_path / "zebra" / f"1{suffix}").write_text("no image")
+    fault = (
+        rf"class of zebra/1{suffix} are {suffix or 'without a suffix'}, which is not"
+    )
+    with pytest.raises(gpuzoo.GpuzooError, match=fault):
+        gpuzoo.load_data(str(tmp_path))
+
+
+def test_what_stands_at_unusual_places_is_named(tmp_path):
+    pets(tmp_path)
+    for name in (".hidden/1.png", "cat/.1.png", "cat/2020/1.png", "cat/.git/1.png"):
+        image(tmp_path / name)
+    (tmp_path / "$RECYCLE.BIN").mkdir(), (tmp_path / "lost+found").mkdir()
+    said: list[str] = []
+    data = gpuzoo.load_data(str(tmp_path), note=said.append)
+    assert data.classes == ("cat", "dog")
+    assert data.count("train") + data.count("test") == 13
+    assert said[0].endswith(".hidden/1.png (2 in all) is ignored: it is hidden")
+    assert said[1].endswith(
+        "cat/2020/ (1 in all) is read as part of the class above it"
+    )
+    assert len(said) == 2
+
+
 def test_hidden_files_are_no_examples(tmp_path):
     """What macOS and Jupyter leave beside the user's files."""
     pets(tmp_path)
@@ -260,6 +315,28 @@ def test_colours_of_more_than_8_bits_are_refused(tmp_path):
     content += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     (pets(tmp_path) / "cat" / "x.png").write_bytes(content)
     with pytest.raises(gpuzoo.GpuzooError, match=r"cat/x.png.*more than 8 bits"):
+        gpuzoo.load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("mode", "tags", "fault"),
+    [
+        ("L", {339: 2}, "its numbers are signed"),
+        ("RGBX", {}, "it has 4 channels that are not all colours"),
+        ("RGBA", {}, None),
+    ],
+)
+def test_channels_of_tiff_that_are_no_colours_are_refused(mode, tags, fault, tmp_path):
+    """An infrared one would be left out, or be taken for transparency."""
+    path = pets(tmp_path) / "cat" / "x.tif"
+    picture = Image.new(mode, (8, 8))
+    content = io.BytesIO()
+    picture.save(content, "tiff", tiffinfo=tags)
+    path.write_bytes(content.getvalue())
+    if fault is None:
+        gpuzoo.load_data(str(tmp_path))
+        return
+    with pytest.raises(gpuzoo.GpuzooError, match=rf"cat/x.tif.*{fault}"):
         gpuzoo.load_data(str(tmp_path))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuzoo.data.dataset import ORDER
-from gpuzoo.data.npy import check_members, memory
+from gpuzoo.data.npy import NPY, check_members, memory
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import open_regular
 
@@ -34,14 +34,15 @@ def read(
     """
     what = f"data {path.name!r}"
     try:
-        with (
-            open(open_regular(path), "rb") as raw,
-            np.load(raw, allow_pickle=False) as file,
-        ):
-            there = list(file.files)
-            places = _places(what, there, note)
-            check_members(file, list(places.values()), memory())
-            arrays = {place: file[name] for place, name in places.items()}
+        with open(open_regular(path), "rb") as raw:
+            if raw.read(len(NPY)) == NPY:
+                raise ValueError("it is a .npy file; save it with np.savez(path, x=x)")
+            raw.seek(0)
+            with np.load(raw, allow_pickle=False) as file:
+                there = list(file.files)
+                places = _places(what, there, note)
+                check_members(file, list(places.values()), memory())
+                arrays = {place: file[name] for place, name in places.items()}
     except FileNotFoundError:
         raise GpuzooError(f"{what}: there is no such file; check the path") from None
     except GpuzooError:
@@ -107,8 +108,9 @@ def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
             f"{what}: needs the arrays {WANTED}; it has "
             f"{', '.join(sorted(there)) or 'none'}"
         )
-    if left := sorted(places[p] for p in places if p[0] == "val" and "val" not in used):
-        note(f"{what}: train and test are read, {', '.join(left)} ignored")
+    taken = [name for (split, _), name in places.items() if split in used]
+    if left := sorted(set(there) - set(taken)):
+        note(f"{what}: {', '.join(taken)} are read, {', '.join(left)} ignored")
     if used.get("val") == "test":
         note(f"{what}: no test arrays, so {places['val', 'image']} is used for testing")
     return {(used[s], field): name for (s, field), name in places.items() if s in used}

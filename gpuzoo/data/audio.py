@@ -4,6 +4,7 @@ import dataclasses
 import io
 import math
 import pathlib
+import struct
 
 import numpy as np
 
@@ -27,6 +28,7 @@ _ENDLESS = 0x7FFF_0000
 _CHUNKS = (b"LIST", b"fact", b"id3 ", b"ID3 ", b"bext", b"cue ", b"smpl", b"JUNK")
 LONGEST = 30.0  # maximum length of an example in seconds
 _MOST_BYTES = 1 << 30  # of a file
+_LOUDEST = 2  # of floats; full scale is 1, and what is above is cut
 _MOST_VALUES = 1 << 28  # in all channels: a small FLAC file can hold hours of silence
 
 
@@ -185,7 +187,7 @@ def _floats(opened, most: int) -> np.ndarray:
     sound = np.concatenate(parts) if parts else np.zeros(0)
     if not np.isfinite(sound).all():
         raise ValueError("it holds values that are not finite")
-    if (loudest := np.abs(sound).max(initial=0)) > 8:  # slight clipping is accepted
+    if (loudest := np.abs(sound).max(initial=0)) > _LOUDEST:
         raise ValueError(f"samples up to {loudest:g}; expected -1..1, rescale them")
     return sound if sound.ndim == 1 else sound.mean(axis=1)
 
@@ -198,12 +200,14 @@ def _mended(content: bytes) -> bytes:
     right; if both are too large, the file is cut short.
 
     Raises:
-        ValueError: the file is cut short.
+        ValueError: the file is cut short, or its samples have an unusual width.
     """
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         return content
     place, whole = 12, int.from_bytes(content[4:8], "little")
     while place + 8 <= len(content) and content[place : place + 4] != b"data":
+        if content[place : place + 4] == b"fmt ":
+            _check_width(content[place + 8 : place + 24])
         place += 8 + (size := int.from_bytes(content[place + 4 : place + 8], "little"))
         place += size % 2
     if place + 8 > len(content):
@@ -224,6 +228,19 @@ def _mended(content: bytes) -> bytes:
     if stated > there:
         raise ValueError(f"it is cut short: {there:,} of {stated:,} bytes of audio")
     return content
+
+
+def _check_width(header: bytes) -> None:
+    """Refuse samples of 24 bits in 32 and the like, of which libsndfile would read
+    three bytes after the other."""
+    if len(header) < 16:
+        return
+    kind, channels, _, _, frame, bits = struct.unpack("<HHIIHH", header)
+    if kind in (1, 3) and channels and frame != channels * -(-bits // 8):
+        raise ValueError(
+            f"its header says {bits} bits per sample and {frame} bytes for {channels} "
+            "channels, which do not fit; save it with 16 bits"
+        )
 
 
 def whole(sound: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 import collections
 import os
 import pathlib
+import re
 from collections.abc import Callable
 
 from gpuzoo.errors import GpuzooError
@@ -17,8 +18,11 @@ SOUND_SUFFIXES = {
     ".wave",
 }  # fmt: skip
 # Files that operating systems and programs create.
-_LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "icon\r",
-           "system volume information"}  # fmt: skip
+_LITTER = {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db",
+           "system volume information", "$recycle.bin", "#recycle", "lost+found",
+           "__pycache__"}  # fmt: skip
+# Hidden folders that they create.
+_OF_PROGRAMS = {".ipynb_checkpoints", ".git", ".thumbnails", ".appledouble"}
 _UNFINISHED = (".bak", ".crdownload", ".old", ".orig", ".part", ".tmp")
 # Formats that are not supported.
 _FOREIGN = {
@@ -66,6 +70,7 @@ def find_splits(
             "with one sub-folder per class in each; rename it if it is a class"
         )
     if not found:
+        _refuse_parts(what, names)
         return {}
     taken = list(found.values())
     if left := sorted(set(names) - set(taken)):
@@ -74,6 +79,29 @@ def find_splits(
         note(f"{what}: no test/, so {found['val']}/ is used for testing")
         found["test"] = found.pop("val")
     return {split: path / name for split, name in found.items()}
+
+
+def _refuse_parts(what: str, names: list[str]) -> None:
+    """Raise if sub-folders are called train_set and test_set, or images and labels,
+    which would be taken for classes."""
+    words = {name: set(re.findall("[a-z]+", name.lower())) for name in names}
+    train, test = (
+        next((name for name in names if words[name] & set(kind)), "")
+        for kind in (_TRAIN, _TEST + _VAL)
+    )
+    if train and test:
+        raise GpuzooError(
+            f"{what}: {train}/ and {test}/ look like parts of the data, not like "
+            "classes; rename them to train/ and test/"
+        )
+    if {name.lower() for name in names} in (
+        {"images", "labels"},
+        {"images", "annotations"},
+    ):
+        raise GpuzooError(
+            f"{what}: {' and '.join(names)} are no classes; needs one sub-folder per "
+            "class, or for --task segment the folders images/ and masks/"
+        )
 
 
 def sub_folders(what: str, folder: pathlib.Path) -> list[str]:
@@ -119,7 +147,8 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
         GpuzooError: it holds both kinds, or only unsupported formats.
     """
     kinds: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
-    for _, file in found:
+    of_class: dict = collections.defaultdict(lambda: collections.defaultdict(list))
+    for label, file in found:
         suffix = file.suffix.lower()
         kind = "image" if suffix in IMAGE_SUFFIXES else ""
         kind = "sound" if suffix in SOUND_SUFFIXES else kind
@@ -127,6 +156,7 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
             suffix = suffix or "no suffix"
             kinds["by content"][suffix] += 1
         kinds[kind or "left"][suffix] += 1
+        of_class[label][kind].append(file)
     images, sounds = kinds["image"].total(), kinds["sound"].total()
     if min(images, sounds) * 2 > max(images, sounds):
         raise GpuzooError(
@@ -141,7 +171,9 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
             "which is not supported; convert them, e.g. ffmpeg -i a.m4a a.wav, or to "
             ".png"
         )
-    _refuse_lost_classes(what, folder, found)
+    _refuse_lost_classes(
+        what, folder, of_class, "sound" if sounds > images else "image"
+    )
     if left:
         note(
             f"{what}: {left.total()} files in {folder.name}/ are ignored by suffix: "
@@ -155,23 +187,52 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
     return sounds > images
 
 
-def _refuse_lost_classes(what: str, folder: pathlib.Path, found: list) -> None:
-    """Raise if all files of a class have formats that are not supported."""
-    by_class = collections.defaultdict(set)
-    for label, file in found:
-        by_class[label].add(_FOREIGN.get(file.suffix.lower(), ""))
-    for label, kinds in by_class.items():
-        if "" not in kinds:
-            one = next(file for index, file in found if index == label)
+def _refuse_lost_classes(what: str, folder: pathlib.Path, of_class, kept: str) -> None:
+    """Raise if all files of a class are ignored, and those of another are not.
+
+    Args:
+        of_class: class index -> kind -> files.
+        kept: the kind that is read.
+    """
+    if not any(kinds[kept] for kinds in of_class.values()):
+        return
+    for kinds in of_class.values():
+        if not kinds[kept]:
+            files = [file for some in kinds.values() for file in some]
+            suffixes = {file.suffix.lower() for file in files}
+            listed = sorted(_FOREIGN.get(s, s or "without a suffix") for s in suffixes)
             raise GpuzooError(
-                f"{what}: all files of the class of {one.relative_to(folder)} are "
-                f"{', '.join(sorted(kinds))}, which is not supported; convert them "
+                f"{what}: all files of the class of {files[0].relative_to(folder)} are "
+                f"{', '.join(listed)}, which is not supported; convert them "
                 "(ffmpeg -i a.m4a a.wav, or to .png), or remove the folder"
             )
 
 
-def note_loose(what: str, folder: pathlib.Path, note) -> None:
-    """Report files outside the sub-folders of classes."""
+def note_hidden(what: str, folder: pathlib.Path, note) -> None:
+    """Report images and sounds that are hidden, or in hidden folders, but for what
+    programs leave behind."""
+    known = IMAGE_SUFFIXES | SOUND_SUFFIXES
+    hidden = []
+    for path in folder.rglob(".*"):
+        if path.name.startswith("._") or path.name.lower() in _OF_PROGRAMS:
+            continue
+        inside = path.rglob("*") if path.is_dir() else [path]
+        hidden += [one for one in inside if one.suffix.lower() in known]
+    if hidden:
+        note(
+            f"{what}: {min(hidden).relative_to(folder)} ({len(hidden)} in all) is "
+            "ignored: it is hidden"
+        )
+
+
+def note_places(what: str, folder: pathlib.Path, found: list, note) -> None:
+    """Report files outside the sub-folders of classes, and those deeper in them."""
+    deep = {file.parent for _, file in found if file.parent.parent != folder}
+    if deep:
+        note(
+            f"{what}: {min(deep).relative_to(folder)}/ ({len(deep)} in all) is read as "
+            "part of the class above it"
+        )
     known = IMAGE_SUFFIXES | SOUND_SUFFIXES
     loose = [
         path.name
@@ -183,6 +244,20 @@ def note_loose(what: str, folder: pathlib.Path, note) -> None:
             f"{what}: {min(loose)} ({len(loose)} in all) is ignored: it is not in a "
             f"sub-folder of {folder.name}/"
         )
+
+
+def refuse_wrapped(what: str, folder: pathlib.Path, names: list[str]) -> None:
+    """Raise if a folder holds nothing but another one with the classes, as a .zip file
+    unpacks."""
+    known = IMAGE_SUFFIXES | SOUND_SUFFIXES
+    for name in names[:1]:
+        inner = sub_folders(what, folder / name)
+        loose = any(path.suffix.lower() in known for path in folder.iterdir())
+        if len(inner) > 1 and not loose:
+            raise GpuzooError(
+                f"{what}: holds only {name}/, which has the sub-folders "
+                f"{', '.join(inner[:5])}; name that folder: --data .../{name}/"
+            )
 
 
 def find_files(

@@ -20,6 +20,9 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF",
 _LIGHT_ON_DARK = {"digits", "emnist", "fashion_mnist", "kmnist", "mnist"}
 MOST_BYTES = 1 << 29
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
+# Tags of TIFF, and how many channels of colour each interpretation has.
+_INTERPRETATION, _SAMPLES, _EXTRA, _FORMAT = 262, 277, 338, 339
+_OF_COLOUR = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 TURNED, ON_WHITE, FIRST = (
     "turned upright (EXIF)", "drawn on white (transparency)",
     "only the first frame is read",
@@ -196,8 +199,11 @@ def _picture(image, size, channels: int, several: bool) -> Picture:
             "it has more than 8 bits per channel, which would be lost; convert it, or "
             "save floats in [0, 1] as .npz"
         )
+    tags = getattr(image, "tag_v2", {})
+    if image.format == "TIFF":
+        _check_samples(tags)
     # Pillow turns TIFF images while loading them.
-    turned = getattr(image, "tag_v2", {}).get(_ORIENTATION, 1)
+    turned = tags.get(_ORIENTATION, 1)
     image.load()
     turned = turned if turned != 1 else image.getexif().get(_ORIENTATION, 1)
     ImageOps.exif_transpose(image, in_place=True)
@@ -219,6 +225,20 @@ def _picture(image, size, channels: int, several: bool) -> Picture:
     said = ((TURNED, turned in range(2, 9)), (ON_WHITE, transparent), (FIRST, several))
     changes = tuple(change for change, done in said if done)
     return Picture(pixels, shape, 1 if mode == "L" else 3, changes)
+
+
+def _check_samples(tags) -> None:
+    """Refuse a TIFF image of which Pillow would take negative numbers for bright ones,
+    or leave out channels, as the infrared one of a satellite."""
+    if set(np.atleast_1d(tags.get(_FORMAT, 1)).tolist()) - {1, 4}:
+        raise ValueError("its numbers are signed; save floats in [0, 1] as .npz")
+    colours, channels = _OF_COLOUR.get(tags.get(_INTERPRETATION)), tags.get(_SAMPLES, 1)
+    alpha = np.atleast_1d(tags.get(_EXTRA, ())).tolist() in ([1], [2])
+    if colours and channels != colours and not (alpha and channels == colours + 1):
+        raise ValueError(
+            f"it has {channels} channels that are not all colours or transparency; "
+            "save those that are meant, or all of them as an array in a .npz file"
+        )
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:

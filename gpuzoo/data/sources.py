@@ -297,6 +297,7 @@ def _classes_of(what: str, parts: dict, path: pathlib.Path) -> list[str]:
     first = parts.get("train", path)
     classes = folders.sub_folders(what, first)
     if len(classes) < 2:
+        folders.refuse_wrapped(what, first, classes)
         if not folders.find_files(what, first, None):
             raise GpuzooError(
                 f"{what}: needs one sub-folder of images or of .wav files for each of "
@@ -318,8 +319,9 @@ def _read_part(
     """Read the images or the sounds of one split; without classes all files."""
     found = folders.find_files(what, folder, classes or None)
     sounds = folders.choose(what, folder, found, note)
+    folders.note_hidden(what, folder, note)
     if classes:
-        folders.note_loose(what, folder, note)
+        folders.note_places(what, folder, found, note)
     if not sounds:
         _refuse_sizes(what, 0, seconds)
         return images.read_folder(what, folder, found, size, note)

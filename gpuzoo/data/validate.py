@@ -180,7 +180,7 @@ def clean_images(what: str, images: np.ndarray) -> np.ndarray:
             f"{what}: the shape must be (examples, height, width[, channels]) with at "
             f"least one of each: {images.shape}"
         )
-    if images.shape[1] in (1, 3) and min(images.shape[2:]) > 4:
+    if images.shape[1] <= 4 < min(images.shape[2:]):
         raise GpuzooError(
             f"{what}: the shape {images.shape} has the channels before height and "
             "width; put them last: x.transpose(0, 2, 3, 1)"
@@ -238,13 +238,21 @@ def _clean_labels(name, splits, classes):
                     f"{what}: must be whole numbers, found fractions or NaN"
                 )
         elif array.dtype.kind not in "iu":
-            raise GpuzooError(f"{what}: must be whole numbers or names: {array.dtype}")
+            raise GpuzooError(
+                f"{what}: are names, and others whole numbers: write all alike"
+            )
         if array.min() < 0:
             raise GpuzooError(f"{what}: {int(array.min())} is negative; count from 0")
         labels[split] = array
     # One-hot labels have a column per class, even if the last class does not occur.
     shapes = [np.shape(arrays["label"]) for arrays in splits.values()]
-    columns = max([shape[1] for shape in shapes if len(shape) == 2], default=0)
+    one_hot = {shape[1] for shape in shapes if len(shape) == 2 and shape[1] > 1}
+    if len(one_hot) > 1:
+        raise GpuzooError(
+            f"{name}: one-hot labels of {sorted(one_hot)} columns; give all splits the "
+            "same columns, in one order"
+        )
+    columns = max(one_hot, default=0)
     highest = max(int(labels["train"].max()) + 1, columns)
     count = len(classes) if classes else highest
     for split, array in labels.items():
@@ -273,6 +281,8 @@ def squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
     """
     if labels.size == 0:
         raise GpuzooError(f"{what}: there are none")
+    if labels.dtype.kind not in "biufUS":
+        raise GpuzooError(f"{what}: must be whole numbers or names: {labels.dtype}")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     one_hot = labels.ndim == 2 and labels.dtype.kind in "biuf"
@@ -287,7 +297,13 @@ def squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
         )
     if labels.dtype.kind == "U":
         _check_text(what, labels)
-    return _decoded(what, labels) if labels.dtype.kind == "S" else labels
+    labels = _decoded(what, labels) if labels.dtype.kind == "S" else labels
+    if labels.dtype.kind == "U" and (empty := np.char.strip(labels) == "").any():
+        raise GpuzooError(
+            f"{what}: the name at index {empty.argmax()} is empty; leave the example "
+            "out, or name its class"
+        )
+    return labels
 
 
 def _check_text(what: str, names: np.ndarray) -> None:
