@@ -166,15 +166,16 @@ def table(record: dict) -> str:
     rows = record["rows"]
     first = next(iter(rows.values()))["versions"]
     lines = [
-        "# Formats of `gpuzoo export`", "",
-        "Written by `benchmarks/deploy/parity.py --table` from",
+        "# Accuracy of exported models", "",
+        "How much the outputs of each exported format ([export](../howto/export.md))",
+        "differ from Keras's. Written by `benchmarks/deploy/parity.py --table` from",
         "`benchmarks/records/export.json`.", "",
         "Each model is trained for a few steps on small data (digits, tones,",
         "mackey_glass) and exported; each file is executed by its own runtime, without",
-        "Keras, on the whole test set (a generator: on 100 codes). A cell is the",
-        "largest difference of an output from Keras's in float32 (probabilities;",
-        "forecasts in standard deviations; scores of detections; levels of 0 to 255 of",
-        "images), and after a slash the changed predictions if there are any.", "",
+        "Keras, on the whole test set (of a generator: on 100 latent codes). A cell is",
+        "the largest difference of an output from Keras's in float32 (probabilities,",
+        "standardized forecasts, detection scores, pixel values of 0 to 255), and after a",
+        "slash the number of changed predictions, if there are any.", "",
         f"CPU: {' and '.join(sorted({row['cpu'] for row in rows.values()}))}, "
         f"{record['date']}; "
         + ", ".join(f"{name} {version}" for name, version in first.items()) + ".", "",
@@ -188,14 +189,15 @@ def table(record: dict) -> str:
                 _cell(rows.get(key_of(model, name, "float32", generate)))
                 for name in FORMATS
             ]
-            named = model + ", codes to images" * generate
+            named = model + ", decoder" * generate
             lines.append(f"| {named} | " + " | ".join(cells) + " |")
     lines += [
         "", "## int8 (`--int8`)", "",
-        "Size as a fraction of the float32 file, metric of the run and of the file;",
-        "**refused** if it loses more than the default limit of 1 point (an error:",
-        "grows by more than 1 %), or for the reason below. These models are trained",
-        "for a few steps only: margins between classes are small, losses large.", "",
+        "Size as a fraction of the float32 file, then the metric of the run and of the",
+        "file; **refused** if more than 1 point of accuracy is lost (an error: grows by",
+        "more than 1 %), or for the reason below. These models are trained for a few",
+        "steps only: their margins between classes are small, so that quantization costs",
+        "more than after a full training.", "",
         "| model | " + " | ".join(INT8) + " |", "| --- |" + " --- |" * len(INT8),
     ]  # fmt: skip
     reasons = {}
