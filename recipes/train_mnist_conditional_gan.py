@@ -2,7 +2,7 @@
 
     python recipes/train_mnist_conditional_gan.py
 
-    test accuracy  95.99 ± 0.10 % (as asked)
+    test accuracy  95.99 ± 0.10 % (of generated images, for the requested class)
     test frechet   0.8837 ± 0.068 (Frechet distance, fixed classifier)
     by epoch       2.76 0.869 0.884
     seeds          3

@@ -22,7 +22,7 @@ def price_rows(price: dict, machine) -> list[str]:
         + f" ({trail['precision']}, {trail['parameters']:,} weights).",
         "",
         f"Recipe `mnist`, {price['generations'] * price['turns']} rounds in which the "
-        f"modes took turns of about a second, {price['generations']} processes each, "
+        f"modes alternated every second or so, {price['generations']} processes each, "
         f"{machine(price)}, {price['date']} (`benchmarks/repeatability/price.py`).",
         "",
     ]
@@ -67,17 +67,17 @@ def reach_text(
     losses = apart["relative_loss_difference"]
     total = chaos["total"]
     lines += [
-        f"Killed {total['kills']} times at random instants and inside of writes, "
-        f"flushes and renames, in {len(chaos['modes'])} combinations of task, backend, "
-        f"precision and XLA, {total['runs']} runs ended with {total['different']} "
-        f"other bits; {total['lost']} were lost (`benchmarks/repeatability/chaos.py`).",
+        f"Of {total['runs']} runs that were killed {total['kills']} times, at random "
+        "moments and in the middle of writes, flushes and renames, in "
+        f"{len(chaos['modes'])} combinations of task, backend, precision and XLA, "
+        f"{total['different']} ended with other bits and {total['lost']} were lost (`benchmarks/repeatability/chaos.py`).",
         "",
         "With one seed, TensorFlow and JAX start from the same weights and see the "
         "same examples, but their arithmetic differs in the last bits. In float32 the "
-        f"losses of recipe `mnist` part at step {apart['first_step_with_other_bits']} "
+        f"losses of recipe `mnist` first differ at step {apart['first_step_with_other_bits']} "
         f"and are {losses['20']:.0e} apart (relative) at step 20, "
         f"{losses['100']:.0e} at step 100, {losses['468']:.0e} at step 468, and the "
-        f"weights at the end {apart['weights_relative_distance']:.0%} (two seeds: "
+        f"final weights by {apart['weights_relative_distance']:.0%} (two seeds: "
         f"{seeds['weights_relative_distance']:.0%}); test accuracy "
         f"{apart['test_accuracy'][0]:.2%} and {apart['test_accuracy'][1]:.2%} "
         "(`benchmarks/repeatability/drift.py`).",

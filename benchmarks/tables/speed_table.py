@@ -14,7 +14,7 @@ def speed_text(record: dict, machine: str) -> str:
     names = list(dict.fromkeys(name for row in rows.values() for name in row["peers"]))
     names.remove("gpuzoo")
     lines = [
-        "| network, batch | gpuzoo, images a second | "
+        "| network, batch | gpuzoo, images per second | "
         + " | ".join(f"times {name}" for name in names)
         + " |",
         "|" + "---|" * (2 + len(names)),
@@ -38,9 +38,9 @@ def speed_text(record: dict, machine: str) -> str:
         [
             *lines,
             "",
-            "How many times as fast gpuzoo, repeatable to the bit, does steps of "
-            f"training on MNIST; {' to '.join(map(str, ends(told('rounds'))))} rounds "
-            "in which all took turns of about a second, medians and their 95 % "
+            "Training steps on MNIST: how many times as fast gpuzoo is, with "
+            f"determinism on; {' to '.join(map(str, ends(told('rounds'))))} rounds "
+            "in which all alternated every second or so, medians and their 95 % "
             f"intervals; {', '.join([machine, *versions])}, {' to '.join(ends(days))} "
             "(`benchmarks/speed/speed.py`).",
         ]
@@ -50,12 +50,12 @@ def speed_text(record: dict, machine: str) -> str:
 def overhead_text(record: dict) -> str:
     """Return the host time per step, compared with stock Keras."""
     told = [
-        f"{steps['gpuzoo']['milliseconds']['median']:.2f} ms on {name}, where Keras's "
-        f"`fit` needs {steps['keras']['milliseconds']['median']:.2f} ms"
+        f"{steps['gpuzoo']['milliseconds']['median']:.2f} ms on {name} (Keras's "
+        f"`fit`: {steps['keras']['milliseconds']['median']:.2f} ms)"
         for name, steps in record["steps"].items()
     ]
     return (
-        f"For a step of a tiny model the processor needs {' and '.join(told)} "
+        f"CPU time of a step of a tiny model: {' and '.join(told)} "
         f"({record['rounds']} rounds, {record['date']}, "
         "`benchmarks/speed/overhead.py`)."
     )
@@ -92,11 +92,11 @@ def cifar_text(beside: dict, to_75: dict | None, machine: str) -> str:
             f"(the worst of {short['test_accuracy']['n']} runs "
             f"{100 * short['test_accuracy']['min']:.1f} %) in "
             f"{short['train_seconds']['mean']:.0f} s; plain Keras `fit`, with the "
-            f"well-known small convnet, needed {stock['mean']:.0f} s (n = "
+            f"small convnet of the Keras examples, needed {stock['mean']:.0f} s (n = "
             f"{stock['n']}) to {100 * to_75['goal']:.1f} %: {told} "
             f"({to_75['date']}, `benchmarks/speed/cifar_to_75.py`). Its epochs took "
-            f"{min(epochs):.0f} to {max(epochs):.0f} s; had all been as quick as the "
-            f"quickest, {at_best / short['train_seconds']['mean']:.1f} times as long."
+            f"{min(epochs):.0f} to {max(epochs):.0f} s; if all had been as fast as the "
+            f"fastest, {at_best / short['train_seconds']['mean']:.1f} times as long."
         )
     return " ".join(lines)
 

@@ -97,7 +97,7 @@ def readme_table(record: dict) -> str:
         torch = record["torch"]["train_seconds_to_99"]
         version = record["torch"]["runs"][0]["torch"].split("+")[0]
         beside = (
-            f" The same well-known convnet with Adam in PyTorch {version}, eager: "
+            f" The same convnet with Adam in PyTorch {version}, eager: "
             f"{torch['mean']:.0f} s "
             f"(n = {torch['n']}, {torch['min']:.0f} to {torch['max']:.0f} s), "
             f"{times_of(ratio, 'torch', '.1f')}; {by_medians(record, 'torch')}."
@@ -106,13 +106,13 @@ def readme_table(record: dict) -> str:
         "",
         f"Mean ± standard deviation over {record['train_mnist']['test_accuracy']['n']} "
         f"seeds (99.0 % was reached by {' and '.join(good)}), "
-        f"{machine(record)}, {record['date']}. Training leaves out tracing and "
-        f"compiling ({record['train_mnist']['compile_seconds']['mean']:.1f} s). Plain "
-        "Keras `fit` on the same cores, with the well-known simple convnet, needed "
+        f"{machine(record)}, {record['date']}. Training excludes tracing and "
+        f"compilation ({record['train_mnist']['compile_seconds']['mean']:.1f} s). Plain "
+        "Keras `fit` on the same cores, with the MNIST convnet of keras.io, needed "
         f"{to_99['mean']:.0f} s (n = {to_99['n']}, {to_99['min']:.0f} to "
         f"{to_99['max']:.0f} s) to reach 99.0 % for the first time: "
         f"{times_of(ratio, 'training', '.0f')}; "
-        f"{times_of(ratio, 'training_and_compiling', '.0f')} with compiling "
+        f"{times_of(ratio, 'training_and_compiling', '.0f')} with compilation "
         f"counted; {by_medians(record, 'stock_keras')}.{beside} Measured by "
         "`benchmarks/speed/mnist_to_99.py`.",
     ]
@@ -134,7 +134,7 @@ def headline(record: dict, cifar: dict) -> str:
             f"{row['train_seconds']['mean']:.1f} |"
             for _, command, row in rows
         ),
-        f"| plain Keras `fit`, the well-known convnet, to 99.0 % | | "
+        f"| plain Keras `fit`, the MNIST convnet of keras.io, to 99.0 % | | "
         f"{stock['mean']:.0f} |",
         f"| `python recipes/train_cifar10.py`, {JPEG} | "
         f"{percent(cifar['test_accuracy'])} | {cifar['train_seconds']['mean']:.0f} |",
@@ -170,7 +170,12 @@ def times_of(ratio: dict, key: str, digits: str) -> str:
 
 def figures(record: dict) -> dict[str, str]:
     """Return the metrics of a recipe; a loss only if it is a bound or an error."""
-    units, asked = dict(UNITS), " (as asked)" if "test_frechet" in record else ""
+    units, asked = (
+        dict(UNITS),
+        " (of generated images, for the requested class)"
+        if "test_frechet" in record
+        else "",
+    )
     if "test_kl" in record:
         units["test_loss"] = " nats per image"
     elif "test_linear" in record:
@@ -287,11 +292,11 @@ def more_table(records: dict[str, dict]) -> str:
             *tables,
             "Measured by `benchmarks/speed/recipe_figures.py`. "
             "The fixed classifier of the "
-            f"Frechet distances knows {judge['test_accuracy']:.2%} of the test images; "
-            f"training images are {judge['frechet_of_training_images']:.2f} from them "
+            f"Frechet distances has {judge['test_accuracy']:.2%} test accuracy; the "
+            f"distance of training images is {judge['frechet_of_training_images']:.2f} "
             f"(`benchmarks/speed/classifier.py`). "
             f"{JPEG} is CIFAR-10 re-encoded as JPEG "
-            "(quality about 75): figures on it compare with each other, not with "
+            "(quality about 75): compare its results with each other, not with "
             "published ones.",
         ]
     )
