@@ -174,8 +174,8 @@ def table(record: dict) -> str:
         "mackey_glass) and exported; each file is executed by its own runtime, without",
         "Keras, on the whole test set (of a generator: on 100 latent codes). A cell is",
         "the largest difference of an output from Keras's in float32 (probabilities,",
-        "standardized forecasts, detection scores, pixel values of 0 to 255), and after a",
-        "slash the number of changed predictions, if there are any.", "",
+        "standardized forecasts, detection scores, pixel values 0 to 255), and after",
+        "a slash the number of changed predictions, if there are any.", "",
         f"CPU: {' and '.join(sorted({row['cpu'] for row in rows.values()}))}, "
         f"{record['date']}; "
         + ", ".join(f"{name} {version}" for name, version in first.items()) + ".", "",
@@ -193,11 +193,11 @@ def table(record: dict) -> str:
             lines.append(f"| {named} | " + " | ".join(cells) + " |")
     lines += [
         "", "## int8 (`--int8`)", "",
-        "Size as a fraction of the float32 file, then the metric of the run and of the",
-        "file; **refused** if more than 1 point of accuracy is lost (an error: grows by",
-        "more than 1 %), or for the reason below. These models are trained for a few",
-        "steps only: their margins between classes are small, so that quantization costs",
-        "more than after a full training.", "",
+        "Size as a fraction of the float32 file, then the metric of the run and of",
+        "the file; **refused** if more than 1 point of accuracy is lost (an error:",
+        "grows by more than 1 %), or for the reason below. These models are trained",
+        "for a few steps only: their margins between classes are small, so that",
+        "quantization costs more than after a full training.", "",
         "| model | " + " | ".join(INT8) + " |", "| --- |" + " --- |" * len(INT8),
     ]  # fmt: skip
     reasons = {}

@@ -70,12 +70,14 @@ def reach_text(
         f"Of {total['runs']} runs that were killed {total['kills']} times, at random "
         "moments and in the middle of writes, flushes and renames, in "
         f"{len(chaos['modes'])} combinations of task, backend, precision and XLA, "
-        f"{total['different']} ended with other bits and {total['lost']} were lost (`benchmarks/repeatability/chaos.py`).",
+        f"{total['different']} ended with other bits and {total['lost']} were lost "
+        "(`benchmarks/repeatability/chaos.py`).",
         "",
         "With one seed, TensorFlow and JAX start from the same weights and see the "
         "same examples, but their arithmetic differs in the last bits. In float32 the "
-        f"losses of recipe `mnist` first differ at step {apart['first_step_with_other_bits']} "
-        f"and are {losses['20']:.0e} apart (relative) at step 20, "
+        "losses of recipe `mnist` first differ at step "
+        f"{apart['first_step_with_other_bits']} and are {losses['20']:.0e} apart "
+        "(relative) at step 20, "
         f"{losses['100']:.0e} at step 100, {losses['468']:.0e} at step 468, and the "
         f"final weights by {apart['weights_relative_distance']:.0%} (two seeds: "
         f"{seeds['weights_relative_distance']:.0%}); test accuracy "
