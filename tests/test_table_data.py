@@ -52,6 +52,14 @@ def kinds(data) -> tuple[list, list, dict]:
         ([*NUMBERS[:50], *["NaN", "", "n/a", "null", "-"] * 2], "number"),
         (each("3", "4", "7"), "number"),
         (each("1,5 €", "2,5 €"), "number"),
+        (each("1.5 km", "-2 km", ""), "number"),
+        (each("USD 1.5", "USD 20"), "number"),
+        (each("1.50", "(2.50)", "7-"), "number"),
+        (each("١٫٥", "٢", "７"), "number"),
+        ([*NUMBERS[:50], *["<NA>", "N.A.", "(null)", "\\N", "—"] * 2], "number"),
+        (each("red", "green", "<NA>"), "category"),
+        (each("1 Main", "2 Elm", "7 Main"), "category"),
+        (each("1 km", "1 m"), "category"),
         (each("2024-01-31", "1999-12-01", ""), "number"),
         (each("31.01.2024", "02.03.2024"), "number"),
         (each("10:30", "9:05 pm"), "number"),
@@ -88,6 +96,8 @@ def test_what_a_column_holds(cells, kind, load):
         ({"a": NUMBERS, " a ": NUMBERS}, {}, "two columns are named 'a'"),
         ({"a": [*NUMBERS[:59], "inf"]}, {}, "line 61, column 'a': 'inf' is not a number, and 59 of 60"),
         ({"a": [*NUMBERS[:59], "1e999"]}, {}, "line 61, column 'a': 1e999 is not finite"),
+        ({"a": [*NUMBERS[:40], *["k.A."] * 20]}, {}, "line 42, column 'a': 'k.A.' is not a number, and 40"),
+        ({"a": [*(f"{one} km" for one in NUMBERS[:59]), "5"]}, {}, "is no number; correct it"),
         ({"a": [*NUMBERS[:59], "much"]}, {}, "'much' is not a number.*--columns 'a:category'"),
         ({"a": [*(f"2024-01-{1 + row % 28}" for row in range(59)), "soon"]}, {}, "'soon' is not a date"),
         ({"a": [f"1e{200 + row}" for row in range(60)]}, {}, "too large; rescale"),
@@ -117,6 +127,8 @@ def test_what_is_refused(columns, how, fault, load):
         (b"a,y\n" + b"1,2\n" * 20 + b'"1,2\n' + b"1,2\n" * 9, "line 22: a quotation mark is opened"),
         (b"a,y\n" + b"1,2\n" * 20 + b"\x00,2\n", "line 22: .*control character"),
         (b"PK\x03\x04", "control character"),
+        ("a,y\nZürich,1\n".encode() * 9 + b"K\xf6ln,1\n", "line 19: a letter is not UTF-8"),
+        ("a,y\n東京,1\n大阪,2\n".encode("shift_jis") * 9, "line 3: neither UTF-8 nor Windows"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_table(content, fault, tmp_path):
@@ -327,6 +339,17 @@ def test_generated_tables(name):
         assert np.bincount(data.train["label"]).min() > 1_500
 
 
+def test_what_may_be_meant_otherwise_is_told(load):
+    cells = ["-999" if row % 9 == 0 else one for row, one in enumerate(NUMBERS)]
+    data = load({"a": cells, "b": each("Yes", "no", "yes"), "y": each("u", "U")})
+    said = " ".join(data.findings)
+    assert "column 'a': -999 stands 7 times, far from all other values" in said
+    assert "column 'b': the classes 'Yes' and 'yes' have similar names" in said
+    assert "the classes 'U' and 'u' have similar names" in said
+    data = load({"a": NUMBERS, "b": each("Köln", "Ulm")}, encoding="cp1252")
+    assert "as Windows-1252: 'Köln' must be what you have written" in data.findings[0]
+
+
 @pytest.mark.parametrize("gone", ["-", "none", "--"])
 def test_a_missing_class_that_is_a_number_is_no_class(gone, load, tmp_path):
     cells = ["0", "1", "1", gone, "0", "1"] * 10
@@ -346,16 +369,20 @@ def test_a_missing_class_that_is_a_number_is_no_class(gone, load, tmp_path):
         ("12,5", ["1.234"], 1234.0), ("12,5", ["1.234", "2,5"], 1234.0),
         ("12,5", ["1.234", "2,5", "3,5"], 1234.0), ("12,5", ["12.5"], None),
         ("12.5", ["1,234"], 1234.0), ("12.5", ["12,5"], None), ("125", ["12,5"], None),
+        ("5%", ["8%"], 8.0), ("5%", ["0.08"], None), ("125", ["12%"], None),
+        ("5 km", ["8 km"], 8.0), ("5 km", ["8 m"], None),
     ],
 )  # fmt: skip
 def test_the_decimal_mark_is_that_of_the_training(cells, others, read, load, tmp_path):
     """Whatever else stands in the file to predict."""
-    end = [f"{cells[:-1]}{n % 7}" for n in range(60)]
+    end = [cells.replace("5", str(n % 7)) for n in range(60)]
     data = load({"a": end, "y": GOAL}, mark=";")
     path = tmp_path / "other.csv"
     path.write_text("\n".join(["a;b", *(f"{cell};x" for cell in others)]))
     if read is None:
-        with pytest.raises(gpuzoo.GpuzooError, match="as the training had them"):
+        with pytest.raises(
+            gpuzoo.GpuzooError, match="the training had|in the training"
+        ):
             preparation.read_again(from_file(path), data.table)
         return
     readings, _ = preparation.read_again(from_file(path), data.table)
@@ -429,6 +456,33 @@ def test_a_number_is_not_read_by_the_marks_of_the_texts_beside_it(beside):
     rows = from_memory("r", {"x": [1.234, 7, *beside]})
     readings, _ = preparation.read_again(rows, prepared)
     assert readings["x"].values[:2].tolist() == [1.234, 7]
+
+
+def test_texts_among_the_numbers_of_a_data_frame(tmp_path):
+    """Also after they were kept for other processes; a gap may be written."""
+    numbers = list(map(float, NUMBERS))
+    for words, fault in (
+        (["-"] * 9, ""), (["abc", "0.5"], "row 58, column 'a': 'abc' is a text, and"),
+    ):  # fmt: skip
+        cells = [*numbers[: 60 - len(words)], *words]
+        table = from_memory("t", {"a": cells, "y": GOAL})
+        np.savez(tmp_path / "t.npz", **as_arrays(table))
+        kept = from_file(tmp_path / "t.npz")
+        how = {"target": "y", "task": "regress_table"}
+        if fault:
+            with pytest.raises(gpuzoo.GpuzooError, match=fault):
+                tabular.make("t", "h", kept, **how)
+        else:
+            made = tabular.make("t", "h", kept, **how).table
+            assert [one.gaps for one in made.numeric] == [True]
+
+
+def test_columns_of_different_indexes_are_refused():
+    pandas = pytest.importorskip("pandas")
+    one, other = pandas.Series([1, 2]), pandas.Series([1, 2], index=[1, 0])
+    assert len(from_memory("t", {"a": one, "y": one})) == 2
+    with pytest.raises(gpuzoo.GpuzooError, match="with different indexes; make a data"):
+        from_memory("t", {"a": one, "y": other})
 
 
 @pytest.mark.parametrize("unit", ["ns", "us", "s", "D"])

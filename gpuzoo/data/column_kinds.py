@@ -14,6 +14,7 @@ numbers, identifiers, free text. The recipe field `columns` overrules all this.
 
 import collections
 import dataclasses
+import functools
 import re
 
 import numpy as np
@@ -26,7 +27,7 @@ from gpuzoo.errors import GpuzooError, nearest
 
 KINDS = ("number", "category", "drop")
 """What `columns` may say of a column."""
-MISSING_TEXTS = {"", "nan", "n/a", "#n/a", "na", "null", "?"}
+MISSING_TEXTS = numbers.GONE
 """Of a column of texts, where "none" and "-" may be meant."""
 _ZERO_FIRST = re.compile(r"[+-]?0\d+")
 _ARTEFACT = re.compile(r"(-?\d{1,15})\.0+")  # 3.0, which was 3 before one was missing
@@ -34,7 +35,9 @@ _ID_NAMES = {"id", "ids", "uuid", "guid", "index", "idx", "rowid", "unnamed"}
 _LOOKED_AT = 200
 """Cells that show whether it is worth looking at all."""
 _MOST = 0.9
-"""Fraction of numbers from which on a text among them is taken for a mistake."""
+"""Fraction of numbers from which on a text among them is taken for a mistake; of few
+different texts a half."""
+_WORDS_AMONG = 3
 CLOCK = "time of day"
 _IDS = "line numbers or identifiers (--columns NAME:number uses them)"
 _WORDS = (
@@ -118,11 +121,32 @@ def decide(
         return _as_text(column, train)
     if _mostly(table, column, rows, there, _is_moment, "a date", "dates"):
         return _tolerant(as_dates(table, column, rows), train)
+    if column.exact and _mostly_exact(table, column, rows):
+        return _tolerant(as_numbers(table, column, rows), train, column, rows)
     plain = not column.typed and not any(map(_ZERO_FIRST.fullmatch, there))
-    number = numbers.is_number
+    number = functools.partial(numbers.is_number, unit=numbers.unit_of(there))
     if plain and _mostly(table, column, rows, there, number, "a number", "numbers"):
         return _tolerant(as_numbers(table, column, rows), train, column, rows)
     return _as_text(column, train)
+
+
+def _mostly_exact(table: Columns, column: Column, rows: np.ndarray) -> bool:
+    """Whether at least half of the values are numbers of a data frame.
+
+    Raises:
+        GpuzooError: they are, and others are texts.
+    """
+    there = [row for row in rows if column.texts[row].lower() not in numbers.MISSING]
+    wrong = [row for row in there if row not in column.exact]
+    if 2 * len(wrong) > len(there):
+        return False
+    if wrong:
+        raise table.error(
+            wrong[0], column.name,
+            f"{quoted(column.texts[wrong[0]])} is a text, and most values are numbers; "
+            f"give numbers only, or say --columns {quoted(column.name + ':category')}",
+        )  # fmt: skip
+    return True
 
 
 def _mostly(table, column, rows, there: list, test, one: str, kind: str) -> bool:
@@ -139,7 +163,8 @@ def _mostly(table, column, rows, there: list, test, one: str, kind: str) -> bool
         return True
     counts = collections.Counter(column.texts[row] for row in rows)
     total, bad = (sum(counts[cell] for cell in cells) for cells in (there, wrong))
-    if bad > (1 - _MOST) * total or len(there) - len(wrong) < 10:
+    most = 0.5 if len(wrong) <= _WORDS_AMONG else 1 - _MOST
+    if bad > most * total or len(there) - len(wrong) < 10:
         return False
     row = next(row for row in rows if column.texts[row] in wrong)
     raise table.error(

@@ -100,6 +100,12 @@ def from_memory(what: str, data) -> Columns:
     if getattr(getattr(data, "index", None), "names", [None]) != [None]:
         data = data.reset_index()  # an index with a name is a column
     if isinstance(data, dict):
+        indexes = [one.index for one in data.values() if hasattr(one, "iloc")]
+        if not all(index.equals(indexes[0]) for index in indexes):
+            raise GpuzooError(
+                f"{what}: the columns are series of pandas with different indexes; "
+                "make a data frame of them, or give them with .to_numpy()"
+            )
         given = {k: [v] if _is_single(v) else v for k, v in data.items()}
         columns = [_column(what, clean_name(str(k)), v) for k, v in given.items()]
     else:
@@ -130,6 +136,8 @@ def as_arrays(table: Columns) -> dict[str, np.ndarray]:
     for place, column in enumerate(table.columns.values()):
         texts = column.values is None
         found[f"column_{place}"] = _as_bytes(column.texts) if texts else column.values
+        if column.exact:
+            found[f"exact_{place}"] = np.array([*column.exact.items()], np.float64)
     return found
 
 
@@ -152,7 +160,10 @@ def _from_npz(path: pathlib.Path) -> Columns:
                     columns.append(Column(name, values=array))
                 else:
                     texts = json.loads(bytes(array))
-                    columns.append(Column(name, texts=texts, typed=True))
+                    there = f"exact_{place}" in file.files
+                    pairs = file[f"exact_{place}"].tolist() if there else []
+                    exact = {int(row): value for row, value in pairs}
+                    columns.append(Column(name, texts=texts, typed=True, exact=exact))
     except GpuzooError:
         raise
     except Exception as error:  # of zipfile, NumPy and json

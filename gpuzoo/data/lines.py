@@ -155,8 +155,12 @@ def _text(what: str, path: pathlib.Path, content) -> tuple[str, list[str]]:
                 f"{what}: not a readable CSV file: it begins like UTF-16 but is not; "
                 "save it as UTF-8"
             ) from None
-        text = content.decode("cp1252", "replace")
-        found = ["the file is not UTF-8 and was read as Windows-1252"]
+        text = _windows(what, content)
+        word = re.search(r"\w*[^\0-\x7f]\w*", text)
+        found = [
+            "the file is not UTF-8 and was read as Windows-1252: "
+            f"{word[0][:30] if word else ''!r} must be what you have written"
+        ]
     control = re.search(r"[\0-\x08\x0e-\x1f\x7f]", text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
@@ -165,6 +169,27 @@ def _text(what: str, path: pathlib.Path, content) -> tuple[str, list[str]]:
             f"character {control[0]!r}; save it as CSV again"
         )
     return text.lstrip("\ufeff"), found
+
+
+def _windows(what: str, content: bytes) -> str:
+    """Decode a file in Windows-1252.
+
+    Raises:
+        GpuzooError: it is UTF-8 with a damaged letter, or has letters that Windows-1252
+            does not have.
+    """
+    rough = content.decode("utf-8", "replace")
+    bad = rough.count("\ufffd")
+    if len(rough) - bad - len(rough.encode("ascii", "ignore")) > bad:
+        line = rough.count("\n", 0, rough.index("\ufffd")) + 1
+        raise GpuzooError(f"{what}: line {line}: a letter is not UTF-8; save it again")
+    try:
+        return content.decode("cp1252")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise GpuzooError(
+            f"{what}: line {line}: neither UTF-8 nor Windows-1252; save it as UTF-8"
+        ) from None
 
 
 # --- rows and columns ---------------------------------------------------------------

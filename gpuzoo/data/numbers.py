@@ -1,12 +1,20 @@
 """Number formats: thousands separators, decimal separators, units."""
 
+import collections
 import dataclasses
 import functools
 import re
+import unicodedata
 
 import numpy as np
 
-MISSING = {"", "-", "--", ".", "?", "#n/a", "n/a", "na", "nan", "null", "none"}
+GONE = {
+    "", "?", "#n/a", "#na", "n/a", "na", "n.a.", "<na>", "nan", "-nan", "nat", "null",
+    "(null)", "\\n", "1.#qnan", "-1.#qnan", "1.#ind", "-1.#ind",
+}  # fmt: skip
+"""What programs write for a missing value."""
+MISSING = GONE | {"-", "--", "---", "\u2014", ".", "..", "...", "\u2026", "none"}
+"""Among numbers."""
 # Equivalent characters: non-breaking spaces, the Swiss apostrophe, and minus signs and
 # dashes.
 _SAME = str.maketrans(
@@ -15,6 +23,14 @@ _SAME = str.maketrans(
 )
 _FORMULA = re.compile(r'="([^"]*)"')  # text in a CSV file for Excel
 _UNITS = "$€£¥%"
+# Units behind a number, and currencies before one, that all numbers of a column have.
+_BEHIND = re.compile(r"\d\s*([^\W\d_][^\d\s.,+-]{0,7}|[^\w\s.,+'()-][^\d\s]{0,3})")
+_BEFORE = re.compile(
+    r"[+-]?(USD|EUR|GBP|CHF|JPY|CNY|INR|Rs\.?|kr\.?|z\u0142|[A-Z]{0,3}[$€£¥₹₽₩₺₴₪฿])"
+    r"\s*[+-]?[.,]?\d.*"
+)
+_BOOKED = re.compile(r"([^\w()]{0,2})\((.*\d.*)\)|(.*\d\s*[^\w\s()-]?)-")
+_MARKS = str.maketrans({"\u066b": ".", "\u066c": ","})  # of Arabic numbers
 _NAMES = {",": "commas", ".": "points", " ": "blanks", "'": "apostrophes"}
 
 
@@ -28,10 +44,16 @@ class Unreadable(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """A number format: thousands separator ("": none) and decimal separator."""
+    """A number format: thousands separator ("": none), decimal separator, and what
+    stands at every number."""
 
     thousands: str
     point: str
+    unit: str = ""
+
+    @property
+    def record(self) -> tuple[str, ...]:
+        return (self.thousands, self.point, *([self.unit] if self.unit else []))
 
     @functools.cached_property
     def pattern(self) -> re.Pattern:
@@ -81,15 +103,15 @@ def kind(cell: str) -> str:
     return "number" if re.match(r"[+-]?[^\w.,+-]{0,2}[+-]?[.,]?\d", cell) else "text"
 
 
-def is_number(cell: str) -> bool:
-    """Whether a cell is a number in one of the formats."""
-    (plain,), _ = _without_unit([cell])
+def is_number(cell: str, unit: str = "") -> bool:
+    """Whether a cell is a number in one of the formats, perhaps with a unit."""
+    (plain,), _ = _without_unit([cell], (*_UNITS, unit))
     return any(form.pattern.fullmatch(plain) for form in _FORMS)
 
 
 def are_numbers(cells: list[str]) -> bool:
     """Whether one number format fits all cells."""
-    cells, _ = _without_unit(cells)
+    cells, _ = _without_unit(cells, _UNITS)
     return any(all(map(form.pattern.fullmatch, cells)) for form in _FORMS)
 
 
@@ -98,13 +120,14 @@ def read(
 ) -> tuple[np.ndarray, list[str]]:
     """Return the numbers of a column, all in one format, and findings about it; see
     `read_in`."""
-    values, said, _ = read_in(None, cells, grouped_by, always)
+    values, said, _ = read_in(None, cells, grouped_by, always, _UNITS)
     return values, said
 
 
 def read_in(
-    form: Form | None, cells: list[str], grouped_by: str = "", always: bool = False
-) -> tuple[np.ndarray, list[str], Form]:
+    form: Form | None, cells: list[str], grouped_by: str = "", always: bool = False,
+    units=None,
+) -> tuple[np.ndarray, list[str], Form]:  # fmt: skip
     """Return the numbers of a column, findings about their format, and the format.
 
     Args:
@@ -114,24 +137,32 @@ def read_in(
         grouped_by: the character that separates thousands if three digits follow it in
             every cell.
         always: also if some cells do not have it.
+        units: see `_without_unit`.
 
     Raises:
         Unreadable: the first cell that is not a number, or is ambiguous.
     """
-    plain, unit = _without_unit(cells)
+    plain, unit = _without_unit(cells, units)
     said: list[str] = []
     if form is None:
         form, said = _form(plain, grouped_by, always)
+    elif cells and unit != form.unit:
+        theirs = f"the unit {form.unit!r}" if form.unit else "no unit"
+        raise Unreadable(0, f"must be written as in the training, with {theirs}")
     else:
         form = _alike(form, plain)
     if unit:
         said.append(f"the unit {unit!r} of every number is ignored")
+    if any(map(_BOOKED.fullmatch, cells)):
+        said.append("numbers as (1.50) or 1.50- are read as negative ones")
+    form = dataclasses.replace(form, unit=unit)
     return np.array([form.value(cell) for cell in plain]), said, form
 
 
 def _alike(form: Form, cells: list[str]) -> Form:
     """Return the format with the same decimal mark that fits all cells: a guess from
     the cells would let the value of one depend on the others."""
+    form = dataclasses.replace(form, unit="")
     alike = [form, *(one for one in _FORMS if one.point == form.point)]
     for one in alike:
         if all(map(one.pattern.fullmatch, cells)):
@@ -187,16 +218,51 @@ def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[s
     ]
 
 
-def _without_unit(cells: list[str]) -> tuple[list[str], str]:
-    """Return numbers without a currency or percent sign that all of them have."""
-    for sign in _UNITS:
-        if cells and sign in cells[0]:
-            s = re.escape(sign)
-            for pattern in (rf"([+-]?){s}\s*(.+)", rf"()(.+?)\s*{s}"):
-                found = [re.fullmatch(pattern, cell) for cell in cells]
-                if all(found):
-                    return [one[1] + one[2] for one in found], sign
+def _without_unit(cells: list[str], units=None) -> tuple[list[str], str]:
+    """Return numbers with digits and signs as usual, and without a unit that all of
+    them have.
+
+    Args:
+        units: those that are known; default: also that of the first number.
+    """
+    cells = [_plain(cell) for cell in cells]
+    for sign in (*_UNITS, unit_of(cells[:1])) if units is None else units:
+        if cells and sign and sign in cells[0] and (found := _cut(cells, sign)):
+            return found, sign
     return cells, ""
+
+
+def _cut(cells: list[str], sign: str) -> list[str] | None:
+    """Return numbers without a unit; None if one of them does not have it."""
+    s = re.escape(sign)
+    for pattern in (rf"([+-]?){s}\s*(.+)", rf"()(.+?)\s*{s}"):
+        found = [re.fullmatch(pattern, cell) for cell in cells]
+        if all(found):
+            return [one[1] + one[2] for one in found]
+    return None
+
+
+def unit_of(cells: list[str]) -> str:
+    """Return what stands behind, or as a currency before, nearly all numbers; or ""."""
+    units: collections.Counter = collections.Counter()
+    for cell in cells:
+        if found := _BEFORE.fullmatch(cell) or re.fullmatch(
+            rf".*{_BEHIND.pattern}", cell
+        ):
+            units[found[1]] += 1
+    (unit, count), *_ = units.most_common(1) or [("", 0)]
+    return unit if count >= 0.9 * len(cells) else ""
+
+
+def _plain(cell: str) -> str:
+    """Return a number with the digits 0 to 9, and with a minus sign in front if it is
+    written (1.50) or 1.50-, as in bookkeeping."""
+    if not cell.isascii():
+        cell = "".join(str(unicodedata.decimal(one, one)) for one in cell)
+        cell = cell.translate(_MARKS)
+    if found := _BOOKED.fullmatch(cell):
+        cell = "-" + ((found[1] or "") + found[2] if found[2] else found[3].strip())
+    return cell
 
 
 def _unclear(row: int) -> Unreadable:

@@ -47,8 +47,8 @@ class Numeric:
     """Different training values at even steps of the rank, the smallest first."""
     gaps: bool
     """Whether values were missing in the training."""
-    form: tuple[str, str] = ("", ".")
-    """What separates thousands, and decimals."""
+    form: tuple[str, ...] = ("", ".")
+    """What separates thousands, and decimals; the unit, if there is one."""
     order: str = ""
     """Of dates, which are days since 1970-01-01: of day, month and year."""
 
@@ -85,7 +85,7 @@ class Target:
     name: str
     kind: str
     """number: predicted itself, or category: a class."""
-    form: tuple[str, str] = ("", ".")
+    form: tuple[str, ...] = ("", ".")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,9 +189,14 @@ def _fitted(name: str, reading: Reading, train: np.ndarray) -> Numeric:
     ranks = np.arange(KNOTS) * (len(there) - 1) // (KNOTS - 1)
     different = np.unique(there)
     knots = different if len(different) <= KNOTS else np.unique(there[ranks])
-    form = (reading.form.thousands, reading.form.point)
     return Numeric(
-        name, mean, deviation, tuple(map(float, knots)), gaps, form, reading.order
+        name,
+        mean,
+        deviation,
+        tuple(map(float, knots)),
+        gaps,
+        reading.form.record,
+        reading.order,
     )
 
 

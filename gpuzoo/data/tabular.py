@@ -13,7 +13,7 @@ from gpuzoo.data.column_kinds import Reading
 from gpuzoo.data.columns import Column, Columns
 from gpuzoo.data.dataset import LONG, Dataset
 from gpuzoo.data.preparation import Preparation, Target
-from gpuzoo.data.validate import hold_out
+from gpuzoo.data.validate import alike, hold_out
 from gpuzoo.data.validation import with_validation
 from gpuzoo.errors import GpuzooError
 
@@ -22,6 +22,7 @@ LEAST = 10
 """Rows."""
 FEW = 10
 """Different whole numbers up to which a target is taken for classes."""
+_FAR_AWAY = {-99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0}
 _NAMED = 30
 """Rows without a target that a message names."""
 
@@ -83,7 +84,7 @@ def make(
     clean, scale = _prepared(rough, rows, prepared, readings)
     findings = (
         *table.findings, *goal.said, *_described(prepared, readings, goal.rows),
-        *rough.findings, *_empty_classes(clean, goal.classes),
+        *rough.findings, *alike(goal.classes), *_empty_classes(clean, goal.classes),
         *_duplicates(table, prepared, rows),
     )  # fmt: skip
     return Dataset(
@@ -214,9 +215,8 @@ def _regression(table: Columns, column: Column, read: Reading) -> _Goal:
         f"the target {column.name!r} is a number, of {len(np.unique(values)):,} "
         "different values (--task classify_table takes them for classes)"
     )
-    form = (read.form.thousands, read.form.point)
     return _Goal(
-        Target(column.name, "number", form), rows, values, (),
+        Target(column.name, "number", read.form.record), rows, values, (),
         [said, *(f"column {column.name!r}: {line}" for line in read.said),
          *_left_out(table, column.name, np.setdiff1d(every, rows))],
     )  # fmt: skip
@@ -335,7 +335,8 @@ def _described(
     for reason in dict.fromkeys(why for _, why in prepared.unused):
         names = [name for name, why in prepared.unused if why == reason]
         found.append(f"not used, {reason}: {_listed(names)}")
-    found += _rare(prepared, readings, rows)
+    found += [*_rare(prepared, readings, rows), *_alike(prepared)]
+    found += _far_away(prepared, readings, rows)
     formats: dict[str, list[str]] = {}
     for name, reading in readings.items():
         for line in reading.said if reading.kind == "number" else ():
@@ -372,6 +373,34 @@ def _rare(prepared: Preparation, readings: dict, rows: np.ndarray) -> list[str]:
         f"or none, or not among the {preparation.MOST:,} most frequent: "
         + ", ".join(found)
     ]
+
+
+def _alike(prepared: Preparation) -> list[str]:
+    found = []
+    for one in prepared.categorical:
+        if names := alike(one.categories):
+            more = f" and {len(names) - 1} more" * (len(names) > 1)
+            found.append(f"column {one.name!r}: {names[0]}{more}")
+    return found
+
+
+def _far_away(prepared: Preparation, readings: dict, rows: np.ndarray) -> list[str]:
+    """Return a line on each column that has -999 and the like several times, far from
+    its other values."""
+    found = []
+    for one in (each for each in prepared.numeric if not each.order):
+        values = readings[one.name].values[rows]
+        values = values[~np.isnan(values)]
+        for mark in _FAR_AWAY & {values.min(), values.max()}:
+            rest = values[values != mark]
+            apart = rest.size and np.abs(rest - mark).min() > 3 * np.ptp(rest)
+            if apart and len(values) - len(rest) > 1:
+                found.append(
+                    f"column {one.name!r}: {mark:g} stands {len(values) - len(rest)} "
+                    "times, far from all other values: leave the cells empty if it "
+                    "means a missing value"
+                )
+    return found
 
 
 def _listed(names: list[str]) -> str:
