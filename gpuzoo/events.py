@@ -62,7 +62,7 @@ class Evaluated(Event):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(Event):
-    """A checkpoint is on the disk: a killed run goes on from this step."""
+    """A checkpoint was written: a killed run resumes from this step."""
 
     step: int
 

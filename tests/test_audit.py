@@ -88,7 +88,7 @@ def test_an_honest_run_passes(run, cli_here):
     drawn = [(one["first"], one["last"]) for one in done.json["drawn"]]
     assert drawn == [(1, 10), (11, 20), (21, 30), (31, 40)]
     assert done.json["steps"] == 40 and done.json["would_pass"]["1"] == 0
-    assert "segments 1, 2, 3, 4 of 4, drawn by the seed 1" in done.stderr
+    assert "segments 1, 2, 3, 4 of 4, drawn with seed 1" in done.stderr
     assert gpuzoo.verify(run)["verdict"] == "identical"
 
 

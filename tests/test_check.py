@@ -26,7 +26,7 @@ class Net(keras.Model):
         return self.dense(self.flat(x))
 
 def net(kind: str = "fine"):
-    if kind == "sub-classed":
+    if kind == "subclassed":
         return Net()
     inputs = keras.Input((14, 14, 1))
     x = keras.layers.MaxPooling2D()(keras.layers.Conv2D(4, 3)(inputs))
@@ -58,12 +58,12 @@ def of(result, *kinds):
 
 
 def test_what_is_fine_repeats(file, runtime):
-    for kind, shape in (("fine", ()), ("sub-classed", (14, 14, 1))):
+    for kind, shape in (("fine", ()), ("subclassed", (14, 14, 1))):
         found = looked_at(file, runtime, kind, shape)
         assert found["repeated"] and found["step_seconds"] > 0
         assert not of(found, NOT_REPEATABLE, NO_COMPILE)
         assert {"Dense", "Flatten"} <= {row["kind"] for row in found["layers"]}
-    (told,) = of(looked_at(file, runtime, "sub-classed"), NO_COMPILE)
+    (told,) = of(looked_at(file, runtime, "subclassed"), NO_COMPILE)
     assert told["remedy"] == "name it: --shape 28 28 1"
 
 

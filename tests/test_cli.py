@@ -220,7 +220,7 @@ QUICK = {
     "info": (["info", "mlpp"], "no model named 'mlpp'; nearest: mlp"),
     "task": (["list", "--task", "x"], "task must be one of"),
     "option": (["train", "mnist", "--epoch", "3"], "--epochs"),
-    "value type": (["train", "mnist", "--epochs", "many"], "error: --epochs: must be a whole number: 'many'; see gpuzoo train mnist --help$"),
+    "value type": (["train", "mnist", "--epochs", "many"], "error: --epochs: must be an integer: 'many'; see gpuzoo train mnist --help$"),
     "value": (["train", "mnist", "--epochs", "0"], "error: epochs .* at least 1: 0; see gpuzoo train mnist --help$"),
     "name": (["train", "mnist", "--name", "../x"], "letters, digits"),
     "rate": (["train", "mnist", "--learning-rate", "nan"], "positive number: nan"),

@@ -50,7 +50,7 @@ def test_a_second_process_compiles_nothing_and_ends_with_the_same_bits(cli, tmp_
         os.utime(path, (time.time() - 90_000,) * 2)
     third = cli(*base, "--out", "third")
     assert third.returncode == 0 and SAID not in third.stderr, third.stderr
-    assert f"Compiled anew: {len(kept)} of the programs" in third.stderr  # of its place
+    assert f"Recompiled: {len(kept)} of the programs" in third.stderr  # of its place
     assert not list((tmp_path / "cache/compiled").glob(".*"))
     assert young.exists() and not file.exists()  # another process may be at the one
     assert users.exists()
@@ -117,7 +117,7 @@ def test_a_program_under_another_name_and_one_that_jax_cannot_load(cli, tmp_path
         (one.parent / f"{name}.{digest}").write_bytes(content)
     second = cli(*words)
     assert second.returncode == 0, second.stderr
-    assert "Compiled anew: 2 of the programs" in second.stderr
+    assert "Recompiled: 2 of the programs" in second.stderr
     from jax._src.compilation_cache import compress_executable
 
     garbage = compress_executable(bytes(2000))

@@ -360,7 +360,7 @@ def test_finished_forms_are_kept_and_a_bound_is_kept(home, compressed):
     path.write_text(
         path.read_text().replace(_weights(home / "run-compressed"), "0" * 64)
     )
-    with pytest.raises(GpuzooError, match="holds something else than this form"):
+    with pytest.raises(GpuzooError, match="is not this variant, or was changed"):
         compress_in(home, width=(0.5,), epochs=6, out=copy)
 
 
@@ -455,7 +455,7 @@ def test_a_sparse_form_keeps_its_last_weights(home, tmp_path):
     [
         ({"width": (1.5,)}, "width must be above 0 and below 1: 1.5"),
         ({"sparsity": (0.0,)}, "sparsity must be above 0 and below 1: 0"),
-        ({"width": (0.5, 0.5)}, "each form must be named once"),
+        ({"width": (0.5, 0.5)}, "each variant must be named once"),
         ({"student_options": ("dense=3",)}, "student_options needs student"),
         ({"student": "nothing_of_that_name"}, "no model named"),
         ({"student": "cnn", "student_options": ("filters=3",)}, r"filters=\(3,\)"),
@@ -471,7 +471,7 @@ def test_other_wrong_use_is_refused(home, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("mine")
     for how, fault in (
-        ({"out": tmp_path / "mine"}, "does not hold forms of this run"),
+        ({"out": tmp_path / "mine"}, "has no variants of this run"),
         ({"to": "stablehlo"}, "to must be litert, onnx or openvino"),
         ({"to": "openvino"}, "--int8 is for litert and onnx"),
         ({"epochs": 0}, "epochs must be at least 1"),

@@ -84,7 +84,7 @@ def test_a_decaying_schedule_is_that_of_the_whole_length(make, tmp_path, capfd):
     gpuzoo.resume(half, epochs=2, out=tmp_path / "more")
     told = capfd.readouterr().err
     assert "after epoch 2, step 8, to epoch 4, as a new run" in told
-    assert "(linear) is that of 4 epochs: the learning rate goes on at 0.005;" in told
+    assert "(linear) is that of 4 epochs: the learning rate continues at 0.005;" in told
     assert "keep=best sees the evaluations of the new epochs only" in told
     assert gpuzoo.verify(tmp_path / "more")["verdict"] == "identical"
 
@@ -126,7 +126,7 @@ def test_what_cannot_go_on_is_refused_by_name(make, npz, tmp_path):
         make("stopped", epochs=2, on_event=lambda event: 1 / 0)
     refused("needs a finished run, and .* stopped; finish it first", run=stopped)
     np.savez(npz, **{**two_classes(), "x_test": two_classes()["x_test"][::-1]})
-    refused("cannot go on, its data have changed", out=tmp_path / "more")
+    refused("cannot be continued, its data have changed", out=tmp_path / "more")
     assert not (tmp_path / "more").exists()
     content = bytearray((half / "state.safetensors").read_bytes())
     content[-1] ^= 1

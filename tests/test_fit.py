@@ -38,7 +38,7 @@ def ran(tmp_path, *words, code=None, **env):
 def test_a_fit_repeats_in_another_process_and_in_the_same(backend, tmp_path):
     skip_without(backend)
     first = ran(tmp_path, backend, "auto", "one", "again", "other")
-    assert "Not promised: the same bits on another processor" in first.stderr
+    assert "Not guaranteed: the same bits on another processor" in first.stderr
     assert "PYTHONHASHSEED=0 python" in first.stderr
     # A row for each epoch, below a head.
     assert re.search(r"epoch +step +accuracy +loss +val_accuracy", first.stderr)
@@ -281,7 +281,7 @@ def test_what_cannot_be_done_with_a_trail_is_one_line(tmp_path, runtime, cli_her
     with pytest.raises(gpuzoo.GpuzooError, match="make a new one for each"):
         model.fit(np.zeros((8, 14, 14, 1)), np.zeros((8, 2)), callbacks=[trail])
     for every in (0, 2.5, True):
-        with pytest.raises(gpuzoo.GpuzooError, match="every must be a whole number"):
+        with pytest.raises(gpuzoo.GpuzooError, match="every must be an integer"):
             Trail(tmp_path / "two", every)
     before = (tmp_path / "one/fit.json").read_bytes()
     with pytest.raises(gpuzoo.GpuzooError, match="is not empty"):

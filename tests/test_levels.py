@@ -102,7 +102,7 @@ def test_strict_tries_the_first_step_twice(dataset, runtime):
 
     strict = dataclasses.replace(runtime, level="strict")
     train(RECIPE, dataset, strict)  # an honest model passes
-    with pytest.raises(gpuzoo.GpuzooError, match="done twice, gave.* logits/kernel"):
+    with pytest.raises(gpuzoo.GpuzooError, match="run twice, gave.* logits/kernel"):
         train(with_layer(count), dataset, strict)
 
 

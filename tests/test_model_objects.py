@@ -263,11 +263,11 @@ def refused(name: str):
         ("patched", "compute_loss of its own"),
         (
             "Calling",
-            "is a sub-classed keras.Model .Calling.*put a function that returns it into",
+            "is a subclassed keras.Model .Calling.*put a function that returns it into",
         ),
         (
             "built",
-            "is a sub-classed keras.Model .Calling.*put a function that returns it into",
+            "is a subclassed keras.Model .Calling.*put a function that returns it into",
         ),
     ],
 )
@@ -285,7 +285,7 @@ def test_what_gpuzoo_would_not_call_is_refused_whichever_way_it_comes(
     file.write_text(FILE.format(tests=str(ROOT / "tests"), name=name))
     data = make_dataset("tiny", "made up", splits(np.load(npz)))
     recipe = gpuzoo.Recipe(name="own", model=f"{file}:net", data="tiny")
-    if "sub-classed" in words:  # a function in a file, whose code is recorded, may be
+    if "subclassed" in words:  # a function in a file, whose code is recorded, may be
         assert len(build_model(recipe, data).layers) == 2
         return
     with pytest.raises(gpuzoo.GpuzooError, match=words) as again:

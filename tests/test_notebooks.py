@@ -95,5 +95,5 @@ def test_a_training_in_a_notebook(tmp_path, monkeypatch):
     assert trained["text/html"].count("3     ") and "<span" in trained["text/html"]
     assert len(pictures) == 6 and all("image/png" in one for one in pictures)
     assert "to continue: gpuzoo resume two" in stopped["text/plain"]
-    assert "Going on after step" in resumed["text/plain"]
+    assert "Resuming after step" in resumed["text/plain"]
     assert "the kernel lives" in str(notebook.cells[3].outputs)

@@ -216,9 +216,7 @@ def test_names_of_outputs_that_were_taken_while_it_was_dead(
         "confusion.kept-1.png": "mine: confusion.png",
         "digests.kept-1.jsonl": "mine: digests.jsonl",
     }  # fmt: skip
-    told = (
-        "weights.safetensors is not this run's; it is kept as weights.kept-1.safetens"
-    )
+    told = "weights.safetensors was not written by this run; it is kept as weights.kept-1.safetens"
     assert told in resumed.stderr
     assert cli_here("diff", "run", whole).json["verdict"] == "identical"
 

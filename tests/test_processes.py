@@ -113,7 +113,7 @@ def test_one_that_is_killed_is_started_again_with_all(rank, whole, tmp_path):
     os.kill(ranks(run)[rank], signal.SIGKILL)
     said = finish(process)
     assert f"process {rank}: the process was killed by signal 9" in said
-    assert "going on from the last checkpoint, 1 process." in said
+    assert "restarting from the last checkpoint, 1 process." in said
     assert_same(run, whole)
     record = read_run(run)
     assert record["resumed"][0]["step"] >= 20
@@ -169,7 +169,7 @@ def test_a_training_that_diverges_ends_in_all_processes(tmp_path):
     words = [*WORDS, "--learning-rate", "1e20", "--optimizer", "sgd", "--schedule",
              "constant", "--out", "run"]  # fmt: skip
     said = finish(start(["launch", "--processes", "2", *words], tmp_path), code=1)
-    assert "the loss became" in said and "going on" not in said
+    assert "the loss became" in said and "restarting" not in said
     assert read_run(tmp_path / "run", sealed=False)["state"] == "diverged"
 
 
@@ -215,7 +215,7 @@ def test_what_launch_does_not_start(words, error):
 
 
 def test_a_run_that_is_there_is_not_trained_again(whole):
-    with pytest.raises(GpuzooError, match="is a run already; name another"):
+    with pytest.raises(GpuzooError, match="is already a run; name another"):
         launch([*WORDS, "--out", str(whole)], 2)
 
 
@@ -229,7 +229,7 @@ def test_an_error_of_the_user_is_not_tried_again(tmp_path):
     words = [*WORDS, "--batch-size", "60", "--out", "run"]
     said = finish(start(["launch", "--processes", "2", *words], tmp_path), code=2)
     assert "batch_size 60 must be a multiple of 8" in said
-    assert "going on" not in said
+    assert "restarting" not in said
     assert not (tmp_path / "run").exists()
 
 

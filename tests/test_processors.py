@@ -101,7 +101,7 @@ def test_of_another_class_only_the_figures_are_compared(run, cli_here):
     for words in ([], ["--allow-drift"]):
         done = cli_here("verify", run, *words)
         assert done.returncode == 2 and done.json["verdict"] == "other class"
-        assert "only figures can agree" in done.json["causes"][0]
+        assert "only metrics can agree" in done.json["causes"][0]
         assert ELSEWHERE in done.json["causes"][0] and HERE in done.json["causes"][0]
         assert done.json["compared"] and "figures only: test_loss" in done.stderr
 
@@ -225,7 +225,7 @@ def test_at_level_portable_it_goes_on_and_is_verified(stopped, cli_on):
     made_on(run, ELSEWHERE, OTHER_CLASS)
     done = cli_on(level="portable")("resume", run)
     assert done.returncode == 0, done.stderr
-    assert "Going on on another processor" in done.stderr
+    assert "Resuming on another processor" in done.stderr
     same = cli_on(level="portable")("verify", run)
     assert same.returncode == 0 and "on another processor" in same.stderr, same.stderr
     with_another_loss(run)

@@ -73,7 +73,7 @@ def test_proof(tmp_path):
         "finished", "finished", "identical",
     ]  # fmt: skip
     # It was killed on its way, after a checkpoint.
-    step = int(re.search(r"Going on after step (\d+)", done.stderr)[1])
+    step = int(re.search(r"Resuming after step (\d+)", done.stderr)[1])
     assert 100 <= step < 990 and step % 100 == 0
 
 

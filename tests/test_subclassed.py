@@ -67,7 +67,7 @@ def graph(*, num_classes: int = 2, begin: str = "glorot_uniform"):
 @gpuzoo.register(task="classify", reference="none")
 def net(*, num_classes: int = 2, end: str = "none", steps: bool = False,
         begin: str = "glorot_uniform"):
-    """A sub-classed network."""
+    """A subclassed network."""
     return (Steps if steps else Net)(num_classes, end, begin)
 '''
 

@@ -83,7 +83,7 @@ def test_no_escape_codes_and_no_broken_figures_in_a_pipe(cli, tmp_path):
             "unknown option --stepps; nearest: --steps; see gpuzoo verify --help",
         ),
         (["train", "mnist", "--precision", "int3"], "invalid choice 'int3'"),
-        (["train", "mnist", "--epochs", "many"], "--epochs: must be a whole number"),
+        (["train", "mnist", "--epochs", "many"], "--epochs: must be an integer"),
         (["train", "mnist", "--lr", "3"], "unknown option --lr; nearest: --learning"),
     ],
 )

@@ -108,7 +108,7 @@ def trial(number: int, kind: str, seed: int, wanted: str, usual: float) -> dict:
             os.killpg(launched.pid, signal.SIGKILL)
             return {**row, "verdict": f"hangs: {error}"[:200]}
         row["seconds"] = round(time.monotonic() - begun, 1)
-        begun_anew = "going on from the last checkpoint" in said
+        begun_anew = "restarting from the last checkpoint" in said
         row["restarted"] = begun_anew
         record = top / run / "run.json"
         if launched.returncode or not record.exists():

@@ -78,7 +78,7 @@ def describe(model: "keras.Model") -> str:
     check_form(model, called)
     if not isinstance(model, keras.Function | keras.Sequential):
         raise GpuzooError(
-            f"{called} is a sub-classed keras.Model ({type(model).__name__}), whose "
+            f"{called} is a subclassed keras.Model ({type(model).__name__}), whose "
             f"layers only its code connects; {REMEDY}"
         )
     if not model.built:

@@ -118,10 +118,10 @@ class Recipe:
     """Cut or pad audio files of a folder to this length; 0: that of the longest."""
 
     validation: float = 0.0
-    """Fraction of the training examples to take for validation, of every class alike,
-    chosen by the seed; of a series its last part. 0: the data's own validation part, if
-    they have one. If there is one, it is evaluated in training, and the test examples
-    only at the end."""
+    """Fraction of the training examples to hold out for validation, stratified by class
+    and chosen by the seed; of a series its last part. 0: the validation split of the
+    data, if there is one. The validation split is evaluated during the training, the
+    test split only at the end."""
 
     stream: Literal["auto", "on", "off"] = "auto"
     """Stream examples to the device instead of keeping the dataset in its memory; auto:
@@ -135,17 +135,17 @@ class Recipe:
     batch_size: int = 128
     """Examples per step; the last, incomplete batch of an epoch is dropped."""
     accumulate: int = 1
-    """Parts (micro-batches) of a batch that are computed one after another, to need
-    less memory; their gradients are averaged for one update. Batch normalization sees
-    one part at a time, and mixup and cutmix mix within one."""
+    """Gradient accumulation: number of micro-batches that a batch is computed in, to
+    need less memory, with one update by their mean gradient. Batch normalization, mixup
+    and cutmix see one micro-batch at a time."""
 
     elastic: bool = False
-    """Compute each batch in `shards` equal parts and average their gradients in a fixed
-    order, with backend jax: the results are the same to the bit on any number of
-    --devices that divides the shards."""
+    """Elastic training: compute each batch in `shards` equal parts and average their
+    gradients in a fixed order, with backend jax. The results are the same to the bit on
+    any number of --devices that divides the shards."""
     shards: int = 8
-    """With elastic: parts of a batch, a power of two. Batch normalization, mixup and
-    cutmix see one part each."""
+    """With elastic: shards of a batch, a power of two. Batch normalization, mixup and
+    cutmix see one shard each."""
 
     optimizer: Literal[
         "adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb",
@@ -154,8 +154,8 @@ class Recipe:
     """Optimizer, by its name in keras.optimizers; sgd uses Nesterov momentum; muon uses
     adam for the last kernel and for weights that are not kernels."""
     optimizer_options: tuple[str, ...] = ()
-    """Options of the optimizer as key=value, e.g. rho=0.95 centered=True; those that
-    are not named are Keras's defaults."""
+    """Options of the optimizer as key=value, e.g. rho=0.95 centered=True. The others
+    have Keras's defaults, except epsilon of adam, adamw, muon and adafactor."""
     learning_rate: float = 1e-3
     """Peak learning rate of the schedule."""
     momentum: float = 0.9
@@ -167,10 +167,9 @@ class Recipe:
     weight_decay: float = 0.0
     """Decoupled weight decay, multiplied by the learning rate in each step."""
     clip_norm: float = 0.0
-    """Largest norm of all gradients of an update together; larger ones are scaled down
-    to it. 0: off."""
+    """Clip the gradients of an update to this global norm. 0: off."""
     clip_value: float = 0.0
-    """Largest magnitude of each value of a gradient; larger ones are cut. 0: off."""
+    """Clip each value of a gradient to this magnitude. 0: off."""
     schedule: Literal[
         "constant", "cosine", "linear", "one_cycle", "reduce_on_plateau"
     ] = "constant"
@@ -180,11 +179,11 @@ class Recipe:
     warmup_fraction: float = 0.0
     """Fraction of all steps in which the learning rate rises to its peak."""
     restarts: int = 0
-    """Times that the schedule cosine starts again at its peak (SGDR); each period is
-    twice as long as the one before."""
+    """Number of warm restarts of the schedule cosine (SGDR); each period is twice as
+    long as the one before."""
     plateau_patience: int = 3
-    """Evaluations in a row without an improvement after which reduce_on_plateau reduces
-    the learning rate."""
+    """Patience of reduce_on_plateau: evaluations in a row without an improvement before
+    it reduces the learning rate."""
     plateau_factor: float = 0.1
     """Factor by which reduce_on_plateau reduces the learning rate."""
     ema_decay: float = 0.0
@@ -197,21 +196,21 @@ class Recipe:
     numbers of training examples, or class:weight by name or index, e.g. cat:2 dog:0.5;
     1 for the others. Validation and test metrics are not weighted."""
     sparsity: float = 0.0
-    """Fraction of the weights of each kernel that are set to zero, those of the
-    smallest magnitude; the fraction rises over the first three quarters of the steps,
-    and the rest is fine-tuned. 0: no pruning."""
+    """Magnitude pruning: fraction of the weights of each kernel that are set to zero.
+    It rises over the first three quarters of the steps; the rest fine-tunes the other
+    weights. 0: no pruning."""
     augment: tuple[str, ...] = ()
     """Data augmentation of training images as name:amount, e.g. translate:2 flip."""
 
     early_stopping: int = 0
-    """Stop after so many evaluations in a row without an improvement of `monitor` on
-    the validation examples (patience); 0: train for all epochs."""
+    """Patience: stop after this many evaluations in a row without an improvement of
+    `monitor` on the validation split; 0: train for all epochs."""
     min_delta: float = 0.0
-    """Smallest change of `monitor` that early_stopping and reduce_on_plateau take for
+    """Smallest change of `monitor` that early_stopping and reduce_on_plateau count as
     an improvement."""
     keep: Literal["last", "best"] = "last"
-    """Weights to keep: those of the last step, or of the evaluation with the best
-    `monitor` on the validation examples."""
+    """Weights to save: those of the last step, or of the evaluation with the best
+    `monitor` on the validation split."""
     monitor: str = ""
     """Validation metric for keep=best, early_stopping and reduce_on_plateau, e.g.
     accuracy, macro_f1, auc or rmse; empty: the task's first, which is the loss."""
@@ -230,11 +229,11 @@ class Recipe:
     checkpoint_every: int = 500
     """Steps between checkpoints; 0: only when stopped."""
     keep_checkpoints: int = 0
-    """Evenly spaced checkpoints that stay in the run folder when the run has finished,
-    for `gpuzoo audit`; each is mostly three times the size of the weights."""
+    """Number of evenly spaced checkpoints that stay in the run folder, for `gpuzoo
+    audit`; each is usually three times the size of the weights."""
     keep_state: Literal["on", "off"] = "on"
-    """Keep the state of the optimizer when the run has finished, for `gpuzoo resume RUN
-    --epochs N`; mostly twice the size of the weights."""
+    """Save the optimizer state of the finished run, for `gpuzoo resume RUN --epochs N`;
+    usually twice the size of the weights."""
     digest_every: int = 100
     """Steps between digests of the weights in digests.jsonl."""
 

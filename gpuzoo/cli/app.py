@@ -31,21 +31,21 @@ _VERBS = {
     "sweep": ("many", "Train a recipe with several settings and seeds."),
     "runs": ("many", "List, filter, sort and remove runs."),
     "verify": ("runs", "Re-run a training and compare the weights bit for bit."),
-    "audit": ("runs", "Re-train segments of a run, drawn at random, and compare."),
-    "report": ("runs", "Write the report of a run, one HTML page, again."),
+    "audit": ("runs", "Retrain random segments of a run and compare the bits."),
+    "report": ("runs", "Write the HTML report of a run again."),
     "compare": ("compare", "Compare runs: settings, metrics, common seeds."),
     "diff": ("runs", "Show where two runs diverge, and why."),
-    "evaluate": ("evaluate", "Evaluate a trained run again, on its or other data."),
+    "evaluate": ("evaluate", "Evaluate a trained run, on its own or on other data."),
     "predict": ("predict", "Predict files with a trained run, or generate images."),
-    "export": ("export", "Write a trained run for other runtimes: ONNX, LiteRT, ..."),
-    "compress": ("compress", "Make smaller forms of a trained run, and compare them."),
-    "robustness": ("robustness", "Test a trained classifier on disturbed images."),
-    "serve": ("serve", "Serve a trained model by HTTP."),
+    "export": ("export", "Export a trained run: ONNX, LiteRT, OpenVINO, ..."),
+    "compress": ("compress", "Quantize, prune and distill a trained run, and compare."),
+    "robustness": ("robustness", "Test a classifier on corrupted, adversarial images."),
+    "serve": ("serve", "Serve a trained model over HTTP."),
     "check": ("checking", "Check a model before training: repeatable, compiles, slow."),
     "bench": ("machine", "Measure the training speed in each mode of this machine."),
-    "compile": ("compiling", "Compile a recipe for GPUs that this machine lacks."),
+    "compile": ("compiling", "Compile a recipe for GPUs that are not here."),
     "doctor": ("machine", "Check the installation and this machine."),
-    "new-key": ("protect", "Create a key to sign or to encrypt with."),
+    "new-key": ("protect", "Create a key for signing or encryption."),
     "sign": ("protect", "Sign a finished run."),
     "check-signature": ("protect", "Check who signed a run, and that it is unchanged."),
     "encrypt": ("protect", "Encrypt a file or a folder."),
@@ -56,14 +56,14 @@ _WITH_RECIPE = ("train", "sweep", "bench", "compile")
 _ABOUT = """Keras 3 models and training recipes, fast and repeatable to the bit.
 - Catalogue: list, info
 - Training: train, resume, launch, sweep, runs
-- Repeatability: verify, audit, diff, check
+- Reproducibility: verify, audit, diff, check
 - Reports: report, compare
 - After training: evaluate, predict, export, compress, robustness, serve
 - This machine: bench, doctor
 - Other machines: compile
 - Protection: new-key, sign, check-signature, encrypt, decrypt
-`gpuzoo train mnist` is a first training, `gpuzoo VERB --help` shows all options.
-(Exit codes: 0 done, 1 a check failed, 2 wrong use or environment, 130 interrupted.)"""
+To start: `gpuzoo train mnist`. Options of a command: `gpuzoo VERB --help`.
+(Exit codes: 0 done, 1 a check failed, 2 usage or environment, 130 interrupted.)"""
 
 
 @dataclasses.dataclass

@@ -10,10 +10,10 @@ from gpuzoo.runtime.options import Precision
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Compile one step of a model, do it three times, time its layers, and name what is
-    not repeatable, does not compile or is slow here, with the remedy.
+    """Compile one training step of a model, run it three times, time its layers, and
+    name what is not repeatable, does not compile or is slow here, with the remedy.
 
-    Exit codes: 0 fine, 1 a finding prevents a repeatable training, 2 wrong use.
+    Exit codes: 0 fine, 1 a finding prevents a repeatable training, 2 usage error.
     """
 
     model: Word
@@ -21,17 +21,17 @@ class Check:
     model_options: tuple[str, ...] = ()
     """Options of the model, name=value."""
     shape: tuple[int, ...] = ()
-    """Shape of an example, for a sub-classed model: 28 28 1."""
+    """Shape of an example, for a subclassed model: 28 28 1."""
     backends: tuple[Literal["tensorflow", "jax"], ...] = ()
     """Backends to check; default: all that are installed."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
-    """Device, as of train."""
+    """Device, as for gpuzoo train."""
     precision: Precision = "auto"
-    """Keras dtype policy, as of train."""
+    """Keras dtype policy, as for gpuzoo train."""
     xla: Literal["auto", "on", "off"] = "auto"
-    """Compile with XLA, as of train."""
+    """Compile with XLA, as for gpuzoo train."""
     batch_size: int = 8
-    """Examples of the step."""
+    """Examples per step."""
     output: Common = Output()
 
     def __call__(self) -> int:

@@ -9,25 +9,25 @@ from gpuzoo.cli.tables import add_row, show, table
 
 @dataclasses.dataclass(frozen=True)
 class Compress:
-    """Make smaller and faster forms of a trained run, and compare size, latency and
-    accuracy: int8, half of the channels, 80 % zeros, or the forms that are named.
+    """Make smaller and faster variants of a trained run, and compare size, latency and
+    accuracy. Default: --int8 --width 0.5 --sparsity 0.8.
 
-    Called again it goes on where it was. Exit codes: 0 done, 1 a form loses more than
-    --max-loss.
+    If it is interrupted, run the same command again. Exit codes: 0 done, 1 a variant
+    loses more than --max-loss.
     """
 
     run: Word
     """The run folder."""
     int8: Flag = False
-    """Quantize to 8 bits, the run and the other forms."""
+    """Quantize the run and the other variants to 8 bits."""
     width: tuple[float, ...] = ()
-    """Remove whole channels and train on: the fraction to keep, as 0.5."""
+    """Structured pruning, then fine-tuning: fraction of channels to keep, e.g. 0.5."""
     sparsity: tuple[float, ...] = ()
-    """Set weights to zero in training: the fraction of zeros, as 0.8."""
+    """Magnitude pruning, then fine-tuning: fraction of zeros, e.g. 0.8."""
     student: str = ""
-    """Train this model of the catalogue, with the run as its teacher."""
+    """Distill the run into this model of the catalogue."""
     student_options: tuple[str, ...] = ()
-    """Its options as key=value."""
+    """Options of the student as key=value."""
     epochs: int | None = None
     """Epochs of each training; default: half of the run's, at least 5; of a student
     twice as many as the run's, at least 8."""
@@ -36,11 +36,11 @@ class Compress:
     to: Literal["default", "litert", "onnx", "openvino"] = "default"
     """Runtime; default: litert, for sounds onnx."""
     max_loss: float = 1.0
-    """Accuracy in points that a form may lose; of an error, growth in percent."""
+    """Accuracy in points that a variant may lose; of an error, growth in percent."""
     out: str | None = None
-    """Folder for all forms; default: RUN-compressed."""
+    """Folder for all variants; default: RUN-compressed."""
     allow_drift: Flag = False
-    """Go on although the code of the model has changed since the training."""
+    """Continue although the code of the model has changed since the training."""
     trust_code: Flag = False
     """Execute the run's own code, if its model is defined in a user's file."""
     output: Common = Output()
@@ -68,7 +68,7 @@ def _print(found: dict) -> None:
     last = "percent\nmore" if metric == "error" else "points\nlost"
     heads = ("file", "times\nsmaller", "file in\ngzip", "times \nsmaller", "latency",
              "times\nfaster", metric, last)  # fmt: skip
-    made = table("form", *heads, right=heads)
+    made = table("variant", *heads, right=heads)
     for row in found["forms"]:
         add_row(made, *cells(row, metric))
     show(made)
@@ -89,7 +89,7 @@ def _print(found: dict) -> None:
             "skips them: it is not faster"
         )
     show(*(f"NO: {line}" for line in found["failures"]))
-    show(f"{found['folder']}/ (compress.json, frontier.png, a folder for each form)")
+    show(f"{found['folder']}/ (compress.json, frontier.png, a folder for each variant)")
 
 
 def cells(row: dict, metric: str) -> list[str]:

@@ -15,7 +15,7 @@ _OTHERS = (
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a trained run again, on its own data or on other data.
+    """Evaluate a trained run, on its own data or on other data.
 
     Exit codes: 0 done, 1 nothing has changed and yet the metrics differ from those of
     the run, 2 the run or the data cannot be used.
@@ -24,9 +24,8 @@ class Evaluate:
     run: Word
     """The run folder."""
     data: str = ""
-    """Other data: a dataset's name, a .npz or .csv file or a folder; their test
-    examples, or all of a folder or .npz file without a test part. Default: the data of
-    the run."""
+    """Other data: a dataset's name, a .npz or .csv file or a folder; their test split,
+    or all of a folder or .npz file without one. Default: the data of the run."""
     data_dir: str | None = None
     """Prepared TFDS folder; default: that of the run."""
     out: str | None = None

@@ -12,8 +12,9 @@ from gpuzoo.deploy.export import Bounds
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a trained run as SavedModel, ONNX, LiteRT, OpenVINO or StableHLO, and check
-    each in its own runtime on the whole test set: gpuzoo export RUN --to onnx,litert.
+    """Export a trained run to SavedModel, ONNX, LiteRT, OpenVINO or StableHLO, and
+    check each file in its own runtime on the whole test set: gpuzoo export RUN --to
+    onnx,litert.
 
     Exit codes: 0 done, 1 predictions change beyond the bounds, and nothing was written.
     """
@@ -23,13 +24,13 @@ class Export:
     formats: Annotated[tuple[str, ...], tyro.conf.arg(name="to")] = ("onnx",)
     """saved_model, onnx, litert, openvino, stablehlo, separated by commas or spaces."""
     out: str | None = None
-    """Folder to make; default: RUN-export, with --int8 RUN-export-int8."""
+    """Output folder; default: RUN-export, with --int8 RUN-export-int8."""
     int8: Flag = False
-    """Quantize to 8 bits after training (litert, onnx)."""
+    """Post-training quantization to 8 bits (litert, onnx)."""
     calibration: int = 300
-    """With --int8: training examples, chosen by the seed, that set the ranges."""
+    """With --int8: number of training examples for the calibration."""
     generate: Flag = False
-    """Export the generator of a model that also takes images (VAE)."""
+    """Export the decoder of a model that also takes images (VAE)."""
     bounds: tyro.conf.OmitArgPrefixes[Bounds] = Bounds()
     allow_drift: Flag = False
     """Export although the code of the model has changed since the training."""

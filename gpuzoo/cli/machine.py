@@ -39,7 +39,7 @@ class Bench:
 @dataclasses.dataclass(frozen=True)
 class Doctor:
     """Check the installation and this machine; report each problem and its remedy. With
-    --for: check instead what the installation makes of a GPU that is not here.
+    --for: check how the installed packages support a GPU that is not here.
 
     Exit codes: 0 no problem found, 1 there is one.
     """

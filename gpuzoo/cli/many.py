@@ -21,8 +21,8 @@ class Sweep:
     """Train a recipe with several settings and seeds: gpuzoo sweep RECIPE --grid
     learning_rate=0.001,0.003 --seeds 3.
 
-    Each training is an ordinary run folder. After an interrupt or a kill the same
-    command with the same --out goes on: the training that was interrupted is resumed.
+    Each training is an ordinary run folder. If the sweep is interrupted or killed, run
+    the same command with the same --out: the interrupted training is resumed.
     """
 
     recipe: tyro.conf.OmitArgPrefixes[Recipe]
@@ -52,7 +52,7 @@ class Sweep:
             print_sweep(found)
         self.output.last_line(found)
         if found["state"] == "stopped":
-            self.output.note("Stopped; the same command with --out goes on with it.")
+            self.output.note("Stopped; run the same command with --out to continue.")
             return ExitCode.INTERRUPTED
         failed = any(row["error"] for row in found["trials"])
         return ExitCode.FAILED if failed else ExitCode.DONE
@@ -143,9 +143,9 @@ class Runs:
     descending: Flag = False
     """The largest first."""
     remove: Flag = False
-    """Remove the listed runs, after a question: only files that they wrote."""
+    """Remove the listed runs, after confirmation; only files that they wrote."""
     yes: Flag = False
-    """Do not ask before removing."""
+    """Remove without confirmation."""
     output: Common = Output()
 
     def __call__(self) -> int:

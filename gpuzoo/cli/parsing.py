@@ -144,7 +144,7 @@ _WORDS = (
     (r"Error parsing \S*__tyro\S*: ", ""),  # an error of a recipe says which field
     (r"Error parsing (\S+): ", r"\1: "),
     (r"\s*Argument helptext:.*", ""),
-    (r"invalid literal for int\(\) with base 10: ", "must be a whole number: "),
+    (r"invalid literal for int\(\) with base 10: ", "must be an integer: "),
     (r"could not convert string to float: ", "must be a number: "),
     (r"Unrecognized options?: (--[\w-]+)(, [^\s-]\S*)?", r"unknown option \1"),
     (r"Unrecognized options?: ", "unknown: "),

@@ -23,32 +23,33 @@ _NO_FOLDERS = (".npy", ".npz", ".csv", ".json", ".jsonl")
 class Predict:
     """Predict files with a trained run, or generate images: gpuzoo predict RUN FILE ...
 
-    Images and sounds are read as in the training, resized and converted to what the
-    model takes. A forecaster continues the last values of a .csv file; of a table each
-    row of a .csv or .parquet file is predicted. Detectors, segmentation, forecasters,
-    autoencoders and video models draw pictures with --out FOLDER.
+    Images and audio are read as in the training, and resized and converted to the input
+    of the model. A forecaster continues the last values of a .csv file. Models of
+    tables predict each row of a .csv or .parquet file. Detectors, segmentation,
+    forecasters, autoencoders and video models write plots with --out FOLDER.
 
-    Exit codes: 0 done, 1 some files cannot be read (the others are predicted), 2 none.
+    Exit codes: 0 done, 1 some files cannot be read (the others are predicted), 2 none
+    can be read.
     """
 
     run: Word
     """The run folder."""
     files: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Files, folders, or - for standard input: images, sounds, .csv, .parquet, .npy
+    """Files, folders, or - for standard input: images, audio, .csv, .parquet, .npy
     (examples) or .npz (x_test, x or its only array)."""
     top: int = 3
     """Classes per example, the most probable first."""
     score: float = 0.3
     """Detections below this score are left out."""
     invert: Flag = False
-    """Exchange dark and light in images, for a photo of a dark digit on white paper."""
+    """Invert images, e.g. a photo of a dark digit on white paper."""
     out: str | None = None
-    """FILE.jsonl: rows as JSON lines; a new folder: pictures, forecasts as .csv; with
+    """FILE.jsonl: rows as JSON lines; a new folder: plots, forecasts as .csv; with
     --samples a .png sheet or a .npy array."""
     json_lines: Flag = False
     """Print rows as JSON lines, not as a table."""
     samples: int = 0
-    """Generate so many images (generators only)."""
+    """Number of images to generate (generative models only)."""
     seed: int | None = None
     """Seed of the images; default: the seed of the run."""
     label: Annotated[str | None, tyro.conf.arg(name="class")] = None
@@ -76,7 +77,7 @@ class Predict:
             raise GpuzooError("files are for predictions, --samples for a generator")
         if not self.files and not self.samples:
             raise GpuzooError(
-                f"no files: gpuzoo predict {self.run} FILE ..., or of a generator: "
+                f"no files: gpuzoo predict {self.run} FILE ..., or for a generator: "
                 f"gpuzoo predict {self.run} --samples 64 --out sheet.png"
             )
         if self.samples and not (self.out or "").endswith((".png", ".npy")):
@@ -110,7 +111,7 @@ class Predict:
         suffix = pathlib.PurePath(self.out).suffix.lower()
         if not is_file and suffix in (*IMAGE_SUFFIXES, *_NO_FOLDERS):
             raise GpuzooError(
-                f"--out {self.out}: of files expected FILE.jsonl, or a new folder "
+                f"--out {self.out}: for files, expected FILE.jsonl, or a new folder "
                 f"without the suffix {suffix}"
             )
         if self.json_lines and is_file:

@@ -60,7 +60,8 @@ class Sign:
     key: Annotated[str, tyro.conf.arg(name="key")]
     """File of the private key, mode 0600."""
     passphrase_file: str | None = None
-    """File with the passphrase of the key, mode 0600; default: ask, if it has one."""
+    """File with the passphrase of the key, mode 0600; default: prompt, if it has
+    one."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -111,18 +112,18 @@ class CheckSignature:
 class Encrypt:
     """Encrypt a file or a folder: gpuzoo encrypt PATH --out FILE.
 
-    AES-256-GCM. The key is computed with scrypt from a passphrase, which is asked for
-    twice, or comes from a file.
+    AES-256-GCM. The key is derived with scrypt from a passphrase, for which you are
+    prompted twice, or is read from a file.
     """
 
     path: Word
-    """A file, or a folder without links; it is left as it is."""
+    """A file, or a folder without links; it is not changed."""
     out: str
     """The encrypted file."""
     passphrase_file: str | None = None
-    """File with the passphrase in one line, mode 0600; default: ask."""
+    """File with the passphrase in one line, mode 0600; default: prompt."""
     key: str | None = None
-    """File of gpuzoo new-key PATH --for encryption, in place of a passphrase."""
+    """Key file of gpuzoo new-key PATH --for encryption, instead of a passphrase."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -151,8 +152,7 @@ class Encrypt:
 class Decrypt:
     """Decrypt a file of gpuzoo encrypt: gpuzoo decrypt FILE --out PATH.
 
-    PATH is the file or the folder that was encrypted. It appears only if every byte is
-    authentic.
+    PATH is the file or folder to write. It is written only if every byte is authentic.
 
     Exit codes: 0 done, 1 wrong passphrase or key, or the file was changed, 2 wrong use.
     """
@@ -160,7 +160,7 @@ class Decrypt:
     file: Word
     """The encrypted file."""
     out: str
-    """The file or folder to make."""
+    """The file or folder to write."""
     passphrase_file: str | None = None
     """File with the passphrase in one line, mode 0600; default: ask."""
     key: str | None = None

@@ -11,8 +11,8 @@ from gpuzoo.runtime.options import Precision
 
 @dataclasses.dataclass(frozen=True)
 class Robustness:
-    """Test a trained classifier of images: corrupted images, adversarial examples,
-    calibration, and images of another dataset. The same seed gives the same table.
+    """Test a trained image classifier: corrupted images, adversarial examples,
+    calibration, out-of-distribution detection. The same seed gives the same table.
     """
 
     run: Word
@@ -22,23 +22,24 @@ class Robustness:
     )  # fmt: skip
     """Parts to measure."""
     examples: int | None = None
-    """Test images, chosen by the seed; default: all, at most 2000, of large images
-    200."""
+    """Number of test images, chosen by the seed; default: all, at most 2000, fewer of
+    large images (down to 200)."""
     seed: int = 0
     """Seed of the images, the corruptions and the random starts."""
     epsilons: tuple[float, ...] = ()
-    """Bounds of the attacks, of pixels in [0, 1]; default: 0.1 0.2 0.3 for grey images,
-    1/255 to 8/255 for colour."""
+    """L-infinity bounds of the attacks, for pixels in [0, 1]; default: 0.1 0.2 0.3 for
+    grayscale images, 1/255 to 8/255 for color images."""
     pgd_steps: int = 20
     """Steps of projected gradient descent."""
     data_dir: str | None = None
     """Prepared TFDS folder of the run's data; default: that of the run."""
     ood: str | None = None
-    """Another dataset, as --data of a training, to be told from the run's."""
+    """Another dataset, as for gpuzoo train --data, for out-of-distribution
+    detection."""
     ood_data_dir: str | None = None
     """Prepared TFDS folder of that dataset."""
     out: str | None = None
-    """New folder for robustness.json, pictures and robustness.html."""
+    """New folder for robustness.json, robustness.html and the images."""
     device: Literal["run", "auto", "cpu", "gpu"] = "run"
     """Device; run: as requested in the training."""
     precision: Literal["run"] | Precision = "run"

@@ -33,16 +33,16 @@ class Train:
     recipe: tyro.conf.OmitArgPrefixes[Recipe]
     runtime: tyro.conf.OmitArgPrefixes[Options] = Options()
     init: str | None = None
-    """Run folder whose weights the training starts from; the model is that of the run,
-    unless --model names another with the same weights."""
+    """Run folder to take the initial weights from (fine-tuning). The model is that of
+    the run, unless --model names another one with the same weights."""
     out: str | None = None
     """Run folder; default: the next free runs/<recipe>-<data>-<number>."""
     seeds: int = 1
-    """Train with so many seeds, from --seed on, and show mean, deviation and interval;
-    --out: the folder of the runs."""
+    """Number of seeds to train with, from --seed on; reports mean, standard deviation
+    and confidence interval. --out is then the folder of the runs."""
     track: tuple[trackers.Name, ...] = ()
-    """Log to these trackers, too; they stay on this machine unless their own settings
-    say otherwise."""
+    """Trackers to log to. Nothing leaves this machine, unless their own settings say
+    so."""
     fast_dev_run: Flag = False
     """Run two training steps and a full evaluation, to test that everything works."""
     output: Common = Output()
@@ -73,16 +73,16 @@ class Launch:
     """Train in several processes of this machine: gpuzoo launch --processes 2 train
     mnist --backend jax --elastic --out RUN, or ... resume RUN.
 
-    If one of them ends, all are started again from the last checkpoint. On several
-    machines a scheduler does this; each process is started with --distributed.
+    If a process dies, all are restarted from the last checkpoint. On several machines
+    use a scheduler, and gpuzoo train with --distributed.
     """
 
     processes: int = 2
     """Number of processes, each with --devices."""
     restarts: int = 3
-    """Start again at most so often."""
+    """Maximum number of restarts."""
     fewer: Flag = False
-    """Start again with half as many processes."""
+    """Restart with half as many processes."""
     words: tyro.conf.Suppress[tuple[str, ...]] = ()
     """The training, from train or resume on."""
     output: Common = Output()
@@ -102,26 +102,25 @@ class Resume:
     """Continue a run that was interrupted or killed: gpuzoo resume RUN.
 
     The finished run has the same weights, bit for bit, as one that never stopped. With
-    --epochs N a finished run goes on as a new one.
+    --epochs N a finished run is trained for N more epochs, as a new run.
     """
 
     run: Word
     """The run folder."""
     epochs: int | None = None
-    """Go on with a finished run for so many more epochs, as a new run."""
+    """Train a finished run for this many more epochs, as a new run."""
     out: str | None = None
     """With --epochs: the new run folder; default: the next free
     runs/<recipe>-<data>-<number>."""
     allow_drift: Flag = False
     """Continue although the environment has changed; the change is recorded."""
     devices: int | None = None
-    """Continue on so many devices, if not on as many as before; an elastic run has the
-    same results."""
+    """Number of devices; default: as many as before. The results of an elastic run do
+    not depend on it."""
     distributed: Flag = False
-    """Continue together with the other processes of a job, as gpuzoo train
-    --distributed."""
+    """Continue in several processes, as gpuzoo train --distributed."""
     track: tuple[trackers.Name, ...] | None = None
-    """Log to these trackers instead of those of the run; without a name to none."""
+    """Trackers to log to, instead of those of the run; without a name: none."""
     output: Common = Output()
 
     def __call__(self) -> int:
@@ -142,13 +141,12 @@ class Retraining:
     """How the run is trained again."""
 
     data: str | None = None
-    """The data of the run on this machine, if they are not where the run had them: a
-    file, folder or name as for gpuzoo train. Their fingerprint must be that of the
-    run."""
+    """Where the data of the run are on this machine, if they have moved: a file, folder
+    or name, as for gpuzoo train. Their fingerprint must be that of the run."""
     data_dir: str | None = None
     """Prepared TFDS folder with the data of the run."""
     devices: int | None = None
-    """Train again on so many devices, if not on as many as the run."""
+    """Number of devices; default: as many as the run."""
     allow_drift: Flag = False
     """Compare although the environment differs."""
     trust_code: Flag = False
@@ -159,15 +157,15 @@ class Retraining:
 class Verify:
     """Re-run a training from its record and compare the weights bit for bit.
 
-    Exit codes: 0 identical, 1 differs or is not signed, 2 cannot compare, or other
-    class: on a processor of another class only the figures are compared.
+    Exit codes: 0 identical, 1 differs or is not signed, 2 cannot compare, or the bits
+    differ on another processor, where only the metrics are compared.
     """
 
     run: Word
     """The run folder."""
     signed_by: str | None = None
-    """Check first, as gpuzoo check-signature does, that the owner of this public key
-    has signed the run."""
+    """First check the signature of the run with this public key, as gpuzoo
+    check-signature does."""
     quick: Flag = False
     """Compare only the steps up to the first digest of the weights."""
     steps: int = 0
@@ -204,19 +202,19 @@ class Verify:
 
 @dataclasses.dataclass(frozen=True)
 class Audit:
-    """Re-train segments of a run, drawn at random, and compare the bits: gpuzoo audit
-    RUN, of a run that was trained with --keep-checkpoints.
+    """Retrain random segments of a run and compare the bits: gpuzoo audit RUN. The run
+    must have been trained with --keep-checkpoints.
 
-    Exit codes: 0 identical, 1 differs, 2 cannot compare, or bits that differ on another
+    Exit codes: 0 identical, 1 differs, 2 cannot compare, or the bits differ on another
     processor.
     """
 
     run: Word
     """The run folder."""
     segments: int = 3
-    """How many segments to draw; all, if the run has no more."""
+    """Number of segments to draw; at most all."""
     seed: int | None = None
-    """Draw them by this seed; default: a random one, which is printed."""
+    """Seed of the drawing; default: a random one, which is printed."""
     retraining: tyro.conf.OmitArgPrefixes[Retraining] = Retraining()
     output: Common = Output()
 
@@ -249,15 +247,14 @@ class Audit:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Write report.html of a run again: result, curves, pictures, the last verify, the
-    whole record. The page loads nothing from elsewhere.
+    """Write report.html of a run again: result, curves, plots, the last verify, the
+    whole record. It is one self-contained file.
     """
 
     run: Word
     """The run folder."""
     out: str | None = None
-    """Write the page into this new file instead, for a run folder that cannot be
-    written."""
+    """Write this new file instead, for example if the run folder is read-only."""
     output: Common = Output()
 
     def __call__(self) -> int:

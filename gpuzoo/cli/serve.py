@@ -10,14 +10,14 @@ from gpuzoo.errors import GpuzooError
 
 @dataclasses.dataclass(frozen=True)
 class Serve:
-    """Serve a trained model by HTTP: gpuzoo serve RUN, or a folder of gpuzoo export.
+    """Serve a trained model over HTTP: gpuzoo serve RUN, or a folder of gpuzoo export.
 
     A run is exported to ONNX first. Then http://127.0.0.1:8000/ is a page to draw a
     digit, and POST /predict takes JSON {"inputs": [...]} or a PNG or JPEG image; see
     /docs there. The service runs without TensorFlow, until Ctrl-C or SIGTERM.
 
-    Only this machine can reach it. Other machines can with --host 0.0.0.0, which needs
-    a token: --token-file FILE (mode 600), or GPUZOO_SERVE_TOKEN.
+    It listens on localhost. To serve other machines, use --host 0.0.0.0, which needs a
+    token: --token-file FILE (mode 600), or GPUZOO_SERVE_TOKEN.
     """
 
     run: Word

@@ -104,7 +104,7 @@ def compress(
     no_int8 = table or job.runtime == "openvino" or (audio and job.runtime == "litert")
     if not named and no_int8:
         forms = dataclasses.replace(forms, int8=False)
-        without = {"int8": f"{job.runtime} has no int8 form of this run"}
+        without = {"int8": f"{job.runtime} has no int8 version of this run"}
     planned = planned_forms(forms)
     _check(job, planned, max_loss)
     planned, about, left_out = _feasible(job, planned, named)
@@ -130,7 +130,7 @@ def _check(job: Job, forms: list[Form], max_loss: float) -> None:
     if recipe.task in exports.GENERATORS:
         raise GpuzooError(
             f"compress is not for generators (task {recipe.task}): generated images "
-            "have no target, so that nothing would say how much quality is lost"
+            "have no target, so that a loss of quality cannot be measured"
         )
     if recipe.task == "multilabel":
         raise GpuzooError(
@@ -150,7 +150,7 @@ def _check(job: Job, forms: list[Form], max_loss: float) -> None:
         )
     names = [form.name for form in forms]
     if len(set(names)) < len(names):
-        raise GpuzooError(f"each form must be named once: {', '.join(names)}")
+        raise GpuzooError(f"each variant must be named once: {', '.join(names)}")
     for form in forms:
         if form.kind in ("width", "sparsity") and not 0 < form.value < 1:
             raise GpuzooError(
@@ -296,7 +296,7 @@ def _check_ours(folder: Folder, mine: dict) -> None:
         there = None
     if not isinstance(there, dict) or any(there.get(k) != v for k, v in mine.items()):
         raise GpuzooError(
-            f"output folder {folder.path} exists and does not hold forms of this run; "
+            f"output folder {folder.path} exists and has no variants of this run; "
             "name another with --out"
         )
 

@@ -266,7 +266,7 @@ def _convert(job: dict, formats, note) -> dict:
         if answer["failures"]:
             lines = "; ".join(f"{k}: {why}" for k, why in answer["failures"].items())
             raise GpuzooError(
-                f"nothing was written, as the model has no form as {lines}"
+                f"nothing was written, as the model cannot be converted: {lines}"
             )
         formats_before = found.get("formats", {})
         found = {**answer, **found}

@@ -48,8 +48,8 @@ def kept_export(job: Job, form: Form) -> dict | None:
             same = False
         if not same:
             raise GpuzooError(
-                f"{out} holds something else than this form, or was changed; remove "
-                "it, or name another folder with --out"
+                f"{out} is not this variant, or was changed; remove it, or name "
+                "another folder with --out"
             )
         return found
     return None
@@ -74,7 +74,7 @@ def figures(job: Job, forms: list[Form], entries: dict, max_loss: float) -> dict
     """Measure the latencies; return the whole record."""
     from gpuzoo import __version__
 
-    job.note(f"measuring the latency of {len(forms)} files in turns")
+    job.note(f"measuring the latency of {len(forms)} files alternately")
     first = entries["original"]
     times = exports.ask(
         {

@@ -138,12 +138,12 @@ def start_of(job: Job, form: Form, note=lambda text: None):
     if compiled.get("optimizer") or compiled.get("loss"):
         raise GpuzooError(
             "the run was trained with the optimizer and the loss of a compiled model, "
-            "which its forms would not be trained with; only int8 needs no training"
+            "which its variants would not use; only int8 needs no training"
         )
     if job.recipe.task == "detect":
         raise GpuzooError(
-            "an exported detector is compared with the run that it is made of, so that "
-            "nothing would say what a trained form loses; only int8 is for detectors"
+            "the detections of an exported file are compared with its own run only, so "
+            "the loss of a trained variant cannot be measured; detectors take only int8"
         )
     trained = load(job.run, note=note, **job.load)
     if form.kind == "student":  # imports Keras, which `load` has configured
@@ -173,7 +173,7 @@ def train_form(job: Job, form: Form) -> None:
         check_same(job, form, start)
         if is_finished(job, form):
             return
-        job.note(f"{form.name}: going on with {path}")
+        job.note(f"{form.name}: resuming {path}")
         drift = job.load["allow_drift"]
         summary = resume(path, allow_drift=drift, quiet=job.quiet)
     else:
@@ -191,7 +191,7 @@ def train_form(job: Job, form: Form) -> None:
             init = str(job.run) if form.kind == "sparsity" else None
             summary = train(job.recipe.override(**changes), init=init, **how)
     if summary["state"] != "finished" or Interrupts.late:
-        job.note("stopped; the same command goes on from here")
+        job.note("stopped; run the same command again to continue")
         raise KeyboardInterrupt
     if different := _other_data(job, read_run(path)):
         raise GpuzooError(f"{path}: {different}; restore the data of the run")

@@ -207,7 +207,7 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
     if isinstance(inner, keras.optimizers.MultiOptimizer):
         raise GpuzooError(
             "the model is compiled with MultiOptimizer, which is not supported: one "
-            "optimizer moves all weights; compile it with one of its optimizers, or "
+            "optimizer updates all weights; compile it with one of its optimizers, or "
             "name optimizer= to train()"
         )
     rate = keras_state.given_learning_rate(optimizer)
@@ -220,8 +220,8 @@ def _optimizer(model: keras.Model, raw, recipe: Recipe, named: set[str]):
     notes = []
     if done := int(np.array(optimizer.iterations)):
         notes.append(
-            f"the compiled {kind} starts afresh: its state after {done} steps of "
-            "Keras's fit is not carried over"
+            f"the compiled {kind} starts from zero: its state after {done} steps of "
+            "Keras's fit is not used"
         )
     if "learning_rate" in named:
         inner = config["config"].get("inner_optimizer", config)["config"]

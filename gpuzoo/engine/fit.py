@@ -26,7 +26,7 @@ class Repeatable:
 
     def __str__(self) -> str:
         line = f"{self.runtime.line()} · seed {self.runtime.seed}"
-        return f"{line}\nNot promised: {'; '.join(self.not_promised)}."
+        return f"{line}\nNot guaranteed: {'; '.join(self.not_promised)}."
 
 
 def in_force() -> Repeatable | None:
@@ -140,10 +140,11 @@ def _limits(runtime: Runtime, late: bool) -> tuple[str, ...]:
     if runtime.backend == "tensorflow":
         found.append("another order in each epoch, as fit(shuffle=True) of arrays "
                      "repeats the first one on TensorFlow")  # fmt: skip
-        found.append("operations without a deterministic form, at which TensorFlow "
+        found.append("operations without a deterministic implementation: TensorFlow "
                      "raises an error")  # fmt: skip
     elif runtime.device == "gpu":
-        found.append("operations without a deterministic form: JAX raises no error")
+        found.append("operations without a deterministic implementation: JAX raises no "
+                     "error")  # fmt: skip
     if not hash_order_is_fixed():
         found.append("the order of Python's sets (PYTHONHASHSEED=0 python ...)")
     if late:

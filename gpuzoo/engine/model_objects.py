@@ -160,7 +160,7 @@ def give_back(
 
 def not_used(model: keras.Model, recipe: Recipe) -> tuple[str, ...]:
     """Return warnings about a compiled model that a function has returned."""
-    # Of a sub-classed model the one layer is the user's.
+    # Of a subclassed model the one layer is the user's.
     every = (model, *filter(is_subclassed, model.layers))
     compiled = [one for one in every if one.compiled]
     if not compiled:

@@ -199,7 +199,7 @@ def _checked(what: str, value, default):
     if isinstance(default, bool):
         rule, good = "True or False", isinstance(value, bool)
     elif isinstance(default, int) and what.endswith("steps"):
-        rule, good = "a whole number", type(value) is int
+        rule, good = "an integer", type(value) is int
     else:
         rule, good = "a finite number", type(value) in (int, float)
         good = good and math.isfinite(value)

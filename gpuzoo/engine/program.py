@@ -345,7 +345,7 @@ class Program:
         differ = [n for n in once if once[n].tobytes() != again[n].tobytes()]
         if differ:
             raise GpuzooError(
-                "level strict: the first step, done twice, gave different results "
+                "level strict: the first step, run twice, gave different results "
                 f"in {', '.join(differ[:5])}; an operation of the model, or its "
                 "compilation, varies from run to run"
             )

@@ -179,7 +179,7 @@ def _start(record: dict) -> dict:
     given = record.get("weights") == "as given" and not init and not parent
     return {
         "init": init.get("weights_sha256", "")[:16] or None,
-        "goes on after step": parent.get("step"),
+        "continues after step": parent.get("step"),
         "architecture digest": (record.get("architecture_sha256") or "")[:16] or None,
         "initial weights digest": (record["initial_weights_sha256"] or "")[:16]
         if given

@@ -41,7 +41,7 @@ def frontier(found: dict) -> bytes:
             Line2D([], [], ls="", label=row["name"], **styles[row["name"]])
             for row in rows
         ]
-        line = Line2D([], [], color=_GREY, lw=1, label="beaten by no other form")
+        line = Line2D([], [], color=_GREY, lw=1, label="Pareto front")
         figure.legend(
             handles=[*names, line], loc="outside right center", frameon=False,
             fontsize=9,

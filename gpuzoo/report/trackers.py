@@ -425,4 +425,6 @@ class Trackers:
         except Exception as error:
             self._open.pop(name, None)
             line = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            self.say(f"Tracking with {name} has ended: {line}; the training goes on.")
+            self.say(
+                f"Tracking with {name} failed: {line}; the training continues without."
+            )

@@ -179,8 +179,8 @@ def _check_kind(path: pathlib.Path, record: dict) -> None:
     """Raise GpuzooError, with the reason, for a run that cannot be audited."""
     if not record["runtime"]["deterministic"]:
         raise GpuzooError(
-            f"{path} was trained at level fast, which does not give the same bits "
-            "again: it cannot be audited; train at --level repeatable"
+            f"{path} was trained at level fast, which is not deterministic: it "
+            "cannot be audited; train at --level repeatable"
         )
     if not record.get("trail"):
         raise GpuzooError(
@@ -270,7 +270,7 @@ def _train(
     found["segments"] = total
     found["would_pass"] = would_pass(total, len(drawn))
     note(
-        f"segments {', '.join(map(str, drawn))} of {total}, drawn by the seed "
+        f"segments {', '.join(map(str, drawn))} of {total}, drawn with seed "
         f"{found['seed']}"
     )
     begin = state.read(state.all)

@@ -38,7 +38,7 @@ def check(
         model: a name of the catalogue, or path.py:function. The function is called,
             with `model_options`; it need not be registered.
         model_options: options of the function, "name=value".
-        shape: of an example, for a sub-classed model that does not know it.
+        shape: of an example, for a subclassed model that does not know it.
         backends: tensorflow, jax; default: all that are installed.
         device, precision, xla: as of `gpuzoo.configure`.
         batch_size: examples of the step.
@@ -58,7 +58,7 @@ def check(
     if type(batch_size) is not int or not 1 <= batch_size <= 65_536:
         raise GpuzooError(f"batch_size must be in 1..65536: {batch_size!r}")
     if any(type(size) is not int or size < 1 for size in shape):
-        raise GpuzooError(f"shape must hold whole numbers, 1 or more: {shape!r}")
+        raise GpuzooError(f"shape must be integers, 1 or more: {shape!r}")
     if not isinstance(model, str):
         raise GpuzooError(
             "check() takes the name of a model, or path.py:function, which it builds "

@@ -189,7 +189,7 @@ class _Check:
         ]
         self.result["repeated"] = not odd
         if odd:
-            self.add(NOT_REPEATABLE, "the step, done three times, gave different "
+            self.add(NOT_REPEATABLE, "the step, run three times, gave different "
                      f"{', '.join(odd[:5])}", "replace their layers")  # fmt: skip
         if hasattr(call, "graph") and self.runtime.device == "cpu":
             from gpuzoo.engine.backends.determinism import faults

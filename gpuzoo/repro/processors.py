@@ -44,7 +44,7 @@ def cause(opened, recorded: dict) -> str:
     """Describe the other processor as the likely cause of bits that differ."""
     names = f"{opened.processor.here}, recorded on {opened.processor.recorded}"
     if is_other_class(opened):
-        return f"a processor of another class ({names}): only figures can agree"
+        return f"a processor of another class ({names}): only metrics can agree"
     if drift.promises(recorded):
         return f"another processor ({names}), though level portable promises the bits"
     return (

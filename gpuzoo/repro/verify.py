@@ -428,6 +428,6 @@ def _conclude(verdict: dict, word: str, path: pathlib.Path, recorded: dict) -> d
                 "versions are those of the run: a package was edited"
             )
         if not verdict["changed_files"]:
-            likely.append("an operation whose result varies from run to run")
+            likely.append("a nondeterministic operation")
             likely.append("faulty hardware")
     return verdict

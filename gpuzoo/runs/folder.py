@@ -251,7 +251,7 @@ class RunFolder(Folder):
 
     def _set_aside(self, name: str) -> None:
         new = self.set_aside(name)
-        self.say(f"{name} is not this run's; it is kept as {new}.")
+        self.say(f"{name} was not written by this run; it is kept as {new}.")
 
     def clear_trail(self) -> None:
         """Set aside files named like the trail, before the first row is written."""

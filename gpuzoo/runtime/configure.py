@@ -150,7 +150,7 @@ def _check_values(options: Options, seed: int) -> None:
             choices = ", ".join(typing.get_args(field.type))
             raise GpuzooError(f"{field.name} must be one of {choices}: {value!r}")
     if type(seed) is not int or seed < 0:
-        raise GpuzooError(f"seed must be a whole number, 0 or more: {seed!r}")
+        raise GpuzooError(f"seed must be an integer, 0 or more: {seed!r}")
 
 
 def _choose_backend(requested: str) -> tuple[str, str]:

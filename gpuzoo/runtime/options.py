@@ -30,24 +30,23 @@ class Options:
     """Compile the step with XLA; auto: on a GPU, not on a CPU."""
     level: Literal["fast", "repeatable", "strict", "portable"] = "repeatable"
     """fast: not deterministic; repeatable: bit-identical results on the same machine;
-    strict: also refuses environment changes and runs the first step twice; portable:
+    strict: also refuses environment changes and repeats the first step; portable:
     bit-identical on every x86-64 processor with AVX2 and FMA, on Linux, with TensorFlow
     in float32 on the CPU."""
     threads: int = 0
-    """CPU threads; results depend on them; 0: one per available core."""
+    """CPU threads; results depend on them; 0: one per available core (with level
+    portable two)."""
     devices: int = 1
-    """Devices that share each batch (data parallelism), with backend jax; on a CPU
-    virtual ones, which are not faster. Results depend on their number, but with
-    --elastic they do not."""
+    """Number of devices (data parallelism), with backend jax; on a CPU they are virtual
+    and not faster. Results depend on it, except with --elastic."""
     distributed: bool = False
-    """Train together with the other processes of a job, each with so many devices, with
-    backend jax: under gpuzoo launch, torchrun, Slurm, Open MPI or Kubernetes, from
-    whose variables rank and address are taken."""
+    """Train in several processes, each with --devices, with backend jax: under gpuzoo
+    launch, torchrun, Slurm, Open MPI or Kubernetes, which set rank and address."""
     tf32: Literal["auto", "on", "off"] = "auto"
     """TensorFloat-32 in float32 matrix products on NVIDIA GPUs; auto: on."""
     autotune: str = ""
-    """File that pins XLA's autotuned GPU kernels, for fast repeatable steps;
-    created by a training, by tuning once, if it does not exist."""
+    """File that pins XLA's autotuned GPU kernels, for fast repeatable steps; if it does
+    not exist, the training tunes once and creates it."""
 
 
 # Settings on which the last bits of a prediction depend.

@@ -205,7 +205,7 @@ def _whole(images) -> bool:
 # name -> (function, draws per image, default amount, rule, test of the amount)
 _KNOWN = {
     "translate": (
-        translate, 2, None, "a whole number of pixels, 1 or more",
+        translate, 2, None, "an integer number of pixels, 1 or more",
         lambda amount: amount >= 1 and amount == int(amount),
     ),
     "flip": (flip, 1, 0.5, "a probability", lambda amount: 0 < amount <= 1),
@@ -216,7 +216,7 @@ _KNOWN = {
         lambda amount: 0 < amount < 1,
     ),
     "cutout": (
-        cutout, 2, None, "a whole number of pixels, 1 or more",
+        cutout, 2, None, "an integer number of pixels, 1 or more",
         lambda amount: amount >= 1 and amount == int(amount),
     ),
     "color_jitter": (

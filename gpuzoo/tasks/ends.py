@@ -55,7 +55,7 @@ class End:
     scaled: "End | None" = None
     """Without a kind: an activation that is followed by arithmetic."""
     inside: Any = None
-    """The sub-classed model whose call applies the activation."""
+    """The subclassed model whose call applies the activation."""
     other: Any = None
     """The activation in its place while it is trained, if that is another one."""
     output: Any = None
@@ -87,7 +87,7 @@ class End:
         return once and _is_keras(self.operation) and not self._is_function_of_call()
 
     def _is_function_of_call(self) -> bool:
-        """Whether it is a function in a sub-classed model's call, not a layer, which
+        """Whether it is a function in a subclassed model's call, not a layer, which
         alone can be skipped."""
         return self.inside is not None and not isinstance(self.operation, layers.Layer)
 
@@ -225,7 +225,7 @@ def _find(tensor, outer: tuple, after: tuple) -> End:
 
 
 def _find_in_call(operation, node, place: int, outer: tuple, after: tuple):
-    """Return the end of a sub-classed model, or None if its call cannot be traced."""
+    """Return the end of a subclassed model, or None if its call cannot be traced."""
     ends = []
     for graph in _graphs_of_call(operation, node):
         if graph is None or len(node.input_tensors) > 1 or place >= len(graph.outputs):
@@ -242,7 +242,7 @@ def _find_in_call(operation, node, place: int, outer: tuple, after: tuple):
 
 
 def _graphs_of_call(operation, node) -> list:
-    """Return the graphs of the call of a sub-classed model, in training and not."""
+    """Return the graphs of the call of a subclassed model, in training and not."""
     both = (graph_of_call(operation, node.input_tensors[0], t) for t in (False, True))
     return list(dict.fromkeys(both))
 
@@ -295,7 +295,7 @@ def _is_applied(kind: str, whole: np.ndarray, bare: np.ndarray) -> bool:
 
 
 def in_unit_range(end: End, model: keras.Model) -> bool:
-    """Return whether a custom layer or a sub-classed model at the end puts out values
+    """Return whether a custom layer or a subclassed model at the end puts out values
     between 0 and 1 only."""
     custom = end.kind == "" and end.operation is not None
     return custom and _bounded(end.output, model)

@@ -1,4 +1,4 @@
-"""Sub-classed models: as the layer of a functional one, and the graph of their call."""
+"""Subclassed models: as the layer of a functional one, and the graph of their call."""
 
 import contextlib
 import inspect
@@ -12,7 +12,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import fresh_names, origin_of
 
 _graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-"""Sub-classed model -> training -> the graph of its call, or None."""
+"""Subclassed model -> training -> the graph of its call, or None."""
 
 
 def is_subclassed(model) -> bool:
@@ -26,7 +26,7 @@ def is_subclassed(model) -> bool:
 
 
 def in_graph(model: keras.Model, shape: tuple[int, ...], called: str) -> keras.Model:
-    """Return a functional model with a sub-classed one as its only layer.
+    """Return a functional model with a subclassed one as its only layer.
 
     Args:
         shape: of an example.
@@ -54,7 +54,7 @@ def in_graph(model: keras.Model, shape: tuple[int, ...], called: str) -> keras.M
 def graph_of_call(
     model: keras.Model, tensor, training: bool = False
 ) -> keras.Model | None:
-    """Return the layers and operations that the call of a sub-classed model applies to
+    """Return the layers and operations that the call of a subclassed model applies to
     a tensor, as a functional model that shares its layers; None if the call needs
     values, or functions of TensorFlow or JAX. A call without an argument `training`
     has one graph for both."""
@@ -78,7 +78,7 @@ def graph_of_call(
 @contextlib.contextmanager
 def _names_apart(outputs):
     """Give each operation that leads to some outputs a name of its own in the block: a
-    functional model refuses two of one name, and a sub-classed one may have them."""
+    functional model refuses two of one name, and a subclassed one may have them."""
     todo, nodes = keras.tree.flatten(outputs), {}
     while todo:
         operation, node, _ = origin_of(todo.pop())

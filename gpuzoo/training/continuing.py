@@ -32,8 +32,8 @@ LAST = "last/"
 def from_parent(
     run: str | pathlib.Path, epochs: int
 ) -> tuple[Recipe, Options, Given, dict]:
-    """Return the recipe of a run that goes on for more epochs, its runtime options, the
-    state that it starts with, and the record of the run.
+    """Return the recipe of a run that is trained for more epochs, its runtime options,
+    the state that it starts with, and the record of the run.
 
     Raises:
         GpuzooError: the run has not finished, or its state is missing or changed.
@@ -51,8 +51,7 @@ def from_parent(
         )
     if record["fast_dev_run"]:
         raise GpuzooError(
-            f"{path} is a run of --fast-dev-run, two steps: there is nothing to go on "
-            "with"
+            f"{path} is a run of --fast-dev-run, two steps: it cannot be continued"
         )
     recipe = recipe_of(record)
     content, state = _split(path, record)
@@ -85,8 +84,8 @@ def _split(path: pathlib.Path, record: dict) -> tuple[bytes, bytes]:
     if STATE not in record["files"]:
         raise GpuzooError(
             f"{path} has no {STATE} (recipe field keep_state, or an earlier version): "
-            "its optimizer cannot go on; start a new training from its weights: gpuzoo "
-            f"train {record['recipe']['name']} --init {path}"
+            "the state of its optimizer is missing; start a new training from its "
+            f"weights: gpuzoo train {record['recipe']['name']} --init {path}"
         )
     contents = {}
     for name in ("weights.safetensors", STATE):
@@ -116,7 +115,7 @@ def state_bytes(result) -> bytes:
 
 
 def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
-    """Return lines on how a run goes on.
+    """Return lines on how a run is continued.
 
     Args:
         record: of the finished run.
@@ -128,7 +127,7 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
     from gpuzoo.engine.plan import epochs_of
 
     changed = drift.data_differences(record["data"], session.dataset.as_record())
-    drift.refuse(changed, f"{path} cannot go on, its data have changed")
+    drift.refuse(changed, f"{path} cannot be continued, its data have changed")
     recipe, epoch, step = session.recipe, record["epochs"], record["steps"]
     here = {
         "environment": environment(), "runtime": session.runtime.as_record(),
@@ -141,11 +140,11 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
         f"Note: the environment is not that of the run: {change}." for change in changes
     ]
     lines += [
-        f"Going on with {path} after epoch {epoch}, step {step}, to epoch "
+        f"Continuing {path} after epoch {epoch}, step {step}, to epoch "
         f"{recipe.epochs}, as a new run."
     ]
     if recipe.reduces:
-        lines.append("The learning rate goes on as it was reduced.")
+        lines.append("The learning rate stays as it was reduced.")
     elif not session.given.optimizer:
         per_epoch, first = step // epoch, recipe_of(record)
         planned = epochs_of(first, per_epoch)
@@ -153,13 +152,13 @@ def check(record: dict, session, path: str | pathlib.Path) -> list[str]:
         before = optim.learning_rates(first, per_epoch * planned)[step - 1]
         lines.append(
             f"The schedule ({recipe.schedule}) is that of {recipe.epochs} epochs: the "
-            f"learning rate goes on at {here:.3g}; at the end of the run it was "
+            f"learning rate continues at {here:.3g}; at the end of the run it was "
             f"{before:.3g}."
         )
     if recipe.sparsity:
         lines.append(
             f"sparsity={recipe.sparsity:g}: the weights were pruned for the length of "
-            "the run, and go on being pruned for the new one."
+            "the run, and are pruned further for that of the new one."
         )
     if recipe.chooses:
         lines.append(f"{recipe.chooses} sees the evaluations of the new epochs only.")

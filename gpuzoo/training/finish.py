@@ -161,10 +161,10 @@ def remove_run(path: str | pathlib.Path, state: str = "") -> list[str]:
     with RunFolder.open(path) as folder:
         now = folder.record["state"].replace("running", "killed")  # it is locked by us
         if state and now != state.replace("running", "killed"):
-            raise GpuzooError(f"{path} is {now} by now, and was {state} before")
+            raise GpuzooError(f"{path} has changed from {state} to {now}")
         if folder.find(SIGNATURE):
             raise GpuzooError(
-                f"{path} is signed: remove {SIGNATURE} first, if it is to go"
+                f"{path} is signed: to remove it, remove {SIGNATURE} first"
             )
         try:
             # One that was changed after the run ended stays, as all its files do.

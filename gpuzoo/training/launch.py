@@ -78,7 +78,7 @@ def launch(
         if fewer:
             processes = max(1, processes // 2)
         note(
-            f"{ended.what}; going on from the last checkpoint, {processes} process"
+            f"{ended.what}; restarting from the last checkpoint, {processes} process"
             f"{'es' * (processes != 1)}."
         )
         if words[0] == "train":
@@ -101,8 +101,8 @@ def _run_of(words: list[str]) -> pathlib.Path:
                 value = value if equals else "".join(words[place + 1 : place + 2])
                 return expand(value)
         raise GpuzooError(
-            "launch needs --out RUN of gpuzoo train, the run folder to go on with when "
-            "a process ends"
+            "launch needs --out RUN of gpuzoo train, the run folder to resume when a "
+            "process ends"
         )
     raise GpuzooError(
         f"launch starts gpuzoo train or resume, not {verb!r}: gpuzoo launch "
@@ -116,7 +116,7 @@ def _check(run: pathlib.Path, words: list[str], fewer: bool) -> None:
     given = {word.partition("=")[0] for word in words}
     if words[0] == "train" and there:
         raise GpuzooError(
-            f"--out {run} is a run already; name another, or go on with it: gpuzoo "
+            f"--out {run} is already a run; name another, or resume it: gpuzoo "
             f"launch ... resume {run}"
         )
     if words[0] == "resume" and given & {"--epochs", "--out"}:

@@ -1,4 +1,4 @@
-"""Resume: finish a run that was stopped or killed, or go on with a finished one."""
+"""Resume: finish a stopped or killed run, or train a finished one for more epochs."""
 
 import pathlib
 import time
@@ -136,7 +136,7 @@ def _finish(
         except OSError as error:
             raise_readably(folder, error)
         say_start(screen, opened.session)
-        screen.say(f"Going on after step {step}.")
+        screen.say(f"Resuming after step {step}.")
         job = Job(opened.session, folder, screen, begun, on_event)
         return carry_out(job, interrupts, start)
 
@@ -195,7 +195,7 @@ def _differences(opened: Recorded, folder, screen, allow_drift: bool) -> list:
     what = "cannot be resumed, its data have changed"
     drift.refuse(opened.other_data, f"{folder.path} {what}")
     if opened.processor and drift.promises(folder.record) and len(found) == 1:
-        screen.say(f"Going on on another processor: {opened.processor}.")
+        screen.say(f"Resuming on another processor: {opened.processor}.")
     elif not allow_drift:
         what = "cannot be resumed to the same bits (--allow-drift does it anyway)"
         if opened.processor:
@@ -227,7 +227,7 @@ def _last_checkpoint(folder, screen):
 
 
 def _record_again(folder, opened: Recorded, names, resumed: dict) -> None:
-    """Let the record say that the run goes on, and where."""
+    """Let the record say that the run was resumed, and where."""
     recorded, given = folder.record, opened.session.given
     known = {"recipe", "code", "inputs", *given.as_record()}
     if opened.processor and not opened.differences:

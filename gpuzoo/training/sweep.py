@@ -254,7 +254,7 @@ def _folder(out: str | None, name: str, wanted: dict) -> pathlib.Path:
             names = [k for k in value if both and old.get(k) != value[k]]
             raise GpuzooError(
                 f"{path} holds a sweep with other settings "
-                f"({', '.join(names) or part}); repeat its command to go on with it, "
+                f"({', '.join(names) or part}); repeat its command to continue it, "
                 "or name another with --out"
             )
     return path

@@ -51,7 +51,7 @@ class Trail(keras.callbacks.Callback):
     ):
         super().__init__()
         if type(every) is not int or every < 1:
-            raise GpuzooError(f"every must be a whole number, 1 or more: {every!r}")
+            raise GpuzooError(f"every must be an integer, 1 or more: {every!r}")
         self.every, self.screen = every, Screen(quiet)
         self._path, self._heads = folder, ()
         self._folder: Any = None  # of a fit that has begun
@@ -142,7 +142,9 @@ class Trail(keras.callbacks.Callback):
             weights_sha256=sha256, files=self._folder.digests(), not_promised=limits,
         )  # fmt: skip
         for name in self._folder.set_apart:
-            self.screen.say(f"{self._path}/{name}: written by another, and set aside")
+            self.screen.say(
+                f"{self._path}/{name}: written by another callback, and renamed"
+            )
         self._folder.close()
 
     def _digest(self, end: bool = False) -> None:
@@ -214,7 +216,9 @@ class Trail(keras.callbacks.Callback):
             )
         optimizer = getattr(self.model, "optimizer", None)
         if optimizer is not None and int(optimizer.iterations):
-            found.append("how the model was trained before: it does not start afresh")
+            found.append(
+                "how the model was trained before: its optimizer has already done steps"
+            )
         return found
 
 

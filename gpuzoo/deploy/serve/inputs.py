@@ -95,7 +95,7 @@ def _array(examples: list, one: Input) -> np.ndarray:
         if cast.min() < low or cast.max() > high:
             raise Refused(422, f"{one.name}: the values must be in {low}..{high}")
     if one.dtype != "float32" and (cast != np.floor(cast)).any():
-        raise Refused(422, f"{one.name}: the values must be whole numbers")
+        raise Refused(422, f"{one.name}: the values must be integers")
     return cast.astype(one.dtype)
 
 

@@ -71,7 +71,7 @@ def _fault(value, longest: int) -> str:
         too_long = len(value) > longest
         return f"a text of more than {longest} characters" if too_long else ""
     if type(value) is int:
-        return "" if abs(value) < 2**53 else "whole numbers must be below 2**53"
+        return "" if abs(value) < 2**53 else "integers must be below 2**53"
     if type(value) is float:
         return "" if math.isfinite(value) else "the values must be finite"
     return "expected a number, a text, true, false or null"

@@ -122,7 +122,7 @@ def lend(record: dict, say: Callable[[str, str], None]) -> Programs | None:
         refused = [name for name in sorted(os.listdir(place)) if not _give(place, name)]
         if refused:
             say(
-                f"Compiled anew: {len(refused)} of the programs in {place} have been "
+                f"Recompiled: {len(refused)} of the programs in {place} have been "
                 "changed since they were written, or put under another name.", "yellow",
             )  # fmt: skip
         given = {path.name for path in _entries()}
