@@ -9,7 +9,8 @@
 It asks `gpuzoo compile` for the training and the evaluation step of each model, with
 its own task, on the embedded digits (audio, forecasting, tables: computed data), batch
 128 (wgan_gp, which needs a multiple of 5: 125).
-All of it is predicted, nothing is measured. Two compilers run side by side.
+All of it is predicted, nothing is measured. Two compilers run side by side. The
+programs of a model's levels have most kernels in common, which are compiled once.
 
 Level "exclude" is no level of gpuzoo: `fast` with XLA's flag
 `--xla_gpu_exclude_nondeterministic_ops`, to compare what the two flags do.
@@ -23,10 +24,12 @@ repeat.
 
 import argparse
 import concurrent.futures
+import contextlib
 import json
 import pathlib
 import statistics
 import sys
+import tempfile
 import threading
 import time
 
@@ -58,6 +61,8 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=LEVELS[:2])
     parser.add_argument("--out", type=pathlib.Path, default=RECORD)
+    parser.add_argument("--kernels", type=pathlib.Path, metavar="FOLDER",
+                        help="keep compiled kernels for other calls")  # fmt: skip
     parser.add_argument("--anew", action="store_true",
                         help="compile again what other code has made")  # fmt: skip
     parser.add_argument("--table", action="store_true",
@@ -82,16 +87,30 @@ def recipe_of(model: str):
     )
 
 
-def compiled(model: str, precision: str, level: str, cards: list[str]) -> list[dict]:
+def compiled(
+    model: str, precision: str, level: str, cards: list[str], kernels: str | None = None
+) -> list[dict]:
     """Return a row per card, without what the table and a comparison do not need."""
     from gpuzoo.gpus.compile import compile_for
 
     found = compile_for(
         recipe_of(model), cards, (precision,),
         ("fast" if level == "exclude" else level,),
-        xla_flags=EXCLUDE if level == "exclude" else "",
+        xla_flags=EXCLUDE if level == "exclude" else "", kernels=kernels,
     )  # fmt: skip
     return [short(model, level, row) for row in found["rows"]]
+
+
+@contextlib.contextmanager
+def kernels_of_all_levels(folder: pathlib.Path | None, model: str, precision: str):
+    """Return a folder for the kernels of a model: a temporary one, or one to keep."""
+    if folder:
+        kept = folder / f"{model}-{precision}"
+        kept.mkdir(parents=True, exist_ok=True)
+        yield str(kept)
+    else:
+        with tempfile.TemporaryDirectory() as made:
+            yield made
 
 
 def short(model: str, level: str, row: dict) -> dict:
@@ -377,18 +396,22 @@ def main() -> None:
     if args.anew:
         rows = {name: row for name, row in rows.items() if row["code"] == code}
     jobs = [
-        (model, precision, level)
-        for level in args.levels
+        (model, precision)
         for precision in args.precisions
         for model in sorted(args.models or gpuzoo.list_models())
     ]
 
     def work(job: tuple) -> None:
+        with kernels_of_all_levels(args.kernels, *job) as folder:
+            for level in args.levels:
+                work_on((*job, level), folder)
+
+    def work_on(job: tuple, folder: str) -> None:
         missing = [name for name in names if (*job, name) not in rows]
         if not missing:
             return
         begun = time.perf_counter()
-        found = compiled(*job, missing)
+        found = compiled(*job, missing, folder)
         with lock:
             rows.update({key(row): {**row, "code": code} for row in found})
             write(args.out, head, rows)

@@ -10,6 +10,7 @@ import importlib.util
 import math
 import os
 import pathlib
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -34,6 +35,7 @@ def compile_for(
     levels: tuple[str, ...] = ("repeatable",),
     note=lambda text: None,
     xla_flags: str = "",
+    kernels: str | None = None,
 ) -> dict:
     """Compile a recipe's training and evaluation step; return the record.
 
@@ -43,11 +45,19 @@ def compile_for(
         levels: fast or repeatable.
         note: called with lines of progress.
         xla_flags: further flags of XLA, to compare what they do.
+        kernels: a folder where compiled kernels are kept, of which programs of other
+            levels and calls have many; of this compiler alone. Default: a temporary
+            one.
 
     Raises:
         GpuzooError: no such card, the recipe cannot be trained anywhere, or JAX's
             compiler for CUDA is not installed.
     """
+    if kernels is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return compile_for(
+                recipe, names, precisions, levels, note, xla_flags, folder
+            )
     wanted = {name: cards.load(name) for name in names}
     versions = check_installed()
     rows, data = {}, None
@@ -55,7 +65,7 @@ def compile_for(
         for precision in precisions:
             begun = time.perf_counter()
             for row, found in _rows(
-                recipe, wanted, precision, level, versions, xla_flags
+                recipe, wanted, precision, level, versions, xla_flags, kernels
             ):
                 rows[row["card"], level, row["precision"]] = row
                 data = data or found
@@ -108,8 +118,9 @@ def _cudnn_wheels() -> tuple[str, ...]:
 
 
 def _rows(
-    recipe: Recipe, wanted: dict[str, Card], precision, level, versions, xla_flags
-) -> Iterator[tuple[dict, dict | None]]:
+    recipe: Recipe, wanted: dict[str, Card], precision, level, versions, xla_flags,
+    kernels: str,
+) -> Iterator[tuple[dict, dict | None]]:  # fmt: skip
     """Yield a row per card with what is predicted, and the record of the data."""
     chosen = {
         name: choose_precision(precision, "gpu", card.capability)[0]
@@ -125,6 +136,7 @@ def _rows(
                 "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
                 "cards": {n: dataclasses.asdict(card) for n, card in left.items()},
                 "cudnn": next(versions[n] for n in _cudnn_wheels() if n in versions),
+                "kernels": kernels,
             }  # fmt: skip
             answers = workers.answers(
                 "gpuzoo.gpus.worker", request, _variables(xla_flags), _SECONDS

@@ -3,8 +3,11 @@
 It answers once per card. The compiler may end the process.
 """
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
+import pathlib
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -33,18 +36,34 @@ def _compile_all(request: dict) -> Iterator[dict]:
     except GpuzooError as error:  # nothing that a card is to blame for
         yield {"error": str(error), "exit_code": error.exit_code}
         return
-    for card in request["cards"].values():
+    for name, card in request["cards"].items():
         try:
-            yield _compile(session, Card(**card), request["cudnn"])
+            with _kept(request["kernels"], name) as kernels:
+                answer = _compile(session, Card(**card), request["cudnn"], kernels)
+            yield answer
         except Exception as error:  # of XLA or of the user's model, too
             yield {"error": workers.one_line(error)}
+
+
+@contextlib.contextmanager
+def _kept(folder: str, card: str) -> Iterator[str]:
+    """Return the file for the kernels of a card, of this process alone; it is kept if
+    the block ends well, as the compiler may write a part of it and end."""
+    name = hashlib.sha256(card.encode()).hexdigest()
+    kept, busy = pathlib.Path(folder, name), pathlib.Path(folder, f"{name}.busy")
+    busy.unlink(missing_ok=True)
+    if kept.exists():
+        kept.rename(busy)
+    yield str(busy)
+    if busy.exists():
+        busy.rename(kept)
 
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _compile(session: "Session", card: Card, cudnn: str) -> dict:
+def _compile(session: "Session", card: Card, cudnn: str, kernels: str) -> dict:
     runtime = dataclasses.replace(
         session.runtime, device="gpu", device_name=card.name, threads=0
     )
@@ -53,7 +72,7 @@ def _compile(session: "Session", card: Card, cudnn: str) -> dict:
     from gpuzoo.runtime.keras_state import whole_tracebacks
 
     backend = AheadBackend(
-        runtime, card.target(cudnn), card.capability, card.usable_bytes
+        runtime, card.target(cudnn), card.capability, card.usable_bytes, kernels
     )
     try:
         with whole_tracebacks():

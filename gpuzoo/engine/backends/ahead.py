@@ -41,10 +41,16 @@ class AheadBackend(JaxBackend):
         target: the card, a text that XLA parses as its GpuTargetConfigProto.
         capability: the card's compute capability.
         memory: the card's memory in bytes.
+        kernels: a file where compiled kernels of the card are kept for programs that
+            have the same; None: nowhere. It has no effect on a program's text.
     """
 
-    def __init__(self, runtime: Runtime, target: str, capability, memory: int):
+    def __init__(
+        self, runtime: Runtime, target: str, capability, memory: int,
+        kernels: str | None = None,
+    ):  # fmt: skip
         self.runtime, self._memory, self._capability = runtime, memory, capability
+        self._options = _keeping_kernels(kernels) if kernels else {}
         self.device = jax.devices("cpu")[0]
         self._variables = []
         self.compiled: list[Compiled] = []
@@ -81,7 +87,7 @@ class AheadBackend(JaxBackend):
                 (), np.int32, sharding=self._place, weak_type=True
             )
             with as_on_a_gpu(self._capability):
-                made = compile_program(program, *given, count)
+                made = compile_program(program, *given, count, options=self._options)
                 flops = flops_of(step, values, example)
             stats = made.memory_analysis()
             memory = {
@@ -95,6 +101,13 @@ class AheadBackend(JaxBackend):
     def _shape(self, array) -> jax.ShapeDtypeStruct:
         dtype = jax.dtypes.canonicalize_dtype(array.dtype)
         return jax.ShapeDtypeStruct(array.shape, dtype, sharding=self._place)
+
+
+def _keeping_kernels(path: str) -> dict:
+    return {
+        "xla_gpu_kernel_cache_file": path,
+        "xla_gpu_enable_llvm_module_compilation_parallelism": True,
+    }
 
 
 @contextlib.contextmanager

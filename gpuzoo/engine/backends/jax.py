@@ -248,14 +248,15 @@ def refuse_float64(model: keras.Model, name: str) -> None:
             )
 
 
-def compile_program(program, *given):
-    """Compile a jitted program for arguments, without Triton if it has no tiles."""
+def compile_program(program, *given, options: dict | None = None):
+    """Compile a jitted program for arguments, without Triton if it has no tiles;
+    `options`: further options of XLA."""
     lowered = program.lower(*given)
     try:
-        return lowered.compile()
+        return lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
         _check_tiles(error)
-        return lowered.compile(_WITHOUT_TRITON)
+        return lowered.compile({**(options or {}), **_WITHOUT_TRITON})
 
 
 def _called(program) -> Callable:
