@@ -1,7 +1,6 @@
 """Predictions for GPUs: programs that JAX has compiled for an H200 are read rightly;
 with JAX's compiler for CUDA, real steps are compiled."""
 
-import importlib.util
 import json
 import re
 
@@ -9,7 +8,6 @@ import pytest
 from conftest import ROOT, needs_jax, needs_tensorflow
 
 from gpuzoo import doctor
-from gpuzoo.catalogue import registry
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import cards, compile, predict, program_text, repeats
 
@@ -179,8 +177,7 @@ def test_refusals(cli):
     assert done.returncode == 2 and "gpuzoo compile RECIPE" in done.stderr
     done = cli("compile", "mnist", "--for", "absent.json")
     assert done.returncode == 2 and "absent.json" in done.stderr
-    for run in (done,):
-        assert len(run.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.skipif(installed(), reason="the extra gpu-compile is installed")
@@ -219,9 +216,12 @@ def adds(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10):
 @needs_jax
 @needs_compiler
 def test_a_training_is_compiled_for_a_card(cli):
-    """The same program in two processes, and cuDNN's convolutions in it."""
+    """The same program in two processes, with another rhythm of log, digest, evaluation
+    and checkpoint; and cuDNN's convolutions in it."""
     words = ("compile", "mnist", "--data", "digits", "--for", "h200")
-    first, second = cli(*words), cli(*words)
+    rhythm = ("--log-every", "7", "--digest-every", "3", "--eval-every", "2",
+              "--checkpoint-every", "11")  # fmt: skip
+    first, second = cli(*words), cli(*words, *rhythm)
     assert first.returncode == 0, first.stderr
     assert "PREDICTED" in first.stdout and "measured" in first.stdout
     (row,), (again,) = first.json["rows"], second.json["rows"]
@@ -251,26 +251,31 @@ def test_products_that_triton_has_no_tiles_for(cli):
 def test_a_layer_that_adds_in_any_order_is_named(cli, tmp_path):
     (tmp_path / "own.py").write_text(ADDS)
     done = cli(
-        "compile", "mnist", "--data", "digits", "--for", "t4", "--model",
-        "own.py:adds", "--level", "fast",
+        "compile", "mnist", "--data", "digits", "--model", "own.py:adds",
+        "--level", "fast",
     )  # fmt: skip
-    (row,) = done.json["rows"]
-    found = row["programs"]["train"]["may_not_repeat"]
-    assert [one["operation"] for one in found] == ["scatter"]
-    assert found[0]["layer"].endswith("adds"), found
+    assert len(done.json["rows"]) == len(cards.names())
+    for row in done.json["rows"]:
+        found = row["programs"]["train"]["may_not_repeat"]
+        assert [one["operation"] for one in found] == ["scatter"]
+        assert found[0]["layer"].endswith("adds"), found
 
 
 @needs_jax
 @needs_compiler
 def test_a_model_that_does_not_fit(cli, tmp_path):
-    content = json.loads((ROOT / "gpuzoo/gpus/cards/t4.json").read_text())
-    content["memory_bytes"] = 20_000_000
-    (tmp_path / "small.json").write_text(json.dumps(content))
+    for name in cards.names():
+        content = json.loads((ROOT / f"gpuzoo/gpus/cards/{name}.json").read_text())
+        content["memory_bytes"] = 20_000_000
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    small = ",".join(f"{name}.json" for name in cards.names())
     done = cli(
-        "compile", "mnist", "--data", "digits", "--for", "small.json", "--stream", "off"
+        "compile", "mnist", "--data", "digits", "--for", small, "--stream", "off"
     )
     assert done.returncode == 1
-    assert "does not fit" in done.json["failures"][0]
+    lines = done.json["failures"]
+    assert len(lines) == len(cards.names())
+    assert all("does not fit" in line for line in lines), lines
 
 
 ABORTS = '''
@@ -360,13 +365,14 @@ def double(*, input_shape: tuple[int, ...] = (28, 28, 1), num_classes: int = 10)
 @needs_compiler
 def test_mutants_are_named(cli, tmp_path):
     (tmp_path / "own.py").write_text(MUTANTS)
-    words = ("compile", "mnist", "--data", "digits", "--for", "h200,t4", "--model")
+    words = ("compile", "mnist", "--data", "digits", "--model")  # for all cards
     done = cli(*words, "own.py:ties")
     assert done.returncode == 0, done.stderr
+    assert len(done.json["rows"]) == len(cards.names())
     for row in done.json["rows"]:
         assert all(one["may_not_repeat"] == [] for one in row["programs"].values())
     done = cli(*words, "own.py:cudnn")
-    assert done.returncode == 1
+    assert done.returncode == 1 and len(done.json["rows"]) == len(cards.names())
     for row in done.json["rows"]:
         assert "'recurrence' (LSTM)" in row["error"] and "cuDNN" in row["error"]
     done = cli(*words, "own.py:double")
@@ -431,57 +437,6 @@ def test_doctor_compiles_for_a_card(cli, tmp_path):
             one["name"]: one for one in cli("doctor", "--for", card).json["findings"]
         }
         assert says in found["jax"]["what"] and found["jax"]["ok"] == (card == "h200")
-
-
-@pytest.fixture
-def matrix(runtime, monkeypatch):
-    """benchmarks/repeatability/gpu_matrix.py, with the models of the catalogue only."""
-    monkeypatch.setattr(registry, "_registered", {})
-    folder = ROOT / "benchmarks" / "repeatability"
-    monkeypatch.syspath_prepend(str(folder))
-    spec = importlib.util.spec_from_file_location("matrix", folder / "gpu_matrix.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_page_of_the_matrix_says_what_the_record_says(matrix):
-    record = json.loads(matrix.RECORD.read_text())
-    assert matrix.PAGE.read_text() == matrix.page(record)
-    of_gpuzoo = [row for row in record["rows"] if row["level"] != "exclude"]
-    assert not matrix.faults(of_gpuzoo), "say it in docs/howto/compile.md"
-
-
-def test_the_page_of_a_matrix(matrix):
-    """Of rows that compile, fit and repeat, and of others."""
-    step = {"kernels": {"fusion (loop)": 3, "__cudnn$convForward": 1}, "bytes": 2e6,
-            "flops": 1e9, "least_us": 4.0, "bound_by": "launches", "sha256": "0"}  # fmt: skip
-    odd = {"operation": "scatter", "layer": "net/embedding", "count": 1}
-    row = {"precision": "mixed_bfloat16", "error": None, "memory_bytes": 1, "code": "c"}
-    rows = [
-        {**row, "model": "net", "card": "h200", "level": level, "fits": level == "fast",
-         "programs": {"train": {**step, "may_not_repeat": [odd], "sha256": level,
-                                "bytes": bytes_}}}
-        for level, bytes_ in (("repeatable", 3e6), ("fast", 2e6))
-    ]  # fmt: skip
-    rows.append({**row, "model": "net", "card": "a100", "level": "repeatable",
-                 "error": "unknown"})  # fmt: skip
-    page = matrix.page({"rows": rows, "versions": {"jax": "1"}, "batch": 128,
-                        "date": "today"})  # fmt: skip
-    for line in (
-        "| repeatable | mixed_bfloat16 | 2 | 1 | 1 | 1 |",
-        "| fast | mixed_bfloat16 | 1 | 0 | 0 | 1 |",
-        "- net mixed_bfloat16 repeatable h200: does not fit",
-        "- net mixed_bfloat16 repeatable a100: unknown",
-        "- net mixed_bfloat16 repeatable h200, train: scatter of net/embedding may not "
-        "repeat",
-        "- exclude, mixed_bfloat16: all",
-        "| net | 4, 4 us (launches), does not fit, may not repeat | does not compile |",
-        "| repeatable / fast | mixed_bfloat16 | 1 | 0 | 1.00 (1.00 to 1.00) | "
-        "1.50 (1.50 to 1.50) |",
-        "| net | 4 | 4 |  | 3 | 2 |  | `scatter` |",
-    ):
-        assert line in page.splitlines()
 
 
 def test_a_file_of_the_users_is_not_overwritten(cli, tmp_path):

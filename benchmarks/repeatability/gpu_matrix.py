@@ -210,6 +210,12 @@ _ONE = """\
 Each model on {card} in {precision}, kernels and megabytes of a training step, and the
 operations that XLA or cuDNN does not promise to repeat at level `fast`:
 """
+_KINDS = """\
+Kernel by kernel, on {card} in {precision}: what level `repeatable` and `exclude` start
+more (+) or less (-) often in a training step than level `fast`. "the same program": to
+the byte, without names; "as many": with other attributes, such as cuDNN's choice of
+algorithms.
+"""
 
 
 def page(record: dict) -> str:
@@ -246,16 +252,28 @@ def page(record: dict) -> str:
         ["compared", "precision", "rows", "same program", "kernels", "bytes"],
         ratios(found),
     ) + "\n"]  # fmt: skip
-    card, precision = cards[0], PRECISIONS[1]
+    return "\n".join([*parts, *on_one_card(found, models, cards[0])]) + "\n"
+
+
+def on_one_card(found: dict[tuple, dict], models: list[str], card: str) -> list[str]:
+    """Return the tables of what the flags change for each model on a card."""
+    precision = PRECISIONS[1]
+    rows = {
+        model: {level: found.get((model, precision, level, card)) for level in LEVELS}
+        for model in models
+    }
     heads = ["model", *(f"{what}, {level}" for what in ("kernels", "MB")
                         for level in LEVELS), "may not repeat at fast"]  # fmt: skip
-    compared = [
-        [model, *difference([found.get((model, precision, level, card))
-                             for level in LEVELS])]
-        for model in models
+    compared = [[model, *difference([*row.values()])] for model, row in rows.items()]
+    kinds = [
+        [model, *(by_kind(row[one], row["fast"]) for one in ("repeatable", "exclude"))]
+        for model, row in rows.items()
+    ]
+    return [
+        _ONE.format(card=card, precision=precision), markdown(heads, compared),
+        "\n" + _KINDS.format(card=card, precision=precision),
+        markdown(["model", "repeatable", "exclude"], kinds),
     ]  # fmt: skip
-    parts += [_ONE.format(card=card, precision=precision), markdown(heads, compared)]
-    return "\n".join(parts) + "\n"
 
 
 def counts(rows: list[dict]) -> list[list[str]]:
@@ -363,6 +381,20 @@ def difference(rows: list) -> list[str]:
         f"`{name}`" for name in sorted({one["operation"] for one in odd or ()})
     )
     return [*cells, "" if odd is None else named or "none"]
+
+
+def by_kind(row: dict | None, fast: dict | None) -> str:
+    """Return which kinds of kernels a training step starts more or less often than at
+    level fast."""
+    if not row or not fast or row["error"] or fast["error"]:
+        return ""
+    one, other = (each["programs"]["train"] for each in (row, fast))
+    if one["sha256"] == other["sha256"]:
+        return "the same program"
+    counts, before = one["kernels"], other["kernels"]
+    changes = {k: counts.get(k, 0) - before.get(k, 0) for k in {*counts, *before}}
+    named = [f"{kind} {n:+.0f}" for kind, n in sorted(changes.items()) if n]
+    return ", ".join(named) or "as many"
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:

@@ -25,17 +25,17 @@ BATCH, PARTS = 2048, (1, 2, 4, 8)
 def temporary_bytes(parts: int, folder: str) -> int:
     """Return the temporary memory of the training program."""
     import gpuzoo
-    from gpuzoo.engine.backends import jax
+    from gpuzoo.engine.backends import triton
 
     random, sizes = np.random.default_rng(0), []
 
-    def compiled_first(program):
+    def compiled_first(program, **options):
         made = None
 
         def call(*given):
             nonlocal made
             if made is None:
-                made = jax.compile_program(program, *given)
+                made = triton.compile_program(program, *given)
                 sizes.append(made.memory_analysis().temp_size_in_bytes)
             return made(*given)
 
@@ -48,7 +48,7 @@ def temporary_bytes(parts: int, folder: str) -> int:
         )
         for count in (2 * BATCH, 256)
     )
-    with mock.patch.object(jax, "_called", compiled_first):
+    with mock.patch.object(triton, "called", compiled_first):
         gpuzoo.train(
             "mnist", data=train, test=test, model="cnn", batch_size=BATCH, epochs=1,
             accumulate=parts, out=f"{folder}/{parts}", quiet=True,

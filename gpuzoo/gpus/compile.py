@@ -36,6 +36,7 @@ def compile_for(
     note=lambda text: None,
     xla_flags: str = "",
     kernels: str | None = None,
+    devices: tuple[int, ...] = (1,),
 ) -> dict:
     """Compile a recipe's training and evaluation step; return the record.
 
@@ -48,6 +49,7 @@ def compile_for(
         kernels: a folder where compiled kernels are kept, of which programs of other
             levels and calls have many; of this compiler alone. Default: a temporary
             one.
+        devices: how many cards train together; a row for each number.
 
     Raises:
         GpuzooError: no such card, the recipe cannot be trained anywhere, or JAX's
@@ -56,7 +58,7 @@ def compile_for(
     if kernels is None:
         with tempfile.TemporaryDirectory() as folder:
             return compile_for(
-                recipe, names, precisions, levels, note, xla_flags, folder
+                recipe, names, precisions, levels, note, xla_flags, folder, devices
             )
     wanted = {name: cards.load(name) for name in names}
     versions = check_installed()
@@ -65,14 +67,14 @@ def compile_for(
         for precision in precisions:
             begun = time.perf_counter()
             for row, found in _rows(
-                recipe, wanted, precision, level, versions, xla_flags, kernels
+                recipe, wanted, devices, precision, level, versions, xla_flags, kernels
             ):
-                rows[row["card"], level, row["precision"]] = row
+                rows[row["card"], level, row["precision"], row["devices"]] = row
                 data = data or found
                 seconds = time.perf_counter() - begun
                 state = "does not compile" if row["error"] else "compiled"
                 state += f", {seconds:.0f} s"
-                note(f"{row['card']}, {row['precision']}, {level}: {state}")
+                note(f"{_where(row)}: {state}")
                 begun = time.perf_counter()
     return {
         "what": f"recipe {recipe.name}, compiled for GPUs that are not here",
@@ -118,8 +120,8 @@ def _cudnn_wheels() -> tuple[str, ...]:
 
 
 def _rows(
-    recipe: Recipe, wanted: dict[str, Card], precision, level, versions, xla_flags,
-    kernels: str,
+    recipe: Recipe, wanted: dict[str, Card], devices, precision, level, versions,
+    xla_flags, kernels: str,
 ) -> Iterator[tuple[dict, dict | None]]:  # fmt: skip
     """Yield a row per card with what is predicted, and the record of the data."""
     chosen = {
@@ -128,30 +130,35 @@ def _rows(
     }
     for precision in dict.fromkeys(chosen.values()):
         options = Options(backend="jax", device="cpu", precision=precision, level=level)
-        left = {
-            name: card for name, card in wanted.items() if chosen[name] == precision
-        }
+        left = [
+            (name, count) for name in wanted if chosen[name] == precision
+            for count in devices
+        ]  # fmt: skip
         while left:
             request = {
                 "recipe": recipe.as_record(), "options": dataclasses.asdict(options),
-                "cards": {n: dataclasses.asdict(card) for n, card in left.items()},
+                "cards": {n: dataclasses.asdict(wanted[n]) for n, _ in left},
+                "jobs": left, "kernels": kernels,
                 "cudnn": next(versions[n] for n in _cudnn_wheels() if n in versions),
-                "kernels": kernels,
             }  # fmt: skip
             answers = workers.answers(
                 "gpuzoo.gpus.worker", request, _variables(xla_flags), _SECONDS
             )
-            for name, answer in zip(list(left), answers, strict=False):
+            for (name, count), answer in zip([*left], answers, strict=False):
                 if "exit_code" in answer:
                     raise GpuzooError(answer["error"])
                 data = answer.get("data")
-                row = _row(name, left.pop(name), precision, level, answer)
+                row = _row(name, wanted[name], count, precision, level, answer)
+                left.remove((name, count))
                 yield row, data and private(data)
 
 
-def _row(name: str, card: Card, precision: str, level: str, answer: dict) -> dict:
+def _row(
+    name: str, card: Card, devices: int, precision: str, level: str, answer: dict
+) -> dict:
     row = {
-        "card": name, "card_name": card.name, "precision": precision, "level": level,
+        "card": name, "card_name": card.name, "devices": devices,
+        "precision": precision, "level": level,
         "emulated": card.flops[precision.removeprefix("mixed_")] is None,
         "card_memory_bytes": card.memory_bytes, "usable_bytes": card.usable_bytes,
         "error": answer.get("error"),
@@ -181,8 +188,11 @@ def _variables(xla_flags: str) -> dict[str, str]:
 
 def failures(record: dict) -> list[str]:
     """Return a line for every row that does not compile, does not fit or, at level
-    repeatable, may not repeat."""
-    return [line for row in record["rows"] for line in _faults(row)]
+    repeatable, may not repeat; and for cards on which the program of a shard depends on
+    how many train together, though the recipe is elastic."""
+    rows = record["rows"]
+    lines = [line for row in rows for line in _faults(row)]
+    return lines + (_differing(rows) if record["recipe"].get("elastic") else [])
 
 
 def remarks(record: dict) -> list[str]:
@@ -191,8 +201,27 @@ def remarks(record: dict) -> list[str]:
     return [line for row in rows if not row["error"] for line in _may_not_repeat(row)]
 
 
-def _faults(row: dict) -> list[str]:
+def _differing(rows: list[dict]) -> list[str]:
+    found: dict[str, set] = {}
+    for row in rows:
+        if row["error"] is None:
+            mode = f"{row['card']}, {row['precision']}, {row['level']}"
+            sha = row["programs"]["train"]["shard_sha256"]
+            found.setdefault(mode, set()).add(sha)
+    return [
+        f"{mode}: the program of a shard depends on the number of devices: the bits of "
+        "a training may, too"
+        for mode, digests in found.items() if len(digests) > 1
+    ]  # fmt: skip
+
+
+def _where(row: dict) -> str:
     where = f"{row['card']}, {row['precision']}, {row['level']}"
+    return where + (f", {row['devices']} devices" if row["devices"] > 1 else "")
+
+
+def _faults(row: dict) -> list[str]:
+    where = _where(row)
     if row["error"]:
         return [f"{where}: does not compile: {row['error']}"]
     lines = [] if row["level"] == "fast" else _may_not_repeat(row)
@@ -208,7 +237,7 @@ def _faults(row: dict) -> list[str]:
 
 
 def _may_not_repeat(row: dict) -> list[str]:
-    where = f"{row['card']}, {row['precision']}, {row['level']}"
+    where = _where(row)
     return [
         f"{where}, {step}: {one['operation']} of {one['layer']} may not "
         f"repeat{_times(one['count'])}: {one['why']}; {one['remedy']}"

@@ -1,4 +1,5 @@
-"""Child process of `gpuzoo compile`: one recipe, compiled for one card after another.
+"""Child process of `gpuzoo compile`: one recipe, compiled for one card after another,
+and for so many of each.
 
 It answers once per card. The compiler may end the process.
 """
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING
 from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.user_files import file_of
+from gpuzoo.engine.plan import shards_of
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import predict
 from gpuzoo.gpus.cards import Card
 from gpuzoo.runtime.configure import configure
-from gpuzoo.runtime.options import Options
+from gpuzoo.runtime.options import Options, Runtime
 from gpuzoo.training import failures
 from gpuzoo.training.session import make_session
 
@@ -33,13 +35,17 @@ def _compile_all(request: dict) -> Iterator[dict]:
     runtime = configure(options, seed=recipe.seed, quiet=True)
     try:
         session = make_session(recipe, runtime, _note)
+        for devices in {devices for _, devices in request["jobs"]}:
+            steps = getattr(session.model, "critic_steps", 1)
+            shards_of(recipe, _on(runtime, devices), steps)
     except GpuzooError as error:  # nothing that a card is to blame for
         yield {"error": str(error), "exit_code": error.exit_code}
         return
-    for name, card in request["cards"].items():
+    for name, devices in request["jobs"]:
+        card = Card(**request["cards"][name])
         try:
             with _kept(request["kernels"], name) as kernels:
-                answer = _compile(session, Card(**card), request["cudnn"], kernels)
+                answer = _compile(session, card, devices, request["cudnn"], kernels)
             yield answer
         except Exception as error:  # of XLA or of the user's model, too
             yield {"error": workers.one_line(error)}
@@ -63,10 +69,15 @@ def _note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _compile(session: "Session", card: Card, cudnn: str, kernels: str) -> dict:
-    runtime = dataclasses.replace(
-        session.runtime, device="gpu", device_name=card.name, threads=0
-    )
+def _on(runtime: Runtime, devices: int) -> Runtime:
+    return dataclasses.replace(runtime, device="gpu", threads=0, devices=devices)
+
+
+def _compile(
+    session: "Session", card: Card, devices: int, cudnn: str, kernels: str
+) -> dict:
+    runtime = _on(session.runtime, devices)
+    runtime = dataclasses.replace(runtime, device_name=card.name)
     from gpuzoo.engine.backends.ahead import AheadBackend
     from gpuzoo.engine.program import Program
     from gpuzoo.runtime.keras_state import whole_tracebacks
@@ -91,9 +102,7 @@ def _compile(session: "Session", card: Card, cudnn: str, kernels: str) -> dict:
         line = line or workers.one_line(error)
         raise GpuzooError(f"the {which} step: {line}") from error
     programs = {
-        name: predict.of_program(
-            one.text, one.memory, one.flops, card, runtime.precision, runtime.level
-        )
+        name: predict.of_step(one, card, runtime.precision, runtime.level)
         for name, one in zip(("train", "evaluate"), backend.compiled, strict=True)
     }
     return {

@@ -5,7 +5,6 @@ compiles, as on a GPU in deterministic mode: XLA takes the first choice of each 
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -15,22 +14,12 @@ from jax._src.cudnn import fused_attention_stablehlo as attention
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from gpuzoo.engine.backends.jax import JaxBackend, compile_program, flops_of
-from gpuzoo.errors import GpuzooError
+from gpuzoo.engine.backends import processes, triton
+from gpuzoo.engine.backends.ahead_shards import AheadShards
+from gpuzoo.engine.backends.compiled import Compiled, Part
+from gpuzoo.engine.backends.jax import JaxBackend, flops_of
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
-
-
-@dataclasses.dataclass(frozen=True)
-class Compiled:
-    """A program that JAX has compiled for the card."""
-
-    text: str
-    """The optimized program, as XLA prints it."""
-    memory: dict[str, int]
-    """Bytes of its arguments, outputs, both at once (`alias`) and temporaries."""
-    flops: float
-    """Floating-point operations of one step, as traced."""
 
 
 class AheadBackend(JaxBackend):
@@ -51,24 +40,26 @@ class AheadBackend(JaxBackend):
     ):  # fmt: skip
         self.runtime, self._memory, self._capability = runtime, memory, capability
         self._options = _keeping_kernels(kernels) if kernels else {}
-        self.device = jax.devices("cpu")[0]
-        self._variables = []
+        self.device, self.processes = jax.devices("cpu")[0], processes.Processes()
+        self._target, self._variables = target, []
         self.compiled: list[Compiled] = []
-        described = topologies.get_topology_desc(
-            platform="cuda", topology_name="card", target_config=target,
-            topology="1x1x1",
+        self._place = SingleDeviceSharding(self.described(1)[0])
+
+    def described(self, count: int) -> list:
+        """Return so many devices of the card."""
+        topology = topologies.get_topology_desc(
+            platform="cuda", topology_name="card", target_config=self._target,
+            topology=f"1x1x{count}",
         )  # fmt: skip
-        self._place = SingleDeviceSharding(described.devices[0])
+        return list(topology.devices)
 
     def put(self, array: np.ndarray):
         """Return the array: a constant of the program, as it is on a GPU."""
         return array
 
     def sharded(self, count: int):
-        """Refuse steps of a batch in shards, which are several programs."""
-        raise GpuzooError(
-            "gpuzoo compile looks at one program for a whole batch: leave elastic out"
-        )
+        """Return the backend that compiles the steps of a batch in so many shards."""
+        return AheadShards(self, count)
 
     def memory_bytes(self) -> int | None:
         return self._memory
@@ -82,25 +73,36 @@ class AheadBackend(JaxBackend):
 
         def call(feed: dict) -> None:
             values = [variable.value for variable in variables]
-            given = jax.tree.map(self._shape, (values, example))
+            given = jax.tree.map(self.shape, (values, example))
             count = jax.ShapeDtypeStruct(
                 (), np.int32, sharding=self._place, weak_type=True
             )
-            with as_on_a_gpu(self._capability):
-                made = compile_program(program, *given, count, options=self._options)
+            with self.traced_for_the_card():
+                text, memory = self.program_for_the_card(program, *given, count)
                 flops = flops_of(step, values, example)
-            stats = made.memory_analysis()
-            memory = {
-                kind: getattr(stats, f"{kind}_size_in_bytes")
-                for kind in ("argument", "output", "alias", "temp", "generated_code")
-            }
-            self.compiled.append(Compiled(made.as_text(), memory, flops))
+            self.compiled.append(Compiled((Part("step", text),), memory, flops))
 
         return call
 
-    def _shape(self, array) -> jax.ShapeDtypeStruct:
-        dtype = jax.dtypes.canonicalize_dtype(array.dtype)
-        return jax.ShapeDtypeStruct(array.shape, dtype, sharding=self._place)
+    def traced_for_the_card(self):
+        """Return a block in which Keras and JAX trace as on the card."""
+        return as_on_a_gpu(self._capability)
+
+    def program_for_the_card(self, program, *given) -> tuple[str, dict[str, int]]:
+        """Compile a jitted program; return its text and the bytes that it needs."""
+        made = triton.compile_program(program, *given, options=self._options)
+        stats = made.memory_analysis()
+        kinds = ("argument", "output", "alias", "temp", "generated_code")
+        memory = {kind: getattr(stats, f"{kind}_size_in_bytes") for kind in kinds}
+        return made.as_text(), memory
+
+    def shape(self, array, sharding=None) -> jax.ShapeDtypeStruct:
+        """Return what an array or a traced value is on the card."""
+        return jax.ShapeDtypeStruct(
+            array.shape, jax.dtypes.canonicalize_dtype(array.dtype),
+            sharding=sharding or self._place,
+            weak_type=getattr(array, "weak_type", False),
+        )  # fmt: skip
 
 
 def _keeping_kernels(path: str) -> dict:

@@ -10,17 +10,20 @@ import numpy as np
 from jax import lax
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
-from gpuzoo.engine.backends import missing_kernels, pooling, processes, rnn, shards
+from gpuzoo.engine.backends import (
+    missing_kernels,
+    pooling,
+    processes,
+    rnn,
+    shards,
+    triton,
+)
 from gpuzoo.engine.backends.determinism import refuse_variable
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import layers_of
 from gpuzoo.runtime import environment
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
-
-# Triton has no tiles for some products of matrices, and where kernels are not tuned on
-# the card, as at level repeatable, XLA tries nothing else. Then cuBLAS computes all.
-_WITHOUT_TRITON = {"xla_gpu_enable_triton_gemm": False}
 
 
 class JaxBackend:
@@ -129,7 +132,7 @@ class JaxBackend:
         attribute `cost` of the returned function is described in `_cost`.
         """
         program, step, most = self.program(body, feed, variables)
-        called = _called(program)
+        called = triton.called(program, donate_argnums=0)
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             values, parts = [variable.value for variable in variables], []
@@ -248,41 +251,6 @@ def refuse_float64(model: keras.Model, name: str) -> None:
             )
 
 
-def compile_program(program, *given, options: dict | None = None):
-    """Compile a jitted program for arguments, without Triton if it has no tiles;
-    `options`: further options of XLA."""
-    lowered = program.lower(*given)
-    try:
-        return lowered.compile(options)
-    except jax.errors.JaxRuntimeError as error:
-        _check_tiles(error)
-        return lowered.compile({**(options or {}), **_WITHOUT_TRITON})
-
-
-def _called(program) -> Callable:
-    """Return a function that calls a jitted program; one that is compiled without
-    Triton if it has no tiles."""
-
-    def call(*given):
-        nonlocal program
-        try:
-            return program(*given)
-        except jax.errors.JaxRuntimeError as error:
-            _check_tiles(error)
-            program = jax.jit(
-                program.__wrapped__, donate_argnums=0, compiler_options=_WITHOUT_TRITON
-            )
-            return program(*given)
-
-    return call
-
-
-def _check_tiles(error: Exception) -> None:
-    """Raise the error again unless Triton has no tiles for a product of matrices."""
-    if "Couldn't find output tile sizes" not in str(error):
-        raise error
-
-
 def _shapes(feed: dict) -> dict:
     """Return the shapes of one step's entry."""
     return {n: jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for n, a in feed.items()}
@@ -304,13 +272,13 @@ def flops_of(step: Callable, values: list, feed: dict) -> float:
 
 
 def _lower(step: Callable, values: list, entry: dict):
-    with _written_out():
+    with written_out():
         # Not of `step` itself: its trace with loops may be cached.
         return jax.jit(lambda *given: step(*given)).lower(values, entry)
 
 
 @contextlib.contextmanager
-def _written_out():
+def written_out():
     """Unroll scans: XLA counts the body of a loop once, however often it runs."""
     real = lax.scan
 

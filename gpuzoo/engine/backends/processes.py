@@ -83,12 +83,9 @@ class Gather:
         firsts = {}
         for device in jax.devices():
             firsts.setdefault(device.process_index, device)
-        mesh = Mesh(np.array([firsts[rank] for rank in sorted(firsts)]), ("processes",))
         self.count, self.first = len(firsts), firsts[jax.process_index()]
         self._met = False
-        self._each = NamedSharding(mesh, PartitionSpec("processes"))
-        same = NamedSharding(mesh, PartitionSpec())
-        self._gathered = jax.jit(lambda array: array, out_shardings=same)
+        self._each, self._gathered = gathering([firsts[n] for n in sorted(firsts)])
 
     def __call__(self, array):
         """Return the arrays of all processes, (processes, ...)."""
@@ -102,6 +99,15 @@ class Gather:
             gathered.block_until_ready()
         self._met = True
         return gathered
+
+
+def gathering(devices: list) -> tuple:
+    """Return how an array lies on devices, a row on each, and the program that gives
+    every one of them all rows."""
+    mesh = Mesh(np.array(devices), ("processes",))
+    same = NamedSharding(mesh, PartitionSpec())
+    program = jax.jit(lambda array: array, out_shardings=same)
+    return NamedSharding(mesh, PartitionSpec("processes")), program
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from jax.extend import core
 
-from gpuzoo.engine.backends import cut, processes
+from gpuzoo.engine.backends import cut, processes, triton
 from gpuzoo.errors import GpuzooError
 
 # The part of a feed that is the same for every shard.
@@ -70,7 +70,7 @@ class Shards:
     ) -> Callable:
         """As `JaxBackend.compile_steps`; `body` is the step of one shard. Its entry has
         the `step`, and of all other arrays of the feed the part of the shard."""
-        step, self._met = _Step(self, body, feed, variables), False
+        step, self._met = Step(self, body, feed, variables), False
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             values = self.on_all([variable.value for variable in variables])
@@ -96,7 +96,18 @@ class Shards:
 
     def means(self, like: list) -> Callable:
         """Return a function for the means over all shards of arrays like these (shape,
-        dtype): arrays by device, round and place -> means by device and place.
+        dtype): arrays by device, round and place -> means by device and place."""
+        total, mean = self.averages(like)
+
+        def call(by_device: list[list]) -> list[list]:
+            totals = self._of_all([total(rounds) for rounds in by_device])
+            return [mean(copies) for copies in self.on_all(totals)]
+
+        return call
+
+    def averages(self, like: list) -> tuple:
+        """Return the programs of `means`: arrays of a device by round and place ->
+        their sums, flat; the sums of all devices -> means by place.
 
         They are computed in float32: a compiler may keep more digits of 16-bit sums
         than they have, and not all compiled forms the same.
@@ -119,11 +130,7 @@ class Shards:
                 for part, one in zip(parts, like, strict=True)
             ]
 
-        def call(by_device: list[list]) -> list[list]:
-            totals = self._of_all([total(rounds) for rounds in by_device])
-            return [mean(copies) for copies in self.on_all(totals)]
-
-        return call
+        return total, mean
 
     def first_of(self, place: int) -> int:
         """Return the first shard of a device."""
@@ -150,7 +157,7 @@ def _sum_in_pairs(terms: list):
     return terms[0]
 
 
-class _Step:
+class Step:
     """One step on all devices: a function of the values of the variables, by device,
     and of an entry of the feed for the whole batch."""
 
@@ -175,7 +182,8 @@ class _Step:
         for place in self.own:
             if place < len(variables):
                 _check_floats(variables[place])
-        self.means = shards.means([results[p].aval for p in self.own])
+        self.averaged = [results[p].aval for p in self.own]
+        self.means = shards.means(self.averaged)
 
     def __call__(self, values: list[list], entry: dict) -> tuple[list[list], dict]:
         """Return the new values, by device, and the outputs."""
@@ -222,7 +230,7 @@ class _Region:
 
     def __init__(self, shards: Shards, region: cut.Region):
         self.shards, self.region = shards, region
-        self.once, self.each = map(_program, (region.uniform, region.own))
+        self.once, self.each = map(_called, (region.uniform, region.own))
         self.means, self.compiled = None, False
         if region.exchanged:
             self.means = shards.means([own.aval for own, _ in region.exchanged])
@@ -265,8 +273,14 @@ class _Region:
                 found[variable] = arrays
 
 
-def _program(piece: cut.Piece | None) -> Callable | None:
-    return jax.jit(core.jaxpr_as_fun(piece.program)) if piece else None
+def program_of(piece: cut.Piece):
+    """Return the jitted program of a piece: its uniform arguments and its own ones ->
+    its results."""
+    return jax.jit(core.jaxpr_as_fun(piece.program))
+
+
+def _called(piece: cut.Piece | None) -> Callable | None:
+    return triton.called(program_of(piece)) if piece else None
 
 
 def _value(found: dict, atom):
