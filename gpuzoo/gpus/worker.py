@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 from gpuzoo import workers
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.catalogue.user_files import file_of
-from gpuzoo.engine.plan import shards_of
 from gpuzoo.errors import GpuzooError
 from gpuzoo.gpus import predict
 from gpuzoo.gpus.cards import Card
@@ -33,6 +32,8 @@ def _compile_all(request: dict) -> Iterator[dict]:
     options, recipe = Options(**request["options"]), Recipe(**request["recipe"])
     # The session is that of a CPU; what depends on the device is compiled for a card.
     runtime = configure(options, seed=recipe.seed, quiet=True)
+    from gpuzoo.engine.plan import shards_of
+
     try:
         session = make_session(recipe, runtime, _note)
         for devices in {devices for _, devices in request["jobs"]}:
