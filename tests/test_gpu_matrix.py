@@ -6,6 +6,7 @@ import json
 import pytest
 from conftest import ROOT
 
+from gpuzoo import list_models, tasks
 from gpuzoo.catalogue import registry
 
 
@@ -60,3 +61,12 @@ def test_the_page_of_a_matrix(matrix):
         "| net | fusion (loop) +1, scatter -1 |  |",
     ):
         assert line in page.splitlines()
+
+
+def test_every_model_has_data_of_its_task(matrix):
+    """And a recipe that the task takes: tables and sounds are not shifted."""
+    for model in list_models():
+        recipe = matrix.recipe_of(model)
+        tasks.load(recipe.task).check_recipe(recipe)
+        images = recipe.task not in ("table", "forecast", "classify_audio", "segment")
+        assert (recipe.data == "digits") == images
