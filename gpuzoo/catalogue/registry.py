@@ -33,8 +33,8 @@ def register(*, task: str, reference: str, parameters: int | None = None):
     """Decorator that registers a model builder under its function name.
 
     The builder is a plain function with keyword-only, typed, defaulted options (no
-    `**kwargs`) that returns a `keras.Model`: functional, Sequential, or in a user's file
-    also a subclassed one with one input.
+    `**kwargs`) that returns a `keras.Model`: functional, Sequential, or, in a user's
+    file, a subclassed one with one input.
 
     Args:
         task: task of the model; one of `gpuzoo.catalogue.registry.TASKS`.
