@@ -73,7 +73,7 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "privacy.py::test_no_artefact_tells_the_home_or_a_variable",
     "processes.py::test_launch_that_ends_stops_all_with_a_checkpoint[15",
     "processes.py::test_one_that_is_killed_is_started_again_with_all[0]",
-    "processes.py::test_the_variables_of_slurm_are_read",
+    "processes.py::test_the_job_files",
     "processors.py::test_precision_and_threads_that_were_chosen_there",
     "prune.py::test_killed_resumed_and_verified[jax",
     "prune.py::test_killed_resumed_and_verified[tensorflow-mixed_f",

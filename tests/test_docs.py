@@ -16,7 +16,7 @@ from conftest import ROOT, environment, needs_jax
 from drawn_masks import examples, folder
 
 from gpuzoo.runs.record import read_run
-from gpuzoo.runtime.jax import _NAMED
+from gpuzoo.runtime import jobs
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -101,15 +101,22 @@ def test_the_page_on_devices(tmp_path):
         run_bash(commands, tmp_path)
     four, both = (read_run(tmp_path / name) for name in ("four", "both"))
     assert four["weights_sha256"] == both["weights_sha256"]
+
+
+def test_the_job_file_for_kubernetes():
+    """What its parts must agree on; test_processes.py runs its command."""
     yaml = pytest.importorskip("yaml", reason="needs the extra docs")
-    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
-    service, job = yaml.safe_load_all(text)
-    assert service["metadata"]["name"] == job["spec"]["template"]["spec"]["subdomain"]
-    (container,) = job["spec"]["template"]["spec"]["containers"]
+    file = ROOT / "docs" / "jobs" / "cluster" / "kubernetes.yaml"
+    service, job = yaml.safe_load_all(file.read_text())
+    name, pod = service["metadata"]["name"], job["spec"]["template"]["spec"]
+    assert name == pod["subdomain"] and service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    (container,) = pod["containers"]
     variables = {one["name"]: one["value"] for one in container["env"]}
-    assert set(variables) == {*_NAMED} - {"RANK"}
+    assert set(variables) == {*jobs.ADDRESS, "WORLD_SIZE"}
+    assert variables["MASTER_ADDR"] == f"{job['metadata']['name']}-0.{name}"
     assert variables["WORLD_SIZE"] == str(job["spec"]["completions"])
-    assert "RANK=$JOB_COMPLETION_INDEX" in container["command"][-1]
+    assert job["spec"]["completions"] == job["spec"]["parallelism"]
 
 
 def test_the_page_on_many_runs(tmp_path, cli_several):

@@ -3,20 +3,24 @@
 import contextlib
 import json
 import os
+import pathlib
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
-from conftest import environment, needs_jax
+from conftest import ROOT, environment, needs_jax
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runs.record import read_run
 from gpuzoo.training.launch import launch
 
 pytestmark = needs_jax
+CLUSTER = ROOT / "docs" / "jobs" / "cluster"
 SAME = ("weights.safetensors", "metrics.jsonl", "digests.jsonl")
 WORDS = [
     "train", "mnist_mlp", "--data", "digits", "--backend", "jax", "--device", "cpu",
@@ -152,6 +156,36 @@ def test_processes_that_differ_are_refused_by_name(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_host_with_other_data_and_one_with_other_versions(tmp_path):
+    """Two data files of one name, and a package that says it is another version."""
+    other = tmp_path / "there"
+    for number, folder in enumerate((tmp_path, other)):
+        folder.mkdir(exist_ok=True)
+        data = {"x_train": [[[0.0]], [[1.0]]] * 8, "x_test": [[[float(number)]]] * 4}
+        data |= {"y_train": [0, 1] * 8, "y_test": [0] * 4}
+        np.savez(folder / "own.npz", **{k: np.asarray(v) for k, v in data.items()})
+    found = other / "site" / "pillow-0.1.dist-info"
+    found.mkdir(parents=True)
+    (found / "METADATA").write_text("Name: pillow\nVersion: 0.1\n")
+    words = [*WORDS, "--data", "own.npz", "--batch-size", "8", "--distributed"]
+    words.remove("translate:1")
+    for site, error in (
+        (None, "data.fingerprint"),
+        ("site", "version of pillow '0.1'"),
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        first = start([*words, "--out", "run"], tmp_path, RANK="0", **env)
+        if site:
+            env["PYTHONPATH"] = str(other / site)
+        second = start(words, tmp_path if site else other, RANK="1", **env)
+        for process in (first, second):
+            said = finish(process, code=2)
+            assert f"process 1 on {socket.gethostname()} has {error}" in said
+        assert not (tmp_path / "run").exists()
+
+
 def test_processes_that_begin_with_other_weights_are_refused(whole, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -173,16 +207,54 @@ def test_a_training_that_diverges_ends_in_all_processes(tmp_path):
     assert read_run(tmp_path / "run", sealed=False)["state"] == "diverged"
 
 
-def test_the_variables_of_slurm_are_read(whole, tmp_path):
-    env = {
+ADDRESS = {"MASTER_ADDR": "127.0.0.1"}
+# What each scheduler sets, read where it had started a process; {} is the rank.
+JOBS = {
+    "slurm": {
         "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1",
-    }  # fmt: skip
-    words = [*WORDS, "--distributed", "--out", "run"]
-    processes = [
-        start(words, tmp_path, SLURM_PROCID=rank, SLURM_LOCALID=rank, **env)
-        for rank in ("0", "1")
-    ]
+        "SLURM_NTASKS": "2", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "{}",
+        "SLURM_LOCALID": "{}",
+    },
+    "openmpi": ADDRESS | {
+        "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "{}",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "{}",
+    },
+    "torchrun": ADDRESS | {"WORLD_SIZE": "2", "RANK": "{}", "LOCAL_RANK": "{}"},
+    "kubernetes": ADDRESS | {"WORLD_SIZE": "2", "JOB_COMPLETION_INDEX": "{}"},
+}  # fmt: skip
+
+
+def of_kubernetes(words: list[str], folder) -> list[str]:
+    """The command of the job file, for this training."""
+    yaml = pytest.importorskip("yaml", reason="needs the extra docs")
+    _, job = yaml.safe_load_all((CLUSTER / "kubernetes.yaml").read_text())
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    script = container["command"][-1]
+    assert script.count("cifar10 --backend jax --elastic") == 1
+    return ["bash", "-c", script.replace("cifar10", shlex.join(words))]
+
+
+@pytest.mark.parametrize("scheduler", JOBS)
+def test_the_job_files(scheduler, whole, tmp_path):
+    """With the variables that a scheduler sets; first and going on."""
+    given = ("train", "--backend", "jax", "--elastic")
+    words = [word for word in WORDS if word not in given]
+    command = ["bash", str(CLUSTER / "train.sh"), *words]
+    if scheduler == "kubernetes":
+        command = of_kubernetes(words, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    processes = []
+    for rank in ("0", "1"):
+        variables = {name: text.format(rank) for name, text in JOBS[scheduler].items()}
+        if "MASTER_ADDR" in variables:
+            variables["MASTER_PORT"] = port
+        processes.append(subprocess.Popen(
+            command, cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True,
+            env={**environment(tmp_path), **variables, "PATH": path},
+        ))  # fmt: skip
     for process in processes:
         finish(process)
     assert_same(tmp_path / "run", whole)

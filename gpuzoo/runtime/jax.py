@@ -2,9 +2,9 @@
 
 import os
 import sys
-import threading
 
 from gpuzoo.errors import GpuzooError
+from gpuzoo.runtime import jobs, meeting
 from gpuzoo.runtime.bootstrap import importing
 from gpuzoo.runtime.environment import (
     DETERMINISTIC_FLAG,
@@ -22,8 +22,6 @@ from gpuzoo.runtime.startup import (
     set_variables,
 )
 
-# The variables by which torchrun and gpuzoo launch name a process.
-_NAMED = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
 # Seconds after which processes that do not meet, or one that is silent, are given up.
 MEET, SILENT = 120, 30
 LEAVE = 20  # seconds in which the others must end, too
@@ -35,48 +33,49 @@ def _join(jax, devices: int) -> None:
     Raises:
         GpuzooError: there is no job, or not all of its processes come.
     """
+    place = jobs.named(os.environ) or _detected()
+    meeting.meet(place, MEET)
     given = {}
-    if all(name in os.environ for name in _NAMED):
-        address, port, count, rank = (os.environ[name] for name in _NAMED)
-        if not (port.isdecimal() and count.isdecimal() and rank.isdecimal()):
-            raise GpuzooError(
-                f"MASTER_PORT={port}, WORLD_SIZE={count} and RANK={rank} must be whole "
-                "numbers"
-            )
-        given = {
-            "coordinator_address": f"{address}:{port}", "num_processes": int(count),
-            "process_id": int(rank), "cluster_detection_method": "deactivate",
-        }  # fmt: skip
-        if address in ("127.0.0.1", "localhost"):  # JAX would listen on all addresses
-            given["coordinator_bind_address"] = f"127.0.0.1:{port}"
-        local = os.environ.get("LOCAL_RANK", "")
-        if local.isdecimal():  # of the GPUs of a machine each process has its own
-            first = int(local) * devices
-            given["local_device_ids"] = list(range(first, first + devices))
+    if place.is_here:  # JAX would listen on all addresses
+        given["coordinator_bind_address"] = f"127.0.0.1:{place.port}"
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM and do nothing, until gpuzoo has handlers of its own.
     jax.config.update("jax_enable_preemption_service", False)
-    # JAX does not return if they do not come: it ends the process.
-    waiting = threading.Timer(
-        MEET / 4, print, [f"Waiting {MEET} s for the other processes of the job."],
-        {"file": sys.stderr},
+    jax.distributed.initialize(
+        coordinator_address=f"{place.address}:{place.port}",
+        num_processes=place.count, process_id=place.rank,
+        local_device_ids=jobs.gpus_of(place.local, devices, os.environ),
+        cluster_detection_method="deactivate", initialization_timeout=MEET,
+        heartbeat_timeout_seconds=SILENT, shutdown_timeout_seconds=LEAVE, **given,
     )  # fmt: skip
-    waiting.daemon = True
-    waiting.start()
+
+
+def _detected() -> jobs.Place:
+    """Return the place in the job that JAX finds in the variables of a scheduler.
+
+    Raises:
+        GpuzooError: there is no job.
+    """
+    from jax._src import clusters
+
     try:
-        jax.distributed.initialize(
-            **given, initialization_timeout=MEET, heartbeat_timeout_seconds=SILENT,
-            shutdown_timeout_seconds=LEAVE,
-        )  # fmt: skip
-    except (ValueError, RuntimeError) as error:
-        line = " ".join(str(error).split())[:200]
+        # Of address, count, rank and devices none is given.
+        address, count, rank, _ = (
+            clusters.ClusterEnv.auto_detect_unset_distributed_params(
+                None, None, None, None, None, MEET
+            )
+        )
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise GpuzooError(f"distributed: the job cannot be read: {error}") from None
+    if address is None:
+        names = ", ".join((*jobs.ADDRESS, *jobs.RANKS[0][:2]))
         raise GpuzooError(
-            f"distributed: the processes of the job do not meet ({line}); start all of "
-            "them at once, with the same number of processes and address: by gpuzoo "
-            "launch, torchrun, srun, mpirun, or a Kubernetes job"
-        ) from None
-    finally:
-        waiting.cancel()
+            f"distributed: the processes of the job do not meet: there is no {names} "
+            "or other variable of a job; start all of them at once by gpuzoo launch, "
+            "torchrun, srun, mpirun, or a Kubernetes job"
+        )
+    host, _, port = address.rpartition(":")
+    return jobs.Place(host, int(port), count, rank, jobs.local_rank(os.environ))
 
 
 def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runtime:
