@@ -93,7 +93,7 @@ def test_products_with_one_second_factor_are_one_product(runtime):
 def test_einsum_is_that_of_tensorflow(equation, runtime):
     import tensorflow as tf
 
-    from gpuzoo.engine.backends.portable import einsum
+    from gpuzoo.engine.backends.products import einsum
 
     rng = np.random.default_rng(0)
     sizes = dict(zip("abcdefBTNHS", (3, 4, 5, 2, 6, 4, 3, 4, 2, 5, 7), strict=True))
@@ -112,7 +112,7 @@ def test_einsum_is_that_of_tensorflow(equation, runtime):
 def test_einsum_with_dots_is_that_of_tensorflow(equation, one, other, runtime):
     import tensorflow as tf
 
-    from gpuzoo.engine.backends.portable import einsum
+    from gpuzoo.engine.backends.products import einsum
 
     rng = np.random.default_rng(0)
     operands = [rng.normal(size=shape).astype("f") for shape in (one, other)]
@@ -200,7 +200,7 @@ def test_products_that_cannot_have_parts_are_refused(runtime):
     ("aa,ab->b", 2), ("ab,bc", 2), ("ab,bc->ac", 3),
 ])  # fmt: skip
 def test_another_einsum_is_refused_by_name(equation, count, runtime):
-    from gpuzoo.engine.backends.portable import einsum
+    from gpuzoo.engine.backends.products import einsum
 
     with pytest.raises(
         gpuzoo.GpuzooError, match="einsum '.*(portable|level repeatable)"
