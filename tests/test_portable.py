@@ -99,45 +99,58 @@ def test_an_operation_that_approximates_is_refused_by_name(dataset, runtime):
     train(recipe, dataset, runtime)
 
 
-UNCOMPARED = (
-    "Erfc BesselI0 BesselI0e BesselI1 BesselI1e BesselJ0 BesselJ1 BesselK0 BesselK0e "
-    "BesselK1 BesselK1e BesselY0 BesselY1 Igamma Igammac IgammaGradA Betainc Digamma "
-    "Lgamma Polygamma Zeta Dawsn Expint BatchNormWithGlobalNormalization "
-    "BatchNormWithGlobalNormalizationGrad FusedBatchNormV3 FusedBatchNormGradV3 LRN "
-    "LRNGrad BlockLSTMV2 GRUBlockCell ApplyAdagrad ApplyAdagradV2 ApplyAdadelta "
-    "ApplyCenteredRMSProp ResourceApplyAdagrad ResourceApplyAdagradDA "
-    "ResourceApplyAdadelta ResourceApplyAdamWithAmsgrad ResourceSparseApplyAdagrad "
-    "MatrixDeterminant LogMatrixDeterminant Lu MatrixSolveLs MatrixSolve Cholesky "
-    "CholeskyGrad Qr Svd SelfAdjointEigV2 Eig MatrixInverse BandedTriangularSolve "
-    "MatrixTriangularSolve SparseMatMul SparseTensorDenseMatMul FFT FFT2D FFT3D IFFT "
-    "IFFT2D IFFT3D RFFT RFFT2D RFFT3D IRFFT IRFFT2D IRFFT3D FFTND RFFTND"
-).split()
-USUAL = (
-    "MatMul BatchMatMulV2 Conv2D Conv2DBackpropFilter Einsum Exp Log Tanh Erf Sqrt "
-    "RealDiv Softmax Mean MaxPool AvgPool MatrixDiagV3 MatrixBandPart Cast "
-    "StatelessRandomUniformV2 ResourceGather ResourceApplyAdam"
-).split()
+RECORD = ROOT / "benchmarks" / "records" / "portable_ops.json"
+CASES = ("operation s", "optimizer lion", "layer LayerNorm", "model gan")
 
 
-def test_families_that_are_refused_exist_and_what_models_are_made_of_is_not():
-    import tensorflow as tf
+def test_the_operations_that_are_taken_are_those_that_were_compared():
+    from tensorflow.python.framework import op_def_registry
 
-    from gpuzoo.engine.backends.determinism import _UNCOMPARED
+    from gpuzoo.engine.backends.compared import COMPARED
 
-    assert all(hasattr(tf.raw_ops, name) for name in (*UNCOMPARED, *USUAL))
-    assert [name for name in UNCOMPARED if not _UNCOMPARED.fullmatch(name)] == []
-    assert [name for name in USUAL if _UNCOMPARED.fullmatch(name)] == []
+    record = json.loads(RECORD.read_text())
+    assert set(record["operations"]) == COMPARED
+    assert all(op_def_registry.get(name.split()[0]) for name in COMPARED)
+    assert all(record["operations"].values()) and len(record["processors"]) == 2
+    # A case that differs has an operation that is refused.
+    assert record["differ"]
+    for name, kinds in record["differ"].items():
+        assert kinds and not set(kinds) & COMPARED, name
+    compared = {f"model {name}" for name in (*MODELS, "lstm", "resnet20", "vae")}
+    assert compared <= record["cases"].keys()
 
 
-@pytest.mark.parametrize("kind", ["Erfc", "BesselI0", "RFFT", "MatrixDeterminant"])
+def test_what_was_compared_has_the_same_bits_here(tmp_path):
+    from gpuzoo.engine.backends.compared import COMPARED
+
+    record, out = json.loads(RECORD.read_text()), tmp_path / "here.json"
+    script = ROOT / "benchmarks" / "repeatability" / "portable_ops.py"
+    done = subprocess.run(
+        [sys.executable, script, out, "--only", *CASES],
+        env=environment(tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())["cases"]
+    assert len(found) > 30
+    assert not {kind for one in found.values() for kind in one["operations"]} - COMPARED
+    if any(machine.versions().get(n) != v for n, v in record["versions"].items()):
+        pytest.skip("no digests for these versions")
+    assert {n: record["cases"][n] for n in found} == {
+        name: one["digest"] for name, one in found.items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["BesselI0", "Lgamma", "MatrixDeterminant", "Qr",
+                                  "MatrixInverse"])  # fmt: skip
 def test_an_operation_that_was_not_compared_is_refused_by_name(kind, dataset, runtime):
     import tensorflow as tf
 
     functions = {
-        "Erfc": tf.math.erfc,
         "BesselI0": lambda x: tf.raw_ops.BesselI0(x=x),
-        "RFFT": lambda x: tf.signal.irfft(tf.signal.rfft(x), [8]),
+        "Lgamma": tf.math.lgamma,
         "MatrixDeterminant": lambda x: x * tf.linalg.det(tf.eye(2) * x[0, 0]),
+        "Qr": lambda x: x * tf.linalg.qr(tf.eye(2))[0][0, 0],
+        "MatrixInverse": lambda x: x * tf.linalg.inv(tf.eye(200))[0, 0],  # not 3 x 3
     }
     ours = dataclasses.replace(runtime, level="portable")
     recipe = with_layer(functions[kind], name="special")
@@ -246,6 +259,24 @@ def test_what_replaces_approximations_is_rounded_correctly(runtime):
         found = [one.numpy() for one in traced(tf.constant(x))]
         # Folding turns 1/x into a reciprocal again: level portable leaves it out.
         assert all(map(np.array_equal, found, wanted)) != folding
+
+
+def test_the_exact_gelu_is_that_of_tensorflow(runtime):
+    import tensorflow as tf
+
+    from gpuzoo.engine.backends import portable as exact
+
+    x = np.linspace(-6, 6, 10_001, dtype="f")
+    step = tf.function(
+        lambda x: (keras.activations.gelu(x), keras.ops.gelu(x)), autograph=False
+    )
+    with exact.exact(dataclasses.replace(runtime, level="portable")):
+        traced = step.get_concrete_function(tf.TensorSpec(x.shape))
+    assert "Erfc" not in {one.type for one in traced.graph.get_operations()}
+    found, near = traced(tf.constant(x))
+    np.testing.assert_allclose(found, tf.nn.gelu(x), rtol=3e-7, atol=1e-6)
+    np.testing.assert_array_equal(near, tf.nn.gelu(x, approximate=True))
+    assert np.abs(found - near).max() > 1e-4
 
 
 LOADS = """

@@ -75,22 +75,9 @@ def work(job: dict) -> None:
     import gpuzoo
 
     runtime = gpuzoo.configure(**job["runtime"], quiet=True)
-    import layer_table
-
     from gpuzoo.training import failures
 
-    @gpuzoo.register(task="classify", reference="benchmarks/repeatability/layers.py")
-    def layer_probe(
-        *,
-        input_shape: tuple[int, ...] = (8, 8, 3),
-        num_classes: int = 3,
-        layer: str = "Dense",
-        arrangement: str = "alone",
-    ):
-        """A small classifier with one kind of layer."""
-        return layer_table.build(layer, arrangement, input_shape, num_classes)
-
-    probe = gpuzoo.load_recipe("mnist").override(model="layer_probe")
+    probe = registered()
     dataset = gpuzoo.load_data(job["data"])
     told = {"device": runtime.device_name, "threads": runtime.threads}
     for name, arrangement in job["models"]:
@@ -108,8 +95,28 @@ def work(job: dict) -> None:
         print(json.dumps(row), flush=True)
 
 
-def made(name: str, arrangement: str, dataset, runtime):
-    """Return the program of one small model, not compiled."""
+def registered():
+    """Register the small classifier; return a recipe with it."""
+    import layer_table
+
+    import gpuzoo
+
+    @gpuzoo.register(task="classify", reference="benchmarks/repeatability/layers.py")
+    def layer_probe(
+        *,
+        input_shape: tuple[int, ...] = (8, 8, 3),
+        num_classes: int = 3,
+        layer: str = "Dense",
+        arrangement: str = "alone",
+    ):
+        """A small classifier with one kind of layer."""
+        return layer_table.build(layer, arrangement, input_shape, num_classes)
+
+    return gpuzoo.load_recipe("mnist").override(model="layer_probe")
+
+
+def made(name: str, arrangement: str, dataset, runtime, **settings):
+    """Return the program of one small model, not compiled; `settings` of its recipe."""
     import gpuzoo
     from gpuzoo.engine.program import Program
     from gpuzoo.training.build import session_of
@@ -125,8 +132,7 @@ def made(name: str, arrangement: str, dataset, runtime):
         model_options=(f"layer={name}", f"arrangement={arrangement}"),
         epochs=1,
         batch_size=BATCH,
-        learning_rate=1e-2,
-        augment=(),
+        **{"learning_rate": 1e-2, "augment": (), **settings},
     )
     return Uncompiled(session_of(recipe, runtime, dataset))
 
@@ -236,8 +242,6 @@ def main() -> None:
     if args.table:
         PAGE.write_text(page(json.loads(args.out.read_text())))
         return None
-    import numpy as np
-
     import gpuzoo
     from gpuzoo.runtime.environment import environment
 
@@ -263,12 +267,7 @@ def main() -> None:
     if same:
         record["threads"] = old["threads"]
     with tempfile.TemporaryDirectory() as folder:
-        rng = np.random.default_rng(0)
-        shape = (STEPS * BATCH, layer_table.SIDE, layer_table.SIDE, 3)
-        x = rng.integers(0, 256, shape).astype(np.uint8)
-        y = np.arange(len(x)) % 3
-        data = f"{folder}/noise.npz"
-        np.savez(data, x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
+        data = noise(folder)
         for mode in modes_of(args):
             for arrangement in args.arrangements:
                 walk(args, record, data, names, mode, arrangement)
@@ -283,6 +282,20 @@ def main() -> None:
     if missing:
         print(f"no line in layer_table.py for: {', '.join(missing)}")
     sys.exit(bool(missing) or bool(set(verdicts) - {"equal", "refused"}))
+
+
+def noise(folder: str) -> str:
+    """Write a file of images that the small models are trained on."""
+    import layer_table
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    shape = (STEPS * BATCH, layer_table.SIDE, layer_table.SIDE, 3)
+    x = rng.integers(0, 256, shape).astype(np.uint8)
+    y = np.arange(len(x)) % 3
+    path = f"{folder}/noise.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x[:8], y_test=y[:8])
+    return path
 
 
 def walk(args, record: dict, data: str, names: list, mode: tuple, arrangement: str):

@@ -60,6 +60,14 @@ SMALL = {
     "wide_resnet": ("depth=10", "width=1"),
 }
 
+# Data of tasks that the digits do not suit.
+MADE = {
+    "forecast": "mackey_glass",
+    "classify_audio": "tones",
+    "table": "flats",
+    "segment": "textured_digits",
+}
+
 
 def parse() -> argparse.Namespace:
     parser = mode_parser(__doc__)
@@ -93,20 +101,12 @@ def work(job: dict) -> None:
     import gpuzoo
     from gpuzoo.runtime.configure import in_force
 
-    datasets = {
-        None: gpuzoo.load_data(job["data"]),
-        "forecast": part("mackey_glass", job),
-        "classify_audio": part("tones", job),
-        "table": part("flats", job),
-        "segment": part("textured_digits", job),
-    }
+    datasets = load(job)
     for name in job["models"]:
         row = {"model": name}
         try:
             for key, seed in job["seeds"].items():
-                task = gpuzoo.model_info(name).task
-                dataset = datasets.get(task) or datasets[None]
-                row[key] = train(name, seed, dataset, job)
+                row[key] = train(name, seed, datasets[name], job)
         except gpuzoo.Diverged as error:
             row["failed"] = str(error)
         except gpuzoo.GpuzooError as error:
@@ -117,6 +117,20 @@ def work(job: dict) -> None:
         if runtime := in_force():
             row |= {"device": runtime.device_name, "threads": runtime.threads}
         print(json.dumps(row), flush=True)
+
+
+def load(job: dict) -> dict:
+    """Return name -> as much data as the steps need, for each model of a job."""
+    import gpuzoo
+
+    loaded, found = {}, {}
+    for name in job["models"]:
+        source = MADE.get(gpuzoo.model_info(name).task, "")
+        if source not in loaded:
+            data = part(source, job) if source else gpuzoo.load_data(job["data"])
+            loaded[source] = data
+        found[name] = loaded[source]
+    return found
 
 
 def part(name: str, job: dict):

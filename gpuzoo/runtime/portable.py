@@ -93,9 +93,9 @@ def explained(runtime: Runtime, options: Options) -> Runtime:
 def _check(options: Options, backend: str) -> None:
     if backend != "tensorflow":
         raise GpuzooError(
-            f"level {LEVEL} refuses {backend}: its programs are compiled for the "
-            "processor, and differ between processors even if they are held to AVX2; "
-            "use --backend tensorflow, or --level repeatable"
+            f"level {LEVEL} refuses {backend}: held to AVX2, XLA still computes "
+            "gradients of some products and convolutions in an order that follows the "
+            "processor; use --backend tensorflow, or --level repeatable"
         )
     for name, value, why, remedy in (
         ("device", "gpu", "its results are a GPU's", "--device cpu"),

@@ -7,12 +7,12 @@ those of XLA; operations marked `xla` were also seen on a CPU.
 
 import contextlib
 import random
-import re
 
 import keras
 import numpy as np
 from keras.src.random.seed_generator import global_seed_generator
 
+from gpuzoo.engine.backends.compared import uncompared, with_dtypes
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
@@ -37,15 +37,6 @@ _ADD_N = (
     "it adds three or more tensors in an order that depends on thread timing",
     "add them two by two",
 )
-_APPROXIMATES = (
-    "it starts from an approximation of the processor, another one on each vendor's",
-    "write it with divisions and square roots, or use --level repeatable",
-)
-_NOT_COMPARED = (
-    "its bits have not been compared between processors",
-    "use another operation, or --level repeatable",
-)
-_IN_FLOAT32 = "give the layer dtype='float32', or use --level repeatable"
 # Type of a TensorFlow operation -> (where it is a problem, why, remedy).
 _TENSORFLOW = {
     **{
@@ -62,10 +53,6 @@ _TENSORFLOW = {
         )
     },
     "AddN": ("graph", *_ADD_N),
-    **{
-        name: ("portable", *_APPROXIMATES)
-        for name in ("Rsqrt", "Reciprocal", "Inv", "Atan", "Atan2", "Erfinv", "Ndtri")
-    },
     "ResizeNearestNeighborGrad": ("xla gpu", *_NEAREST),
     "MaxPoolGradWithArgmax": ("xla gpu", _NO_KERNEL, _ELSE),
     **{
@@ -79,22 +66,6 @@ _TENSORFLOW = {
         )
     },
 }  # fmt: skip
-# Types that level portable refuses, too: optimizers but for our own Adam, solvers and
-# decompositions, transforms, special functions, quantized and sparse products, cells.
-_UNCOMPARED = re.compile(
-    r"(?!ResourceApplyAdam$)(Resource)?(Sparse)?Apply\w+"
-    r"|(Bessel|Igamma|Fresnel|Quantize)\w*"
-    r"|Erfc|Lgamma|Digamma|Polygamma|Zeta|Betainc|RandomGammaGrad|Dawsn|Expint|Spence"
-    r"|StatelessRandom(Gamma|Poisson|Binomial)\w*|StatelessParameterized\w+"
-    r"|(Batch)?(Cholesky|Qr|Svd|SelfAdjointEig|Eig|Lu|MatrixInverse|MatrixSolve|"
-    r"MatrixTriangularSolve|MatrixDeterminant|LogMatrixDeterminant)(Grad|Ls|V2)*"
-    r"|Matrix(Exponential|Logarithm|SquareRoot)|(Banded|Tridiagonal)\w+"
-    r"|(Batch)?I?R?FFT(2D|3D|ND)?|AudioSpectrogram|Mfcc"
-    r"|Sparse(Mat|TensorDenseMat|Matrix)Mul|SparseMatrix\w+|Uniform(Quantize|Deq)\w*"
-    r"|(Fused)?BatchNorm\w*|Fused(Resize|Pad)\w+|(Block)?(LSTM|GRU)\w*|LRN(Grad)?"
-)
-_PRODUCT = re.compile(r"(Batch)?MatMul\w*|Einsum|Conv\w*|DepthwiseConv\w*")
-_WIDE = ("float64", "complex64", "complex128")
 
 
 def check_tensorflow(graph, runtime: Runtime) -> None:
@@ -117,20 +88,6 @@ def check_tensorflow(graph, runtime: Runtime) -> None:
         )
 
 
-def _uncompared_dtypes(graph):
-    """Yield, as `faults`, operations in numbers of 16 bits or fewer, for which some
-    processors have units, and products in those of 64 bits, which no test compares."""
-    # A cast may be named by the model; the operation behind it is named by its layer.
-    found = sorted(_operations(graph), key=lambda operation: operation.type == "Cast")
-    for operation in found:
-        dtypes = {t.dtype.name for t in (*operation.inputs, *operation.outputs)}
-        for dtype in sorted(dtypes):
-            narrow = dtype.startswith(("bfloat16", "float16", "half", "float8"))
-            if narrow or (dtype in _WIDE and _PRODUCT.fullmatch(operation.type)):
-                why = f"level {LEVEL} does not compute it in {dtype}"
-                yield _layer(operation.name), operation.type, why, _IN_FLOAT32
-
-
 def faults(graph, places: set[str]):
     """Yield layer, type, reason and remedy of each such operation of a graph.
 
@@ -139,14 +96,13 @@ def faults(graph, places: set[str]):
     """
     for operation in _operations(graph):
         where, why, remedy = _TENSORFLOW.get(operation.type, ("", "", ""))
-        if "portable" in places and _UNCOMPARED.fullmatch(operation.type):
-            where, why, remedy = "portable", *_NOT_COMPARED
         if operation.type == "AddN" and len(operation.inputs) < 3:
             continue
         if places & set(where.split()):
             yield _layer(operation.name), operation.type, why, remedy
     if "portable" in places:
-        yield from _uncompared_dtypes(graph)
+        for operation, why, remedy in uncompared(_operations(graph)):
+            yield _layer(operation.name), operation.type, why, remedy
 
 
 def check_written(graph, variables: list) -> None:
@@ -225,6 +181,11 @@ def _stand() -> tuple:
     """Where Python's generator and NumPy's are."""
     kind, keys, *rest = np.random.get_state()
     return random.getstate(), keys.tobytes(), *rest  # type: ignore[attr-defined]
+
+
+def operations_of(graph) -> set[str]:
+    """Return the operations of a graph, named as in compared.py."""
+    return {with_dtypes(operation) for operation in _operations(graph)}
 
 
 def _operations(graph):
