@@ -130,11 +130,17 @@ models() {  # models NUMBER: the precisions side by side, each in a record of it
     done
     all
 }
-flags() {  # flags NUMBER: without determinism, and with kernels tuned once and pinned
+flags() {  # flags NUMBER: without determinism, with kernels tuned once and pinned, and
+    # without nondeterministic operations
     matrix "$1" fast --precisions mixed_bfloat16 --level fast &
     if [ "$device" = gpu ]; then
         matrix "$1" pinned --precisions mixed_bfloat16 --backends jax \
             --autotune "$out/choices-$1.txt" &
+        # The other flag, and a cache of what was tuned for each fusion.
+        mkdir -p "$out/fusions-$1"
+        XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_exclude_nondeterministic_ops=true \
+--xla_gpu_per_fusion_autotune_cache_dir=$out/fusions-$1" \
+            matrix "$1" excluded --precisions mixed_bfloat16 --backends jax --level fast &
     fi
     all
 }
