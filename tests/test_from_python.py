@@ -100,6 +100,11 @@ def test_tensors_and_datasets_of_tensorflow(pairs):
     dataset = tf.data.Dataset.from_tensor_slices((x, y))
     assert as_file(dataset) == path
     assert as_file(dataset.batch(32)) == path
+    path = as_file(
+        (tf.cast(x, tf.bfloat16), tf.constant(["dark", "light"] * 40)[: len(y)])
+    )
+    assert arrays_in(path)["x"].dtype == np.float32
+    assert arrays_in(path)["y"][1] == b"light"
 
 
 @needs_jax
@@ -159,6 +164,7 @@ class Odd:
         (iter([(np.zeros((3, 2)), np.zeros(2))]), "single examples"),
         (([[1], [1, 2]], [1, 2]), "cannot be read as an array"),
         ((np.array([None, {}]), [1, 2]), "Python objects"),
+        ((np.zeros(2), np.ma.masked_equal([1, 2], 2)), "data, y: a masked array"),
         ((Odd(), [1, 2]), "it requires grad.*detach"),
     ],
 )

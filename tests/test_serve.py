@@ -69,6 +69,9 @@ def test_a_dark_digit_on_light_paper(service, matrix):
     (line,) = json.loads(service.ask("/predict?invert=true", body)[2])["warnings"]
     assert "at its border when inverted" in line
     assert line.endswith("light on dark: leave ?invert=true out")
+    body = {"inputs": [(paper < 99).astype(int).tolist()]}
+    found = json.loads(service.ask(body=body)[2])["warnings"]
+    assert found == ["inputs[0]: the brightest pixel is 1 of 255"]
     for query in ("invert=1", "invert", "inverted=true", "invert=true&top=3"):
         status, text = service.error(f"/predict?{query}", body=body)
         assert status == 422 and "invert" in text
@@ -79,9 +82,9 @@ def test_large_and_colored_pictures_are_read_as_for_training(service, matrix, tm
     file = tmp_path / "photo.jpg"
     PIL.Image.fromarray(pixels).save(file, exif=exif(orientation=6))
     read = read_image(file, (28, 28), 1).pixels
-    (row,) = json.loads(service.ask(body=file.read_bytes(), kind="image/jpeg")[2])[
-        "predictions"
-    ]
+    found = json.loads(service.ask(body=file.read_bytes(), kind="image/jpeg")[2])
+    (row,) = found["predictions"]
+    assert found["warnings"] == ["turned upright (EXIF)"]
     np.testing.assert_allclose(
         row["probabilities"], expected(matrix, read[None])[0], atol=1e-6
     )
@@ -116,7 +119,7 @@ def test_damaged_json_is_refused(body, status, text, service):
 @pytest.mark.parametrize(
     ("value", "text"),
     [("NaN", "finite"), ("Infinity", "finite"), ("1e999", "finite"), ("-1", "0..255"), ("256", "0..255"),
-     ("0.5", "whole"), ("1e30", "0..255"), ("9" * 30, "0..255"), ("-" + "9" * 400, "finite"), ("true", "numbers"), ('"1"', "numbers"),
+     ("0.5", "integers"), ("1e30", "0..255"), ("9" * 30, "0..255"), ("-" + "9" * 400, "finite"), ("true", "numbers"), ('"1"', "numbers"),
      ("null", "numbers, not null"), ("[]", "shape"), ("[1]", "shape"), ("{}", "numbers, not an object")],
 )  # fmt: skip
 def test_bad_values_are_refused(value, text, service):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import io
 
 import numpy as np
@@ -456,6 +457,19 @@ def test_a_number_is_not_read_by_the_marks_of_the_texts_beside_it(beside):
     rows = from_memory("r", {"x": [1.234, 7, *beside]})
     readings, _ = preparation.read_again(rows, prepared)
     assert readings["x"].values[:2].tolist() == [1.234, 7]
+
+
+def test_dates_of_python_have_one_reading(load):
+    data = load({"a": each("31.01.2024", "02.03.2024"), "b": NUMBERS})
+    days = [datetime.date(2024, 1, 31), "31.01.2024", "2024-01-31", "01/31/2024"]
+    rows = from_memory("r", {"a": days[:3], "b": [0.5] * 3})
+    readings, _ = preparation.read_again(rows, data.table)
+    assert len(set(readings["a"].values)) == 1
+    rows = from_memory("r", {"a": days, "b": [0.5] * 4})
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="row 3.*is no date in the order D M Y"
+    ):
+        preparation.read_again(rows, data.table)
 
 
 def test_texts_among_the_numbers_of_a_data_frame(tmp_path):

@@ -144,7 +144,7 @@ def _mostly_exact(table: Columns, column: Column, rows: np.ndarray) -> bool:
         raise table.error(
             wrong[0], column.name,
             f"{quoted(column.texts[wrong[0]])} is a text, and most values are numbers; "
-            f"give numbers only, or say --columns {quoted(column.name + ':category')}",
+            "give only numbers, or only texts",
         )  # fmt: skip
     return True
 
@@ -291,7 +291,10 @@ def as_dates(table: Columns, column: Column, rows, order: str = "") -> Reading:
         )
     values = np.full(len(column), np.nan)
     for row in there:
-        seconds = ways[column.texts[row]].get(orders[0]) if orders else None
+        way = ways[column.texts[row]]
+        if order not in ("", CLOCK) and way.keys() == {"Y M D"}:  # the only reading
+            way = {order: way["Y M D"]}
+        seconds = way.get(orders[0]) if orders else None
         if seconds is None:
             like = f" in the order {order}" if order else " like the others"
             raise table.error(

@@ -148,9 +148,16 @@ def _array(what: str, value) -> np.ndarray:
             f"{what}: {type(value).__name__} cannot be read as an array: {error}; pass "
             "an array in main memory, of PyTorch x.detach().cpu().numpy()"
         ) from None
-    if found.dtype == object and found.ndim == 1:  # of a column of texts
+    if np.ma.is_masked(value):
+        raise GpuzooError(
+            f"{what}: a masked array, of which some values are missing; leave these "
+            "examples out, or fill them: x.filled(0)"
+        )
+    if found.dtype == object and found.ndim == 1:  # of texts, of TensorFlow as bytes
         kinds = {type(one) for one in found.tolist()}
-        found = found.astype(str) if kinds == {str} else found
+        found = found.astype(kinds.pop()) if kinds in ({str}, {bytes}) else found
+    if found.dtype.name == "bfloat16":  # which no file of NumPy holds
+        found = found.astype(np.float32)
     if found.dtype == object:
         raise GpuzooError(
             f"{what}: {type(value).__name__} holds Python objects or rows of different "

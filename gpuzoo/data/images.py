@@ -19,6 +19,8 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TGA", "TIFF",
             "WEBP")  # fmt: skip
 _LIGHT_ON_DARK = {"digits", "emnist", "fashion_mnist", "kmnist", "mnist"}
 MOST_BYTES = 1 << 29
+DARK = 32
+"""Of 255: if its brightest pixel is darker, an image probably holds 0 to 1."""
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 # Tags of TIFF, and how many channels of colour each interpretation has.
 _INTERPRETATION, _SAMPLES, _EXTRA, _FORMAT = 262, 277, 338, 339

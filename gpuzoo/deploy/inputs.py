@@ -266,7 +266,7 @@ def _array(name: str, file, trained: "Trained", invert: bool) -> Iterator[Exampl
 
 def _darkness(pixels: np.ndarray) -> list[str]:
     """Return a line on an image that is nearly black, as one of pixels 0 and 1 is."""
-    if pixels.dtype != np.uint8 or (brightest := pixels.max()) >= 32:
+    if pixels.dtype != np.uint8 or (brightest := pixels.max()) >= images.DARK:
         return []
     return [f"the brightest pixel is {brightest} of 255"]
 

@@ -152,7 +152,7 @@ def answer(
         else:
             examples = inputs.as_arrays(given, artefact)
     else:
-        examples = inputs.from_image(body, kind, artefact)
+        examples, said = inputs.from_image(body, kind, artefact)
     if invert:
         examples = inputs.inverted(examples, artefact)
     found = artefact.predict(examples)

@@ -133,9 +133,11 @@ def _name(value) -> str:
     return _NAMES[type(value)]
 
 
-def from_image(body: bytes, kind: str, artefact: Artefact) -> dict[str, np.ndarray]:
+def from_image(
+    body: bytes, kind: str, artefact: Artefact
+) -> tuple[dict[str, np.ndarray], list[str]]:
     """Return one example (1, *shape) of the bytes of an image file, decoded as for
-    training.
+    training, and what was changed.
 
     Raises:
         Refused: it is not an image of this type, damaged, or too large.
@@ -151,16 +153,17 @@ def from_image(body: bytes, kind: str, artefact: Artefact) -> dict[str, np.ndarr
         raise Refused(400, f"the body is not an image of type {kind}; {fix}")
     try:
         with _one_image:
-            pixels = images.read_image(body, one.shape[:2], one.shape[2]).pixels
+            picture = images.read_image(body, one.shape[:2], one.shape[2])
     except Exception as error:  # Pillow raises many types
         text = folders.reason(error)[:120]
         bomb = (Image.DecompressionBombError, Image.DecompressionBombWarning)
         if isinstance(error.__context__, bomb):
             raise Refused(413, f"the image is too large: {text}") from None
         raise Refused(400, f"the image cannot be read: {text}") from None
+    pixels = picture.pixels
     if one.dtype == "float32" and one.range == (0, 1):
         pixels = pixels / np.float32(255)
-    return {one.name: pixels[None].astype(one.dtype)}
+    return {one.name: pixels[None].astype(one.dtype)}, [*picture.changes]
 
 
 def inverted(
@@ -174,12 +177,16 @@ def inverted(
 def warnings(
     examples: dict[str, np.ndarray], artefact: Artefact, invert: bool
 ) -> list[str]:
-    """Return a line if an image, inverted if that was wanted, is dark on light and
-    those of the training are known to be light on dark."""
+    """Return a line if an image is nearly black, as one of pixels 0 to 1 is, or,
+    inverted if that was wanted, is dark on light and those of the training are known to
+    be light on dark."""
     if not artefact.takes_images:
         return []
     (one,), data = artefact.inputs, artefact.about.get("data", "")
     for number, values in enumerate(examples[one.name]):
+        brightest = values.max()
+        if one.range == (0, 255) and not invert and 0 < brightest < images.DARK:
+            return [f"inputs[{number}]: the brightest pixel is {brightest:g} of 255"]
         if images.looks_inverted(values, one.range[1], data):
             inverted, remedy = "", "POST /predict?invert=true exchanges dark and light"
             if invert:
