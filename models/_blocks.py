@@ -54,6 +54,43 @@ def cropped(x, height: int, width: int, name: str):
     return keras.layers.Cropping2D(edges, dtype=x.dtype, name=name)(x)
 
 
+def forecast_of(x, inputs, *, horizon: int, targets: int, num_classes: int, size=None):
+    """The end of a forecaster: features (batch, width) to (batch, horizon), for several
+    targets (batch, horizon, targets), or to logits (batch, num_classes), float32.
+
+    A dense layer predicts changes from the last values of the targets, the first
+    channels of `inputs` (batch, time, channels), in units of `size` (batch, 1,
+    targets).
+    """
+    layers, f32 = keras.layers, "float32"
+    if num_classes:
+        return layers.Dense(num_classes, dtype=f32, name="logits")(x)
+    x = layers.Dense(horizon * targets, dtype=f32, name="change")(x)
+    if targets == 1:
+        last, size = inputs[:, -1, :1], size if size is None else size[:, 0]
+    else:
+        x = layers.Reshape((horizon, targets), dtype=f32, name="steps")(x)
+        last = inputs[:, -1:, :targets]
+    if size is not None:
+        x = layers.Multiply(dtype=f32, name="scaled_back")([x, size])
+    return layers.Add(dtype=f32, name="values")([x, last])
+
+
+def check_forecaster(input_shape, *sizes: int, targets: int, model: str) -> None:
+    """Check for (time, channels) with at least as many channels as targets, and for
+    sizes of at least 1."""
+    if len(input_shape) != 2 or min(*input_shape, targets, *sizes) < 1:
+        raise ValueError(
+            f"input_shape of {model} must be (time, channels), and its sizes at least "
+            f"1: {input_shape}, {', '.join(map(str, sizes))}"
+        )
+    if targets > input_shape[1]:
+        raise ValueError(
+            f"targets of {model} are the first channels of its input: {targets} of "
+            f"{input_shape[1]}"
+        )
+
+
 def input_gradient(function, tensor):
     """Return the gradient, itself differentiable, of a function that returns a scalar
     and an auxiliary value, and that value."""

@@ -5,7 +5,7 @@ from typing import Literal
 import keras
 
 from gpuzoo import register
-from gpuzoo.models._blocks import check_image
+from gpuzoo.models._blocks import check_forecaster, check_image, forecast_of
 from gpuzoo.runtime.configure import in_force
 
 
@@ -172,6 +172,8 @@ def lstm_forecaster(
     *,
     input_shape: tuple[int, int] = (64, 1),
     horizon: int = 16,
+    targets: int = 1,
+    num_classes: int = 0,
     units: int = 64,
     layers: int = 1,
     implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
@@ -179,19 +181,18 @@ def lstm_forecaster(
     """An LSTM that forecasts the next values of a series.
 
     Input (batch, time, channels), standardized; output (batch, horizon), float32: the
-    next values of the first channel, all at once. The network predicts their
-    differences from the last input value. Any length and number of channels.
-    `implementation`: see `lstm`.
+    next values of the first channel, all at once, or of the first `targets` channels,
+    (batch, horizon, targets). The network predicts their differences from the last
+    input value. With `num_classes` the output are logits (batch, num_classes). Any
+    length and number of channels. `implementation`: see `lstm`.
 
     Differences from the paper: forget gates and no peepholes, as in `lstm`; the paper
     does not forecast, and the dense layer for all values at once, added to the last
     input value, is gpuzoo's.
     """
-    if min(input_shape) < 1 or min(horizon, units, layers) < 1:
-        raise ValueError(
-            "input_shape, horizon, units and layers of lstm_forecaster must be at "
-            f"least 1: {input_shape}, {horizon}, {units}, {layers}"
-        )
+    check_forecaster(
+        input_shape, horizon, units, layers, targets=targets, model="lstm_forecaster"
+    )
     through_time = _through_time("lstm_forecaster", implementation)
     inputs = x = keras.Input(input_shape, name="series")
     for number in range(1, layers + 1):
@@ -201,6 +202,7 @@ def lstm_forecaster(
             **through_time,
             name=f"lstm_{number}",
         )(x)
-    x = keras.layers.Dense(horizon, dtype="float32", name="change")(x)
-    outputs = keras.layers.Add(dtype="float32", name="values")([x, inputs[:, -1, :1]])
+    outputs = forecast_of(
+        x, inputs, horizon=horizon, targets=targets, num_classes=num_classes
+    )
     return keras.Model(inputs, outputs, name="lstm_forecaster")

@@ -39,7 +39,9 @@ PICTURES = {
     "mnist_gan": DRAWN,
     "mnist_vae": {"reconstructions.png", *DRAWN},
     "mnist_wgan": DRAWN,
+    "market": {"forecasts.png"},
     "moving_mnist": {"frames.png"},
+    "next_move": {"confusion.png"},
     "segmentation": {"segmentations.png", "confusion_of_pixels.png"},
     "table": {"predicted_true.png", "residuals.png"},
     "tones": {"confusion.png"},
@@ -58,7 +60,7 @@ TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
 
 def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
-    own = ("forecast", "segmentation", "table", "tones")
+    own = ("forecast", "market", "next_move", "segmentation", "table", "tones")
     return words + ([] if name in own else ["--data", "digits"])
 
 

@@ -1,5 +1,6 @@
 """The site: it builds without a warning, its links lead somewhere, its code runs."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -151,6 +152,30 @@ def test_the_page_on_tables(tmp_path, cli_several):
         > 0.95
     )
     run_python(python_blocks("howto/tables.md"), tmp_path)
+
+
+def test_the_page_on_series(tmp_path, cli_several):
+    pytest.importorskip("pandas", reason="needs the extra tables")
+    at = np.arange(400)
+    close = 50 + 5 * np.sin(at / 7) + np.random.default_rng(0).normal(0, 0.1, 400)
+    first = datetime.date(2023, 1, 1)
+    rows = [f"{first + datetime.timedelta(int(n))},{close[n]:.3f}" for n in at]
+    (tmp_path / "prices.csv").write_text("\n".join(["day,close", *rows]))
+    page = (ROOT / "docs" / "howto" / "series.md").read_text()
+    ((name, commands),) = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert name == "series" and len(commands.splitlines()) <= 10
+    for out in ("run", "move"):  # the same in less time
+        options = "filters=8 levels=3" if out == "run" else "width=16 depth=1"
+        commands = commands.replace(
+            f"--out {out}\n",
+            f"--out {out} --epochs 20 --batch-size 32 --model-options {options}\n", 1,
+        )  # fmt: skip
+    run_commands(commands, cli_several)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["metrics"]["test_loss"] < 0.5  # of the variance
+    record = json.loads((tmp_path / "move/run.json").read_text())
+    assert record["metrics"]["test_accuracy"] > record["metrics"]["test_base_rate"]
+    run_python(python_blocks("howto/series.md"), tmp_path)
 
 
 def test_the_page_on_segmentation(tmp_path, cli_several):

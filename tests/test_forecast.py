@@ -11,7 +11,7 @@ import gpuzoo
 from gpuzoo.data import series
 from gpuzoo.data.series import HORIZON, WINDOW, make_series
 from gpuzoo.engine import checkpoint
-from gpuzoo.tasks import forecast
+from gpuzoo.tasks import rules
 
 FORECAST = RECIPE.override(
     task="forecast", model="lstm_forecaster", model_options=("units=16",), augment=(),
@@ -59,13 +59,13 @@ def test_mackey_glass_obeys_its_equation():
             for m in np.linspace(0.8, 1.05, 51)]  # fmt: skip
     least, scale, _ = min(grid)
     assert np.sqrt(least) < 0.03 * np.std(scale * slope)
-    assert 45 <= forecast._period(data.train["series"]) <= 55
+    assert 45 <= rules.period(data.train["series"][:, :, 0]) <= 55
 
 
 def test_rules_that_need_no_training(wave, runtime):
     """On a wave without noise one period before is exact, and so is a line."""
     result, rows = train(FORECAST.override(epochs=1), wave, runtime)
-    assert forecast._period(wave.train["series"]) in (20, 40, 60)
+    assert rules.period(wave.train["series"][:, :, 0]) in (20, 40, 60)
     assert result.metrics["test_seasonal"] < 1e-9 > result.metrics["test_linear"]
     told = result.outputs["forecast"]
     error = np.square(told - wave.test["target"]).mean()
@@ -74,7 +74,7 @@ def test_rules_that_need_no_training(wave, runtime):
     assert tests[0].keys() == {"epoch", "step", "loss", "seasonal", "linear"}
     walk = np.cumsum(np.random.default_rng(0).normal(0, 1, 1200))
     rough = make_series("walk", "made up", walk)
-    assert forecast._period(rough.train["series"]) == 1
+    assert rules.period(rough.train["series"][:, :, 0]) == 1
     last = rough.test["series"][:, -1] - rough.test["target"]
     found, _ = train(FORECAST.override(epochs=1), rough, runtime)
     assert found.metrics["test_seasonal"] == pytest.approx(np.square(last).mean())
@@ -179,5 +179,5 @@ def test_data_of_another_kind_are_refused(dataset, wave, runtime, tmp_path):
 
 
 def test_a_series_of_one_value_has_no_period(recwarn):
-    windows = np.full((5, forecast.WINDOW, 1), 2.5, np.float32)
-    assert forecast._period(windows) == 1 and not list(recwarn)
+    windows = np.full((5, WINDOW), 2.5, np.float32)
+    assert rules.period(windows) == 1 and not list(recwarn)

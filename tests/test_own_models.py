@@ -40,6 +40,13 @@ def own_prophet(*, input_shape: Shape = (8, 1), horizon: int = 2):
     x = layers.Flatten()(inputs)
     return keras.Model(inputs, layers.Dense(horizon, name="foretold")(x))
 
+@register(task="forecast", reference="here")
+def own_guess(*, input_shape: Shape = (8, 1), horizon: int = 2, num_classes: int = 2):
+    """Guesses."""
+    inputs = keras.Input(input_shape)
+    x = layers.Flatten()(inputs)
+    return keras.Model(inputs, layers.Dense(num_classes, name="guess")(x))
+
 @register(task="autoencode", reference="here")
 def own_code(*, input_shape: Shape = (8, 8, 1)):
     """Images to a code and back."""
@@ -110,6 +117,8 @@ CASES = [
     ("mnist_robust", "own_reader", "digits"),
     ("tones", "own_listener", "tones"),
     ("forecast", "own_prophet", "mackey_glass"),
+    ("market", "own_prophet", "market"),
+    ("next_move", "own_guess", "market"),
     ("table", "own_line", "flats"),
     ("table", "own_line", "lettings"),
     ("mnist_vae", "own_code", "digits"),

@@ -85,7 +85,9 @@ def test_every_word_leads_to_a_field_and_is_none_itself():
 
 
 def test_unknown_model_names_the_nearest():
-    with pytest.raises(gpuzoo.GpuzooError, match="no model named 'cn'; nearest: cnn"):
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="no model named 'cn'; nearest: tcn, cnn"
+    ):
         gpuzoo.build("cn")
 
 

@@ -366,7 +366,7 @@ def test_data_that_have_changed_are_named(homes, cli_here, tmp_path, monkeypatch
     [
         (["table", "--data", "homes.csv"], "Add --target NAME; the columns are 'id', 'size'"),
         (["table", "--data", "homes.csv", "--target", "dear", "--task", "regress_table"], "is no number"),
-        (["forecast", "--data", "homes.csv", "--target", "price"], "target names a column of a table"),
+        (["mnist", "--target", "price"], "target names a column of a table"),
         (["table", "--data", "homes.csv", "--target", "price", "--class-weight", "balanced"], "class_weight weighs classes"),
         (["table", "--data", "homes.csv", "--target", "price", "--augment", "flip"], "augment changes images"),
         (["table", "--data", "homes.csv", "--target", "price", "--image-size", "9"], "image_size is for a folder"),

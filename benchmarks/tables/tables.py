@@ -40,6 +40,7 @@ UNITS = {
     "test_copied": " (of the last frame in place of the next)",
     "test_linear": " (of the best linear rule)",
     "test_seasonal": " (of the value one period before)",
+    "test_base_rate": " (of always the more frequent class)",
     "test_kl": " nats per image",
 }
 

@@ -47,6 +47,9 @@ _RULES = {
     "validation": ("a fraction in [0, 1)", lambda v: 0 <= v < 1),
     "early_stopping": ("0 or more evaluations", lambda v: v >= 0),
     "min_delta": ("0 or more", lambda v: 0 <= v < math.inf),
+    "window": ("in 2..4096 rows", lambda v: 2 <= v <= 4096),
+    "horizon": ("in 1..4096 rows", lambda v: 1 <= v <= 4096),
+    "fold": ("k/m with k in 1..m, as 2/4", lambda v: not v or _is_fold(v)),
     "image_size": ("in 0..4096", lambda v: 0 <= v <= 4096),
     "audio_seconds": ("in 0..30", lambda v: 0 <= v <= 30),
     "name": (
@@ -60,6 +63,12 @@ _RULES = {
     "keep_checkpoints": ("0 or more", lambda v: v >= 0),
     "digest_every": ("at least 1", lambda v: v >= 1),
 }
+
+
+def _is_fold(text: str) -> bool:
+    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", text)
+    return found is not None and 1 <= int(found[1]) <= int(found[2])
+
 
 # Fields that not every optimizer uses -> those that do; the others take them, if at
 # all, as optimizer_options.
@@ -100,14 +109,31 @@ class Recipe:
 
     data: str = "mnist"
     """mnist, cifar10, ... (any TFDS image dataset), digits, tones, mackey_glass,
-    textured_digits, a .npz or .csv file, or a folder with one sub-folder of images or
-    audio files per class, or with images/ and masks/; with `target` a table: a .csv or
-    .parquet file, flats or lettings."""
+    market, textured_digits, a .npz or .csv file, or a folder with one sub-folder of
+    images or audio files per class, or with images/ and masks/; with `target` a table:
+    a .csv or .parquet file, flats or lettings."""
     target: str = ""
-    """Column of a table to predict; flats and lettings have a default."""
+    """Column of a table to predict; flats, lettings and market have a default. Of a
+    series several, separated by commas."""
     columns: tuple[str, ...] = ()
     """What columns of a table hold, where it is not what the first lines of the run
-    say: name:number, name:category, or name:drop to leave one out."""
+    say: name:number, name:category, or name:drop to leave one out; of a series also
+    name:time, the column of times."""
+    window: int = 64
+    """Rows of a series that a forecast is made from."""
+    horizon: int = 16
+    """Rows of a series that are predicted; of the task next_move the row whose target
+    is compared with the last one's."""
+    gaps: Literal["refuse", "interpolate", "ignore"] = "refuse"
+    """Times or values of a series that are missing: an error that names the first;
+    interpolated, and no window ends in such a row; or, of times, rows one after the
+    other whatever is between them."""
+    calendar: tuple[str, ...] = ()
+    """Cycles in which a series also has the place of each row as inputs: day, week,
+    month, year."""
+    fold: str = ""
+    """Part k of m of the last fifth of a series to test on, as k/m, with all before it
+    for training: a walk forward is a training for each part. Empty: 1/1."""
     data_dir: str | None = None
     """Prepared TFDS folder to read the dataset from, without downloading."""
     fallback_data: str = ""

@@ -317,7 +317,10 @@ def _print_table(kind: str, rows: list[dict], predicted: str) -> None:
     heads = {
         "classes": ["most probable", "2nd", "3rd", "4th", "5th"][:several],
         "boxes": ["class", "score", *(f"{side}\n(pixels)" for side in predict.SIDES)],
-        "values": ["step\nahead", "forecast\n(unit of the file)"],
+        "values": [
+            "step\nahead",
+            *(f"{n}\n(unit of the file)" for n in _told(rows[0])),
+        ],
         "images": ["mean squared error\n(pixels 0 to 1)"],
         "number": [predicted],
         "masks": ["class", "pixels\n(of the file)", "part"],
@@ -345,6 +348,12 @@ def _print_table(kind: str, rows: list[dict], predicted: str) -> None:
         show(made)
 
 
+def _told(row: dict) -> dict[str, list]:
+    """Return the forecasts of a row by target."""
+    told = row.get("forecast", {})
+    return told if isinstance(told, dict) else {"forecast": told}
+
+
 def _name(row: dict) -> str:
     return row["file"] + (f" [{row['index']}]" if "index" in row else "")
 
@@ -359,7 +368,10 @@ _CELLS = {
         for box in row["boxes"]
     ] or [["nothing found"]],
     "values": lambda row: [
-        [step, f"{value:.6g}"] for step, value in enumerate(row["forecast"], start=1)
+        [step, *(f"{value:.6g}" for value in values)]
+        for step, values in enumerate(
+            zip(*_told(row).values(), strict=True), start=1
+        )
     ],
     "masks": lambda row: [
         [one["class"], f"{one['pixels']:,}", f"{one['fraction']:.1%}"]

@@ -64,8 +64,10 @@ class Reading:
     said: tuple[str, ...] = ()
 
 
-def parse_columns(words: tuple[str, ...], names: list[str], target: str) -> dict:
-    """Return column -> one of KINDS, from words name:kind.
+def parse_columns(
+    words: tuple[str, ...], names: list[str], target: str, kinds=KINDS
+) -> dict:
+    """Return column -> one of kinds, from words name:kind.
 
     Raises:
         GpuzooError: there is no such column, or no such kind; a column twice.
@@ -74,9 +76,9 @@ def parse_columns(words: tuple[str, ...], names: list[str], target: str) -> dict
     for word in words:
         name, colon, kind = word.rpartition(":")
         name = clean_name(name)
-        if not colon or kind not in KINDS:
+        if not colon or kind not in kinds:
             raise GpuzooError(
-                f"columns must be name:kind, with a kind of {', '.join(KINDS)}: "
+                f"columns must be name:kind, with a kind of {', '.join(kinds)}: "
                 f"{word!r}"
             )
         if name == target:

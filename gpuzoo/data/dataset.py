@@ -9,6 +9,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from gpuzoo.data.preparation import Preparation
+    from gpuzoo.data.series_form import Series
 
 Arrays = dict[str, np.ndarray]
 FIELDS = ("image", "audio", "series", "table")
@@ -27,8 +28,9 @@ class Dataset:
     with several labels per example `labels`, (examples, len(classes)), uint8, 0 or 1;
     with masks `mask`, (examples, height, width), uint8, the class of each pixel, or 255
     (gpuzoo/data/masks.py); of audio `audio`, (examples, samples), int16, and `label`;
-    of a time series `series` and `target` (gpuzoo/data/series.py); of a table `table`,
-    and `label` or `target` (gpuzoo/data/tabular.py).
+    of a time series `series`, and `target` (gpuzoo/data/series.py) or `label`
+    (gpuzoo/data/series_table.py); of a table `table`, and `label` or `target`
+    (gpuzoo/data/tabular.py).
     """
 
     name: str
@@ -48,6 +50,8 @@ class Dataset:
     """How the rows of a table were made what a model takes."""
     unprepared: Arrays | None = None
     """The test rows of a table before that (gpuzoo/data/preparation.py)."""
+    series: "Series | None" = None
+    """How the rows of a series with named columns were made windows."""
 
     @property
     def train(self) -> Arrays:
@@ -69,8 +73,8 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(height, width, channels), of audio (samples,), of a series (time, 1), of a
-        table (numbers,)."""
+        """(height, width, channels), of audio (samples,), of a series (time,
+        channels), of a table (numbers,)."""
         return self.train[self.field].shape[1:]
 
     def count(self, split: str) -> int:
@@ -88,6 +92,7 @@ class Dataset:
             "findings": list(self.findings),
             **({"scale": list(self.scale)} if self.scale else {}),
             **({"table": self.table.as_record()} if self.table else {}),
+            **({"series": self.series.as_record()} if self.series else {}),
         }
 
 

@@ -101,6 +101,11 @@ def _waves(kind: str, pitch, phase, third, fourth) -> np.ndarray:
 
 
 def mackey_glass() -> Dataset:
+    """Return windows of `mackey_glass_values`."""
+    return make_series("mackey_glass", "computed by gpuzoo", mackey_glass_values())
+
+
+def mackey_glass_values() -> np.ndarray:
     """Generate 10,000 values of the Mackey-Glass delay equation (Science 197 (1977)
     287), chaotic at a delay of 17, by the fourth-order Runge-Kutta method with step 0.1
     and an interpolated delayed value; one value per unit of time after the first
@@ -122,5 +127,4 @@ def mackey_glass() -> Dataset:
         c = slope(x[i] + step / 2 * b, between)
         d = slope(x[i] + step * c, after)
         x[i + 1] = x[i] + step / 6 * (a + 2 * b + 2 * c + d)
-    values = np.array(x[delay::steps][1_000:11_000])
-    return make_series("mackey_glass", "computed by gpuzoo", values)
+    return np.array(x[delay::steps][1_000:11_000])

@@ -48,12 +48,12 @@ def read_column(path: pathlib.Path, content: bytes | None = None) -> Column:
             so that none is misread.
     """
     table = read_table(path, content)
-    times = _times(table) if table.width > 1 else None
+    times = find_times(table) if table.width > 1 else None
     place = _choose(table, times)
     values, said = table.numbers(place)
     order, turned = "", False
     if times:
-        turned = _falls(table, times)
+        turned = falls(table, times)
         order = "times in " + " and ".join(table.called(p) for p in times.places)
         if turned:
             values = values[::-1]
@@ -77,7 +77,7 @@ def read_column(path: pathlib.Path, content: bytes | None = None) -> Column:
 # --- which column -------------------------------------------------------------------
 
 
-def _choose(table: Table, times: "_Times | None") -> int:
+def _choose(table: Table, times: "Times | None") -> int:
     """Return the last numeric column that holds neither times nor line numbers."""
     kinds = [_column_kind(table.column(place)) for place in range(table.width)]
     _refuse_wide(table, kinds.count("number"), bool(times))
@@ -147,7 +147,7 @@ def _is_named_like_time(table: Table, place: int) -> bool:
     words = {word.lower().removesuffix("s") for word in words} | {name.lower()}
     if table.head is None or not (words & _TIME_NAMES or not name):
         return False
-    return _is_sorted(_key(table.column(place)))
+    return _is_sorted(key_of(table.column(place)))
 
 
 def _is_even(cells: list[str]) -> bool:
@@ -162,59 +162,62 @@ def _is_even(cells: list[str]) -> bool:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Times:
+class Times:
     """The columns of times."""
 
     places: list[int]
-    ways: list[np.ndarray]
-    """Numbers that increase with time, for each interpretation; seconds, for dates."""
+    ways: dict[str, np.ndarray]
+    """Numbers that increase with time, for each interpretation: of dates seconds since
+    1970, for each order of day, month and year; "": other numbers."""
 
 
-def _times(table: Table) -> _Times | None:
+def find_times(table: Table) -> Times | None:
     """Find dates, perhaps with a separate column for the time of day; columns of year,
     month, ...; or sorted numbers in the first columns or named like times."""
     for place in range(table.width):
-        if ways := _ways_of_dates(table, place):
-            return _with_time_of_day(table, place, ways)
+        if ways := ways_of_dates(table, place):
+            return with_time_of_day(table, place, ways)
     places = []
     for names in _PARTS:
         places += [p for p in range(table.width) if table.name(p).lower() in names][:1]
     if len(places) > 1 and table.name(places[0]).lower() in _PARTS[0]:
-        keys = [_key(table.column(p)) for p in places]
+        keys = [key_of(table.column(p)) for p in places]
         if all(key is not None for key in keys):
-            return _Times(places, [_rank(keys)])
+            return Times(places, {"": _rank(keys)})
     named = [p for p in range(table.width) if _is_named_like_time(table, p)]
     if named and named[0] > 0:
-        return _Times(named[-1:], [_key(table.column(named[-1]))])
+        return Times(named[-1:], {"": key_of(table.column(named[-1]))})
     keys = []
-    for place in range(min(table.width - 1, len(_PARTS))):
-        keys.append(_key(table.column(place)))
+    for place in range(min(max(table.width - 1, 1), len(_PARTS))):
+        keys.append(key_of(table.column(place)))
         if not _is_sorted(keys[0]) or keys[-1] is None:
             break
         rank = _rank(keys)
         if _is_sorted(rank) and (np.diff(rank) != 0).all():
-            return _Times([*range(place + 1)], [rank])
+            return Times([*range(place + 1)], {"": rank if place else keys[0]})
     if _is_sorted(keys[0]) and (named or len(np.unique(keys[0])) > 10):
-        return _Times([0], [keys[0]])  # with duplicate times
+        return Times([0], {"": keys[0]})  # with duplicate times
     last = table.column(table.width - 1)
-    return _Times([table.width - 1], [_key(last)]) if _is_even(last) else None
+    return Times([table.width - 1], {"": key_of(last)}) if _is_even(last) else None
 
 
-def _with_time_of_day(table: Table, day: int, ways: list) -> _Times:
+def with_time_of_day(table: Table, day: int, ways: dict) -> Times:
     others = [place for place in range(table.width) if place != day]
     for place in others:
         clocks = [clock(cell) for cell in table.column(place)]
         if None not in clocks:
-            return _Times([day, place], [way + np.array(clocks) for way in ways])
-    if (ways[0] == ways[0][0]).all():  # all on one day
+            at = np.array(clocks)
+            return Times([day, place], {one: way + at for one, way in ways.items()})
+    first = next(iter(ways.values()))
+    if (first == first[0]).all():  # all on one day
         for place in others[:-1]:
-            key = _key(table.column(place))
+            key = key_of(table.column(place))
             if _is_sorted(key) and (np.diff(key) != 0).all():
-                return _Times([day, place], [key])
-    return _Times([day], ways)
+                return Times([day, place], {"": key})
+    return Times([day], ways)
 
 
-def _key(cells: list[str]) -> np.ndarray | None:
+def key_of(cells: list[str]) -> np.ndarray | None:
     """Return sort keys of numbers, names of months or times of day; or None."""
     if clock(cells[0]) is not None:
         found = [clock(cell) for cell in cells]
@@ -239,7 +242,7 @@ def _is_sorted(key: np.ndarray | None) -> bool:
     return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
 
 
-def _ways_of_dates(table: Table, place: int) -> list[np.ndarray]:
+def ways_of_dates(table: Table, place: int) -> dict[str, np.ndarray]:
     """Return the dates of a column for each order of day, month and year that fits all
     of them.
 
@@ -249,15 +252,15 @@ def _ways_of_dates(table: Table, place: int) -> list[np.ndarray]:
     cells = table.column(place)
     some = {0, len(cells) // 3, len(cells) // 2, len(cells) - 1}
     if 2 * sum(is_date(cells[i]) for i in some) <= len(some):
-        return []
+        return {}
     found = [moments(cell) if is_date(cell) else {} for cell in cells]
     counts = collections.Counter(order for each in found for order in each)
     orders = [order for order, count in counts.items() if count == len(cells)]
     if orders:
-        return [np.array([each[order] for each in found]) for order in orders]
+        return {o: np.array([each[o] for each in found]) for o in orders}
     best, count = counts.most_common(1)[0]
     if count < 0.9 * len(cells):
-        return []
+        return {}
     bad = next(i for i, each in enumerate(found) if best not in each)
     raise table.error(
         bad,
@@ -266,20 +269,20 @@ def _ways_of_dates(table: Table, place: int) -> list[np.ndarray]:
     )
 
 
-def _falls(table: Table, times: _Times) -> bool:
+def falls(table: Table, times: Times) -> bool:
     """Whether times decrease.
 
     Raises:
         GpuzooError: they are not sorted.
     """
-    for values in times.ways:
+    for values in times.ways.values():
         steps = np.diff(values)
-        if (steps >= 0).all() or _clock_change(steps):
+        if (steps >= 0).all() or clock_change(steps):
             return _note_duplicates(table, times, steps)
-        if (steps <= 0).all() or _clock_change(-steps):
+        if (steps <= 0).all() or clock_change(-steps):
             _note_duplicates(table, times, steps)
             return True
-    steps = np.diff(times.ways[0])
+    steps = np.diff(next(iter(times.ways.values())))
     way = 1 if np.count_nonzero(steps > 0) >= np.count_nonzero(steps < 0) else -1
     row = int(np.argmax(way * steps < 0)) + 1
     now, before = (
@@ -294,13 +297,13 @@ def _falls(table: Table, times: _Times) -> bool:
     )
 
 
-def _clock_change(steps: np.ndarray) -> bool:
+def clock_change(steps: np.ndarray) -> bool:
     """Whether times only go back by an hour, as at the end of daylight saving time."""
     back = steps[steps < 0]
     return len(back) <= 1 + len(steps) / 500 and bool((back >= -3600).all())
 
 
-def _note_duplicates(table: Table, times: _Times, steps: np.ndarray) -> bool:
+def _note_duplicates(table: Table, times: Times, steps: np.ndarray) -> bool:
     same = int(np.count_nonzero(steps == 0))
     if same:
         table.findings.append(

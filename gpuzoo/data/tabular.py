@@ -88,7 +88,7 @@ def make(
         *_duplicates(table, prepared, rows),
     )  # fmt: skip
     return Dataset(
-        name, source, clean, goal.classes, _fingerprint(table, target), findings,
+        name, source, clean, goal.classes, digest(table, target), findings,
         scale, prepared, preparation.unprepared(prepared, readings, rows["test"]),
     )  # fmt: skip
 
@@ -296,7 +296,7 @@ def _prepared(
     return clean, scale
 
 
-def _fingerprint(table: Columns, target: str) -> str:
+def digest(table: Columns, target: str) -> str:
     """Return the sha256 over the names and the cells of all columns, and the target's
     name."""
     digest = hashlib.sha256(json.dumps([target, list(table.columns)]).encode())

@@ -17,8 +17,10 @@ from gpuzoo.data import (
     columns,
     folders,
     images,
+    made_series,
     made_tables,
     mask_files,
+    series_table,
     tabular,
 )
 from gpuzoo.data.dataset import Arrays, Dataset
@@ -144,7 +146,9 @@ def _interval(outputs: dict, dataset: Dataset) -> dict:
     """Return the 95 % interval of the accuracy (Wilson), or of the mean loss."""
     from scipy import stats
 
-    if _classifies(outputs, dataset):
+    # Windows of a series overlap: they are not independent.
+    dependent = "count" in outputs or "series" in dataset.test
+    if _classifies(outputs, dataset) and not dependent:
         labels = dataset.test["label"][: len(outputs["predicted"])]
         right = int((outputs["predicted"] == labels).sum())
         found = stats.binomtest(right, len(labels)).proportion_ci(
@@ -152,8 +156,6 @@ def _interval(outputs: dict, dataset: Dataset) -> dict:
         )
         return {"interval": {"of": "accuracy", "low": found.low, "high": found.high}}
     losses = outputs.get("loss")
-    # Windows of a series overlap: their losses are not independent.
-    dependent = "count" in outputs or "series" in dataset.test
     if losses is None or losses.ndim != 1 or dependent:
         return {"interval": None}
     mean, error = losses.mean(dtype=np.float64), losses.std(dtype=np.float64)
@@ -171,12 +173,13 @@ def _own_data(trained: Trained, data_dir: str | None, note) -> Dataset:
     dataset = build.load_data_of(recipe, note, recorded["fingerprint"])
     here = dataset.as_record()
     changes = drift.data_differences(recorded, here)
-    if recorded.get("table") != here.get("table"):
-        raise GpuzooError(
-            f"{trained.path} cannot be evaluated: data.table in run.json is not the "
-            "preprocessing that its data give; gpuzoo verify says whether the run is "
-            "what it was"
-        )
+    for name in ("table", "series"):
+        if recorded.get(name) != here.get(name):
+            raise GpuzooError(
+                f"{trained.path} cannot be evaluated: data.{name} in run.json is not "
+                "the preprocessing that its data give; gpuzoo verify says whether the "
+                "run is what it was"
+            )
     drift.refuse(
         changes,
         f"{trained.path} cannot be evaluated on its data, which have changed (--data "
@@ -190,6 +193,8 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
     what, recipe = f"data {data!r}", trained.recipe
     if trained.dataset.field == "table":
         return _other_table(trained, data, note)
+    if trained.dataset.series is not None:
+        return _other_series(trained, data, note)
     height, *rest = trained.dataset.input_shape
     size = seconds = 0
     path = expand(data)
@@ -264,6 +269,28 @@ def _other_table(trained: Trained, data: str, note) -> Dataset:
         trained.dataset, splits={"train": test, "test": test}, name=name,
         source=source, findings=tuple(said),
     )  # fmt: skip
+
+
+def _other_series(trained: Trained, data: str, note) -> Dataset:
+    """Return the windows of another series, prepared as those of a run."""
+    path = expand(data)
+    if data == made_series.NAME:
+        made = made_series.make()
+        name, source, table = made["name"], made["source"], made["table"]
+    elif path.suffix.lower() in (*columns.SUFFIXES, ".npz"):
+        name, source, table = tabular.from_path(path)
+    else:
+        raise GpuzooError(
+            f"data {data!r}: {trained.path.name} was trained on a series with named "
+            "columns; expected a .csv or .parquet file"
+        )
+    series, task = trained.dataset.series, trained.recipe.task
+    splits, said = series_table.other(table, series, task)
+    for line in said:
+        note(f"{table.what}: {line}")
+    return dataclasses.replace(
+        trained.dataset, splits=splits, name=name, source=source, findings=tuple(said)
+    )
 
 
 def _with_channels(dataset: Dataset, channels: int, what: str, note) -> Dataset:

@@ -394,6 +394,7 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
         "classes": data["classes"],
         "scale": data.get("scale"),
         "table": data.get("table"),
+        "series": data.get("series"),
         "generates": made["outputs"][0]["name"] == "samples",
         "input": made["inputs"][0], "inputs": made["inputs"],
         "outputs": made["outputs"], "inside": inside,

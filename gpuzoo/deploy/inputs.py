@@ -18,6 +18,7 @@ from gpuzoo.data import (
     images,
     npy,
     preparation,
+    series_table,
     table,
 )
 from gpuzoo.errors import GpuzooError
@@ -30,8 +31,8 @@ STDIN = "-"
 _MOST_FROM_STDIN = 1 << 29  # bytes
 _ARRAYS = {".npy", ".npz"}
 _SUFFIXES = {
-    "image": images.IMAGE_SUFFIXES, "audio": folders.SOUND_SUFFIXES, "series": {".csv"},
-    "table": set(columns.SUFFIXES),
+    "image": images.IMAGE_SUFFIXES, "audio": folders.SOUND_SUFFIXES,
+    "series": set(columns.SUFFIXES), "table": set(columns.SUFFIXES),
 }  # fmt: skip
 
 
@@ -53,8 +54,8 @@ class Example:
     index: int | None
     """Its place, if the file holds several."""
     values: np.ndarray
-    """What `Trained.predict` takes, series in their own units; of a table what
-    `Trained.infer` takes."""
+    """What `Trained.predict` takes, series in their own units; of a table, and of a
+    series with named columns, what `Trained.infer` takes."""
     shape: tuple[int, int] | None
     """Height and width of an image before it was resized."""
     changes: tuple[str, ...]
@@ -128,7 +129,8 @@ def read(source: Source, trained: "Trained", invert: bool = False) -> Iterator[E
             if isinstance(file, bytes)
             else file.suffix.lower() in _ARRAYS
         )
-        if is_array and trained.takes == "table":
+        named = trained.takes == "table" or trained.dataset.series is not None
+        if is_array and named:
             raise ValueError("arrays have no names of columns; save them as .csv")
         how = _array if is_array else {
             "image": _image, "audio": _sound, "series": _series,
@@ -213,6 +215,11 @@ def _sound(name: str, file, trained: "Trained", invert: bool) -> Iterator[Exampl
 def _series(name: str, file, trained: "Trained", invert: bool) -> Iterator[Example]:
     path = pathlib.Path(name) if isinstance(file, bytes) else file
     content = file if isinstance(file, bytes) else None
+    if (form := trained.dataset.series) is not None:
+        rows = columns.from_file(path, content)
+        window, said = series_table.last_window(rows, form)
+        yield Example(name, None, window, None, tuple(said))
+        return
     column = table.read_column(path, content)
     yield _last_window(name, column.values, trained, column.findings)
 

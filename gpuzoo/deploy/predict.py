@@ -24,7 +24,7 @@ def kind_of(trained: Trained) -> str:
     """Return what the rows of a model hold: classes, boxes, masks, values, frames,
     images (reconstructions) or number (of a table)."""
     task = trained.recipe.task
-    if trained.takes == "series":
+    if task == "forecast":
         return "values"
     kinds = {
         "detect": "boxes", "autoencode": "images", "video_prediction": "frames",
@@ -48,11 +48,13 @@ def predict(
             was done to the input, if anything; and `predictions` (class, probability),
             `boxes` (class, score, top, left, bottom, right in pixels of the file),
             `areas` of a mask (class, pixels, fraction; in pixels of the file),
-            `forecast` in the units of the series, `value` in that of the target, or
+            `forecast` in the units of the series, of several targets a dict of lists
+            by name; `value` in that of the target, or
             `error` of a reconstruction, the mean squared error of a pixel in [0, 1].
         arrays: of the outputs of `Trained.predict`, the rows of the example.
     """
-    call = trained.infer if trained.takes == "table" else trained.predict
+    prepared = trained.takes == "table" or trained.dataset.series is not None
+    call = trained.infer if prepared else trained.predict
     outputs = call(np.stack([example.values for example in examples]))
     make = {
         "classes": _classes, "boxes": _boxes, "values": _values, "images": _images,
@@ -112,7 +114,10 @@ def _mask_of_file(example: Example, arrays: dict) -> np.ndarray:
 
 
 def _values(trained: Trained, example, arrays: dict, top, score) -> dict:
-    return {"forecast": trained.unscale(arrays["forecast"]).tolist()}
+    told, series = trained.unscale(arrays["forecast"]), trained.dataset.series
+    if series is None or series.targets == 1:
+        return {"forecast": told.tolist()}
+    return {"forecast": dict(zip(series.names, told.T.tolist(), strict=True))}
 
 
 def _number(trained: Trained, example, arrays: dict, top, score) -> dict:
@@ -224,12 +229,18 @@ def _forecast(trained: Trained, example: Example, row: dict, arrays: dict) -> di
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", "forecast"])
-    writer.writerows(enumerate(map(repr, row["forecast"]), start=1))
+    series, told = trained.dataset.series, row["forecast"]
+    past = example.values[:, :1]
+    if series is not None:
+        past = series.unscaled(example.values[:, : series.targets].squeeze())
+        past = past.reshape(len(past), -1)
+    told = told if isinstance(told, dict) else {"forecast": told}
+    writer.writerow(["step", *told])
+    for step, values in enumerate(zip(*told.values(), strict=True), start=1):
+        writer.writerow([step, *map(repr, values)])
     with plots.plain():
-        figure = plots.next_values(
-            pathlib.PurePath(example.file).name, example.values[:, 0], row["forecast"]
-        )
+        title = pathlib.PurePath(example.file).name
+        figure = plots.next_values(title, past, told)
         picture = plots.png_bytes(figure)
     return {".csv": text.getvalue().encode(), ".png": picture}
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from gpuzoo.catalogue import user_files
 from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.data import audio, columns, preparation, series, validate
+from gpuzoo.data import audio, columns, preparation, series, series_table, validate
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.preparation import Preparation
+from gpuzoo.data.series_form import Series
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import LARGEST_JSON, expand, open_inside, read_inside
 from gpuzoo.report import notebook
@@ -89,8 +90,8 @@ class Trained:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one example for `predict`: (height, width, channels), for sounds
-        (samples,), for series (time, 1), for films (frames, height, width, channels),
-        for tables (numbers,), of a row that `preprocess` has prepared."""
+        (samples,), for series (time, channels), for films (frames, height, width,
+        channels), for tables (numbers,), of a row that `preprocess` has prepared."""
         return self.task.taken_shape(self.dataset)
 
     @property
@@ -114,7 +115,8 @@ class Trained:
                 [0, 255] or floats in [0, 1]; sounds int16 or floats in [-1, 1); series
                 the raw values, which are standardized as in the training. For a table a
                 data frame, a dict of columns, or the path of a .csv or .parquet file,
-                with the columns of the training data.
+                with the columns of the training data; likewise for a series with named
+                columns, of which the last rows are one example.
 
         Raises:
             GpuzooError: another shape or dtype, or values that are not finite or out of
@@ -130,6 +132,8 @@ class Trained:
             )
         if self.takes == "table":
             return self._rows(examples)
+        if self.dataset.series is not None:
+            return self._window(examples)
         values = np.asarray(examples)
         values = values.reshape(_with_batch(values.shape, self.input_shape))
         if 0 in values.shape:
@@ -141,6 +145,30 @@ class Trained:
         if self.takes == "audio":
             return audio.clean(what, values)
         return series.standardized(what, values, self.scale)
+
+    def _window(self, examples) -> np.ndarray:
+        """Return the last rows of a series with named columns as the model takes
+        them."""
+        form, what = self.dataset.series, "series to predict"
+        if columns.is_table(examples):
+            table = columns.from_memory(what, examples)
+        elif isinstance(examples, str | os.PathLike):
+            table = columns.from_file(expand(os.fspath(examples)))
+        elif form.calendar:
+            raise GpuzooError(
+                f"{what} must be a data frame, a dict of columns, or the path of a "
+                ".csv or .parquet file: the model takes the times of the rows, too"
+            )
+        else:
+            values = np.asarray(examples)
+            if values.dtype.kind not in "iuf":
+                raise GpuzooError(f"{what}: must be numbers, not {values.dtype}")
+            values = values.reshape(_with_batch(values.shape, self.input_shape))
+            return form.scaled(what, values.astype(np.float64))
+        window, said = series_table.last_window(table, form)
+        for line in said[:-1]:
+            warnings.warn(f"{what}: {line}", stacklevel=4)
+        return window[None]
 
     def _rows(self, examples) -> np.ndarray:
         """Return the rows of a table as the model takes them."""
@@ -239,6 +267,8 @@ class Trained:
 
     def unscale(self, values: np.ndarray) -> np.ndarray:
         """Return a forecast in the units of the series."""
+        if self.dataset.series is not None:
+            return self.dataset.series.unscaled(values)
         mean, deviation = self.scale
         return np.asarray(values, np.float64) * deviation + mean
 
@@ -380,7 +410,11 @@ def _without_examples(record: dict) -> Dataset:
     """Return the dataset of a record, without examples."""
     data = record["data"]
     tables = dict.fromkeys(("classify_table", "regress_table"), "table")
-    kinds = {"forecast": "series", "classify_audio": "audio", **tables}
+    kinds = {
+        **dict.fromkeys(series_table.TASKS, "series"),
+        "classify_audio": "audio",
+        **tables,
+    }
     field = kinds.get(record["recipe"]["task"], "image")
     empty: Arrays = {field: np.zeros((0, *data["input_shape"]), np.uint8)}
     if record["recipe"]["task"] == "multilabel":
@@ -389,13 +423,14 @@ def _without_examples(record: dict) -> Dataset:
         empty["mask"] = np.zeros((0, *data["input_shape"][:2]), np.uint8)
     elif data["classes"]:
         empty["label"] = np.zeros(0, np.int32)
-    if field == "series" or record["recipe"]["task"] == "regress_table":
+    if record["recipe"]["task"] in ("forecast", "regress_table"):
         empty["target"] = np.zeros(0, np.float32)
     table = Preparation.from_record(data.get("table")) if field == "table" else None
+    form = Series.from_record(data["series"]) if data.get("series") else None
     return Dataset(
         data["name"], data["source"], {"train": empty, "test": empty},
         tuple(data["classes"]), data["fingerprint"], scale=data.get("scale"),
-        table=table,
+        table=table, series=form,
     )  # fmt: skip
 
 

@@ -227,18 +227,27 @@ def reconstructions(title: str, dataset: Dataset, outputs: dict) -> Figure:
 
 
 def forecasts(title: str, dataset: Dataset, outputs: dict) -> Figure:
-    """Plot the past, the actual values and the forecast of evenly spread windows."""
-    count = len(outputs["forecast"])
+    """Plot the past, the actual values and the forecast of evenly spread windows, of
+    several targets one after the other."""
+    count, names = len(outputs["forecast"]), ("",)
+    if dataset.series is not None and dataset.series.targets > 1:
+        names = dataset.series.names
+    told = outputs["forecast"].reshape(count, -1, len(names))
+    true = dataset.test["target"][:count].reshape(told.shape)
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     grid = figure.subplots(3, 2, sharey=True)
-    for axes, index in zip(grid.flat, np.linspace(0, count - 1, 6), strict=True):
-        past = dataset.test["series"][int(index), :, 0]
-        actual = dataset.test["target"][int(index)]
+    for n, (axes, index) in enumerate(
+        zip(grid.flat, np.linspace(0, count - 1, 6), strict=True)
+    ):
+        target = n % len(names)
+        past = dataset.test["series"][int(index), :, target]
+        actual = true[int(index), :, target]
         ahead = np.arange(len(actual)) + 1
         axes.plot(np.arange(1 - len(past), 1), past, color=_MUTED)
         axes.plot(ahead, actual, color=_INK, label="actual")
-        forecast = outputs["forecast"][int(index)]
+        forecast = told[int(index), :, target]
         axes.plot(ahead, forecast, color=_TEST, label="forecast")
+        axes.set_title(names[target], color=_MUTED, fontsize=9)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0, 0].legend(frameon=False)
     figure.suptitle(f"{title} · test windows", color=_MUTED, fontsize=9)
@@ -284,16 +293,21 @@ def _in_units(dataset: Dataset, outputs: dict) -> tuple[np.ndarray, np.ndarray]:
     return true * deviation + mean, told * deviation + mean
 
 
-def next_values(title: str, past: np.ndarray, ahead: list[float]) -> Figure:
-    """Plot the values that a model saw and those that it forecasts, in their units."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(np.arange(1 - len(past), 1), past, color=_MUTED, label="last values")
-    steps = np.arange(len(ahead) + 1)
-    axes.plot(steps, [past[-1], *ahead], color=_TEST, label="forecast")
-    axes.set_xlabel("step (0: the last value)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+def next_values(title: str, past: np.ndarray, ahead: dict[str, list]) -> Figure:
+    """Plot the values that a model saw, (time, targets), and those that it forecasts,
+    target -> values, in their units."""
+    figure = Figure(figsize=(9, 3.6 * len(ahead)), layout="constrained")
+    each = figure.subplots(len(ahead), squeeze=False)[:, 0]
+    for n, (axes, (name, values)) in enumerate(zip(each, ahead.items(), strict=True)):
+        before = past[:, n]
+        axes.plot(
+            np.arange(1 - len(before), 1), before, color=_MUTED, label="last values"
+        )
+        steps = np.arange(len(values) + 1)
+        axes.plot(steps, [before[-1], *values], color=_TEST, label=name)
+        axes.set_xlabel("step (0: the last value)")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
     figure.suptitle(title, color=_MUTED, fontsize=9)
     return figure
 

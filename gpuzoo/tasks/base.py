@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import keras
 
+from gpuzoo.data.series import HORIZON, WINDOW
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import layers_of
 from gpuzoo.tasks import augment, ends
@@ -33,6 +34,8 @@ _FOR = {
     "teacher": "is for the task distill",
     "class_weight": "weighs classes, one per example",
     "target": "names a column of a table", "columns": "are those of a table",
+    "window": "is for a series", "horizon": "is for a series",
+    "gaps": "is for a series", "calendar": "is for a series", "fold": "is for a series",
 }  # fmt: skip
 
 
@@ -134,6 +137,9 @@ class Task:
             "label_smoothing": recipe.label_smoothing, "tta": recipe.tta != "none",
             "teacher": recipe.teacher, "class_weight": recipe.class_weight,
             "target": recipe.target, "columns": recipe.columns,
+            "window": recipe.window != WINDOW, "horizon": recipe.horizon != HORIZON,
+            "gaps": recipe.gaps != "refuse", "calendar": recipe.calendar,
+            "fold": recipe.fold,
         }  # fmt: skip
         for name, value in given.items():
             if value and name not in cls.uses:

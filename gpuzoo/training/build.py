@@ -185,6 +185,7 @@ def check_recipe(recipe: Recipe) -> None:
         "numbers",
         "vocabulary",
         "num_outputs",
+        "targets",
     )
     for name in derived:
         if name in options:
@@ -210,6 +211,11 @@ def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Datase
         target=recipe.target,
         kinds=recipe.columns,
         task=recipe.task,
+        window=recipe.window,
+        horizon=recipe.horizon,
+        gaps=recipe.gaps,
+        calendar=recipe.calendar,
+        fold=recipe.fold,
         fingerprint=fingerprint,
         note=note,
     )

@@ -104,6 +104,11 @@ def _of_input(trained: Trained, name: str, array: np.ndarray) -> str:
         return "standard normal numbers" if normal else "uniform numbers in [-1, 1)"
     if name == "audio":
         return "samples at 16 kHz, -32768 to 32767"
+    if name == "series" and trained.dataset.series is not None:
+        return (
+            "rows of the past: (value - mean) / deviation of each of `series`.channels,"
+            " then sine and cosine of each cycle of `series`.calendar"
+        )
     if name == "series":
         return "(value - mean) / deviation, with `scale` = [mean, deviation]"
     what = "pixels 0 to 255" if array.dtype == np.uint8 else "pixels 0 to 1"
@@ -113,6 +118,8 @@ def _of_input(trained: Trained, name: str, array: np.ndarray) -> str:
 def _of_forecast(trained: Trained) -> str:
     if trained.takes == "table":
         return f"{trained.dataset.table.target.name}, in its own unit"
+    if trained.dataset.series is not None:
+        return "next values of the first channels, (value - mean) / deviation"
     if trained.takes == "series":
         return "next values, (value - mean) / deviation"
     return "next frame, pixels 0 to 255"

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gpuzoo.data import masks
-from gpuzoo.deploy.serve import inputs, pages, rows
+from gpuzoo.deploy.serve import inputs, pages, rows, windows
 from gpuzoo.deploy.serve.artefact import Artefact
 from gpuzoo.deploy.serve.guard import Guard, Limits, read_body
 from gpuzoo.deploy.serve.inputs import Refused
@@ -149,6 +149,8 @@ def answer(
         given = inputs.examples_of(body, limits.examples)
         if artefact.table:
             examples, said = rows.from_examples(given, artefact.table)
+        elif artefact.series:
+            examples, said = windows.from_examples(given, artefact.series)
         else:
             examples = inputs.as_arrays(given, artefact)
     else:
@@ -169,6 +171,8 @@ def answer(
 
 def _row(artefact: Artefact, outputs: dict[str, np.ndarray]) -> dict:
     row = {}
+    if artefact.series and "forecast" in outputs:
+        return {"forecast": windows.in_units(outputs["forecast"], artefact.series)}
     if artefact.segments:
         mask = outputs["mask"].astype(np.uint8)
         return {

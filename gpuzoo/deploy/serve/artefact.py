@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuzoo.data.preparation import Preparation
+from gpuzoo.data.series_form import Series
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import parse_json, read_inside
 
@@ -52,6 +53,8 @@ class Artefact:
     session: Any
     table: Preparation | None = None
     """Of a model of a table."""
+    series: Series | None = None
+    """Of a model of a series with named columns."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,8 +111,16 @@ def load(folder: pathlib.Path) -> Artefact:
             raise GpuzooError(
                 f"{folder / DESCRIPTION} is damaged (table); export again"
             ) from None
+    series = None
+    if about.get("series"):
+        try:
+            series = Series.from_record(about["series"])
+        except GpuzooError:
+            raise GpuzooError(
+                f"{folder / DESCRIPTION} is damaged (series); export again"
+            ) from None
     session = _session(folder, content(folder, about))
-    made = Artefact(about, inputs, session, prepared)
+    made = Artefact(about, inputs, session, prepared, series)
     if problem := _problem(made):
         raise GpuzooError(
             f"{folder}: the ONNX model is not as {DESCRIPTION} says: {problem}; export "

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 from gpuzoo import __version__
-from gpuzoo.deploy.serve import rows
+from gpuzoo.deploy.serve import rows, windows
 from gpuzoo.deploy.serve.artefact import Artefact, Input
 from gpuzoo.deploy.serve.guard import OPEN, Limits
 from gpuzoo.deploy.serve.inputs import IMAGE_TYPES
@@ -40,7 +40,7 @@ def summary(artefact: Artefact) -> dict:
     """What is served."""
     about = artefact.about
     scale = {"scale": about["scale"]} if about.get("scale") else {}
-    if artefact.table:  # its numbers are in their own unit
+    if artefact.table or artefact.series:  # its numbers are in their own unit
         scale = {}
     return {
         "model": about.get("model", ""),
@@ -49,6 +49,12 @@ def summary(artefact: Artefact) -> dict:
         **(
             {"target": artefact.table.target.name, "columns": artefact.table.used}
             if artefact.table
+            else {
+                "targets": list(artefact.series.names),
+                "columns": windows.names(artefact.series),
+                "rows": artefact.series.window,
+            }
+            if artefact.series
             else {"inputs": [dataclasses.asdict(one) for one in artefact.inputs]}
         ),
         **scale,
@@ -129,6 +135,11 @@ def _description(artefact: Artefact) -> str:
     if artefact.table:
         used = ", ".join(artefact.table.used)
         return f"rows of a table, column -> value (null: missing): {used}"
+    if artefact.series:
+        return (
+            f"series, column -> at least its last {artefact.series.window} values, "
+            f"oldest first: {', '.join(windows.names(artefact.series))}"
+        )
     return "; ".join(
         f"{one.name} {list(one.shape)}: {one.meaning}" for one in artefact.inputs
     )
@@ -140,6 +151,8 @@ def _inputs(artefact: Artefact, limits: Limits) -> dict:
     example = columns[artefact.inputs[0].name]
     if artefact.table:
         example = rows.schema(artefact.table)
+    elif artefact.series:
+        example = windows.schema(artefact.series)
     elif len(columns) > 1:
         example = {"type": "object", "required": [*columns], "properties": columns}
     examples = {"type": "array", "items": example, "minItems": 1}
@@ -171,6 +184,10 @@ def _predictions(artefact: Artefact) -> dict:
         }
     if artefact.segments:
         row = _of_mask(artefact)
+    if artefact.series and "forecast" in row:
+        values = {"type": "array", "items": {"type": "number"}}
+        targets = dict.fromkeys(artefact.series.names, values)
+        row = {"forecast": {"type": "object", "properties": targets}}
     return {
         "type": "object",
         "required": ["predictions"],

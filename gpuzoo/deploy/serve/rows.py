@@ -41,7 +41,7 @@ def from_examples(
                 what = "null is a missing value; the columns are"
                 used = ", ".join(prepared.used)
                 raise Refused(422, f"inputs[{number}] has no {name!r}: {what} {used}")
-            if fault := _fault(row[name], longest[name]):
+            if fault := fault_of(row[name], longest[name]):
                 raise Refused(422, f"inputs[{number}], {name[:60]!r}: {fault}")
     try:
         table = columns.from_memory(
@@ -63,7 +63,7 @@ def from_examples(
     return preparation.unprepared(prepared, readings, every), said
 
 
-def _fault(value, longest: int) -> str:
+def fault_of(value, longest: int) -> str:
     """Return what is wrong with a value, or ""."""
     if value is None or type(value) is bool:
         return ""
