@@ -58,7 +58,6 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "notebooks.py::test_notebook_runs[photographs",
     "notebooks.py::test_notebook_runs[repeat",
     "notebooks.py::test_notebook_runs[segmentation",
-    "notebooks.py::test_notebook_runs[series",
     "notebooks.py::test_notebook_runs[sounds",
     "notebooks.py::test_notebook_runs[transfer",
     "own_models.py::test_its_networks_may_end_in_16_bits",
