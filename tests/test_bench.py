@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, needs_jax
 
-from gpuzoo.bench import bench
+from gpuzoo.bench import bench, devices
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.engine import backends
 
@@ -170,6 +170,8 @@ def test_processes_that_die_on_the_way(own_cache, monkeypatch):
         (["--rounds", "1"], "rounds must be at least 2"),
         (["--seconds", "0"], "seconds must be in 0.01..600"),
         (["--backends", "torch"], "torch"),
+        (["--devices", "3"], "must be a multiple of 3, for devices=3"),
+        (["--devices", "1"], "devices must be numbers from 2 on"),
     ],
 )
 def test_what_a_bench_refuses(words, told, cli_here):
@@ -203,6 +205,59 @@ def test_peaks_are_what_the_device_does(runtime):
 
     found = roofline.measure(backends.get(runtime))
     assert 1e9 < found["flops"] < 1e14 and 1e8 < found["bytes"] < 1e13
+
+
+def measured(**changes) -> devices.Measured:
+    given = {
+        "batch": 128, "compute": {128: 0.010, 64: 0.006, 32: 0.004}, "size": 4_000_000,
+        "latency": 0.0005, "bandwidth": 8e9, "shared": False, **changes,
+    }  # fmt: skip
+    return devices.Measured(**given)
+
+
+def test_what_several_devices_are_expected_to_bring():
+    found = measured()
+    assert found.seconds(1) == 0.010
+    assert found.seconds(2) == pytest.approx(0.006 + 0.001)
+    assert found.seconds(4) == pytest.approx(0.004 + 3 * 0.001)
+    # Where nothing was measured, 2 ms and 0.0625 ms for each row.
+    assert measured(compute={64: 0.006, 32: 0.004}).seconds(1) == pytest.approx(0.010)
+    assert measured(shared=True).seconds(2) == pytest.approx(2 * 0.006 + 0.001)
+    rows = {row["devices"]: row for row in devices.drawn_out(measured(shared=True))}
+    assert max(rows) == 1024 and rows[1]["times_same_batch"] == 1
+    assert rows[2]["times_same_batch"] == pytest.approx(0.010 / 0.007)
+    assert rows[256]["times_same_batch"] is None  # more than rows
+    # As many rows on each: all that is lost is the exchange.
+    lost = 0.010 / (0.010 + 1023 * 0.001)
+    assert rows[1024]["times_same_rows"] == pytest.approx(1024 * lost)
+
+
+def test_why_several_devices_do_not_bring_more():
+    assert devices.why(measured(), 2) == ""
+    small = "the batch is too small: 64 rows take 90% of the time of 128"
+    assert devices.why(measured(compute={128: 0.010, 64: 0.009}), 2) == small
+    large = "the exchange of 400.0 MB takes 89% of a step"
+    assert devices.why(measured(size=400_000_000), 2) == large
+    assert "share the cores" in devices.why(measured(shared=True), 2)
+    row = {"devices": 2, "expected_times": 1.1, "times": 1.06, "why": small}
+    line = (
+        "2 devices: 1.10 times as fast expected, 1.06 measured; the batch is too small"
+    )
+    assert devices.line_of(row).startswith(line)
+
+
+@needs_jax
+def test_what_several_devices_bring_is_measured(cli_here):
+    done = cli_here("bench", "mnist_mlp", "--data", "digits", "--device", "cpu", "--devices",
+                    "2", "--precisions", "float32", "--rounds", "2", "--batch-size", "64",
+                    "--model-options", "units=(16,)")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (row,) = done.json["devices"]
+    assert row["devices"] == 2 and row["seconds"] > 0 and row["exchange_seconds"] > 0
+    assert set(done.json["measured"]["compute"]) == {"64", "32"}
+    assert done.json["measured"]["size"] == 4 * (785 * 16 + 17 * 10)
+    assert "2 devices: " in done.stderr and "share the cores" in done.stderr
+    assert "1024" in done.stdout and "GB/s" in done.stdout
 
 
 def test_doctor_looks_at_everything(cli):

@@ -48,6 +48,9 @@ class Settings:
     """Number of runs for --goal, each with another seed."""
     out: str = "bench"
     """Folder for the record and the plot."""
+    devices: tuple[int, ...] = ()
+    """Instead of modes: what so many devices bring, e.g. 2 4 (JAX, the first of
+    --precisions)."""
 
     def check(self) -> None:
         """Raise GpuzooError for a value out of range or a missing backend."""

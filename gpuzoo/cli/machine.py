@@ -5,10 +5,11 @@ from typing import Annotated
 
 import tyro
 
-from gpuzoo.bench import bench
+from gpuzoo.bench import bench, devices
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.cli.parsing import Common, Flag, Output
 from gpuzoo.cli.tables import add_row, show, table
+from gpuzoo.runs.record import private
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Bench:
     output: Common = Output()
 
     def __call__(self) -> int:
+        if self.settings.devices:
+            return self._devices()
         found = bench.bench(self.recipe, self.settings, self.output.note)
         path = bench.save(found, self.settings.out)
         if not self.output.quiet:
@@ -34,6 +37,13 @@ class Bench:
             "examples_per_second": (found["examples_per_second"] or {}).get("median"),
         })  # fmt: skip
         return int(bool(found["goal"]) and not found["goal"]["reached"])
+
+    def _devices(self) -> int:
+        found = devices.bench(self.recipe, self.settings, self.output.note)
+        if not self.output.quiet:
+            _print_devices(found)
+        self.output.last_line(private(found))
+        return 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +64,6 @@ class Doctor:
     def __call__(self) -> int:
         from gpuzoo import doctor
         from gpuzoo.gpus import check
-        from gpuzoo.runs.record import private
 
         if self.card:
             findings = check.examine(self.card, quick=self.quick)
@@ -78,6 +87,25 @@ class Doctor:
             add_row(row, "", "", f"-> {finding.remedy}")
         show(row)
         return finding
+
+
+def _print_devices(found: dict) -> None:
+    made = table("devices", "same batch", "same rows\non each", right=("same batch",))
+    for row in found["drawn_out"]:
+        same = row["times_same_batch"]
+        add_row(
+            made, str(row["devices"]), f"x {same:.2f}" if same else "-",
+            f"x {row['times_same_rows']:.2f}",
+        )  # fmt: skip
+    measured = found["measured"]
+    show(
+        f"{found['runtime']['device_name']} · data {found['data']['name']} · "
+        f"{found['processes']} process on {found['hosts']} host",
+        f"Exchange between two devices: {1000 * measured['latency']:.2f} ms and "
+        f"{measured['bandwidth'] / 1e9:.2f} GB/s, for {measured['size'] / 1e6:.1f} MB",
+        made,
+        "Expected of devices like this one that share nothing, with the same exchange",
+    )
 
 
 def _print_bench(found: dict) -> None:
