@@ -99,10 +99,10 @@ def _introduce(place: Place, me: dict, seconds: float) -> str:
     while (left := end - time.monotonic()) > 0:
         try:
             to = (place.address, place.port)
-            with socket.create_connection(to, timeout=left) as link:
-                link.sendall(json.dumps(me).encode() + b"\n")
-                link.settimeout(seconds + 2 * _GRACE)  # who is missing is said last
-                answer = _line(link)
+            with socket.create_connection(to, timeout=left) as wire:
+                wire.sendall(json.dumps(me).encode() + b"\n")
+                wire.settimeout(seconds + 2 * _GRACE)  # who is missing is said last
+                answer = _line(wire)
             if answer and isinstance(answer.get("error"), str):
                 return answer["error"]
             why = "another program answers there"
@@ -113,11 +113,11 @@ def _introduce(place: Place, me: dict, seconds: float) -> str:
     return f"{me['host']} does not reach process 0 at {where} ({why})"
 
 
-def _line(link: socket.socket) -> dict | None:
+def _line(wire: socket.socket) -> dict | None:
     """Return the object in a line of JSON; None if there is none."""
     read = b""
     while not read.endswith(b"\n"):
-        more = link.recv(_MOST)
+        more = wire.recv(_MOST)
         if not more or len(read) > _MOST:
             return None
         read += more
@@ -138,7 +138,7 @@ def _receive(
     end, error = time.monotonic() + seconds, ""
     here: dict[int, dict] = {}
     with contextlib.ExitStack() as stack:
-        links: list[socket.socket] = []
+        wires: list[socket.socket] = []
         # Once one does not fit, the others may be on their way.
         while (error or len(here) < me["count"]) and not stop.is_set():
             if time.monotonic() > end:
@@ -146,20 +146,20 @@ def _receive(
                 break
             if not select.select([server], [], [], _AGAIN)[0]:
                 continue
-            link, _ = server.accept()
-            stack.enter_context(link)
-            link.settimeout(_GRACE)
+            wire, _ = server.accept()
+            stack.enter_context(wire)
+            wire.settimeout(_GRACE)
             with contextlib.suppress(OSError):
-                guest = _line(link)
+                guest = _line(wire)
                 if not (guest and _SAID.items() <= _types(guest).items()):
                     continue  # not of gpuzoo
-                links.append(link)
+                wires.append(wire)
                 if fault := _misfit(guest, me, here):
                     error, end = error or fault, min(end, time.monotonic() + _GRACE)
                 here.setdefault(guest["rank"], guest)
-        for link in links:
+        for wire in wires:
             with contextlib.suppress(OSError):
-                link.sendall(json.dumps({"error": error}).encode() + b"\n")
+                wire.sendall(json.dumps({"error": error}).encode() + b"\n")
 
 
 def _types(guest: dict) -> dict:
