@@ -40,6 +40,7 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "docs.py::test_an_everyday_job[sweep",
     "docs.py::test_an_everyday_job[tensorboard",
     "docs.py::test_the_page_on_audits",
+    "docs.py::test_the_page_on_detection",
     "docs.py::test_the_page_on_devices",
     "docs.py::test_the_page_on_many_runs",
     "docs.py::test_the_page_on_segmentation",

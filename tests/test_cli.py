@@ -42,6 +42,7 @@ PICTURES = {
     "market": {"forecasts.png"},
     "moving_mnist": {"frames.png"},
     "next_move": {"confusion.png"},
+    "shapes": {"detections.png"},
     "segmentation": {"segmentations.png", "confusion_of_pixels.png"},
     "table": {"predicted_true.png", "residuals.png"},
     "tones": {"confusion.png"},
@@ -60,7 +61,9 @@ TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
 
 def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
-    own = ("forecast", "market", "next_move", "segmentation", "table", "tones")
+    own = (
+        "forecast", "market", "next_move", "segmentation", "shapes", "table", "tones",
+    )  # fmt: skip
     return words + ([] if name in own else ["--data", "digits"])
 
 

@@ -112,7 +112,7 @@ BOTH = [[0, 0, 10, 10], [20, 20, 30, 40]]
 
 def test_mean_average_precision():
     def measured(*args):
-        return detect.mean_average_precision(found(*args), classes=3)
+        return detect.mean_average_precision(found(*args), classes=3)[0]
 
     sure = [[0.9, 0.8]] * 2
     assert measured([BOTH] * 2, [[0, 1]] * 2, sure) == 1
@@ -124,6 +124,9 @@ def test_mean_average_precision():
     # Overlaps of 6/10 and of 4/10.
     close, far = [0, 0, 10, 6], [0, 0, 10, 4]
     assert measured([[close, BOTH[1]]] * 2, [[0, 1]] * 2, sure) == 1
+    outputs = found([[close, BOTH[1]]] * 2, [[0, 1]] * 2, sure)
+    # 0.6 is enough for 0.5, 0.55 and 0.6 of the ten thresholds of one of two classes.
+    assert detect.mean_average_precision(outputs, 3) == (1, pytest.approx(0.65))
     assert measured([[far, BOTH[1]]] * 2, [[0, 1]] * 2, sure) == 0.5
     # A second box around the same object is a mistake; a sure one costs most.
     twice = [[BOTH[0], BOTH[0], BOTH[1]]] * 2
@@ -132,7 +135,7 @@ def test_mean_average_precision():
     assert late == 1 and early < 1
     assert measured([[BOTH[0]]] * 2, [[0]] * 2, [[0.0]] * 2) == 0
     nothing = found([BOTH] * 2, [[0, 1]] * 2, sure) | {"present": np.zeros((2, 2))}
-    assert np.isnan(detect.mean_average_precision(nothing, classes=3))
+    assert np.isnan(detect.mean_average_precision(nothing, classes=3)).all()
 
 
 def test_what_the_cells_say_is_what_is_found(dataset, runtime):
@@ -153,7 +156,7 @@ def test_what_the_cells_say_is_what_is_found(dataset, runtime):
         name: keras.ops.convert_to_tensor(array) for name, array in truth.items()
     }
     outputs = {k: np.array(v) for k, v in task._found(cells).items()}
-    assert detect.mean_average_precision({**truth, **outputs}, 2) == 1
+    assert detect.mean_average_precision({**truth, **outputs}, 2) == (1, 1)
     good, counts = (np.array(each) for each in detect.losses_of(tensors, cells))
     assert np.array_equal(counts, truth["present"].sum(axis=1)) and good.max() < 0.1
     objects = [truth["boxes"], truth["label"][..., None], truth["present"][..., None]]

@@ -14,6 +14,8 @@ import numpy as np
 import PIL.Image
 import pytest
 from conftest import ROOT, environment, needs_jax
+from drawn_boxes import coco
+from drawn_boxes import examples as boxed
 from drawn_masks import examples, folder
 
 from gpuzoo.runs.record import read_run
@@ -196,6 +198,24 @@ def test_the_page_on_segmentation(tmp_path, cli_several):
     with PIL.Image.open(tmp_path / "predicted" / "00001-photo.png") as written:
         assert written.mode == "P" and written.size == (240, 200)
     run_python(python_blocks("howto/segmentation.md"), tmp_path)
+
+
+def test_the_page_on_detection(tmp_path, cli_several):
+    image, corners, labels = boxed(60)
+    coco(tmp_path / "street", image, corners, labels)
+    PIL.Image.fromarray(image[1]).resize((240, 200)).save(tmp_path / "photo.jpg")
+    page = (ROOT / "docs" / "howto" / "detection.md").read_text()
+    ((name, commands),) = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert name == "detection" and len(commands.splitlines()) <= 10
+    commands = commands.replace(  # the same in less time
+        "--out run\n", "--out run --epochs 40 --eval-every 20 --batch-size 8 "
+        "--model-options filters=(8,16,24) depth=2 --augment flip\n", 1
+    )  # fmt: skip
+    run_commands(commands, cli_several)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["metrics"]["test_map50"] > 0.5 and record["best"]["kept"]
+    assert len(list((tmp_path / "predicted").iterdir())) == 1
+    run_python(python_blocks("howto/detection.md"), tmp_path)
 
 
 JOBS = sorted((ROOT / "docs" / "jobs").glob("*.md"))

@@ -163,6 +163,51 @@ def _masks(form: str, file: str = "masks/0.png"):
     return make
 
 
+def _boxes(file: str):
+    def make(folder: pathlib.Path) -> pathlib.Path:
+        from PIL import Image
+
+        rng, place = np.random.default_rng(0), folder / "set"
+        (place / "images").mkdir(parents=True)
+        tables: dict = {"images": [], "annotations": [], "categories": []}
+        tables["categories"] = [{"id": 3, "name": "a"}, {"id": 9, "name": "b"}]
+        for number in range(12):
+            pixels = rng.integers(0, 255, (16, 16, 3)).astype(np.uint8)
+            name, label = f"{number}.png", number % 2
+            beside = place if file.endswith(".xml") else place / "images"
+            Image.fromarray(pixels).save(beside / name)
+            tables["images"].append(
+                {"id": number, "file_name": name, "height": 16, "width": 16}
+            )
+            tables["annotations"].append(
+                {"id": number, "image_id": number, "category_id": 3 + 6 * label,
+                 "bbox": [2, 3, 5, 6], "iscrowd": 0}
+            )  # fmt: skip
+            if file.endswith(".txt"):
+                (place / "labels").mkdir(exist_ok=True)
+                text = f"{label} 0.5 0.5 0.25 0.25\n0 0.1 0.1 0.4 0.1 0.3 0.5\n"
+                (place / f"labels/{number}.txt").write_text(text)
+            if file.endswith(".xml"):
+                (place / f"{number}.xml").write_text(
+                    "<annotation><size><width>16</width><height>16</height></size>"
+                    f"<object><name>{'ab'[label]}</name><difficult>0</difficult>"
+                    "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>9</xmax><ymax>8</ymax>"
+                    "</bndbox></object></annotation>"
+                )
+        if file.endswith(".json"):
+            (place / file).write_text(json.dumps(tables))
+        return place / file
+
+    return make
+
+
+def _load_boxes(path: pathlib.Path) -> None:
+    from gpuzoo.data.sources import load_data
+
+    place = path.parent.parent if path.suffix == ".txt" else path.parent
+    load_data(f"{place}/", task="detect", note=lambda text: None)
+
+
 def _npz_of_masks(folder: pathlib.Path) -> pathlib.Path:
     rng = np.random.default_rng(0)
     x = rng.integers(0, 255, (30, 6, 6, 3)).astype(np.uint8)
@@ -342,6 +387,8 @@ KINDS = {
     **{f"names of {form} masks": (_masks(form, "classes.txt"), _load_masks)
        for form in ("grey", "colours")},
     "npz of masks": (_npz_of_masks, _load),
+    **{f"boxes {file}": (_boxes(file), _load_boxes)
+       for file in ("boxes.json", "labels/0.txt", "0.xml")},
     "sound wav": (_sounds("wav"), _load),
     "sound wav float": (_sounds("wav", "FLOAT"), _load),
     "sound wav adpcm": (_sounds("wav", "MS_ADPCM"), _load),

@@ -33,6 +33,7 @@ UNITS = {
     "test_mean_iou": " (mean intersection over union)",
     "test_accuracy": "",
     "test_map50": " (mean average precision at an overlap of 0.5)",
+    "test_map": " (mean over overlaps from 0.5 to 0.95)",
     "test_frechet": " (Frechet distance, fixed classifier)",
     "test_r2": " (R2)",
     "test_loss": "",

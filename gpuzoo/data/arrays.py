@@ -16,18 +16,20 @@ _VAL = ("val", "valid", "validation", "dev")
 _FIELDS = {
     "image": ("x", "image", "images", "img", "imgs", "data", "features", "inputs"),
     "label": ("y", "label", "labels", "target", "targets"),
+    "boxes": ("boxes", "bboxes"),
 }
 WANTED = (
     "x_train, y_train, x_test, y_test, for validation x_val, y_val (or only x, y; "
-    "without labels x alone)"
+    "without labels x alone; boxes with their labels for detection)"
 )
 
 
 def read(
     path: pathlib.Path, note: Callable[[str], None]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the arrays of a file by split ("" without splits) and field, `image` and
-    `label`; the array names of Keras, MedMNIST and scikit-learn are understood.
+    """Return the arrays of a file by split ("" without splits) and field, `image`,
+    `label` and `boxes`; the array names of Keras, MedMNIST and scikit-learn are
+    understood.
 
     Raises:
         GpuzooError: the file is damaged, or required arrays are missing.
@@ -102,8 +104,10 @@ def _places(what: str, there: list[str], note) -> dict[tuple[str, str], str]:
         used = {"": ""}
     else:
         used = {}
-    labelled = {(split, "label") in places for split in used}
-    if len(labelled) != 1:
+    there_in = [
+        {(split, field) in places for split in used} for field in ("label", "boxes")
+    ]
+    if any(len(one) != 1 for one in there_in):
         raise GpuzooError(
             f"{what}: needs the arrays {WANTED}; it has "
             f"{', '.join(sorted(there)) or 'none'}"

@@ -27,7 +27,8 @@ class Dataset:
     uint8 or float32 in [0, 1], and `label`, (examples,), int32 in [0, len(classes));
     with several labels per example `labels`, (examples, len(classes)), uint8, 0 or 1;
     with masks `mask`, (examples, height, width), uint8, the class of each pixel, or 255
-    (gpuzoo/data/masks.py); of audio `audio`, (examples, samples), int16, and `label`;
+    (gpuzoo/data/masks.py); with boxes `objects`, (examples, most, 6), float32
+    (gpuzoo/data/boxes.py); of audio `audio`, (examples, samples), int16, and `label`;
     of a time series `series`, and `target` (gpuzoo/data/series.py) or `label`
     (gpuzoo/data/series_table.py); of a table `table`, and `label` or `target`
     (gpuzoo/data/tabular.py).
@@ -91,9 +92,14 @@ class Dataset:
             **{f"{name}_examples": count for name, count in self.counts.items()},
             "findings": list(self.findings),
             **({"scale": list(self.scale)} if self.scale else {}),
+            **self._most_objects(),
             **({"table": self.table.as_record()} if self.table else {}),
             **({"series": self.series.as_record()} if self.series else {}),
         }
+
+    def _most_objects(self) -> dict:
+        objects = self.train.get("objects")
+        return {} if objects is None else {"most_objects": objects.shape[1]}
 
 
 def fingerprint(splits: dict[str, Arrays], classes: tuple[str, ...] = ()) -> str:

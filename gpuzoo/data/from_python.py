@@ -14,8 +14,9 @@ from gpuzoo.files import expand, new_file, root
 MOST_BYTES = 8 << 30
 """Of an iterable, which may have no end."""
 _WANTED = (
-    "(x, y), x alone, or an iterable of (x, y), as arrays of NumPy or tensors of "
-    "TensorFlow, JAX or PyTorch; or a data frame or a dict of columns, with target"
+    "(x, y), x alone, (x, boxes, labels), or an iterable of (x, y), as arrays of NumPy "
+    "or tensors of TensorFlow, JAX or PyTorch; or a data frame or a dict of columns, "
+    "with target"
 )
 
 
@@ -27,8 +28,9 @@ def as_file(
     Args:
         data: the training examples: (x, y), x alone, or an iterable of bounded size of
             (x, y), such as a tf.data.Dataset or a DataLoader of PyTorch: single
-            examples or batches, y perhaps masks; or all rows of a table
-            (`columns.is_table`).
+            examples or batches, y perhaps masks; (x, boxes, labels), of each image
+            its boxes, left, top, right and bottom in pixels, and their classes, in
+            lists of any length; or all rows of a table (`columns.is_table`).
         validation, test: likewise. Without `test` a part of `data` is held out, as of a
             .npz file with x and y.
         keep: the file; default: a name made of the digest of the arrays in the folder
@@ -87,6 +89,9 @@ def is_kept(data: str | pathlib.Path) -> bool:
 
 
 def _pair(what: str, examples) -> dict[str, np.ndarray]:
+    if isinstance(examples, tuple | list) and len(examples) == 3:
+        if all(hasattr(one, "__len__") for one in examples):
+            return _with_boxes(what, *examples)
     if isinstance(examples, tuple | list):
         if len(examples) != 2:
             raise GpuzooError(f"{what} must be {_WANTED}; got {len(examples)} parts")
@@ -97,6 +102,36 @@ def _pair(what: str, examples) -> dict[str, np.ndarray]:
     if not isinstance(examples, Iterable) or isinstance(examples, str | bytes | dict):
         raise GpuzooError(f"{what} must be {_WANTED}; got {type(examples).__name__}")
     return _gather(what, examples)
+
+
+def _with_boxes(what: str, images, boxes, labels) -> dict[str, np.ndarray]:
+    """Return images, boxes (examples, most, 4) and labels (examples, most), those of
+    images with fewer followed by zeros, and -1 or an empty name."""
+    if len(boxes) != len(labels):
+        raise GpuzooError(
+            f"{what}: boxes of {len(boxes)} images, and labels of {len(labels)}"
+        )
+    corners = [_array(f"{what}, boxes of image {n}", b) for n, b in enumerate(boxes)]
+    kinds = [_array(f"{what}, labels of image {n}", k) for n, k in enumerate(labels)]
+    names = any(own.dtype.kind == "U" for own in kinds if own.size)
+    for number, (mine, own) in enumerate(zip(corners, kinds, strict=True)):
+        count = mine.size // 4
+        good = not mine.size or mine.shape == (count, 4)
+        whole = not own.size or own.dtype.kind in ("U" if names else "iu")
+        if not good or own.shape != (count,) or not whole:
+            raise GpuzooError(
+                f"{what}, image {number}: boxes must be (count, 4), and labels: must "
+                "be whole numbers, or in all images names, one for each box: "
+                f"{mine.dtype} {mine.shape}, {own.dtype} {own.shape}"
+            )
+    most = max(map(len, kinds), default=0)
+    kind = np.result_type(*[own for own in kinds if own.size]) if most else int
+    whole = np.zeros((len(corners), most, 4), np.float64)
+    told = np.full((len(kinds), most), "" if names else -1, kind if names else int)
+    for place, (mine, own) in enumerate(zip(corners, kinds, strict=True)):
+        if own.size:
+            whole[place, : len(own)], told[place, : len(own)] = mine, own
+    return {"x": _array(f"{what}, x", images), "boxes": whole, "labels": told}
 
 
 def _gather(what: str, examples: Iterable) -> dict[str, np.ndarray]:

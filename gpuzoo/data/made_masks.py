@@ -49,8 +49,8 @@ def _made(scans: Arrays, split: str, first: int, count: int) -> Arrays:
     ink = paper + away * (0.25 + 0.25 * draws[:, 3:])
     image = np.where(
         (label > 0)[..., None],
-        _texture(ink, "ink", address),
-        _texture(paper, "paper", address),
+        texture(ink, "ink", address),
+        texture(paper, "paper", address),
     )
     noise = randomness.uniform(image.shape, 0, NAME, "noise", *address)
     image = np.clip(image + 0.1 * (noise - 0.5), 0, 1)
@@ -94,18 +94,20 @@ def _resampled(images: np.ndarray, at: np.ndarray, axis: int) -> np.ndarray:
     return total
 
 
-def _texture(colour: np.ndarray, purpose: str, address: tuple) -> np.ndarray:
+def texture(
+    colour: np.ndarray, purpose: str, address: tuple, name: str = NAME
+) -> np.ndarray:
     """Return textures (count, SIDE, SIDE, 3) around colours (count, 3): the sum of
     smooth random fields, in one direction of the colours."""
     count, field = len(colour), np.zeros(1)
     for cells in _GRIDS:
         shape = (count, cells + 1, cells + 1)
-        corners = randomness.uniform(shape, 0, NAME, purpose, cells, *address) - 0.5
+        corners = randomness.uniform(shape, 0, name, purpose, cells, *address) - 0.5
         at = (np.arange(SIDE) + 0.5) * cells / SIDE
         low = np.floor(at).astype(int)
         part = (at - low)[:, None]
         rows = corners[:, low] * (1 - part) + corners[:, low + 1] * part
         part = part[:, 0]
         field = field + rows[..., low] * (1 - part) + rows[..., low + 1] * part
-    way = randomness.uniform((count, 3), 0, NAME, purpose, "way", *address) - 0.5
+    way = randomness.uniform((count, 3), 0, name, purpose, "way", *address) - 0.5
     return colour[:, None, None, :] + 0.5 * field[..., None] * way[:, None, None, :]

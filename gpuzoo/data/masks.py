@@ -207,8 +207,12 @@ def hold_out(what: str, whole: Arrays) -> dict[str, Arrays]:
 def choose(masks: np.ndarray, order: np.ndarray, wanted: int) -> np.ndarray:
     """Return (examples,), whether one is chosen: the first `wanted` in an order of
     which each class leaves another example behind."""
-    there = pixels_of(masks)[:, :VOID] > 0
-    left, chosen = there.sum(axis=0), np.zeros(len(masks), bool)
+    return choose_of(pixels_of(masks)[:, :VOID] > 0, order, wanted)
+
+
+def choose_of(there: np.ndarray, order: np.ndarray, wanted: int) -> np.ndarray:
+    """Do the same, by which classes each example has, (examples, classes)."""
+    left, chosen = there.sum(axis=0), np.zeros(len(there), bool)
     for index in order:
         if chosen.sum() == wanted:
             break

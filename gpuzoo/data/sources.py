@@ -12,10 +12,13 @@ import numpy as np
 from gpuzoo.data import (
     arrays,
     audio,
+    box_files,
+    boxes,
     columns,
     folders,
     from_python,
     images,
+    made_boxes,
     made_masks,
     made_series,
     made_tables,
@@ -42,7 +45,8 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
 GENERATED = (
-    "digits", "mackey_glass", "tones", made_masks.NAME, made_series.NAME,
+    "digits", "mackey_glass", "tones", made_boxes.NAME, made_masks.NAME,
+    made_series.NAME,
     *made_tables.TABLES,
 )  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
@@ -75,9 +79,11 @@ def load_data(
             x_train, y_train, x_test, y_test, for validation x_val, y_val (or x, y), or
             a folder with one sub-folder of images or audio files per class (or such
             folders under train/, val/ and test/), or with images/ and masks/ for
-            segmentation; generated audio, `tones`, or masks, `textured_digits`; for
-            forecasts `mackey_glass`, `market` or a .csv file; with a target a .csv or
-            .parquet file of a table, or a generated one, `flats` or `lettings`.
+            segmentation, or, with task="detect", with boxes in files of COCO, YOLO or
+            Pascal VOC; generated audio, `tones`, masks, `textured_digits`, or boxes,
+            `textured_shapes`; for forecasts `mackey_glass`, `market` or a .csv file;
+            with a target a .csv or .parquet file of a table, or a generated one,
+            `flats` or `lettings`.
         data_dir: prepared TFDS folder; nothing is downloaded then.
         fallback_data: name of the dataset to load if `name` is unavailable.
         image_size: side in pixels to which images of a folder are resized; 0: no
@@ -92,8 +98,8 @@ def load_data(
             a series name:time, name:number or name:drop; default: by the rules of
             gpuzoo/data/column_kinds.py and gpuzoo/data/series_times.py.
         task: of a table classify_table or regress_table; default: by the target;
-            segment: a folder must have masks; forecast or next_move: a table is a
-            series.
+            segment: a folder must have masks; detect: boxes of a folder are read;
+            forecast or next_move: a table is a series.
         window, horizon, gaps, calendar, fold: of a series; see the fields of a recipe.
         fingerprint: of a TFDS dataset to load from the cache if it is there; ignored
             with `data_dir`.
@@ -234,6 +240,8 @@ def _load(
         return tones()
     if name == made_masks.NAME:
         return made_masks.textured_digits()
+    if name == made_boxes.NAME:
+        return made_boxes.textured_shapes()
     if path.suffix.lower() == ".csv":
         return series.from_csv(path)
     if path.suffix.lower() == ".npz":
@@ -286,6 +294,8 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
         dataset = masks.make_dataset(name, "npz file", splits)
         note(masks.said(dataset))
         return dataset
+    if boxes.are_boxes(splits):
+        return boxes.from_arrays(what, name, splits, note)
     if whole := splits.get(""):
         # Checked before they are shuffled, so that an error names the right example.
         clean_images(f"{what}, x", whole["image"])
@@ -305,6 +315,9 @@ def _from_folder(
         return mask_files.read(path, size, note)
     if task == "segment":
         raise mask_files.missing(what, path)
+    if task == "detect" and box_files.is_boxed(what, path):
+        _refuse_sizes(what, 0, seconds)
+        return box_files.read(path, size, note)
     parts = folders.find_splits(what, path, note)
     classes = _classes_of(what, parts, path)
     read = functools.partial(

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from gpuzoo import randomness
-from gpuzoo.data import masks, series
+from gpuzoo.data import boxes, masks, series
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.npy import memory
 from gpuzoo.errors import GpuzooError
@@ -47,6 +47,9 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     chosen = np.zeros(count, bool)
     if "mask" in dataset.train:
         chosen = masks.choose(dataset.train["mask"], order, wanted)
+    elif "objects" in dataset.train:
+        objects, classes = dataset.train["objects"], len(dataset.classes)
+        chosen = boxes.choose(objects, classes, order, wanted)
     else:
         for label, number in enumerate(shares(labels[order], wanted)):
             chosen[order[labels[order] == label][:number]] = True
@@ -70,7 +73,7 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     }
     splits["test"] = dataset.test
     found = []
-    if dataset.classes and "mask" not in dataset.train:
+    if dataset.classes and not {"mask", "objects"} & set(dataset.train):
         there = np.bincount(labels[chosen], minlength=len(dataset.classes))
         trained = np.bincount(labels, minlength=len(dataset.classes))
         empty = np.flatnonzero((there == 0) & (trained > 0))

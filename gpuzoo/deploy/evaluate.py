@@ -14,6 +14,7 @@ import numpy as np
 from gpuzoo.data import arrays as npz
 from gpuzoo.data import (
     audio,
+    box_files,
     columns,
     folders,
     images,
@@ -207,8 +208,9 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         if trained.dataset.field == "audio":
             seconds = height / audio.RATE
     dataset = load_data(
-        data, data_dir=data_dir, image_size=size, audio_seconds=seconds, note=note
-    )
+        data, data_dir=data_dir, image_size=size, audio_seconds=seconds, note=note,
+        task="detect" if "objects" in trained.task.fields else "",
+    )  # fmt: skip
     for line in dataset.findings:
         note(f"{what}: {line}")
     if dataset.field != trained.dataset.field:
@@ -228,11 +230,14 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         train, test = (_rescaled(trained, dataset, part) for part in (train, test))
         count = len(test["series"])
         note(f"{what}: the last fifth is evaluated, as in a training, {count} windows")
-    if _unsplit(path, folder):
+    if _unsplit(path, folder, "objects" in test):
         test = {k: np.concatenate([dataset.train[k], a]) for k, a in test.items()}
         note(f"{what}: no test part, all {len(test[dataset.field])} examples are used")
     if "label" in trained.task.fields:
         test["label"] = _labels(trained, what, dataset, test)
+    if "objects" in trained.task.fields:
+        for part in (train, test):
+            part["objects"] = _objects(trained, what, dataset, part)
     if "mask" in trained.task.fields:
         for part in (train, test):
             part["mask"] = _masks(trained, what, dataset, part)
@@ -319,9 +324,11 @@ def _rescaled(trained: Trained, dataset: Dataset, part: Arrays) -> Arrays:
     }
 
 
-def _unsplit(path: pathlib.Path, folder: bool) -> bool:
+def _unsplit(path: pathlib.Path, folder: bool, boxed: bool) -> bool:
     """Whether data of the user have no test part of their own."""
     if folder:
+        if boxed:
+            return box_files.is_whole(f"data folder {path.name!r}", path)
         if mask_files.both(f"data {path.name!r}", path):
             return True
         return not folders.find_splits(f"data {path.name!r}", path, lambda text: None)
@@ -344,6 +351,16 @@ def _masks(trained: Trained, what: str, dataset: Dataset, part: dict) -> np.ndar
     table = np.full(256, VOID, np.uint8)
     table[: len(dataset.classes)] = _places(trained, what, dataset)
     return table[part["mask"]]
+
+
+def _objects(trained: Trained, what: str, dataset: Dataset, part: dict) -> np.ndarray:
+    """Return the objects of other data with the numbers of the run's classes."""
+    if "objects" not in part:
+        raise GpuzooError(f"{what} have no boxes; gpuzoo predict needs none")
+    objects = part["objects"].copy()
+    places = _places(trained, what, dataset)
+    objects[..., 4] = places[objects[..., 4].astype(int)]
+    return objects
 
 
 def _places(trained: Trained, what: str, dataset: Dataset) -> np.ndarray:

@@ -204,7 +204,8 @@ class Trained:
         Returns:
             name -> array (examples, ...): for classifiers `predicted` (the class
             index), `confidence` (its probability) and `logits` (examples, classes); for
-            detectors `found_boxes`, `found_label` and `score`, 20 each; for forecasts
+            detectors `found_boxes`, `found_label` and `score`, the best 20 (of images
+            with boxes of their own the best 100); for forecasts
             `forecast`, in standard deviations of the training data (`unscale`); for the
             numbers of a table `value`, float64, in the unit of the target; for
             segmentation `predicted`, the class of each pixel, uint8, and `confidence`,
@@ -421,6 +422,8 @@ def _without_examples(record: dict) -> Dataset:
         empty["labels"] = np.zeros((0, len(data["classes"])), np.uint8)
     elif record["recipe"]["task"] == "segment":
         empty["mask"] = np.zeros((0, *data["input_shape"][:2]), np.uint8)
+    elif "most_objects" in data:
+        empty["objects"] = np.zeros((0, data["most_objects"], 6), np.float32)
     elif data["classes"]:
         empty["label"] = np.zeros(0, np.int32)
     if record["recipe"]["task"] in ("forecast", "regress_table"):

@@ -158,6 +158,11 @@ class Task:
         """
         return recipe
 
+    @classmethod
+    def fields_of(cls, dataset) -> tuple[str, ...]:
+        """Return the arrays of an example of these data."""
+        return cls.fields
+
     @staticmethod
     def of_data(recipe, dataset):
         """Return the recipe with the task that fits the data, if it leaves that open.

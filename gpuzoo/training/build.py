@@ -98,7 +98,8 @@ def build_model(
     Raises GpuzooError if the model is for another task or refuses its options.
     """
     kind = tasks.load(recipe.task)
-    if not set(kind.fields) <= set(dataset.train):
+    fields = kind.fields_of(dataset)
+    if not set(fields) <= set(dataset.train):
         remedy = ""
         if "labels" in dataset.train:
             count = dataset.train["labels"].sum(axis=1)
@@ -107,22 +108,30 @@ def build_model(
                 f": each example has any number of labels (training example {row} has "
                 f"{count[row]} of {len(dataset.classes)}); use the task multilabel"
             )
-        elif "mask" in dataset.train and "label" in kind.fields:
+        elif "objects" in dataset.train:
+            remedy = ": boxes of objects; use the task detect"
+        elif "mask" in dataset.train and "label" in fields:
             remedy = ": a class for each pixel; use the task segment"
-        elif "mask" in kind.fields:
+        elif "mask" in fields:
             remedy = (
                 ", and no masks: give a folder with images/ and masks/, or masks y "
                 "(examples, height, width) in the .npz"
             )
-        elif "labels" in kind.fields and "label" in dataset.train:
+        elif "labels" in fields and "label" in dataset.train:
             remedy = ": each example has one label; use the task classify"
-        elif "label" in kind.fields and "label" not in dataset.train:
+        elif recipe.task == "detect":
+            remedy = (
+                ", and no boxes: give them as COCO JSON, YOLO .txt, Pascal VOC .xml, "
+                "or arrays boxes and labels in the .npz; or images with classes, one "
+                "sub-folder for each, to compose scenes of"
+            )
+        elif "label" in fields and "label" not in dataset.train:
             remedy = (
                 " alone, without two classes: give one sub-folder for each class, or "
                 "labels y in the .npz"
             )
         raise GpuzooError(
-            f"recipe {recipe.name!r} needs {' and '.join(kind.fields)} of every "
+            f"recipe {recipe.name!r} needs {' and '.join(fields)} of every "
             f"example; data {dataset.name} have {' and '.join(dataset.train)}{remedy}"
         )
     if fault := kind.check_data(dataset):
