@@ -390,7 +390,7 @@ def test_what_cannot_be_audited_is_refused(make):
 def test_a_run_at_level_fast_is_refused(run, forge):
     runtime = {**read_run(run)["runtime"], "deterministic": False}
     forge.reseal(run, runtime=runtime)
-    with pytest.raises(GpuzooError, match="level fast, which does not give the same"):
+    with pytest.raises(GpuzooError, match="level fast, which is not deterministic"):
         gpuzoo.audit(run)
 
 
