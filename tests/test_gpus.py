@@ -266,7 +266,7 @@ def test_a_layer_that_adds_in_any_order_is_named(cli, tmp_path):
 def test_a_model_that_does_not_fit(cli, tmp_path):
     for name in cards.names():
         content = json.loads((ROOT / f"gpuzoo/gpus/cards/{name}.json").read_text())
-        content["memory_bytes"] = 20_000_000
+        content["memory_bytes"] = 10_000_000
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     small = ",".join(f"{name}.json" for name in cards.names())
     done = cli(
