@@ -220,7 +220,7 @@ QUICK = {
     "two runs": (["resume", "a", "b"], "unknown: b; see gpuzoo resume --help$"),
     "option of verify": (["verify", "a", "--stepps", "3"], "--steps"),
     "model as recipe": (["bench", "gru"], "a model; recipes that train it: mnist_gru; or use"),
-    "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: cnn"),
+    "model": (["train", "mnist", "--model", "cmn"], "no model named 'cmn'; nearest: .*cnn"),
     "file": (["train", "mnist", "--model", "mine.py"], "name its function too: mine.py:function"),
     "info": (["info", "mlpp"], "no model named 'mlpp'; nearest: mlp"),
     "task": (["list", "--task", "x"], "task must be one of"),

@@ -133,7 +133,7 @@ def test_what_the_user_names_goes_before_what_is_compiled(train, capsys):
     model = compiled()
     model.compile("adam", SPARSE(from_logits=True))
     model.fit(np.zeros((8, 14, 14, 1)), np.zeros(8), verbose=0, epochs=3)
-    assert "after 3 steps of Keras's fit is not carried" in train(model)["findings"][0]
+    assert "after 3 steps of Keras's fit is not used" in train(model)["findings"][0]
     with pytest.raises(gpuzoo.GpuzooError, match="label_smoothing has no effect"):
         train(model, label_smoothing=0.1)
 
