@@ -36,7 +36,7 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "docs.py::test_an_everyday_job[best",
     "docs.py::test_an_everyday_job[early",
     "docs.py::test_an_everyday_job[five",
-    "docs.py::test_an_everyday_job[going",
+    "docs.py::test_an_everyday_job[more",
     "docs.py::test_an_everyday_job[sweep",
     "docs.py::test_an_everyday_job[tensorboard",
     "docs.py::test_the_page_on_audits",
