@@ -316,7 +316,10 @@ def test_only_what_a_run_wrote_is_removed(swept, tmp_path, cli_here):
     done = cli_here(
         "runs", "runs", "--remove", "--yes", "--where", "learning_rate=0.02"
     )
-    assert done.returncode == 1 and "is signed: to remove it, remove run.json.sig" in done.stderr
+    assert (
+        done.returncode == 1
+        and "is signed: to remove it, remove run.json.sig" in done.stderr
+    )
     assert sorted(signed.parent.iterdir()) == whole
     signed.unlink()
     asks = cli_here("runs", "runs", "--remove", "--where", "learning_rate=0.02")
