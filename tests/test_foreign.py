@@ -166,6 +166,6 @@ def test_a_model_of_no_file_is_trained_with_a_word(tmp_path, cli):
     )
     done = cli(program=("-c", script))
     assert done.returncode == 0, done.stderr
-    assert "Note: model lone is defined in this session, not in a file" in done.stderr
+    assert "Note: model lone is defined in this process, not in a file" in done.stderr
     again = cli("verify", "run")
     assert again.returncode == 2 and "no model named 'lone'" in again.stderr

@@ -243,8 +243,8 @@ def _yolo(what: str, folder: pathlib.Path, note: Note, root=None) -> dict[str, P
 
 def _yolo_pairs(what: str, place: pathlib.Path, texts: pathlib.Path) -> list:
     """Return images and their label files, None where there is none."""
-    pictures = _by_stem(what, place, _pictures(what, place))
-    files = _by_stem(what, texts, _files(what, texts, {".txt"}))
+    pictures = folders.by_stem(what, place, _pictures(what, place))
+    files = folders.by_stem(what, texts, _files(what, texts, {".txt"}))
     files = {
         stem: file
         for stem, file in files.items()
@@ -262,8 +262,8 @@ def _voc(what: str, folder: pathlib.Path, note: Note, root=None) -> dict[str, Pa
     deep = {"annotations", "jpegimages"} <= set(below)
     if deep:
         place, texts = (folder / below[n] for n in ("jpegimages", "annotations"))
-    pictures = _by_stem(what, place, _pictures(what, place, deep))
-    files = _by_stem(what, texts, _files(what, texts, {".xml"}, deep))
+    pictures = folders.by_stem(what, place, _pictures(what, place, deep))
+    files = folders.by_stem(what, texts, _files(what, texts, {".xml"}, deep))
     if not files:
         raise GpuzooError(f"{what}: {texts.name}/ has no .xml files{_HINT}")
     _refuse_alone(what, sorted(set(files) - set(pictures)), ".xml")
@@ -314,19 +314,6 @@ def _pictures(what: str, place: pathlib.Path, deep: bool = True) -> list[pathlib
     ]
     if not found:
         raise GpuzooError(f"{what}: {place.name}/ has no images{_HINT}")
-    return found
-
-
-def _by_stem(what: str, place: pathlib.Path, files: list) -> dict[str, pathlib.Path]:
-    found: dict[str, pathlib.Path] = {}
-    for file in files:
-        stem = str(file.relative_to(place).with_suffix(""))
-        if stem in found:
-            raise GpuzooError(
-                f"{what}: {found[stem].name} and {file.name} in {place.name}/ have the "
-                "same name but for the suffix; remove one"
-            )
-        found[stem] = file
     return found
 
 

@@ -260,6 +260,24 @@ def refuse_wrapped(what: str, folder: pathlib.Path, names: list[str]) -> None:
             )
 
 
+def by_stem(what: str, place: pathlib.Path, files: list) -> dict[str, pathlib.Path]:
+    """Return the files of a folder by their names without suffix.
+
+    Raises:
+        GpuzooError: two have the same one.
+    """
+    found: dict[str, pathlib.Path] = {}
+    for file in files:
+        stem = str(file.relative_to(place).with_suffix(""))
+        if stem in found:
+            raise GpuzooError(
+                f"{what}: {found[stem].name} and {file.name} in {place.name}/ have the "
+                "same name but for the suffix; remove one"
+            )
+        found[stem] = file
+    return found
+
+
 def find_files(
     what: str, folder: pathlib.Path, classes: list[str] | None
 ) -> list[tuple[int, pathlib.Path]]:

@@ -107,7 +107,7 @@ def _pairs(
                 f"{what}: {count} files in {place.name}/ are ignored by suffix: "
                 f"{', '.join(left)}"
             )
-        found.append(_by_stem(what, place, mine))
+        found.append(folders.by_stem(what, place, mine))
     pictures, drawn = found
     if not pictures and not drawn:
         raise GpuzooError(f"{what}: {folder.name}/images/ and masks/ have no images")
@@ -125,19 +125,6 @@ def _pairs(
             "for the suffix, and remove what has no other"
         )
     return [(pictures[stem], drawn[stem]) for stem in sorted(pictures)]
-
-
-def _by_stem(what: str, place: pathlib.Path, files: list) -> dict:
-    found: dict[str, pathlib.Path] = {}
-    for file in files:
-        stem = str(file.relative_to(place).with_suffix(""))
-        if stem in found:
-            raise GpuzooError(
-                f"{what}: {found[stem].name} and {file.name} in {place.name}/ have the "
-                "same name but for the suffix; remove one"
-            )
-        found[stem] = file
-    return found
 
 
 def _listed(names: list[str]) -> str:

@@ -188,7 +188,7 @@ def train_new(
                                "yellow")  # fmt: skip
                 if in_no_file(recipe.model):
                     screen.say(
-                        f"Note: model {recipe.model} is defined in this session, "
+                        f"Note: model {recipe.model} is defined in this process, "
                         "not in a file: the run cannot be verified or resumed "
                         "elsewhere; give path.py:function for that.", "yellow",
                     )  # fmt: skip
