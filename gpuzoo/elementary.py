@@ -12,7 +12,7 @@ import numpy as np
 from gpuzoo.errors import GpuzooError
 
 _exact = False
-# ln 2 in two parts, as in fdlibm: a whole number below 2**20 times the first is exact.
+# ln 2 in two parts, as in fdlibm: an integer below 2**20 times the first is exact.
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
 
 

@@ -124,7 +124,7 @@ def test_columns_may_be_parted_in_three_ways(mark, suffix, tmp_path):
     [
         (-1, "5", "line 501: 1 columns, separated by ',', where the first line has 2"),
         (100, "5,1,2", "line 101: 3 columns"),
-        (100, "5,", "line 101: '' is no number"),
+        (100, "5,", "line 101: '' is not a number"),
         (0, "value", "line 2: 2 columns"),
         (0, "Datum;Wert", "line 2: 1 columns, separated by ';'"),
         (0, "Datum\tWert", "line 2: 1 columns"),
@@ -140,7 +140,9 @@ def test_lines_of_other_widths_are_refused(place, line, fault, tmp_path):
 def test_a_point_beside_decimal_commas_is_refused(tmp_path):
     lines = [f"{i};{v:.4f}".replace(".", ",") for i, v in enumerate(waves(500))]
     lines[7] = "7;1.234"
-    with pytest.raises(gpuzoo.GpuzooError, match="line 8: '1.234' is no number with a"):
+    with pytest.raises(
+        gpuzoo.GpuzooError, match="line 8: '1.234' is not a number with a"
+    ):
         series_of(tmp_path / "mine.csv", lines)
 
 
@@ -229,16 +231,16 @@ def test_whole_numbers_in_groups(tmp_path):
         ([f"{n % 9},{n % 7}" for n in range(500)],
          "line 1: '0,0' may be one number with a decimal .* or two columns"),
         (["0"] + [f"{n % 9}.5" for n in range(500)], "line 1: '0' may be a header or"),
-        (rows(lambda d, v: f"{d},{v}M", "a,b"), r"line 2: '\d+\.\d+M' is no number"),
+        (rows(lambda d, v: f"{d},{v}M", "a,b"), r"line 2: '\d+\.\d+M' is not a number"),
         ([*rows(lambda d, v: f"{d},{v}", "a,b"), "Total,5"], "'Total' is not a date like"),
         (rows(lambda d, v: f"{d},{v}", "a,b") + rows(lambda d, v: f"{d},{v}"),
          "line 502: '2021-03-01' comes after '2022-07-13'; sort the lines"),
         ([*rows(lambda d, v: f"{d},{v}", "a,b"), '2023-01-01,"5', *"x" * 999],
          "line 502: a quotation mark is opened there and not closed"),
         ([*rows(lambda d, v: f"{d},{v}", "a,b"), "2023-01-01,NA"],
-         "line 502: 'NA' is no number: a value of column 'b' is missing"),
+         "line 502: 'NA' is not a number: a value of column 'b' is missing"),
         ([*rows(lambda d, v: f"{d},{v}", "a,b"), "2023-01-01," + 999 * "y"],
-         r"line 502: 'y{60}\.\.\.' is no number"),
+         r"line 502: 'y{60}\.\.\.' is not a number"),
         ([",".join(["label", *(f"pixel{n}" for n in range(64))])]
          + [",".join("3" * 65)] * 500, "is a table of 65 columns, not a series.*npz"),
         ([",".join("3" * 65)] * 500, "is a table of 65 columns, not a series.*npz"),

@@ -146,7 +146,7 @@ def test_arrays_say_the_same(drawn, tmp_path):
         ([[[5, 5, np.nan, 9]]] * 12, [[0]] * 12, "is not finite"),
         ([[[5, 5, 9, 9]]] * 12, [[-2]] * 12, "-2 is negative; classes count from 0"),
         ([[[5, 5, 9, 9]]] * 12, [[700]] * 12, "highest is 700, and only 1 values occur"),
-        ([[[5, 5, 9, 9]]] * 12, [[0, 1]] * 12, "labels: must be whole numbers"),
+        ([[[5, 5, 9, 9]]] * 12, [[0, 1]] * 12, "labels: must be integers"),
         ([[[5, 5, 9, 9]]] * 11, [[0]] * 11, "12 images but boxes of 11"),
         ([[]] * 12, [[]] * 12, "no training image has a box"),
     ],
@@ -282,7 +282,7 @@ def test_turned_images(size, good, drawn, tmp_path):
         ("0 0.5 0.5 nan 0.2", "nan is not from 0 to 1"),
         ("0 0.5 0.5 0 0.2", "no width or height; remove the line"),
         ("car 0.5 0.5 0.2 0.2", "is not numbers: class x y width height"),
-        ("0.5 0.5 0.5 0.2 0.2", "the class 0.5 is not a whole number from 0 on"),
+        ("0.5 0.5 0.5 0.2 0.2", "the class 0.5 is not an integer, 0 or more"),
         ("2 0.5 0.5 0.2 0.2", "the class 2, and there are names for 2, from 0 on"),
         ("0 0.0 0.5 0.2 0.2", ""),  # half of it is inside
         ("0 0.0 0.0 0.2 0.2", "lies outside of its image"),

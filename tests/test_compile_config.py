@@ -42,7 +42,7 @@ def excluding(optimizer, *names):
         (lambda: RULES.SGD(0.001, gradient_accumulation_steps=2), lambda: "hinge"),
         # Not hinge: a gradient of 0 but for rounding is made large.
         (lambda: RULES.Lamb(0.01, weight_decay=0.1), lambda: "MeanSquaredError"),
-        # Not poisson: the logarithm of an output below 0 is no number.
+        # Not poisson: the logarithm of an output below 0 is not a number.
         (lambda: RULES.Lamb(RATES.CosineDecay(0.01, 9)), lambda: "huber"),
         (lambda: RULES.SGD(0.01), lambda: LOSSES.Huber(delta=0.1)),
         (lambda: RULES.SGD(0.1), lambda: LOSSES.Dice(axis=-1)),

@@ -274,7 +274,7 @@ def test_whole_numbers_that_depend_on_the_examples_are_refused(tmp_path, cli_on)
         "--augment", "--out", "run",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "of whole numbers depends on the examples" in done.stderr
+    assert "of integers depends on the examples" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -106,7 +106,7 @@ def test_a_users_csv(cli_here, tmp_path):
     (tmp_path / "mine.csv").write_text("\n".join(lines))
     done = cli_here("verify", "run")
     assert done.returncode == 2
-    assert "line 701: 'many' is no number" in done.stderr
+    assert "line 701: 'many' is not a number" in done.stderr
 
 
 def bounces(count=2500):

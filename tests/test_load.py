@@ -94,7 +94,7 @@ def test_what_is_loaded(trained):
         (np.zeros((0, 14, 14, 1), np.uint8), "no examples"),
         (np.full((1, 14, 14, 1), np.nan, "f4"), "must be finite"),
         (np.full((1, 14, 14, 1), 1.5, "f4"), "floats in"),
-        (np.full((1, 14, 14, 1), -1), "whole numbers in"),
+        (np.full((1, 14, 14, 1), -1), "integers in"),
         (np.full((1, 14, 14, 1), "a"), "must be numbers"),
         (np.full((1, 14, 14, 1), None), "must be numbers"),
     ],

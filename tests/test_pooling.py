@@ -23,7 +23,7 @@ def shape_of(rank: int, layout: str) -> tuple[int, ...]:
 
 
 def values(shape, ties: bool):
-    """Whole numbers, so that sums of them have one value in any order."""
+    """Integers, so that sums of them have one value in any order."""
     rng = np.random.default_rng(1)
     if ties:
         return rng.integers(-2, 3, shape).astype(np.float32)
@@ -92,7 +92,7 @@ def test_xla_with_determinism_compiles_it_and_refuses_the_native_one(under_xla):
 
 
 def test_odd_numbers_and_long_windows(under_xla):
-    """NaN is handed on, the sign of zero and -inf are kept, whole numbers are left to
+    """NaN is handed on, the sign of zero and -inf are kept, integers are left to
     the backend, and a window of 1000 takes few operations."""
     import tensorflow as tf
 

@@ -234,7 +234,7 @@ def test_wrong_use_is_refused(files, options, fault, classifier, here):
 
 @pytest.mark.parametrize("invert", [False, True])
 def test_images_that_are_nearly_black_are_named(invert, here):
-    """Of 0 and 1: black and white as floats, nearly black as whole numbers."""
+    """Of 0 and 1: black and white as floats, nearly black as integers."""
     image = np.zeros((9, 9, 3))
     image[2:5, 3:7] = 1
     dark = np.uint8(image)

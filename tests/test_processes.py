@@ -266,7 +266,7 @@ def test_without_a_job_or_with_wrong_variables(tmp_path):
     assert "the processes of the job do not meet" in said
     wrong = {"MASTER_ADDR": "localhost", "MASTER_PORT": "x"}
     said = finish(start(words, tmp_path, **wrong, WORLD_SIZE="2", RANK="0"), code=2)
-    assert "MASTER_PORT=x" in said and "whole numbers" in said
+    assert "MASTER_PORT=x" in said and "integers" in said
     assert not (tmp_path / "run").exists()
 
 

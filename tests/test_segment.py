@@ -157,7 +157,7 @@ def test_the_loss_is_that_of_keras_without_ignored_pixels(squares, runtime):
 
 
 def test_a_batch_of_ignored_pixels_moves_nothing(squares, runtime):
-    """Not even to a loss that is no number."""
+    """Not even to a loss that is not a number."""
     unknown = {k: a.copy() for k, a in squares.train.items()}
     unknown["mask"][2:] = VOID
     splits = {"train": unknown, "test": squares.test}

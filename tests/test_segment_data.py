@@ -458,7 +458,7 @@ IMAGE, MASK = examples()
             r"the shape is \(\d+, 10, 16\).*give every image a mask of its size",
         ),
         (np.eye(3)[MASK] / 2, "does not hold one 1 and otherwise 0"),
-        (MASK.astype(str), "must be whole numbers, the class of each pixel"),
+        (MASK.astype(str), "must be integers, the class of each pixel"),
         (MASK[None], "the shape is"),
     ],
 )

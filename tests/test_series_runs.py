@@ -120,7 +120,7 @@ def test_a_forecast_of_each_target_in_its_unit(place, cli_here, tmp_path):
         (lambda t: t | {"time": [one.replace("-", "/")[2:] for one in t["time"]]}, None),
         (lambda t: t | {"time": ["/".join(one[:10].split("-")[::-1]) + one[10:] for one in t["time"]]},
          "are not 'Y M D', as they were in the training"),
-        (lambda t: t | {"price": [one.replace(".", ",") for one in t["price"]]}, "is no number with decimal points"),
+        (lambda t: t | {"price": [one.replace(".", ",") for one in t["price"]]}, "is not a number with decimal points"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_gone_on_from(change, fault, place):

@@ -98,14 +98,14 @@ def test_what_a_column_holds(cells, kind, load):
         ({"a": [*NUMBERS[:59], "inf"]}, {}, "line 61, column 'a': 'inf' is not a number, and 59 of 60"),
         ({"a": [*NUMBERS[:59], "1e999"]}, {}, "line 61, column 'a': 1e999 is not finite"),
         ({"a": [*NUMBERS[:40], *["k.A."] * 20]}, {}, "line 42, column 'a': 'k.A.' is not a number, and 40"),
-        ({"a": [*(f"{one} km" for one in NUMBERS[:59]), "5"]}, {}, "is no number; correct it"),
+        ({"a": [*(f"{one} km" for one in NUMBERS[:59]), "5"]}, {}, "is not a number; correct it"),
         ({"a": [*NUMBERS[:59], "much"]}, {}, "'much' is not a number.*--columns 'a:category'"),
         ({"a": [*(f"2024-01-{1 + row % 28}" for row in range(59)), "soon"]}, {}, "'soon' is not a date"),
         ({"a": [f"1e{200 + row}" for row in range(60)]}, {}, "too large; rescale"),
         ({"a": [str(row) for row in range(60)]}, {}, "no column is left to predict 'y'"),
         ({"a": NUMBERS, "y": [f"name {row}" for row in range(60)]}, {}, "60 different values in 60 rows, too many"),
         ({"a": NUMBERS}, {"task": "classify_table"}, "too many for classes.*--task regress_table"),
-        ({"a": NUMBERS, "y": each("u", "v")}, {"task": "regress_table"}, "'u' is no number"),
+        ({"a": NUMBERS, "y": each("u", "v")}, {"task": "regress_table"}, "'u' is not a number"),
         ({"a": each("1.234", "998")}, {}, "'1.234' may have a mark of thousands"),
         ({"a": NUMBERS}, {"kinds": ("a:text",)}, "columns must be name:kind"),
         ({"a": NUMBERS}, {"kinds": ("b:drop",)}, "columns: no column 'b'"),
@@ -426,13 +426,13 @@ def test_columns_from_python(tmp_path):
     ("data", "fault"),
     [
         ({"a": [1, 2], "b": [1]}, "column 'a' has 2 values and 'b' 1"),
-        ({"a": [1, np.inf]}, "row 1, column 'a': inf is no finite number"),
+        ({"a": [1, np.inf]}, "row 1, column 'a': inf is not a finite number"),
         ({"a": [{}, 1]}, "row 0, column 'a': a dict; expected numbers, texts or dates"),
         ({"a": np.zeros((2, 2))}, "an array of shape"),
         ({"a ": [1], "a": [2]}, "two columns are named 'a'"),
         ({}, "has no columns"),
         ({"a": [2**53 + 1, 1]}, "row 0, column 'a': 9007199254740992 is not below"),
-        ({"a": np.array([1, 2**60])}, "row 1, column 'a': .* whole numbers are exact"),
+        ({"a": np.array([1, 2**60])}, "row 1, column 'a': .* integers are exact"),
         ({"a": np.array([1, 2], "timedelta64[s]")}, "are lengths of time"),
         ({"a": [[1, 2], [3]]}, "row 0, column 'a': a list; expected numbers"),
     ],
@@ -467,7 +467,7 @@ def test_dates_of_python_have_one_reading(load):
     assert len(set(readings["a"].values)) == 1
     rows = from_memory("r", {"a": days, "b": [0.5] * 4})
     with pytest.raises(
-        gpuzoo.GpuzooError, match="row 3.*is no date in the order D M Y"
+        gpuzoo.GpuzooError, match="row 3.*is not a date in the order D M Y"
     ):
         preparation.read_again(rows, data.table)
 

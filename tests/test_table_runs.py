@@ -177,7 +177,7 @@ def test_an_exported_table_answers_as_predict(run, exports, runtime):
     ([{"size": 1, "rooms": 2, "city": ["Oslo"]}], "'city': expected a number, a text"),
     ([{"size": 2**60, "rooms": 2, "city": ""}], "integers must be below 2**53"),
     ([{"size": 10**400, "rooms": 2, "city": ""}], "integers must be below 2**53"),
-    ([{"size": "large", "rooms": 2, "city": ""}], "row 0, column 'size': 'large' is no number"),
+    ([{"size": "large", "rooms": 2, "city": ""}], "row 0, column 'size': 'large' is not a number"),
     ([{"size": 1, "rooms": 2, "city": "x" * 5000}], "'city': a text of more than"),
     ([{"size": 1, "rooms": 2, "city": ""}, {"size": 1}], "inputs[1] has no 'rooms'"),
 ])  # fmt: skip
@@ -278,7 +278,7 @@ def test_rows_to_predict(homes, cli_here, tmp_path):
     )
     write(tmp_path / "odd.csv", table | {"size": [1, 2, "large", 3]})
     done = cli_here("predict", homes / "price", "odd.csv")
-    assert "line 4, column 'size': 'large' is no number" in done.stderr
+    assert "line 4, column 'size': 'large' is not a number" in done.stderr
     (tmp_path / "none.csv").write_text(",".join(table) + "\n")
     assert "no rows below" in cli_here("predict", homes / "price", "none.csv").stderr
 
@@ -365,7 +365,7 @@ def test_data_that_have_changed_are_named(homes, cli_here, tmp_path, monkeypatch
     ("words", "fault"),
     [
         (["table", "--data", "homes.csv"], "Add --target NAME; the columns are 'id', 'size'"),
-        (["table", "--data", "homes.csv", "--target", "dear", "--task", "regress_table"], "is no number"),
+        (["table", "--data", "homes.csv", "--target", "dear", "--task", "regress_table"], "is not a number"),
         (["mnist", "--target", "price"], "target names a column of a table"),
         (["table", "--data", "homes.csv", "--target", "price", "--class-weight", "balanced"], "class_weight weighs classes"),
         (["table", "--data", "homes.csv", "--target", "price", "--augment", "flip"], "augment changes images"),

@@ -127,7 +127,9 @@ def test_zero_has_no_sign_but_in_a_number_that_goes_on(tmp_path):
 def test_a_missing_value_is_named(word, place, tmp_path):
     lines = [f"{day:%Y-%m-%d},{v}" for day, v in zip(days(), SMALL, strict=True)]
     lines[place] = f"{days()[place]:%Y-%m-%d},{word}"
-    fault = f"line {place + 1}: '{word}' is no number: a value of column 2 is missing"
+    fault = (
+        f"line {place + 1}: '{word}' is not a number: a value of column 2 is missing"
+    )
     with pytest.raises(gpuzoo.GpuzooError) as caught:
         read(tmp_path, lines)
     assert fault in str(caught.value)

@@ -425,7 +425,7 @@ Recipe.__doc__ = _WithFields(Recipe.__doc__)
 
 def _as_texts(weights):
     """Return class weights as texts, also of a string or of a dict as Keras takes it:
-    its whole numbers are indices, `#0`."""
+    its integers are indices, `#0`."""
     if isinstance(weights, str):
         return tuple(weights.split())
     if isinstance(weights, dict):

@@ -98,7 +98,7 @@ class Evaluate:
 
 
 def _text(value) -> str:
-    """Return a figure as text; whole numbers count examples."""
+    """Return a figure as text; integers count examples."""
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -282,7 +282,7 @@ def _line(words: list[str]) -> tuple[int, tuple[float, ...], bool]:
     except ValueError:
         raise ValueError(f"{' '.join(words)[:60]!r} is not numbers: {form}") from None
     if not label.is_integer() or not 0 <= label < 100_000:
-        raise ValueError(f"the class {words[0]} is not a whole number from 0 on")
+        raise ValueError(f"the class {words[0]} is not an integer, 0 or more")
     for number in numbers:
         if not 0 <= number <= 1:
             raise ValueError(

@@ -137,7 +137,7 @@ def are_boxes(splits: dict[str, Arrays]) -> bool:
 
 def from_arrays(what: str, name: str, splits: dict[str, Arrays], note) -> Dataset:
     """Build a Dataset of arrays: `image`; `boxes` (examples, most, 4), left, top, right
-    and bottom in pixels; `label` (examples, most), whole numbers from 0 or names, with
+    and bottom in pixels; `label` (examples, most), integers from 0 or names, with
     -1 or an empty name of rows that are no box.
 
     Raises:
@@ -179,7 +179,7 @@ def _check_shapes(what: str, arrays: Arrays) -> None:
         )
     if labels.shape != boxes.shape[:2] or labels.dtype.kind not in "iuU":
         raise GpuzooError(
-            f"{what} labels: must be whole numbers or names, one for each of the boxes "
+            f"{what} labels: must be integers or names, one for each of the boxes "
             f"{boxes.shape[:2]}, with -1 or '' where there is none: {labels.dtype} "
             f"{labels.shape}"
         )

@@ -197,7 +197,7 @@ def _tolerant(
 
 
 def _are_ids(name: str, values: np.ndarray) -> bool:
-    """Whether whole numbers, all different, rise by one from row to row, or have the
+    """Whether integers, all different, rise by one from row to row, or have the
     name of identifiers."""
     if len(values) < 10 or not (values == np.floor(values)).all():  # NaN: not whole
         return False
@@ -273,7 +273,7 @@ def as_dates(table: Columns, column: Column, rows, order: str = "") -> Reading:
         order: of day, month and year; "": the only one that fits all.
 
     Raises:
-        GpuzooError: the row of a cell that is no date.
+        GpuzooError: the row of a cell that is not a date.
     """
     if column.values is not None:
         row = int(rows[0])
@@ -301,8 +301,8 @@ def as_dates(table: Columns, column: Column, rows, order: str = "") -> Reading:
             like = f" in the order {order}" if order else " like the others"
             raise table.error(
                 row, column.name,
-                f"{quoted(column.texts[row])} is no date{like}; correct it, or leave "
-                "the cell empty",
+                f"{quoted(column.texts[row])} is not a date{like}; correct it, or "
+                "leave the cell empty",
             )  # fmt: skip
         values[row] = seconds / 86_400
     return Reading("date", values=values, order=orders[0])
@@ -327,7 +327,7 @@ def _common(ways: dict[str, dict]) -> list[str]:
 
 
 def as_categories(column: Column) -> list[str]:
-    """Read a column as categories, "" where missing; whole numbers without .0."""
+    """Read a column as categories, "" where missing; integers without .0."""
     if column.values is not None:
         return ["" if value != value else number_text(value) for value in column.values]
     return [category(cell) for cell in column.texts]

@@ -220,7 +220,7 @@ def _column(what: str, name: str, values) -> Column:
         return Column(name, values=_finite(what, name, numeric))
     fine = ("datetime64[ns]", "datetime64[ps]", "datetime64[fs]", "datetime64[as]")
     if array is not None and array.dtype in fine:
-        array = array.astype("datetime64[us]")  # of these NumPy gives whole numbers
+        array = array.astype("datetime64[us]")  # of these NumPy gives integers
     elif array is not None and array.dtype.kind == "m":
         raise GpuzooError(
             f"{what}, column {name!r}: {array.dtype} are lengths of time; write them "
@@ -230,7 +230,7 @@ def _column(what: str, name: str, values) -> Column:
         cells = list(values if array is None else array.tolist())
     except TypeError:
         raise GpuzooError(
-            f"{what}, column {name!r}: {type(values).__name__} is no list of values"
+            f"{what}, column {name!r}: {type(values).__name__} is not a list of values"
         ) from None
     there = [one for one in cells if not _is_missing(one)]
     if there and all(map(_is_number, there)):
@@ -251,13 +251,13 @@ def _column(what: str, name: str, values) -> Column:
 
 
 def _check_exact(what: str, name: str, values: np.ndarray, kind: str) -> None:
-    """Refuse whole numbers of which float64 would make one number of two."""
+    """Refuse integers of which float64 would make one number of two."""
     large = np.abs(values) >= 2**53
     if kind in "iu" and large.any():
         row = int(np.argmax(large))
         raise GpuzooError(
             f"{what}: row {row}, column {name!r}: {values[row]:.0f} is not below "
-            "2**53, up to which whole numbers are exact; write the column as texts, or "
+            "2**53, up to which integers are exact; write the column as texts, or "
             "leave it out"
         )
 
@@ -267,8 +267,8 @@ def _finite(what: str, name: str, values: np.ndarray) -> np.ndarray:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise GpuzooError(
-            f"{what}: row {row}, column {name!r}: {values[row]} is no finite number; "
-            "correct it, or leave the value out"
+            f"{what}: row {row}, column {name!r}: {values[row]} is not a finite "
+            "number; correct it, or leave the value out"
         )
     return values
 

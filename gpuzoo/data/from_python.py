@@ -121,7 +121,7 @@ def _with_boxes(what: str, images, boxes, labels) -> dict[str, np.ndarray]:
         if not good or own.shape != (count,) or not whole:
             raise GpuzooError(
                 f"{what}, image {number}: boxes must be (count, 4), and labels: must "
-                "be whole numbers, or in all images names, one for each box: "
+                "be integers, or in all images names, one for each box: "
                 f"{mine.dtype} {mine.shape}, {own.dtype} {own.shape}"
             )
     most = max(map(len, kinds), default=0)

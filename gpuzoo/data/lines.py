@@ -65,10 +65,10 @@ class Table:
             cell, why = quoted(cells[error.row]), str(error)
             if why == "missing":
                 why = (
-                    f"is no number: a value of {self.called(place)} is missing; fill "
-                    "it in, or remove the line"
+                    f"is not a number: a value of {self.called(place)} is missing; "
+                    "fill it in, or remove the line"
                 )
-            elif why.startswith("is no number"):
+            elif why.startswith("is not a number"):
                 why += "; the last column must hold the series"
             raise self.error(error.row, f"{cell} {why}") from None
 

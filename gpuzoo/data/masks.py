@@ -65,7 +65,7 @@ def clean_masks(what: str, masks: np.ndarray) -> np.ndarray:
     pixel, or VOID.
 
     Args:
-        masks: whole numbers, also as floats, or booleans; a last axis of one is left
+        masks: integers, also as floats, or booleans; a last axis of one is left
             out, and one of several holds one-hot classes.
 
     Raises:
@@ -73,7 +73,7 @@ def clean_masks(what: str, masks: np.ndarray) -> np.ndarray:
     """
     if masks.dtype.kind not in "biuf":
         raise GpuzooError(
-            f"{what}: must be whole numbers, the class of each pixel, not {masks.dtype}"
+            f"{what}: must be integers, the class of each pixel, not {masks.dtype}"
         )
     if masks.ndim == 4 and masks.shape[-1] == 1:
         masks = masks[..., 0]
@@ -89,8 +89,8 @@ def clean_masks(what: str, masks: np.ndarray) -> np.ndarray:
         if not whole.all():
             index = np.unravel_index(np.argmin(whole), masks.shape)
             raise GpuzooError(
-                f"{what}: {masks[index]:.6g} at index {tuple(map(int, index))} is no "
-                "class; a mask holds whole numbers: take y > 0.5 of probabilities, or "
+                f"{what}: {masks[index]:.6g} at index {tuple(map(int, index))} is not "
+                "a class; a mask holds integers: take y > 0.5 of probabilities, or "
                 "their argmax"
             )
     low, high = masks.min(), masks.max()

@@ -176,7 +176,7 @@ def _alike(form: Form, cells: list[str]) -> Form:
         next(n for n, cell in enumerate(cells) if not form.pattern.fullmatch(cell)),
     )
     mark = f"decimal {_NAMES[form.point]}"
-    raise Unreadable(row, f"is no number with {mark}, as the training had them")
+    raise Unreadable(row, f"is not a number with {mark}, as the training had them")
 
 
 def _form(cells: list[str], grouped_by: str, always: bool) -> tuple[Form, list[str]]:
@@ -281,4 +281,4 @@ def _no_number(cells: list[str]) -> Unreadable:
         return Unreadable(row, "missing")
     written = "" if best == PLAIN else f" with {best}"
     written = written.replace("decimal commas", "a decimal comma")
-    return Unreadable(row, f"is no number{written}")
+    return Unreadable(row, f"is not a number{written}")

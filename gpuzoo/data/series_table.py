@@ -201,7 +201,7 @@ def _readings(table, rows, train, given: dict, targets: list, times) -> dict:
     """Return how each column but those of times is read.
 
     Raises:
-        GpuzooError: a target is no number, or none is left.
+        GpuzooError: a target is not a number, or none is left.
     """
     found: dict[str, Reading] = {}
     for name, column in table.columns.items():

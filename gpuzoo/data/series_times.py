@@ -199,7 +199,7 @@ class Places:
     """Where the rows of a series stand on an even scale of times."""
 
     places: np.ndarray
-    """Of each row; whole numbers that increase."""
+    """Of each row; integers that increase."""
     unit: str
     """second, weekday, month, number, or line: one after the other."""
     step: float

@@ -124,7 +124,8 @@ def _no_numbers(table: Table) -> GpuzooError:
     odd = (i for i, cell in enumerate(cells) if numbers.kind(cell) != "number")
     row = next(odd, 0)
     return table.error(
-        row, f"{quoted(cells[row])} is no number; the last column must hold the series"
+        row,
+        f"{quoted(cells[row])} is not a number; the last column must hold the series",
     )
 
 

@@ -21,7 +21,7 @@ TASKS = CLASSIFY, REGRESS = "classify_table", "regress_table"
 LEAST = 10
 """Rows."""
 FEW = 10
-"""Different whole numbers up to which a target is taken for classes."""
+"""Different integers up to which a target is taken for classes."""
 _FAR_AWAY = {-99.0, -999.0, -9999.0, -99999.0, 999.0, 9999.0, 99999.0}
 _NAMED = 30
 """Rows without a target that a message names."""
@@ -44,7 +44,7 @@ def make(
         target: name of the column to predict.
         kinds: the recipe field `columns`.
         task: classify_table, regress_table, or anything else for the one that fits the
-            target: classes are texts, or at most FEW different whole numbers.
+            target: classes are texts, or at most FEW different integers.
         validation, seed: as for `load_data`.
 
     Returns:

@@ -205,7 +205,7 @@ def clean_images(what: str, images: np.ndarray) -> np.ndarray:
         return images.astype(np.uint8)
     raise GpuzooError(
         f"{what}: values from {low:.12g} to {high:.12g}; they must be floats in [0, 1] "
-        "or whole numbers in [0, 255]; rescale them"
+        "or integers in [0, 255]; rescale them"
     )
 
 
@@ -234,12 +234,10 @@ def _clean_labels(name, splits, classes):
         what = f"{name}, {split} labels"
         if array.dtype.kind == "f":
             if not (np.isfinite(array).all() and (array == np.floor(array)).all()):
-                raise GpuzooError(
-                    f"{what}: must be whole numbers, found fractions or NaN"
-                )
+                raise GpuzooError(f"{what}: must be integers, found fractions or NaN")
         elif array.dtype.kind not in "iu":
             raise GpuzooError(
-                f"{what}: are names, and others whole numbers: write all alike"
+                f"{what}: are names, and others integers: write all alike"
             )
         if array.min() < 0:
             raise GpuzooError(f"{what}: {int(array.min())} is negative; count from 0")
@@ -282,7 +280,7 @@ def squeeze_labels(what: str, labels: np.ndarray) -> np.ndarray:
     if labels.size == 0:
         raise GpuzooError(f"{what}: there are none")
     if labels.dtype.kind not in "biufUS":
-        raise GpuzooError(f"{what}: must be whole numbers or names: {labels.dtype}")
+        raise GpuzooError(f"{what}: must be integers or names: {labels.dtype}")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     one_hot = labels.ndim == 2 and labels.dtype.kind in "biuf"

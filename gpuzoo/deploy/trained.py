@@ -111,7 +111,7 @@ class Trained:
 
         Args:
             examples: an array `(examples, *input_shape)` or one example; images without
-                an axis for one channel, too. Images are uint8, other whole numbers in
+                an axis for one channel, too. Images are uint8, other integers in
                 [0, 255] or floats in [0, 1]; sounds int16 or floats in [-1, 1); series
                 the raw values, which are standardized as in the training. For a table a
                 data frame, a dict of columns, or the path of a .csv or .parquet file,

@@ -145,7 +145,7 @@ def _fault(field: str, kind, value) -> str:
         return "in bytes"
     if kind is float:
         return "" if _positive(value) else "a number above 0"
-    return "" if _positive(value) and type(value) is int else "a whole number above 0"
+    return "" if _positive(value) and type(value) is int else "an integer above 0"
 
 
 def _positive(value) -> bool:

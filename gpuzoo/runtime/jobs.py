@@ -51,7 +51,7 @@ def named(variables: Mapping[str, str]) -> Place | None:
                 pairs = zip(names, texts, strict=True)
                 said = [f"{name}={text}" for name, text in pairs]
                 raise GpuzooError(
-                    f"{said[0]}, {said[1]} and {said[2]} must be whole numbers"
+                    f"{said[0]}, {said[1]} and {said[2]} must be integers"
                 )
             port, processes, own = map(int, texts)
             if own >= processes:

@@ -50,7 +50,7 @@ def classification(
     """Return the figures of a classifier.
 
     Args:
-        labels: true classes (examples,), whole numbers.
+        labels: true classes (examples,), integers.
         predicted: classes (examples,).
         logits: (examples, classes); their softmax are the probabilities.
         names: of the classes.

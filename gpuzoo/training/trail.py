@@ -43,7 +43,7 @@ class Trail(keras.callbacks.Callback):
 
     Raises:
         GpuzooError: the folder is not empty or cannot be written, or `every` is not a
-            whole number, 1 or more.
+            integer, 1 or more.
     """
 
     def __init__(

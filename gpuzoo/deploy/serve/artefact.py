@@ -14,7 +14,7 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import parse_json, read_inside
 
 DESCRIPTION = "export.json"
-# Type of an input -> its name in ONNX Runtime, and the whole numbers it can hold.
+# Type of an input -> its name in ONNX Runtime, and the integers it can hold.
 _DTYPES = {
     "float32": ("float", None),
     "uint8": ("uint8", (0, 255)),

@@ -82,9 +82,9 @@ def as_arrays(examples: list, artefact: Artefact) -> dict[str, np.ndarray]:
 def _array(examples: list, one: Input) -> np.ndarray:
     numbers = _numbers(examples, one)
     try:
-        # Exact for the whole numbers of every type of input.
+        # Exact for the integers of every type of input.
         values = np.array(numbers, np.float64).reshape(len(examples), *one.shape)
-    except OverflowError:  # a whole number beyond 1.8e308
+    except OverflowError:  # an integer beyond 1.8e308
         raise Refused(422, f"{one.name}: the values must be finite") from None
     with np.errstate(over="ignore"):
         cast = values.astype(np.float32) if one.dtype == "float32" else values

@@ -301,7 +301,7 @@ _TYPES = frozenset(name.partition(" ")[0] for name in _LIST)
 
 
 def with_dtypes(operation) -> str:
-    """Return how the list names an operation: Exp float32; AddV2, of whole numbers;
+    """Return how the list names an operation: Exp float32; AddV2, of integers;
     Cast float16 float32; MatrixInverse float32 3x3."""
     dtypes = {t.dtype.base_dtype for t in (*operation.inputs, *operation.outputs)}
     names = sorted(x.name for x in dtypes if x.is_floating or x.is_complex)
@@ -319,7 +319,7 @@ def uncompared(operations):
         if one.type in _APPROXIMATIONS:
             yield one, *_APPROXIMATES
         elif one.type in _TYPES - _SIZED:
-            dtypes = " and ".join(with_dtypes(one).split()[1:]) or "whole numbers"
+            dtypes = " and ".join(with_dtypes(one).split()[1:]) or "integers"
             yield one, f"level {LEVEL} does not compute it in {dtypes}", _IN_FLOAT32
         else:
             yield one, *_UNKNOWN

@@ -300,6 +300,6 @@ def _check_floats(variable: keras.Variable) -> None:
     """Raise GpuzooError if a variable that differs from shard to shard has no mean."""
     if not keras.backend.is_float_dtype(variable.dtype):
         raise GpuzooError(
-            f"weight {variable.path!r} of whole numbers depends on the examples, and "
+            f"weight {variable.path!r} of integers depends on the examples, and "
             "cannot be averaged over shards; leave elastic and devices out"
         )
