@@ -92,7 +92,7 @@ BAD = {
     "huge label": (set_value("y_train", 0, 10**6), "number the classes"),
     "label shape": (lambda a: a.update(y_train=np.zeros((80, 3))), "the shape must be"),
     "label type": (lambda a: a.update(y_train=a["y_train"] * 1j), "integers or names"),
-    "label fields": (lambda a: a.update(y_train=np.zeros(80, "i4,i4")), "numbers or names"),
+    "label fields": (lambda a: a.update(y_train=np.zeros(80, "i4,i4")), "integers or names"),
     "label names": (lambda a: a.update(y_test=a["y_test"].astype(str)), "write all alike"),
     "no name": (set_value("y_train", 3, " ", str), "train labels: the name at index 3 is"),
     "one-hot": (lambda a: a.update(y_train=np.eye(2)[a["y_train"]],

@@ -445,9 +445,9 @@ IMAGE, MASK = examples()
     [
         (
             MASK / 2,
-            r"0.5 at index \(0, .*\) is no class; .*take y > 0.5 of probabilities",
+            r"0.5 at index \(0, .*\) is not a class; .*take y > 0.5 of probabilities",
         ),
-        (np.where(MASK == 1, np.nan, MASK), "nan at index .* is no class"),
+        (np.where(MASK == 1, np.nan, MASK), "nan at index .* is not a class"),
         (MASK.astype(int) - 1, r"-1 is negative; .*np.where\(y < 0, 255, y\)"),
         (MASK.astype(int) * 200, "400 is too large; classes are 0 to 254"),
         (np.uint8(MASK > 0) * 255, "hold only 0 and 255.*write 0 and 1: y // 255"),
