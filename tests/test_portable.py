@@ -1,6 +1,7 @@
 """Level portable: the same bits whatever the processor says it is, and refusals."""
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import subprocess
@@ -56,6 +57,29 @@ def test_the_digests_are_those_of_every_processor_and_of_every_forced_one(tmp_pa
         pytest.skip("CPUID cannot be forced: no C compiler (cc) or no cpuid_fault")
     assert found["settings"][FORCED]["equal"]
     assert not found["settings"][FORCED]["not_compared"]
+
+
+def test_the_record_is_merged_by_model_and_setting(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks" / "repeatability")
+    fill = importlib.import_module("portable").fill
+    place = {"code_sha256": {}, "weights_sha256": {}, "settings": {}}
+    fill(place, "as it is", {"a": "1", "b": "2"}, {})
+    fill(place, "QEMU", {"a": "1"}, {"b": "refused: no"})
+    fill(place, "as it is", {"c": "3"}, {})
+    fill(place, "QEMU", {"b": "9"}, {})  # without a: its row stays
+    assert place["weights_sha256"] == {"a": "1", "b": "2", "c": "3"}
+    assert place["settings"]["as it is"] == {
+        "equal": True, "compared": ["a", "b", "c"], "differ": {}, "not_compared": {},
+    }  # fmt: skip
+    assert place["settings"]["QEMU"] == {
+        "equal": False, "compared": ["a", "b"], "differ": {"b": "9"},
+        "not_compared": {},
+    }  # fmt: skip
+    # Other bits: what was compared with the old ones is dropped.
+    fill(place, "as it is", {"b": "9"}, {})
+    assert place["settings"]["QEMU"]["compared"] == ["a"]
+    assert place["settings"]["as it is"]["compared"] == ["a", "b", "c"]
+    assert set(place["code_sha256"]) == {"a", "b", "c"}
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ not be used at all. With --emulator, each of QEMU's processors is a setting, too
 there they are rounded in another way; it is some twenty times slower.
 
 Writes benchmarks/records/portable.json (--out) after each setting, with the digest of
-each model; models that are refused or fail are listed apart (not_compared). Exit code 1
-if a model differs or fails. --price instead measures the time of a step
-against levels repeatable and fast, in turns, and adds it to the record.
+each model; models that are refused or fail are listed apart (not_compared). Earlier
+digests of a backend are kept, of other models and settings, if versions, steps and
+batch are the same. Exit code 1 if a model differs from the first setting, or fails.
+--price instead measures the time of a step against levels repeatable and fast, in
+turns, and adds it to the record.
 """
 
 import argparse
@@ -72,6 +74,7 @@ OTHERS = {
         "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL,-AVX512BW,-AVX512DQ"
     },
 }
+FIRST = "as it is"
 PRICED = ("cnn", "resnet20", "lstm", "mlp")
 
 
@@ -116,7 +119,7 @@ def cpuid_library(folder: str) -> str | None:
 
 def settings(folder: str) -> dict[str, dict[str, str]]:
     """Return name -> variables of what can be forced here; the first is as it is."""
-    found = {"as it is": {}, **OTHERS}
+    found = {FIRST: {}, **OTHERS}
     if library := cpuid_library(folder):
         for name, answers in PROCESSORS.items():
             found[f"CPUID of {name}"] = {**answers, "LD_PRELOAD": library}
@@ -181,7 +184,8 @@ def compare(models: list[str], args, record: dict, keep) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         data = small_digits(folder, args.steps, args.batch)
         for backend in args.backends:
-            job, first = job_of(backend, models, args, data), None
+            job = job_of(backend, models, args, data)
+            place = place_of(record, backend, args)
             forced = {
                 name: lambda v=variables: run_worker(job, **clean(v))  # noqa: B023
                 for name, variables in settings(folder).items()
@@ -193,20 +197,64 @@ def compare(models: list[str], args, record: dict, keep) -> bool:
                 if name not in (args.settings or forced):
                     continue
                 found, why = digests(run())
-                first = found if first is None else first
-                differ = sorted(m for m in models if found.get(m) != first.get(m))
+                fill(place, name, found, why)
+                told = place["settings"][name]
+                differ = [m for m in told["differ"] if m in models]
                 failed = [m for m, reason in why.items() if reason[:6] == "failed"]
                 equal &= not (differ or failed)
-                place = record["backends"].setdefault(backend, {})
-                place["weights_sha256"] = first
-                place.setdefault("settings", {})[name] = {
-                    "equal": not differ and bool(found),
-                    "differ": {m: found.get(m) for m in differ}, "not_compared": why,
-                }  # fmt: skip
                 print(f"{backend}, {name}: {len(found)} compared, differ: {differ}, "
                       f"not compared: {sorted(why)}", flush=True)  # fmt: skip
                 keep()
     return equal
+
+
+def place_of(record: dict, backend: str, args) -> dict:
+    """Return the part of the record of a backend; a new one if the old one is of other
+    steps, batches or versions."""
+    from gpuzoo.runtime.environment import versions
+
+    kind = {"steps": args.steps, "batch": args.batch, "versions": versions()}
+    old = record["backends"].get(backend, {})
+    other = [name for name, value in kind.items() if old.get(name) != value]
+    if other:
+        if old:
+            print(f"{backend}: other {' and '.join(other)}, a new record", flush=True)
+        record["backends"][backend] = {
+            **kind, "code_sha256": {}, "weights_sha256": {}, "settings": {}
+        }  # fmt: skip
+    return record["backends"][backend]
+
+
+def fill(place: dict, name: str, found: dict, why: dict) -> None:
+    """Add the digests of models under a setting to the part of a backend.
+
+    The first setting that has a model gives its digest, and `code_sha256` is that of
+    the code; where it changes, what was compared with the old one is dropped.
+    """
+    from gpuzoo.runs.code import code_sha256
+
+    first = place["weights_sha256"]
+    for model, digest in found.items():
+        if name == FIRST and first.get(model, digest) != digest:
+            for told in place["settings"].values():
+                told["compared"] = [m for m in told["compared"] if m != model]
+                told["differ"].pop(model, None)
+        if name == FIRST or model not in first:
+            first[model] = digest
+            place["code_sha256"][model] = code_sha256()
+    old = place["settings"].get(
+        name, {"compared": [], "differ": {}, "not_compared": {}}
+    )
+    others = {m: d for m, d in old["differ"].items() if m not in {**found, **why}}
+    differ = {**others, **{m: d for m, d in found.items() if d != first[m]}}
+    kept = {m: w for m, w in old["not_compared"].items() if m not in found}
+    compared = sorted({*old["compared"], *found} - why.keys())
+    place["weights_sha256"] = dict(sorted(first.items()))
+    place["settings"][name] = {
+        "equal": not differ and bool(compared), "compared": compared,
+        "differ": dict(sorted(differ.items())),
+        "not_compared": dict(sorted({**kept, **why}.items())),
+    }  # fmt: skip
 
 
 # --- the price ------------------------------------------------------------------------
@@ -237,7 +285,7 @@ def price(models: list[str], args, record: dict, keep) -> None:
                 for other in ("repeatable", "fast"):
                     pairs = zip(times["portable"], times[other], strict=True)
                     row[f"times_{other}"] = statistics.median(a / b for a, b in pairs)
-                record.setdefault("price", {}).setdefault(backend, {})[name] = row
+                record["price"].setdefault(backend, {})[name] = row
                 print(backend, name, row, flush=True)
                 keep()
 
@@ -270,7 +318,6 @@ def main() -> None:
 
     import gpuzoo
     from gpuzoo.files import write_atomically
-    from gpuzoo.runs.code import code_sha256
     from gpuzoo.runtime.environment import environment
 
     models = sorted(args.models or (PRICED if args.price else gpuzoo.list_models()))
@@ -280,15 +327,12 @@ def main() -> None:
         "what": "weights after some steps at level portable, under forced settings",
         "date": time.strftime("%Y-%m-%d"),
         "environment": environment(),
-        "code_sha256": code_sha256(),
-        "steps": args.steps,
-        "batch": args.batch,
         "backends": {},
+        "price": {},
     }
     if args.out.exists():
         old = json.loads(args.out.read_text())
-        kept = ("price",) if not args.price else ("backends", "steps", "batch")
-        record.update({name: old[name] for name in kept if name in old})
+        record.update({name: old[name] for name in ("backends", "price")})
 
     def keep() -> None:
         write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())

@@ -64,6 +64,7 @@ def cases(ops, layers) -> dict:
         "max pooling": (lambda a: ops.max_pool(a, 2), images),
     }
     found |= large(ops)
+    found |= convolutions(ops, images, kernel)
     found |= parts_of_layers(ops, layers, images)
     for name in ("LayerNormalization", "RMSNormalization", "UnitNormalization"):
         found[name] = getattr(layers, name)(), images
@@ -95,6 +96,19 @@ def large(ops) -> dict:
         ),
         "deep 1x1 convolution": (ops.conv, maps, point),
         "long sum": (lambda a: ops.sum(a, 0), numbers(16, 20_000, 30)),
+    }  # fmt: skip
+
+
+def convolutions(ops, images, kernel) -> dict:
+    """Return further kinds of convolutions."""
+    series, taps = numbers(22, 4, 60, 6), numbers(23, 3, 6, 8)
+    return {
+        "dilated convolution": (
+            lambda a, b: ops.conv(a, b, padding="same", dilation_rate=2), images, kernel
+        ),
+        "convolution of series": (
+            lambda a, b: ops.conv(a, b, dilation_rate=4), series, taps
+        ),
     }  # fmt: skip
 
 
