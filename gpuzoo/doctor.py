@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
+from gpuzoo.engine.backends import topology
+from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 from gpuzoo.home import redact
 from gpuzoo.runtime import environment, xla_probe
@@ -81,6 +83,51 @@ def examine(*, quick: bool = False) -> Iterator[Finding]:
         yield from _devices(backend)
         if not quick:
             yield from _repeats(backend)
+
+
+def examine_devices(devices: int) -> Iterator[Finding]:
+    """Check so many devices of JAX, and measure an exchange between them.
+
+    Raises:
+        GpuzooError: the number is none, or JAX is missing.
+    """
+    if not 1 <= devices <= 1024:
+        raise GpuzooError(f"devices must be in 1..1024: {devices}")
+    if not is_installed("jax"):
+        raise GpuzooError("devices needs JAX: pip install jax")
+    found = topology.measure(devices)
+    if error := found.get("error"):
+        yield Finding("devices", False, error, "see docs/howto/devices.md")
+        return
+    count, kind = found["devices"], found["kind"]
+    what = f"{count} x {kind}"
+    if found["virtual"] and count == 1:
+        what = f"the CPU ({kind})"
+    elif found["virtual"]:
+        what = f"{count} virtual on one CPU ({kind}), of whose {found['threads']} "
+        what += "threads they take turns: not faster than one"
+    where = f"process {found['rank']} of {found['processes']}, "
+    where += f"{found['hosts']} host{'s' * (found['hosts'] > 1)}"
+    yield Finding("devices", True, f"{what}; {where}")
+    if not found["exchanges"]:
+        yield Finding("exchange", True, "one device: there is none", checked=False)
+        return
+    links = ["memory"] if found["virtual"] else found["links"] or ["not known"]
+    if found["processes"] > 1:
+        links.append("between processes the network (of this host: its loopback)")
+    yield Finding("links", True, ", ".join(links))
+    for one in found["exchanges"]:
+        yield _exchange(one)
+
+
+def _exchange(found: dict) -> Finding:
+    """Return what an exchange took."""
+    size, seconds = found["bytes"], found["seconds"]
+    what = f"all-reduce of {size:,} bytes from each: {1000 * seconds:.2f} ms"
+    if size > 1_000_000:
+        what += f", {size / seconds / 1e9:.2f} GB/s"
+    remedy = "" if found["right"] else "the sums are wrong: do not train on these"
+    return Finding("exchange", found["right"], what, remedy)
 
 
 def _backends(installed: list[str]) -> Iterator[Finding]:

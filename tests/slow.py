@@ -20,6 +20,7 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "audit.py::test_whatever_the_state_holds[plateau]",
     "audit.py::test_whatever_the_state_holds[zeros",
     "bench.py::test_doctor_looks_at_everything",
+    "bench.py::test_doctor_times_an_exchange_between_devices",
     "bench.py::test_processes_that_die_on_the_way",
     "bench.py::test_what_xla_counts",
     "cache.py::test_killed_while_the_data_are_prepared",

@@ -10,6 +10,7 @@ from conftest import ROOT, needs_jax
 from gpuzoo.bench import bench, devices
 from gpuzoo.catalogue.recipes import load_recipe
 from gpuzoo.engine import backends
+from gpuzoo.engine.backends import topology
 
 SHORT = ["--rounds", "2", "--seconds", "0.05", "--xla", "off",
          "--backends", "tensorflow", "--device", "cpu"]  # fmt: skip
@@ -271,6 +272,34 @@ def test_doctor_looks_at_everything(cli):
     assert all(f["what"] and f["ok"] == (not f["remedy"]) for f in findings.values())
     assert findings["tensorflow, trained twice"]["ok"]
     assert findings["jax, trained twice"]["ok"] and findings["packages"]["ok"]
+
+
+# What `nvidia-smi topo -m` prints on a machine of three GPUs and a network card.
+MATRIX = """\x1b[4m\tGPU0\tGPU1\tGPU2\tNIC0\tCPU Affinity\x1b[0m
+GPU0\t X \tNV18\tSYS\tPXB\t0-31
+GPU1\tNV18\t X \tPHB\tSYS\t0-31
+GPU2\tSYS\tPHB\t X \tSYS\t32-63
+NIC0\tPXB\tSYS\tSYS\t X
+"""
+
+
+def test_links_between_gpus_in_words():
+    assert topology.links_in(MATRIX, 2) == ["18 NVLinks"]
+    three = ["18 NVLinks", "the link between CPUs", "the CPU's PCIe"]
+    assert topology.links_in(MATRIX, 3) == three
+    assert topology.links_in("Failed to initialize NVML", 2) == []
+
+
+@needs_jax
+def test_doctor_times_an_exchange_between_devices(cli_here):
+    done = cli_here("doctor", "--devices", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    devices, links, small, large = done.json["findings"]
+    assert "2 virtual on one CPU" in devices["what"] and links["what"] == "memory"
+    assert "all-reduce of 4 bytes" in small["what"] and "GB/s" in large["what"]
+    assert "there is none" not in done.stdout
+    done = cli_here("doctor", "--devices", "2000")
+    assert "devices must be in 1..1024: 2000" in done.stderr
 
 
 def test_doctor_names_what_is_wrong_and_the_remedy(cli):

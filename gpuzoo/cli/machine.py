@@ -9,6 +9,7 @@ from gpuzoo.bench import bench, devices
 from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.cli.parsing import Common, Flag, Output
 from gpuzoo.cli.tables import add_row, show, table
+from gpuzoo.errors import GpuzooError
 from gpuzoo.runs.record import private
 
 
@@ -49,7 +50,8 @@ class Bench:
 @dataclasses.dataclass(frozen=True)
 class Doctor:
     """Check the installation and this machine; report each problem and its remedy. With
-    --for: check how the installed packages support a GPU that is not here.
+    --for: check how the installed packages support a GPU that is not here; with
+    --devices: check only the devices that JAX would train on together.
 
     Exit codes: 0 no problem found, 1 there is one.
     """
@@ -59,13 +61,23 @@ class Doctor:
     compile nothing."""
     card: Annotated[str | None, tyro.conf.arg(name="for")] = None
     """A GPU: h200, a100, rtx4090, rtx5090, t4, or the path of a .json file."""
+    devices: int | None = None
+    """Tell what so many devices are and how they are connected, and time an exchange
+    between them; in each process of a job. On a CPU they are virtual."""
     output: Common = Output()
 
     def __call__(self) -> int:
         from gpuzoo import doctor
         from gpuzoo.gpus import check
 
-        if self.card:
+        if self.card and self.devices is not None:
+            raise GpuzooError(
+                f"for={self.card} is about a GPU that is not here, and devices="
+                f"{self.devices} about those of this machine; leave one of them out"
+            )
+        if self.devices is not None:
+            findings = doctor.examine_devices(self.devices)
+        elif self.card:
             findings = check.examine(self.card, quick=self.quick)
         else:
             findings = doctor.examine(quick=self.quick)
