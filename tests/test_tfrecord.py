@@ -2,10 +2,11 @@
 
 import json
 
-import numpy as np
 import pytest
+import tfds_folders
 
 from gpuzoo.data import tfds as by_name
+from gpuzoo.data import tfds_records
 from gpuzoo.errors import GpuzooError
 
 pytest.importorskip("google_crc32c")
@@ -14,32 +15,9 @@ pytest.importorskip("google_crc32c")
 @pytest.fixture
 def prepare(tmp_path, runtime):
     """Write a folder of a number of files and examples with TFDS; returns its path."""
-    import tensorflow  # noqa: F401 - TFDS writes with it
-    import tensorflow_datasets as tfds
 
     def write(files: int, examples: int):
-        rng = np.random.default_rng(examples)
-        folder = tmp_path / f"{files}-{examples}" / "mine" / "1.0.0"
-        folder.mkdir(parents=True)
-        features = tfds.features.FeaturesDict(
-            {
-                "image": tfds.features.Image(shape=(None, None, 3)),
-                "label": tfds.features.ClassLabel(names=["light", "dark", "other"]),
-            }
-        )
-        identity = tfds.core.DatasetIdentity(
-            name="mine", version=tfds.core.Version("1.0.0"), data_dir=str(folder),
-            module_name="mine",
-        )  # fmt: skip
-        info = tfds.core.DatasetInfo(builder=identity, features=features)
-        writer = tfds.core.SequentialWriter(info, -(-examples // files))
-        writer.initialize_splits(["train", "test"], fail_if_exists=False)
-        for split, count in (("train", examples), ("test", 3)):
-            images = rng.integers(0, 256, (count, 12, 9, 3), np.uint8)
-            made = [{"image": one, "label": int(one[0, 0, 0]) % 3} for one in images]
-            writer.add_examples({split: made})
-        writer.close_all()
-        return folder
+        return tfds_folders.write(tmp_path / f"{files}-{examples}", files, examples)
 
     return write
 
@@ -48,7 +26,8 @@ def without_tensorflow(monkeypatch) -> None:
     real = by_name.is_installed
     missing = {"tensorflow"}
     found = lambda name: name not in missing and real(name)  # noqa: E731
-    monkeypatch.setattr(by_name, "is_installed", found)
+    for module in (by_name, tfds_records):
+        monkeypatch.setattr(module, "is_installed", found)
 
 
 @pytest.mark.parametrize(
@@ -110,8 +89,8 @@ def test_another_format_than_tfrecord_is_named(prepare, monkeypatch):
     folder = prepare(1, 5)
     path = folder / "dataset_info.json"
     described = json.loads(path.read_text())
-    path.write_text(json.dumps({**described, "fileFormat": "array_record"}))
+    path.write_text(json.dumps({**described, "fileFormat": "riegeli"}))
     without_tensorflow(monkeypatch)
-    told = "'mine' is stored as array_record, .*pip install tensorflow"
+    told = "'mine' is stored as riegeli, .*pip install tensorflow"
     with pytest.raises(GpuzooError, match=told):
         by_name._decode("mine", folder, print)

@@ -149,9 +149,10 @@ class Recipe:
     data, if there is one. The validation split is evaluated during the training, the
     test split only at the end."""
 
-    stream: Literal["auto", "on", "off"] = "auto"
+    stream: Literal["auto", "on", "off", "disk"] = "auto"
     """Stream examples to the device instead of keeping the dataset in its memory; auto:
-    if it fills more than half of it. Does not change results."""
+    if it fills more than half of it; disk: also read and decode the images of a TFDS
+    dataset from its files when a step needs them. Does not change results."""
 
     epochs: int = 1
     """Passes over the training examples."""

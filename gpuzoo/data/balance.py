@@ -9,6 +9,7 @@ from gpuzoo.data.dataset import Dataset
 from gpuzoo.errors import GpuzooError, nearest
 
 BALANCED = "balanced"
+_COUNTED = 1_000_000
 _UNEVEN = 5
 """Ratio of the largest class to the smallest from which on classes are imbalanced."""
 
@@ -18,7 +19,11 @@ def counts(dataset: Dataset) -> np.ndarray:
     if "mask" in dataset.train:
         every = masks.pixels_of(dataset.train["mask"]).sum(axis=0)
         return every[: len(dataset.classes)]
-    return np.bincount(dataset.train["label"], minlength=len(dataset.classes))
+    labels, classes = dataset.train["label"], len(dataset.classes)
+    # In parts: of very many examples in files, a copy would need memory.
+    starts = range(0, len(labels), _COUNTED)
+    parts = (labels[start : start + _COUNTED] for start in starts)
+    return np.sum([np.bincount(part, minlength=classes) for part in parts], axis=0)
 
 
 def class_weights(texts: tuple[str, ...], dataset: Dataset) -> dict[str, float] | None:

@@ -50,6 +50,8 @@ GENERATED = (
     *made_tables.TABLES,
 )  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
+IN_FILES = "disk"
+"""The value of `stream` with which the examples stay in their files."""
 
 
 def load_data(
@@ -69,6 +71,7 @@ def load_data(
     gaps: str = "refuse",
     calendar: tuple[str, ...] = (),
     fold: str = "",
+    stream: str = "auto",
     fingerprint: str | None = None,
     note: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> Dataset:
@@ -101,6 +104,8 @@ def load_data(
             segment: a folder must have masks; detect: boxes of a folder are read;
             forecast or next_move: a table is a series.
         window, horizon, gaps, calendar, fold: of a series; see the fields of a recipe.
+        stream: disk: the images of a TFDS dataset stay in its files, and are decoded
+            when they are indexed (gpuzoo/data/on_disk.py).
         fingerprint: of a TFDS dataset to load from the cache if it is there; ignored
             with `data_dir`.
         note: called with messages for the user.
@@ -108,6 +113,8 @@ def load_data(
     Raises:
         GpuzooError: the data are unavailable, damaged or not suited for training.
     """
+    if stream == IN_FILES:
+        _check_stays(name, fallback_data, data_dir)
     how = series_table.Options(
         target, tuple(kinds), window, horizon, gaps, tuple(calendar), fold, validation
     )
@@ -119,7 +126,7 @@ def load_data(
         return tabular.make(**chosen, **options, task=task)
     dataset = _load(
         name, data_dir, fallback_data, image_size, audio_seconds, fingerprint, note,
-        task,
+        task, stream == IN_FILES,
     )  # fmt: skip
     return with_validation(dataset, validation, seed)
 
@@ -210,7 +217,7 @@ def _table(
 def _load(
     name: str, data_dir: str | None, fallback_data: str, image_size: int,
     audio_seconds: float, fingerprint: str | None, note: Callable[[str], None],
-    task: str,
+    task: str, stay: bool,
 ) -> Dataset:  # fmt: skip
     """Load the dataset with the splits that it has."""
     if not name.strip():
@@ -247,12 +254,25 @@ def _load(
     if path.suffix.lower() == ".npz":
         return _from_npz(path, note)
     try:
-        return from_tfds(name, data_dir, note, fingerprint)
+        return from_tfds(name, data_dir, note, fingerprint, stay)
     except DatasetUnavailable as reason:
         if not fallback_data:
             raise
         note(f"{reason}. Training on {fallback_data} instead.")
         return load_data(fallback_data, note=note)
+
+
+def _check_stays(name: str, fallback_data: str, data_dir: str | None) -> None:
+    """Raise unless the examples of a dataset can stay in its files."""
+    by_name = bool(fallback_data) or data_dir is not None
+    own = expand(name).suffix.lower() in (*columns.SUFFIXES, ".npz")
+    made = name in GENERATED or name in made_tables.TABLES
+    if made or own or is_folder(name, by_name=by_name):
+        raise GpuzooError(
+            f"stream={IN_FILES} is for TFDS datasets, prepared as ArrayRecord or "
+            f"TFRecord files, and data {name!r} is not one; use stream=on, or prepare "
+            "it with TFDS"
+        )
 
 
 def is_folder(name: str, *, by_name: bool = False) -> bool:

@@ -4,6 +4,7 @@ TFDS decodes a dataset once; afterwards it is loaded from the cache, without imp
 TFDS, which takes seconds.
 """
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -14,7 +15,7 @@ import warnings
 
 import numpy as np
 
-from gpuzoo.data import cache, tfrecord
+from gpuzoo.data import cache, on_disk, tfds_records, tfrecord
 from gpuzoo.data.dataset import Dataset
 from gpuzoo.data.validate import make_dataset
 from gpuzoo.errors import GpuzooError
@@ -27,13 +28,23 @@ class DatasetUnavailable(GpuzooError):
 
 
 def from_tfds(
-    name: str, data_dir: str | None, note, fingerprint: str | None = None
-) -> Dataset:
+    name: str, data_dir: str | None, note, fingerprint: str | None = None,
+    stay: bool = False,
+) -> Dataset:  # fmt: skip
     """Load a dataset from the user's folder, the cache or a download, in this order.
 
     TFDS_DATA_DIR is the user's folder if it holds the dataset, else where TFDS
     downloads to. A cached dataset with the given fingerprint has priority over it.
+
+    Args:
+        stay: leave the images in TFDS's files (gpuzoo/data/on_disk.py); the cache of
+            decoded datasets is not used.
     """
+    if stay:
+        folder = data_dir or os.environ.get("TFDS_DATA_DIR", "")
+        given = data_dir or _is_prepared(name, folder)
+        prepared = _prepared_folder(name, expand(folder)) if given else None
+        return _in_files(name, prepared, note)
     if fingerprint and not data_dir:
         if dataset := cache.load(name, fingerprint=fingerprint):
             return dataset
@@ -104,6 +115,32 @@ def _hash_files(folder: pathlib.Path) -> str:
 
 def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
     """Read a prepared folder, or the dataset that TFDS has prepared or downloads."""
+    with _opened(name, prepared, note) as builder:
+        classes = _class_feature(name, builder.info)
+        splits = {s: _read_split(name, builder, s) for s in ("train", "test")}
+    return make_dataset(name, _source(builder), splits, classes)
+
+
+def _in_files(name: str, prepared: pathlib.Path | None, note) -> Dataset:
+    """Do the same without decoding; the images stay in TFDS's files."""
+    with _opened(name, prepared, note) as builder:
+        classes, info = _class_feature(name, builder.info), builder.info
+        splits = tfds_records.sources_of(name, info, _unreadable)
+        folder = pathlib.Path(builder.data_path)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        by = "tensorflow" if is_installed("tensorflow") else "numpy"
+        key = on_disk.key_of(files, folder, by, *classes)
+        return on_disk.open_dataset(name, _source(builder), key, classes, splits, note)
+
+
+def _source(builder) -> str:
+    return f"TFDS {builder.info.full_name}"
+
+
+@contextlib.contextmanager
+def _opened(name: str, prepared: pathlib.Path | None, note):
+    """Yield TFDS's builder of a prepared folder, or of the dataset that TFDS has
+    prepared or downloads; an error in the block says that it cannot be read."""
     with_tensorflow = is_installed("tensorflow")
     needed = {"tensorflow_datasets": "tensorflow-datasets"}
     if not with_tensorflow:
@@ -150,8 +187,7 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
                 _check_network(name)
                 note(f"Downloading {name} with TFDS (once) ...")
                 builder.download_and_prepare()
-            classes = _class_feature(name, builder.info)
-            splits = {s: _read_split(name, builder, s) for s in ("train", "test")}
+            yield builder
         except GpuzooError:
             raise
         except Exception as error:
@@ -160,7 +196,6 @@ def _decode(name: str, prepared: pathlib.Path | None, note) -> Dataset:
                     f"data {name!r} cannot be downloaded: {_first_line(error)}"
                 ) from None
             raise _unreadable(name, error) from error
-    return make_dataset(name, f"TFDS {builder.info.full_name}", splits, classes)
 
 
 def _unreadable(name: str, error: Exception) -> GpuzooError:
@@ -176,7 +211,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _read_split(name: str, builder, split: str) -> dict[str, np.ndarray]:
-    if not is_installed("tensorflow"):
+    if builder.info.file_format.value == tfds_records.ARRAY_RECORD:
+        source = tfds_records.sources_of(name, builder.info, _unreadable)[split]
+        examples = [
+            {"image": image, "label": label}
+            for images, labels, _ in source.blocks()
+            for image, label in zip(images, labels, strict=True)
+        ]
+    elif not is_installed("tensorflow"):
         examples = list(tfrecord.read_examples(builder.info, split))
     elif None not in builder.info.features["image"].shape:
         whole = builder.as_dataset(split=split, batch_size=-1)

@@ -37,7 +37,7 @@ def read_examples(info, split: str) -> Iterator[dict]:
     # TFDS recommends OpenCV if it is not installed.
     logging.getLogger("absl").setLevel(logging.ERROR)
     count = 0
-    for record in _in_turns([_records(path) for path in paths]):
+    for _, _, record in in_turns([records(path) for path in paths]):
         count += 1
         yield info.features.deserialize_example_np(record)
     if count != info.splits[split].num_examples:
@@ -46,7 +46,7 @@ def read_examples(info, split: str) -> Iterator[dict]:
         )
 
 
-def _in_turns(files: list[Iterator[bytes]]) -> Iterator[bytes]:
+def in_turns(files: list[Iterator]) -> Iterator:
     """Yield records in the order of tf.data's interleave: the next file replaces a
     finished one from the following turn on."""
     waiting, places = collections.deque(files), [None] * _FILES
@@ -61,17 +61,33 @@ def _in_turns(files: list[Iterator[bytes]]) -> Iterator[bytes]:
                 places[number] = file if more else None  # type: ignore[call-overload]
 
 
-def _records(path: pathlib.Path) -> Iterator[bytes]:
+def records(path: pathlib.Path, number: int = 0) -> Iterator[tuple[int, int, bytes]]:
+    """Yield `number`, the place and the content of each record of a file."""
     with open(path, "rb") as file:
-        left = path.stat().st_size
+        left, place = path.stat().st_size, 0
         while head := file.read(12):
             length, check = struct.unpack("<QI", head) if len(head) == 12 else (0, 0)
             if len(head) < 12 or _checksum(head[:8]) != check or length > left:
                 raise ValueError(f"a record of {path.name} is damaged or cut off")
-            record, tail = file.read(length), file.read(4)
-            if tail != struct.pack("<I", _checksum(record)):
-                raise ValueError(f"a record of {path.name} is damaged or cut off")
-            yield record
+            yield (
+                number,
+                place,
+                checked(head + file.read(length + 4), length, path.name),
+            )
+            place += 12 + length + 4
+
+
+def checked(content: bytes, length: int, name: str) -> bytes:
+    """Return the record in its bytes in a file.
+
+    Raises:
+        ValueError: it has another length or checksum.
+    """
+    record, tail = content[12:-4], content[-4:]
+    whole = len(record) == length and content[:8] == struct.pack("<Q", length)
+    if not whole or tail != struct.pack("<I", _checksum(record)):
+        raise ValueError(f"a record of {name} is damaged or cut off")
+    return record
 
 
 def _checksum(content: bytes) -> int:

@@ -58,11 +58,16 @@ def clean_splits(name: str, splits: dict[str, Arrays]) -> tuple[dict, list[str]]
                 f"{name}: train images are {train.dtype} but {split} images are "
                 f"{array.dtype}; make them equal"
             )
-    found, brightest = [], train.max()
-    if train.dtype == np.uint8 and brightest < 32:
-        dark = f"the brightest training pixel is {brightest} of 255: scale the "
-        found.append(dark + "images to 0 to 255, or as floats to 0 to 1")
+    found = dark(train.max()) if train.dtype == np.uint8 else []
     return {s: {**splits[s], "image": images[s]} for s in splits}, found
+
+
+def dark(brightest: int) -> list[str]:
+    """Report whole-number images whose brightest training pixel is none."""
+    if brightest >= 32:
+        return []
+    told = f"the brightest training pixel is {brightest} of 255: scale the "
+    return [told + "images to 0 to 255, or as floats to 0 to 1"]
 
 
 def label_examples(
@@ -92,7 +97,7 @@ def label_examples(
             )
     findings = (
         *alike(classes),
-        *_empty_classes(labels, classes),
+        *empty_classes(_counts(labels, classes), classes),
         *duplicates(dataset.field, examples),
     )
     return dataclasses.replace(dataset, findings=findings)
@@ -331,11 +336,15 @@ def alike(classes: tuple[str, ...]) -> list[str]:
     return found
 
 
-def _empty_classes(labels: Arrays, classes: tuple[str, ...]) -> list[str]:
+def _counts(labels: Arrays, classes: tuple[str, ...]) -> Arrays:
+    return {s: np.bincount(a, minlength=len(classes)) for s, a in labels.items()}
+
+
+def empty_classes(counts: Arrays, classes: tuple[str, ...]) -> list[str]:
+    """Report classes without examples; `counts`: split -> examples of each class."""
     found = []
-    for split in (name for name in ORDER if name in labels):
-        counts = np.bincount(labels[split], minlength=len(classes))
-        empty = [classes[i] for i in np.flatnonzero(counts == 0)]
+    for split in (name for name in ORDER if name in counts):
+        empty = [classes[i] for i in np.flatnonzero(counts[split] == 0)]
         if len(empty) > 1:
             names = f"{empty[0]!r} to {empty[-1]!r}"
             if len(empty) <= 5:
@@ -357,12 +366,20 @@ def duplicates(field: str, examples: Arrays) -> list[str]:
     for split in [name for name in ("val", "test") if name in examples]:
         mine = digests(split)
         for other, theirs in known.items():
-            seen, kind = set(theirs), f"{LONG[other]} {field}"
-            if count := sum(digest in seen for digest in mine):
-                also = f"is also a {kind}" if count == 1 else f"are also {kind}s"
-                found.append(f"{count} of {len(mine)} {LONG[split]} {field}s {also}")
+            seen = set(theirs)
+            count = sum(digest in seen for digest in mine)
+            found += repeated(field, count, len(mine), split, other)
         known[split] = mine
     return found
+
+
+def repeated(field: str, count: int, total: int, split: str, other: str) -> list[str]:
+    """Report how many of the examples of a split are also in another."""
+    if not count:
+        return []
+    kind = f"{LONG[other]} {field}"
+    also = f"is also a {kind}" if count == 1 else f"are also {kind}s"
+    return [f"{count} of {total} {LONG[split]} {field}s {also}"]
 
 
 # Test fraction for sources without a test split.

@@ -8,6 +8,7 @@ from gpuzoo import randomness
 from gpuzoo.data import boxes, masks, series
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.npy import memory
+from gpuzoo.data.on_disk import Images
 from gpuzoo.errors import GpuzooError
 
 
@@ -58,8 +59,9 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
             f"validation={fraction:g}: no class has a second example, and each keeps "
             "one for training"
         )
-    size = sum(array.nbytes for array in dataset.train.values())
-    mapped = any(isinstance(array, np.memmap) for array in dataset.train.values())
+    copied = [a for a in dataset.train.values() if not isinstance(a, Images)]
+    size = sum(array.nbytes for array in copied)
+    mapped = any(isinstance(array, np.memmap) for array in copied)
     if mapped and size > memory() // 2:  # the parts are copies
         raise GpuzooError(
             f"validation={fraction:g}: the {size / 1e9:.0f} GB of training examples "
@@ -68,7 +70,7 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
         )
     parts = {"train": ~chosen, "val": chosen}
     splits: dict[str, Arrays] = {
-        split: {name: array[rows] for name, array in dataset.train.items()}
+        split: {name: _part(array, rows) for name, array in dataset.train.items()}
         for split, rows in parts.items()
     }
     splits["test"] = dataset.test
@@ -83,6 +85,11 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
             found = [f"too few examples for validation of the classes {listed}"]
     findings = (*dataset.findings, *found)
     return dataclasses.replace(dataset, splits=splits, findings=findings)
+
+
+def _part(array, rows: np.ndarray):
+    """Return some rows, chosen by a mask; of images in files they stay there."""
+    return array.part(rows) if isinstance(array, Images) else array[rows]
 
 
 def shares(labels: np.ndarray, wanted: int) -> np.ndarray:

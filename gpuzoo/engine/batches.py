@@ -33,11 +33,17 @@ class Examples:
         if not streamed:
             self.resident = {name: backend.put(a) for name, a in arrays.items()}
 
-    def send(self, feed: Arrays) -> Arrays:
-        """Return a feed, with the rows of its indices if they are streamed."""
+    def send(self, feed: Arrays, own: slice | None = None) -> Arrays:
+        """Return a feed, with the rows of its indices if they are streamed.
+
+        Args:
+            own: those of a batch that this process computes, and reads; the rest are 0.
+                None: all.
+        """
         if self.resident:
             return feed
-        rows = {name: array[feed["indices"]] for name, array in self.arrays.items()}
+        chosen = feed["indices"]
+        rows = {name: _rows(a, chosen, own) for name, a in self.arrays.items()}
         return feed | {f"row/{name}": array for name, array in rows.items()}
 
     def take(self, feed: dict) -> dict:
@@ -50,12 +56,21 @@ class Examples:
         """Return how many steps of so many examples a call may do; None: any number."""
         if self.resident:
             return None
-        example = sum(array[:1].nbytes for array in self.arrays.values())
+        example = sum(a.nbytes // len(a) for a in self.arrays.values())
         return max(1, _CALL_BYTES // (batch * example))
 
     def at_once(self, batch: int, steps: int) -> int:
         """Return how many steps of so many examples the device gets at a time."""
         return min(_AT_ONCE, steps, self.most(batch) or steps)
+
+
+def _rows(array, chosen: np.ndarray, own: slice | None) -> np.ndarray:
+    """Return rows by their indices, (steps, batch)."""
+    if own is None:
+        return array[chosen]
+    rows = np.zeros((*chosen.shape, *array.shape[1:]), array.dtype)
+    rows[:, own] = array[chosen[:, own]]
+    return rows
 
 
 def first(feed: Arrays) -> Arrays:
@@ -66,7 +81,7 @@ def first(feed: Arrays) -> Arrays:
 def streams(recipe, splits: dict[str, Arrays], fields, backend) -> bool:
     """Return whether to stream: as requested, or because the arrays do not fit."""
     if recipe.stream != "auto":
-        return recipe.stream == "on"
+        return recipe.stream != "off"
     needed = sum(split[name].nbytes for split in splits.values() for name in fields)
     memory = backend.memory_bytes()
     return memory is not None and needed > _PART * memory

@@ -90,7 +90,7 @@ def whiten(model: keras.Model, images: np.ndarray) -> None:
     layers = [layer for layer in model.layers if _whitens(layer)]
     if not layers:
         return
-    (layer,), images = layers, images[:5000]
+    (layer,), images = layers, np.asarray(images[:5000])
     images = images / 255 if images.dtype == np.uint8 else images.astype(np.float64)
     rows, columns, channels, filters = layer.kernel.shape
     windows = np.lib.stride_tricks.sliding_window_view(images, (rows, columns), (1, 2))

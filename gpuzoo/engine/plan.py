@@ -1,7 +1,6 @@
 """The number of steps, the examples of each, and where to stop between them."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator
 
@@ -46,33 +45,24 @@ class Plan:
     def feed(self, first: int, last: int) -> Arrays:
         """Return the feed of steps first..last-1, all of one epoch."""
         epoch, start = divmod(first, self.steps_per_epoch)
-        order = _order(self.examples, self.seed, epoch)
         end = start + last - first
-        indices = order[start * self.batch : end * self.batch]
-        indices = indices.reshape(-1, self.batch)
+        indices = randomness.permuted(
+            self.examples, start * self.batch, end * self.batch,
+            self.seed, "order", epoch,
+        ).reshape(-1, self.batch)  # fmt: skip
         draws = np.zeros((last - first, self.batch, self.draws), np.float32)
         for row, step in enumerate(range(start, end) if self.draws else ()):
             draws[row] = randomness.uniform(
                 draws.shape[1:], self.seed, "augment", epoch, step
             )
         for column in self.lasting:
-            own = _own(self.examples, self.seed)[indices]
+            own = randomness.uniform_at(indices, self.examples, self.seed, "own")
             draws[..., column] = (own + epoch / 2) % 1
         return {
             "indices": indices,
             "draws": draws,
             "step": np.arange(first, last, dtype=np.int32),
         }
-
-
-@functools.lru_cache(maxsize=2)
-def _order(examples: int, seed: int, epoch: int) -> np.ndarray:
-    return randomness.permutation(examples, seed, "order", epoch)
-
-
-@functools.lru_cache(maxsize=1)
-def _own(examples: int, seed: int) -> np.ndarray:
-    return randomness.uniform((examples,), seed, "own")
 
 
 def make_plan(

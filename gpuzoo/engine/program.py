@@ -206,12 +206,20 @@ class Program:
 
     def feed(self, first: int, last: int) -> Arrays:
         """Return the feed of steps first..last-1, all of one epoch."""
-        feed = self._train_examples.send(self.plan.feed(first, last))
+        feed = self._train_examples.send(self.plan.feed(first, last), self._own())
         if self.shards:
             places = feed["step"][:, None] * self.shards + np.arange(self.shards)
             del feed["indices"]  # the rows are sent along
             feed["place"] = places.astype(np.int32)
         return feed
+
+    def _own(self) -> slice | None:
+        """Return the rows of a batch that this process computes; None: all."""
+        count = self.session.runtime.processes
+        if count == 1 or not self.shards:
+            return None
+        size, rank = self.plan.batch // count, self.backend.processes.rank
+        return slice(rank * size, (rank + 1) * size)
 
     def evaluation_feeds(self, split: str) -> Iterator[Arrays]:
         """Yield the feed of each batch of the evaluation of a split."""

@@ -225,6 +225,7 @@ def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Datase
         gaps=recipe.gaps,
         calendar=recipe.calendar,
         fold=recipe.fold,
+        stream=recipe.stream,
         fingerprint=fingerprint,
         note=note,
     )
