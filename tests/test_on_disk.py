@@ -26,7 +26,7 @@ WORDS = [
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory, runtime):
     """Format -> folder with the dataset `mine`: the same examples in three files."""
     found = {form: tmp_path_factory.mktemp(form) for form in FORMS}
     for form, folder in found.items():
