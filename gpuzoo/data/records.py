@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuzoo.data import tfrecord
 from gpuzoo.errors import GpuzooError
+from gpuzoo.files import open_regular
 from gpuzoo.runtime.environment import is_installed
 
 AT_ONCE = 256
@@ -104,7 +105,7 @@ class TFRecords:
                 "installed; run: pip install 'gpuzoo[disk]'"
             )
         self.paths, self._files = paths, {}
-        self._places = os.open(places, os.O_RDONLY) if places else None
+        self._places = open_regular(places) if places else None
 
     def read(self, places: np.ndarray) -> list[bytes]:
         """Return the records at some places, (n,)."""
@@ -115,7 +116,7 @@ class TFRecords:
         entry = os.pread(self._places, size, place * size)
         (file, length, start) = np.frombuffer(entry, PLACE)[0].item()
         if file not in self._files:
-            self._files[file] = os.open(self.paths[file], os.O_RDONLY)
+            self._files[file] = open_regular(self.paths[file])
         name = self.paths[file].name
         content = os.pread(self._files[file], 12 + length + 4, start)
         return tfrecord.checked(content, length, name)

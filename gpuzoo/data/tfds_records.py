@@ -74,7 +74,9 @@ def _decoder(features) -> Callable[[list[bytes]], tuple[list, list]]:
     """Return a function of records: their images and labels. With TensorFlow, as TFDS
     then decodes with it: JPEG has other bits elsewhere."""
     if is_installed("tensorflow"):
-        return _with_tensorflow(features)
+        from gpuzoo.data.tensorflow import decoder
+
+        return decoder(features)
 
     def one(record: bytes) -> tuple:
         example = features.deserialize_example_np(record)
@@ -85,39 +87,5 @@ def _decoder(features) -> Callable[[list[bytes]], tuple[list, list]]:
     def decode(records: list[bytes]) -> tuple[list, list]:
         images, labels = zip(*pool.map(one, records), strict=True)
         return list(images), list(labels)
-
-    return decode
-
-
-def _with_tensorflow(features) -> Callable[[list[bytes]], tuple[list, list]]:
-    import tensorflow as tf
-
-    image = features["image"]
-    kinds = {
-        "image": tf.TensorSpec(image.shape, image.np_dtype),
-        "label": tf.TensorSpec((), tf.int64),
-    }
-
-    def one(record) -> dict:
-        example = features.deserialize_example(record)
-        return {name: example[name] for name in kinds}
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    def every(records) -> dict:
-        return tf.map_fn(one, records, fn_output_signature=kinds)
-
-    def decode(records: list[bytes]) -> tuple[list, list]:
-        try:
-            with tf.device("/CPU:0"):
-                found = every(tf.constant(records))
-            return [*found["image"].numpy()], found["label"].numpy().tolist()
-        except tf.errors.InvalidArgumentError:
-            pass  # one is damaged, or they have several sizes
-        try:
-            each = [one(tf.constant(record)) for record in records]
-        except tf.errors.InvalidArgumentError as error:
-            raise ValueError(str(error)) from error
-        images = [example["image"].numpy() for example in each]
-        return images, [int(example["label"]) for example in each]
 
     return decode
