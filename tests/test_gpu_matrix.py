@@ -70,3 +70,17 @@ def test_every_model_has_data_of_its_task(matrix):
         tasks.load(recipe.task).check_recipe(recipe)
         images = recipe.task not in ("table", "forecast", "classify_audio", "segment")
         assert (recipe.data == "digits") == images
+
+
+def test_the_record_of_several_cards_has_every_model(matrix):
+    """And the program of a shard is the same on any number of them."""
+    import gpu_devices
+
+    models = json.loads(gpu_devices.RECORD.read_text())["models"]
+    assert models.keys() == set(list_models())
+    assert not {name for name, one in models.items() if gpu_devices.fault(one)}
+    rows = {"devices": [
+        {"shard_sha256": sha, "may_not_repeat": [], "devices": count}
+        for count, sha in ((1, "a"), (2, "b"))
+    ]}  # fmt: skip
+    assert "depends on the number" in gpu_devices.fault(rows)

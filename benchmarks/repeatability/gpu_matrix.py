@@ -221,6 +221,8 @@ algorithms.
 
 def page(record: dict) -> str:
     """Return the Markdown page of a record."""
+    import gpu_devices  # which needs this file
+
     rows, versions = record["rows"], record["versions"]
     models = sorted({row["model"] for row in rows})
     cards = [name for name in ORDER if any(row["card"] == name for row in rows)]
@@ -253,7 +255,8 @@ def page(record: dict) -> str:
         ["compared", "precision", "rows", "same program", "kernels", "bytes"],
         ratios(found),
     ) + "\n"]  # fmt: skip
-    return "\n".join([*parts, *on_one_card(found, models, cards[0])]) + "\n"
+    parts += on_one_card(found, models, cards[0])
+    return "\n".join([*parts, "", *gpu_devices.section()]) + "\n"
 
 
 def on_one_card(found: dict[tuple, dict], models: list[str], card: str) -> list[str]:
