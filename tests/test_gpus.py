@@ -85,6 +85,18 @@ def test_the_digest_ignores_names_and_metadata_only():
     assert len(digests) == len(PROGRAMS)
 
 
+def test_the_digest_takes_control_predecessors_as_a_set():
+    text = """ENTRY %main (p: s32[]) -> s32[] {
+  %a = s32[] copy(%p)
+  %b = s32[] copy(%p)
+  ROOT %c = s32[] add(%p, %p), control-predecessors={%a, %b}
+}"""
+    digest = program_text.digest(text)
+    assert program_text.digest(text.replace("{%a, %b}", "{%b, %a}")) == digest
+    assert program_text.digest(text.replace("{%a, %b}", "{%b}")) != digest
+    assert program_text.digest(text.replace("add(%p, %p)", "add(%p, %a)")) != digest
+
+
 def test_a_text_that_is_no_program():
     with pytest.raises(ValueError, match="not a program of XLA"):
         program_text.parse("HloModule nothing\n")

@@ -21,6 +21,7 @@ _METADATA = re.compile(
     r',? ?(metadata|frontend_attributes)=\{(?:[^{}"]|"(?:[^"\\]|\\.)*"|\{[^{}]*\})*\}'
 )
 _NO_LAYER = re.compile(r"jit\(|(while|body|cond|closed_call|checkpoint|branch_\d+)$")
+_PREDECESSORS = re.compile(r"(?<=control-predecessors=\{)[^}]+")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 
 
@@ -216,7 +217,8 @@ def constants(module: Module) -> int:
 def digest(text: str) -> str:
     """Return the sha256 of a program without names, metadata and source lines.
 
-    The values of large constants, which XLA does not print, are not part of it.
+    The values of large constants, which XLA does not print, are not part of it, nor is
+    the order in which XLA writes an instruction's control predecessors, a set.
     """
     lines, names = [], {}
     inside = False
@@ -228,4 +230,9 @@ def digest(text: str) -> str:
         inside = inside and not line.startswith("}")
     number = lambda found: names.setdefault(found[0], f"%{len(names)}")  # noqa: E731
     plain = re.sub(r"%[\w.\-]+", number, "\n".join(lines))
+    plain = _PREDECESSORS.sub(_sorted, plain)
     return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def _sorted(found: re.Match) -> str:
+    return ", ".join(sorted(found[0].split(", ")))
