@@ -87,14 +87,14 @@ def fault(model: dict) -> str:
 
 def section() -> list[str]:
     """Return the part of the page about several devices."""
+    import gpuzoo
+
     record = json.loads(RECORD.read_text())
     rows = []
     for name, model in sorted(record["models"].items()):
         steps = model.get("devices", ())
         state = fault(model) or ("the same" if steps else "refused")
-        received = {
-            one["devices"]: f"{one['received_bytes'] / 1e6:.1f}" for one in steps
-        }
+        received = {one["devices"]: one["received_bytes"] / 1e6 for one in steps}
         rows.append([
             name, state, ", ".join(f"{kernels_of(one):.0f}" for one in steps),
             f"{received[2]:.1f}, {received[8]:.1f} MB" if steps else "",
@@ -103,12 +103,14 @@ def section() -> list[str]:
         f"- `{name}`: {model['refused']}"
         for name, model in sorted(record["models"].items()) if "refused" in model
     ]  # fmt: skip
+    named = {name: record[name] for name in ("card", "precision", "batch")}
+    missing = sorted(set(gpuzoo.list_models()) - record["models"].keys())
+    left = ["", "Not compiled yet: " + ", ".join(f"`{name}`" for name in missing) + "."]
     return [
-        _TABLE.format(
-            **{name: record[name] for name in ("card", "precision", "batch")}
-        ),
+        _TABLE.format(**named),
         markdown(["model", "program of a shard", "kernels", "received"], rows),
         *(["", "Refused:", "", *refused] if refused else []),
+        *(left if missing else []),
     ]
 
 
