@@ -202,10 +202,10 @@ with the bound that decides it. The step may take much longer.
 """
 _FLAGS = """\
 What XLA's flags change in a training step, of the rows that were compiled with both:
-the same program to the byte (without names), and the median and the extremes of the
-ratio of kernels, and of the bytes that they read and write. With max-pooling more than
-a flag differs: gpuzoo takes XLA's operation at `fast` on a GPU, whose gradient is a
-scatter, and the maximum of slices at `repeatable`.
+the same program to the byte, without names ("-": not known of all), and the median and
+the extremes of the ratio of kernels, and of the bytes that they read and write. With
+max-pooling more than a flag differs: gpuzoo takes XLA's operation at `fast` on a GPU,
+whose gradient is a scatter, and the maximum of slices at `repeatable`.
 """
 _ONE = """\
 Each model on {card} in {precision}, kernels and megabytes of a training step, and the
@@ -345,12 +345,18 @@ def ratios(found: dict[tuple, dict]) -> list[list[str]]:
             ]  # fmt: skip
             if not pairs:
                 continue
-            same = sum(a["sha256"] == b["sha256"] for a, b in pairs)
+            same = "-"  # the digests of older rows were of another form
+            if all(one["sha256"] for pair in pairs for one in pair):
+                same = str(sum(a["sha256"] == b["sha256"] for a, b in pairs))
             kernels = [kernels_of(a) / kernels_of(b) for a, b in pairs]
             moved = [a["bytes"] / b["bytes"] for a, b in pairs]
-            lines.append([f"{one} / {other}", precision, str(len(pairs)), str(same),
+            lines.append([f"{one} / {other}", precision, str(len(pairs)), same,
                           told(kernels), told(moved)])  # fmt: skip
     return lines
+
+
+def has_digests(row: dict | None) -> bool:
+    return bool(row) and all(one["sha256"] for one in row["programs"].values())
 
 
 def kernels_of(step: dict) -> float:
@@ -443,7 +449,7 @@ def main() -> None:
                 work_on((*job, level), folder)
 
     def work_on(job: tuple, folder: str) -> None:
-        missing = [name for name in names if (*job, name) not in rows]
+        missing = [name for name in names if not has_digests(rows.get((*job, name)))]
         if not missing:
             return
         begun = time.perf_counter()
