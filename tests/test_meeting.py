@@ -132,7 +132,7 @@ def test_places_that_variables_name():
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"RANK": "-1"}, "MASTER_PORT=7, WORLD_SIZE=4 and RANK=-1 must be whole"),
+        ({"RANK": "-1"}, "MASTER_PORT=7, WORLD_SIZE=4 and RANK=-1 must be integers"),
         ({"RANK": "4"}, "RANK=4 must be less than WORLD_SIZE=4"),
     ],
 )
