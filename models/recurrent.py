@@ -8,6 +8,8 @@ from gpuzoo import register
 from gpuzoo.models._blocks import check_forecaster, check_image, forecast_of
 from gpuzoo.runtime.configure import in_force
 
+Implementation = Literal["auto", "cudnn", "scan", "unrolled"]
+
 
 @register(
     task="classify",
@@ -22,7 +24,7 @@ def lstm(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
-    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
+    implementation: Implementation = "auto",
 ) -> keras.Model:
     """LSTM over the rows of the image, dense logits after the last one.
 
@@ -57,7 +59,7 @@ def bilstm(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
-    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
+    implementation: Implementation = "auto",
 ) -> keras.Model:
     """Bidirectional LSTM over the rows of the image, dense logits after the last step.
 
@@ -85,7 +87,7 @@ def gru(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
-    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
+    implementation: Implementation = "auto",
 ) -> keras.Model:
     """GRU over the rows of the image, dense logits after the last one.
 
@@ -111,14 +113,14 @@ def _rows(
             f"units and layers of {name} must be at least 1: {units}, {layers}"
         )
     height, width, channels = input_shape
-    through_time = _through_time(name, implementation)
+    how = through_time(name, implementation)
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Reshape((height, width * channels), name="rows")(inputs)
     for i in range(1, layers + 1):
         recurrent = layer(
             units,
             return_sequences=i < layers,
-            **through_time,
+            **how,
             name=f"{layer.__name__.lower()}_{i}",
         )
         if both_ways:
@@ -131,7 +133,7 @@ def _rows(
     return keras.Model(inputs, outputs, name=name)
 
 
-def _through_time(model: str, implementation: str) -> dict:
+def through_time(model: str, implementation: str) -> dict:
     """Return the arguments of a recurrent layer that choose its implementation.
 
     Where XLA compiles the step, `auto` must be a loop that XLA can compile: cuDNN's has
@@ -176,7 +178,7 @@ def lstm_forecaster(
     num_classes: int = 0,
     units: int = 64,
     layers: int = 1,
-    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
+    implementation: Implementation = "auto",
 ) -> keras.Model:
     """An LSTM that forecasts the next values of a series.
 
@@ -193,13 +195,13 @@ def lstm_forecaster(
     check_forecaster(
         input_shape, horizon, units, layers, targets=targets, model="lstm_forecaster"
     )
-    through_time = _through_time("lstm_forecaster", implementation)
+    how = through_time("lstm_forecaster", implementation)
     inputs = x = keras.Input(input_shape, name="series")
     for number in range(1, layers + 1):
         x = keras.layers.LSTM(
             units,
             return_sequences=number < layers,
-            **through_time,
+            **how,
             name=f"lstm_{number}",
         )(x)
     outputs = forecast_of(

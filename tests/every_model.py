@@ -76,7 +76,7 @@ def goal(task: str, model) -> tuple:
     given = random_batch(model, count)
     if task in ("adversarial", "diffusion"):  # they have a loss of their own
         return None, (given,)
-    if task in ("classify", "classify_audio"):
+    if task in ("classify", "classify_audio", "classify_text"):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return loss, (given, np.arange(count) % CLASSES)
     if task == "detect":
@@ -148,6 +148,8 @@ def examples(name: str, task: str, batch: int):
         return make_series("tiny", "made up", rng.random(420))
     if task == "regress_table":
         return rows(batch)
+    if task == "classify_text":
+        return sentences(batch)
     # Scenes and films are made of images, and larger.
     made = task in ("detect", "video_prediction")
     size = (8, 8, 1) if made else SIZES.get(name, [(28, 28, 1)])[0]
@@ -184,6 +186,17 @@ def rows(batch: int):
     rng, count = np.random.default_rng(3), (STEPS + STEPS // 4) * batch
     columns = {"x": rng.random(count), "c": rng.choice(["a", "b", "c"], count)}
     columns["y"] = columns["x"] + (columns["c"] == "a")
+    return make("tiny", "made up", from_memory("tiny", columns), target="y")
+
+
+def sentences(batch: int):
+    """Texts of nine words at most."""
+    from gpuzoo.data.columns import from_memory
+    from gpuzoo.data.texts import make
+
+    rng, count = np.random.default_rng(3), (STEPS + STEPS // 4) * batch
+    words = rng.choice([f"w{n}" for n in range(20)], (count, 9))
+    columns = {"x": list(map(" ".join, words)), "y": np.arange(count) % CLASSES}
     return make("tiny", "made up", from_memory("tiny", columns), target="y")
 
 

@@ -45,6 +45,7 @@ PICTURES = {
     "shapes": {"detections.png"},
     "segmentation": {"segmentations.png", "confusion_of_pixels.png"},
     "table": {"predicted_true.png", "residuals.png"},
+    "text": {"confusion.png"},
     "tones": {"confusion.png"},
 }  # of other recipes:
 CLASSIFIED = {"confusion.png", "mistakes.png"}
@@ -62,7 +63,8 @@ TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
 def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
     own = (
-        "forecast", "market", "next_move", "segmentation", "shapes", "table", "tones",
+        "forecast", "market", "next_move", "segmentation", "shapes", "table", "text",
+        "tones",
     )  # fmt: skip
     return words + ([] if name in own else ["--data", "digits"])
 

@@ -180,6 +180,30 @@ def test_the_page_on_series(tmp_path, cli_several):
     run_python(python_blocks("howto/series.md"), tmp_path)
 
 
+def test_the_page_on_text(tmp_path, cli_several):
+    rng = np.random.default_rng(0)
+    words, labels = np.array(["great", "fine", "awful", "poor"]), ["good", "bad"]
+    picked = rng.integers(0, 4, 200)
+    texts = [f'"The {n % 9}th, {words[kind]}!"' for n, kind in enumerate(picked)]
+    lines = [
+        f"{text},{labels[kind // 2]}" for text, kind in zip(texts, picked, strict=True)
+    ]
+    (tmp_path / "messages.csv").write_text("\n".join(["text,label", *lines]))
+    (tmp_path / "new.csv").write_text("\n".join(["text", *texts[:5]]))
+    page = (ROOT / "docs" / "howto" / "text.md").read_text()
+    ((name, commands),) = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert name == "text" and len(commands.splitlines()) <= 10
+    commands = commands.replace(  # the same in less time
+        "--out run\n",
+        "--out run --min-steps 60 --model-options width=16 filters=16\n",
+        1,
+    )
+    run_commands(commands, cli_several)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["metrics"]["test_accuracy"] > 0.95
+    run_python(python_blocks("howto/text.md"), tmp_path)
+
+
 def test_the_page_on_segmentation(tmp_path, cli_several):
     image, mask = examples(40, 40, 48)
     street = folder(tmp_path / "street", image, mask)

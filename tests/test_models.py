@@ -46,6 +46,8 @@ SIZES = {
     "unet": [(16, 24, 2), (13, 9, 3)],
     "mlp_table": [(6,)],
     "gated_table": [(6,)],
+    "text_cnn": [(9,)],
+    "text_gru": [(9,)],
 }  # fmt: skip
 # Options that leave the kinds of layers and take away most of the time.
 SMALL = {
@@ -61,6 +63,8 @@ SMALL = {
     "resnet18": {"width": 8},
     "speednet": {"filters": (8, 16, 16)},
     "tcn": {"filters": 8, "levels": 2},
+    "text_cnn": {"width": 8, "filters": 4, "num_classes": 10},
+    "text_gru": {"width": 8, "units": 4, "num_classes": 10},
     "unet": {"filters": 4, "depth": 2},
     "vit_tiny": {"width": 24, "depth": 1},
     "diffusion": {"filters": (8, 16), "blocks": 1},
@@ -102,6 +106,8 @@ def random_batch(model, count=4):
     if hasattr(model, "denoiser"):
         return batch(model.denoiser.input["image"].shape[1:], count)[0]
     given = getattr(model, "discriminator", model).input
+    if not isinstance(given, dict) and given.dtype == "int32":
+        return np.random.default_rng(0).integers(0, 99, (count, *given.shape[1:]), "i4")
     if not isinstance(given, dict):
         return batch(given.shape[1:], count)[0]
     arrays = {name: batch(one.shape[1:], count)[0] for name, one in given.items()}
@@ -372,7 +378,14 @@ def test_recurrent_models_are_built_under_any_policy(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        for name in ("bilstm", "conv_lstm", "lstm", "gru", "lstm_forecaster"):
+        for name in (
+            "bilstm",
+            "conv_lstm",
+            "lstm",
+            "gru",
+            "lstm_forecaster",
+            "text_gru",
+        ):
             for weight in small(name).weights:
                 if weight.name == "recurrent_kernel" and len(weight.shape) == 2:
                     square = np.array(keras.ops.cast(weight, "float32"))

@@ -73,6 +73,13 @@ def own_line(*, input_shape: Shape = (3,), num_outputs: int = 1):
     inputs = keras.Input(input_shape)
     return keras.Model(inputs, layers.Dense(num_outputs, name="line")(inputs))
 
+@register(task="classify_text", reference="here")
+def own_words(*, input_shape: Shape = (8,), num_classes: int = 2, words: int = 9):
+    """The mean of the words."""
+    inputs = keras.Input(input_shape, dtype="int32")
+    x = layers.GlobalAveragePooling1D()(layers.Embedding(words, 4)(inputs))
+    return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x))
+
 @register(task="detect", reference="here")
 def own_finder(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
     """Finds."""
@@ -121,6 +128,7 @@ CASES = [
     ("next_move", "own_guess", "market"),
     ("table", "own_line", "flats"),
     ("table", "own_line", "lettings"),
+    ("text", "own_words", "reviews"),
     ("mnist_vae", "own_code", "digits"),
     ("mnist_vae", "own_drawn_code", "digits"),
     ("digit_detection", "own_finder", "digits"),

@@ -37,6 +37,7 @@ RECIPES = {
     "video_prediction": ("moving_mnist", "digits"),
     "table": ("table", "flats"),
     "segment": ("segmentation", "textured_digits"),
+    "classify_text": ("text", "reviews"),
 }
 GENERATORS = ("adversarial", "diffusion")
 

@@ -70,7 +70,7 @@ def work(job: dict) -> None:
     task = gpuzoo.model_info(name).task
     computed = {
         "forecast": "mackey_glass", "classify_audio": "tones", "table": "flats",
-        "segment": "textured_digits",
+        "segment": "textured_digits", "classify_text": "reviews",
     }  # fmt: skip
     data = computed.get(task)
     dataset = part(data, job) if data else gpuzoo.load_data(job["data"])

@@ -47,6 +47,7 @@ DATA = {
     "classify_audio": "tones",
     "segment": "textured_digits",
     "table": "flats",
+    "classify_text": "reviews",
 }
 
 

@@ -66,6 +66,7 @@ MADE = {
     "classify_audio": "tones",
     "table": "flats",
     "segment": "textured_digits",
+    "classify_text": "reviews",
 }
 
 

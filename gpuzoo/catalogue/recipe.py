@@ -109,16 +109,16 @@ class Recipe:
 
     data: str = "mnist"
     """mnist, cifar10, ... (any TFDS image dataset), digits, tones, mackey_glass,
-    market, textured_digits, a .npz or .csv file, or a folder with one sub-folder of
-    images or audio files per class, or with images/ and masks/; with `target` a table:
-    a .csv or .parquet file, flats or lettings."""
+    market, textured_digits, reviews, a .npz or .csv file, or a folder with one
+    sub-folder of images or audio files per class, or with images/ and masks/; with
+    `target` a table: a .csv or .parquet file, flats or lettings."""
     target: str = ""
-    """Column of a table to predict; flats, lettings and market have a default. Of a
-    series several, separated by commas."""
+    """Column of a table to predict; generated ones have a default. Of a series several,
+    separated by commas; of texts the column of classes."""
     columns: tuple[str, ...] = ()
     """What columns of a table hold, where it is not what the first lines of the run
     say: name:number, name:category, or name:drop to leave one out; of a series also
-    name:time, the column of times."""
+    name:time, the column of times; of texts name:text or name:drop."""
     window: int = 64
     """Rows of a series that a forecast is made from."""
     horizon: int = 16

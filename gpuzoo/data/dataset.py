@@ -10,9 +10,10 @@ import numpy as np
 if TYPE_CHECKING:
     from gpuzoo.data.preparation import Preparation
     from gpuzoo.data.series_form import Series
+    from gpuzoo.data.vocabulary import Vocabulary
 
 Arrays = dict[str, np.ndarray]
-FIELDS = ("image", "audio", "series", "table")
+FIELDS = ("image", "audio", "series", "table", "text")
 ORDER = ("train", "val", "test")
 """The splits, of which every dataset has the first and the last."""
 LONG = {"train": "training", "val": "validation", "test": "test"}
@@ -31,7 +32,7 @@ class Dataset:
     (gpuzoo/data/boxes.py); of audio `audio`, (examples, samples), int16, and `label`;
     of a time series `series`, and `target` (gpuzoo/data/series.py) or `label`
     (gpuzoo/data/series_table.py); of a table `table`, and `label` or `target`
-    (gpuzoo/data/tabular.py).
+    (gpuzoo/data/tabular.py); of texts `text`, and `label` (gpuzoo/data/texts.py).
     """
 
     name: str
@@ -53,6 +54,8 @@ class Dataset:
     """The test rows of a table before that (gpuzoo/data/preparation.py)."""
     series: "Series | None" = None
     """How the rows of a series with named columns were made windows."""
+    text: "Vocabulary | None" = None
+    """How texts were made numbers of words."""
 
     @property
     def train(self) -> Arrays:
@@ -69,13 +72,13 @@ class Dataset:
 
     @property
     def field(self) -> str:
-        """Name of the model's input: image, audio, series or table."""
+        """Name of the model's input: image, audio, series, table or text."""
         return next(name for name in FIELDS if name in self.train)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(height, width, channels), of audio (samples,), of a series (time,
-        channels), of a table (numbers,)."""
+        channels), of a table (numbers,), of texts (words,)."""
         return self.train[self.field].shape[1:]
 
     def count(self, split: str) -> int:
@@ -95,6 +98,7 @@ class Dataset:
             **self._most_objects(),
             **({"table": self.table.as_record()} if self.table else {}),
             **({"series": self.series.as_record()} if self.series else {}),
+            **({"text": self.text.as_record()} if self.text else {}),
         }
 
     def _most_objects(self) -> dict:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from gpuzoo.data import columns
+from gpuzoo.data import columns, texts
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand, new_file, root
 
@@ -16,7 +16,7 @@ MOST_BYTES = 8 << 30
 _WANTED = (
     "(x, y), x alone, (x, boxes, labels), or an iterable of (x, y), as arrays of NumPy "
     "or tensors of TensorFlow, JAX or PyTorch; or a data frame or a dict of columns, "
-    "with target"
+    "with target; or (texts, labels)"
 )
 
 
@@ -30,7 +30,8 @@ def as_file(
             (x, y), such as a tf.data.Dataset or a DataLoader of PyTorch: single
             examples or batches, y perhaps masks; (x, boxes, labels), of each image
             its boxes, left, top, right and bottom in pixels, and their classes, in
-            lists of any length; or all rows of a table (`columns.is_table`).
+            lists of any length; (texts, labels); or all rows of a table
+            (`columns.is_table`).
         validation, test: likewise. Without `test` a part of `data` is held out, as of a
             .npz file with x and y.
         keep: the file; default: a name made of the digest of the arrays in the folder
@@ -39,14 +40,15 @@ def as_file(
     Raises:
         GpuzooError: something is not an array, or `keep` holds something else.
     """
-    if columns.is_table(data):
+    pair = texts.from_pair(data)
+    if pair or columns.is_table(data):
         if validation is not None or test is not None:
             raise GpuzooError(
-                "validation and test: of a table a part of its rows is taken; name a "
-                "fraction, as validation=0.1, and evaluate other rows with "
-                "gpuzoo.evaluate(run, data=file)"
+                "validation and test: of a table, and of texts, a part of the rows is "
+                "taken; name a fraction, as validation=0.1, and evaluate other rows "
+                "with gpuzoo.evaluate(run, data=file)"
             )
-        table = columns.from_memory("data", data)
+        table = pair or columns.from_memory("data", data)
         return _kept(columns.as_arrays(table), keep)
     given = {"train": data, "val": validation, "test": test}
     arrays = {}

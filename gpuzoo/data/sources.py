@@ -22,11 +22,13 @@ from gpuzoo.data import (
     made_masks,
     made_series,
     made_tables,
+    made_texts,
     mask_files,
     masks,
     series,
     series_table,
     tabular,
+    texts,
 )
 from gpuzoo.data.columns import Column, Columns
 from gpuzoo.data.dataset import Dataset
@@ -46,7 +48,7 @@ from gpuzoo.files import expand
 
 GENERATED = (
     "digits", "mackey_glass", "tones", made_boxes.NAME, made_masks.NAME,
-    made_series.NAME,
+    made_series.NAME, made_texts.NAME,
     *made_tables.TABLES,
 )  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
@@ -86,7 +88,8 @@ def load_data(
             Pascal VOC; generated audio, `tones`, masks, `textured_digits`, or boxes,
             `textured_shapes`; for forecasts `mackey_glass`, `market` or a .csv file;
             with a target a .csv or .parquet file of a table, or a generated one,
-            `flats` or `lettings`.
+            `flats` or `lettings`; with task="classify_text" such a file with texts, or
+            generated ones, `reviews`.
         data_dir: prepared TFDS folder; nothing is downloaded then.
         fallback_data: name of the dataset to load if `name` is unavailable.
         image_size: side in pixels to which images of a folder are resized; 0: no
@@ -98,11 +101,12 @@ def load_data(
         target: the column of a table to predict; of a generated one there is a default.
             Of a series several, separated by commas.
         kinds: what columns of a table hold, name:number, name:category or name:drop, of
-            a series name:time, name:number or name:drop; default: by the rules of
-            gpuzoo/data/column_kinds.py and gpuzoo/data/series_times.py.
+            a series name:time, name:number or name:drop, of texts name:text or
+            name:drop; default: by the rules of gpuzoo/data/column_kinds.py,
+            gpuzoo/data/series_times.py and gpuzoo/data/texts.py.
         task: of a table classify_table or regress_table; default: by the target;
             segment: a folder must have masks; detect: boxes of a folder are read;
-            forecast or next_move: a table is a series.
+            forecast or next_move: a table is a series; classify_text: it has texts.
         window, horizon, gaps, calendar, fold: of a series; see the fields of a recipe.
         stream: disk: the images of a TFDS dataset stay in its files, and are decoded
             when they are indexed (gpuzoo/data/on_disk.py).
@@ -120,6 +124,10 @@ def load_data(
     )
     if given := _series(name, how, data_dir, image_size, audio_seconds, task):
         return series_table.make(**given, task=task or series_table.FORECAST)
+    if given := _texts(name, target, data_dir, image_size, audio_seconds, task):
+        chosen = {"target": target} if target else {}
+        options = {"kinds": kinds, "validation": validation, "seed": seed}
+        return texts.make(**given | chosen, **options)
     if table := _table(name, target, kinds, data_dir, image_size, audio_seconds, task):
         chosen = {"target": target, **table}
         options = {"kinds": kinds, "validation": validation, "seed": seed}
@@ -176,6 +184,44 @@ def _series(
     return {"name": title, "source": source, "table": table, "how": how}
 
 
+def _texts(
+    name: str, target: str, data_dir, size: int, seconds: float, task: str
+) -> dict:
+    """Return name, source, columns and target of texts; {} if the data are none."""
+    path, made = expand(name), name == made_texts.NAME
+    if task != texts.TASK and not made:
+        return {}
+    if not made and path.suffix.lower() not in (*columns.SUFFIXES, ".npz"):
+        raise GpuzooError(
+            f"data {name!r}: texts are read from a .csv or .parquet file, with --target"
+            f"; from Python from a data frame or (texts, labels); or {made_texts.NAME}"
+        )
+    _refuse_sizes(f"data {name!r}", size, seconds)
+    if data_dir is not None:
+        raise GpuzooError(
+            f"data_dir is for TFDS datasets, and data {name!r} are texts; leave it out"
+        )
+    if made:
+        return made_texts.make()
+    title, source, table = tabular.from_path(path)
+    if path.suffix.lower() == ".npz":
+        title = "texts" if from_python.is_kept(path) else title
+    if {*table.columns} == {texts.TEXT, texts.LABEL}:
+        target = target or texts.LABEL
+    if not target:
+        raise _no_target(table)
+    return {"name": title, "source": source, "table": table, "target": target}
+
+
+def _no_target(table: Columns) -> GpuzooError:
+    listed = ", ".join(map(repr, list(table.columns)[:30]))
+    dots = ", ..." * (len(table.columns) > 30)
+    return GpuzooError(
+        f"{table.what}: which column is to be predicted? Add --target NAME; the "
+        f"columns are {listed}{dots}"
+    )
+
+
 def _table(
     name: str, target: str, kinds, data_dir, size: int, seconds: float, task: str
 ) -> dict:
@@ -203,12 +249,7 @@ def _table(
         return made_tables.make(name) | ({"target": target} if target else {})
     title, source, table = tabular.from_path(path)
     if not target:
-        listed = ", ".join(map(repr, list(table.columns)[:30]))
-        dots = ", ..." * (len(table.columns) > 30)
-        raise GpuzooError(
-            f"{table.what}: which column is to be predicted? Add --target NAME; the "
-            f"columns are {listed}{dots}"
-        )
+        raise _no_target(table)
     if path.suffix.lower() == ".npz":
         title = "table" if from_python.is_kept(path) else title
     return {"name": title, "source": source, "table": table}

@@ -65,10 +65,10 @@ def make(
             f"{table.what}: {len(table)} rows below the names of the columns; at least "
             f"{LEAST} are needed"
         )
-    goal = _goal(table, wanted, task)
+    goal = goal_of(table, wanted, task)
     arrays = {"table": goal.rows[:, None]}
     arrays["label" if goal.classes else "target"] = goal.values
-    splits = _with_rows(table.what, arrays)
+    splits = with_rows(table.what, arrays)
     rough = Dataset(name, source, splits, goal.classes, "")
     rough = with_validation(rough, validation, seed)
     rows = {split: part["table"][:, 0] for split, part in rough.splits.items()}
@@ -84,7 +84,7 @@ def make(
     clean, scale = _prepared(rough, rows, prepared, readings)
     findings = (
         *table.findings, *goal.said, *_described(prepared, readings, goal.rows),
-        *rough.findings, *alike(goal.classes), *_empty_classes(clean, goal.classes),
+        *rough.findings, *alike(goal.classes), *empty_classes(clean, goal.classes),
         *_duplicates(table, prepared, rows),
     )  # fmt: skip
     return Dataset(
@@ -113,34 +113,45 @@ def other(
         scaled = (read.values[rows] - scale[0]) / scale[1]
         found = {"target": scaled.astype(np.float32)}
     else:
-        places = {one: n for n, one in enumerate(classes)}
-        texts = [
-            "" if text not in places and text.lower() in column_kinds.numbers.MISSING
-            else text
-            for text in column_kinds.as_categories(column)
-        ]  # fmt: skip
-        rows = np.flatnonzero([text != "" for text in texts])
-        for row in rows:
-            if texts[row] not in places:
-                raise table.error(
-                    row, target.name,
-                    f"{texts[row][:60]!r} is not a class of the training: "
-                    f"{', '.join(classes)[:200]}",
-                )  # fmt: skip
-        labels = [places[texts[row]] for row in rows]
-        found = {"label": np.array(labels, np.int32)}
+        rows, labels = labels_again(table, column, classes)
+        found = {"label": labels}
     if not len(rows):
         raise GpuzooError(f"{table.what}: no row has a value of {target.name!r}")
-    said += _left_out(table, target.name, np.setdiff1d(np.arange(len(table)), rows))
+    said += left_out(table, target.name, np.setdiff1d(np.arange(len(table)), rows))
     said += preparation.unseen(table, prepared, readings)
     return {"table": preparation.encode(prepared, readings, rows), **found}, said
+
+
+def labels_again(
+    table: Columns, column: Column, classes: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that have a class, and its index among those of a training.
+
+    Raises:
+        GpuzooError: a class is unknown.
+    """
+    places = {one: n for n, one in enumerate(classes)}
+    texts = [
+        "" if text not in places and text.lower() in column_kinds.numbers.MISSING
+        else text
+        for text in column_kinds.as_categories(column)
+    ]  # fmt: skip
+    rows = np.flatnonzero([text != "" for text in texts])
+    for row in rows:
+        if texts[row] not in places:
+            raise table.error(
+                row, column.name,
+                f"{texts[row][:60]!r} is not a class of the training: "
+                f"{', '.join(classes)[:200]}",
+            )  # fmt: skip
+    return rows, np.array([places[texts[row]] for row in rows], np.int32)
 
 
 # --- the target ---------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class _Goal:
+class Goal:
     """The target, read."""
 
     target: Target
@@ -152,7 +163,7 @@ class _Goal:
     said: list[str]
 
 
-def _goal(table: Columns, column: Column, task: str) -> _Goal:
+def goal_of(table: Columns, column: Column, task: str) -> Goal:
     """Read the target as classes or as numbers."""
     every = np.arange(len(table))
     number = _numbers_of_target(table, column, every, task)
@@ -180,9 +191,9 @@ def _goal(table: Columns, column: Column, task: str) -> _Goal:
     said = f"the target {column.name!r} has {len(names)} classes"
     if number is not None:
         said += ", numbers (--task regress_table predicts them as such)"
-    return _Goal(
+    return Goal(
         Target(column.name, "category"), rows, labels, tuple(names),
-        [said, *_left_out(table, column.name, np.setdiff1d(every, rows))],
+        [said, *left_out(table, column.name, np.setdiff1d(every, rows))],
     )  # fmt: skip
 
 
@@ -201,7 +212,7 @@ def _numbers_of_target(
     return read if read.kind == "number" and not column.typed else None
 
 
-def _regression(table: Columns, column: Column, read: Reading) -> _Goal:
+def _regression(table: Columns, column: Column, read: Reading) -> Goal:
     every = np.arange(len(table))
     rows = np.flatnonzero(~np.isnan(read.values))
     values = read.values[rows]
@@ -215,10 +226,10 @@ def _regression(table: Columns, column: Column, read: Reading) -> _Goal:
         f"the target {column.name!r} is a number, of {len(np.unique(values)):,} "
         "different values (--task classify_table takes them for classes)"
     )
-    return _Goal(
+    return Goal(
         Target(column.name, "number", read.form.record), rows, values, (),
         [said, *(f"column {column.name!r}: {line}" for line in read.said),
-         *_left_out(table, column.name, np.setdiff1d(every, rows))],
+         *left_out(table, column.name, np.setdiff1d(every, rows))],
     )  # fmt: skip
 
 
@@ -245,7 +256,7 @@ def _plain(name: str) -> bool:
     return True
 
 
-def _left_out(table: Columns, name: str, rows: np.ndarray) -> list[str]:
+def left_out(table: Columns, name: str, rows: np.ndarray) -> list[str]:
     if not len(rows):
         return []
     places = [table.at(row).rpartition(" ")[2] for row in rows[:_NAMED]]
@@ -260,7 +271,7 @@ def _left_out(table: Columns, name: str, rows: np.ndarray) -> list[str]:
 # --- examples -----------------------------------------------------------------------
 
 
-def _with_rows(what: str, arrays: dict) -> dict:
+def with_rows(what: str, arrays: dict) -> dict:
     """Hold out a fifth of the rows; of classes of each, where it can be."""
     if "target" in arrays:
         return hold_out(what, arrays)
@@ -407,7 +418,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(map(repr, names))
 
 
-def _empty_classes(splits: dict, classes: tuple[str, ...]) -> list[str]:
+def empty_classes(splits: dict, classes: tuple[str, ...]) -> list[str]:
     found = []
     for split, part in splits.items():
         if classes:

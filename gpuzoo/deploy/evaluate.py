@@ -20,9 +20,11 @@ from gpuzoo.data import (
     images,
     made_series,
     made_tables,
+    made_texts,
     mask_files,
     series_table,
     tabular,
+    texts,
 )
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.masks import VOID
@@ -174,7 +176,7 @@ def _own_data(trained: Trained, data_dir: str | None, note) -> Dataset:
     dataset = build.load_data_of(recipe, note, recorded["fingerprint"])
     here = dataset.as_record()
     changes = drift.data_differences(recorded, here)
-    for name in ("table", "series"):
+    for name in ("table", "series", "text"):
         if recorded.get(name) != here.get(name):
             raise GpuzooError(
                 f"{trained.path} cannot be evaluated: data.{name} in run.json is not "
@@ -196,6 +198,8 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         return _other_table(trained, data, note)
     if trained.dataset.series is not None:
         return _other_series(trained, data, note)
+    if trained.dataset.text is not None:
+        return _other_texts(trained, data, note)
     height, *rest = trained.dataset.input_shape
     size = seconds = 0
     path = expand(data)
@@ -296,6 +300,29 @@ def _other_series(trained: Trained, data: str, note) -> Dataset:
     return dataclasses.replace(
         trained.dataset, splits=splits, name=name, source=source, findings=tuple(said)
     )
+
+
+def _other_texts(trained: Trained, data: str, note) -> Dataset:
+    """Return other texts, by the words of a run."""
+    path = expand(data)
+    if data == made_texts.NAME:
+        made = made_texts.make()
+        name, source, table = made["name"], made["source"], made["table"]
+    elif path.suffix.lower() in (*columns.SUFFIXES, ".npz"):
+        name, source, table = tabular.from_path(path)
+    else:
+        raise GpuzooError(
+            f"data {data!r}: {trained.path.name} was trained on texts; expected a .csv "
+            "or .parquet file"
+        )
+    test, said = texts.other(table, trained.dataset.text, trained.classes)
+    said = [*table.findings, *said, f"all {len(test['text']):,} rows are used"]
+    for line in said:
+        note(f"{table.what}: {line}")
+    return dataclasses.replace(
+        trained.dataset, splits={"train": test, "test": test}, name=name,
+        source=source, findings=tuple(said),
+    )  # fmt: skip
 
 
 def _with_channels(dataset: Dataset, channels: int, what: str, note) -> Dataset:

@@ -395,6 +395,7 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
         "scale": data.get("scale"),
         "table": data.get("table"),
         "series": data.get("series"),
+        "text": data.get("text"),
         "generates": made["outputs"][0]["name"] == "samples",
         "input": made["inputs"][0], "inputs": made["inputs"],
         "outputs": made["outputs"], "inside": inside,

@@ -20,6 +20,7 @@ from gpuzoo.data import (
     preparation,
     series_table,
     table,
+    texts,
 )
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
@@ -33,6 +34,7 @@ _ARRAYS = {".npy", ".npz"}
 _SUFFIXES = {
     "image": images.IMAGE_SUFFIXES, "audio": folders.SOUND_SUFFIXES,
     "series": set(columns.SUFFIXES), "table": set(columns.SUFFIXES),
+    "text": set(columns.SUFFIXES),
 }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ class Example:
     """Its place, if the file holds several."""
     values: np.ndarray
     """What `Trained.predict` takes, series in their own units; of a table, and of a
-    series with named columns, what `Trained.infer` takes."""
+    series with named columns, and of texts, what `Trained.infer` takes."""
     shape: tuple[int, int] | None
     """Height and width of an image before it was resized."""
     changes: tuple[str, ...]
@@ -75,7 +77,7 @@ def find(
     note. In folders, links to files are followed and links to folders refused.
 
     Args:
-        takes: image, audio, series or table.
+        takes: image, audio, series, table or text.
 
     Raises:
         GpuzooError: a folder cannot be read or holds no such files; `-` twice.
@@ -129,12 +131,12 @@ def read(source: Source, trained: "Trained", invert: bool = False) -> Iterator[E
             if isinstance(file, bytes)
             else file.suffix.lower() in _ARRAYS
         )
-        named = trained.takes == "table" or trained.dataset.series is not None
+        named = trained.takes in ("table", "text") or trained.dataset.series is not None
         if is_array and named:
             raise ValueError("arrays have no names of columns; save them as .csv")
         how = _array if is_array else {
             "image": _image, "audio": _sound, "series": _series,
-            "table": _table,
+            "table": _table, "text": _texts,
         }[trained.takes]  # fmt: skip
         yield from how(source.name, file, trained, invert)
     except Exception as error:  # the decoders raise many types
@@ -153,7 +155,7 @@ def _check_kind(file, takes: str) -> None:
     if kind and kind != wanted:
         taken = {
             "image": "images", "audio": "sounds", "table": "rows of a table",
-            "series": "a series of numbers",
+            "series": "a series of numbers", "text": "texts of a table",
         }  # fmt: skip
         forms = ", ".join(sorted(_SUFFIXES[takes] | _ARRAYS))
         raise ValueError(f"{kind} file; the model takes {taken[takes]} ({forms})")
@@ -247,6 +249,18 @@ def _table(name: str, file, trained: "Trained", invert: bool) -> Iterator[Exampl
     strange = preparation.strange(rows, prepared, readings)
     for index, (one, changes) in enumerate(zip(values, strange, strict=True)):
         yield Example(name, index, one, None, (*said, *changes))
+        said = []
+
+
+def _texts(name: str, file, trained: "Trained", invert: bool) -> Iterator[Example]:
+    """Read the texts of a table; what is said of the whole file stands at the first."""
+    path = pathlib.Path(name) if isinstance(file, bytes) else file
+    content = file if isinstance(file, bytes) else None
+    known = trained.dataset.text
+    found, said = texts.of_table(columns.from_file(path, content), known)
+    for index, one in enumerate(found):
+        (values,) = known.encode([one])
+        yield Example(name, index, values, None, (*said, *known.strange(one)))
         said = []
 
 

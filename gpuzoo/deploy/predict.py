@@ -53,7 +53,7 @@ def predict(
             `error` of a reconstruction, the mean squared error of a pixel in [0, 1].
         arrays: of the outputs of `Trained.predict`, the rows of the example.
     """
-    prepared = trained.takes == "table" or trained.dataset.series is not None
+    prepared = trained.takes in ("table", "text") or trained.dataset.series is not None
     call = trained.infer if prepared else trained.predict
     outputs = call(np.stack([example.values for example in examples]))
     make = {

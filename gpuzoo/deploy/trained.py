@@ -13,10 +13,19 @@ import numpy as np
 
 from gpuzoo.catalogue import user_files
 from gpuzoo.catalogue.recipe import Recipe
-from gpuzoo.data import audio, columns, preparation, series, series_table, validate
+from gpuzoo.data import (
+    audio,
+    columns,
+    preparation,
+    series,
+    series_table,
+    texts,
+    validate,
+)
 from gpuzoo.data.dataset import Arrays, Dataset
 from gpuzoo.data.preparation import Preparation
 from gpuzoo.data.series_form import Series
+from gpuzoo.data.vocabulary import Vocabulary
 from gpuzoo.errors import GpuzooError, nearest
 from gpuzoo.files import LARGEST_JSON, expand, open_inside, read_inside
 from gpuzoo.report import notebook
@@ -74,7 +83,8 @@ class Trained:
 
     @property
     def takes(self) -> str:
-        """The input of `predict`: image, audio, series, table; "" of a generator."""
+        """The input of `predict`: image, audio, series, table, text; "" of a
+        generator."""
         return self.task.takes
 
     @property
@@ -91,7 +101,8 @@ class Trained:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one example for `predict`: (height, width, channels), for sounds
         (samples,), for series (time, channels), for films (frames, height, width,
-        channels), for tables (numbers,), of a row that `preprocess` has prepared."""
+        channels), for tables (numbers,) and for texts (words,), of a row that
+        `preprocess` has prepared."""
         return self.task.taken_shape(self.dataset)
 
     @property
@@ -116,7 +127,8 @@ class Trained:
                 the raw values, which are standardized as in the training. For a table a
                 data frame, a dict of columns, or the path of a .csv or .parquet file,
                 with the columns of the training data; likewise for a series with named
-                columns, of which the last rows are one example.
+                columns, of which the last rows are one example. For texts a str, a list
+                of them, or such a table, of which the path is a pathlib.Path.
 
         Raises:
             GpuzooError: another shape or dtype, or values that are not finite or out of
@@ -134,6 +146,8 @@ class Trained:
             return self._rows(examples)
         if self.dataset.series is not None:
             return self._window(examples)
+        if self.takes == "text":
+            return self._words(examples)
         values = np.asarray(examples)
         values = values.reshape(_with_batch(values.shape, self.input_shape))
         if 0 in values.shape:
@@ -190,6 +204,13 @@ class Trained:
         for line in (*table.findings, *said):
             warnings.warn(f"rows to predict: {line}", stacklevel=4)
         return preparation.encode(prepared, readings, np.arange(len(table)))
+
+    def _words(self, examples) -> np.ndarray:
+        """Return texts as the model takes them."""
+        found, said = texts.given(examples, self.dataset.text)
+        for line in said:
+            warnings.warn(f"texts to predict: {line}", stacklevel=4)
+        return self.dataset.text.encode(found)
 
     def predict(self, examples, progress: Callable | None = None) -> Arrays:
         """Return what the model gives for each example.
@@ -414,6 +435,7 @@ def _without_examples(record: dict) -> Dataset:
     kinds = {
         **dict.fromkeys(series_table.TASKS, "series"),
         "classify_audio": "audio",
+        texts.TASK: "text",
         **tables,
     }
     field = kinds.get(record["recipe"]["task"], "image")
@@ -430,10 +452,11 @@ def _without_examples(record: dict) -> Dataset:
         empty["target"] = np.zeros(0, np.float32)
     table = Preparation.from_record(data.get("table")) if field == "table" else None
     form = Series.from_record(data["series"]) if data.get("series") else None
+    known = Vocabulary.from_record(data.get("text")) if field == "text" else None
     return Dataset(
         data["name"], data["source"], {"train": empty, "test": empty},
         tuple(data["classes"]), data["fingerprint"], scale=data.get("scale"),
-        table=table, series=form,
+        table=table, series=form, text=known,
     )  # fmt: skip
 
 

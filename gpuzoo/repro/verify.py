@@ -248,7 +248,7 @@ def other_fields(recorded: dict, result, opened) -> list[str]:
     of_place = () if opened.elsewhere else ("source", "findings")
     for name in (
         "classes", "input_shape", "train_examples", "val_examples", "test_examples",
-        "scale", "table", "series", *of_place,
+        "scale", "table", "series", "text", *of_place,
     ):  # fmt: skip
         before[f"data/{name}"] = recorded["data"].get(name)
         here[f"data/{name}"] = data.get(name)

@@ -93,6 +93,9 @@ class Task:
     """The field of the labels, if a compiled loss is computed from them."""
     takes = "image"
     """The field that `infer` takes; "" if the task has no `infer`."""
+    input_dtype = "float32"
+    """The dtype of what a model takes: float32, which may also be another float, or
+    int32."""
     generates = False
     """Whether it has `codes` and `generate`."""
 
@@ -294,17 +297,19 @@ class Task:
 
     @staticmethod
     def misfit(
-        model: keras.Model, shape: tuple[int, ...], *, reshapes: bool = False
-    ) -> str | None:
+        model: keras.Model, shape: tuple[int, ...], *, reshapes: bool = False,
+        dtype: str = "float32",
+    ) -> str | None:  # fmt: skip
         """Return what is wrong with a model for examples of a shape, or None;
-        `reshapes`: it may take them without a channel axis of one, or flat."""
+        `reshapes`: it may take them without a channel axis of one, or flat; `dtype`:
+        the `input_dtype` of the task."""
         if not isinstance(model, keras.Function | keras.Sequential):
             return "is neither a functional nor a Sequential keras.Model"
         wanted = (None, *shape)
         if len(model.inputs) != 1:
             return f"takes {len(model.inputs)} inputs, not one, {wanted}"
-        if not (kind := str(model.inputs[0].dtype)).startswith(("float", "bfloat")):
-            return f"takes {kind}, and examples are floats; remove dtype from its Input"
+        if fault := _other_dtype(str(model.inputs[0].dtype), dtype):
+            return fault
         taken = model.inputs[0].shape
         if fault := _keeps_state(model):
             return fault
@@ -366,6 +371,18 @@ def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
     (_, results), gradients = backend.value_and_grad(scaled, variables)
     backend.apply(optimizer, gradients, variables)
     return results
+
+
+def _other_dtype(kind: str, wanted: str) -> str | None:
+    """Return what is wrong with the dtype of a model's input, or None."""
+    if wanted == "int32" and kind != wanted:
+        return (
+            f"takes {kind}, and the words of a text are integers, int32: write "
+            "keras.Input(input_shape, dtype='int32')"
+        )
+    if wanted != "int32" and not kind.startswith(("float", "bfloat")):
+        return f"takes {kind}, and examples are floats; remove dtype from its Input"
+    return None
 
 
 def _keeps_state(model: keras.Model) -> str | None:

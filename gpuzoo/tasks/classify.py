@@ -59,11 +59,12 @@ class Task(base.Task):
         """Return options of the model that the data determine."""
         return base.shape_and_classes(dataset)
 
-    @staticmethod
-    def check_model(model: keras.Model, dataset) -> str | None:
+    @classmethod
+    def check_model(cls, model: keras.Model, dataset) -> str | None:
         """Return what is wrong with a model, or None."""
         shape, classes = dataset.input_shape, len(dataset.classes)
-        if fault := base.Task.misfit(model, shape, reshapes=True):
+        dtype = cls.input_dtype
+        if fault := cls.misfit(model, shape, reshapes=True, dtype=dtype):
             return fault
         found = ends.output_shape_of(model)
         if found == (None, 1) and classes != 2:

@@ -323,6 +323,8 @@ def _for_noise(tensor, model: keras.Model, scale: float, training, redrawn=False
     shape = [size or 32 for size in model.inputs[0].shape[1:]]
     rng = np.random.default_rng(0)
     noise = scale * rng.standard_normal((16, *shape), np.float32)
+    if str(model.inputs[0].dtype).startswith("int"):
+        noise = (noise > 0).astype(np.int32)  # words that every vocabulary has
     read = keras.ops.convert_to_numpy
     before = [(variable, np.array(read(variable))) for variable in model.variables]
     try:

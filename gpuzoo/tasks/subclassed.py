@@ -25,17 +25,20 @@ def is_subclassed(model) -> bool:
     return next(top for top in tops if top in ("keras", "gpuzoo")) == "keras"
 
 
-def in_graph(model: keras.Model, shape: tuple[int, ...], called: str) -> keras.Model:
+def in_graph(
+    model: keras.Model, shape: tuple[int, ...], called: str, dtype: str = "float32"
+) -> keras.Model:
     """Return a functional model with a subclassed one as its only layer.
 
     Args:
         shape: of an example.
         called: the model, in messages.
+        dtype: of an example; float32: Keras's own choice.
 
     Raises:
         GpuzooError: its call fails for examples of this shape.
     """
-    inputs = keras.Input(shape)
+    inputs = keras.Input(shape, dtype=None if dtype == "float32" else dtype)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*unbuilt state", UserWarning)

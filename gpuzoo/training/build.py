@@ -169,7 +169,8 @@ def build_for_shape(
         if isinstance(model, keras.Model):
             architecture.check_form(model, f"model {called!r}")
         if is_subclassed(model):
-            model = in_graph(model, kind.taken_shape(dataset), f"model {called!r}")
+            shape, dtype = kind.taken_shape(dataset), kind.input_dtype
+            model = in_graph(model, shape, f"model {called!r}", dtype)
     if not isinstance(model, keras.Model) or not model.built:
         raise GpuzooError(
             f"model {called!r} must return a built keras.Model, not {model!r}"
@@ -195,6 +196,7 @@ def check_recipe(recipe: Recipe) -> None:
         "vocabulary",
         "num_outputs",
         "targets",
+        "words",
     )
     for name in derived:
         if name in options:

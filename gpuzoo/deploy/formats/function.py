@@ -111,6 +111,11 @@ def _of_input(trained: Trained, name: str, array: np.ndarray) -> str:
         )
     if name == "series":
         return "(value - mean) / deviation, with `scale` = [mean, deviation]"
+    if name == "text":
+        return (
+            "for each word its place in `text`.words plus 2, 1 if it is not there; "
+            "0 after the last one"
+        )
     what = "pixels 0 to 255" if array.dtype == np.uint8 else "pixels 0 to 1"
     return what + (", one frame after the other" if array.ndim == 5 else "")
 

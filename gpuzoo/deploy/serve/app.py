@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from gpuzoo.data import masks
-from gpuzoo.deploy.serve import inputs, pages, rows, windows
+from gpuzoo.deploy.serve import inputs, pages, rows, sentences, windows
 from gpuzoo.deploy.serve.artefact import Artefact
 from gpuzoo.deploy.serve.guard import Guard, Limits, read_body
 from gpuzoo.deploy.serve.inputs import Refused
@@ -151,6 +151,8 @@ def answer(
             examples, said = rows.from_examples(given, artefact.table)
         elif artefact.series:
             examples, said = windows.from_examples(given, artefact.series)
+        elif artefact.text:
+            examples, said = sentences.from_examples(given, artefact.text)
         else:
             examples = inputs.as_arrays(given, artefact)
     else:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuzoo.data.preparation import Preparation
 from gpuzoo.data.series_form import Series
+from gpuzoo.data.vocabulary import Vocabulary
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import parse_json, read_inside
 
@@ -55,6 +56,8 @@ class Artefact:
     """Of a model of a table."""
     series: Series | None = None
     """Of a model of a series with named columns."""
+    text: Vocabulary | None = None
+    """Of a model of texts."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,24 +106,18 @@ def load(folder: pathlib.Path) -> Artefact:
             what its export.json says.
     """
     about, inputs = description(folder)
-    prepared = None
-    if about.get("table"):
-        try:
-            prepared = Preparation.from_record(about["table"])
-        except GpuzooError:
-            raise GpuzooError(
-                f"{folder / DESCRIPTION} is damaged (table); export again"
-            ) from None
-    series = None
-    if about.get("series"):
-        try:
-            series = Series.from_record(about["series"])
-        except GpuzooError:
-            raise GpuzooError(
-                f"{folder / DESCRIPTION} is damaged (series); export again"
-            ) from None
+    forms = {}
+    kinds = {"table": Preparation, "series": Series, "text": Vocabulary}
+    for name, kind in kinds.items():
+        if about.get(name):
+            try:
+                forms[name] = kind.from_record(about[name])
+            except GpuzooError:
+                raise GpuzooError(
+                    f"{folder / DESCRIPTION} is damaged ({name}); export again"
+                ) from None
     session = _session(folder, content(folder, about))
-    made = Artefact(about, inputs, session, prepared, series)
+    made = Artefact(about, inputs, session, **forms)
     if problem := _problem(made):
         raise GpuzooError(
             f"{folder}: the ONNX model is not as {DESCRIPTION} says: {problem}; export "

@@ -6,7 +6,7 @@ import json
 import pathlib
 
 from gpuzoo import __version__
-from gpuzoo.deploy.serve import rows, windows
+from gpuzoo.deploy.serve import rows, sentences, windows
 from gpuzoo.deploy.serve.artefact import Artefact, Input
 from gpuzoo.deploy.serve.guard import OPEN, Limits
 from gpuzoo.deploy.serve.inputs import IMAGE_TYPES
@@ -55,6 +55,8 @@ def summary(artefact: Artefact) -> dict:
                 "rows": artefact.series.window,
             }
             if artefact.series
+            else {"columns": list(artefact.text.columns)}
+            if artefact.text
             else {"inputs": [dataclasses.asdict(one) for one in artefact.inputs]}
         ),
         **scale,
@@ -140,6 +142,8 @@ def _description(artefact: Artefact) -> str:
             f"series, column -> at least its last {artefact.series.window} values, "
             f"oldest first: {', '.join(windows.names(artefact.series))}"
         )
+    if artefact.text:
+        return sentences.described(artefact.text)
     return "; ".join(
         f"{one.name} {list(one.shape)}: {one.meaning}" for one in artefact.inputs
     )
@@ -153,6 +157,8 @@ def _inputs(artefact: Artefact, limits: Limits) -> dict:
         example = rows.schema(artefact.table)
     elif artefact.series:
         example = windows.schema(artefact.series)
+    elif artefact.text:
+        example = sentences.schema(artefact.text)
     elif len(columns) > 1:
         example = {"type": "object", "required": [*columns], "properties": columns}
     examples = {"type": "array", "items": example, "minItems": 1}

@@ -1,0 +1,319 @@
+"""Texts as data: a column of texts and one of classes, of which the training part makes
+the vocabulary."""
+
+import os
+import pathlib
+
+import numpy as np
+
+from gpuzoo.data import column_kinds, columns, tabular
+from gpuzoo.data.columns import Column, Columns
+from gpuzoo.data.dataset import LONG, Dataset
+from gpuzoo.data.validate import alike
+from gpuzoo.data.validation import with_validation
+from gpuzoo.data.vocabulary import UNKNOWN, Vocabulary, fit, words
+from gpuzoo.errors import GpuzooError
+
+TASK = "classify_text"
+KINDS = ("text", "drop")
+"""What the recipe field `columns` may say of a column."""
+TEXT, LABEL = "text", "label"
+"""The columns of texts and labels from Python."""
+_LOOKED_AT = 500
+"""Cells that show which column holds the texts."""
+_LISTED = 30
+
+
+def make(
+    name: str,
+    source: str,
+    table: Columns,
+    *,
+    target: str,
+    kinds: tuple[str, ...] = (),
+    validation: float = 0.0,
+    seed: int = 0,
+) -> Dataset:
+    """Make a dataset of a table with texts: a fixed fifth of its rows is for testing.
+
+    Args:
+        target: name of the column of classes.
+        kinds: the recipe field `columns`: name:text or name:drop.
+        validation, seed: as for `load_data`.
+
+    Returns:
+        A Dataset whose splits hold `text`, (examples, words), int32
+        (gpuzoo/data/vocabulary.py), and `label`.
+
+    Raises:
+        GpuzooError: what is wrong with the table, the target or the texts.
+    """
+    target = columns.clean_name(target)
+    wanted = tabular.preparation.column_of(target, table)
+    others = [one for one in table.columns if one != target]
+    chosen = _chosen(table, others, column_kinds.parse_columns(
+        kinds, others, target, KINDS
+    ))  # fmt: skip
+    if len(table) < tabular.LEAST:
+        raise GpuzooError(
+            f"{table.what}: {len(table)} rows below the names of the columns; at least "
+            f"{tabular.LEAST} are needed"
+        )
+    goal = tabular.goal_of(table, wanted, tabular.CLASSIFY)
+    texts = joined(table, chosen)
+    full = np.array([bool(texts[row]) for row in goal.rows])
+    rows, labels = goal.rows[full], goal.values[full]
+    if not len(rows):
+        raise GpuzooError(f"{table.what}: every text is empty")
+    said = [*goal.said, *_empty(table, goal.rows[~full])]
+    splits = tabular.with_rows(table.what, {"table": rows[:, None], "label": labels})
+    rough = with_validation(
+        Dataset(name, source, splits, goal.classes, ""), validation, seed
+    )
+    parts = {split: part["table"][:, 0] for split, part in rough.splits.items()}
+    each = {split: [words(texts[row]) for row in mine] for split, mine in parts.items()}
+    known = fit(tuple(chosen), target, each["train"])
+    if not known.words:
+        raise GpuzooError(
+            f"{table.what}: no word is in two training texts; there is nothing to "
+            "learn: give more texts, or another column with --columns NAME:text"
+        )
+    clean = {
+        split: {
+            "text": known.of_words(mine),
+            "label": rough.splits[split]["label"].astype(np.int32),
+        }
+        for split, mine in each.items()
+    }
+    findings = (
+        *table.findings, *_described(table, known, each["train"], clean), *said,
+        *rough.findings, *alike(goal.classes),
+        *tabular.empty_classes(clean, goal.classes), *_duplicates(each),
+    )  # fmt: skip
+    used = Columns(
+        table.what, {one: table.columns[one] for one in (*chosen, target)},
+        mark=table.mark,
+    )  # fmt: skip
+    return Dataset(
+        name, source, clean, goal.classes, tabular.digest(used, target), findings,
+        text=known,
+    )  # fmt: skip
+
+
+def other(
+    table: Columns, known: Vocabulary, classes: tuple[str, ...]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return the rows of another table with classes, as examples of a trained model,
+    and findings.
+
+    Raises:
+        GpuzooError: a column is missing, a class is unknown, or no row is left.
+    """
+    target = tabular.preparation.column_of(known.target, table)
+    _check(table, known)
+    rows, labels = tabular.labels_again(table, target, classes)
+    texts = joined(table, known.columns)
+    full = np.array([bool(texts[row]) for row in rows], bool)
+    if not full.any():
+        raise GpuzooError(f"{table.what}: no row has a text and a class")
+    said = tabular.left_out(
+        table, target.name, np.setdiff1d(np.arange(len(table)), rows)
+    )
+    said += _empty(table, rows[~full])
+    found = known.encode([texts[row] for row in rows[full]])
+    return {"text": found, "label": labels[full]}, said
+
+
+def given(examples, known: Vocabulary) -> tuple[list[str], list[str]]:
+    """Return the texts that a user gives to predict, and findings.
+
+    Args:
+        examples: a text, a list or an array of texts, a table (`columns.is_table`), or
+            the path of a file of one, as a pathlib.Path.
+
+    Raises:
+        GpuzooError: anything else, or a column is missing.
+    """
+    found, said = _given("texts to predict", examples, known)
+    if odd := sum(not words(text) for text in found):
+        said = [*said, f"{odd:,} of {len(found):,} texts have no words"]
+    return found, said
+
+
+def _given(what: str, examples, known: Vocabulary) -> tuple[list[str], list[str]]:
+    if isinstance(examples, str):
+        if pathlib.PurePath(examples).suffix.lower() in columns.SUFFIXES:
+            raise GpuzooError(
+                f"{what}: {examples[:60]!r} looks like the name of a file, and a str "
+                "is a text; for the file give pathlib.Path(...), for the text [...]"
+            )
+        return [examples], []
+    if isinstance(examples, os.PathLike):
+        return of_table(columns.from_file(pathlib.Path(examples)), known)
+    if columns.is_table(examples):
+        return of_table(columns.from_memory(what, examples), known)
+    cells = examples.tolist() if hasattr(examples, "tolist") else examples
+    if not isinstance(cells, list | tuple) or not all(type(c) is str for c in cells):
+        raise GpuzooError(
+            f"{what} must be a str, a list of str, a data frame, a dict of columns, or "
+            f"the pathlib.Path of a .csv or .parquet file, not {_kind(cells)}"
+        )
+    if len(known.columns) > 1:
+        names = ", ".join(map(repr, known.columns))
+        raise GpuzooError(
+            f"{what}: a text has the columns {names}; give a data frame or a dict"
+        )
+    if not cells:
+        raise GpuzooError("no texts to predict")
+    return list(cells), []
+
+
+def of_table(table: Columns, known: Vocabulary) -> tuple[list[str], list[str]]:
+    """Return the texts of a table, and findings.
+
+    Raises:
+        GpuzooError: it has no rows, or a column is missing.
+    """
+    if not len(table):
+        raise GpuzooError(f"{table.what}: no rows below the names of the columns")
+    _check(table, known)
+    return joined(table, known.columns), table.findings
+
+
+def from_pair(data) -> Columns | None:
+    """Return (texts, labels) of Python as a table; None if they are none.
+
+    Raises:
+        GpuzooError: different numbers of texts and labels.
+    """
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        return None
+    texts = data[0]
+    texts = texts.tolist() if hasattr(texts, "tolist") else texts
+    if not isinstance(texts, list | tuple) or not any(
+        type(one) is str for one in texts
+    ):
+        return None
+    return columns.from_memory("data", {TEXT: list(texts), LABEL: data[1]})
+
+
+def joined(table: Columns, names) -> list[str]:
+    """Return the text of each row: its cells, one after the other; "" if there is no
+    word in it."""
+    cells = [_cells(table.columns[name]) for name in names]
+    texts = ["\n".join(filter(None, row)) for row in zip(*cells, strict=True)]
+    return [text if text.strip() else "" for text in texts]
+
+
+def _cells(column: Column) -> list[str]:
+    if column.texts is not None:
+        return column.texts
+    return [
+        "" if value != value else columns.number_text(value)
+        for value in column.values.tolist()
+    ]
+
+
+def _kind(cells) -> str:
+    if not isinstance(cells, list | tuple):
+        return type(cells).__name__
+    return f"{next(type(c).__name__ for c in cells if type(c) is not str)} among them"
+
+
+def _check(table: Columns, known: Vocabulary) -> None:
+    for name in known.columns:
+        if name not in table.columns:
+            listed = ", ".join(map(repr, list(table.columns)[:_LISTED]))
+            raise GpuzooError(
+                f"{table.what}: has no column {name!r}, which holds the texts that the "
+                f"model was trained on; its columns are {listed}"
+            )
+
+
+def _chosen(table: Columns, others: list[str], given: dict[str, str]) -> list[str]:
+    """Return the columns that hold the texts: those that are named, or the one with the
+    most words.
+
+    Raises:
+        GpuzooError: there is none, or it could be another one.
+    """
+    if named := [one for one in others if given.get(one) == "text"]:
+        return named
+    left = [one for one in others if given.get(one) != "drop"]
+    counts = {one: _words_of(table.columns[one]) for one in left}
+    counts = {one: count for one, count in counts.items() if count}
+    if not counts:
+        raise GpuzooError(
+            f"{table.what}: no column beside the target holds texts; the columns are "
+            f"{', '.join(map(repr, others[:_LISTED]))}"
+        )
+    first, *rest = sorted(counts, key=lambda one: -counts[one])
+    if rest and 2 * counts[rest[0]] > counts[first]:
+        raise GpuzooError(
+            f"{table.what}: the columns {first!r} and {rest[0]!r} both hold texts; add "
+            f"--columns {first}:text, or {first}:text {rest[0]}:text for both"
+        )
+    return [first]
+
+
+def _words_of(column: Column) -> float:
+    """Return the mean number of words with letters in the first cells of a column."""
+    if column.values is not None:
+        return 0.0
+    cells = column.texts[:_LOOKED_AT]
+    found = [
+        sum(word[0].isalpha() for word in words(cell[:2_000]) if word) for cell in cells
+    ]
+    return sum(found) / max(sum(map(bool, cells)), 1)
+
+
+# --- findings -----------------------------------------------------------------------
+
+
+def _described(
+    table: Columns, known: Vocabulary, train: list[list[str]], clean: dict
+) -> list[str]:
+    names = " and ".join(map(repr, known.columns))
+    cut = sum(len(text) > known.length for text in train)
+    found = [
+        f"texts of {names}: the first {known.length} words are read, "
+        f"{cut:,} of {len(train):,} training texts are longer",
+        f"{len(known.words):,} words are known, each in two training texts or more",
+    ]
+    shares = []
+    for split, part in clean.items():
+        seen = part["text"] > 0
+        share = (part["text"] == UNKNOWN).sum() / max(seen.sum(), 1)
+        shares.append(f"{LONG[split]} {share:.2g}")
+    found.append(f"fraction of words that are unknown: {', '.join(shares)}")
+    used = {*known.columns, known.target}
+    if unused := [repr(one) for one in table.columns if one not in used]:
+        dots = ", ..." * (len(unused) > _LISTED)
+        found.append(f"not used: column {', '.join(unused[:_LISTED])}{dots}")
+    return found
+
+
+def _empty(table: Columns, rows: np.ndarray) -> list[str]:
+    if not len(rows):
+        return []
+    places = [table.at(row).rpartition(" ")[2] for row in rows[:_LISTED]]
+    kind = "lines" if table.lines else "rows"
+    dots = ", ..." * (len(rows) > _LISTED)
+    return [
+        f"{len(rows):,} of {len(table):,} rows have an empty text and are left out: "
+        f"{kind} {', '.join(places)}{dots}"
+    ]
+
+
+def _duplicates(parts: dict[str, list[list[str]]]) -> list[str]:
+    """Report texts that are, word by word, training texts, too."""
+    seen = set(map(tuple, parts["train"]))
+    found = []
+    for split in ("val", "test"):
+        mine = parts.get(split, ())
+        if count := sum(tuple(text) in seen for text in mine):
+            found.append(
+                f"{count:,} of {len(mine):,} {LONG[split]} texts are also training "
+                "texts"
+            )
+    return found
