@@ -222,7 +222,7 @@ def test_only_training_rows_are_fitted(load):
     table = from_memory(
         "t", {name: list(map(str, cells)) for name, cells in columns.items()}
     )
-    goal = tabular._goal(table, table.columns["y"], "regress_table")
+    goal = tabular.goal_of(table, table.columns["y"], "regress_table")
     arrays = {"table": goal.rows[:, None], "target": goal.values}
     rough = tabular.Dataset("", "", tabular.hold_out("t", arrays), (), "")
     rows = tabular.with_validation(rough, 0.2, 3).splits

@@ -95,6 +95,15 @@ def test_files_of_spreadsheets(content, encoding, tmp_path):
     assert ("Windows-1252" in " ".join(data.findings)) == (encoding == "cp1252")
 
 
+def test_a_file_of_one_column(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text('text\nthe first, I think\n"a ""second"" one"\n\nthird\n')
+    table = from_file(path)
+    assert table.columns["text"].texts[:2] == ["the first, I think", 'a "second" one']
+    known = load({"text": TEXTS, "label": LABELS}).text
+    assert texts.of_table(table, known)[0] == table.columns["text"].texts
+
+
 def test_the_column_of_texts():
     table = {
         "id": list(range(60)), "when": ["2024-05-01"] * 60, "who": ["Ann", "Bo"] * 30,

@@ -17,6 +17,7 @@ MARKS = ";\t|,"  # separators; the first one that splits the first line is used
 # Wider tables are not taken as time series, unless there are times.
 WIDEST = 32
 _MOST_BYTES = 1 << 30
+_NONE = "\x1f"  # which no file holds: control characters are refused
 _WHOLE = re.compile(r"[+-]?\d+")
 
 
@@ -104,6 +105,9 @@ def read_named(path: pathlib.Path, content: bytes | None = None) -> Table:
     named = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)  # as Excel writes it
     text = text[named.end() :] if named else text
     mark = named[1] if named else _mark(text)
+    head = text.lstrip("\r\n").splitlines()[:1]
+    if not named and head and not re.search(rf"[ {MARKS}]", head[0].strip()):
+        mark = _NONE  # one column: what is below belongs to its cells
     rows = _rows(what, text, mark, 1 if named else 0, broken=True)
     if not rows:
         raise GpuzooError(f"{what}: it is empty; the first line must name the columns")

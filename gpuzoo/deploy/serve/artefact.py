@@ -106,8 +106,8 @@ def load(folder: pathlib.Path) -> Artefact:
             what its export.json says.
     """
     about, inputs = description(folder)
-    forms = {}
-    kinds = {"table": Preparation, "series": Series, "text": Vocabulary}
+    forms: dict[str, Any] = {}
+    kinds: dict[str, Any] = {"table": Preparation, "series": Series, "text": Vocabulary}
     for name, kind in kinds.items():
         if about.get(name):
             try:
