@@ -1,4 +1,5 @@
-"""A network for short texts: here it tells good reviews of hotels from bad ones.
+"""A network for short texts: here it tells good, bad and mixed reviews of hotels
+apart.
 
     python recipes/train_text.py
 

@@ -70,7 +70,7 @@ def test_length():
     assert "0 of 48 training texts are longer" in said
     assert data.text.strange("word " * 70) == ["cut from 70 words to the first 64"]
     (line,) = data.text.strange("a new word")
-    assert line == "unknown words from the training: 2 of 3, as 'a'"
+    assert line == "not in the vocabulary: 2 of 3 words, as 'a'"
     assert data.text.strange(" ") == ["no words: the text is empty"]
 
 
@@ -139,7 +139,7 @@ def test_texts_that_are_twice_and_classes_without_a_row():
 
 @pytest.mark.parametrize(("table", "how", "fault"), [
     ({"text": TEXTS}, {}, "no column 'label'; the columns are 'text'"),
-    ({"a": range(60)}, {}, "no column beside the target holds texts; the columns are 'a'"),
+    ({"a": range(60)}, {}, "no column beside the target holds texts with letters; name one with --columns NAME:text; the columns beside the target are 'a'"),
     ({"a": TEXTS, "b": TEXTS}, {}, "'a' and 'b' both hold texts; add --columns a:text"),
     ({"a": TEXTS}, {"kinds": ("a:number",)}, "columns must be name:kind, with a kind of text, drop"),
     ({"a": TEXTS}, {"kinds": ("c:text",)}, "columns: no column 'c'"),
@@ -205,3 +205,56 @@ def test_the_generated_reviews():
 
 
 REVIEWS = "3ff59556eacbeb7622048274ab4f895cc89031237efe64856456f18ecb02450f"
+
+
+@pytest.mark.parametrize(("content", "wanted", "said"), [
+    ('text\na, b\n""\n\nc d; e\n\n', ["a, b", "", "c d; e"], "1 blank lines are no rows"),
+    ("my text\na b c\nd e\nf, g h i j\n", ["a b c", "d e", "f, g h i j"], ""),
+    ('my text\n"a b"\n"c ""d"""\n"e f"\n', ["a b", 'c "d"', "e f"], ""),
+    ("text\n" + "word " * 100_000 + "\n", ["word " * 99_999 + "word"], ""),
+])  # fmt: skip
+def test_files_of_one_column(content, wanted, said, tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text(content)
+    table = from_file(path)
+    (column,) = table.columns.values()
+    assert column.texts == wanted
+    assert len(table.findings) == bool(said) and said in " ".join(table.findings)
+
+
+def test_very_long_texts(tmp_path):
+    path = tmp_path / "mine.csv"
+    rows = [
+        f'"{one}{" more" * 27_000}",{two}'
+        for one, two in zip(TEXTS, LABELS, strict=True)
+    ]
+    path.write_text("\n".join(["text,label", *rows]))
+    data = gpuzoo.load_data(str(path), task="classify_text")
+    assert data.text.length == vocabulary.LONGEST
+    assert "48 of 48 training texts are longer" in " ".join(data.findings)
+
+
+def test_what_is_lost_of_texts_to_predict():
+    known = load({"text": TEXTS, "label": LABELS}).text
+    given = [np.str_("good day"), "good " * 9, "\u200b", "no such words"]
+    found, said = texts.given(given, known)
+    assert found == given and said == [
+        "1 of 4 texts have no words",
+        "1 of 4 texts are cut to the first 8 words",
+        "1 of 4 texts are more than half of words that are not in the vocabulary",
+    ]
+    rows = {"text": ["\u200b", *given[:2]], "label": ["yes", "no", "no"]}
+    other, said = texts.other(from_memory("mine", rows), known, ("no", "yes"))
+    assert other["label"].tolist() == [0, 0] and len(said) == 2
+    assert "1 of 3 rows have an empty text and are left out: rows 0" in said[0]
+
+
+def test_a_data_frame_with_gaps():
+    pandas = pytest.importorskip("pandas")
+    table = pandas.DataFrame({"text": TEXTS, "stars": [1, 5] * 30})
+    table.loc[3, "text"], table.loc[5, "stars"] = None, None
+    data = texts.make("mine", "", from_memory("mine", table), target="stars")
+    told = " ".join(data.findings)
+    assert data.classes == ("1", "5") and sum(data.counts.values()) == 58
+    assert "have an empty text and are left out: rows 3" in told
+    assert "have no value of the target 'stars' and are left out: rows 5" in told

@@ -92,7 +92,7 @@ def test_texts_to_predict(place, cli_here, tmp_path):
     assert rows[1]["changes"] == ["no words: the text is empty"]
     assert rows[2]["changes"] == [
         "cut from 30 words to the first 16",
-        "unknown words from the training: 16 of 16, as 'zzz'",
+        "not in the vocabulary: 16 of 16 words, as 'zzz'",
     ]
     with pytest.warns(UserWarning, match="1 of 3 texts have no words"):
         told = trained.predict(tmp_path / "new.csv")
@@ -142,7 +142,7 @@ def test_exported_and_served(place):
         assert one["index"] == wanted["predicted"][n]
         assert one["probability"] == pytest.approx(wanted["confidence"][n], abs=1e-5)
     assert "inputs[2]: no words: the text is empty" in answer["warnings"]
-    assert any("unknown words" in one for one in answer["warnings"])
+    assert any("not in the vocabulary" in one for one in answer["warnings"])
     about = json.dumps(pages.openapi(made, Limits(), False))
     assert "column -> text: message" in about and pages.summary(made)["columns"] == [
         "message"

@@ -1,5 +1,6 @@
 """Parse a CSV file: encoding, separator, header and rows."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -108,10 +109,20 @@ def read_named(path: pathlib.Path, content: bytes | None = None) -> Table:
     head = text.lstrip("\r\n").splitlines()[:1]
     if not named and head and not re.search(rf"[ {MARKS}]", head[0].strip()):
         mark = _NONE  # one column: what is below belongs to its cells
-    rows = _rows(what, text, mark, 1 if named else 0, broken=True)
+    skipped = 1 if named else 0
+    rows = _rows(what, text, mark, skipped, broken=True)
+    if mark == " " and _are_texts(rows):
+        mark = _NONE
+        rows = _rows(what, text, mark, skipped, broken=True)
     if not rows:
         raise GpuzooError(f"{what}: it is empty; the first line must name the columns")
     (_, head), *below = rows
+    if mark == _NONE and (blank := _blank(text, skipped, rows[-1][0])):
+        listed = ", ".join(map(str, blank[:10])) + ", ..." * (len(blank) > 10)
+        findings.append(
+            f"{len(blank):,} blank lines are no rows (an empty cell is written as "
+            f'""): lines {listed}'
+        )
     lines, cells = [line for line, _ in below], [row for _, row in below]
     for line, row in below:
         if len(row) != len(head):
@@ -121,6 +132,35 @@ def read_named(path: pathlib.Path, content: bytes | None = None) -> Table:
                 "number: put cells that contain the separator in quotation marks"
             )
     return Table(what, mark, head, lines, cells, findings)
+
+
+def _are_texts(rows: list) -> bool:
+    """Whether what blanks seem to part are the words of texts, one in each line."""
+    widths = {len(row) for _, row in rows}
+    return len(widths) > 2 or any(row[0].startswith('"') for _, row in rows)
+
+
+def _blank(text: str, skipped: int, last: int) -> list[int]:
+    """Return the blank lines of a file of one column, up to its last row."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_NONE)
+    lines = [reader.line_num + skipped for row in _each(reader) if not row]
+    return [line for line in lines if line < last]
+
+
+def _each(reader):
+    """Yield the rows of a csv.reader."""
+    with _long_cells():
+        yield from reader
+
+
+@contextlib.contextmanager
+def _long_cells():
+    """Let a cell be as long as a file; csv's own limit is 131,072 characters."""
+    before = csv.field_size_limit(_MOST_BYTES)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def quoted(cell: str, most: int = 60) -> str:
@@ -238,8 +278,9 @@ def _mark(text: str) -> str:
     lines = [line for line in lines if not line.startswith("#")][:3]
     for line in lines[:2]:
         for mark in MARKS:
-            if len(next(csv.reader([line], delimiter=mark), [])) > 1:
-                return mark
+            with _long_cells():
+                if len(next(csv.reader([line], delimiter=mark), [])) > 1:
+                    return mark
     apart = [re.search(r"\S[ \t]+\S", line) for line in lines[1:]]
     return " " if apart and all(apart) else ","
 
@@ -260,9 +301,10 @@ def _rows(
     reader = csv.reader(stream, delimiter=mark, strict=broken)
     rows, before, bare = [], skipped, 0
     try:
-        for row in reader:
+        for row in _each(reader):
             number = reader.line_num + skipped
-            if any(cell.strip() for cell in row):
+            written = mark == _NONE and row and rows  # "" in a file of one column
+            if written or any(cell.strip() for cell in row):
                 # Column names may span a few lines, values never.
                 many = number - before > (1 if rows else 5) and not broken
                 if many and _runs_on(row):

@@ -60,44 +60,59 @@ def make(
             f"{tabular.LEAST} are needed"
         )
     goal = tabular.goal_of(table, wanted, tabular.CLASSIFY)
-    texts = joined(table, chosen)
-    full = np.array([bool(texts[row]) for row in goal.rows])
-    rows, labels = goal.rows[full], goal.values[full]
-    if not len(rows):
-        raise GpuzooError(f"{table.what}: every text is empty")
-    said = [*goal.said, *_empty(table, goal.rows[~full])]
-    splits = tabular.with_rows(table.what, {"table": rows[:, None], "label": labels})
+    found = list(map(words, joined(table, chosen)))
+    full = _with_words(table, goal.rows, found)
+    splits = tabular.with_rows(
+        table.what, {"table": goal.rows[full, None], "label": goal.values[full]}
+    )
     rough = with_validation(
         Dataset(name, source, splits, goal.classes, ""), validation, seed
     )
     parts = {split: part["table"][:, 0] for split, part in rough.splits.items()}
-    each = {split: [words(texts[row]) for row in mine] for split, mine in parts.items()}
+    each = {split: [found[row] for row in mine] for split, mine in parts.items()}
+    known, clean = _encoded(table, chosen, target, each)
+    for split, part in clean.items():
+        part["label"] = rough.splits[split]["label"].astype(np.int32)
+    findings = (
+        *table.findings, *_described(table, known, each["train"], clean), *goal.said,
+        *_empty(table, goal.rows[~full]),
+        *rough.findings, *alike(goal.classes),
+        *tabular.empty_classes(clean, goal.classes), *_duplicates(each),
+    )  # fmt: skip
+    fingerprint = _digest(table, chosen, target)
+    return Dataset(name, source, clean, goal.classes, fingerprint, findings, text=known)
+
+
+def _with_words(table: Columns, rows, found: list[list[str]]) -> np.ndarray:
+    """Return which of some rows have a text with words."""
+    full = np.array([bool(found[row]) for row in rows])
+    if not full.any():
+        raise GpuzooError(
+            f"{table.what}: every text is empty; name another column with --columns "
+            "NAME:text"
+        )
+    return full
+
+
+def _digest(table: Columns, chosen: list[str], target: str) -> str:
+    """Return the sha256 of the columns that are used."""
+    used = {one: table.columns[one] for one in (*chosen, target)}
+    return tabular.digest(Columns(table.what, used, mark=table.mark), target)
+
+
+def _encoded(
+    table: Columns, chosen: list[str], target: str, each: dict[str, list[list[str]]]
+) -> tuple[Vocabulary, dict[str, dict[str, np.ndarray]]]:
+    """Return the vocabulary of the training part, and all parts by it."""
     known = fit(tuple(chosen), target, each["train"])
     if not known.words:
         raise GpuzooError(
             f"{table.what}: no word is in two training texts; there is nothing to "
             "learn: give more texts, or another column with --columns NAME:text"
         )
-    clean = {
-        split: {
-            "text": known.of_words(mine),
-            "label": rough.splits[split]["label"].astype(np.int32),
-        }
-        for split, mine in each.items()
+    return known, {
+        split: {"text": known.of_words(mine)} for split, mine in each.items()
     }
-    findings = (
-        *table.findings, *_described(table, known, each["train"], clean), *said,
-        *rough.findings, *alike(goal.classes),
-        *tabular.empty_classes(clean, goal.classes), *_duplicates(each),
-    )  # fmt: skip
-    used = Columns(
-        table.what, {one: table.columns[one] for one in (*chosen, target)},
-        mark=table.mark,
-    )  # fmt: skip
-    return Dataset(
-        name, source, clean, goal.classes, tabular.digest(used, target), findings,
-        text=known,
-    )  # fmt: skip
 
 
 def other(
@@ -113,15 +128,19 @@ def other(
     _check(table, known)
     rows, labels = tabular.labels_again(table, target, classes)
     texts = joined(table, known.columns)
-    full = np.array([bool(texts[row]) for row in rows], bool)
+    full = np.array([bool(words(texts[row])) for row in rows], bool)
     if not full.any():
-        raise GpuzooError(f"{table.what}: no row has a text and a class")
+        raise GpuzooError(
+            f"{table.what}: no row has a text and a class; {target.name!r} must hold "
+            f"the classes and {', '.join(map(repr, known.columns))} the texts"
+        )
     said = tabular.left_out(
         table, target.name, np.setdiff1d(np.arange(len(table)), rows)
     )
     said += _empty(table, rows[~full])
-    found = known.encode([texts[row] for row in rows[full]])
-    return {"text": found, "label": labels[full]}, said
+    used = [texts[row] for row in rows[full]]
+    found = {"text": known.encode(used), "label": labels[full]}
+    return found, [*said, *known.lost(used)]
 
 
 def given(examples, known: Vocabulary) -> tuple[list[str], list[str]]:
@@ -135,9 +154,7 @@ def given(examples, known: Vocabulary) -> tuple[list[str], list[str]]:
         GpuzooError: anything else, or a column is missing.
     """
     found, said = _given("texts to predict", examples, known)
-    if odd := sum(not words(text) for text in found):
-        said = [*said, f"{odd:,} of {len(found):,} texts have no words"]
-    return found, said
+    return found, [*said, *known.lost(found)]
 
 
 def _given(what: str, examples, known: Vocabulary) -> tuple[list[str], list[str]]:
@@ -152,8 +169,8 @@ def _given(what: str, examples, known: Vocabulary) -> tuple[list[str], list[str]
         return of_table(columns.from_file(pathlib.Path(examples)), known)
     if columns.is_table(examples):
         return of_table(columns.from_memory(what, examples), known)
-    cells = examples.tolist() if hasattr(examples, "tolist") else examples
-    if not isinstance(cells, list | tuple) or not all(type(c) is str for c in cells):
+    cells = _listed(examples)
+    if not isinstance(cells, list | tuple) or not all(map(_is_text, cells)):
         raise GpuzooError(
             f"{what} must be a str, a list of str, a data frame, a dict of columns, or "
             f"the pathlib.Path of a .csv or .parquet file, not {_kind(cells)}"
@@ -188,21 +205,16 @@ def from_pair(data) -> Columns | None:
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         return None
-    texts = data[0]
-    texts = texts.tolist() if hasattr(texts, "tolist") else texts
-    if not isinstance(texts, list | tuple) or not any(
-        type(one) is str for one in texts
-    ):
+    texts = _listed(data[0])
+    if not isinstance(texts, list | tuple) or not any(map(_is_text, texts)):
         return None
     return columns.from_memory("data", {TEXT: list(texts), LABEL: data[1]})
 
 
 def joined(table: Columns, names) -> list[str]:
-    """Return the text of each row: its cells, one after the other; "" if there is no
-    word in it."""
+    """Return the text of each row: its cells, one after the other."""
     cells = [_cells(table.columns[name]) for name in names]
-    texts = ["\n".join(filter(None, row)) for row in zip(*cells, strict=True)]
-    return [text if text.strip() else "" for text in texts]
+    return ["\n".join(filter(None, row)) for row in zip(*cells, strict=True)]
 
 
 def _cells(column: Column) -> list[str]:
@@ -214,10 +226,23 @@ def _cells(column: Column) -> list[str]:
     ]
 
 
+def _listed(texts):
+    """Return a list of what has one: arrays, series of pandas and of polars."""
+    for name in ("tolist", "to_list"):
+        if hasattr(texts, name):
+            return getattr(texts, name)()
+    return texts
+
+
 def _kind(cells) -> str:
     if not isinstance(cells, list | tuple):
         return type(cells).__name__
-    return f"{next(type(c).__name__ for c in cells if type(c) is not str)} among them"
+    other = next(one for one in cells if not _is_text(one))
+    return f"{type(other).__name__} among them"
+
+
+def _is_text(one) -> bool:
+    return isinstance(one, str)
 
 
 def _check(table: Columns, known: Vocabulary) -> None:
@@ -244,8 +269,9 @@ def _chosen(table: Columns, others: list[str], given: dict[str, str]) -> list[st
     counts = {one: count for one, count in counts.items() if count}
     if not counts:
         raise GpuzooError(
-            f"{table.what}: no column beside the target holds texts; the columns are "
-            f"{', '.join(map(repr, others[:_LISTED]))}"
+            f"{table.what}: no column beside the target holds texts with letters; name "
+            "one with --columns NAME:text; the columns beside the target are "
+            f"{', '.join(map(repr, others[:_LISTED])) or 'none'}"
         )
     first, *rest = sorted(counts, key=lambda one: -counts[one])
     if rest and 2 * counts[rest[0]] > counts[first]:

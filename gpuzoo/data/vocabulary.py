@@ -108,10 +108,31 @@ class Vocabulary:
         unknown = [one for one in read if one not in self._numbers]
         if unknown:
             found.append(
-                f"unknown words from the training: {len(unknown)} of {len(read)}, as "
+                f"not in the vocabulary: {len(unknown)} of {len(read)} words, as "
                 f"{quoted(unknown[0])}"
             )
         return found
+
+    def lost(self, texts: list[str]) -> list[str]:
+        """Return lines about what is lost of all of some texts."""
+        each = [words(text) for text in texts]
+        strange = [
+            2 * sum(one not in self._numbers for one in text[: self.length])
+            > len(text[: self.length])
+            for text in each
+        ]
+        counts = {
+            "have no words": sum(not text for text in each),
+            f"are cut to the first {self.length} words": sum(
+                len(text) > self.length for text in each
+            ),
+            "are more than half of words that are not in the vocabulary": sum(strange),
+        }
+        return [
+            f"{count:,} of {len(each):,} texts {line}"
+            for line, count in counts.items()
+            if count
+        ]
 
     def as_record(self) -> dict:
         return {

@@ -7,6 +7,7 @@ from gpuzoo.data.vocabulary import Vocabulary
 from gpuzoo.deploy.serve.inputs import Refused
 
 _LONGEST = 100_000  # characters of a text
+_LISTED = 5
 _WARNINGS = 100
 
 
@@ -19,7 +20,7 @@ def from_examples(
     Raises:
         Refused: other types, a column that is missing, or a text that is too long.
     """
-    rows = []
+    rows, others = [], set()
     for number, one in enumerate(examples):
         if type(one) is str and len(known.columns) == 1:
             one = {known.columns[0]: one}
@@ -34,11 +35,17 @@ def from_examples(
                 422, f"inputs[{number}]: a text of more than {_LONGEST:,} characters"
             )
         rows.append(one)
+        others |= one.keys() - {*known.columns, known.target}
     table = columns.from_memory(
         "inputs", {name: [row[name] for row in rows] for name in known.columns}
     )
     found = texts.joined(table, known.columns)
-    said = [
+    said = []
+    if others:
+        listed = ", ".join(repr(name[:60]) for name in sorted(others)[:_LISTED])
+        dots = ", ..." * (len(others) > _LISTED)
+        said.append(f"not read, and ignored: column {listed}{dots}")
+    said += [
         f"inputs[{number}]: {line}"
         for number, text in enumerate(found)
         for line in known.strange(text)
