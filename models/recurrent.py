@@ -8,8 +8,6 @@ from gpuzoo import register
 from gpuzoo.models._blocks import check_forecaster, check_image, forecast_of
 from gpuzoo.runtime.configure import in_force
 
-Implementation = Literal["auto", "cudnn", "scan", "unrolled"]
-
 
 @register(
     task="classify",
@@ -24,7 +22,7 @@ def lstm(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
-    implementation: Implementation = "auto",
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """LSTM over the rows of the image, dense logits after the last one.
 
@@ -59,7 +57,7 @@ def bilstm(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
-    implementation: Implementation = "auto",
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """Bidirectional LSTM over the rows of the image, dense logits after the last step.
 
@@ -87,7 +85,7 @@ def gru(
     units: int = 128,
     layers: int = 1,
     dropout: float = 0.0,
-    implementation: Implementation = "auto",
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """GRU over the rows of the image, dense logits after the last one.
 
@@ -178,7 +176,7 @@ def lstm_forecaster(
     num_classes: int = 0,
     units: int = 64,
     layers: int = 1,
-    implementation: Implementation = "auto",
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """An LSTM that forecasts the next values of a series.
 

@@ -1,9 +1,11 @@
 """Networks for short texts."""
 
+from typing import Literal
+
 import keras
 
 from gpuzoo import register
-from gpuzoo.models.recurrent import Implementation, through_time
+from gpuzoo.models.recurrent import through_time
 
 
 @register(
@@ -60,7 +62,7 @@ def text_gru(
     width: int = 64,
     units: int = 64,
     dropout: float = 0.3,
-    implementation: Implementation = "auto",
+    implementation: Literal["auto", "cudnn", "scan", "unrolled"] = "auto",
 ) -> keras.Model:
     """A GRU in both directions, the largest value of each unit over the text.
 
