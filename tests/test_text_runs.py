@@ -94,9 +94,15 @@ def test_texts_to_predict(place, cli_here, tmp_path):
         "cut from 30 words to the first 16",
         "not in the vocabulary: 16 of 16 words, as 'zzz'",
     ]
-    with pytest.warns(UserWarning, match="1 of 3 texts have no words"):
+    with pytest.warns(UserWarning) as said:
         told = trained.predict(tmp_path / "new.csv")
-    with pytest.warns(UserWarning, match="1 of 3 texts have no words"):
+    assert [str(one.message) for one in said] == [
+        "texts to predict: 1 of 3 texts have no words",
+        "texts to predict: 1 of 3 texts are cut to the first 16 words",
+        "texts to predict: 1 of 3 texts are more than half of words that are not in "
+        "the vocabulary",
+    ]
+    with pytest.warns(UserWarning, match="texts have|texts are"):
         assert np.array_equal(told["logits"], trained.predict(columns)["logits"])
     best = [row["predictions"][0]["probability"] for row in rows]
     assert best == pytest.approx(told["confidence"].tolist(), rel=1e-6)
