@@ -66,7 +66,8 @@ def text_gru(
 ) -> keras.Model:
     """A GRU in both directions, the largest value of each unit over the text.
 
-    Input and output as of `text_cnn`. Each direction has `units` units.
+    Input (batch, length), int32, numbers of words below `words`, 0 after the last one;
+    output (batch, num_classes), logits in float32. Each direction has `units` units.
     `implementation`: see `lstm`.
 
     Differences from the papers: the GRU is that of `gru`; the first one reads forwards
