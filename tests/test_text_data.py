@@ -67,7 +67,7 @@ def test_length():
         64,
         vocabulary.LONGEST,
     )
-    assert "0 of 48 training texts are longer" in said
+    assert "longer are 0 of 48 training texts, 0 of 12 test texts" in said
     assert data.text.strange("word " * 70) == ["cut from 70 words to the first 64"]
     (line,) = data.text.strange("a new word")
     assert line == "not in the vocabulary: 2 of 3 words, as 'a'"
@@ -115,7 +115,10 @@ def test_the_column_of_texts():
     both = load(table, kinds=("who:text", "text:text"))
     assert both.text.columns == ("who", "text") and "ann" in both.text.words
     assert load(table, kinds=("text:drop",)).text.columns == ("who",)
-    assert load({"text": TEXTS, "stars": [1, 5] * 30}, "stars").classes == ("1", "5")
+    rated = load({"text": TEXTS, "stars": [1, 5] * 30}, "stars")
+    assert rated.classes == ("1", "5") and "regress" not in " ".join(rated.findings)
+    faces = load({"text": ["\U0001f600", "\U0001f621 ?"] * 30, "label": LABELS})
+    assert faces.text.words == ("\U0001f600", "?", "\U0001f621")
 
 
 def test_empty_cells_are_left_out_and_named(tmp_path):
@@ -139,6 +142,8 @@ def test_texts_that_are_twice_and_classes_without_a_row():
 
 @pytest.mark.parametrize(("table", "how", "fault"), [
     ({"text": TEXTS}, {}, "no column 'label'; the columns are 'text'"),
+    ({}, {}, "its only column is the target; a column of texts is missing"),
+    ({"a": TEXTS, "label": list(range(60))}, {}, "too many for classes; name another target"),
     ({"a": range(60)}, {}, "no column beside the target holds texts with letters; name one with --columns NAME:text; the columns beside the target are 'a'"),
     ({"a": TEXTS, "b": TEXTS}, {}, "'a' and 'b' both hold texts; add --columns a:text"),
     ({"a": TEXTS}, {"kinds": ("a:number",)}, "columns must be name:kind, with a kind of text, drop"),
@@ -231,7 +236,9 @@ def test_very_long_texts(tmp_path):
     path.write_text("\n".join(["text,label", *rows]))
     data = gpuzoo.load_data(str(path), task="classify_text")
     assert data.text.length == vocabulary.LONGEST
-    assert "48 of 48 training texts are longer" in " ".join(data.findings)
+    assert "longer are 48 of 48 training texts, 12 of 12 test" in " ".join(
+        data.findings
+    )
 
 
 def test_what_is_lost_of_texts_to_predict():

@@ -329,7 +329,8 @@ def _rows(
             ) from None
         raise GpuzooError(
             f"{what}: line {reader.line_num + skipped}: not a readable CSV file: "
-            f"{error}; look for an unclosed quotation mark"
+            f"{error}; look for a quotation mark that is not closed, or inside a cell "
+            "not doubled"
         ) from None
     return rows
 

@@ -163,8 +163,9 @@ class Goal:
     said: list[str]
 
 
-def goal_of(table: Columns, column: Column, task: str) -> Goal:
-    """Read the target as classes or as numbers."""
+def goal_of(table: Columns, column: Column, task: str, numeric: bool = True) -> Goal:
+    """Read the target as classes or as numbers; `numeric`: whether numbers can be
+    predicted, which messages then name."""
     every = np.arange(len(table))
     number = _numbers_of_target(table, column, every, task)
     if number is not None:
@@ -184,12 +185,12 @@ def goal_of(table: Columns, column: Column, task: str) -> Goal:
             f"{table.what}: the target {column.name!r} has {len(names):,} different "
             f"values in {len(rows):,} rows, too many for classes; name another target"
             + ", or add --task regress_table"
-            * (number is not None)
+            * (number is not None and numeric)
         )
     places = {one: n for n, one in enumerate(names)}
     labels = np.array([places[texts[row]] for row in rows], np.int32)
     said = f"the target {column.name!r} has {len(names)} classes"
-    if number is not None:
+    if number is not None and numeric:
         said += ", numbers (--task regress_table predicts them as such)"
     return Goal(
         Target(column.name, "category"), rows, labels, tuple(names),

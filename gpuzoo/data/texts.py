@@ -51,15 +51,15 @@ def make(
     target = columns.clean_name(target)
     wanted = tabular.preparation.column_of(target, table)
     others = [one for one in table.columns if one != target]
-    chosen = _chosen(table, others, column_kinds.parse_columns(
-        kinds, others, target, KINDS
-    ))  # fmt: skip
     if len(table) < tabular.LEAST:
         raise GpuzooError(
             f"{table.what}: {len(table)} rows below the names of the columns; at least "
             f"{tabular.LEAST} are needed"
         )
-    goal = tabular.goal_of(table, wanted, tabular.CLASSIFY)
+    chosen = _chosen(table, others, column_kinds.parse_columns(
+        kinds, others, target, KINDS
+    ))  # fmt: skip
+    goal = tabular.goal_of(table, wanted, tabular.CLASSIFY, numeric=False)
     found = list(map(words, joined(table, chosen)))
     full = _with_words(table, goal.rows, found)
     splits = tabular.with_rows(
@@ -74,7 +74,7 @@ def make(
     for split, part in clean.items():
         part["label"] = rough.splits[split]["label"].astype(np.int32)
     findings = (
-        *table.findings, *_described(table, known, each["train"], clean), *goal.said,
+        *table.findings, *_described(table, known, each, clean), *goal.said,
         *_empty(table, goal.rows[~full]),
         *rough.findings, *alike(goal.classes),
         *tabular.empty_classes(clean, goal.classes), *_duplicates(each),
@@ -267,11 +267,17 @@ def _chosen(table: Columns, others: list[str], given: dict[str, str]) -> list[st
     left = [one for one in others if given.get(one) != "drop"]
     counts = {one: _words_of(table.columns[one]) for one in left}
     counts = {one: count for one, count in counts.items() if count}
+    if not others:
+        raise GpuzooError(
+            f"{table.what}: its only column is the target; a column of texts is missing"
+        )
+    if not counts and len(left) == 1 and table.columns[left[0]].texts is not None:
+        return left  # texts without letters, as emoji are
     if not counts:
         raise GpuzooError(
             f"{table.what}: no column beside the target holds texts with letters; name "
             "one with --columns NAME:text; the columns beside the target are "
-            f"{', '.join(map(repr, others[:_LISTED])) or 'none'}"
+            f"{', '.join(map(repr, others[:_LISTED]))}"
         )
     first, *rest = sorted(counts, key=lambda one: -counts[one])
     if rest and 2 * counts[rest[0]] > counts[first]:
@@ -297,13 +303,17 @@ def _words_of(column: Column) -> float:
 
 
 def _described(
-    table: Columns, known: Vocabulary, train: list[list[str]], clean: dict
+    table: Columns, known: Vocabulary, each: dict[str, list[list[str]]], clean: dict
 ) -> list[str]:
     names = " and ".join(map(repr, known.columns))
-    cut = sum(len(text) > known.length for text in train)
+    longer = [
+        f"{sum(len(text) > known.length for text in mine):,} of {len(mine):,} "
+        f"{LONG[split]} texts"
+        for split, mine in each.items()
+    ]
     found = [
-        f"texts of {names}: the first {known.length} words are read, "
-        f"{cut:,} of {len(train):,} training texts are longer",
+        f"texts of {names}: the first {known.length} words are read; longer are "
+        f"{', '.join(longer)}",
         f"{len(known.words):,} words are known, each in two training texts or more",
     ]
     shares = []
