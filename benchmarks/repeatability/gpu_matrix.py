@@ -7,7 +7,7 @@
     python benchmarks/repeatability/gpu_matrix.py --table
 
 It asks `gpuzoo compile` for the training and the evaluation step of each model, with
-its own task, on the embedded digits (audio, forecasting, tables: computed data), batch
+its own task, on the embedded digits (other kinds of data: computed), batch
 128 (wgan_gp, which needs a multiple of 5: 125).
 All of it is predicted, nothing is measured. Two compilers run side by side. The
 programs of a model's levels have most kernels in common, which are compiled once.
@@ -188,7 +188,8 @@ Written by `benchmarks/repeatability/gpu_matrix.py --table` from
 **Predicted by the compiler, not measured: none of these programs has been run.** The
 training and the evaluation step of each model, on JAX, are compiled for a card that is
 only described ([compile for a GPU without one](../howto/compile.md)), at batch {batch}
-(`wgan_gp`: {batch_5}), on the embedded digits, computed sounds, series and tables.
+(`wgan_gp`: {batch_5}), on the embedded digits, computed sounds, series, tables,
+masks and texts.
 {versions}; {date}, {codes} version(s) of the code: the record names that of each row.
 """
 _LEVELS = """\

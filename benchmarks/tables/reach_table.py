@@ -45,12 +45,13 @@ def repeated_text(record: dict, where: str) -> str:
     if len(models) < 20:
         which += f" ({', '.join(sorted(models))})"
     equal, cases = len(verdicts.get("equal", [])), sum(map(len, verdicts.values()))
+    narrowed = ", large models narrowed" * record["small"]
     return (
         f"Trained twice in fresh processes, {record['steps']} steps of "
         f"{record['batch']} examples on each of {len(modes)} combinations of backend, "
         f"precision and XLA, {which} gave equal bits in {equal} of {cases} cases"
         + (f"; {'; '.join(told)}" if told else "")
-        + f" ({where}, large models narrowed, {record['date']}, "
+        + f" ({where}{narrowed}, {record['date']}, "
         "`benchmarks/repeatability/repeatable.py`)."
     )
 
