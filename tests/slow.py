@@ -63,6 +63,7 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "notebooks.py::test_notebook_runs[segmentation",
     "notebooks.py::test_notebook_runs[series",
     "notebooks.py::test_notebook_runs[sounds",
+    "notebooks.py::test_notebook_runs[texts",
     "notebooks.py::test_notebook_runs[transfer",
     "on_disk.py::test_killed_and_resumed",
     "on_disk.py::test_the_same_bits_as_in_memory[jax",
