@@ -68,8 +68,8 @@ def test_every_model_has_data_of_its_task(matrix):
     for model in list_models():
         recipe = matrix.recipe_of(model)
         tasks.load(recipe.task).check_recipe(recipe)
-        images = recipe.task not in ("table", "forecast", "classify_audio", "segment")
-        assert (recipe.data == "digits") == images
+        assert (recipe.data == "digits") == (recipe.task not in matrix.DATA)
+        assert tasks.load(recipe.task).takes in ("image", "") or not recipe.augment
 
 
 def test_the_program_of_a_shard_is_the_same_for_any_number_of_cards(matrix):
