@@ -70,7 +70,7 @@ def test_length():
     assert "longer are 0 of 48 training texts, 0 of 12 test texts" in said
     assert data.text.strange("word " * 70) == ["cut from 70 words to the first 64"]
     (line,) = data.text.strange("a new word")
-    assert line == "not in the vocabulary: 2 of 3 words, as 'a'"
+    assert line == "unknown words from the text: 2 of 3, as 'a'"
     assert data.text.strange(" ") == ["no words: the text is empty"]
 
 
@@ -248,7 +248,7 @@ def test_what_is_lost_of_texts_to_predict():
     assert found == given and said == [
         "1 of 4 texts have no words",
         "1 of 4 texts are cut to the first 8 words",
-        "1 of 4 texts are more than half of words that are not in the vocabulary",
+        "1 of 4 texts have more unknown words than known ones",
     ]
     rows = {"text": ["\u200b", *given[:2]], "label": ["yes", "no", "no"]}
     other, said = texts.other(from_memory("mine", rows), known, ("no", "yes"))

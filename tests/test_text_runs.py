@@ -92,15 +92,20 @@ def test_texts_to_predict(place, cli_here, tmp_path):
     assert rows[1]["changes"] == ["no words: the text is empty"]
     assert rows[2]["changes"] == [
         "cut from 30 words to the first 16",
-        "not in the vocabulary: 16 of 16 words, as 'zzz'",
+        "unknown words from the text: 16 of 16, as 'zzz'",
     ]
+    write(tmp_path / "odd.csv", {"message": ["the new film", "a nice film", "aha"]})
+    done = cli_here("predict", place / "run", "odd.csv")
+    assert done.json["changes"] == {"unknown words": 3}
+    assert done.stderr.count("unknown words") == 2  # the first, and how many
+    done = cli_here("predict", place / "run", "the film was great")
+    assert done.returncode == 2 and "from Python as they are" in done.stderr
     with pytest.warns(UserWarning) as said:
         told = trained.predict(tmp_path / "new.csv")
     assert [str(one.message) for one in said] == [
         "texts to predict: 1 of 3 texts have no words",
         "texts to predict: 1 of 3 texts are cut to the first 16 words",
-        "texts to predict: 1 of 3 texts are more than half of words that are not in "
-        "the vocabulary",
+        "texts to predict: 1 of 3 texts have more unknown words than known ones",
     ]
     with pytest.warns(UserWarning, match="texts have|texts are"):
         assert np.array_equal(told["logits"], trained.predict(columns)["logits"])
@@ -148,7 +153,7 @@ def test_exported_and_served(place):
         assert one["index"] == wanted["predicted"][n]
         assert one["probability"] == pytest.approx(wanted["confidence"][n], abs=1e-5)
     assert "inputs[2]: no words: the text is empty" in answer["warnings"]
-    assert any("not in the vocabulary" in one for one in answer["warnings"])
+    assert any("unknown words" in one for one in answer["warnings"])
     about = json.dumps(pages.openapi(made, Limits(), False))
     assert "column -> text: message" in about and pages.summary(made)["columns"] == [
         "message"

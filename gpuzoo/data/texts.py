@@ -251,7 +251,8 @@ def _check(table: Columns, known: Vocabulary) -> None:
             listed = ", ".join(map(repr, list(table.columns)[:_LISTED]))
             raise GpuzooError(
                 f"{table.what}: has no column {name!r}, which holds the texts that the "
-                f"model was trained on; its columns are {listed}"
+                f"model was trained on; rename the one that does; its columns are "
+                f"{listed}"
             )
 
 

@@ -97,7 +97,8 @@ class Vocabulary:
 
     def strange(self, text: str) -> list[str]:
         """Return lines about what is lost of a text: words that are unknown, and those
-        after the first `length`; or that it has none."""
+        after the first `length`; or that it has none. Lines are of one kind if they are
+        equal up to " from "."""
         each = words(text)
         if not each:
             return ["no words: the text is empty"]
@@ -108,7 +109,7 @@ class Vocabulary:
         unknown = [one for one in read if one not in self._numbers]
         if unknown:
             found.append(
-                f"not in the vocabulary: {len(unknown)} of {len(read)} words, as "
+                f"unknown words from the text: {len(unknown)} of {len(read)}, as "
                 f"{quoted(unknown[0])}"
             )
         return found
@@ -126,7 +127,7 @@ class Vocabulary:
             f"are cut to the first {self.length} words": sum(
                 len(text) > self.length for text in each
             ),
-            "are more than half of words that are not in the vocabulary": sum(strange),
+            "have more unknown words than known ones": sum(strange),
         }
         return [
             f"{count:,} of {len(each):,} texts {line}"

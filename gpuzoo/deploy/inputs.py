@@ -256,6 +256,11 @@ def _texts(name: str, file, trained: "Trained", invert: bool) -> Iterator[Exampl
     """Read the texts of a table; what is said of the whole file stands at the first."""
     path = pathlib.Path(name) if isinstance(file, bytes) else file
     content = file if isinstance(file, bytes) else None
+    if content is None and not file.exists():
+        raise ValueError(
+            "there is no such file; texts are read from a .csv or .parquet file, and "
+            "from Python as they are: gpuzoo.load(run).predict([text, ...])"
+        )
     known = trained.dataset.text
     found, said = texts.of_table(columns.from_file(path, content), known)
     for index, one in enumerate(found):
