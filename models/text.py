@@ -33,6 +33,8 @@ def text_cnn(
     norm of the weights, the default kernels span 2, 3, 5 and 8 words and not 3, 4 and
     5, and dropout is less.
     """
+    if not kernels:
+        raise ValueError("kernels of text_cnn must not be empty; the default has four")
     _check("text_cnn", input_shape, words, width, filters, *kernels)
     layers = keras.layers
     inputs, x, there = _embedded(input_shape, words, width)
@@ -110,5 +112,5 @@ def _embedded(input_shape, words: int, width: int) -> tuple:
 def _check(model: str, input_shape, *sizes: int) -> None:
     if len(input_shape) != 1 or not input_shape[0]:
         raise ValueError(f"input_shape of {model} must be (length,): {input_shape}")
-    if not sizes or min(sizes) < 1:
+    if min(sizes) < 1:
         raise ValueError(f"the sizes of {model} must be at least 1: {sizes}")

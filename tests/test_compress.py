@@ -427,6 +427,8 @@ def test_latencies_are_measured_in_turns(monkeypatch):
     monkeypatch.setattr(runtimes, "open_model", lambda path, *_: Model(path))
     monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
     inputs = [{"name": "image", "dtype": "uint8", "shape": [None, 4, 4, 1]}]
+    words = {"name": "text", "dtype": "int32", "shape": [None, 99]}
+    assert {*latency._example(words, np.random.default_rng(0)).flat} == {0, 1}
     request = {"format": "onnx", "paths": ["slow", "fast"], "inputs": inputs}
     slow, fast = next(latency.measure(request))["seconds"]
     assert len(slow) == len(fast) == 200

@@ -147,6 +147,7 @@ def test_texts_that_are_twice_and_classes_without_a_row():
     ({"a": range(60)}, {}, "no column beside the target holds texts with letters; name one with --columns NAME:text; the columns beside the target are 'a'"),
     ({"a": TEXTS, "b": TEXTS}, {}, "'a' and 'b' both hold texts; add --columns a:text"),
     ({"a": TEXTS}, {"kinds": ("a:number",)}, "columns must be name:kind, with a kind of text, drop"),
+    ({"a": TEXTS}, {"kinds": ("label:text",)}, "is the target; it holds the classes; leave it out"),
     ({"a": TEXTS}, {"kinds": ("c:text",)}, "columns: no column 'c'"),
     ({"a": [""] * 60, "b": TEXTS}, {"kinds": ("a:text",)}, "every text is empty"),
     ({"a": [chr(0x4E00 + n) for n in range(60)]}, {}, "no word is in two training texts"),
@@ -190,10 +191,20 @@ def test_what_is_no_text_to_predict(given, fault):
         texts.given(given, known)
 
 
+def test_a_row_of_a_data_frame_is_one_text():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"text": TEXTS, "label": LABELS})
+    known = load({"text": TEXTS, "label": LABELS}).text
+    for given in (frame.iloc[0], frame.iloc[:1], frame["text"].iloc[:1], TEXTS[0]):
+        assert texts.given(given, known) == ([TEXTS[0]], [])
+
+
 def test_texts_from_python():
     for x in (TEXTS, np.array(TEXTS), tuple(TEXTS)):
         table = texts.from_pair((x, LABELS))
         assert table.columns["text"].texts == TEXTS
+    with pytest.raises(gpuzoo.GpuzooError, match="the texts are bytes; decode them"):
+        texts.from_pair((np.array(TEXTS, "S"), LABELS))
     with pytest.raises(gpuzoo.GpuzooError, match="all must have the same number"):
         texts.from_pair((TEXTS, LABELS[:9]))
     assert texts.from_pair((np.zeros((9, 2)), LABELS[:9])) is None

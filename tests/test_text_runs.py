@@ -243,6 +243,7 @@ def test_texts_and_labels_from_python(runtime, tmp_path, own_cache):
     (["text", "--data", "mine.csv", "--target", "message"], "too many for classes"),
     (["text", "--data", "mine.csv", "--target", "mood", "--augment", "flip"], "augment changes images"),
     (["text", "--model-options", "words=3"], "model_options cannot set words"),
+    (["text", "--model-options", "kernels=()"], "kernels of text_cnn must not be empty"),
     (["text", "--model", "cnn"], "model 'cnn' is for the task 'classify'"),
     (["mnist", "--data", "reviews"], "needs image and label of every example; data reviews have text"),
     (["text", "--model", "float.py:net", "--model-options"], "write keras.Input(input_shape, dtype='int32')"),

@@ -82,10 +82,10 @@ def parse_columns(
                 f"{word!r}"
             )
         if name == target:
-            raise GpuzooError(
-                f"columns: {name!r} is the target; the task says how it is read: "
-                "--task classify_table or regress_table"
-            )
+            how = "the task says how it is read: --task classify_table or regress_table"
+            if kinds is not KINDS:
+                how = "it holds the classes; leave it out"
+            raise GpuzooError(f"columns: {name!r} is the target; {how}")
         if name not in names:
             raise GpuzooError(f"columns: no column {name!r}; {nearest(name, names)}")
         if name in found:

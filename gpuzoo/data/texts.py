@@ -165,6 +165,9 @@ def _given(what: str, examples, known: Vocabulary) -> tuple[list[str], list[str]
                 "is a text; for the file give pathlib.Path(...), for the text [...]"
             )
         return [examples], []
+    row = hasattr(examples, "iloc") and not columns.is_table(examples)
+    if row and {*known.columns} <= {*examples.index}:  # of a data frame
+        examples = dict(examples)
     if isinstance(examples, os.PathLike):
         return of_table(columns.from_file(pathlib.Path(examples)), known)
     if columns.is_table(examples):
@@ -201,11 +204,13 @@ def from_pair(data) -> Columns | None:
     """Return (texts, labels) of Python as a table; None if they are none.
 
     Raises:
-        GpuzooError: different numbers of texts and labels.
+        GpuzooError: different numbers of texts and labels, or texts that are bytes.
     """
     if not isinstance(data, tuple | list) or len(data) != 2:
         return None
     texts = _listed(data[0])
+    if isinstance(texts, list | tuple) and bytes in map(type, texts):
+        raise GpuzooError("data: the texts are bytes; decode them: text.decode()")
     if not isinstance(texts, list | tuple) or not any(map(_is_text, texts)):
         return None
     return columns.from_memory("data", {TEXT: list(texts), LABEL: data[1]})

@@ -44,6 +44,8 @@ def _example(described: dict, rng) -> np.ndarray:
     shape, dtype = [1, *described["shape"][1:]], np.dtype(described["dtype"])
     if dtype.kind == "f":
         return rng.random(shape).astype(dtype)
+    if dtype == np.int32:  # places in a list, of which every list has the first two
+        return rng.integers(0, 2, shape, dtype)
     limits = np.iinfo(dtype)
     return rng.integers(limits.min, limits.max, shape, dtype, endpoint=True)
 
