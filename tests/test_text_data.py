@@ -146,6 +146,7 @@ def test_texts_that_are_twice_and_classes_without_a_row():
     ({"a": TEXTS, "label": list(range(60))}, {}, "too many for classes; name another target"),
     ({"a": range(60)}, {}, "no column beside the target holds texts with letters; name one with --columns NAME:text; the columns beside the target are 'a'"),
     ({"a": TEXTS, "b": TEXTS}, {}, "'a' and 'b' both hold texts; add --columns a:text"),
+    ({"a b": TEXTS, "c": TEXTS}, {}, "add --columns 'a b:text', or 'a b:text' c:text for both"),
     ({"a": TEXTS}, {"kinds": ("a:number",)}, "columns must be name:kind, with a kind of text, drop"),
     ({"a": TEXTS}, {"kinds": ("label:text",)}, "is the target; it holds the classes; leave it out"),
     ({"a": TEXTS}, {"kinds": ("c:text",)}, "columns: no column 'c'"),
@@ -226,6 +227,7 @@ REVIEWS = "3ff59556eacbeb7622048274ab4f895cc89031237efe64856456f18ecb02450f"
 @pytest.mark.parametrize(("content", "wanted", "said"), [
     ('text\na, b\n""\n\nc d; e\n\n', ["a, b", "", "c d; e"], "1 blank lines are no rows"),
     ("my text\na b c\nd e\nf, g h i j\n", ["a b c", "d e", "f, g h i j"], ""),
+    ("my text\ngood film\n", ["good film"], ""),
     ('my text\n"a b"\n"c ""d"""\n"e f"\n', ["a b", 'c "d"', "e f"], ""),
     ("text\n" + "word " * 100_000 + "\n", ["word " * 99_999 + "word"], ""),
 ])  # fmt: skip

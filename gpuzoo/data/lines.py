@@ -137,7 +137,10 @@ def read_named(path: pathlib.Path, content: bytes | None = None) -> Table:
 def _are_texts(rows: list) -> bool:
     """Whether what blanks seem to part are the words of texts, one in each line."""
     widths = {len(row) for _, row in rows}
-    return len(widths) > 2 or any(row[0].startswith('"') for _, row in rows)
+    if len(widths) > 2 or any(row[0].startswith('"') for _, row in rows):
+        return True
+    cells = (cell for _, row in rows[1:] for cell in row)
+    return not any(numbers.kind(cell) == "number" or is_date(cell) for cell in cells)
 
 
 def _blank(text: str, skipped: int, last: int) -> list[int]:

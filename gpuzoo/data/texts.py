@@ -3,6 +3,7 @@ the vocabulary."""
 
 import os
 import pathlib
+import shlex
 
 import numpy as np
 
@@ -287,9 +288,10 @@ def _chosen(table: Columns, others: list[str], given: dict[str, str]) -> list[st
         )
     first, *rest = sorted(counts, key=lambda one: -counts[one])
     if rest and 2 * counts[rest[0]] > counts[first]:
+        one, other = (shlex.quote(f"{name}:text") for name in (first, rest[0]))
         raise GpuzooError(
             f"{table.what}: the columns {first!r} and {rest[0]!r} both hold texts; add "
-            f"--columns {first}:text, or {first}:text {rest[0]}:text for both"
+            f"--columns {one}, or {one} {other} for both"
         )
     return [first]
 
