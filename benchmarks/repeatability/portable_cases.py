@@ -60,7 +60,7 @@ def cases(ops, layers) -> dict:
         "convolution": (lambda a, b: ops.conv(a, b, padding="same"), images, kernel),
         "strided": (lambda a, b: ops.conv(a, b, strides=2), images, kernel),
         "depthwise": (ops.depthwise_conv, images, deep),
-        "average pooling": (lambda a: ops.average_pool(a, 2), images),
+        "average pooling": (lambda a: ops.average_pool(a, 2, 2), images),
         "max pooling": (lambda a: ops.max_pool(a, 2), images),
     }
     found |= large(ops)
@@ -106,8 +106,16 @@ def convolutions(ops, images, kernel) -> dict:
         "dilated convolution": (
             lambda a, b: ops.conv(a, b, padding="same", dilation_rate=2), images, kernel
         ),
+        "transposed convolution": (
+            lambda a, b: ops.conv_transpose(a, b, strides=2, padding="same"),
+            images, numbers(26, 4, 4, 24, 5),
+        ),
         "convolution of series": (
             lambda a, b: ops.conv(a, b, dilation_rate=4), series, taps
+        ),
+        "strided depthwise convolution": (
+            lambda a, b: ops.depthwise_conv(a, b, strides=2, padding="same"),
+            images, numbers(27, 3, 3, 5, 2),
         ),
     }  # fmt: skip
 
@@ -139,26 +147,18 @@ def parts_of_layers(ops, layers, images) -> dict:
     def training(layer):
         return lambda a: layer(a, training=True)
 
-    return {
+    found = {
         "volumes": (lambda a, b: ops.conv(a, b, padding="same"), volume, kernel),
         "average pooling of volumes": (
             lambda a: ops.average_pool(a, 2, 2, "same"), volume
         ),
         "max pooling of volumes": (lambda a: ops.max_pool(a, 2, 2, "same"), volume),
-        "assigned": (assigned, numbers(20, 40)),
         "flipped bytes": (lambda a: a * ops.cast(ops.flip(
             ops.cast(a, "uint8"), 2), "float32"), pixels),
         "hue": (lambda a: ops.image.hsv_to_rgb(ops.image.rgb_to_hsv(a / 255)), pixels),
-        "Hashing": (number(layers.Hashing(4), whole), images),
-        "HashedCrossing": (
-            number(layers.HashedCrossing(4), (whole[:, :1], whole[:, 1:2])), images
-        ),
         "CategoryEncoding": (number(layers.CategoryEncoding(16), whole), images),
         "CategoryEncoding, counted": (
             number(layers.CategoryEncoding(16, output_mode="count"), whole), images
-        ),
-        "IntegerLookup": (
-            number(layers.IntegerLookup(vocabulary=list(range(8))), whole), images
         ),
         "Discretization": (lambda a: a * ops.cast(
             layers.Discretization(bin_boundaries=[-0.5, 0.0, 0.5])(a), "float32"
@@ -186,6 +186,23 @@ def parts_of_layers(ops, layers, images) -> dict:
             training(layers.RandomPerspective(seed=1)), pixels
         ),
         "RandomErasing": (training(layers.RandomErasing(seed=1)), pixels),
+    }  # fmt: skip
+    if keras.config.backend() != "tensorflow":  # which the last ones need
+        # There it is a call of a function, whose own operations are what matters.
+        return found | {
+            "grouped convolution": (
+                ops.conv, numbers(24, 8, 14, 14, 6), numbers(25, 3, 3, 3, 8)
+            )
+        }
+    return found | {
+        "assigned": (assigned, numbers(20, 40)),
+        "Hashing": (number(layers.Hashing(4), whole), images),
+        "HashedCrossing": (
+            number(layers.HashedCrossing(4), (whole[:, :1], whole[:, 1:2])), images
+        ),
+        "IntegerLookup": (
+            number(layers.IntegerLookup(vocabulary=list(range(8))), whole), images
+        ),
     }  # fmt: skip
 
 

@@ -50,6 +50,7 @@ AvgPool3D float32
 AvgPool3DGrad float32
 AvgPoolGrad float32
 BatchMatMulV2 float32
+BatchToSpaceND float32
 BiasAdd float32
 BiasAddGrad float32
 Bitcast float32
@@ -237,6 +238,7 @@ Softmax float32
 Softplus float32
 Softsign float32
 SoftsignGrad float32
+SpaceToBatchND float32
 SparseCross
 SparseToDense
 Split float32
