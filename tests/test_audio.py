@@ -52,6 +52,22 @@ def test_tones_are_the_same_everywhere_and_balanced():
     assert 3_200 < loudest.min() < 4_000 and 31_000 < loudest.max() < 32_768
 
 
+def test_spoken_digits_are_the_same_everywhere_and_balanced():
+    data = gpuzoo.load_data("spoken_digits")
+    assert data.fingerprint.startswith("70547e324722") and data.findings == ()
+    assert data.input_shape == (11_200,) and data.train["audio"].dtype == np.int16
+    assert data.classes[0] == "zero" and len(data.classes) == 10
+    assert list(np.bincount(data.test["label"])) == [100] * 10
+    # What hisses in "six" is above the formants of the vowels of "one".
+    spectra = np.abs(np.fft.rfft(data.train["audio"][:1_000], axis=1)) ** 2
+    hertz = np.fft.rfftfreq(11_200, 1 / 16_000)
+    high = spectra[:, (hertz > 4_500) & (hertz < 6_500)].sum(axis=1) / spectra.sum(
+        axis=1
+    )
+    label = data.train["label"][:1_000]
+    assert np.median(high[label == 6]) > 1.5 * np.median(high[label == 1])
+
+
 def test_a_folder_of_wav_files(folder):
     data = gpuzoo.load_data(str(folder))
     assert data.classes == ("high", "low") and data.source == "folder of WAV files"

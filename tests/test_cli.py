@@ -44,6 +44,7 @@ PICTURES = {
     "next_move": {"confusion.png"},
     "shapes": {"detections.png"},
     "segmentation": {"segmentations.png", "confusion_of_pixels.png"},
+    "speech": {"confusion.png"},
     "table": {"predicted_true.png", "residuals.png"},
     "text": {"confusion.png"},
     "tones": {"confusion.png"},
@@ -63,7 +64,11 @@ TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
 def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
     own = (
+<<<<<<< HEAD
         "forecast", "market", "next_move", "segmentation", "shapes", "table", "text",
+=======
+        "forecast", "market", "next_move", "segmentation", "shapes", "speech", "table",
+>>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
         "tones",
     )  # fmt: skip
     return words + ([] if name in own else ["--data", "digits"])

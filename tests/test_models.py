@@ -42,6 +42,7 @@ SIZES = {
     "tcn": [(20, 1), (9, 3)],
     "patch_transformer": [(20, 1), (9, 3)],
     "audio_cnn": [(1_700,)],
+    "audio_rnn": [(1_700,)],
     "detector": [(16, 24, 2)],
     "unet": [(16, 24, 2), (13, 9, 3)],
     "mlp_table": [(6,)],

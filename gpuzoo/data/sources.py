@@ -21,6 +21,7 @@ from gpuzoo.data import (
     made_boxes,
     made_masks,
     made_series,
+    made_speech,
     made_tables,
     made_texts,
     mask_files,
@@ -48,7 +49,11 @@ from gpuzoo.files import expand
 
 GENERATED = (
     "digits", "mackey_glass", "tones", made_boxes.NAME, made_masks.NAME,
+<<<<<<< HEAD
     made_series.NAME, made_texts.NAME,
+=======
+    made_series.NAME, made_speech.NAME,
+>>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
     *made_tables.TABLES,
 )  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
@@ -85,7 +90,8 @@ def load_data(
             a folder with one sub-folder of images or audio files per class (or such
             folders under train/, val/ and test/), or with images/ and masks/ for
             segmentation, or, with task="detect", with boxes in files of COCO, YOLO or
-            Pascal VOC; generated audio, `tones`, masks, `textured_digits`, or boxes,
+            Pascal VOC; generated audio, `tones` or `spoken_digits`,
+            masks, `textured_digits`, or boxes,
             `textured_shapes`; for forecasts `mackey_glass`, `market` or a .csv file;
             with a target a .csv or .parquet file of a table, or a generated one,
             `flats` or `lettings`; with task="classify_text" such a file with texts, or
@@ -286,6 +292,8 @@ def _load(
         return mackey_glass()
     if name == "tones":
         return tones()
+    if name == made_speech.NAME:
+        return made_speech.make()
     if name == made_masks.NAME:
         return made_masks.textured_digits()
     if name == made_boxes.NAME:
