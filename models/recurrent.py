@@ -111,22 +111,14 @@ def _rows(
             f"units and layers of {name} must be at least 1: {units}, {layers}"
         )
     height, width, channels = input_shape
-<<<<<<< HEAD
     how = through_time(name, implementation)
-=======
-    ways = through_time(name, implementation)
->>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
     inputs = keras.Input(input_shape, name="image")
     x = keras.layers.Reshape((height, width * channels), name="rows")(inputs)
     for i in range(1, layers + 1):
         recurrent = layer(
             units,
             return_sequences=i < layers,
-<<<<<<< HEAD
             **how,
-=======
-            **ways,
->>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
             name=f"{layer.__name__.lower()}_{i}",
         )
         if both_ways:
@@ -201,21 +193,13 @@ def lstm_forecaster(
     check_forecaster(
         input_shape, horizon, units, layers, targets=targets, model="lstm_forecaster"
     )
-<<<<<<< HEAD
     how = through_time("lstm_forecaster", implementation)
-=======
-    ways = through_time("lstm_forecaster", implementation)
->>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
     inputs = x = keras.Input(input_shape, name="series")
     for number in range(1, layers + 1):
         x = keras.layers.LSTM(
             units,
             return_sequences=number < layers,
-<<<<<<< HEAD
             **how,
-=======
-            **ways,
->>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
             name=f"lstm_{number}",
         )(x)
     outputs = forecast_of(

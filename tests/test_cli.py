@@ -64,12 +64,8 @@ TOGETHER = [name for name in gpuzoo.list_recipes() if name not in FRESH]
 def words_of(name: str) -> list[str]:
     words = ["--fast-dev-run", "--device", "cpu"]
     own = (
-<<<<<<< HEAD
-        "forecast", "market", "next_move", "segmentation", "shapes", "table", "text",
-=======
         "forecast", "market", "next_move", "segmentation", "shapes", "speech", "table",
->>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
-        "tones",
+        "text", "tones",
     )  # fmt: skip
     return words + ([] if name in own else ["--data", "digits"])
 

@@ -109,9 +109,9 @@ class Recipe:
 
     data: str = "mnist"
     """mnist, cifar10, ... (any TFDS image dataset), digits, tones, spoken_digits,
-    mackey_glass, market, textured_digits, reviews, a .npz or .csv file, or a folder with
-    one sub-folder of images or audio files per class, or with images/ and masks/; with
-    `target` a table: a .csv or .parquet file, flats or lettings."""
+    mackey_glass, market, textured_digits, reviews, a .npz or .csv file, or a folder
+    with one sub-folder of images or audio files per class, or with images/ and masks/;
+    with `target` a table: a .csv or .parquet file, flats or lettings."""
     target: str = ""
     """Column of a table to predict; generated ones have a default. Of a series several,
     separated by commas; of texts the column of classes."""

@@ -49,11 +49,7 @@ from gpuzoo.files import expand
 
 GENERATED = (
     "digits", "mackey_glass", "tones", made_boxes.NAME, made_masks.NAME,
-<<<<<<< HEAD
-    made_series.NAME, made_texts.NAME,
-=======
-    made_series.NAME, made_speech.NAME,
->>>>>>> 00a58be (Spoken words: audio_rnn, generated speech, recipe speech)
+    made_series.NAME, made_speech.NAME, made_texts.NAME,
     *made_tables.TABLES,
 )  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
@@ -90,9 +86,8 @@ def load_data(
             a folder with one sub-folder of images or audio files per class (or such
             folders under train/, val/ and test/), or with images/ and masks/ for
             segmentation, or, with task="detect", with boxes in files of COCO, YOLO or
-            Pascal VOC; generated audio, `tones` or `spoken_digits`,
-            masks, `textured_digits`, or boxes,
-            `textured_shapes`; for forecasts `mackey_glass`, `market` or a .csv file;
+            Pascal VOC; generated audio, `tones` or `spoken_digits`, masks,
+            `textured_digits`, or boxes, `textured_shapes`; for forecasts `mackey_glass`, `market` or a .csv file;
             with a target a .csv or .parquet file of a table, or a generated one,
             `flats` or `lettings`; with task="classify_text" such a file with texts, or
             generated ones, `reviews`.
