@@ -87,6 +87,7 @@ def test_the_record_of_all_models_and_modes_has_no_difference():
             "_segment",
             "_series",
             "_text",
+            "_speech",
         )  # these of other machines
     )
     assert len(modes) == 9 and all(len(other) >= 8 for other in others)
