@@ -191,7 +191,9 @@ def parts_of_layers(ops, layers, images) -> dict:
         # There it is a call of a function, whose own operations are what matters.
         return found | {
             "grouped convolution": (
-                ops.conv, numbers(24, 8, 14, 14, 6), numbers(25, 3, 3, 3, 8)
+                ops.conv,
+                numbers(24, 8, 14, 14, 6),
+                numbers(25, 3, 3, 3, 8),
             )
         }
     return found | {
