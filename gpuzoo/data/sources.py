@@ -88,10 +88,9 @@ def load_data(
             segmentation, or, with task="detect", with boxes in files of COCO, YOLO or
             Pascal VOC; generated audio, `tones` or `spoken_digits`, masks,
             `textured_digits`, or boxes, `textured_shapes`; for forecasts
-            `mackey_glass`, `market` or a .csv file; with a target a
-            .csv or .parquet file of a table, or a generated one,
-            `flats` or `lettings`; with task="classify_text" such a file with texts, or
-            generated ones, `reviews`.
+            `mackey_glass`, `market` or a .csv file; with a target a .csv or .parquet
+            file of a table, or a generated one, `flats` or `lettings`; with
+            task="classify_text" such a file with texts, or generated ones, `reviews`.
         data_dir: prepared TFDS folder; nothing is downloaded then.
         fallback_data: name of the dataset to load if `name` is unavailable.
         image_size: side in pixels to which images of a folder are resized; 0: no
