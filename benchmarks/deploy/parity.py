@@ -38,6 +38,7 @@ RECIPES = {
     "table": ("table", "flats"),
     "segment": ("segmentation", "textured_digits"),
     "classify_text": ("text", "reviews"),
+    "embed": ("glyphs", "glyphs"),
 }
 GENERATORS = ("adversarial", "diffusion")
 

@@ -67,6 +67,7 @@ MADE = {
     "table": "flats",
     "segment": "textured_digits",
     "classify_text": "reviews",
+    "embed": "glyphs",
 }
 
 
