@@ -15,7 +15,8 @@ def test_a_pattern_that_matches_nothing_is_an_error(words, cli_here):
 def test_list_says_what_a_model_reaches_and_in_what_time(cli_here):
     done = cli_here("list", "c*")
     models = {model["name"]: model for model in done.json["models"]}
-    assert list(models) == ["cnn", "conditional_gan", "conv_lstm", "convmixer"]
+    names = ["cnn", "conditional_gan", "conv3d_small", "conv_lstm", "convmixer"]
+    assert list(models) == names
     assert models["convmixer"]["recipe"] is None
     assert (best := models["cnn"]["recipe"]) in ("mnist", "mnist_fast")
     figures = done.json["figures"][best]

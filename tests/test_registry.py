@@ -92,7 +92,7 @@ def test_unknown_model_names_the_nearest():
 
 
 def test_list_models_filters():
-    assert gpuzoo.list_models("conv*") == ["conv_lstm", "convmixer"]
+    assert gpuzoo.list_models("conv*") == ["conv3d_small", "conv_lstm", "convmixer"]
     assert gpuzoo.list_models("*mlp", task="classify") == ["mlp"]
     assert set(MODELS) >= {*CLASSIFIERS, *AUTOENCODERS}
     assert "vae" in AUTOENCODERS and "vae" not in CLASSIFIERS

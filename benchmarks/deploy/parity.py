@@ -38,7 +38,7 @@ RECIPES = {
     "table": ("table", "flats"),
     "segment": ("segmentation", "textured_digits"),
     "classify_text": ("text", "reviews"),
-    "embed": ("glyphs", "glyphs"),
+    "classify_film": ("films", "moving_digits"),
 }
 GENERATORS = ("adversarial", "diffusion")
 

@@ -71,7 +71,7 @@ def work(job: dict) -> None:
     computed = {
         "forecast": "mackey_glass", "classify_audio": "tones", "table": "flats",
         "segment": "textured_digits", "classify_text": "reviews",
-        "embed": "glyphs",
+        "classify_film": "moving_digits",
     }  # fmt: skip
     data = computed.get(task)
     dataset = part(data, job) if data else gpuzoo.load_data(job["data"])

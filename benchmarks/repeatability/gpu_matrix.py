@@ -48,7 +48,7 @@ DATA = {
     "segment": "textured_digits",
     "table": "flats",
     "classify_text": "reviews",
-    "embed": "glyphs",
+    "classify_film": "moving_digits",
 }
 
 

@@ -67,7 +67,7 @@ MADE = {
     "table": "flats",
     "segment": "textured_digits",
     "classify_text": "reviews",
-    "embed": "glyphs",
+    "classify_film": "moving_digits",
 }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpuzoo.data.vocabulary import Vocabulary
 
 Arrays = dict[str, np.ndarray]
-FIELDS = ("image", "audio", "series", "table", "text")
+FIELDS = ("image", "audio", "series", "table", "text", "film")
 ORDER = ("train", "val", "test")
 """The splits, of which every dataset has the first and the last."""
 LONG = {"train": "training", "val": "validation", "test": "test"}
@@ -32,7 +32,8 @@ class Dataset:
     (gpuzoo/data/boxes.py); of audio `audio`, (examples, samples), int16, and `label`;
     of a time series `series`, and `target` (gpuzoo/data/series.py) or `label`
     (gpuzoo/data/series_table.py); of a table `table`, and `label` or `target`
-    (gpuzoo/data/tabular.py); of texts `text`, and `label` (gpuzoo/data/texts.py).
+    (gpuzoo/data/tabular.py); of texts `text`, and `label` (gpuzoo/data/texts.py); of
+    films `film`, (examples, frames, height, width, channels), as images, and `label`.
     """
 
     name: str
@@ -72,13 +73,15 @@ class Dataset:
 
     @property
     def field(self) -> str:
-        """Name of the model's input: image, audio, series, table or text."""
+        """Name of the model's input: image, audio, series, table, text or
+        film."""
         return next(name for name in FIELDS if name in self.train)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(height, width, channels), of audio (samples,), of a series (time,
-        channels), of a table (numbers,), of texts (words,)."""
+        channels), of a table (numbers,), of texts (words,), of films (frames, height,
+        width, channels)."""
         return self.train[self.field].shape[1:]
 
     def count(self, split: str) -> int:

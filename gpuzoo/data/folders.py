@@ -6,6 +6,7 @@ import pathlib
 import re
 from collections.abc import Callable
 
+from gpuzoo.data import videos
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import open_regular
 
@@ -27,8 +28,10 @@ _UNFINISHED = (".bak", ".crdownload", ".old", ".orig", ".part", ".tmp")
 # Formats that are not supported.
 _FOREIGN = {
     ".aac": "AAC sound", ".amr": "AMR sound", ".heic": "HEIC images",
-    ".m4a": "AAC sound", ".mp4": "video", ".wma": "Windows Media sound",
+    ".m4a": "AAC sound", ".wma": "Windows Media sound",
+    **dict.fromkeys(videos.SUFFIXES, "video"),
 }  # fmt: skip
+_NOT_OPENED = {*_UNFINISHED, *_FOREIGN} - videos.SUFFIXES
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "image"), (b"\xff\xd8\xff", "image"), (b"GIF8", "image"),
     (b"BM", "image"), (b"II*\0", "image"), (b"MM\0*", "image"), (b"fLaC", "sound"),
@@ -104,6 +107,40 @@ def _refuse_parts(what: str, names: list[str]) -> None:
         )
 
 
+def classes_of(what: str, parts: dict, path: pathlib.Path) -> list[str]:
+    """Return the names of the classes: of the sub-folders, if there are at least two.
+
+    Args:
+        parts: split -> its folder, if the data folder has splits.
+
+    Raises:
+        GpuzooError: there is nothing to read, or a split has other classes.
+    """
+    first = parts.get("train", path)
+    classes = sub_folders(what, first)
+    if len(classes) < 2:
+        refuse_wrapped(what, first, classes)
+        if not find_files(what, first, None):
+            raise GpuzooError(
+                f"{what}: needs one sub-folder of images or of .wav files for each of "
+                f"at least two classes, or only images; it has {len(classes)}"
+            )
+        return []
+    for split, folder in parts.items():
+        if extra := set(sub_folders(what, folder)) - set(classes):
+            raise GpuzooError(
+                f"{what}: {split} has a class that is missing in train: {min(extra)}"
+            )
+    return classes
+
+
+def shown(names: list[str]) -> tuple[str, ...]:
+    """Return names of folders as text; bytes that are not UTF-8 as \\xe4."""
+    return tuple(
+        os.fsencode(name).decode("utf-8", "backslashreplace") for name in names
+    )
+
+
 def sub_folders(what: str, folder: pathlib.Path) -> list[str]:
     """Return the sorted names of sub-folders that are not hidden."""
     try:
@@ -119,10 +156,11 @@ def is_litter(name: str) -> bool:
 
 
 def content_of(file: pathlib.Path | bytes) -> str:
-    """Return "image", "sound" or "" by the first bytes of a file, or of its content."""
+    """Return "image", "sound", "video" or "" by the first bytes of a file, or of its
+    content."""
     if isinstance(file, bytes):
         head = file[:16]
-    elif file.suffix.lower() in _UNFINISHED or file.suffix.lower() in _FOREIGN:
+    elif file.suffix.lower() in _NOT_OPENED:
         return ""
     else:
         try:
@@ -130,6 +168,8 @@ def content_of(file: pathlib.Path | bytes) -> str:
                 head = opened.read(16)
         except OSError:
             return ""
+    if videos.format_of(head):
+        return "video"
     if head[:4] == b"RIFF":
         return {b"WAVE": "sound", b"WEBP": "image"}.get(head[8:12], "")
     if head[:1] < b"\x80" and min(head, default=0) >= ord("\t"):
@@ -152,7 +192,7 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
         suffix = file.suffix.lower()
         kind = "image" if suffix in IMAGE_SUFFIXES else ""
         kind = "sound" if suffix in SOUND_SUFFIXES else kind
-        if not kind and (kind := content_of(file)):
+        if not kind and (kind := content_of(file).replace("video", "")):
             suffix = suffix or "no suffix"
             kinds["by content"][suffix] += 1
         kinds[kind or "left"][suffix] += 1
@@ -169,7 +209,7 @@ def choose(what: str, folder: pathlib.Path, found: list, note) -> bool:
         raise GpuzooError(
             f"{what}: {left.total()} files in {folder.name}/ are {', '.join(foreign)}, "
             "which is not supported; convert them, e.g. ffmpeg -i a.m4a a.wav, or to "
-            ".png"
+            ".png; films are read by --task classify_film"
         )
     _refuse_lost_classes(
         what, folder, of_class, "sound" if sounds > images else "image"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 import sys
 from collections.abc import Callable
@@ -15,12 +14,13 @@ from gpuzoo.data import (
     box_files,
     boxes,
     columns,
+    film_files,
+    films,
     folders,
     from_python,
-    identities,
     images,
     made_boxes,
-    made_glyphs,
+    made_films,
     made_masks,
     made_series,
     made_speech,
@@ -50,8 +50,8 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
 GENERATED = (
-    "digits", "mackey_glass", "tones", made_boxes.NAME, made_glyphs.NAME,
-    made_masks.NAME, made_series.NAME, made_speech.NAME, made_texts.NAME,
+    "digits", "mackey_glass", "tones", made_boxes.NAME, made_masks.NAME,
+    made_series.NAME, made_speech.NAME, made_texts.NAME, made_films.NAME,
     *made_tables.TABLES,
 )  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
@@ -66,6 +66,7 @@ def load_data(
     fallback_data: str = "",
     image_size: int = 0,
     audio_seconds: float = 0.0,
+    frames: int = 0,
     validation: float = 0.0,
     seed: int = 0,
     target: str = "",
@@ -92,14 +93,14 @@ def load_data(
             `textured_digits`, or boxes, `textured_shapes`; for forecasts
             `mackey_glass`, `market` or a .csv file; with a target a .csv or .parquet
             file of a table, or a generated one, `flats` or `lettings`; with
-            task="classify_text" such a file with texts, or generated ones, `reviews`;
-            with task="embed" a folder with a sub-folder for each identity, or `glyphs`.
+            task="classify_text" such a file with texts, or generated ones, `reviews`.
         data_dir: prepared TFDS folder; nothing is downloaded then.
         fallback_data: name of the dataset to load if `name` is unavailable.
         image_size: side in pixels to which images of a folder are resized; 0: no
             resizing.
         audio_seconds: length to which audio files are cut or padded; 0: that of the
             longest.
+        frames: to take from each film of a folder; 0: 16.
         validation: fraction of the training examples to take for validation, chosen by
             the seed (gpuzoo/data/validation.py).
         target: the column of a table to predict; of a generated one there is a default.
@@ -110,9 +111,7 @@ def load_data(
             gpuzoo/data/series_times.py and gpuzoo/data/texts.py.
         task: of a table classify_table or regress_table; default: by the target;
             segment: a folder must have masks; detect: boxes of a folder are read;
-            forecast or next_move: a table is a series; classify_text: it has texts;
-            embed: the parts of a folder or .npz file have other identities, or it is
-            split by identity.
+            forecast or next_move: a table is a series; classify_text: it has texts.
         window, horizon, gaps, calendar, fold: of a series; see the fields of a recipe.
         stream: disk: the images of a TFDS dataset stay in its files, and are decoded
             when they are indexed (gpuzoo/data/on_disk.py).
@@ -125,6 +124,11 @@ def load_data(
     """
     if stream == IN_FILES:
         _check_stays(name, fallback_data, data_dir)
+    if frames and not (task == films.TASK and is_folder(name)):
+        raise GpuzooError(
+            f"frames is for a folder of films, with the task {films.TASK}, and data "
+            f"{name!r} is not one; leave it out"
+        )
     how = series_table.Options(
         target, tuple(kinds), window, horizon, gaps, tuple(calendar), fold, validation
     )
@@ -138,14 +142,9 @@ def load_data(
         chosen = {"target": target, **table}
         options = {"kinds": kinds, "validation": validation, "seed": seed}
         return tabular.make(**chosen, **options, task=task)
-    if name == made_glyphs.NAME or task == identities.TASK:
-        made = made_glyphs.make if name == made_glyphs.NAME else None
-        sizes = (image_size, audio_seconds)
-        dataset = identities.load(name, made, data_dir, sizes, task, note)
-        return identities.with_validation(dataset, validation, seed)
     dataset = _load(
         name, data_dir, fallback_data, image_size, audio_seconds, fingerprint, note,
-        task, stream == IN_FILES,
+        task, frames, stream == IN_FILES,
     )  # fmt: skip
     return with_validation(dataset, validation, seed)
 
@@ -269,7 +268,7 @@ def _table(
 def _load(
     name: str, data_dir: str | None, fallback_data: str, image_size: int,
     audio_seconds: float, fingerprint: str | None, note: Callable[[str], None],
-    task: str, stay: bool,
+    task: str, frames: int, stay: bool,
 ) -> Dataset:  # fmt: skip
     """Load the dataset with the splits that it has."""
     if not name.strip():
@@ -289,7 +288,7 @@ def _load(
         )
     by_name = bool(fallback_data) or data_dir is not None
     if is_folder(name, by_name=by_name):
-        return _from_folder(path, image_size, audio_seconds, note, task)
+        return _from_folder(path, image_size, audio_seconds, note, task, frames)
     _refuse_sizes(f"data {name!r}", image_size, audio_seconds)
     if name == "digits":
         return digits()
@@ -303,10 +302,12 @@ def _load(
         return made_masks.textured_digits()
     if name == made_boxes.NAME:
         return made_boxes.textured_shapes()
+    if name == made_films.NAME:
+        return made_films.moving_digits()
     if path.suffix.lower() == ".csv":
         return series.from_csv(path)
     if path.suffix.lower() == ".npz":
-        return _from_npz(path, note)
+        return _from_npz(path, note, task)
     try:
         return from_tfds(name, data_dir, note, fingerprint, stay)
     except DatasetUnavailable as reason:
@@ -358,7 +359,7 @@ def _refuse_sizes(what: str, image_size: int, audio_seconds: float) -> None:
             )
 
 
-def _from_npz(path: pathlib.Path, note) -> Dataset:
+def _from_npz(path: pathlib.Path, note, task: str) -> Dataset:
     name = "arrays" if from_python.is_kept(path) else path.stem
     what = f"data {path.name!r}" if name == path.stem else "data from Python"
     splits = arrays.read(path, note)
@@ -370,30 +371,36 @@ def _from_npz(path: pathlib.Path, note) -> Dataset:
         return dataset
     if boxes.are_boxes(splits):
         return boxes.from_arrays(what, name, splits, note)
+    are_films = films.are_films(splits, task)
     if whole := splits.get(""):
         # Checked before they are shuffled, so that an error names the right example.
-        clean_images(f"{what}, x", whole["image"])
+        clean = films.clean_films if are_films else clean_images
+        clean(f"{what}, x", whole["image"])
         if "label" in whole and not several_labels(splits):
             squeeze_labels(f"{what}, y", whole["label"])
         splits = hold_out(what, whole)
-    return make_dataset(name, "npz file", splits)
+    make = films.make_dataset if are_films else make_dataset
+    return make(name, "npz file", splits)
 
 
 def _from_folder(
-    path: pathlib.Path, size: int, seconds: float, note, task: str
+    path: pathlib.Path, size: int, seconds: float, note, task: str, frames: int
 ) -> Dataset:
     what = f"data folder {path.name!r}"
     _check_is_folder(what, path)
     if mask_files.is_masked(what, path):
         _refuse_sizes(what, 0, seconds)
         return mask_files.read(path, size, note)
+    if task == films.TASK:
+        _refuse_sizes(what, 0, seconds)
+        return film_files.read(what, path, size, frames, note)
     if task == "segment":
         raise mask_files.missing(what, path)
     if task == "detect" and box_files.is_boxed(what, path):
         _refuse_sizes(what, 0, seconds)
         return box_files.read(path, size, note)
     parts = folders.find_splits(what, path, note)
-    classes = _classes_of(what, parts, path)
+    classes = folders.classes_of(what, parts, path)
     read = functools.partial(
         _read_part, what, classes=classes, size=size, seconds=seconds, note=note
     )
@@ -414,10 +421,7 @@ def _from_folder(
     kinds = {s: next(iter(fields)) for s, fields in splits.items()}
     if len(set(kinds.values())) > 1:
         raise GpuzooError(f"{what}: images and sounds in one dataset: {kinds}")
-    # Bytes of names that are not UTF-8 are shown as \xe4.
-    names = tuple(
-        os.fsencode(name).decode("utf-8", "backslashreplace") for name in classes
-    )
+    names = folders.shown(classes)
     if kinds["train"] == "audio":
         audio.check_lengths(what, splits)
         return label_examples(path.name, audio.source(path), splits, names)
@@ -434,33 +438,6 @@ def _check_is_folder(what: str, path: pathlib.Path) -> None:
             "folder; save arrays with np.savez('data.npz', x=x, y=y)"
         )
     raise GpuzooError(f"{what}: there is no such folder; check the path")
-
-
-def _classes_of(what: str, parts: dict, path: pathlib.Path) -> list[str]:
-    """Return the names of the classes: of the sub-folders, if there are at least two.
-
-    Args:
-        parts: split -> its folder, if the data folder has splits.
-
-    Raises:
-        GpuzooError: there is nothing to read, or a split has other classes.
-    """
-    first = parts.get("train", path)
-    classes = folders.sub_folders(what, first)
-    if len(classes) < 2:
-        folders.refuse_wrapped(what, first, classes)
-        if not folders.find_files(what, first, None):
-            raise GpuzooError(
-                f"{what}: needs one sub-folder of images or of .wav files for each of "
-                f"at least two classes, or only images; it has {len(classes)}"
-            )
-        return []
-    for split, folder in parts.items():
-        if extra := set(folders.sub_folders(what, folder)) - set(classes):
-            raise GpuzooError(
-                f"{what}: {split} has a class that is missing in train: {min(extra)}"
-            )
-    return classes
 
 
 def _read_part(

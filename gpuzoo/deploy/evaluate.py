@@ -16,8 +16,8 @@ from gpuzoo.data import (
     audio,
     box_files,
     columns,
+    films,
     folders,
-    identities,
     images,
     made_series,
     made_tables,
@@ -201,12 +201,8 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         return _other_series(trained, data, note)
     if trained.dataset.text is not None:
         return _other_texts(trained, data, note)
-    if trained.recipe.task == identities.TASK:
-        return identities.other(
-            data, trained.dataset.input_shape, trained.classes, note
-        )
     height, *rest = trained.dataset.input_shape
-    size = seconds = 0
+    size = seconds = frames = 0
     path = expand(data)
     folder = is_folder(data, by_name=data_dir is not None)
     if not folder and not path.suffix and data not in GENERATED:
@@ -214,11 +210,14 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
     if folder:
         if trained.dataset.field == "image" and rest[0] == height:
             size = height
+        if trained.dataset.field == "film":
+            frames, size = height, rest[0] if rest[0] == rest[1] else 0
         if trained.dataset.field == "audio":
             seconds = height / audio.RATE
+    task = recipe.task if recipe.task in ("detect", films.TASK) else ""
     dataset = load_data(
         data, data_dir=data_dir, image_size=size, audio_seconds=seconds, note=note,
-        task="detect" if "objects" in trained.task.fields else "",
+        frames=frames, task=task,
     )  # fmt: skip
     for line in dataset.findings:
         note(f"{what}: {line}")
@@ -227,7 +226,7 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
             f"{what} are {dataset.field}s, and {trained.path.name} was trained on "
             f"{trained.dataset.field}s"
         )
-    if dataset.field == "image":
+    if dataset.field in ("image", "film"):
         dataset = _with_channels(dataset, trained.dataset.input_shape[-1], what, note)
     if dataset.input_shape != trained.dataset.input_shape:
         raise GpuzooError(
@@ -332,14 +331,14 @@ def _other_texts(trained: Trained, data: str, note) -> Dataset:
 
 def _with_channels(dataset: Dataset, channels: int, what: str, note) -> Dataset:
     """Return images with one or three channels, converted as by `predict`."""
-    there = dataset.input_shape[-1]
+    there, field = dataset.input_shape[-1], dataset.field
     if {there, channels} != {1, 3}:
         return dataset
     note(f"{what}: converted to " + ("grey" if channels == 1 else "colour"))
     return dataclasses.replace(
         dataset,
         splits={
-            name: {**part, "image": images.with_channels(part["image"], channels)}
+            name: {**part, field: images.with_channels(part[field], channels)}
             for name, part in dataset.splits.items()
         },
     )

@@ -14,6 +14,7 @@ from gpuzoo.data import (
     arrays,
     audio,
     columns,
+    film_files,
     folders,
     images,
     npy,
@@ -34,7 +35,7 @@ _ARRAYS = {".npy", ".npz"}
 _SUFFIXES = {
     "image": images.IMAGE_SUFFIXES, "audio": folders.SOUND_SUFFIXES,
     "series": set(columns.SUFFIXES), "table": set(columns.SUFFIXES),
-    "text": set(columns.SUFFIXES),
+    "text": set(columns.SUFFIXES), "film": film_files.SUFFIXES,
 }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def find(
     note. In folders, links to files are followed and links to folders refused.
 
     Args:
-        takes: image, audio, series, table or text.
+        takes: image, audio, series, table, text or film.
 
     Raises:
         GpuzooError: a folder cannot be read or holds no such files; `-` twice.
@@ -90,7 +91,12 @@ def find(
         if path is None or not folders.is_folder(path):
             found.append(Source(word, path))
             continue
+        if takes == "film" and film_files.holds_frames(path):
+            found.append(Source(word, path))
+            continue
         inside = [file for _, file in folders.find_files(word, path, None)]
+        if takes == "film":
+            inside = film_files.with_folders(inside)
         mine = [file for file in inside if _fits(file, takes)]
         if not mine:
             wanted = ", ".join(sorted(_SUFFIXES[takes] | _ARRAYS))
@@ -108,6 +114,8 @@ def find(
 
 def _fits(file: pathlib.Path, takes: str) -> bool:
     suffix = file.suffix.lower()
+    if takes == "film" and (file.is_dir() or film_files.is_film(file)):
+        return True
     if suffix in _SUFFIXES[takes] | _ARRAYS:
         return True
     kinds = {"image": "image", "audio": "sound"}
@@ -136,7 +144,7 @@ def read(source: Source, trained: "Trained", invert: bool = False) -> Iterator[E
             raise ValueError("arrays have no names of columns; save them as .csv")
         how = _array if is_array else {
             "image": _image, "audio": _sound, "series": _series,
-            "table": _table, "text": _texts,
+            "table": _table, "text": _texts, "film": _film,
         }[trained.takes]  # fmt: skip
         yield from how(source.name, file, trained, invert)
     except Exception as error:  # the decoders raise many types
@@ -151,11 +159,12 @@ def _check_kind(file, takes: str) -> None:
     """Refuse an image for a model of sounds, and so on, by its first bytes: what the
     decoder of the other kind says of them helps nobody."""
     kind = folders.content_of(file)
-    wanted = {"image": "image", "audio": "sound"}.get(takes, "")
-    if kind and kind != wanted:
+    wanted = {"image": ("image",), "audio": ("sound",), "film": ("image", "video")}
+    if kind and kind not in wanted.get(takes, ()):
         taken = {
             "image": "images", "audio": "sounds", "table": "rows of a table",
             "series": "a series of numbers", "text": "texts of a table",
+            "film": "films",
         }  # fmt: skip
         forms = ", ".join(sorted(_SUFFIXES[takes] | _ARRAYS))
         raise ValueError(f"{kind} file; the model takes {taken[takes]} ({forms})")
@@ -212,6 +221,23 @@ def _sound(name: str, file, trained: "Trained", invert: bool) -> Iterator[Exampl
     elif sound.seconds > length / audio.RATE:
         changes.append(f"cut from {sound.seconds:.4g} s to {length / audio.RATE:g} s")
     yield Example(name, None, samples, None, tuple(changes))
+
+
+def _film(name: str, file, trained: "Trained", invert: bool) -> Iterator[Example]:
+    frames, *size, channels = trained.input_shape
+    if channels not in (1, 3):
+        raise ValueError(
+            f"the model takes films of {channels} channels; save them as .npy, "
+            f"(examples, {', '.join(map(str, trained.input_shape))})"
+        )
+    clip = film_files.read_clip(file, frames, tuple(size), channels)
+    changes = [f"{frames} frames are taken from {clip.count:,}"]
+    if clip.shape != tuple(size):
+        before, after = (f"{s[1]}x{s[0]}" for s in (clip.shape, size))
+        changes.append(f"resized from {before} to {after}")
+    if clip.channels != channels:
+        changes.append("converted to " + ("grey" if channels == 1 else "colour"))
+    yield Example(name, None, clip.pixels, clip.shape, tuple(changes))
 
 
 def _series(name: str, file, trained: "Trained", invert: bool) -> Iterator[Example]:

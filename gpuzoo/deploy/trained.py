@@ -16,6 +16,7 @@ from gpuzoo.catalogue.recipe import Recipe
 from gpuzoo.data import (
     audio,
     columns,
+    films,
     preparation,
     series,
     series_table,
@@ -83,8 +84,7 @@ class Trained:
 
     @property
     def takes(self) -> str:
-        """The input of `predict`: image, audio, series, table, text; "" of a
-        generator."""
+        """The input of `predict`, as image or audio; "" of a generator."""
         return self.task.takes
 
     @property
@@ -122,13 +122,13 @@ class Trained:
 
         Args:
             examples: an array `(examples, *input_shape)` or one example; images without
-                an axis for one channel, too. Images are uint8, other integers in
-                [0, 255] or floats in [0, 1]; sounds int16 or floats in [-1, 1); series
-                the raw values, which are standardized as in the training. For a table a
-                data frame, a dict of columns, or the path of a .csv or .parquet file,
-                with the columns of the training data; likewise for a series with named
-                columns, of which the last rows are one example. For texts a str, a list
-                of them, or such a table, of which the path is a pathlib.Path.
+                an axis for one channel, too. Images and films are uint8, other integers
+                in [0, 255] or floats in [0, 1]; sounds int16 or floats in [-1, 1);
+                series the raw values, which are standardized as in the training. For a
+                table a data frame, a dict of columns, or the path of a .csv or .parquet
+                file, with the columns of the training data; likewise for a series with
+                named columns, of which the last rows are one example. For texts a str,
+                a list of them, or such a table, of which the path is a pathlib.Path.
 
         Raises:
             GpuzooError: another shape or dtype, or values that are not finite or out of
@@ -153,7 +153,7 @@ class Trained:
         if 0 in values.shape:
             raise GpuzooError("no examples to predict")
         what = f"{self.takes}s to predict"
-        if self.takes == "image":
+        if self.takes in ("image", "film"):
             flat = values.reshape(-1, *values.shape[-3:])
             return validate.clean_images(what, flat).reshape(values.shape)
         if self.takes == "audio":
@@ -435,6 +435,7 @@ def _without_examples(record: dict) -> Dataset:
     kinds = {
         **dict.fromkeys(series_table.TASKS, "series"),
         "classify_audio": "audio",
+        films.TASK: "film",
         texts.TASK: "text",
         **tables,
     }

@@ -24,7 +24,8 @@ def batch_size(shape: tuple[int, ...], count: int, expansion: int, fast=False) -
         expansion: see `Task.expansion`.
         fast: for `--fast-dev-run`.
     """
-    batch = max(1, _PIXELS // (math.prod(shape[:2]) * expansion))
+    pixels = math.prod(shape[:3] if len(shape) == 4 else shape[:2])  # 4: of a film
+    batch = max(1, _PIXELS // (pixels * expansion))
     return min(batch, _FAST if fast else count, count)
 
 

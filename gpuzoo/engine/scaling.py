@@ -23,9 +23,10 @@ of 0..255, as keras.applications.resnet.preprocess_input does."""
 def findings(model: keras.Model, dataset: Dataset) -> list[str]:
     """Return warnings about the inputs of the first layers with weights, if the
     examples are images: one line each, with the remedy."""
-    if dataset.field != "image":
+    if dataset.field not in ("image", "film"):
         return []
-    images = dataset.train["image"][:: max(1, dataset.count("train") // _LOOKED_AT)]
+    every = max(1, dataset.count("train") // _LOOKED_AT)
+    images = dataset.train[dataset.field][::every]
     images = np.asarray(images[:_LOOKED_AT])
     found = []
     if isinstance(model, keras.Function | keras.Sequential) and len(model.inputs) == 1:

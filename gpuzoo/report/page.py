@@ -36,7 +36,7 @@ _MAIN = {
     "adversarial": ("frechet", ""), "diffusion": ("frechet", ""),
     "autoencode": ("loss", "nats per image"), "detect": ("map50", ""),
     "forecast": ("loss", ""), "regress_table": ("r2", ""),
-    "segment": ("mean_iou", ""), "embed": ("eer", ""),
+    "segment": ("mean_iou", ""),
     "video_prediction": ("error", ""),
 }  # fmt: skip
 # All but curves.png, which is drawn here as SVG.
@@ -46,19 +46,14 @@ _PICTURES = {
         "Rows are the true classes, columns the predicted ones; the numbers count test "
         "examples.",
     ),
-    "similarities.png": (
-        "Similarities of pairs",
-        "Test images of one identity and of different ones; the threshold, at which "
-        "both errors are equal, was chosen on these pairs.",
-    ),
-    "worst_pairs.png": (
-        "Worst pairs",
-        "Above images of one identity that are least alike, below images of two "
-        "identities that are most alike, with their similarity.",
-    ),
     "mistakes.png": (
         "Most confident mistakes",
         "The wrongly classified test examples of highest confidence, each with its "
+        "true class, the predicted one and the confidence.",
+    ),
+    "film_mistakes.png": (
+        "Most confident mistakes",
+        "Frames of the wrongly classified test films of highest confidence, with the "
         "true class, the predicted one and the confidence.",
     ),
     "reconstructions.png": (

@@ -29,11 +29,11 @@ if _backend:
         matplotlib.rcParams["backend"] = _backend  # as matplotlib itself does
 
 from gpuzoo.report.mask_plots import confusion_of_pixels, segmentations  # noqa: E402
-from gpuzoo.report.pair_plots import similarities, worst_pairs  # noqa: E402
 
 MISTAKES = 24  # shown at most
 NAME = 24  # characters of the name of a class
 ACROSS = 12  # images in a row of a sheet
+FRAMES = 8  # of a film
 SAMPLES = 60  # generated images on a sheet
 TALLEST = 36  # inches; matplotlib draws at most 2**16 pixels
 _GREY = "#5b6075"
@@ -172,10 +172,9 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     """Plot the mistakes of highest confidence; None if there are none."""
     images, classes = dataset.test["image"], _short(dataset.classes)
     labels = dataset.test["label"][: len(outputs["predicted"])]
-    wrong = np.flatnonzero(outputs["predicted"] != labels)
-    if not len(wrong):
+    worst = _most_confident(labels, outputs)[:MISTAKES]
+    if not len(worst):
         return None
-    worst = wrong[np.argsort(-outputs["confidence"][wrong], kind="stable")][:MISTAKES]
     across = MISTAKES // 4
     rows = -(-len(worst) // across)
     figure = Figure(figsize=(9, 0.4 + 9 / across * rows))
@@ -203,6 +202,42 @@ def mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
     text = "true class, not predicted class (confidence)"
     figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
     return figure
+
+
+def film_mistakes(title: str, dataset: Dataset, outputs: dict) -> Figure | None:
+    """Plot the mistakes of highest confidence, a row of FRAMES frames for each; None if
+    there are none."""
+    films, classes = dataset.test["film"], _short(dataset.classes)
+    labels = dataset.test["label"][: len(outputs["predicted"])]
+    worst = _most_confident(labels, outputs)[: MISTAKES // 3]
+    if not len(worst):
+        return None
+    shown = np.linspace(0, films.shape[1] - 1, min(FRAMES, films.shape[1])).round()
+    figure = Figure(figsize=(9, 0.4 + 9 / (FRAMES + 2) * len(worst)))
+    axes = figure.add_axes((0, 0, 1, 1 - 0.4 / figure.get_figheight()))
+    for row, index in enumerate(worst):
+        frames = films[index, shown.astype(int)]
+        if frames.shape[-1] not in (3, 4):
+            frames = frames.mean(axis=-1)
+        top = 255 if films.dtype == np.uint8 else 1
+        height, width = 0.95 * np.array(frames.shape[1:3]) / max(frames.shape[1:3])
+        for place, frame in enumerate(frames):
+            extent = (place + 2, place + 2 + width, row + height, row)
+            axes.imshow(frame, cmap="gray_r", vmin=0, vmax=top, extent=extent)
+        true, predicted = classes[labels[index]], classes[outputs["predicted"][index]]
+        text = f"{true},\nnot {predicted}\n({outputs['confidence'][index]:.0%})"
+        axes.text(0.05, row + 0.45, text, fontsize=8, color=_INK, va="center")
+    axes.set(xlim=(0, FRAMES + 2), ylim=(len(worst), 0))
+    axes.axis("off")
+    text = "true class, not predicted class (confidence), and frames of the film"
+    figure.suptitle(f"{title} · {text}", color=_MUTED, fontsize=9)
+    return figure
+
+
+def _most_confident(labels: np.ndarray, outputs: dict) -> np.ndarray:
+    """Return the places of the mistakes, those of highest confidence first."""
+    wrong = np.flatnonzero(outputs["predicted"] != labels)
+    return wrong[np.argsort(-outputs["confidence"][wrong], kind="stable")]
 
 
 def _short(classes: Sequence[str]) -> list[str]:
@@ -449,9 +484,8 @@ def _picture(rows: list[np.ndarray]) -> PIL.Image.Image:
 PICTURES = {
     function.__name__: function
     for function in (
-        confusion, confusion_of_pixels, detections, forecasts, frames, mistakes,
-        predicted_true, reconstructions, residuals, samples, segmentations,
-        similarities, worst_pairs,
+        confusion, confusion_of_pixels, detections, film_mistakes, forecasts, frames,
+        mistakes, predicted_true, reconstructions, residuals, samples, segmentations,
     )
 }  # fmt: skip
 """Name in `Task.pictures` -> function; one that does not apply returns None."""

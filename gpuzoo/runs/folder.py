@@ -37,8 +37,8 @@ TRAIL = ("metrics.jsonl", "digests.jsonl")
 SIGNATURE = "run.json.sig"
 """By `gpuzoo sign`, of the bytes of run.json."""
 _PLOTS = (
-    "curves", "confusion", "mistakes", "reconstructions", "samples", "detections",
-    "forecasts", "frames", "predicted_true", "residuals",
+    "curves", "confusion", "mistakes", "film_mistakes", "reconstructions", "samples",
+    "detections", "forecasts", "frames", "predicted_true", "residuals",
 )  # fmt: skip
 _OUTPUTS = {
     "weights.safetensors", "initial_weights.safetensors", "architecture.json",

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import keras
 
-from gpuzoo.catalogue.recipe import MARGIN
 from gpuzoo.data.series import HORIZON, WINDOW
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import layers_of
@@ -36,9 +35,8 @@ _FOR = {
     "class_weight": "weighs classes, one per example",
     "target": "names a column of a table", "columns": "are those of a table",
     "window": "is for a series", "horizon": "is for a series",
+    "frames": "is for films",
     "gaps": "is for a series", "calendar": "is for a series", "fold": "is for a series",
-    "embed_loss": "is for the task embed", "margin": "is for the task embed",
-    "scale": "is for the task embed",
 }  # fmt: skip
 
 
@@ -101,8 +99,6 @@ class Task:
     int32."""
     generates = False
     """Whether it has `codes` and `generate`."""
-    heads: tuple[keras.Variable, ...] = ()
-    """What `heads_of` has returned for this training."""
 
     def __init__(self, *, model: keras.Model, recipe, dataset, runtime):
         self.compute_dtype = runtime.compute_dtype
@@ -147,8 +143,7 @@ class Task:
             "target": recipe.target, "columns": recipe.columns,
             "window": recipe.window != WINDOW, "horizon": recipe.horizon != HORIZON,
             "gaps": recipe.gaps != "refuse", "calendar": recipe.calendar,
-            "fold": recipe.fold, "embed_loss": recipe.embed_loss != "arcface",
-            "margin": recipe.margin != MARGIN, "scale": recipe.scale,
+            "fold": recipe.fold, "frames": recipe.frames,
         }  # fmt: skip
         for name, value in given.items():
             if value and name not in cls.uses:
@@ -212,12 +207,6 @@ class Task:
     def groups(model: keras.Model) -> list[list]:
         """Return the trainable weights of each optimizer."""
         return [model.trainable_variables]
-
-    @classmethod
-    def heads_of(cls, model: keras.Model, recipe, dataset) -> list[keras.Variable]:
-        """Return variables that the first optimizer trains, too, and that are of the
-        training alone: its checkpoints and state hold them, not the trained model."""
-        return []
 
     @staticmethod
     def moves(model: keras.Model) -> list[int]:
@@ -354,10 +343,8 @@ class Task:
 
     def minimise(self, loss, backend):
         """Update the model; see minimise() below."""
-        return minimise(
-            loss, self.optimizers[0], self.model, backend, self.told_by_layer,
-            self.heads,
-        )  # fmt: skip
+        optimizer, apart = self.optimizers[0], self.told_by_layer
+        return minimise(loss, optimizer, self.model, backend, apart)
 
 
 def shape_and_classes(dataset) -> dict:
@@ -368,14 +355,11 @@ def shape_and_classes(dataset) -> dict:
     }
 
 
-def minimise(
-    loss, optimizer, network: keras.Model, backend, without: str = "", heads=()
-):
+def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
     """Update the weights of a network once by the gradient of loss(), which returns the
     loss and other results; return the latter. Losses added by layers, as regularizers
-    do, are added here and not reported; those of the layer `without` are left out.
-    `heads`: variables that are trained beside it."""
-    variables = [*network.trainable_variables, *heads]
+    do, are added here and not reported; those of the layer `without` are left out."""
+    variables = network.trainable_variables
     apart = [layer for layer in network.layers if layer.name == without]
 
     def scaled():

@@ -217,6 +217,7 @@ def load_data_of(recipe: Recipe, note, fingerprint: str | None = None) -> Datase
         fallback_data=recipe.fallback_data,
         image_size=recipe.image_size,
         audio_seconds=recipe.audio_seconds,
+        frames=recipe.frames,
         validation=recipe.validation,
         seed=recipe.seed,
         target=recipe.target,

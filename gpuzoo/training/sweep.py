@@ -34,8 +34,8 @@ from gpuzoo.training.watching import OnEvent
 
 # Settings that name files or code.
 _SOURCES = {
-    "data", "data_dir", "fallback_data", "image_size", "audio_seconds", "task",
-    "model", "model_options", "teacher", "distill_alpha",
+    "data", "data_dir", "fallback_data", "image_size", "audio_seconds", "frames",
+    "task", "model", "model_options", "teacher", "distill_alpha",
 }  # fmt: skip
 _MOST = 10_000  # trainings; a larger grid is a mistake
 

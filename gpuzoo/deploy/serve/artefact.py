@@ -166,7 +166,7 @@ def _input(one: dict, classes: int) -> Input:
     _, limits = _DTYPES[dtype]
     if name == "label" and classes:
         limits = (0, classes - 1)
-    elif name == "image" and dtype == "float32":
+    elif name in ("image", "film") and dtype == "float32":
         limits = (0, 1) if "0 to 1" in meaning else (0, 255)
     return Input(name, dtype, shape, meaning, limits)
 
