@@ -128,6 +128,9 @@ _SAME = {
     "momentum": "mom",
     "optimizer_options": "optimizer_kwargs optimizer_args optim_args opt_kwargs rho "
     "epsilon eps amsgrad nesterov",
+    "embed_loss": "metric_loss head_type triplet arcface supcon",
+    "margin": "angular_margin arc_margin",
+    "scale": "logit_scale arcface_scale",
     "beta_1": "beta1 betas",
     "beta_2": "beta2",
     "ema_decay": "ema use_ema ema_momentum swa model_ema polyak averaging",

@@ -84,7 +84,7 @@ def goal(task: str, model) -> tuple:
     if task == "segment":
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         return loss, (given, rng.integers(0, CLASSES, (count, *given.shape[1:3])))
-    if task in ("forecast", "table"):
+    if task in ("forecast", "table", "embed"):
         return "mse", (given, rng.random((count, *model.output_shape[1:]), "f4"))
     loss = autoencode.cross_entropy
     if task == "video_prediction":
@@ -132,7 +132,8 @@ def with_the_loop(name: str, runtime) -> tuple[dict, dict, float]:
 
     result = run(recipe, dataset, runtime, watch=watch, model=model)
     after = {path: result.weights[path] for path in before}
-    return before, after, result.metrics["test_loss"]
+    of = "eer" if task == "embed" else "loss"
+    return before, after, result.metrics[f"test_{of}"]
 
 
 def examples(name: str, task: str, batch: int):
@@ -150,6 +151,8 @@ def examples(name: str, task: str, batch: int):
         return rows(batch)
     if task == "classify_text":
         return sentences(batch)
+    if task == "embed":
+        return pictures(batch, SIZES[name][0])
     # Scenes and films are made of images, and larger.
     made = task in ("detect", "video_prediction")
     size = (8, 8, 1) if made else SIZES.get(name, [(28, 28, 1)])[0]
@@ -205,6 +208,18 @@ def sentences(batch: int):
     words = rng.choice([f"w{n}" for n in range(20)], (count, 9))
     columns = {"x": list(map(" ".join, words)), "y": np.arange(count) % CLASSES}
     return make("tiny", "made up", from_memory("tiny", columns), target="y")
+
+
+def pictures(batch: int, size: tuple[int, ...]):
+    """Images of two identities for training, and of two others for testing."""
+    from gpuzoo.data.identities import make_dataset
+
+    rng, splits = np.random.default_rng(3), {}
+    for split, count in (("train", STEPS * batch), ("test", batch)):
+        label = np.char.add(split, (np.arange(count) % 2).astype(str))
+        image = rng.integers(0, 255, (count, *size), "u1")
+        splits[split] = {"image": image, "label": label}
+    return make_dataset("tiny", "made up", splits)
 
 
 if __name__ == "__main__":

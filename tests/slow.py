@@ -92,6 +92,8 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "resume.py::test_killed_while_it_was_set_up[given",
     "splits.py::test_killed_resumed_verified_and_loaded[tensorflow",
     "step_options.py::test_killed_resumed_and_verified[jax",
+    "embed.py::test_on_the_other_backend_and_in_16_bits[jax-mixed_float16",
+    "embed.py::test_on_the_other_backend_and_in_16_bits[tensorflow-mixed_float16",
     "text_runs.py::test_on_the_other_backend_and_in_16_bits[tensorflow-mixed_float16",
 ))  # fmt: skip
 CHOICE = "GPUZOO_TEST_SLOW"  # handed to the processes of pytest-xdist

@@ -232,6 +232,29 @@ def test_the_page_on_films(tmp_path, cli_several):
     run_python(python_blocks("howto/films.md"), tmp_path)
 
 
+def test_the_page_on_identities(tmp_path, cli_several):
+    from test_embed import write
+
+    write(tmp_path / "photos", 24)
+    write(tmp_path / "others", 4, first=500)
+    for n in (0, 1):
+        shutil.copy(tmp_path / f"others/glyph_500/{n}.png", tmp_path / f"{'ab'[n]}.png")
+    page = (ROOT / "docs" / "howto" / "identities.md").read_text()
+    ((name, commands),) = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
+    assert name == "identities" and len(commands.splitlines()) <= 10
+    commands = commands.replace(  # the same in less time
+        "--image-size 64 --out run\n",
+        "--image-size 24 --out run --epochs 8 --batch-size 16 --model-options "
+        "filters=(4,8)\n",
+        1,
+    )
+    done = run_commands(commands, cli_several)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["metrics"]["test_eer"] < 0.4
+    assert -1 <= done[2].json["similarity"] <= 1
+    run_python(python_blocks("howto/identities.md"), tmp_path)
+
+
 def test_the_page_on_segmentation(tmp_path, cli_several):
     image, mask = examples(40, 40, 48)
     street = folder(tmp_path / "street", image, mask)
@@ -309,13 +332,15 @@ def test_the_page_on_tracking(tmp_path):
     assert (tmp_path / "runs/mnist-digits-001/tracking/metrics.csv").is_file()
 
 
-def run_commands(block: str, cli_several) -> None:
+def run_commands(block: str, cli_several) -> list:
     """Run commands of gpuzoo in one process, which saves them its start."""
     lines = block.replace("\\\n", " ").splitlines()
     commands = [shlex.split(line, comments=True) for line in lines if line.strip()]
     assert {words[0] for words in commands} == {"gpuzoo"}
-    for done in cli_several(*[words[1:] for words in commands]):
+    every = cli_several(*[words[1:] for words in commands])
+    for done in every:
         assert done.returncode == 0, done.stderr
+    return every
 
 
 def run_bash(commands: str, tmp_path) -> None:

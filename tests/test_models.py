@@ -50,12 +50,14 @@ SIZES = {
     "text_cnn": [(9,)],
     "text_gru": [(9,)],
     "conv3d_small": [(3, 8, 6, 1), (2, 5, 9, 3)],
+    "embedder": [(12, 15, 2)],
 }  # fmt: skip
 # Options that leave the kinds of layers and take away most of the time.
 SMALL = {
     "conv3d_small": {"filters": (4, 6)},
     "conv_lstm": {"filters": (4, 5)},
     "convmixer": {"width": 32, "depth": 1},
+    "embedder": {"filters": (4, 8), "dimensions": 8},
     "gated_table": {"width": 16, "blocks": 1},
     "gan": {"filters": (8, 16)},
     "conditional_gan": {"filters": (8, 16)},

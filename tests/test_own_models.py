@@ -87,6 +87,12 @@ def own_watcher(*, input_shape: Shape = (4, 8, 8, 1), num_classes: int = 2):
     x = layers.Conv3D(2, 3, strides=4, name="watch")(inputs)
     x = layers.GlobalAveragePooling3D()(layers.ReLU()(x))
     return keras.Model(inputs, layers.Dense(num_classes, name="logits")(x))
+@register(task="embed", reference="here")
+def own_vectors(*, input_shape: Shape = (8, 8, 1)):
+    """Vectors of length 1."""
+    inputs = keras.Input(input_shape)
+    x = layers.Dense(4, name="numbers")(layers.Flatten()(inputs))
+    return keras.Model(inputs, layers.UnitNormalization(dtype="float32")(x))
 
 @register(task="detect", reference="here")
 def own_finder(*, input_shape: Shape = (8, 8, 1), num_classes: int = 2):
@@ -138,6 +144,7 @@ CASES = [
     ("table", "own_line", "lettings"),
     ("text", "own_words", "reviews"),
     ("films", "own_watcher", "moving_digits"),
+    ("glyphs", "own_vectors", "glyphs"),
     ("mnist_vae", "own_code", "digits"),
     ("mnist_vae", "own_drawn_code", "digits"),
     ("digit_detection", "own_finder", "digits"),
@@ -165,7 +172,7 @@ def test_a_users_own_function_trains_with_the_recipe(
         fast_dev_run=True, quiet=True,
     )  # fmt: skip
     assert told["state"] == "finished" and told["steps"] == 2
-    assert np.isfinite(told["test_loss"])
+    assert np.isfinite(told["test_eer" if recipe == "glyphs" else "test_loss"])
     recorded = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]
     assert recorded["model"] == model
     trained = safetensors.numpy.load_file(tmp_path / "run" / "weights.safetensors")

@@ -88,6 +88,7 @@ def test_the_record_of_all_models_and_modes_has_no_difference():
             "_series",
             "_text",
             "_speech",
+            "_embed",
             "_films",
         )  # these of other machines
     )

@@ -39,6 +39,7 @@ RECIPES = {
     "segment": ("segmentation", "textured_digits"),
     "classify_text": ("text", "reviews"),
     "classify_film": ("films", "moving_digits"),
+    "embed": ("glyphs", "glyphs"),
 }
 GENERATORS = ("adversarial", "diffusion")
 

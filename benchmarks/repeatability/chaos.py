@@ -69,6 +69,8 @@ TASKS = {
     "--model-options filters=(4,8,8) depth=1",
     "distill": "distill_mnist --data digits --batch-size 256 --epochs 6 "
     "--augment translate:1",
+    "embed": "glyphs --epochs 1 --batch-size 200 "
+    "--model-options filters=(4,8) dimensions=8",
     "forecast": "forecast --batch-size 256 --epochs 2 --model-options units=8",
     "segment": "segmentation --batch-size 200 --epochs 3 "
     "--model-options filters=4 depth=2",

@@ -72,6 +72,7 @@ def work(job: dict) -> None:
         "forecast": "mackey_glass", "classify_audio": "tones", "table": "flats",
         "segment": "textured_digits", "classify_text": "reviews",
         "classify_film": "moving_digits",
+        "embed": "glyphs",
     }  # fmt: skip
     data = computed.get(task)
     dataset = part(data, job) if data else gpuzoo.load_data(job["data"])

@@ -49,6 +49,7 @@ DATA = {
     "table": "flats",
     "classify_text": "reviews",
     "classify_film": "moving_digits",
+    "embed": "glyphs",
 }
 
 

@@ -68,6 +68,7 @@ MADE = {
     "segment": "textured_digits",
     "classify_text": "reviews",
     "classify_film": "moving_digits",
+    "embed": "glyphs",
 }
 
 

@@ -32,6 +32,9 @@ SCRIPTS = {
 UNITS = {
     "test_mean_iou": " (mean intersection over union)",
     "test_accuracy": "",
+    "test_eer": " (equal error rate of pairs)",
+    "test_recall_at_1": "",
+    "test_mean_average_precision": "",
     "test_map50": " (mean average precision at an overlap of 0.5)",
     "test_map": " (mean over overlaps from 0.5 to 0.95)",
     "test_frechet": " (Frechet distance, fixed classifier)",
@@ -44,6 +47,8 @@ UNITS = {
     "test_base_rate": " (of always the more frequent class)",
     "test_kl": " nats per image",
 }
+# Those in percent.
+PARTS = ("test_accuracy", "test_eer", "test_recall_at_1")
 
 
 def load(name: str) -> dict | None:
@@ -185,8 +190,8 @@ def figures(record: dict) -> dict[str, str]:
     else:
         del units["test_loss"]
     told = {
-        name.replace("_", " "): percent(record[name]) + asked
-        if name == "test_accuracy"
+        name.replace("_", " "): percent(record[name]) + (asked or unit)
+        if name in PARTS
         else f"{record[name]['mean']:.4g} ± {record[name]['std']:.2g}{unit}"
         for name, unit in units.items()
         if name in record
@@ -237,7 +242,7 @@ def claim(record: dict, measured: dict, gpu: dict, script: str) -> str:
         **gpu,
         "measured by": script,
     }
-    return "\n".join(f"    {name:<15}{text}" for name, text in rows.items())
+    return "\n".join(f"    {name:<14} {text}" for name, text in rows.items())
 
 
 def result(recipe: str, record: dict, measured: dict, gpu: dict, script: str) -> dict:

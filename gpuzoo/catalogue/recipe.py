@@ -41,6 +41,8 @@ _RULES = {
     "ema_decay": ("in [0, 1)", lambda v: 0 <= v < 1),
     "distill_alpha": ("in [0, 1]", lambda v: 0 <= v <= 1),
     "temperature": ("a positive number", lambda v: 0 < v < math.inf),
+    "margin": ("an angle in [0, 1.5] radians", lambda v: 0 <= v <= 1.5),
+    "scale": ("0, or a positive number", lambda v: 0 <= v < math.inf),
     "label_smoothing": ("in [0, 1)", lambda v: 0 <= v < 1),
     "sparsity": ("in [0, 1)", lambda v: 0 <= v < 1),
     "warmup_fraction": ("in [0, 1]", lambda v: 0 <= v <= 1),
@@ -83,6 +85,10 @@ _OF_SCHEDULE = {
 }
 
 
+MARGIN = 0.5
+"""That of the paper of ArcFace."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Settings of a training: model, data and hyperparameters."""
@@ -107,13 +113,23 @@ class Recipe:
     """Weight of the distillation loss; the loss on the labels has the rest."""
     temperature: float = 3.0
     """Softmax temperature for distillation."""
+    embed_loss: Literal["arcface", "contrastive"] = "arcface"
+    """Loss of the task embed: arcface, a softmax over the training identities with an
+    angular margin (Deng et al., arXiv 1801.07698), or contrastive, over pairs of two
+    augmented views of each image of a batch, or of a micro-batch or shard of it (Khosla
+    et al., arXiv 2004.11362)."""
+    margin: float = MARGIN
+    """Angle in radians that arcface keeps between identities."""
+    scale: float = 0.0
+    """Factor of the cosines in the softmax of the task embed, of contrastive the
+    inverse of its temperature; 0: those of the papers, 64 and 10."""
 
     data: str = "mnist"
     """mnist, cifar10, ... (any TFDS image dataset), digits, tones, spoken_digits,
-    mackey_glass, market, textured_digits, moving_digits, reviews, a .npz or .csv file,
-    or a folder with one sub-folder of images, audio files or films per class, or with
-    images/ and masks/; with `target` a table: a .csv or .parquet file, flats or
-    lettings."""
+    mackey_glass, market, textured_digits, moving_digits, reviews, glyphs, a .npz or
+    .csv file, or a folder with one sub-folder of images, audio files or films per
+    class, or with images/ and masks/; with `target` a table: a .csv or .parquet file,
+    flats or lettings."""
     target: str = ""
     """Column of a table to predict; generated ones have a default. Of a series several,
     separated by commas; of texts the column of classes."""
@@ -244,7 +260,8 @@ class Recipe:
     `monitor` on the validation split."""
     monitor: str = ""
     """Validation metric for keep=best, early_stopping and reduce_on_plateau, e.g.
-    accuracy, macro_f1, auc or rmse; empty: the task's first, which is the loss."""
+    accuracy, macro_f1, auc or rmse; empty: the task's first, which is the
+    loss, of embed the eer."""
 
     tta: Literal["none", "flip", "flip_translate"] = "none"
     """Test-time augmentation of a classifier: average the logits over the image and its

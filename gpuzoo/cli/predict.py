@@ -7,7 +7,7 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -17,6 +17,12 @@ from gpuzoo.errors import ExitCode, GpuzooError
 _ROWS = 1_000  # of a table that is printed at once
 _LISTED = 100  # unreadable files in the JSON line
 _NO_FOLDERS = (".npy", ".npz", ".csv", ".json", ".jsonl")
+# What models without plots say of --out FOLDER.
+_WRITES = {
+    "classes": "a classifier writes rows; expected FILE.jsonl",
+    "number": "a model of a table writes rows; expected FILE.jsonl",
+    "vectors": "a model of identities writes vectors; expected FILE.npz or FILE.jsonl",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Predict:
     Images and audio are read as in the training, and resized and converted to the input
     of the model. A forecaster continues the last values of a .csv file. Models of
     tables predict each row of a .csv or .parquet file. Detectors, segmentation,
-    forecasters, autoencoders and video models write plots with --out FOLDER.
+    forecasters, autoencoders and video models write plots with --out FOLDER. Of models
+    of identities it shows how similar the files are; --out FILE.npz writes the vectors.
 
     Exit codes: 0 done, 1 some files cannot be read (the others are predicted), 2 none
     can be read.
@@ -44,8 +51,8 @@ class Predict:
     invert: Flag = False
     """Invert images, e.g. a photo of a dark digit on white paper."""
     out: str | None = None
-    """FILE.jsonl: rows as JSON lines; a new folder: plots, forecasts as .csv; with
-    --samples a .png sheet or a .npy array."""
+    """FILE.jsonl: rows as JSON lines; a new folder: plots, forecasts as .csv; of models
+    of identities FILE.npz: vectors; with --samples a .png sheet or a .npy array."""
     json_lines: Flag = False
     """Print rows as JSON lines, not as a table."""
     samples: int = 0
@@ -107,7 +114,7 @@ class Predict:
         from gpuzoo.data.folders import IMAGE_SUFFIXES
         from gpuzoo.deploy.predict import check_new
 
-        is_file = bool(self.samples) or self.out.endswith(".jsonl")
+        is_file = bool(self.samples) or self.out.endswith((".jsonl", ".npz"))
         suffix = pathlib.PurePath(self.out).suffix.lower()
         if not is_file and suffix in (*IMAGE_SUFFIXES, *_NO_FOLDERS):
             raise GpuzooError(
@@ -184,12 +191,19 @@ class _Session:
         ):
             if not fits:
                 command.refuse(kind, name)
-        if self.out and not self.out.endswith(".jsonl"):
-            if self.kind in ("classes", "number"):
-                what = {"classes": "a classifier"}.get(self.kind, "a model of a table")
-                raise GpuzooError(
-                    f"--out {self.out}: {what} writes rows; expected FILE.jsonl"
-                )
+        self.vectors: Any = None
+        if self.kind == "vectors":
+            from gpuzoo.cli.vectors import Vectors
+
+            self.vectors = Vectors(trained.record)
+        if self.out.endswith(".npz") and not self.vectors:
+            raise GpuzooError(
+                f"--out {self.out}: only models of identities write a .npz file; "
+                "expected FILE.jsonl, or a new folder"
+            )
+        if self.out and not self.out.endswith((".jsonl", ".npz")):
+            if writes := _WRITES.get(self.kind):
+                raise GpuzooError(f"--out {self.out}: {writes}")
             self.pictures = predict.Output(self.out, trained)
         if self.kind == "frames" and not self.pictures:
             raise GpuzooError(
@@ -210,9 +224,17 @@ class _Session:
                 with new_file(check_new(self.out)) as file:
                     for row in self._rows():
                         file.write(json.dumps(row).encode() + b"\n")
+            elif self.out.endswith(".npz"):
+                with new_file(check_new(self.out)) as file:
+                    self._keep(self._rows())
+                    file.write(self.vectors.npz())
             elif self.command.json_lines:
                 for row in self._rows():
                     print(json.dumps(row))
+            elif self.vectors:
+                self._keep(self._rows())
+                if not self.command.output.quiet:
+                    self.vectors.show(self.note)
             else:
                 self._print_tables()
         finally:
@@ -227,8 +249,13 @@ class _Session:
             "files": len(self.sources), "examples": self.examples,
             "unreadable": self.unreadable, "failed": self.failed,
             "changes": dict(self.changes.counts), "out": self.command.out,
+            **(self.vectors.similarity() if self.vectors else {}),
         })  # fmt: skip
         return ExitCode.FAILED if self.unreadable else ExitCode.DONE
+
+    def _keep(self, rows: Iterator[dict]) -> None:
+        """Keep the vectors of rows."""
+        self.vectors.add((_name(row), row) for row in rows)
 
     def _rows(self) -> Iterator[dict]:
         """Yield the row of each example."""

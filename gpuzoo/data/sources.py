@@ -18,9 +18,11 @@ from gpuzoo.data import (
     films,
     folders,
     from_python,
+    identities,
     images,
     made_boxes,
     made_films,
+    made_glyphs,
     made_masks,
     made_series,
     made_speech,
@@ -50,8 +52,9 @@ from gpuzoo.errors import GpuzooError
 from gpuzoo.files import expand
 
 GENERATED = (
-    "digits", "mackey_glass", "tones", made_boxes.NAME, made_masks.NAME,
-    made_series.NAME, made_speech.NAME, made_texts.NAME, made_films.NAME,
+    "digits", "mackey_glass", "tones", made_boxes.NAME, made_glyphs.NAME,
+    made_masks.NAME, made_series.NAME, made_speech.NAME, made_texts.NAME,
+    made_films.NAME,
     *made_tables.TABLES,
 )  # fmt: skip
 """Datasets that gpuzoo makes or holds."""
@@ -93,7 +96,8 @@ def load_data(
             `textured_digits`, or boxes, `textured_shapes`; for forecasts
             `mackey_glass`, `market` or a .csv file; with a target a .csv or .parquet
             file of a table, or a generated one, `flats` or `lettings`; with
-            task="classify_text" such a file with texts, or generated ones, `reviews`.
+            task="classify_text" such a file with texts, or generated ones, `reviews`;
+            with task="embed" a folder with a sub-folder for each identity, or `glyphs`.
         data_dir: prepared TFDS folder; nothing is downloaded then.
         fallback_data: name of the dataset to load if `name` is unavailable.
         image_size: side in pixels to which images of a folder are resized; 0: no
@@ -111,7 +115,9 @@ def load_data(
             gpuzoo/data/series_times.py and gpuzoo/data/texts.py.
         task: of a table classify_table or regress_table; default: by the target;
             segment: a folder must have masks; detect: boxes of a folder are read;
-            forecast or next_move: a table is a series; classify_text: it has texts.
+            forecast or next_move: a table is a series; classify_text: it has texts;
+            embed: the parts of a folder or .npz file have other identities, or it is
+            split by identity.
         window, horizon, gaps, calendar, fold: of a series; see the fields of a recipe.
         stream: disk: the images of a TFDS dataset stay in its files, and are decoded
             when they are indexed (gpuzoo/data/on_disk.py).
@@ -142,6 +148,11 @@ def load_data(
         chosen = {"target": target, **table}
         options = {"kinds": kinds, "validation": validation, "seed": seed}
         return tabular.make(**chosen, **options, task=task)
+    if name == made_glyphs.NAME or task == identities.TASK:
+        made = made_glyphs.make if name == made_glyphs.NAME else None
+        sizes = (image_size, audio_seconds)
+        dataset = identities.load(name, made, data_dir, sizes, task, note)
+        return identities.with_validation(dataset, validation, seed)
     dataset = _load(
         name, data_dir, fallback_data, image_size, audio_seconds, fingerprint, note,
         task, frames, stream == IN_FILES,

@@ -18,6 +18,7 @@ from gpuzoo.data import (
     columns,
     films,
     folders,
+    identities,
     images,
     made_series,
     made_tables,
@@ -201,6 +202,10 @@ def _other_data(trained: Trained, data: str, data_dir: str | None, note) -> Data
         return _other_series(trained, data, note)
     if trained.dataset.text is not None:
         return _other_texts(trained, data, note)
+    if trained.recipe.task == identities.TASK:
+        return identities.other(
+            data, trained.dataset.input_shape, trained.classes, note
+        )
     height, *rest = trained.dataset.input_shape
     size = seconds = frames = 0
     path = expand(data)

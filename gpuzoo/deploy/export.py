@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 
 from gpuzoo import workers
+from gpuzoo.data import identities
 from gpuzoo.deploy.runtimes import FORMATS
 from gpuzoo.errors import GpuzooError
 from gpuzoo.files import MARKER, expand, make_temporary_folder, write_atomically
@@ -391,7 +392,8 @@ def _described(record: dict, made: dict, entries: dict) -> dict:
         "schema": SCHEMA, "gpuzoo": __version__, "run_id": record["id"],
         "weights_sha256": record["weights_sha256"], "recipe": recipe.name,
         "task": recipe.task, "model": recipe.model_name, "data": data["name"],
-        "classes": data["classes"],
+        # Names of identities of the training are no outputs of the model.
+        "classes": [] if recipe.task == identities.TASK else data["classes"],
         "scale": data.get("scale"),
         "table": data.get("table"),
         "series": data.get("series"),

@@ -14,6 +14,7 @@ import numpy as np
 from gpuzoo import workers
 from gpuzoo.data import masks
 from gpuzoo.deploy import runtimes
+from gpuzoo.tasks import pairs
 
 Arrays = dict[str, np.ndarray]
 _SURE = 0.3  # the score from which a detection counts
@@ -173,6 +174,11 @@ def _metric(run: Arrays, targets: Arrays):
         return "detections kept", lambda one: float(
             np.mean([_kept(one, run, at) for at in range(count)])
         )
+    if "embedding" in run:
+        label = targets["label"]
+        return "recall at 1", lambda one: pairs.retrieval(one["embedding"], label)[
+            "recall_at_1"
+        ]
     if "target" not in targets:
         return None, None
     (name,), target = run, targets["target"]

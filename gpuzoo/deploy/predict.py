@@ -22,13 +22,13 @@ MOST_ON_SHEET = 4096  # generated images
 
 def kind_of(trained: Trained) -> str:
     """Return what the rows of a model hold: classes, boxes, masks, values, frames,
-    images (reconstructions) or number (of a table)."""
+    images (reconstructions), vectors (of identities) or number (of a table)."""
     task = trained.recipe.task
     if task == "forecast":
         return "values"
     kinds = {
         "detect": "boxes", "autoencode": "images", "video_prediction": "frames",
-        "regress_table": "number", "segment": "masks",
+        "regress_table": "number", "segment": "masks", "embed": "vectors",
     }  # fmt: skip
     return kinds.get(task, "classes")
 
@@ -49,7 +49,7 @@ def predict(
             `boxes` (class, score, top, left, bottom, right in pixels of the file),
             `areas` of a mask (class, pixels, fraction; in pixels of the file),
             `forecast` in the units of the series, of several targets a dict of lists
-            by name; `value` in that of the target, or
+            by name; `value` in that of the target; `embedding`, a list of numbers; or
             `error` of a reconstruction, the mean squared error of a pixel in [0, 1].
         arrays: of the outputs of `Trained.predict`, the rows of the example.
     """
@@ -59,6 +59,7 @@ def predict(
     make = {
         "classes": _classes, "boxes": _boxes, "values": _values, "images": _images,
         "frames": lambda *_: {}, "number": _number, "masks": _masks,
+        "vectors": _vector,
     }[kind_of(trained)]  # fmt: skip
     for place, example in enumerate(examples):
         arrays = {name: array[place] for name, array in outputs.items()}
@@ -122,6 +123,10 @@ def _values(trained: Trained, example, arrays: dict, top, score) -> dict:
 
 def _number(trained: Trained, example, arrays: dict, top, score) -> dict:
     return {"value": float(arrays["value"])}
+
+
+def _vector(trained: Trained, example, arrays: dict, top, score) -> dict:
+    return {"embedding": arrays["embedding"].tolist()}
 
 
 def _images(trained: Trained, example: Example, arrays: dict, top, score) -> dict:

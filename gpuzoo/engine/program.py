@@ -105,7 +105,10 @@ class Program:
             )
             for moves in kind.moves(model)
         ]
-        for optimizer, variables in zip(optimizers, kind.groups(model), strict=True):
+        heads = kind.heads_of(model, recipe, dataset)
+        groups = [list(group) for group in kind.groups(model)]
+        groups[0] += heads
+        for optimizer, variables in zip(optimizers, groups, strict=True):
             optim.build_state(optimizer, variables, given.optimizer)
         self.pruning = Pruning(
             recipe, self.plan.prunings, model, optimizers, self.backend
@@ -113,6 +116,7 @@ class Program:
         self.task = kind(
             model=model, recipe=recipe, dataset=dataset, runtime=self.session.runtime
         )
+        self.task.heads = tuple(heads)
         self.task.begin(optimizers, dataset)
         self.shards = shards_of(
             recipe, self.session.runtime, getattr(model, "critic_steps", 1)
@@ -137,7 +141,7 @@ class Program:
         names = [metric.name for metric in judge.metrics]
         names += [self.monitor.name] if self.monitor else []
         self.metrics = tuple(dict.fromkeys(names))
-        self.state = State(model, optimizers, self._generators, self.backend)
+        self.state = State(model, optimizers, self._generators, self.backend, heads)
         if given.state is not None:
             weights = self.state.read(self.state.weights)
             self.state.write({**weights, **model_objects.read(given.state)})

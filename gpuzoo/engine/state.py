@@ -11,18 +11,22 @@ from gpuzoo.weights import by_name
 
 
 class State:
-    """The variables of a run: the model's, the optimizer's, the random layers'.
+    """The variables of a run: the model's, the optimizer's, the random layers', and
+    those that a task trains beside the model.
 
     Names are unique and in a fixed order, the same for every run of a recipe.
     """
 
-    def __init__(self, model: keras.Model, optimizers: list, generators, backend):
+    def __init__(
+        self, model: keras.Model, optimizers: list, generators, backend, heads=()
+    ):
         self.backend = backend
         self.weights = by_name(model.weights)
         kept = [variable for one in optimizers for variable in variables_of(one)]
         self.others = {
             **_numbered("optimizer", kept),
             **_numbered("random", [generator for generator, _ in generators]),
+            **_numbered("head", list(heads)),
         }
         self.all = {**self.weights, **self.others}
         self.scales = [n for n, v in self.others.items() if v.name == "dynamic_scale"]

@@ -36,7 +36,7 @@ _MAIN = {
     "adversarial": ("frechet", ""), "diffusion": ("frechet", ""),
     "autoencode": ("loss", "nats per image"), "detect": ("map50", ""),
     "forecast": ("loss", ""), "regress_table": ("r2", ""),
-    "segment": ("mean_iou", ""),
+    "segment": ("mean_iou", ""), "embed": ("eer", ""),
     "video_prediction": ("error", ""),
 }  # fmt: skip
 # All but curves.png, which is drawn here as SVG.
@@ -45,6 +45,16 @@ _PICTURES = {
         "Confusion matrix",
         "Rows are the true classes, columns the predicted ones; the numbers count test "
         "examples.",
+    ),
+    "similarities.png": (
+        "Similarities of pairs",
+        "Test images of one identity and of different ones; the threshold, at which "
+        "both errors are equal, was chosen on these pairs.",
+    ),
+    "worst_pairs.png": (
+        "Worst pairs",
+        "Above images of one identity that are least alike, below images of two "
+        "identities that are most alike, with their similarity.",
     ),
     "mistakes.png": (
         "Most confident mistakes",

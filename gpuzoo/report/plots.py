@@ -29,6 +29,7 @@ if _backend:
         matplotlib.rcParams["backend"] = _backend  # as matplotlib itself does
 
 from gpuzoo.report.mask_plots import confusion_of_pixels, segmentations  # noqa: E402
+from gpuzoo.report.pair_plots import similarities, worst_pairs  # noqa: E402
 
 MISTAKES = 24  # shown at most
 NAME = 24  # characters of the name of a class
@@ -486,6 +487,7 @@ PICTURES = {
     for function in (
         confusion, confusion_of_pixels, detections, film_mistakes, forecasts, frames,
         mistakes, predicted_true, reconstructions, residuals, samples, segmentations,
+        similarities, worst_pairs,
     )
 }  # fmt: skip
 """Name in `Task.pictures` -> function; one that does not apply returns None."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import keras
 
+from gpuzoo.catalogue.recipe import MARGIN
 from gpuzoo.data.series import HORIZON, WINDOW
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import layers_of
@@ -37,6 +38,8 @@ _FOR = {
     "window": "is for a series", "horizon": "is for a series",
     "frames": "is for films",
     "gaps": "is for a series", "calendar": "is for a series", "fold": "is for a series",
+    "embed_loss": "is for the task embed", "margin": "is for the task embed",
+    "scale": "is for the task embed",
 }  # fmt: skip
 
 
@@ -99,6 +102,8 @@ class Task:
     int32."""
     generates = False
     """Whether it has `codes` and `generate`."""
+    heads: tuple[keras.Variable, ...] = ()
+    """What `heads_of` has returned for this training."""
 
     def __init__(self, *, model: keras.Model, recipe, dataset, runtime):
         self.compute_dtype = runtime.compute_dtype
@@ -144,6 +149,8 @@ class Task:
             "window": recipe.window != WINDOW, "horizon": recipe.horizon != HORIZON,
             "gaps": recipe.gaps != "refuse", "calendar": recipe.calendar,
             "fold": recipe.fold, "frames": recipe.frames,
+            "embed_loss": recipe.embed_loss != "arcface",
+            "margin": recipe.margin != MARGIN, "scale": recipe.scale,
         }  # fmt: skip
         for name, value in given.items():
             if value and name not in cls.uses:
@@ -207,6 +214,12 @@ class Task:
     def groups(model: keras.Model) -> list[list]:
         """Return the trainable weights of each optimizer."""
         return [model.trainable_variables]
+
+    @classmethod
+    def heads_of(cls, model: keras.Model, recipe, dataset) -> list[keras.Variable]:
+        """Return variables that the first optimizer trains, too, and that are of the
+        training alone: its checkpoints and state hold them, not the trained model."""
+        return []
 
     @staticmethod
     def moves(model: keras.Model) -> list[int]:
@@ -343,8 +356,10 @@ class Task:
 
     def minimise(self, loss, backend):
         """Update the model; see minimise() below."""
-        optimizer, apart = self.optimizers[0], self.told_by_layer
-        return minimise(loss, optimizer, self.model, backend, apart)
+        return minimise(
+            loss, self.optimizers[0], self.model, backend, self.told_by_layer,
+            self.heads,
+        )  # fmt: skip
 
 
 def shape_and_classes(dataset) -> dict:
@@ -355,11 +370,14 @@ def shape_and_classes(dataset) -> dict:
     }
 
 
-def minimise(loss, optimizer, network: keras.Model, backend, without: str = ""):
+def minimise(
+    loss, optimizer, network: keras.Model, backend, without: str = "", heads=()
+):
     """Update the weights of a network once by the gradient of loss(), which returns the
     loss and other results; return the latter. Losses added by layers, as regularizers
-    do, are added here and not reported; those of the layer `without` are left out."""
-    variables = network.trainable_variables
+    do, are added here and not reported; those of the layer `without` are left out.
+    `heads`: variables that are trained beside it."""
+    variables = [*network.trainable_variables, *heads]
     apart = [layer for layer in network.layers if layer.name == without]
 
     def scaled():

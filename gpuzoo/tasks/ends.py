@@ -317,6 +317,13 @@ def _in_unit_range(values: np.ndarray) -> bool:
     return bool(((values >= 0) & (values <= 1)).all())
 
 
+def lengths_of(model: keras.Model) -> np.ndarray:
+    """Return the lengths of the vectors that a model puts out for noise, with random
+    weights."""
+    vectors = _for_noise(output_of(model), model, 1, False, redrawn=True)
+    return np.linalg.norm(vectors.astype(np.float64), axis=1)
+
+
 def _for_noise(tensor, model: keras.Model, scale: float, training, redrawn=False):
     """Return what an output of a model is for noise; `redrawn`: with random weights.
     The model is left as it was."""

@@ -21,6 +21,7 @@ _OUTPUTS = {
     "score": "confidence of each box, 0 to 1",
     "reconstruction": "the image again, pixels 0 to 255",
     "samples": "generated images, pixels 0 to 255",
+    "embedding": "vector of length 1; of two the scalar product is the similarity",
     "mask": "index into `classes` of each pixel",
     "confidence": "probability of that class, of each pixel",
 }
