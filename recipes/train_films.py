@@ -2,10 +2,15 @@
 
     python recipes/train_films.py
 
-Digits go left, right, up or down, turn, grow or shrink; no single frame tells which.
-`--data folder/` trains on your own films, one sub-folder for each class.
+    test accuracy  99.87 ± 0.12 %
+    seeds          3
+    training       28.7 s, 44.5 s for the whole process
+    on             2 threads of an AMD EPYC (cpu family 26, model 2) CPU, 2026-12-01
+    measured by    benchmarks/speed/recipe_figures.py
 
-The figures are written here by benchmarks/tables/tables.py.
+The figures are written here by benchmarks/tables/tables.py. Digits go left, right, up
+or down, turn, grow or shrink; no single frame tells which. `--data folder/` trains on
+your own films, one sub-folder for each class.
 """
 
 from gpuzoo import Recipe

@@ -324,6 +324,22 @@ def test_a_video_is_turned_as_its_header_says(tmp_path):
     assert red[4:20, 20:28].all() and not red[:, :12].any() and not red[30:].any()
 
 
+def test_frames_that_do_not_fit_into_memory_are_refused(tmp_path):
+    save(tmp_path / "x.gif", film(1))
+    content = bytearray((tmp_path / "x.gif").read_bytes())
+    content[6:10] = b"\xff\x1f\xff\x1f"  # 8191 x 8191
+    with pytest.raises(ValueError, match="67,092,481 pixels, and at most 33,554,432"):
+        film_files.read_clip(bytes(content), 4)
+    encode(tmp_path / "x.webm", quarters(), "libvpx")
+    content = (tmp_path / "x.webm").read_bytes()
+    size = b"\x9d\x01\x2a"  # the first frame begins so; then its width and height
+    assert size in content
+    place = content.index(size) + 3
+    large = content[:place] + b"\xff\x3f\xff\x3f" + content[place + 4 :]
+    with pytest.raises(ValueError, match="not a readable video"):
+        film_files.read_clip(large, 4)
+
+
 def test_what_is_wrong_with_a_video_is_named(tmp_path, monkeypatch):
     for name in ("a", "b"):
         for number in range(5):

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import pathlib
 import re
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -274,6 +275,7 @@ def _of_animation(content: bytes, frames: int) -> tuple[int, list[np.ndarray]]:
     from PIL import Image, ImageOps
 
     def make(image):
+        videos.check_size(*image.size)
         count = getattr(image, "n_frames", 1)
         _check_count(count)
         found = []
@@ -285,7 +287,10 @@ def _of_animation(content: bytes, frames: int) -> tuple[int, list[np.ndarray]]:
         return count, found
 
     Image.init()
-    return images.decoded(content, [f for f in _FORMATS if f in Image.OPEN], make)
+    try:
+        return images.decoded(content, [f for f in _FORMATS if f in Image.OPEN], make)
+    except (IndexError, struct.error):  # of Pillow's plugin for GIF
+        raise ValueError("its frames are damaged") from None
 
 
 def _check_count(count: int) -> None:

@@ -8,6 +8,8 @@ import numpy as np
 from gpuzoo.errors import GpuzooError
 
 SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
+MOST_PIXELS = 1 << 25
+"""Of a frame: 8K. A damaged header may say more than fits into memory."""
 _MOST_FRAMES = 1_000_000
 
 
@@ -71,6 +73,13 @@ def _frames(content: bytes):
             if not opened.streams.video:
                 raise ValueError("it has no video stream")
             stream = opened.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("its codec is not known to FFmpeg")
+            check_size(stream.width, stream.height)
+            stream.codec_context.options = {
+                "max_pixels": str(MOST_PIXELS),
+                "err_detect": "explode",  # what is damaged is refused, not mended
+            }
             packets = seen = 0
             for packet in opened.demux(stream):
                 packets += bool(packet.size)
@@ -88,6 +97,15 @@ def _frames(content: bytes):
     except av.FFmpegError as error:
         text = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"not a readable video ({text})") from None
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError if frames are too large."""
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"its frames have {width * height:,} pixels, and at most {MOST_PIXELS:,} "
+            "are read"
+        )
 
 
 def _library():
