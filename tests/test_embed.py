@@ -169,6 +169,12 @@ def test_the_generated_glyphs():
     assert data.test["label"][:5].tolist() == [200, 200, 201, 201, 202]
 
 
+def test_options_of_other_data_are_refused():
+    for option, value in (("frames", 8), ("audio_seconds", 1.0), ("data_dir", "x")):
+        with pytest.raises(gpuzoo.GpuzooError, match=f"^{option} is for "):
+            gpuzoo.load_data("glyphs", task="embed", **{option: value})
+
+
 def test_a_split_by_identity(place, tmp_path):
     said = []
     how = {"task": "embed", "note": said.append}

@@ -231,7 +231,7 @@ class Trained:
             numbers of a table `value`, float64, in the unit of the target; for
             segmentation `predicted`, the class of each pixel, uint8, and `confidence`,
             (examples, height, width); for autoencoders `reconstruction`, for films
-            `forecast`, both uint8.
+            `forecast`, both uint8; of identities `embedding`, of length 1.
 
         Raises:
             GpuzooError: see `preprocess`.
