@@ -165,6 +165,8 @@ _SAME = {
     "threads": "num_threads n_jobs nthreads intra_op_threads inter_op_threads cores",
     "device": "gpu cuda accelerator cpu use_gpu no_cuda",
     "devices": "gpus num_gpus n_gpus ngpus num_devices nproc_per_node",
+    "model_devices": "tensor_parallel tensor_parallel_size tp tp_size model_parallel "
+    "model_parallel_size device_map",
     "distributed": "ddp data_parallel multi_gpu num_nodes nnodes",
     "out": "output_dir save_dir log_dir logdir outdir output out_dir run_dir "
     "checkpoint_dir default_root_dir save_path",

@@ -51,6 +51,7 @@ SLOW = tuple(f"tests/test_{name}" for name in (
     "every_model.py::test_every_model_trains_with_fit_and_with_the_loop[jax",
     "every_model.py::test_every_model_trains_with_fit_and_with_the_loop[tensorflow-mix",
     "load.py::test_predictions_are_those_of_the_training[jax",
+    "model_parallel.py::test_kinds_of_models_repeat_on_two_and_four_devices",
     "notebooks.py::test_notebook_runs[boxes",
     "notebooks.py::test_notebook_runs[codes",
     "notebooks.py::test_notebook_runs[dense",

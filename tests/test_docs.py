@@ -99,7 +99,7 @@ def test_the_page_on_audits(tmp_path, cli_several):
 def test_the_page_on_devices(tmp_path):
     page = (ROOT / "docs" / "howto" / "devices.md").read_text()
     blocks = re.findall(r"<!-- (\w+) -->\n```bash\n(.*?)```", page, re.S)
-    assert [name for name, _ in blocks] == ["devices", "launch"]
+    assert [name for name, _ in blocks] == ["devices", "split", "launch"]
     for _, commands in blocks:
         run_bash(commands, tmp_path)
     four, both = (read_run(tmp_path / name) for name in ("four", "both"))

@@ -56,6 +56,8 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
         sides = record["runtime"], other["runtime"]
         for name in _RUNTIME:
             pairs[f"runtime.{name}"] = sides[0][name], sides[1][name]
+        counts = [side.get("model_devices", 1) for side in sides]
+        pairs["runtime.model_devices"] = tuple(counts)  # older records have none
         if not _elastic(record):
             counts = sides[0].get("devices", 1), sides[1].get("devices", 1)
             pairs["runtime.devices"] = counts  # older records have none

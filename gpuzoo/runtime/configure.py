@@ -74,11 +74,7 @@ def configure(
         )
     portable.refuse_after_failure(options.level)
     backend, why = _choose_backend(options.backend)
-    if (options.devices > 1 or options.distributed) and backend != "jax":
-        named = "distributed" if options.distributed else f"devices={options.devices}"
-        raise GpuzooError(
-            f"{named} needs --backend jax: on {backend} gpuzoo trains on one device"
-        )
+    _check_devices(options, backend)
     given = options
     if options.level == "strict":
         _refuse_drift(options.level)
@@ -137,9 +133,9 @@ def _check_values(options: Options, seed: int) -> None:
         if field.name == "threads":
             if type(value) is not int or not 0 <= value <= 1024:
                 raise GpuzooError(f"threads must be in 0..1024: {value!r}")
-        elif field.name == "devices":
+        elif field.name in ("devices", "model_devices"):
             if type(value) is not int or not 1 <= value <= 1024:
-                raise GpuzooError(f"devices must be in 1..1024: {value!r}")
+                raise GpuzooError(f"{field.name} must be in 1..1024: {value!r}")
         elif field.type is bool or field.type == "bool":
             if type(value) is not bool:
                 raise GpuzooError(f"{field.name} must be True or False: {value!r}")
@@ -151,6 +147,29 @@ def _check_values(options: Options, seed: int) -> None:
             raise GpuzooError(f"{field.name} must be one of {choices}: {value!r}")
     if type(seed) is not int or seed < 0:
         raise GpuzooError(f"seed must be an integer, 0 or more: {seed!r}")
+
+
+def _check_devices(options: Options, backend: str) -> None:
+    """Raise GpuzooError for several devices that cannot be used so."""
+    given = [
+        "distributed" if name == "distributed" else f"{name}={value}"
+        for name, value in (
+            ("devices", options.devices), ("model_devices", options.model_devices),
+            ("distributed", options.distributed),
+        )
+        if value > 1 or value is True
+    ]  # fmt: skip
+    if given and backend != "jax":
+        raise GpuzooError(
+            f"{given[0]} needs --backend jax: on {backend} gpuzoo trains on one device"
+        )
+    if options.model_devices > 1 and len(given) > 1:
+        other = next(one for one in given if not one.startswith("model_"))
+        raise GpuzooError(
+            f"model_devices={options.model_devices} cannot be combined with {other}: "
+            "the weights are split over the devices of one process, and each computes "
+            "the whole batch; leave one of them out"
+        )
 
 
 def _choose_backend(requested: str) -> tuple[str, str]:

@@ -89,8 +89,9 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
         raise GpuzooError("xla off was requested, but JAX compiles everything with XLA")
     reasons = {"xla": "JAX always compiles with XLA"}
     threads, reasons["threads"] = choose_threads(options)
-    if not options.threads and options.devices > threads:
-        threads, reasons["threads"] = options.devices, "one per device"
+    wanted = max(options.devices, options.model_devices)
+    if not options.threads and wanted > threads:
+        threads, reasons["threads"] = wanted, "one per device"
     os.environ["NPROC"] = str(threads)  # sets the size of XLA's CPU thread pool
     set_variables()
     deterministic = options.level != "fast"
@@ -103,7 +104,7 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
 
         if options.device == "cpu":
             jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", options.devices)
+        jax.config.update("jax_num_cpu_devices", wanted)
     if options.distributed:
         _join(jax, options.devices)
     with quiet_start(), importing("sklearn", "matplotlib", "IPython"):
@@ -113,16 +114,18 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
     device, reasons["device"] = choose_device(
         options.device, seen, "JAX", "jax[cuda13]"
     )
-    if device == "cpu" and options.devices > threads:
+    name = "model_devices" if options.model_devices > 1 else "devices"
+    option = "--" + name.replace("_", "-")
+    if device == "cpu" and wanted > threads:
         raise GpuzooError(
-            f"devices={options.devices} on a CPU needs as many threads, and there are "
-            f"{threads}; use --threads {options.devices} (results depend on them), or "
-            f"--devices {threads}"
+            f"{name}={wanted} on a CPU needs as many threads, and there are "
+            f"{threads}; use --threads {wanted} (results depend on them), or "
+            f"{option} {threads}"
         )
-    if options.devices > (count := len(jax.local_devices())):
+    if wanted > (count := len(jax.local_devices())):
         raise GpuzooError(
-            f"devices={options.devices}, and JAX finds {count} {device.upper()}"
-            f"{'s' * (count != 1)}; leave --devices out, or use --devices {count}"
+            f"{name}={wanted}, and JAX finds {count} {device.upper()}"
+            f"{'s' * (count != 1)}; leave {option} out, or use {option} {count}"
         )
     precision, reasons["precision"] = options.precision, "requested"
     if precision == "auto" and device == "cpu":
@@ -138,6 +141,10 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
     reasons["tf32"] = "requested" if options.tf32 != "auto" else "the default"
     if not tf32:
         jax.config.update("jax_default_matmul_precision", "highest")
+    if options.model_devices > 1:
+        from gpuzoo.runtime import split
+
+        split.begin(jax.local_devices()[: options.model_devices])
     reseed(seed)
     return Runtime(
         backend=keras.config.backend(),
@@ -152,6 +159,7 @@ def start_jax(options: Options, seed: int, autotune_sha256: str | None) -> Runti
         onednn=None,
         autotune_sha256=autotune_sha256,
         devices=options.devices * jax.process_count(),
+        model_devices=options.model_devices,
         processes=jax.process_count(),
         variables=variables_in_force(),
         seed=seed,

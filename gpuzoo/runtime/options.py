@@ -39,6 +39,10 @@ class Options:
     devices: int = 1
     """Number of devices (data parallelism), with backend jax; on a CPU they are virtual
     and not faster. Results depend on it, except with --elastic."""
+    model_devices: int = 1
+    """Number of devices over which the weights of the model are split (model
+    parallelism), with backend jax, for models too large for one. Results depend on
+    it."""
     distributed: bool = False
     """Train in several processes, each with --devices, with backend jax: under gpuzoo
     launch, torchrun, Slurm, Open MPI or Kubernetes, which set rank and address."""
@@ -73,6 +77,8 @@ class Runtime:
     """Digest of the file that pins XLA's choice of kernels."""
     devices: int
     """Devices that share each batch, of all processes."""
+    model_devices: int
+    """Devices over which the weights are split."""
     processes: int
     """Processes that train together."""
     variables: dict[str, str]
@@ -110,9 +116,11 @@ class Runtime:
         return self.reasons.get("level", "repeatable to the bit")
 
     def _devices(self) -> list[str]:
+        virtual = " virtual" * (self.device == "cpu" and self.processes == 1)
+        if self.model_devices > 1:
+            return [f"weights split over {self.model_devices}{virtual} devices"]
         if self.devices == 1:
             return []
-        virtual = " virtual" * (self.device == "cpu" and self.processes == 1)
         of = f" of {self.processes} processes" * (self.processes > 1)
         return [f"{self.devices}{virtual} devices{of}"]
 

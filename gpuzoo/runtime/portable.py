@@ -110,6 +110,12 @@ def _check(options: Options, backend: str) -> None:
                 f"level {LEVEL} refuses {name} {value}: {why}; use {remedy}, or "
                 "--level repeatable"
             )
+    if options.model_devices > 1:
+        raise GpuzooError(
+            f"level {LEVEL} refuses model_devices {options.model_devices}: sums over "
+            "devices have not been compared between processors; use --model-devices 1, "
+            "or --level repeatable"
+        )
     if options.autotune:
         raise GpuzooError(
             f"level {LEVEL} refuses autotune {options.autotune}: it pins XLA's GPU "

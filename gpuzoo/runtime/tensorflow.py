@@ -79,6 +79,7 @@ def start_tensorflow(
         onednn=_pywrap_util_port.IsMklEnabled(),
         autotune_sha256=autotune_sha256,
         devices=1,
+        model_devices=1,
         processes=1,
         variables=variables_in_force(),
         seed=seed,

@@ -21,7 +21,7 @@ from gpuzoo.engine.backends import (
 from gpuzoo.engine.backends.determinism import refuse_variable
 from gpuzoo.errors import GpuzooError
 from gpuzoo.keras_layers import layers_of
-from gpuzoo.runtime import environment
+from gpuzoo.runtime import environment, split
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 
@@ -42,9 +42,14 @@ class JaxBackend:
         self.processes = processes.Processes()
         self._variables: list[keras.Variable] = []
 
+    @property
+    def split(self) -> bool:
+        """Whether weights are split over several devices."""
+        return self.runtime.model_devices > 1
+
     def put(self, array: np.ndarray):
-        """Return the array on the device."""
-        return jax.device_put(array, self.device)
+        """Return the array on the device, or on each over which weights are split."""
+        return jax.device_put(array, split.copies() if self.split else self.device)
 
     def take(self, arrays: dict, indices) -> dict:
         """Return the examples of one batch, gathered on the device."""
@@ -132,7 +137,7 @@ class JaxBackend:
         attribute `cost` of the returned function is described in `_cost`.
         """
         program, step, most = self.program(body, feed, variables)
-        called = triton.called(program, donate_argnums=0)
+        called = triton.called(program, **self._jitted(variables))
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             values, parts = [variable.value for variable in variables], []
@@ -181,8 +186,16 @@ class JaxBackend:
             )
             return lax.fori_loop(0, count, do, (values, outputs))
 
-        program = jax.jit(several if self.looped else one, donate_argnums=0)
-        return program, step, most
+        function = several if self.looped else one
+        return jax.jit(function, **self._jitted(variables)), step, most
+
+    def _jitted(self, variables: list[keras.Variable]) -> dict:
+        """Return the options of `jax.jit` for a program of steps."""
+        options: dict = {"donate_argnums": 0}
+        if self.split:  # else XLA would choose where the new values are
+            results = split.placements(variables), split.copies()
+            options["out_shardings"] = results
+        return options
 
     def traced(self, body: Callable, variables: list[keras.Variable]) -> Callable:
         """Return one step as a pure function: values of the variables and an entry of
