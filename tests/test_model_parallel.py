@@ -81,7 +81,9 @@ def test_killed_resumed_verified_and_near_one_device(tmp_path, cli):
     assert (again.returncode, again.json["verdict"]) == (0, "identical"), again.stderr
     one = cli(*WORDS, "--out", "one")
     assert one.returncode == 0, one.stderr
-    both = [load_file(tmp_path / name / "weights.safetensors") for name in ("one", "run")]
+    both = [
+        load_file(tmp_path / name / "weights.safetensors") for name in ("one", "run")
+    ]
     for name, array in both[0].items():
         assert array.shape == both[1][name].shape
         np.testing.assert_allclose(array, both[1][name], rtol=0.01, atol=0.002)
