@@ -25,7 +25,6 @@ _AXES = """
 import json
 import keras
 from gpuzoo.runtime.split import split_axis
-made = keras.Sequential([keras.Input((16, 64)), keras.layers.MultiHeadAttention(4, 32)])
 print(json.dumps([split_axis(*one, 4) for one in [
     ("cnn/dense/kernel", (256, 128)), ("conv/kernel", (3, 3, 64, 64)),
     ("cnn/logits/kernel", (4096, 10)), ("prime/kernel", (1031, 1033)),

@@ -24,6 +24,7 @@ DOORS = (
     "gpuzoo/runtime/keras_state.py",
     "gpuzoo/runtime/tensorflow.py",  # these two start a backend, and runtime/ may not
     "gpuzoo/runtime/jax.py",  # import engine/
+    "gpuzoo/runtime/split.py",  # of which jax.py makes use
     "gpuzoo/engine/backends/",
 )
 TREES = {

@@ -10,7 +10,6 @@ import math
 import re
 
 import keras
-from jax.sharding import NamedSharding, PartitionSpec
 
 # Elements of a weight below which an exchange costs more than its memory is worth.
 LEAST = 16_384
@@ -60,10 +59,10 @@ def begin(devices: list) -> None:
     keras.distribution.set_distribution(Split(devices))
 
 
-def copies() -> NamedSharding:
+def copies():
     """Return the placement of an array of which each device has a copy."""
-    mesh = keras.distribution.distribution().device_mesh.backend_mesh
-    return NamedSharding(mesh, PartitionSpec())
+    mesh = keras.distribution.distribution().device_mesh
+    return keras.distribution.TensorLayout([], mesh).backend_layout
 
 
 def placements(variables: list[keras.Variable]) -> list:
