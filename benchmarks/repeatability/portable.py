@@ -2,6 +2,7 @@
 
     python benchmarks/repeatability/portable.py  # every model
     python benchmarks/repeatability/portable.py --models cnn gru --emulator Haswell
+    python benchmarks/repeatability/portable.py --backends jax --steps 2 --batch 10
     python benchmarks/repeatability/portable.py --price  # on a quiet machine
 
 Every model of the catalogue (large ones narrowed, as repeatable.py --small does) does a
@@ -75,7 +76,8 @@ OTHERS = {
     },
 }
 FIRST = "as it is"
-PRICED = ("cnn", "resnet20", "lstm", "mlp")
+PRICED = {"tensorflow": ("cnn", "resnet20", "lstm", "mlp"),
+          "jax": ("cnn", "mlp", "gru", "resnet20")}  # fmt: skip
 
 
 def parse() -> argparse.Namespace:
@@ -83,7 +85,7 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", metavar="NAME", help="default: all")
-    parser.add_argument("--backends", nargs="+", choices=("tensorflow",),
+    parser.add_argument("--backends", nargs="+", choices=("tensorflow", "jax"),
                         default=("tensorflow",))  # fmt: skip
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--batch", type=int, default=40)
@@ -278,7 +280,7 @@ def price(models: list[str], args, record: dict, keep) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = small_digits(folder, steps, args.batch)
         for backend in args.backends:
-            for name in models:
+            for name in models or PRICED[backend]:
                 times = in_turns(backend, name, steps, args, data)
                 medians = {lv: statistics.median(t) for lv, t in times.items()}
                 row = {f"ms_{lv}": 1000 * t / steps for lv, t in medians.items()}
@@ -320,7 +322,8 @@ def main() -> None:
     from gpuzoo.files import write_atomically
     from gpuzoo.runtime.environment import environment
 
-    models = sorted(args.models or (PRICED if args.price else gpuzoo.list_models()))
+    usual = () if args.price else gpuzoo.list_models()
+    models = sorted(args.models or usual)
     for name in models:
         gpuzoo.model_info(name)
     record = {

@@ -7,7 +7,9 @@
     python benchmarks/repeatability/portable_ops.py --compare one.json other.json
     python benchmarks/repeatability/portable_ops.py --compare one.json other.json --keep
 
-Single operations of TensorFlow and their gradients, the settings of a training, every
+With --backend jax, the same of JAX; its records have its name.
+
+Single operations of a backend and their gradients, the settings of a training, every
 model of the catalogue and every layer of Keras are traced as a training step of level
 portable is: with its replacements (gpuzoo/engine/backends/portable.py), without
 constant folding, on two threads. A file has a digest of the results of each case, and
@@ -18,7 +20,8 @@ Compared are two such files: cases that differ are printed. An operation is comp
 it occurs in a case with the same bits, or in a model that portable.py has compared
 under emulation (portable.json). Exit code 1 if a case differs without one that is not.
 --keep writes benchmarks/records/portable_ops.json, and the operations into
-gpuzoo/engine/backends/compared.py: level portable takes no others.
+gpuzoo/engine/backends/compared.py (portable_ops_jax.json, compared_jax.py): level
+portable takes no others.
 """
 
 import argparse
@@ -31,9 +34,10 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-RECORD = HERE.parent / "records" / "portable_ops.json"
-MODELS = HERE.parent / "records" / "portable.json"
-LIST = HERE.parent.parent / "gpuzoo" / "engine" / "backends" / "compared.py"
+RECORDS = HERE.parent / "records"
+MODELS = RECORDS / "portable.json"
+LISTS = HERE.parent.parent / "gpuzoo" / "engine" / "backends"
+SUFFIX = {"tensorflow": "", "jax": "_jax"}
 # Settings of a training, on the small classifier of layers.py.
 SETTINGS = {
     **{
@@ -68,12 +72,23 @@ SETTINGS = {
 def operation(runtime, name: str, seen: set) -> str:
     """Return the digest of the result and the gradients of one operation."""
     import keras
+    import numpy as np
+
+    function, *arrays = _operations()[name]
+    if isinstance(function, keras.layers.Layer):
+        function.build(arrays[0].shape)
+    done = _on_jax if runtime.backend == "jax" else _on_tensorflow
+    digest = hashlib.sha256()
+    for result in done(runtime, function, arrays, seen):
+        digest.update(np.asarray(result).tobytes())
+    return digest.hexdigest()
+
+
+def _on_tensorflow(runtime, function, arrays: list, seen: set) -> list:
     import tensorflow as tf
 
     from gpuzoo.engine.backends.determinism import operations_of
     from gpuzoo.engine.backends.tensorflow import repeatable_operations
-
-    function, *arrays = _operations()[name]
 
     def step(*arrays):
         with tf.GradientTape() as tape:
@@ -86,16 +101,36 @@ def operation(runtime, name: str, seen: set) -> str:
             )
         return result, *(x for x in tape.gradient(loss, arrays) if x is not None)
 
-    if isinstance(function, keras.layers.Layer):
-        function.build(arrays[0].shape)
     given = [tf.constant(array) for array in arrays]
     with repeatable_operations(runtime):
         traced = tf.function(step, autograph=False).get_concrete_function(*given)
     seen |= operations_of(traced.graph)
-    digest = hashlib.sha256()
-    for result in traced(*given):
-        digest.update(tf.convert_to_tensor(result).numpy().tobytes())
-    return digest.hexdigest()
+    return [tf.convert_to_tensor(x).numpy() for x in traced(*given)]
+
+
+def _on_jax(runtime, function, arrays: list, seen: set) -> list:
+    import jax
+    import jax.numpy as jnp
+    import keras
+
+    from gpuzoo.engine.backends.compared_jax import operations_of
+    from gpuzoo.engine.backends.jax import repeatable_operations
+
+    def loss(*arrays):
+        result = jnp.asarray(function(*arrays))
+        weights = (jnp.arange(result.size) % 7).astype("float32") / 8
+        return jnp.sum(result.astype("float32") * weights.reshape(result.shape)), result
+
+    def step(*arrays):
+        places = tuple(range(len(arrays)))
+        with repeatable_operations(runtime), keras.StatelessScope():
+            gradients, result = jax.grad(loss, places, has_aux=True)(*arrays)
+        return result, *gradients
+
+    given = [jnp.asarray(array) for array in arrays]
+    traced = jax.jit(step).trace(*given)
+    seen |= operations_of(traced.jaxpr)
+    return traced.lower().compile()(*given)
 
 
 @functools.cache
@@ -113,44 +148,50 @@ def layer(runtime, folder: str, name: str, settings: dict, seen: set) -> str:
     import gpuzoo
 
     data = gpuzoo.load_data(layers.noise(folder))
-    gpuzoo.configure(level="portable", quiet=True)  # seeds Keras
+    gpuzoo.configure(backend=runtime.backend, level="portable", quiet=True)  # seeds
     program = layers.made(name, "alone", data, runtime, **settings)
-    with noted(seen):
+    with noted(seen, runtime.backend):
         (digest,) = layers.trained(program, 1, busy=False)
     return digest
 
 
-def model(folder: str, name: str, seen: set) -> str:
+def model(runtime, folder: str, name: str, seen: set) -> str:
     """Return the digest of the weights of a model after two steps."""
     import repeatable
     from matrix import small_digits
 
     job = {
         "data": small_digits(folder, 2, 10), "steps": 2, "batch": 10, "small": True,
-        "models": [name], "runtime": {"level": "portable"},
+        "models": [name],
+        "runtime": {"backend": runtime.backend, "level": "portable"},
     }  # fmt: skip
-    with noted(seen):
+    with noted(seen, runtime.backend):
         return repeatable.train(name, 0, repeatable.load(job)[name], job)
 
 
-def noted(seen: set):
+def noted(seen: set, backend: str):
     """Within the block, note the operations of a step in place of refusing them."""
-    from gpuzoo.engine.backends import tensorflow
-    from gpuzoo.engine.backends.determinism import operations_of
+    from gpuzoo.engine.backends import compared_jax, determinism
     from gpuzoo.runtime.keras_state import replaced
 
-    def note(graph, runtime) -> None:
-        seen.update(operations_of(graph))
+    if backend == "jax":
+        return replaced(
+            compared_jax, check=lambda x: seen.update(compared_jax.operations_of(x))
+        )
+    from gpuzoo.engine.backends import tensorflow
 
-    return replaced(tensorflow, check_tensorflow=note)
+    return replaced(
+        tensorflow,
+        check_tensorflow=lambda graph, _: seen.update(determinism.operations_of(graph)),
+    )
 
 
-def every_case() -> dict:
+def every_case(backend: str) -> dict:
     """Return name -> what returns the digest of a case and adds its operations to a
     set."""
     import gpuzoo
 
-    runtime = gpuzoo.configure(level="portable", quiet=True)
+    runtime = gpuzoo.configure(backend=backend, level="portable", quiet=True)
     import layer_table
     import layers
 
@@ -163,19 +204,20 @@ def every_case() -> dict:
     for name, settings in SETTINGS.items():
         found[name] = functools.partial(layer, runtime, folder, "Dense", settings)
     for name in models:
-        found[f"model {name}"] = functools.partial(model, folder, name)
+        found[f"model {name}"] = functools.partial(model, runtime, folder, name)
     for name in layer_table.known():
         found[f"layer {name}"] = functools.partial(layer, runtime, folder, name, {})
     return found
 
 
-def digest_all(path: pathlib.Path, only: list[str] | None, processor: str) -> None:
+def digest_all(args) -> None:
     from gpuzoo.runtime import environment
 
+    path, only = args.file, args.only
     found = json.loads(path.read_text()) if path.exists() else {"cases": {}}
-    found["cpu"] = processor or environment.cpu_model()
+    found["cpu"] = args.processor or environment.cpu_model()
     found["versions"] = environment.versions()
-    for name, run in every_case().items():
+    for name, run in every_case(args.backend).items():
         if name in found["cases"] or (only and not any(x in name for x in only)):
             continue
         seen: set[str] = set()
@@ -191,23 +233,25 @@ def digest_all(path: pathlib.Path, only: list[str] | None, processor: str) -> No
 # --- the comparison -------------------------------------------------------------------
 
 
-def emulated_models() -> list[str]:
+def emulated_models(backend: str) -> list[str]:
     """Return the models that portable.py trained to the same bits under emulation."""
-    record = json.loads(MODELS.read_text())["backends"]["tensorflow"]
-    told = [one for name, one in record["settings"].items() if name.startswith("QEMU")]
+    place = json.loads(MODELS.read_text())["backends"].get(backend, {"settings": {}})
+    told = [one for name, one in place["settings"].items() if name.startswith("QEMU")]
     compared = {name for one in told for name in one["compared"]}
     return sorted(compared - {name for one in told for name in one["differ"]})
 
 
-def compare(one: dict, other: dict, keep: bool) -> int:
+def compare(one: dict, other: dict, backend: str, keep: bool) -> int:
     """Print, and with `keep` write, what was compared; return the exit code."""
+    from gpuzoo.engine.backends.compared_jax import LIBRARIES
+
     pairs = {
         name: (case, other["cases"][name])
         for name, case in one["cases"].items()
         if "digest" in case and "digest" in other["cases"].get(name, {})
     }
     equal = {name for name, (a, b) in pairs.items() if a["digest"] == b["digest"]}
-    for name in emulated_models():
+    for name in emulated_models(backend):
         case = one["cases"].get(f"model {name}", {})
         if "digest" in case and f"model {name}" not in pairs:
             pairs[f"model {name}"] = case, case
@@ -215,7 +259,8 @@ def compare(one: dict, other: dict, keep: bool) -> int:
     times: dict[str, int] = {}
     for name in equal:
         for kind in pairs[name][0]["operations"]:
-            times[kind] = times.get(kind, 0) + 1
+            if kind.split()[0] not in LIBRARIES:
+                times[kind] = times.get(kind, 0) + 1
     differ = {
         name: [kind for kind in pairs[name][0]["operations"] if kind not in times]
         for name in sorted(pairs.keys() - equal)
@@ -235,11 +280,14 @@ def compare(one: dict, other: dict, keep: bool) -> int:
     }
     print(json.dumps({"cases": len(pairs), "operations": len(times), "differ": differ}))
     if keep:
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
-        before, _, after = LIST.read_text().partition('"""\\\n')
+        suffix = SUFFIX[backend]
+        path = RECORDS / f"portable_ops{suffix}.json"
+        path.write_text(json.dumps(record, indent=1) + "\n")
+        path = LISTS / f"compared{suffix}.py"
+        before, _, after = path.read_text().partition('"""\\\n')
         after = after[after.index('""".') :]
         names = "\n".join(sorted(times))
-        LIST.write_text(f'{before}"""\\\n{names}\n{after}')
+        path.write_text(f'{before}"""\\\n{names}\n{after}')
     return int(not all(differ.values()))
 
 
@@ -248,6 +296,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("file", nargs="?", type=pathlib.Path)
+    parser.add_argument("--backend", choices=tuple(SUFFIX), default="tensorflow")
     parser.add_argument("--only", nargs="+", metavar="WORD")
     parser.add_argument("--processor", default="", metavar="NAME",
                         help="of an emulated one")  # fmt: skip
@@ -256,10 +305,10 @@ def main() -> int:
     args = parser.parse_args()
     if args.compare:
         one, other = (json.loads(path.read_text()) for path in args.compare)
-        return compare(one, other, args.keep)
+        return compare(one, other, args.backend, args.keep)
     if not args.file:
         parser.error("name a file, or --compare two of them")
-    digest_all(args.file, args.only, args.processor)
+    digest_all(args)
     return 0
 
 

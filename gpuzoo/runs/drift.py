@@ -75,7 +75,7 @@ def environment_differences(record: dict, other: dict) -> list[Difference]:
     found = [
         Difference(name, a, b)
         for name, (a, b) in pairs.items()
-        if a != b and not (both and without_effect(name))
+        if a != b and not (both and without_effect(name, other["runtime"]["backend"]))
     ]
     classes = classes_of(record, other)
     if classes[0] != classes[1]:

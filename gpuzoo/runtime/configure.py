@@ -80,7 +80,7 @@ def configure(
         _refuse_drift(options.level)
         _refuse_random_order()
     elif options.level == portable.LEVEL:
-        with portable.expected(options.level):
+        with portable.expected(options.level, backend):
             _refuse_drift(options.level)
         given = portable.settle(options, backend)
     from gpuzoo.runtime import startup

@@ -2,7 +2,8 @@
 
 What a library would choose by the processor is pinned before the library is imported,
 and what cannot be pinned is refused. What is computed in another way is in
-engine/backends/portable.py and elementary.py; what was tried, in benchmarks/LOG.md.
+engine/backends/portable.py, products_jax.py and elementary.py; what was tried, in
+benchmarks/LOG.md.
 """
 
 import contextlib
@@ -22,26 +23,41 @@ THREADS = 2
 # They choose NumPy's code, on which nothing depends here (elementary.py).
 WITHOUT_EFFECT = ("NPY_DISABLE_CPU_FEATURES", "OPENBLAS_CORETYPE")
 _NEEDED = ("avx2", "fma")
-VARIABLES = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-# Fields of a record's environment that nothing on TensorFlow's CPU side reads.
-_OF_OTHERS = ("driver", "versions.nvidia-", "versions.jax")
+_OF_EACH = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+# The second lets XLA write its own form of 1/sqrt(x), for one of an instruction.
+_OF_JAX = {
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2 --xla_cpu_enable_platform_dependent_math=false"
+}
+VARIABLES = {**_OF_EACH, **_OF_JAX}
+"""What the level sets for one of the backends."""
+# Fields of a record's environment that nothing on the CPU side of a backend reads.
+_OF_OTHERS = {
+    "tensorflow": ("driver", "versions.nvidia-", "versions.jax"),
+    "jax": ("driver", "versions.nvidia-", "versions.jax-cuda"),
+}
 _settled = False
 
 
-def without_effect(field: str) -> bool:
+def pinned(backend: str) -> dict[str, str]:
+    """Return the variables that the level sets for a backend."""
+    return VARIABLES if backend == "jax" else _OF_EACH
+
+
+def without_effect(field: str, backend: str) -> bool:
     """Whether no result at this level depends on a field of the environment, named as
     in runs/drift.py: versions.jax, variables.OPENBLAS_CORETYPE."""
     name = field.removeprefix("variables.")
-    return field.startswith(_OF_OTHERS) or name in WITHOUT_EFFECT
+    return field.startswith(_OF_OTHERS[backend]) or name in WITHOUT_EFFECT
 
 
 @contextlib.contextmanager
-def expected(level: str | None):
-    """Within the block, what this level sets in the environment is no change of it."""
+def expected(level: str | None, backend: str = "jax"):
+    """Within the block, what this level sets in the environment is no change of it;
+    without the name of a backend, what it sets for any."""
     if level != LEVEL:
         yield
         return
-    before = environment.expect(VARIABLES)
+    before = environment.expect(pinned(backend))
     try:
         yield
     finally:
@@ -52,7 +68,7 @@ def refuse_after_failure(level: str) -> None:
     """Refuse another level if this one was settled in this process.
 
     Raises:
-        GpuzooError: it was, and TensorFlow may have read what is set for it.
+        GpuzooError: it was, and the backend may have read what is set for it.
     """
     if _settled and level != LEVEL:
         raise GpuzooError(
@@ -72,11 +88,12 @@ def settle(options: Options, backend: str) -> Options:
     global _settled
     _check(options, backend)
     _settled = True
-    environment.expect(VARIABLES)
-    os.environ.update(VARIABLES)
+    environment.expect(pinned(backend))
+    os.environ.update(pinned(backend))
     elementary.use_exact(True)
     return dataclasses.replace(
-        options, device="cpu", precision="float32", xla="off",
+        options, device="cpu", precision="float32",
+        xla=options.xla if backend == "jax" else "off",
         threads=options.threads or THREADS,
     )  # fmt: skip
 
@@ -91,12 +108,6 @@ def explained(runtime: Runtime, options: Options) -> Runtime:
 
 
 def _check(options: Options, backend: str) -> None:
-    if backend != "tensorflow":
-        raise GpuzooError(
-            f"level {LEVEL} refuses {backend}: held to AVX2, XLA still computes "
-            "gradients of some products and convolutions in an order that follows the "
-            "processor; use --backend tensorflow, or --level repeatable"
-        )
     for name, value, why, remedy in (
         ("device", "gpu", "its results are a GPU's", "--device cpu"),
         ("precision", "mixed_bfloat16", "some processors have units for it and round "
@@ -104,18 +115,23 @@ def _check(options: Options, backend: str) -> None:
         ("precision", "mixed_float16", "some processors have units for it and round "
          "differently", "--precision float32"),
         ("xla", "on", "XLA compiles for the processor", "--xla off"),
+        ("distributed", True, "sums over processes have not been compared between "
+         "processors", "one process"),
     ):  # fmt: skip
+        if name == "xla" and backend == "jax":
+            continue  # JAX always compiles with XLA, held to AVX2
         if getattr(options, name) == value:
             raise GpuzooError(
                 f"level {LEVEL} refuses {name} {value}: {why}; use {remedy}, or "
                 "--level repeatable"
             )
-    if options.model_devices > 1:
-        raise GpuzooError(
-            f"level {LEVEL} refuses model_devices {options.model_devices}: sums over "
-            "devices have not been compared between processors; use --model-devices 1, "
-            "or --level repeatable"
-        )
+    for name in ("devices", "model_devices"):
+        if (count := getattr(options, name)) > 1:
+            raise GpuzooError(
+                f"level {LEVEL} refuses {name} {count}: sums over devices have not been "
+                f"compared between processors; use --{name.replace('_', '-')} 1, or "
+                "--level repeatable"
+            )
     if options.autotune:
         raise GpuzooError(
             f"level {LEVEL} refuses autotune {options.autotune}: it pins XLA's GPU "

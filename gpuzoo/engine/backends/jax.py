@@ -11,8 +11,10 @@ from jax import lax
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 from gpuzoo.engine.backends import (
+    compared_jax,
     missing_kernels,
     pooling,
+    portable,
     processes,
     rnn,
     shards,
@@ -24,6 +26,7 @@ from gpuzoo.keras_layers import layers_of
 from gpuzoo.runtime import environment, split
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
+from gpuzoo.runtime.portable import LEVEL
 
 
 class JaxBackend:
@@ -137,6 +140,10 @@ class JaxBackend:
         attribute `cost` of the returned function is described in `_cost`.
         """
         program, step, most = self.program(body, feed, variables)
+        if self.runtime.level == LEVEL:
+            part = {name: _filled(a[:most], most) for name, a in feed.items()}
+            values = [variable.value for variable in variables]
+            compared_jax.check(program.trace(values, part, most).jaxpr)
         called = triton.called(program, **self._jitted(variables))
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -205,9 +212,7 @@ class JaxBackend:
             self._variables = variables
             mapping = list(zip(variables, values, strict=True))
             scope = keras.StatelessScope(state_mapping=mapping)
-            pools = pooling.repeatable(self.runtime)
-            kernels = missing_kernels.for_runtime(self.runtime)
-            with scope, pools, kernels, rnn.gates_together():
+            with scope, repeatable_operations(self.runtime), rnn.gates_together():
                 outputs = body(entry)
             _check_known(scope, variables)
             return [_current(scope, v) for v in variables], outputs
@@ -242,6 +247,15 @@ class JaxBackend:
         """Return the memory of the device in bytes; None if unknown."""
         stats = self.device.memory_stats() if self.runtime.device != "cpu" else None
         return stats["bytes_limit"] if stats else environment.memory_bytes()
+
+
+@contextlib.contextmanager
+def repeatable_operations(runtime: Runtime):
+    """Replace within the block what would not repeat, what JAX cannot compute, and, at
+    level portable, what follows the processor."""
+    kernels = missing_kernels.for_runtime(runtime)
+    with pooling.repeatable(runtime), kernels, portable.exact(runtime):
+        yield
 
 
 def in_fit(runtime: Runtime):

@@ -4,7 +4,8 @@ The reciprocal square root of TensorFlow starts from an instruction that each ve
 rounds in its own way, and so does the reciprocal; the logarithm's gradient is one. A
 division and a square root are rounded correctly everywhere. The error function has the
 same bits on processors that were compared, its complement has not: the exact GELU takes
-the first. Products of matrices: products.py.
+the first. Products of matrices: products.py. XLA, by which JAX computes, has its own
+forms of all of these (runtime/portable.py); its products: products_jax.py.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import math
 import keras
 
 from gpuzoo.engine.backends.products import divided
+from gpuzoo.engine.backends.products_jax import in_one_form
 from gpuzoo.runtime.keras_state import replaced
 from gpuzoo.runtime.options import Runtime
 from gpuzoo.runtime.portable import LEVEL
@@ -25,9 +27,13 @@ if keras.config.backend() == "tensorflow":
 
 @contextlib.contextmanager
 def exact(runtime: Runtime):
-    """Replace within the block what differs, at level portable on TensorFlow."""
-    if runtime.level != LEVEL or keras.config.backend() != "tensorflow":
+    """Replace within the block what differs, at level portable."""
+    if runtime.level != LEVEL:
         yield
+        return
+    if keras.config.backend() == "jax":
+        with in_one_form():
+            yield
         return
     with (
         divided(),
