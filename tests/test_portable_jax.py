@@ -103,15 +103,6 @@ def test_products_and_convolutions_have_one_form_and_the_same_values(cli):
     assert {name: told for name, told in found.items() if told != [True, []]} == {}
 
 
-# What is refused, and by which words: each a layer of a small model, in one process.
-_REFUSED = """
-import json
-import gpuzoo
-import jax, jax.numpy as jnp, keras
-from jax import lax
-from gpuzoo.runtime import portable
-"""
-
 WORDS = ["--backend", "jax", "--level", "portable"]
 
 

@@ -176,7 +176,7 @@ def noted(seen: set, backend: str):
 
     if backend == "jax":
         return replaced(
-            compared_jax, check=lambda x: seen.update(compared_jax.operations_of(x))
+            compared_jax, check=lambda x: seen.update(compared_jax.operations_of(x()))
         )
     from gpuzoo.engine.backends import tensorflow
 

@@ -4,7 +4,7 @@ The list is written by benchmarks/repeatability/portable_ops.py --backend jax --
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from gpuzoo.errors import GpuzooError
 from gpuzoo.runtime.portable import LEVEL
@@ -37,15 +37,28 @@ _TYPES = frozenset(name.partition(" ")[0] for name in _LIST)
 _WITHIN = re.compile(r"\w+\(([^()]*)\)")
 
 
-def check(closed) -> None:
-    """Search a traced step for operations that were not compared.
+def check(trace: Callable) -> None:
+    """Search a step for operations that were not compared.
 
     Args:
-        closed: the step as a `ClosedJaxpr`.
+        trace: returns the step as a `ClosedJaxpr`.
 
     Raises:
         GpuzooError: names the layer, the operation, the reason and the remedy.
     """
+    try:
+        closed = trace()
+    except NotImplementedError as error:
+        # JAX transposes what solves a system of equations; it cannot transpose the form
+        # of products_jax.py.
+        if "custom_vjp" not in str(error):
+            raise
+        raise GpuzooError(
+            f"level {LEVEL}: JAX cannot compute a gradient through a product of "
+            "matrices in the form of this level, for example where a system of linear "
+            "equations is solved; leave the operation out (RandomPerspective has one), "
+            "or use --level repeatable"
+        ) from None
     others = [pair for pair in named(closed.jaxpr) if pair[1] not in COMPARED]
     # Casts, which the model may have named, last.
     others.sort(key=lambda pair: (_type(pair[1]) in _TYPES, _type(pair[1]) == _CAST))

@@ -143,7 +143,7 @@ class JaxBackend:
         if self.runtime.level == LEVEL:
             part = {name: _filled(a[:most], most) for name, a in feed.items()}
             values = [variable.value for variable in variables]
-            compared_jax.check(program.trace(values, part, most).jaxpr)
+            compared_jax.check(lambda: program.trace(values, part, most).jaxpr)
         called = triton.called(program, **self._jitted(variables))
 
         def call(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
