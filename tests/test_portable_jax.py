@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -101,6 +102,54 @@ def test_products_and_convolutions_have_one_form_and_the_same_values(cli):
     assert "dot_general float32 in another form" in found.pop("JAX's own")
     assert len(found) == 31
     assert {name: told for name, told in found.items() if told != [True, []]} == {}
+
+
+# Each layer is in a small model of its own, in one process.
+_REFUSED = """
+import json
+import gpuzoo
+gpuzoo.configure(backend="jax", level="portable", quiet=True)
+import jax.numpy as jnp, keras, numpy as np
+from keras import ops
+from gpuzoo.data.validate import make_dataset
+from small import train, two_classes
+from test_levels import with_layer
+a = two_classes()
+dataset = make_dataset("tiny", "memory", {
+    split: {"image": a[f"x_{split}"], "label": a[f"y_{split}"]}
+    for split in ("train", "test")}, ("dark", "light"))
+square = lambda x: ops.eye(8) + 0.01 * ops.matmul(ops.transpose(x), x)
+
+def told(function, **changes):
+    try:
+        train(with_layer(function, name="special").override(epochs=1, **changes),
+              dataset, gpuzoo.configure(backend="jax", level="portable"))
+    except gpuzoo.GpuzooError as error:
+        return str(error)
+
+print(json.dumps({
+    "qr": told(lambda x: x * ops.qr(square(x))[0][0, 0]),
+    "lgamma": told(lambda x: x * ops.cast(jnp.sum(__import__("jax").lax.lgamma(
+        jnp.abs(x) + 1)), "float32")),
+    "bfloat16": told(lambda x: ops.cast(ops.cast(x, "bfloat16"), "float32")),
+    "solved": told(lambda x: x * ops.solve(square(x), square(x))[0, 0]),
+    "tanh": told(ops.tanh),
+}))
+"""
+
+
+def test_what_was_not_compared_is_refused_by_name(cli):
+    done = cli(program=("-c", _REFUSED), env={"PYTHONPATH": str(ROOT / "tests")})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.pop("tanh") is None
+    for name, words in {
+        "qr": "layer '.*special.*operation geqrf: a library",
+        "lgamma": "layer '.*special.*operation lgamma: its bits have not been compared",
+        "bfloat16": "layer '.*special.*compute it in bfloat16.*dtype='float32'",
+        "solved": "system of linear equations",
+    }.items():
+        assert re.search(words, found[name]), (name, found[name])
 
 
 WORDS = ["--backend", "jax", "--level", "portable"]
