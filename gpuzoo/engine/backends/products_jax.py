@@ -2,10 +2,11 @@
 
 XLA gives a product to one of several libraries by its shape and its layout, and most of
 them choose by the processor: Eigen its blocks by the caches, oneDNN its kernels by the
-instructions. Its library YNN does not, and takes products of rows by columns (..., M, K
-by ..., K, N). So every product here has that form, its gradients are such products, and
-a convolution is the product of slices of the input and the kernel. What was tried is in
-benchmarks/LOG.md.
+instructions. Its library YNN takes products of rows by columns (..., M, K by ..., K, N)
+and does neither, as long as the sums are short: long ones it splits for some sizes. So
+every product here has that form and is made of sums of at most `_SUM` numbers, its
+gradients are such products, and a convolution is the product of slices of the input and
+the kernel. What was tried is in benchmarks/LOG.md.
 """
 
 import contextlib
@@ -42,11 +43,27 @@ def in_one_form():
         yield
 
 
+_SUM = 256
+
+
 if keras.config.backend() == "jax":
 
     @jax.custom_vjp
     def product(a, b):
         """Return the product of the last two axes of (..., M, K) and (..., K, N)."""
+        *batch, rows, length = a.shape
+        if length <= _SUM:
+            return _short(a, b)
+        count, width = -(-length // _SUM), b.shape[-1]
+        edges = [(0, 0)] * (len(batch) + 1)
+        missing = (0, count * _SUM - length)
+        a = jnp.pad(a, [*edges, missing]).reshape(*batch, rows, count, _SUM)
+        b = jnp.pad(b, [*edges[:-1], missing, (0, 0)])
+        parts = _short(jnp.swapaxes(a, -2, -3), b.reshape(*batch, count, _SUM, width))
+        # Otherwise XLA may join the parts to one product again.
+        return jnp.sum(lax.optimization_barrier(parts), axis=-3)
+
+    def _short(a, b):
         leading = tuple(range(a.ndim - 2))
         axes = ((a.ndim - 1,), (b.ndim - 2,)), (leading, leading)
         # XLA would turn a transposition or a reshape into another product.
