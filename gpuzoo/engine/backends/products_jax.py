@@ -10,6 +10,7 @@ the kernel. What was tried is in benchmarks/LOG.md.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 
@@ -27,6 +28,7 @@ if keras.config.backend() == "jax":
 
     _dot_general = lax.dot_general
     _conv = lax.conv_general_dilated
+    _einsum = jnp.einsum
 
 
 @contextlib.contextmanager
@@ -37,6 +39,7 @@ def in_one_form():
         replaced(lax, **names),
         replaced(inner, dot_general=dot_general),
         replaced(convolution, conv_general_dilated=conv_general_dilated),
+        replaced(jnp, einsum=functools.partial(_einsum, _dot_general=dot_general)),
         # Part of the key of what JAX has traced before; of no effect on a CPU.
         jax.default_matmul_precision("float32"),
     ):
