@@ -30,6 +30,157 @@ _UNLIKE = (
     "use keras.ops.matmul or einsum, or --level repeatable",
 )
 _LIST = """\
+abs
+abs float32
+acos float32
+add
+add float32
+add_any complex64
+add_any float32
+and
+argmax
+argmax float32
+argmin float32
+asin float32
+asinh float32
+atan float32
+atan2 float32
+atanh float32
+bitcast_convert_type float32
+broadcast_in_dim
+broadcast_in_dim complex64
+broadcast_in_dim float32
+ceil float32
+clamp float32
+complex complex64 float32
+concatenate
+concatenate float32
+cond float32
+conj complex64
+convert_element_type
+convert_element_type complex64 float32
+convert_element_type float32
+copy float32
+cos float32
+cosh float32
+cumsum
+cumsum float32
+custom_jvp_call float32
+custom_vjp_call
+custom_vjp_call float32
+div
+div complex64
+div float32
+dot_general float32
+dot_general float32 in another form
+dynamic_slice
+dynamic_slice float32
+dynamic_update_slice complex64
+dynamic_update_slice float32
+eq
+eq float32
+erf float32
+erf_inv float32
+erfc float32
+exp float32
+exp2 float32
+expm1 float32
+fft complex64 float32
+floor float32
+gather
+gather float32
+ge
+ge float32
+gt
+gt float32
+imag complex64 float32
+integer_pow float32
+iota
+iota float32
+is_finite float32
+jit
+jit complex64 float32
+jit float32
+le
+le float32
+le_to float32
+log float32
+log1p float32
+logistic float32
+lt
+lt float32
+lt_to float32
+max
+max float32
+min
+min float32
+mul
+mul complex64
+mul float32
+ne
+ne float32
+neg float32
+nextafter float32
+optimization_barrier float32
+or
+pad
+pad float32
+pow float32
+random_bits
+random_gamma float32
+random_split
+random_wrap
+real complex64 float32
+reduce_and
+reduce_max float32
+reduce_min float32
+reduce_or
+reduce_sum
+reduce_sum float32
+reduce_window_sum float32
+rem
+rem float32
+reshape
+reshape float32
+rev
+rev float32
+round float32
+rsqrt float32
+scan float32
+scatter float32
+scatter-add float32
+scatter-max float32
+select_n
+select_n float32
+shift_left
+shift_right_arithmetic
+shift_right_logical
+sign
+sign float32
+sin float32
+sinh float32
+slice
+slice float32
+sort float32
+split float32
+sqrt float32
+square float32
+squeeze
+squeeze float32
+stack
+stack float32
+stop_gradient float32
+sub
+sub float32
+tan float32
+tanh float32
+tile
+tile float32
+top_k float32
+transpose
+transpose complex64
+transpose float32
+unstack float32
 """.splitlines()
 COMPARED = frozenset(_LIST)
 _TYPES = frozenset(name.partition(" ")[0] for name in _LIST)
