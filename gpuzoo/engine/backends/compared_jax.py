@@ -24,7 +24,8 @@ _LIBRARY = (
     "a library computes it that chooses its code by the processor",
     "use another operation, or --level repeatable",
 )
-_OTHER_FORM = "in another form"
+OTHER_FORM = "in another form"
+"""Ends the name of a product that is not of the form of products_jax.py."""
 _UNLIKE = (
     "this product of matrices was not made by jax.numpy, jax.lax or Keras in the step",
     "use keras.ops.matmul or einsum, or --level repeatable",
@@ -72,7 +73,6 @@ div
 div complex64
 div float32
 dot_general float32
-dot_general float32 in another form
 dynamic_slice
 dynamic_slice float32
 dynamic_update_slice complex64
@@ -218,7 +218,7 @@ def check(trace: Callable) -> None:
         why, remedy = _UNKNOWN
         if kind in LIBRARIES:
             why, remedy = _LIBRARY
-        elif name.endswith(_OTHER_FORM):
+        elif name.endswith(OTHER_FORM):
             why, remedy = _UNLIKE
         elif kind in _TYPES:
             dtypes = " and ".join(name.split()[1:]) or "whole numbers"
@@ -258,7 +258,7 @@ def named(jaxpr, outer: str = "") -> Iterator[tuple[str, str]]:
         if kind == "optimization_barrier":
             barriers.update(equation.outvars)
         elif kind == "dot_general" and name != kind and not _ours(equation, barriers):
-            name = f"{name} {_OTHER_FORM}"
+            name = f"{name} {OTHER_FORM}"
         yield _layer(layer), name
         for inner in _functions(equation.params):
             yield from named(inner, layer)

@@ -25,6 +25,7 @@ if keras.config.backend() == "jax":
     from jax import lax
     from jax._src.lax import convolution
     from jax._src.lax import lax as inner
+    from jax._src.numpy import einsum as sums
 
     _dot_general = lax.dot_general
     _conv = lax.conv_general_dilated
@@ -35,11 +36,13 @@ if keras.config.backend() == "jax":
 def in_one_form():
     """Compute products of matrices and convolutions within the block in these forms."""
     names = {"dot_general": dot_general, "conv_general_dilated": conv_general_dilated}
+    einsum = functools.partial(_einsum, _dot_general=dot_general)
     with (
         replaced(lax, **names),
         replaced(inner, dot_general=dot_general),
         replaced(convolution, conv_general_dilated=conv_general_dilated),
-        replaced(jnp, einsum=functools.partial(_einsum, _dot_general=dot_general)),
+        replaced(jnp, einsum=einsum),
+        replaced(sums, einsum=einsum),  # of jax.image and jax.nn
         # Part of the key of what JAX has traced before; of no effect on a CPU.
         jax.default_matmul_precision("float32"),
     ):
