@@ -51,7 +51,7 @@ from gpuzoo.engine.program import Program
 from gpuzoo.runtime.split import held_bytes
 from gpuzoo.training.build import session_of
 recipe = gpuzoo.load_recipe("mnist").override(model="mlp",
-    model_options=("units=(512, 512)",), batch_size=16, epochs=1)
+    model_options=("units=(4096, 4096)",), batch_size=16, epochs=1)
 dataset = gpuzoo.load_data("digits")
 program = Program(session_of(recipe, runtime, dataset))
 program.train(0, 2)

@@ -164,6 +164,7 @@ WORDS = ["--backend", "jax", "--level", "portable"]
         ({"device": "gpu"}, "refuses device gpu.*--device cpu"),
         ({"precision": "mixed_bfloat16"}, "refuses precision.*float32"),
         ({"devices": 2}, "refuses devices 2.*--devices 1"),
+        ({"model_devices": 2}, "refuses model_devices 2.*--model-devices 1"),
         ({"distributed": True}, "refuses distributed True.*one process"),
     ],
 )

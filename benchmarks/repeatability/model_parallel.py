@@ -204,8 +204,9 @@ def table(record: dict) -> str:
         each = [row[str(count)] for count in COUNTS]
         needs = ", ".join(
             f"{one['needs_bytes'] / 1e6:,.0f}" + " (refused)" * ("refused" in one)
+            if "needs_bytes" in one else "failed"
             for one in each
-        )
+        )  # fmt: skip
         lines.append(f"| {name} {' '.join(row['options'])} | "
                      f"{each[0]['weights'] / 1e6:.1f} million | {needs} |")  # fmt: skip
     return "\n".join(lines)

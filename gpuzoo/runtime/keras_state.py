@@ -92,6 +92,7 @@ def drawn_by_numpy():
         yield
         return
     from keras.src.backend.common.stateless_scope import in_stateless_scope
+    from keras.src.backend.jax import core
     from keras.src.backend.jax import random as drawn
 
     def address(seed) -> tuple:
@@ -118,7 +119,8 @@ def drawn_by_numpy():
 
     ours = {one.__name__: chosen(one, getattr(drawn, one.__name__))
             for one in (uniform, normal, truncated_normal)}  # fmt: skip
-    with replaced(drawn, **ours):
+    # A large weight that is split over devices Keras would draw within a program.
+    with replaced(drawn, **ours), replaced(core, should_shard_at_init=lambda *_: False):
         yield
 
 

@@ -31,8 +31,8 @@ class Options:
     level: Literal["fast", "repeatable", "strict", "portable"] = "repeatable"
     """fast: not deterministic; repeatable: bit-identical results on the same machine;
     strict: also refuses environment changes and repeats the first step; portable:
-    bit-identical on every x86-64 processor with AVX2 and FMA, on Linux, with TensorFlow
-    in float32 on the CPU."""
+    bit-identical on every x86-64 processor with AVX2 and FMA, on Linux, in float32 on
+    the CPU."""
     threads: int = 0
     """CPU threads; results depend on them; 0: one per available core (with level
     portable two)."""

@@ -128,9 +128,9 @@ def _check(options: Options, backend: str) -> None:
     for name in ("devices", "model_devices"):
         if (count := getattr(options, name)) > 1:
             raise GpuzooError(
-                f"level {LEVEL} refuses {name} {count}: sums over devices have not been "
-                f"compared between processors; use --{name.replace('_', '-')} 1, or "
-                "--level repeatable"
+                f"level {LEVEL} refuses {name} {count}: sums over devices have not "
+                f"been compared between processors; use --{name.replace('_', '-')} 1, "
+                "or --level repeatable"
             )
     if options.autotune:
         raise GpuzooError(

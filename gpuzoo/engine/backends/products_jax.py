@@ -186,7 +186,7 @@ def _summed(parts: list, kernel, groups: int):
     channels, filters = parts[0].shape[-1], kernel.shape[-1]
     if groups == channels:  # depthwise: a sum over places only, without a product
         weights = kernel.reshape(len(parts), channels, filters // groups)
-        found = 0
+        found = jnp.zeros((), parts[0].dtype)
         for part, weight in zip(parts, weights, strict=True):
             found = found + part[:, :, None] * weight
         return found.reshape(-1, filters)
