@@ -76,6 +76,27 @@ def test_pairs_and_their_equal_error_rate():
         pairs.verification(pairs.pairs(vectors * np.nan, labels))
 
 
+def test_the_threshold_is_that_of_the_two_errors():
+    """On a straight part of the curve, between thresholds that are not evenly apart."""
+    same = np.array([0.9, 0.8, 0.1])
+    other = np.array([0.5, 0.45, 0.44, 0.43, 0.42, -0.5, -0.6, -0.7, -0.8, -0.9])
+    place = np.zeros(13, int)
+    found = pairs.Pairs(place, place, np.concatenate([same, other]), np.arange(13) < 3)
+    figures = pairs.verification(found)
+    assert figures["eer"] == pytest.approx(1 / 3)
+    assert figures["threshold"] == pytest.approx(0.44 - 0.01 / 3)
+
+
+def test_the_pairs_of_a_large_identity_are_not_all_made():
+    labels = np.repeat([0, 1, 2], [60_000, 1, 40])  # 1.8 billion pairs of the first
+    first, second = pairs._same(labels, 1000)
+    assert len(first) == 1000 and (first < second).all() and second.max() < 60_000
+    labels = np.array([4, 2, 4, 2, 4, 7])
+    every = set(zip(*(x.tolist() for x in pairs._same(labels, 99)), strict=True))
+    some = set(zip(*(x.tolist() for x in pairs._same(labels, 3)), strict=True))
+    assert every == {(1, 3), (0, 2), (0, 4), (2, 4)} and some < every
+
+
 def test_few_of_many_pairs_are_drawn():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(12), 10)
@@ -217,7 +238,28 @@ def test_parts_that_are_there(tmp_path):
         gpuzoo.load_data(str(tmp_path / "data"), task="embed")
 
 
+def test_a_name_in_two_ways_is_one_identity(tmp_path):
+    names = ["Ren\u00e9", "Rene\u0301", "Anna", "anna", "Bo", "Cleo", "Dora"]
+    y = np.repeat(names, 3)
+    x = np.random.default_rng(0).integers(0, 256, (len(y), 9, 9), np.uint8)
+    np.savez(tmp_path / "whole.npz", x=x, y=y)
+    data = gpuzoo.load_data(str(tmp_path / "whole.npz"), task="embed")
+    parts = [
+        {identities.plain(data.classes[one]) for one in set(part["label"].tolist())}
+        for part in data.splits.values()
+    ]
+    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 5
+    first = np.isin(y, names[:1] + names[2:4])
+    np.savez(tmp_path / "two.npz", x_train=x[first], y_train=y[first],
+             x_test=x[~first], y_test=y[~first])  # fmt: skip
+    with pytest.raises(gpuzoo.GpuzooError, match="is in the training and in the test"):
+        gpuzoo.load_data(str(tmp_path / "two.npz"), task="embed")
+    with pytest.raises(gpuzoo.GpuzooError, match="validation must be a fraction"):
+        identities.with_validation(data, -0.5, 0)
+
+
 @pytest.mark.parametrize(("words", "fault"), [
+    (["glyphs", "--data", "fotos/"], "there is no such file or folder"),
     (["glyphs", "--data", "digits"], "needs identities: give a folder"),
     (["glyphs", "--data", "few"], "3 identities; at least four are needed"),
     (["glyphs", "--data", "one"], "needs one sub-folder of images for each of at least two"),
@@ -399,7 +441,10 @@ def test_on_the_other_backend_and_in_16_bits(
                "--epochs", "12", "--batch-size", "16", "--learning-rate", "0.01", "--model-options", "filters=(4,)",
                "dimensions=8", "--augment", "translate:1")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.json["test_eer"] < 0.5 and done.json["precision"] == precision
+    assert done.json["precision"] == precision and 0 <= done.json["test_eer"] <= 1
+    rows = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    losses = [row["loss"] for row in rows if row["split"] == "train"]
+    assert losses[-1] < 0.8 * losses[0]
     for words in (["verify", "run"], ["predict", "run", "mine"]):
         done = cli(*words)
         assert done.returncode == 0, done.stdout + done.stderr

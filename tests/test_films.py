@@ -98,6 +98,27 @@ def test_every_kind_of_clip_gives_the_same_frames(tmp_path):
     assert film_files.read_clip((tmp_path / "one.gif").read_bytes(), 4).count == 12
 
 
+def test_the_still_of_a_png_for_other_programs_is_no_frame(tmp_path):
+    save(tmp_path / "plain.png", film(1))
+    images = [Image.fromarray(one) for one in film(1)]
+    still = Image.fromarray(np.full((SIDE, SIDE), 77, np.uint8))
+    still.save(tmp_path / "still.png", save_all=True, append_images=images,
+               default_image=True, duration=40)  # fmt: skip
+    one, other = (
+        film_files.read_clip(tmp_path / name, 4) for name in ("plain.png", "still.png")
+    )
+    assert one.count == other.count == FRAMES
+    assert (one.pixels == other.pixels).all()
+
+
+def test_images_in_colour_are_no_films(tmp_path):
+    np.savez(
+        tmp_path / "x.npz", x=np.zeros((9, 32, 32, 3), np.uint8), y=np.arange(9) % 2
+    )
+    with pytest.raises(gpuzoo.GpuzooError, match="that of images in colour"):
+        gpuzoo.load_data(str(tmp_path / "x.npz"), task="classify_film")
+
+
 def test_a_folder(place):
     notes = []
     data = gpuzoo.load_data(
@@ -139,6 +160,21 @@ def cut(top):
     path.write_bytes(path.read_bytes()[:-60])
 
 
+def ended(top):
+    whole = (top / "a" / "01.gif").read_bytes()
+    assert whole[-1:] == b";"
+    (top / "a" / "01.gif").write_bytes(whole[:-1])
+
+
+def nested(top):
+    save(top / "a" / "person" / "1.gif", film(1))
+
+
+def nested_animations(top):
+    save(top / "a" / "person" / "1.png", film(1))
+    save(top / "a" / "person" / "2.png", film(1))
+
+
 def nothing(top):
     for path in (top / "a").iterdir():
         path.unlink()
@@ -154,6 +190,9 @@ def nothing(top):
         (twice, "frame008.png and frame8.png have the same number"),
         (no_frame, "notes.txt in it is no image"),
         (cut, "a/01.gif"),
+        (ended, "a/01.gif.*it is cut off"),
+        (nested, "1.gif in it may have several frames.*put films directly"),
+        (nested_animations, "1.png in it has several frames.*put films directly"),
         (nothing, "a/ has no films .*but other files: .txt"),
     ],
 )  # fmt: skip
@@ -175,6 +214,7 @@ def arrays(**changed) -> dict:
     ("x", "words"),
     [
         (arrays()["x"].transpose(0, 1, 4, 2, 3), r"channels before height and width; put"),
+        (np.repeat(arrays()["x"], 3, axis=4).transpose(0, 4, 1, 2, 3), "channels before the frames; put"),
         (np.where(np.indices((24, 6, 12, 12, 1))[3] == 3, np.nan, 1.0), r"nan at index \(0, 0, 0, 3, 0\)"),
         (arrays()["x"].astype(float) * 9, "values from 0 to "),
         (arrays()["x"][:, :1], "have 1 frame in each film"),

@@ -146,7 +146,7 @@ def test_what_was_not_compared_is_refused_by_name(cli):
     found = json.loads(done.stdout)
     assert found.pop("tanh") is None
     for name, words in {
-        "qr": "layer '.*special.*operation geqrf: a library",
+        "qr": "layer '.*special.*operation qr: a library",
         "lgamma": "layer '.*special.*operation lgamma: its bits have not been compared",
         "bfloat16": "layer '.*special.*compute it in bfloat16.*dtype='float32'",
         "solved": "system of linear equations",

@@ -182,7 +182,7 @@ def holds_frames(folder: pathlib.Path) -> bool:
     suffixes = {path.suffix.lower() for path in inside}
     if not suffixes or not suffixes <= images.IMAGE_SUFFIXES - {".gif"}:
         return False
-    return all(path.is_file() for path in inside) and not _moves(inside[0])
+    return all(path.is_file() for path in inside) and not any(map(_moves, inside))
 
 
 def _moves(file: pathlib.Path) -> bool:
@@ -210,6 +210,11 @@ def frame_files(folder: pathlib.Path) -> list[pathlib.Path]:
     for path in sorted(folder.iterdir()):
         if folders.is_litter(path.name):
             continue
+        if path.suffix.lower() == ".gif":
+            raise ValueError(
+                f"{path.name} in it may have several frames itself; put films directly "
+                "into the folder of their class"
+            )
         if path.is_dir() or path.suffix.lower() not in images.IMAGE_SUFFIXES:
             raise ValueError(
                 f"{path.name} in it is no image; a folder of a film holds its frames "
@@ -264,11 +269,19 @@ def read_clip(
 def _of_folder(folder: pathlib.Path, frames: int) -> tuple[int, list[np.ndarray]]:
     files = frame_files(folder)
     _check_count(len(files))
-    read = {
-        place: images.read_image(files[place], None, 3).pixels
-        for place in {*places(len(files), frames)}
-    }
+    read = {place: _still(files[place]) for place in {*places(len(files), frames)}}
     return len(files), [read[place] for place in places(len(files), frames)]
+
+
+def _still(file: pathlib.Path) -> np.ndarray:
+    """Return a frame that is an image of its own."""
+    picture = images.read_image(file, None, 3)
+    if images.FIRST in picture.changes:
+        raise ValueError(
+            f"{file.name} in it has several frames itself; put films directly into the "
+            "folder of their class"
+        )
+    return picture.pixels
 
 
 def _of_animation(content: bytes, frames: int) -> tuple[int, list[np.ndarray]]:
@@ -276,11 +289,15 @@ def _of_animation(content: bytes, frames: int) -> tuple[int, list[np.ndarray]]:
 
     def make(image):
         videos.check_size(*image.size)
-        count = getattr(image, "n_frames", 1)
+        # Of a PNG, a still for programs that show no animation.
+        hidden = bool(getattr(image, "default_image", False))
+        count = getattr(image, "n_frames", 1) - hidden
         _check_count(count)
         found = []
+        if image.format == "GIF" and content.rstrip(b"\0")[-1:] != b";":
+            raise ValueError("it is cut off: its end is missing")
         for place in places(count, frames):
-            image.seek(place)
+            image.seek(place + hidden)
             frame = ImageOps.exif_transpose(image.convert("RGBA"))
             white = Image.new("RGBA", frame.size, "white")
             found.append(np.asarray(Image.alpha_composite(white, frame).convert("RGB")))

@@ -51,6 +51,11 @@ def clean_films(what: str, films: np.ndarray) -> np.ndarray:
     Raises:
         GpuzooError: another shape, or values that images may not have.
     """
+    if films.ndim == 4 and films.shape[-1] <= 4 < min(films.shape[1:3], default=0):
+        raise GpuzooError(
+            f"{what}: the shape {films.shape} is that of images in colour; the shape "
+            f"of films must be {_SHAPE}"
+        )
     if films.ndim == 4:
         films = films[..., None]
     if films.ndim != 5 or 0 in films.shape:
@@ -62,6 +67,11 @@ def clean_films(what: str, films: np.ndarray) -> np.ndarray:
         raise GpuzooError(
             f"{what}: the shape {films.shape} has the channels before height and "
             "width; put them last: x.transpose(0, 1, 3, 4, 2)"
+        )
+    if films.shape[1] <= 4 < min(films.shape[2:]):
+        raise GpuzooError(
+            f"{what}: the shape {films.shape} has the channels before the frames; put "
+            "them last: x.transpose(0, 2, 3, 4, 1)"
         )
     flat = films.reshape(-1, *films.shape[2:])
     try:

@@ -5,6 +5,7 @@ import collections
 import dataclasses
 import os
 import pathlib
+import unicodedata
 
 import numpy as np
 
@@ -74,6 +75,11 @@ def read(path: pathlib.Path, name: str, size: int, note) -> tuple[str, str, dict
         splits = arrays.read(path, note)
         return _of_arrays(path, splits)
     what = f"data folder {path.name!r}"
+    if not path.exists():
+        raise GpuzooError(
+            f"data {name!r}: there is no such file or folder; the task {TASK} needs "
+            f"identities: {_NEEDED}"
+        )
     if not folders.is_folder(path):
         raise GpuzooError(f"data {name!r}: the task {TASK} needs identities: {_NEEDED}")
     parts = folders.find_splits(what, path, note) or {"": path}
@@ -184,16 +190,22 @@ def _check_apart(name: str, splits: dict[str, Arrays]) -> None:
     first: dict[str, str] = {}
     for split in (one for one in ORDER if one in splits):
         mine = sorted(set(splits[split]["label"].tolist()))
-        both = [one for one in mine if one in first]
+        both = [one for one in mine if plain(one) in first]
         if both:
-            other = LONG[first[both[0]]]
+            other = LONG[first[plain(both[0])]]
             raise GpuzooError(
                 f"{name}: identity {both[0]!r} is in the {other} and in the "
                 f"{LONG[split]} part ({len(both)} of {len(mine)} are): the identities "
                 "of the parts must be apart; give all of an identity to one part, or "
                 "one folder without parts, which is split by identity"
             )
-        first |= dict.fromkeys(mine, split)
+        first |= dict.fromkeys(map(plain, mine), split)
+
+
+def plain(name: str) -> str:
+    """Return a name as a reader tells it from others: without case, accents composed,
+    no blanks around it."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
 def _check_enough(what: str, labels: np.ndarray) -> None:
@@ -223,7 +235,10 @@ def _alone(dataset: Dataset) -> list[str]:
 def _apart(what: str, whole: Arrays, part: float, split: str, seed: int) -> dict:
     """Return training and another part of arrays, with a fraction of the identities,
     chosen by the seed, in the latter."""
-    names, places = np.unique(whole["label"], return_inverse=True)
+    # A name that is written in two ways is one identity, and goes to one part.
+    known = {one: plain(one) for one in set(whole["label"].tolist())}
+    same = np.array([known[one] for one in whole["label"].tolist()])
+    names, places = np.unique(same, return_inverse=True)
     wanted = max(2, round(part * len(names)))
     if len(names) - wanted < 2:
         raise GpuzooError(
@@ -249,6 +264,8 @@ def with_validation(dataset: Dataset, fraction: float, seed: int) -> Dataset:
     """
     if not fraction:
         return dataset
+    if not 0 <= fraction < 1:
+        raise GpuzooError(f"validation must be a fraction in [0, 1): {fraction!r}")
     if "val" in dataset.splits:
         raise GpuzooError(
             f"validation={fraction:g}: data {dataset.name} have a validation part of "

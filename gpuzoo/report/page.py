@@ -300,7 +300,8 @@ def main_metric(record: dict) -> tuple[str, str] | None:
     value = metrics.get(f"test_{name}")
     if value is None:
         return None
-    text = f"{value:.2%}" if name == "accuracy" else f"{number(value)} {unit}"
+    part = name in ("accuracy", "eer")
+    text = f"{value:.2%}" if part else f"{number(value)} {unit}"
     return f"test {name}", text.strip().replace("%", " %")
 
 

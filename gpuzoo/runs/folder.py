@@ -37,8 +37,9 @@ TRAIL = ("metrics.jsonl", "digests.jsonl")
 SIGNATURE = "run.json.sig"
 """By `gpuzoo sign`, of the bytes of run.json."""
 _PLOTS = (
-    "curves", "confusion", "mistakes", "film_mistakes", "reconstructions", "samples",
-    "detections", "forecasts", "frames", "predicted_true", "residuals",
+    "curves", "confusion", "confusion_of_pixels", "mistakes", "film_mistakes",
+    "reconstructions", "samples", "detections", "forecasts", "frames", "predicted_true",
+    "residuals", "segmentations", "similarities", "worst_pairs",
 )  # fmt: skip
 _OUTPUTS = {
     "weights.safetensors", "initial_weights.safetensors", "architecture.json",

@@ -36,10 +36,7 @@ def pairs(vectors: np.ndarray, labels: np.ndarray, most: int = MOST) -> Pairs:
     """Return all pairs of pictures (pictures, numbers), or of more than `most` of a
     kind so many of them; the vectors have length 1."""
     count = len(vectors)
-    same, total = _same(labels), count * (count - 1) // 2
-    if len(same[0]) > most:
-        chosen = np.sort(_drawn(len(same[0]), most, "same"))
-        same = same[0][chosen], same[1][chosen]
+    same, total = _same(labels, most), count * (count - 1) // 2
     if total <= 2 * most:
         first, second = np.triu_indices(count, 1)
     else:  # few of them are of one identity
@@ -56,13 +53,23 @@ def pairs(vectors: np.ndarray, labels: np.ndarray, most: int = MOST) -> Pairs:
     return Pairs(first, second, np.concatenate(found), kinds)
 
 
-def _same(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of all pairs of one identity."""
+def _same(labels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of all pairs of one identity, or of `most` of them."""
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.diff(labels[order], prepend=-1))
-    each = []
-    for group in np.split(order, starts[1:]):
-        one, other = np.triu_indices(len(group), 1)
+    groups = np.split(order, starts[1:])
+    ends = np.cumsum([len(group) * (len(group) - 1) // 2 for group in groups])
+    total = int(ends[-1])
+    # By their numbers: all pairs of a large identity may not fit into memory.
+    drawn = np.sort(_drawn(total, most, "same")) if total > most else None
+    each = [(order[:0], order[:0])]
+    for group, end in zip(groups, ends, strict=True):
+        begin = end - len(group) * (len(group) - 1) // 2
+        if drawn is None:
+            one, other = np.triu_indices(len(group), 1)
+        else:
+            part = drawn[slice(*np.searchsorted(drawn, (begin, end)))] - begin
+            one, other = _of_number(part, len(group))
         each.append((group[one], group[other]))
     first, second = (np.concatenate([pair[k] for pair in each]) for k in (0, 1))
     return first, second
@@ -90,7 +97,10 @@ def verification(found: Pairs) -> dict[str, float]:
     """
     from sklearn import metrics
 
-    wrong, right, thresholds = metrics.roc_curve(found.same, found.similarity)
+    # All points: on a straight part of the curve the thresholds are not evenly spaced.
+    wrong, right, thresholds = metrics.roc_curve(
+        found.same, found.similarity, drop_intermediate=False
+    )
     missed = 1 - right
     after = int(np.argmax(wrong >= missed))  # of the last one it holds
     before = max(after - 1, 0)
