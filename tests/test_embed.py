@@ -437,12 +437,13 @@ def test_on_the_other_backend_and_in_16_bits(
 ):
     write(tmp_path / "mine", 16, pictures=4)
     cli = cli_on(backend, precision)
-    done = cli("train", "glyphs", "--data", "mine", "--out", "run", "--embed-loss", loss,
+    done = trained = cli("train", "glyphs", "--data", "mine", "--out", "run", "--embed-loss", loss,
                "--epochs", "12", "--batch-size", "16", "--learning-rate", "0.01", "--model-options", "filters=(4,)",
                "dimensions=8", "--augment", "translate:1")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.json["precision"] == precision and 0 <= done.json["test_eer"] <= 1
     rows = map(json.loads, (tmp_path / "run/metrics.jsonl").read_text().splitlines())
+    assert f"loss: {loss}\n" in trained.stderr
     losses = [row["loss"] for row in rows if row["split"] == "train"]
     assert losses[-1] < 0.8 * losses[0]
     for words in (["verify", "run"], ["predict", "run", "mine"]):

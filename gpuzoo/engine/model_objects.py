@@ -188,7 +188,7 @@ def line(given: Given, recipe: Recipe) -> str:
     else:
         rate = f"learning rate {recipe.learning_rate:g}"
         how = f"{recipe.optimizer}, {rate}, {recipe.schedule}"
-    loss = tasks.load(recipe.task).loss_name
+    loss = tasks.load(recipe.task).loss_of(recipe)
     if given.loss:
         loss = f"{given.loss['class_name']}, as compiled"
     return f"weights: {begins} · optimizer: {how} · loss: {loss}"

@@ -62,7 +62,7 @@ class Task:
     fields: tuple[str, ...] = ("image",)
     """The arrays of an example."""
     loss_name = ""
-    """The loss, for the first lines of a run."""
+    """The loss, or the choice of losses."""
     step_metrics: tuple[Metric, ...] = (LOSS,)
     metrics: tuple[Metric, ...] = (LOSS,)
     """What a step and an evaluation return."""
@@ -135,6 +135,11 @@ class Task:
         """Return the uniform numbers per example of a step."""
         changes = augment.parse(recipe.augment)
         return cls.own_draws + sum(change.draws for change in changes)
+
+    @classmethod
+    def loss_of(cls, recipe) -> str:
+        """Return the name of the loss of a recipe, for the first lines of a run."""
+        return cls.loss_name
 
     @classmethod
     def check_recipe(cls, recipe) -> None:

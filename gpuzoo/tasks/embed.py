@@ -57,6 +57,10 @@ class Task(base.Task):
         self.contrastive = recipe.embed_loss == "contrastive"
 
     @classmethod
+    def loss_of(cls, recipe) -> str:
+        return recipe.embed_loss
+
+    @classmethod
     def check_recipe(cls, recipe) -> None:
         super().check_recipe(recipe)
         if recipe.embed_loss == "contrastive" and not recipe.augment:
