@@ -29,12 +29,13 @@ def similarities(title: str, dataset: Dataset, outputs: dict) -> Figure:
         left.stairs(100 * counts, edges, color=colour, fill=True, alpha=0.6, label=name)
     left.axvline(figures["threshold"], color=_INK, lw=1)
     left.set(xlabel="similarity (cosine)", ylabel="% of the pairs")
+    left.set_xticks(np.linspace(-1, 1, 5))
     left.set_title(f"threshold {figures['threshold']:.3f}", color=_INK, fontsize=10)
     wrong, accepted, _ = metrics.roc_curve(found.same, found.similarity)
     right.plot(100 * wrong, 100 * (1 - accepted), color=_OTHER)
     rate = 100 * figures["eer"]
     right.plot(rate, rate, "o", color=_INK)
-    limit = max(4 * rate, 1.0)
+    limit = min(max(4 * rate, 1.0), 100.0)
     right.plot([0, limit], [0, limit], color=_MUTED, lw=1)
     right.set(
         xlim=(0, limit), ylim=(0, limit), xlabel="% of different pairs taken for same",
